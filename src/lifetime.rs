@@ -1,0 +1,128 @@
+//! How long a session lives: idle timeout, absolute timeout, and when to renew.
+//!
+//! Times are milliseconds since 1970 by the store's clock.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970.
+pub(crate) type Millis = u64;
+
+pub(crate) fn to_millis(time: SystemTime) -> Millis {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+pub(crate) fn to_time(millis: Millis) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+pub(crate) fn after(now: Millis, wait: Duration) -> Millis {
+    now.saturating_add(Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX))
+}
+
+/// The time to live that a session may have now, or `None` once its deadline has passed.
+pub(crate) fn ttl(idle: Duration, deadline: Millis, now: Millis) -> Option<Duration> {
+    let rest = Duration::from_millis(deadline.saturating_sub(now));
+    (!rest.is_zero()).then(|| idle.min(rest))
+}
+
+/// The time to live to set at a load, or `None` to leave the key alone.
+///
+/// A key is renewed at half of the idle timeout or below, if that gains anything worth a command; a key that would
+/// outlive what it may, or has no time to live at all, is cut.
+pub(crate) fn renewal(
+    time_left: Option<Duration>,
+    idle: Duration,
+    deadline: Millis,
+    now: Millis,
+) -> Option<Duration> {
+    let allowed = ttl(idle, deadline, now)?;
+    let Some(left) = time_left else {
+        return Some(allowed);
+    };
+    // Clocks and rounding may differ by a little; a second is not worth a command, unless all of it is about a second.
+    let worth = Duration::from_secs(1).min(idle / 10);
+    let due = left <= idle / 2 && allowed > left + worth;
+    let too_long = left > allowed + worth;
+    (due || too_long).then_some(allowed)
+}
+
+/// When the session was last seen, told by how much of its idle timeout is used up.
+pub(crate) fn last_accessed(
+    time_left: Option<Duration>,
+    idle: Duration,
+    deadline: Millis,
+    now: Millis,
+    written: Millis,
+) -> Millis {
+    let Some(left) = time_left else {
+        return written;
+    };
+    let end = after(now, left);
+    // Cut short by the deadline, the time left no longer tells when it was granted.
+    if end >= deadline {
+        return written;
+    }
+    let idle = Millis::try_from(idle.as_millis()).unwrap_or(Millis::MAX);
+    end.saturating_sub(idle).max(written).min(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN: u64 = 60;
+    const IDLE: Duration = Duration::from_secs(30 * MIN);
+    const FAR: Millis = 24 * 60 * MIN * 1000;
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_ttl_is_the_smaller_of_idle_and_rest() {
+        assert_eq!(ttl(IDLE, FAR, 0), Some(IDLE));
+        assert_eq!(ttl(IDLE, 5_000, 0), Some(secs(5)));
+        assert_eq!(ttl(IDLE, 5_000, 5_000), None);
+        assert_eq!(ttl(IDLE, 5_000, 9_000), None);
+        assert_eq!(ttl(IDLE, Millis::MAX, 0), Some(IDLE));
+    }
+
+    #[test]
+    fn a_key_is_renewed_at_half_and_cut_when_too_long() {
+        for (left, deadline, expected) in [
+            (Some(secs(30 * MIN)), FAR, None),
+            (Some(secs(15 * MIN + 1)), FAR, None),
+            (Some(secs(15 * MIN)), FAR, Some(IDLE)),
+            (Some(secs(1)), FAR, Some(IDLE)),
+            (None, FAR, Some(IDLE)),
+            (Some(secs(31 * MIN)), FAR, Some(IDLE)),
+            // Ten minutes to the deadline: nothing to gain, so nothing is sent.
+            (Some(secs(10 * MIN)), 10 * MIN * 1000, None),
+            (Some(secs(5 * MIN)), 10 * MIN * 1000, Some(secs(10 * MIN))),
+            (Some(secs(20 * MIN)), 10 * MIN * 1000, Some(secs(10 * MIN))),
+            (Some(secs(10)), 0, None),
+        ] {
+            assert_eq!(
+                renewal(left, IDLE, deadline, 0),
+                expected,
+                "{left:?} {deadline}"
+            );
+        }
+        assert_eq!(renewal(Some(secs(1) / 2), secs(1), FAR, 0), Some(secs(1)));
+    }
+
+    #[test]
+    fn last_seen_is_told_by_the_time_left() {
+        let now = 100 * MIN * 1000;
+        let seen = |left, deadline, written| last_accessed(left, IDLE, deadline, now, written);
+        assert_eq!(seen(Some(secs(20 * MIN)), FAR, 0), 90 * MIN * 1000);
+        assert_eq!(seen(Some(secs(20 * MIN)), 120 * MIN * 1000, 7), 7);
+        assert_eq!(
+            seen(Some(secs(20 * MIN)), FAR, 95 * MIN * 1000),
+            95 * MIN * 1000
+        );
+        assert_eq!(seen(Some(secs(40 * MIN)), FAR, 0), now);
+        assert_eq!(seen(None, FAR, 7), 7);
+    }
+}

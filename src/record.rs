@@ -1,0 +1,701 @@
+//! The record: what is stored of a session, and its JSON.
+//!
+//! One JSON document a session, which any reader can read. Its first bytes are `{"version":"<16 hex digits>"`, at a fixed
+//! place, so that a store can compare versions without parsing. A value of the session that was not touched is written
+//! back byte for byte; one that nobody here can decode is therefore safe.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::change::Circumstances;
+use crate::lifetime::{Millis, after};
+use crate::store::Stored;
+use crate::token::{SecretHash, random_bytes};
+
+/// The format of the record. A record of a higher one is left alone; fields that a later version adds without raising it
+/// are kept as they came.
+const FORMAT: u32 = 1;
+
+/// How many writers' last commits a record remembers.
+pub(crate) const WRITERS: usize = 8;
+
+/// From this size on, simd-json's faster decoding pays for the copy that it needs; measured by `benches/json.rs`.
+const SIMD_FROM: usize = 2048;
+
+/// How deep a value may be nested: serde_json's limit, so that both parsers refuse the same values.
+const MAX_DEPTH: usize = 128;
+
+/// Decodes one value of a session. The only place that chooses a JSON parser.
+fn decode_value<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    if json.len() >= SIMD_FROM {
+        let mut scratch = json.to_vec();
+        let mut buffers = simd_json::Buffers::with_max_depth(json.len(), MAX_DEPTH);
+        if let Ok(value) = simd_json::serde::from_slice_with_buffers(&mut scratch, &mut buffers) {
+            return Ok(value);
+        }
+        // serde_json knows a few types that simd-json does not, and its errors are the ones documented.
+    }
+    serde_json::from_slice(json)
+}
+
+/// One value of a session, as JSON.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Json(Bytes);
+
+impl Json {
+    pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(value).map(|json| Self(json.into()))
+    }
+
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        decode_value(&self.0)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// This list with one more item at its end. The items that are there stay as they are.
+    pub(crate) fn with_item(&self, item: &Self) -> Result<Self, serde_json::Error> {
+        let items: Vec<IgnoredAny> = self.decode()?;
+        let end = self.0.len() - 1;
+        let mut json = Vec::with_capacity(self.0.len() + item.0.len() + 1);
+        json.extend_from_slice(&self.0[..end]);
+        if !items.is_empty() {
+            json.push(b',');
+        }
+        json.extend_from_slice(&item.0);
+        json.push(b']');
+        Ok(Self(json.into()))
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Json({} bytes)", self.0.len())
+    }
+}
+
+/// Orders and tells apart the values of one session: a 24-bit counter and 40 random bits drawn for every commit.
+///
+/// Compared whole, so that a version which was lost in a failover cannot come back as another's; the counter only
+/// measures how many commits lie between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version(u64);
+
+impl Version {
+    const RANDOM_BITS: u32 = 40;
+    const COUNTER: u64 = (1 << 24) - 1;
+
+    pub(crate) fn first() -> Self {
+        Self(0).next()
+    }
+
+    pub(crate) fn next(self) -> Self {
+        let counter = ((self.0 >> Self::RANDOM_BITS) + 1) & Self::COUNTER;
+        let random = u64::from_be_bytes(random_bytes()) >> (64 - Self::RANDOM_BITS);
+        Self(counter << Self::RANDOM_BITS | random)
+    }
+
+    /// How many commits lie between `earlier` and this one.
+    pub(crate) fn distance_from(self, earlier: Self) -> u32 {
+        let counter = |version: Self| version.0 >> Self::RANDOM_BITS;
+        let distance = counter(self).wrapping_sub(counter(earlier)) & Self::COUNTER;
+        u32::try_from(distance).unwrap_or(u32::MAX)
+    }
+}
+
+/// New whenever the session changes hands or privilege; changes made under one epoch are never written into another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
+
+impl Epoch {
+    pub(crate) fn random() -> Self {
+        Self(u64::from_be_bytes(random_bytes()))
+    }
+}
+
+/// Who writes: one per layer (with its clones) in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Writer(u32);
+
+impl Writer {
+    pub(crate) fn random() -> Self {
+        Self(u32::from_be_bytes(random_bytes()))
+    }
+}
+
+/// Names one commit: the writer and a number that only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CommitId {
+    pub(crate) writer: Writer,
+    pub(crate) sequence: u64,
+}
+
+macro_rules! as_hex {
+    ($type:ident, $inner:ident, $digits:literal) => {
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(&format_args!(concat!("{:0", $digits, "x}"), self.0))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                hex(&text, $digits)
+                    .and_then(|number| $inner::try_from(number).ok())
+                    .map(Self)
+                    .ok_or_else(|| D::Error::custom(concat!("expected ", $digits, " hex digits")))
+            }
+        }
+    };
+}
+
+as_hex!(Version, u64, 16);
+as_hex!(Epoch, u64, 16);
+
+fn hex(text: &str, digits: usize) -> Option<u64> {
+    let plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (text.len() == digits && text.bytes().all(plain))
+        .then(|| u64::from_str_radix(text, 16).ok())
+        .flatten()
+}
+
+/// 8 hex digits of the writer, then the sequence.
+impl Serialize for CommitId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:08x}{:x}", self.writer.0, self.sequence))
+    }
+}
+
+impl<'de> Deserialize<'de> for CommitId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || {
+            let (writer, sequence) = text.split_at_checked(8)?;
+            let writer = Writer(u32::try_from(hex(writer, 8)?).ok()?);
+            let sequence = hex(sequence, sequence.len())?;
+            Some(Self { writer, sequence })
+        };
+        parse().ok_or_else(|| D::Error::custom("expected 9 or more hex digits"))
+    }
+}
+
+impl Serialize for SecretHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.encode())
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::decode(&text).ok_or_else(|| D::Error::custom("expected a hash in base64url"))
+    }
+}
+
+/// A secret that was replaced a moment ago, kept only to be recognised.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Retired {
+    pub(crate) secret: SecretHash,
+    pub(crate) until: Millis,
+}
+
+/// Everything that is stored of a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) version: Version,
+    /// The last commit of each of the last [`WRITERS`] writers, the latest at the end.
+    pub(crate) applied: Vec<CommitId>,
+    pub(crate) epoch: Epoch,
+    pub(crate) secret: SecretHash,
+    pub(crate) retired: Vec<Retired>,
+    pub(crate) created: Millis,
+    pub(crate) last_accessed: Millis,
+    pub(crate) deadline: Millis,
+    pub(crate) principal: Option<String>,
+    /// Whose data this is: the principal, or the last one that was. Never the principal's when they are equal.
+    pub(crate) former_principal: Option<String>,
+    pub(crate) fingerprint: Option<String>,
+    pub(crate) data: BTreeMap<String, Json>,
+    /// Fields of a later version of sessile, kept as they came.
+    pub(crate) unknown: Vec<(String, Json)>,
+}
+
+/// The record without its data, in the order in which it is written.
+#[derive(Serialize)]
+struct Head<'a> {
+    version: Version,
+    format: u32,
+    applied: &'a [CommitId],
+    epoch: Epoch,
+    secret: &'a SecretHash,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    retired: &'a [Retired],
+    created: Millis,
+    last_accessed: Millis,
+    deadline: Millis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    former_principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<&'a str>,
+}
+
+/// Why a stored value is not a record that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("it is of format {0}, and this version of sessile reads up to {FORMAT}")]
+    Newer(u32),
+    #[error("it is not a session record")]
+    Malformed(#[source] serde_json::Error),
+    #[error("it does not begin with a version")]
+    NoVersion,
+}
+
+impl Record {
+    /// The record of a session that is not stored yet: nobody's, and empty.
+    pub(crate) fn new(circumstances: &Circumstances) -> Self {
+        Self {
+            version: Version(0),
+            applied: Vec::new(),
+            epoch: Epoch(0),
+            secret: SecretHash::of_nothing(),
+            retired: Vec::new(),
+            created: circumstances.now,
+            last_accessed: circumstances.now,
+            deadline: after(circumstances.now, circumstances.absolute_timeout),
+            principal: None,
+            former_principal: None,
+            fingerprint: None,
+            data: BTreeMap::new(),
+            unknown: Vec::new(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Result<Bytes, serde_json::Error> {
+        let head = Head {
+            version: self.version,
+            format: FORMAT,
+            applied: &self.applied,
+            epoch: self.epoch,
+            secret: &self.secret,
+            retired: &self.retired,
+            created: self.created,
+            last_accessed: self.last_accessed,
+            deadline: self.deadline,
+            principal: self.principal.as_deref(),
+            former_principal: self.former_principal.as_deref(),
+            fingerprint: self.fingerprint.as_deref(),
+        };
+        let data: usize = self
+            .data
+            .iter()
+            .map(|(key, value)| key.len() + value.len() + 4)
+            .sum();
+        let mut json = Vec::with_capacity(512 + data);
+        serde_json::to_writer(&mut json, &head)?;
+        json.pop();
+        json.extend_from_slice(b",\"data\":{");
+        write_entries(&mut json, &self.data)?;
+        json.push(b'}');
+        if !self.unknown.is_empty() {
+            json.push(b',');
+            write_entries(
+                &mut json,
+                self.unknown.iter().map(|(key, value)| (key, value)),
+            )?;
+        }
+        json.push(b'}');
+        Ok(json.into())
+    }
+
+    pub(crate) fn decode(stored: &Stored) -> Result<Self, Unreadable> {
+        let bytes = stored.value();
+        let wire = match serde_json::from_slice::<Wire<'_>>(bytes) {
+            Ok(wire) => wire,
+            Err(error) => {
+                // A newer format may have changed any field, so ask for nothing but its number.
+                return Err(match serde_json::from_slice::<FormatOnly>(bytes) {
+                    Ok(FormatOnly { format }) if format > FORMAT => Unreadable::Newer(format),
+                    _ => Unreadable::Malformed(error),
+                });
+            }
+        };
+        if wire.format > FORMAT {
+            return Err(Unreadable::Newer(wire.format));
+        }
+        let keep = |raw: &RawValue| Json(bytes.slice_ref(raw.get().as_bytes()));
+        let record = Self {
+            data: wire
+                .data
+                .0
+                .into_iter()
+                .map(|(key, raw)| (key, keep(raw)))
+                .collect(),
+            unknown: wire
+                .unknown
+                .into_iter()
+                .map(|(key, raw)| (key, keep(raw)))
+                .collect(),
+            version: wire.version,
+            applied: wire.applied,
+            epoch: wire.epoch,
+            secret: wire.secret,
+            retired: wire.retired,
+            created: wire.created,
+            last_accessed: wire.last_accessed,
+            deadline: wire.deadline,
+            principal: wire.principal,
+            former_principal: wire.former_principal,
+            fingerprint: wire.fingerprint,
+        };
+        let prefix = format!("{{\"version\":\"{:016x}\"", record.version.0);
+        if stored.version() == prefix.as_bytes() {
+            Ok(record)
+        } else {
+            Err(Unreadable::NoVersion)
+        }
+    }
+
+    /// Notes that `id` is the latest commit of its writer.
+    pub(crate) fn note_applied(&mut self, id: CommitId) {
+        self.applied.retain(|earlier| earlier.writer != id.writer);
+        self.applied.push(id);
+        let surplus = self.applied.len().saturating_sub(WRITERS);
+        self.applied.drain(..surplus);
+    }
+}
+
+fn write_entries<'a>(
+    json: &mut Vec<u8>,
+    entries: impl IntoIterator<Item = (&'a String, &'a Json)>,
+) -> Result<(), serde_json::Error> {
+    for (index, (key, value)) in entries.into_iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        serde_json::to_writer(&mut *json, key)?;
+        json.push(b':');
+        json.extend_from_slice(&value.0);
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+/// The record as it is parsed, its values still in the buffer they came in.
+struct Wire<'a> {
+    version: Version,
+    format: u32,
+    applied: Vec<CommitId>,
+    epoch: Epoch,
+    secret: SecretHash,
+    retired: Vec<Retired>,
+    created: Millis,
+    last_accessed: Millis,
+    deadline: Millis,
+    principal: Option<String>,
+    former_principal: Option<String>,
+    fingerprint: Option<String>,
+    data: Entries<'a>,
+    unknown: Vec<(String, &'a RawValue)>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Version,
+    Format,
+    Applied,
+    Epoch,
+    Secret,
+    Retired,
+    Created,
+    LastAccessed,
+    Deadline,
+    Principal,
+    FormerPrincipal,
+    Fingerprint,
+    Data,
+    Unknown(String),
+}
+
+/// By hand, because serde's `flatten` cannot leave values raw.
+impl<'de> Deserialize<'de> for Wire<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Wire<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a session record")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire<'de>, A::Error> {
+                let mut version = None;
+                let mut format = None;
+                let mut applied = None;
+                let mut epoch = None;
+                let mut secret = None;
+                let mut retired = Vec::new();
+                let mut created = None;
+                let mut last_accessed = None;
+                let mut deadline = None;
+                let mut principal = None;
+                let mut former_principal = None;
+                let mut fingerprint = None;
+                let mut data = None;
+                let mut unknown = Vec::new();
+                while let Some(field) = map.next_key()? {
+                    match field {
+                        Field::Version => version = Some(map.next_value()?),
+                        Field::Format => format = Some(map.next_value()?),
+                        Field::Applied => applied = Some(map.next_value()?),
+                        Field::Epoch => epoch = Some(map.next_value()?),
+                        Field::Secret => secret = Some(map.next_value()?),
+                        Field::Retired => retired = map.next_value()?,
+                        Field::Created => created = Some(map.next_value()?),
+                        Field::LastAccessed => last_accessed = Some(map.next_value()?),
+                        Field::Deadline => deadline = Some(map.next_value()?),
+                        Field::Principal => principal = map.next_value()?,
+                        Field::FormerPrincipal => former_principal = map.next_value()?,
+                        Field::Fingerprint => fingerprint = map.next_value()?,
+                        Field::Data => data = Some(map.next_value()?),
+                        Field::Unknown(key) => unknown.push((key, map.next_value()?)),
+                    }
+                }
+                let missing = A::Error::missing_field;
+                Ok(Wire {
+                    version: version.ok_or_else(|| missing("version"))?,
+                    format: format.ok_or_else(|| missing("format"))?,
+                    applied: applied.ok_or_else(|| missing("applied"))?,
+                    epoch: epoch.ok_or_else(|| missing("epoch"))?,
+                    secret: secret.ok_or_else(|| missing("secret"))?,
+                    retired,
+                    created: created.ok_or_else(|| missing("created"))?,
+                    last_accessed: last_accessed.ok_or_else(|| missing("last_accessed"))?,
+                    deadline: deadline.ok_or_else(|| missing("deadline"))?,
+                    principal,
+                    former_principal,
+                    fingerprint,
+                    data: data.ok_or_else(|| missing("data"))?,
+                    unknown,
+                })
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// An object split into its values, none of them parsed.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Split;
+
+        impl<'de> Visitor<'de> for Split {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of session values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Split)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::token::Secret;
+
+    pub(crate) fn record() -> Record {
+        Record {
+            version: Version::first(),
+            applied: vec![CommitId {
+                writer: Writer(0xab),
+                sequence: 7,
+            }],
+            epoch: Epoch::random(),
+            secret: Secret::random().hash("sessile:", "id"),
+            retired: Vec::new(),
+            created: 1_000,
+            last_accessed: 2_000,
+            deadline: 90_000,
+            principal: None,
+            former_principal: None,
+            fingerprint: None,
+            data: BTreeMap::new(),
+            unknown: Vec::new(),
+        }
+    }
+
+    fn stored(json: impl Into<Bytes>) -> Stored {
+        Stored::new(json, None)
+    }
+
+    fn text(record: &Record) -> String {
+        String::from_utf8(record.encode().unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn values_nobody_touched_come_back_byte_for_byte() {
+        let odd = r#"{"n":9007199254740993.000, "e":[ 1e400 ,{}],"t":"\u00e9\/"}"#;
+        let json = text(&record()).replace(
+            r#""data":{"#,
+            &format!(r#""data":{{"a b\"":{odd},"z":null"#),
+        );
+        let json = json.replace("}}", r#"}, "later":{"x": 1}}"#);
+        let record = Record::decode(&stored(json.clone())).unwrap();
+        assert_eq!(record.data["a b\""].0, odd.as_bytes());
+        let again = text(&record);
+        assert!(again.contains(odd), "{again}");
+        assert!(again.ends_with(r#""z":null},"later":{"x": 1}}"#), "{again}");
+    }
+
+    #[test]
+    fn the_version_is_the_first_29_bytes() {
+        let record = record();
+        let value = stored(record.encode().unwrap());
+        assert_eq!(value.version().len(), Stored::VERSION_LEN);
+        assert_eq!(
+            value.version(),
+            format!("{{\"version\":\"{:016x}\"", record.version.0).as_bytes()
+        );
+    }
+
+    #[test]
+    fn versions_count_commits_and_wrap() {
+        let mut version = Version((Version::COUNTER - 1) << Version::RANDOM_BITS);
+        let start = version;
+        for distance in 1..=5 {
+            let next = version.next();
+            assert_ne!(next, version);
+            version = next;
+            assert_eq!(version.distance_from(start), distance);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_named_and_never_a_panic() {
+        let good = text(&record());
+        let newer = good
+            .replace("\"format\":1", "\"format\":2")
+            .replace("\"epoch\":", "\"era\":");
+        assert!(matches!(
+            Record::decode(&stored(newer)),
+            Err(Unreadable::Newer(2))
+        ));
+        let spaced = good.replacen("{\"version\"", "{ \"version\"", 1);
+        assert!(matches!(
+            Record::decode(&stored(spaced)),
+            Err(Unreadable::NoVersion)
+        ));
+        for end in 0..good.len() {
+            assert!(
+                Record::decode(&stored(good.as_bytes()[..end].to_vec())).is_err(),
+                "{end}"
+            );
+        }
+        for bad in [
+            "",
+            "[]",
+            "null",
+            "{}",
+            "\u{0}\u{1}",
+            "{\"version\":1}",
+            "\"x\"",
+        ] {
+            assert!(Record::decode(&stored(bad.to_owned())).is_err(), "{bad}");
+        }
+        let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(Record::decode(&stored(nested)).is_err());
+        assert!(Record::decode(&Stored::unreadable()).is_err());
+    }
+
+    #[test]
+    fn the_last_commit_of_eight_writers_is_remembered() {
+        let mut record = record();
+        record.applied.clear();
+        for writer in 0..10 {
+            for sequence in [1, 2] {
+                record.note_applied(CommitId {
+                    writer: Writer(writer),
+                    sequence,
+                });
+            }
+        }
+        record.note_applied(CommitId {
+            writer: Writer(4),
+            sequence: 3,
+        });
+        let ids: Vec<_> = record
+            .applied
+            .iter()
+            .map(|id| (id.writer.0, id.sequence))
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                (2, 2),
+                (3, 2),
+                (5, 2),
+                (6, 2),
+                (7, 2),
+                (8, 2),
+                (9, 2),
+                (4, 3)
+            ]
+        );
+        let decoded = Record::decode(&stored(record.encode().unwrap())).unwrap();
+        assert_eq!(decoded.applied, record.applied);
+    }
+
+    #[test]
+    fn small_and_large_values_decode_alike() {
+        for items in [1_u64, 10_000] {
+            let json = Json::encode(&(0..items).collect::<Vec<_>>()).unwrap();
+            assert_eq!(json.len() >= SIMD_FROM, items > 1);
+            assert_eq!(json.decode::<Vec<u64>>().unwrap().len() as u64, items);
+            // Only serde_json can leave values raw; a large value must not lose that.
+            assert_eq!(
+                json.decode::<Vec<Box<RawValue>>>().unwrap().len() as u64,
+                items
+            );
+            assert!(json.decode::<String>().is_err());
+        }
+    }
+
+    #[test]
+    fn an_item_is_added_to_a_list_and_to_nothing_else() {
+        let one = Json::encode(&1).unwrap();
+        let list = Json::encode::<[u8]>(&[]).unwrap();
+        let list = list.with_item(&one).unwrap().with_item(&one).unwrap();
+        assert_eq!(list.0, "[1,1]");
+        assert!(one.with_item(&one).is_err());
+        assert!(Json::encode("]").unwrap().with_item(&one).is_err());
+    }
+}

@@ -1,0 +1,244 @@
+//! The token in the cookie: a handle that names the session and a secret that proves it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+const HANDLE_BYTES: usize = 16;
+const SECRET_BYTES: usize = 16;
+const TOKEN_BYTES: usize = HANDLE_BYTES + SECRET_BYTES;
+
+/// Names a session; safe to show and to log.
+///
+/// 128 random bits, written as 22 characters of base64url. The Redis key of a session is the store's prefix followed
+/// by the handle. A handle opens nothing: the cookie also carries a secret, of which the store holds only a hash. It
+/// stays the same when the session is rotated ([`Session::cycle_id`](crate::Session::cycle_id)).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle([u8; HANDLE_BYTES]);
+
+impl Handle {
+    /// Draws a new handle from the operating system's generator.
+    ///
+    /// Sessions draw their own; this is for tests of a [`SessionStore`](crate::SessionStore).
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no randomness to give, since no session can be safe then.
+    pub fn random() -> Self {
+        Self(random_bytes())
+    }
+
+    pub(crate) fn first_byte(&self) -> u8 {
+        self.0[0]
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; 22];
+        let written = URL_SAFE_NO_PAD
+            .encode_slice(self.0, &mut text)
+            .map_err(|_| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&text[..written]).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({self})")
+    }
+}
+
+/// The text is not 22 characters of base64url.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a session handle: write the 22 characters that `Handle` shows")]
+pub struct InvalidHandle;
+
+impl FromStr for Handle {
+    type Err = InvalidHandle;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        decode(text.as_bytes()).map(Self).ok_or(InvalidHandle)
+    }
+}
+
+/// The half of the token that proves it; never stored, never shown.
+#[derive(Clone)]
+pub(crate) struct Secret(Zeroizing<[u8; SECRET_BYTES]>);
+
+impl Secret {
+    pub(crate) fn random() -> Self {
+        Self(Zeroizing::new(random_bytes()))
+    }
+
+    /// The hash that the record keeps. Key prefix and cookie name are part of it, so that a token issued for one store
+    /// or cookie is void for every other.
+    pub(crate) fn hash(&self, namespace: &str, cookie: &str) -> SecretHash {
+        let mut hash = Sha256::new();
+        for part in [
+            namespace.as_bytes(),
+            &[0],
+            cookie.as_bytes(),
+            &[0],
+            &self.0[..],
+        ] {
+            hash.update(part);
+        }
+        SecretHash(hash.finalize().into())
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&*other.0).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// SHA-256 of a secret; compares in constant time.
+#[derive(Clone)]
+pub(crate) struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// What no secret hashes to, for a session that has none yet.
+    pub(crate) fn of_nothing() -> Self {
+        Self([0; 32])
+    }
+
+    pub(crate) fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    pub(crate) fn decode(text: &str) -> Option<Self> {
+        decode(text.as_bytes()).map(Self)
+    }
+}
+
+impl PartialEq for SecretHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
+    }
+}
+
+/// What the cookie's value says: 43 characters of base64url.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Token {
+    pub(crate) handle: Handle,
+    pub(crate) secret: Secret,
+}
+
+impl Token {
+    pub(crate) fn random() -> Self {
+        Self {
+            handle: Handle::random(),
+            secret: Secret::random(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Zeroizing<String> {
+        let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
+        bytes[..HANDLE_BYTES].copy_from_slice(&self.handle.0);
+        bytes[HANDLE_BYTES..].copy_from_slice(&self.secret.0[..]);
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]))
+    }
+
+    /// Accepts exactly what [`encode`](Self::encode) writes: no padding, no other alphabet, no stray trailing bits.
+    pub(crate) fn decode(text: &[u8]) -> Option<Self> {
+        let bytes: Zeroizing<[u8; TOKEN_BYTES]> = Zeroizing::new(decode(text)?);
+        let mut handle = [0; HANDLE_BYTES];
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        handle.copy_from_slice(&bytes[..HANDLE_BYTES]);
+        secret.copy_from_slice(&bytes[HANDLE_BYTES..]);
+        Some(Self {
+            handle: Handle(handle),
+            secret: Secret(secret),
+        })
+    }
+}
+
+fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    if text.len() != (N * 8).div_ceil(6) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    (written == N).then_some(bytes)
+}
+
+/// Random bytes from the operating system.
+///
+/// # Panics
+///
+/// If it has none to give: a guessable session is worse than a stopped process.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system gives no randomness");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_the_cookie_and_nothing_else_does() {
+        let token = Token::random();
+        let text = token.encode();
+        assert_eq!(text.len(), 43);
+        assert_eq!(Token::decode(text.as_bytes()), Some(token));
+
+        let padded = format!("{}=", *text);
+        let short = &text[..42];
+        let plus = "+".repeat(43);
+        // 43 characters hold two bits more than 32 bytes; `B` sets one of them.
+        let trailing_bits = format!("{}B", "A".repeat(42));
+        for bad in [
+            "",
+            "=",
+            &padded,
+            short,
+            &plus,
+            &trailing_bits,
+            &" ".repeat(43),
+        ] {
+            assert_eq!(Token::decode(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_bound_to_prefix_and_cookie_name() {
+        let secret = Secret::random();
+        let here = secret.hash("sessile:", "id");
+        assert_eq!(here, secret.hash("sessile:", "id"));
+        assert_ne!(here, secret.hash("sessile:", "admin"));
+        assert_ne!(here, secret.hash("other:", "id"));
+        assert_ne!(here, Secret::random().hash("sessile:", "id"));
+        assert_eq!(SecretHash::decode(&here.encode()), Some(here));
+    }
+
+    #[test]
+    fn debug_shows_the_handle_and_no_secret() {
+        let token = Token::random();
+        let shown = format!("{token:?}");
+        assert!(shown.contains(&token.handle.to_string()));
+        assert!(!shown.contains(&token.encode()[22..]));
+        assert_eq!(token.handle.to_string().parse(), Ok(token.handle));
+        assert_eq!("x".parse::<Handle>(), Err(InvalidHandle));
+    }
+}
