@@ -1,0 +1,540 @@
+//! The change log: what a request did to its session, in a form that can be done again on a newer record.
+//!
+//! How changes of concurrent requests merge when a log is replayed:
+//!
+//! | change | on a newer record |
+//! |---|---|
+//! | `insert`, `remove` | the later commit wins, key by key |
+//! | `increment`, `push` | add up |
+//! | `update`, `try_update` | the closure runs again, on the newer value |
+//! | `take` | takes what is there then, or nothing |
+//! | `clear` | removes the keys it saw |
+//! | rotation, principal | only within the epoch they were made in, see [`crate::commit`] |
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::error::SessionError;
+use crate::lifetime::{Millis, after};
+use crate::record::{Epoch, Json, Record, Retired};
+use crate::token::{Secret, SecretHash};
+
+/// How long a replaced secret is recognised, so that a request sent before the browser saw the new cookie cannot push
+/// that cookie out.
+const RETIRED_FOR: Duration = Duration::from_secs(10);
+
+/// How many replaced secrets are recognised at most.
+const RETIRED_MOST: usize = 8;
+
+/// A closure over one value, with the types erased: given what is there, says what is to be there.
+pub(crate) type Rewrite = Arc<dyn Fn(Option<&Json>) -> Result<Json, SessionError> + Send + Sync>;
+
+/// Says whether a value is of the type that its taker asked for; one that is not stays.
+pub(crate) type Check = fn(key: &str, value: &Json) -> Result<(), SessionError>;
+
+/// Where a change that is committed at once leaves its result, anew at every replay.
+pub(crate) struct Answer<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Answer<T> {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(None)))
+    }
+
+    fn give(&self, value: Option<T>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T> Clone for Answer<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// A new secret, and the epoch that begins with it.
+#[derive(Clone)]
+pub(crate) struct Rotation {
+    pub(crate) secret: Secret,
+    pub(crate) hash: SecretHash,
+    pub(crate) epoch: Epoch,
+}
+
+#[derive(Clone)]
+pub(crate) enum Change {
+    Insert {
+        key: String,
+        value: Json,
+    },
+    Remove {
+        key: String,
+    },
+    Clear {
+        keys: Vec<String>,
+    },
+    Increment {
+        key: String,
+        by: i64,
+        answer: Option<Answer<i64>>,
+    },
+    Push {
+        key: String,
+        value: Json,
+    },
+    Update {
+        key: String,
+        rewrite: Rewrite,
+    },
+    Take {
+        key: String,
+        check: Check,
+        answer: Answer<Json>,
+    },
+    Rotate(Rotation),
+    SetPrincipal {
+        who: String,
+        rotation: Rotation,
+    },
+    ClearPrincipal(Rotation),
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Insert { .. } => "Insert",
+            Self::Remove { .. } => "Remove",
+            Self::Clear { .. } => "Clear",
+            Self::Increment { .. } => "Increment",
+            Self::Push { .. } => "Push",
+            Self::Update { .. } => "Update",
+            Self::Take { .. } => "Take",
+            Self::Rotate(_) => "Rotate",
+            Self::SetPrincipal { .. } => "SetPrincipal",
+            Self::ClearPrincipal(_) => "ClearPrincipal",
+        })
+    }
+}
+
+/// What a change needs to know besides the record.
+#[derive(Clone, Debug)]
+pub(crate) struct Circumstances {
+    pub(crate) now: Millis,
+    pub(crate) absolute_timeout: Duration,
+    /// The network that the session is bound to when it has none yet, or changes hands.
+    pub(crate) network: Option<String>,
+}
+
+impl Change {
+    /// Does the change to the record. On an error the record is as it was.
+    pub(crate) fn apply(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        match self {
+            Self::Insert { key, value } => {
+                record.data.insert(key.clone(), value.clone());
+            }
+            Self::Remove { key } => {
+                record.data.remove(key);
+            }
+            Self::Clear { keys } => {
+                for key in keys {
+                    record.data.remove(key);
+                }
+            }
+            Self::Increment { key, by, answer } => {
+                let sum = sum(key, record.data.get(key), *by)?;
+                record.data.insert(key.clone(), encode(key, &sum)?);
+                if let Some(answer) = answer {
+                    answer.give(Some(sum));
+                }
+            }
+            Self::Push { key, value } => {
+                let list = match record.data.get(key) {
+                    Some(list) => list.clone(),
+                    None => encode::<[(); 0]>(key, &[])?,
+                };
+                let longer = list
+                    .with_item(value)
+                    .map_err(|error| decode_error::<Vec<()>>(key, error))?;
+                record.data.insert(key.clone(), longer);
+            }
+            Self::Update { key, rewrite } => {
+                let value = rewrite(record.data.get(key))?;
+                record.data.insert(key.clone(), value);
+            }
+            Self::Take { key, check, answer } => {
+                if let Some(value) = record.data.get(key) {
+                    check(key, value)?;
+                }
+                answer.give(record.data.remove(key));
+            }
+            Self::Rotate(rotation) => rotate(record, rotation, circumstances.now),
+            Self::SetPrincipal { who, rotation } => {
+                let owner = record.principal.take().or(record.former_principal.take());
+                if owner.is_some_and(|owner| owner != *who) {
+                    record.data.clear();
+                }
+                record.former_principal = None;
+                record.principal = Some(who.clone());
+                record.deadline = after(circumstances.now, circumstances.absolute_timeout);
+                record.fingerprint.clone_from(&circumstances.network);
+                rotate(record, rotation, circumstances.now);
+            }
+            Self::ClearPrincipal(rotation) => {
+                record.former_principal =
+                    record.principal.take().or(record.former_principal.take());
+                rotate(record, rotation, circumstances.now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The secret in the cookie once this change is committed.
+    fn rotation(&self) -> Option<&Rotation> {
+        match self {
+            Self::Rotate(rotation)
+            | Self::SetPrincipal { rotation, .. }
+            | Self::ClearPrincipal(rotation) => Some(rotation),
+            Self::Insert { .. }
+            | Self::Remove { .. }
+            | Self::Clear { .. }
+            | Self::Increment { .. }
+            | Self::Push { .. }
+            | Self::Update { .. }
+            | Self::Take { .. } => None,
+        }
+    }
+}
+
+fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
+    let secret = std::mem::replace(&mut record.secret, rotation.hash.clone());
+    record.retired.retain(|retired| retired.until > now);
+    record.retired.push(Retired {
+        secret,
+        until: after(now, RETIRED_FOR),
+    });
+    let surplus = record.retired.len().saturating_sub(RETIRED_MOST);
+    record.retired.drain(..surplus);
+    record.epoch = rotation.epoch;
+}
+
+/// The counter's value with `by` added; a missing counter stands at zero.
+fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
+    let count: i64 = match value {
+        None => 0,
+        Some(value) => value.decode().map_err(|_| SessionError::NotANumber {
+            key: key.to_owned(),
+        })?,
+    };
+    count.checked_add(by).ok_or_else(|| SessionError::Overflow {
+        key: key.to_owned(),
+    })
+}
+
+pub(crate) fn encode<T: serde::Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+) -> Result<Json, SessionError> {
+    Json::encode(value).map_err(|source| SessionError::Encode {
+        key: key.to_owned(),
+        type_name: std::any::type_name::<T>(),
+        source: Arc::new(source),
+    })
+}
+
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(
+    key: &str,
+    value: &Json,
+) -> Result<T, SessionError> {
+    value
+        .decode()
+        .map_err(|error| decode_error::<T>(key, error))
+}
+
+fn decode_error<T>(key: &str, source: serde_json::Error) -> SessionError {
+    SessionError::Decode {
+        key: key.to_owned(),
+        type_name: std::any::type_name::<T>(),
+        source: Arc::new(source),
+    }
+}
+
+/// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ChangeLog(Vec<Change>);
+
+impl ChangeLog {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, change: Change) {
+        self.0.push(change);
+    }
+
+    /// Puts changes that could not be committed back before those made since.
+    pub(crate) fn put_back(&mut self, mut earlier: Self) {
+        earlier.0.append(&mut self.0);
+        *self = earlier;
+    }
+
+    /// Takes the change back whose caller was told that it failed.
+    pub(crate) fn withdraw_increment(&mut self, given: &Answer<i64>) {
+        self.0.retain(|change| {
+            !matches!(change, Change::Increment { answer: Some(answer), .. } if answer.is(given))
+        });
+    }
+
+    /// Takes the change back whose caller was told that it failed.
+    pub(crate) fn withdraw_take(&mut self, given: &Answer<Json>) {
+        self.0
+            .retain(|change| !matches!(change, Change::Take { answer, .. } if answer.is(given)));
+    }
+
+    /// Drops what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
+    pub(crate) fn retain_for_failed_request(&mut self) {
+        self.0
+            .retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
+    }
+
+    /// The record with all changes done to it.
+    pub(crate) fn replay(
+        &self,
+        base: &Record,
+        circumstances: &Circumstances,
+    ) -> Result<Record, SessionError> {
+        let mut record = base.clone();
+        for change in &self.0 {
+            change.apply(&mut record, circumstances)?;
+        }
+        Ok(record)
+    }
+
+    /// Does every change that still can be done.
+    pub(crate) fn replay_what_applies(&self, record: &mut Record, circumstances: &Circumstances) {
+        for change in &self.0 {
+            let _ = change.apply(record, circumstances);
+        }
+    }
+
+    /// The last new secret, if there is one.
+    pub(crate) fn new_secret(&self) -> Option<&Secret> {
+        self.0
+            .iter()
+            .rev()
+            .find_map(Change::rotation)
+            .map(|rotation| &rotation.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::record;
+
+    fn now() -> Circumstances {
+        Circumstances {
+            now: 5_000,
+            absolute_timeout: Duration::from_secs(100),
+            network: Some("203.0.113.0/24".to_owned()),
+        }
+    }
+
+    fn json(value: impl serde::Serialize) -> Json {
+        Json::encode(&value).unwrap()
+    }
+
+    fn insert(key: &str, value: impl serde::Serialize) -> Change {
+        Change::Insert {
+            key: key.to_owned(),
+            value: json(value),
+        }
+    }
+
+    fn increment(key: &str, by: i64) -> Change {
+        Change::Increment {
+            key: key.to_owned(),
+            by,
+            answer: None,
+        }
+    }
+
+    fn rotation() -> Rotation {
+        let secret = Secret::random();
+        let hash = secret.hash("sessile:", "id");
+        Rotation {
+            secret,
+            hash,
+            epoch: Epoch::random(),
+        }
+    }
+
+    fn login(who: &str) -> Change {
+        Change::SetPrincipal {
+            who: who.to_owned(),
+            rotation: rotation(),
+        }
+    }
+
+    fn replay(
+        base: &Record,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Record, SessionError> {
+        ChangeLog(changes.into_iter().collect()).replay(base, &now())
+    }
+
+    #[test]
+    fn logs_of_two_requests_add_up_in_either_order() {
+        let push = |n: u32| Change::Push {
+            key: "list".into(),
+            value: json(n),
+        };
+        let first = [increment("n", 2), push(1), insert("a", 1)];
+        let second = [increment("n", 3), push(2), insert("b", 2)];
+        for (one, other) in [(first.clone(), second.clone()), (second, first)] {
+            let merged = replay(&replay(&record(), one).unwrap(), other).unwrap();
+            assert_eq!(merged.data["n"].decode::<i64>().unwrap(), 5);
+            let mut list: Vec<u32> = merged.data["list"].decode().unwrap();
+            list.sort_unstable();
+            assert_eq!(list, [1, 2]);
+            assert_eq!(merged.data.len(), 4);
+        }
+    }
+
+    #[test]
+    fn clear_removes_only_what_it_saw() {
+        let base = replay(&record(), [insert("new", 1), insert("old", 1)]).unwrap();
+        let cleared = replay(
+            &base,
+            [Change::Clear {
+                keys: vec!["old".into()],
+            }],
+        )
+        .unwrap();
+        assert_eq!(cleared.data.keys().collect::<Vec<_>>(), ["new"]);
+    }
+
+    #[test]
+    fn a_token_is_taken_once() {
+        let base = replay(&record(), [insert("token", "x")]).unwrap();
+        let answer = Answer::new();
+        let check: Check = |key, value| decode::<String>(key, value).map(drop);
+        let take = Change::Take {
+            key: "token".into(),
+            check,
+            answer: answer.clone(),
+        };
+        let taken = replay(&base, [take.clone()]).unwrap();
+        assert!(answer.take().is_some());
+        replay(&taken, [take.clone()]).unwrap();
+        assert!(answer.take().is_none());
+        let other = replay(&taken, [insert("token", 7)]).unwrap();
+        assert!(matches!(
+            replay(&other, [take]),
+            Err(SessionError::Decode { .. })
+        ));
+    }
+
+    #[test]
+    fn counting_refuses_what_is_no_number_and_what_overflows() {
+        for (value, by, error) in [
+            (json("seven"), 1, "NotANumber"),
+            (json(1.5), 1, "NotANumber"),
+            (json(i64::MAX), 1, "Overflow"),
+            (json(i64::MIN), -1, "Overflow"),
+        ] {
+            let base = replay(
+                &record(),
+                [Change::Insert {
+                    key: "n".into(),
+                    value,
+                }],
+            )
+            .unwrap();
+            let failed = replay(&base, [increment("n", by)]).unwrap_err();
+            assert!(format!("{failed:?}").starts_with(error), "{failed:?}");
+        }
+        assert!(matches!(
+            replay(
+                &record(),
+                [
+                    insert("n", 1),
+                    Change::Push {
+                        key: "n".into(),
+                        value: json(1)
+                    }
+                ]
+            ),
+            Err(SessionError::Decode { .. })
+        ));
+    }
+
+    #[test]
+    fn a_login_keeps_the_visitors_data_and_nobody_elses() {
+        let visitor = replay(&record(), [insert("cart", 1)]).unwrap();
+        let mia = replay(&visitor, [login("mia")]).unwrap();
+        assert_eq!(mia.data.len(), 1);
+        assert_eq!(mia.deadline, 105_000);
+        assert_eq!(mia.fingerprint.as_deref(), Some("203.0.113.0/24"));
+
+        let again = replay(&mia, [login("mia")]).unwrap();
+        assert_eq!(again.data.len(), 1);
+        assert!(replay(&mia, [login("noa")]).unwrap().data.is_empty());
+
+        let signed_out = replay(&mia, [Change::ClearPrincipal(rotation())]).unwrap();
+        assert_eq!(
+            (signed_out.principal.as_deref(), signed_out.data.len()),
+            (None, 1)
+        );
+        assert_eq!(replay(&signed_out, [login("mia")]).unwrap().data.len(), 1);
+        let noa = replay(&signed_out, [login("noa")]).unwrap();
+        assert!(noa.data.is_empty());
+        assert_eq!(
+            (noa.principal.as_deref(), noa.former_principal),
+            (Some("noa"), None)
+        );
+    }
+
+    #[test]
+    fn rotation_retires_the_old_secret_for_a_while() {
+        let base = record();
+        let mut rotated = replay(&base, [Change::Rotate(rotation())]).unwrap();
+        assert_ne!(rotated.epoch, base.epoch);
+        assert_ne!(rotated.secret, base.secret);
+        assert_eq!(rotated.retired.len(), 1);
+        assert_eq!(rotated.retired[0].secret, base.secret);
+        assert_eq!(rotated.retired[0].until, 15_000);
+        for _ in 0..20 {
+            rotated = replay(&rotated, [Change::Rotate(rotation())]).unwrap();
+        }
+        assert_eq!(rotated.retired.len(), RETIRED_MOST);
+        let later = Circumstances {
+            now: 16_000,
+            ..now()
+        };
+        let log = ChangeLog(vec![Change::Rotate(rotation())]);
+        assert_eq!(log.replay(&rotated, &later).unwrap().retired.len(), 1);
+    }
+
+    #[test]
+    fn a_failed_request_leaves_a_logout_and_no_login() {
+        let mut log = ChangeLog(vec![
+            insert("a", 1),
+            login("mia"),
+            Change::Rotate(rotation()),
+            Change::ClearPrincipal(rotation()),
+        ]);
+        log.retain_for_failed_request();
+        assert_eq!(format!("{log:?}"), "ChangeLog([Rotate, ClearPrincipal])");
+    }
+}

@@ -1,0 +1,510 @@
+//! What a commit does next: a pure function, without I/O, clock or closures.
+//!
+//! [`step`] takes where the commit stands and what has just happened, and says where it stands then and what to do.
+//! [`run`](super::run) does it. The rules:
+//!
+//! 1. A session that is gone is never created again.
+//! 2. A commit whose id the record names has been applied: done, however it came there.
+//! 3. Changes of one epoch are never replayed into another.
+//! 4. Changes are replayed only after every earlier send is known not to have been applied: by a newer commit than
+//!    which our writer's id cannot have been pushed out, or by an older id of our writer in its place.
+//! 5. What cannot be known is `OutcomeUnknown`, never a guess.
+//! 6. A send without an answer is repeated byte for byte, twice at most; a creation under a fresh handle.
+//! 7. The second attempt follows at once on the record that won; later ones wait, and read a fresh one.
+//! 8. Nothing is sent after the deadline.
+
+use crate::record::WRITERS;
+use crate::store::StoreErrorKind;
+
+/// How often a send without an answer is repeated.
+const RESENDS: u32 = 2;
+
+/// What the commit is to do to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Store a session that was not stored before.
+    Create,
+    /// Replace the record by compare-and-set.
+    Replace,
+    /// Delete it.
+    Delete,
+}
+
+/// Where a commit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    goal: Goal,
+    /// Sends with bytes of their own.
+    attempts: u32,
+    /// Repetitions since the last answer.
+    resends: u32,
+    /// The bytes sent last may have been applied, or still be on their way.
+    unresolved: bool,
+}
+
+impl State {
+    pub(crate) fn new(goal: Goal) -> Self {
+        Self {
+            goal,
+            attempts: 0,
+            resends: 0,
+            unresolved: false,
+        }
+    }
+
+    pub(crate) fn attempts(self) -> u32 {
+        self.attempts
+    }
+}
+
+/// What a newer record's `applied` says of our commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// Our id is there.
+    Applied,
+    /// An older id of our writer is there, so ours has not been.
+    NotApplied,
+    /// A later id of our writer is there; ours may have been before it.
+    Superseded,
+    /// No id of our writer is there.
+    Absent,
+}
+
+/// What is known of the record that another request put in place of the one we worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Newer {
+    pub(crate) trace: Trace,
+    pub(crate) same_epoch: bool,
+    /// Commits between our base and it.
+    pub(crate) distance: u32,
+}
+
+/// What has just happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The commit begins, or is taken up again.
+    Begin,
+    /// The store has done it.
+    Done,
+    /// Another session has the handle.
+    Exists,
+    /// Nothing is stored under the handle.
+    Gone,
+    /// The stored record is another one.
+    Conflict(Newer),
+    /// What is stored is not a record.
+    Unreadable,
+    /// The fresh record that was asked for.
+    Loaded { same_epoch: bool },
+    /// The store failed to do what it was sent.
+    Failed(StoreErrorKind),
+    /// The store failed to give the fresh record.
+    LoadFailed,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Apply the changes to the record at hand and send them.
+    Send,
+    /// Send the same bytes again.
+    Resend,
+    /// Send a creation under a fresh handle.
+    SendAfresh,
+    /// Wait with jitter, for longer the higher the number of attempts, and load a fresh record.
+    WaitAndLoad,
+    /// It is over.
+    Finish(Verdict),
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The changes are in the store, once.
+    Committed,
+    /// The session has ended. Nothing was written.
+    Gone,
+    /// The session has changed hands. Nothing was written.
+    OtherEpoch,
+    /// What is stored cannot be read. Nothing was written.
+    Unreadable,
+    /// Others were faster until the deadline. Nothing was written.
+    Conflict,
+    /// The store failed. Nothing was written.
+    Failed,
+    /// The changes may be in the store.
+    OutcomeUnknown,
+}
+
+/// Says what follows from an event. `late` is true once the deadline has passed.
+pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action) {
+    let action = match event {
+        Event::Begin if late => Action::Finish(nothing_written(state, Verdict::Conflict)),
+        Event::Begin if state.unresolved => {
+            state.resends = 0;
+            Action::Resend
+        }
+        Event::Begin => send(&mut state),
+        Event::Done => Action::Finish(Verdict::Committed),
+        Event::Gone if state.goal == Goal::Delete => Action::Finish(Verdict::Committed),
+        Event::Gone => Action::Finish(nothing_written(state, Verdict::Gone)),
+        Event::Unreadable => Action::Finish(nothing_written(state, Verdict::Unreadable)),
+        Event::Exists if late => Action::Finish(Verdict::Failed),
+        Event::Exists => send_afresh(&mut state),
+        Event::Conflict(newer) => conflict(&mut state, newer, late),
+        Event::Loaded { same_epoch: false } => Action::Finish(Verdict::OtherEpoch),
+        Event::Loaded { .. } if late => Action::Finish(Verdict::Conflict),
+        Event::Loaded { .. } => send(&mut state),
+        Event::Failed(kind) => failed(&mut state, kind, late),
+        Event::LoadFailed if late || state.resends == RESENDS => Action::Finish(Verdict::Failed),
+        Event::LoadFailed => {
+            state.resends += 1;
+            Action::WaitAndLoad
+        }
+    };
+    (state, action)
+}
+
+fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
+    if newer.trace == Trace::Applied {
+        return Action::Finish(Verdict::Committed);
+    }
+    if state.unresolved && !proves_not_applied(newer) {
+        return Action::Finish(Verdict::OutcomeUnknown);
+    }
+    // The bytes sent compare against a version that is history now, so a late copy of them cannot be applied either.
+    state.unresolved = false;
+    state.resends = 0;
+    if !newer.same_epoch {
+        Action::Finish(Verdict::OtherEpoch)
+    } else if late {
+        Action::Finish(Verdict::Conflict)
+    } else if state.attempts == 1 {
+        send(state)
+    } else {
+        Action::WaitAndLoad
+    }
+}
+
+/// Had our commit been applied it would be among the last of eight writers, unless eight commits followed it.
+fn proves_not_applied(newer: Newer) -> bool {
+    match newer.trace {
+        Trace::NotApplied => true,
+        Trace::Absent => newer.distance as usize <= WRITERS,
+        Trace::Applied | Trace::Superseded => false,
+    }
+}
+
+fn failed(state: &mut State, kind: StoreErrorKind, late: bool) -> Action {
+    if kind == StoreErrorKind::Unknown {
+        // A creation under a handle that nobody will ever hear of has changed nothing that anyone can see.
+        state.unresolved = state.goal == Goal::Replace;
+    }
+    let hopeless = kind == StoreErrorKind::Refused && !state.unresolved;
+    if late || hopeless || state.resends == RESENDS {
+        return Action::Finish(nothing_written(*state, Verdict::Failed));
+    }
+    state.resends += 1;
+    match state.goal {
+        Goal::Create => Action::SendAfresh,
+        Goal::Replace | Goal::Delete => Action::Resend,
+    }
+}
+
+fn send(state: &mut State) -> Action {
+    state.attempts += 1;
+    state.resends = 0;
+    Action::Send
+}
+
+fn send_afresh(state: &mut State) -> Action {
+    state.attempts += 1;
+    Action::SendAfresh
+}
+
+/// The verdict, if it is certain that nothing was written.
+fn nothing_written(state: State, verdict: Verdict) -> Verdict {
+    if state.unresolved {
+        Verdict::OutcomeUnknown
+    } else {
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use StoreErrorKind::{Refused, Unavailable, Unknown};
+
+    fn newer(trace: Trace, same_epoch: bool, distance: u32) -> Event {
+        Event::Conflict(Newer {
+            trace,
+            same_epoch,
+            distance,
+        })
+    }
+
+    /// Feeds the events in and returns the actions, the first of which answers `Begin`.
+    fn play(goal: Goal, events: &[Event]) -> Vec<Action> {
+        let (mut state, action) = step(State::new(goal), Event::Begin, false);
+        let mut actions = vec![action];
+        for event in events {
+            let (next, action) = step(state, *event, false);
+            state = next;
+            actions.push(action);
+        }
+        actions
+    }
+
+    #[test]
+    fn the_protocol_as_a_table() {
+        use Action::{Finish, Resend, Send, SendAfresh, WaitAndLoad};
+        use Event::{Done, Exists, Failed, Gone, LoadFailed, Loaded, Unreadable};
+        use Goal::{Create, Delete, Replace};
+        use Trace::{Absent, Applied, NotApplied, Superseded};
+        use Verdict::{Committed, OtherEpoch, OutcomeUnknown};
+
+        let other = newer(Absent, true, 1);
+        let table: &[(&str, Goal, &[Event], &[Action])] = &[
+            ("undisturbed", Replace, &[Done], &[Send, Finish(Committed)]),
+            (
+                "second attempt at once, third after waiting",
+                Replace,
+                &[
+                    other,
+                    other,
+                    Loaded { same_epoch: true },
+                    other,
+                    Loaded { same_epoch: true },
+                    Done,
+                ],
+                &[
+                    Send,
+                    Send,
+                    WaitAndLoad,
+                    Send,
+                    WaitAndLoad,
+                    Send,
+                    Finish(Committed),
+                ],
+            ),
+            (
+                "logged out meanwhile",
+                Replace,
+                &[Gone],
+                &[Send, Finish(Verdict::Gone)],
+            ),
+            (
+                "logged out between attempts",
+                Replace,
+                &[other, other, Gone],
+                &[Send, Send, WaitAndLoad, Finish(Verdict::Gone)],
+            ),
+            (
+                "rotated meanwhile",
+                Replace,
+                &[newer(Absent, false, 1)],
+                &[Send, Finish(OtherEpoch)],
+            ),
+            (
+                "rotated while waiting",
+                Replace,
+                &[other, other, Loaded { same_epoch: false }],
+                &[Send, Send, WaitAndLoad, Finish(OtherEpoch)],
+            ),
+            (
+                "garbage in its place",
+                Replace,
+                &[Unreadable],
+                &[Send, Finish(Verdict::Unreadable)],
+            ),
+            (
+                "the answer was lost, the commit was not",
+                Replace,
+                &[Failed(Unknown), newer(Applied, true, 1)],
+                &[Send, Resend, Finish(Committed)],
+            ),
+            (
+                "our own rotation, answer lost",
+                Replace,
+                &[Failed(Unknown), newer(Applied, false, 1)],
+                &[Send, Resend, Finish(Committed)],
+            ),
+            (
+                "lost, then others committed, at most eight",
+                Replace,
+                &[Failed(Unknown), newer(Absent, true, 8), Done],
+                &[Send, Resend, Send, Finish(Committed)],
+            ),
+            (
+                "lost, then nine others: cannot be known",
+                Replace,
+                &[Failed(Unknown), newer(Absent, true, 9)],
+                &[Send, Resend, Finish(OutcomeUnknown)],
+            ),
+            (
+                "nine others and nothing lost",
+                Replace,
+                &[newer(Absent, true, 9), Done],
+                &[Send, Send, Finish(Committed)],
+            ),
+            (
+                "lost, an older id of ours is a proof at any distance",
+                Replace,
+                &[Failed(Unknown), newer(NotApplied, true, 9), Done],
+                &[Send, Resend, Send, Finish(Committed)],
+            ),
+            (
+                "lost, a later id of ours hides it",
+                Replace,
+                &[Failed(Unknown), newer(Superseded, true, 2)],
+                &[Send, Resend, Finish(OutcomeUnknown)],
+            ),
+            (
+                "lost, and the session is gone",
+                Replace,
+                &[Failed(Unknown), Gone],
+                &[Send, Resend, Finish(OutcomeUnknown)],
+            ),
+            (
+                "lost, and another epoch: refused only if not applied",
+                Replace,
+                &[Failed(Unknown), newer(Absent, false, 9)],
+                &[Send, Resend, Finish(OutcomeUnknown)],
+            ),
+            (
+                "no answer three times",
+                Replace,
+                &[Failed(Unknown); 3],
+                &[Send, Resend, Resend, Finish(OutcomeUnknown)],
+            ),
+            (
+                "not reached three times",
+                Replace,
+                &[Failed(Unavailable); 3],
+                &[Send, Resend, Resend, Finish(Verdict::Failed)],
+            ),
+            (
+                "the store says no",
+                Replace,
+                &[Failed(Refused)],
+                &[Send, Finish(Verdict::Failed)],
+            ),
+            (
+                "lost, then a no: the first may have been applied",
+                Replace,
+                &[Failed(Unknown), Failed(Refused), Done],
+                &[Send, Resend, Resend, Finish(Committed)],
+            ),
+            (
+                "not reached after a loss does not make it certain",
+                Replace,
+                &[Failed(Unknown), Failed(Unavailable), Failed(Unavailable)],
+                &[Send, Resend, Resend, Finish(OutcomeUnknown)],
+            ),
+            (
+                "a fresh record that cannot be read leaves nothing in doubt",
+                Replace,
+                &[other, other, LoadFailed, LoadFailed, LoadFailed],
+                &[
+                    Send,
+                    Send,
+                    WaitAndLoad,
+                    WaitAndLoad,
+                    WaitAndLoad,
+                    Finish(Verdict::Failed),
+                ],
+            ),
+            ("created", Create, &[Done], &[Send, Finish(Committed)]),
+            (
+                "a creation without an answer takes a fresh handle",
+                Create,
+                &[Failed(Unknown), Done],
+                &[Send, SendAfresh, Finish(Committed)],
+            ),
+            (
+                "a creation never answered has changed nothing visible",
+                Create,
+                &[Failed(Unknown); 3],
+                &[Send, SendAfresh, SendAfresh, Finish(Verdict::Failed)],
+            ),
+            (
+                "a handle that is taken",
+                Create,
+                &[Exists, Done],
+                &[Send, SendAfresh, Finish(Committed)],
+            ),
+            ("deleted", Delete, &[Done], &[Send, Finish(Committed)]),
+            (
+                "deleted by somebody else",
+                Delete,
+                &[Gone],
+                &[Send, Finish(Committed)],
+            ),
+            (
+                "deleting again does no harm",
+                Delete,
+                &[Failed(Unknown), Done],
+                &[Send, Resend, Finish(Committed)],
+            ),
+            (
+                "cannot be deleted",
+                Delete,
+                &[Failed(Unknown); 3],
+                &[Send, Resend, Resend, Finish(Verdict::Failed)],
+            ),
+            (
+                "may not be deleted",
+                Delete,
+                &[Failed(Refused)],
+                &[Send, Finish(Verdict::Failed)],
+            ),
+        ];
+        for (name, goal, events, actions) in table {
+            assert_eq!(play(*goal, events), *actions, "{name}");
+        }
+    }
+
+    #[test]
+    fn after_the_deadline_nothing_is_sent_and_nothing_is_guessed() {
+        let fresh = State {
+            attempts: 1,
+            ..State::new(Goal::Replace)
+        };
+        let lost = State {
+            unresolved: true,
+            ..fresh
+        };
+        let other = newer(Trace::Absent, true, 1);
+        for (state, event, verdict) in [
+            (State::new(Goal::Replace), Event::Begin, Verdict::Conflict),
+            (fresh, other, Verdict::Conflict),
+            (fresh, Event::Loaded { same_epoch: true }, Verdict::Conflict),
+            (fresh, Event::Failed(Unavailable), Verdict::Failed),
+            (fresh, Event::Failed(Unknown), Verdict::OutcomeUnknown),
+            (lost, Event::Begin, Verdict::OutcomeUnknown),
+            (lost, Event::Failed(Refused), Verdict::OutcomeUnknown),
+            (lost, newer(Trace::Applied, true, 1), Verdict::Committed),
+            (lost, other, Verdict::Conflict),
+            (fresh, Event::Done, Verdict::Committed),
+        ] {
+            assert_eq!(
+                step(state, event, true).1,
+                Action::Finish(verdict),
+                "{state:?} {event:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_commit_taken_up_again_sends_the_same_bytes_first() {
+        let (lost, _) = step(State::new(Goal::Replace), Event::Begin, false);
+        let (lost, _) = step(lost, Event::Failed(Unknown), true);
+        let (again, action) = step(lost, Event::Begin, false);
+        assert_eq!(action, Action::Resend);
+        assert_eq!(
+            step(again, newer(Trace::NotApplied, true, 3), false).1,
+            Action::Send
+        );
+    }
+}

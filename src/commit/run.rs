@@ -1,0 +1,384 @@
+//! Carries out what [`decide`](super::decide) says, over any store.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
+use crate::change::{ChangeLog, Circumstances};
+use crate::error::{Gone, SessionError};
+use crate::fingerprint::Fingerprinting;
+use crate::lifetime::{to_millis, ttl};
+use crate::record::{CommitId, Epoch, Record, Version};
+use crate::store::{
+    AnyStore, Created, Deleted, Durability, Freshness, Replaced, StoreError, Stored, Write,
+};
+use crate::token::{Handle, Token};
+
+/// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// What a commit needs to know of the layer and the request.
+pub(crate) struct Terms<'a> {
+    pub(crate) store: &'a dyn AnyStore,
+    pub(crate) cookie: &'a str,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) absolute_timeout: Duration,
+    pub(crate) max_size: usize,
+    pub(crate) fingerprinting: Fingerprinting,
+    pub(crate) network: Option<&'a str>,
+}
+
+impl Terms<'_> {
+    pub(crate) fn circumstances(&self) -> Circumstances {
+        let bind = self.fingerprinting != Fingerprinting::Off;
+        Circumstances {
+            now: to_millis(self.store.now()),
+            absolute_timeout: self.absolute_timeout,
+            network: self.network.filter(|_| bind).map(str::to_owned),
+        }
+    }
+}
+
+/// A session as it was last read from or written to the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) token: Token,
+    pub(crate) stored: Stored,
+    pub(crate) record: Arc<Record>,
+}
+
+/// One log on its way into the store; whole, so that one whose outcome is unknown can be taken up again.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    base: Option<Base>,
+    log: ChangeLog,
+    id: CommitId,
+    state: State,
+    sent: Option<Sent>,
+}
+
+/// The bytes that were sent last, and what they mean.
+#[derive(Debug)]
+struct Sent {
+    token: Token,
+    value: Bytes,
+    ttl: Duration,
+    record: Arc<Record>,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The changes are in the store, once; so is this session.
+    Committed { base: Box<Base>, attempts: u32 },
+    /// Nothing was written; these are the changes.
+    Failed { log: ChangeLog, error: SessionError },
+    /// The changes may be in the store.
+    Unknown(Box<Commit>),
+}
+
+impl Commit {
+    /// A commit of `log` onto `base`, or into a new session.
+    pub(crate) fn new(base: Option<Base>, log: ChangeLog, id: CommitId) -> Self {
+        let goal = if base.is_some() {
+            Goal::Replace
+        } else {
+            Goal::Create
+        };
+        Self {
+            base,
+            log,
+            id,
+            state: State::new(goal),
+            sent: None,
+        }
+    }
+
+    /// Runs to a verdict. Must not be dropped half-way: the changes would be in the store or not, and nobody would know.
+    pub(crate) async fn run(mut self, terms: &Terms<'_>, deadline: Instant) -> Ended {
+        let mut event = Event::Begin;
+        let mut failure = None;
+        loop {
+            let (state, action) = step(self.state, event, Instant::now() >= deadline);
+            self.state = state;
+            event = match action {
+                Action::Send | Action::SendAfresh => match self.seal(terms) {
+                    Ok(sent) => {
+                        self.sent = Some(sent);
+                        self.send(terms, deadline, &mut failure).await
+                    }
+                    Err(error) => {
+                        return Ended::Failed {
+                            log: self.log,
+                            error,
+                        };
+                    }
+                },
+                Action::Resend => self.send(terms, deadline, &mut failure).await,
+                Action::WaitAndLoad => {
+                    let wait = jitter(self.state.attempts());
+                    tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
+                    self.load(terms, deadline, &mut failure).await
+                }
+                Action::Finish(verdict) => return self.end(verdict, failure),
+            };
+        }
+    }
+
+    /// Does the changes to the record at hand and makes bytes of the result.
+    fn seal(&self, terms: &Terms<'_>) -> Result<Sent, SessionError> {
+        let circumstances = terms.circumstances();
+        let now = circumstances.now;
+        let (mut record, token) = match &self.base {
+            Some(base) => {
+                let mut record = self.log.replay(&base.record, &circumstances)?;
+                record.version = base.record.version.next();
+                let secret = self.log.new_secret().unwrap_or(&base.token.secret).clone();
+                (
+                    record,
+                    Token {
+                        handle: base.token.handle,
+                        secret,
+                    },
+                )
+            }
+            None => {
+                let mut record = self
+                    .log
+                    .replay(&Record::new(&circumstances), &circumstances)?;
+                let token = Token::random();
+                record.version = Version::first();
+                record.epoch = Epoch::random();
+                record.secret = token.secret.hash(terms.store.namespace(), terms.cookie);
+                record.retired.clear();
+                (record, token)
+            }
+        };
+        record.note_applied(self.id);
+        record.last_accessed = now;
+        if record.fingerprint.is_none() {
+            record.fingerprint = circumstances.network;
+        }
+        let ttl =
+            ttl(terms.idle_timeout, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
+        let value = record.encode().map_err(|source| SessionError::Encode {
+            key: String::new(),
+            type_name: "the session record",
+            source: Arc::new(source),
+        })?;
+        if value.len() > terms.max_size {
+            return Err(SessionError::TooLarge {
+                size: value.len(),
+                limit: terms.max_size,
+            });
+        }
+        Ok(Sent {
+            token,
+            value,
+            ttl,
+            record: Arc::new(record),
+        })
+    }
+
+    async fn send(
+        &mut self,
+        terms: &Terms<'_>,
+        deadline: Instant,
+        failure: &mut Option<StoreError>,
+    ) -> Event {
+        let Some(sent) = &self.sent else {
+            // `decide` never asks for bytes again that it has not had sent before.
+            return Event::LoadFailed;
+        };
+        let write = Write::new(&sent.value, sent.ttl);
+        let handle = &sent.token.handle;
+        let answer = match &self.base {
+            None => within(deadline, terms.store.create(handle, write))
+                .await
+                .map(|created| match created {
+                    Created::Done => Some(Replaced::Done),
+                    Created::Exists => None,
+                }),
+            Some(base) => within(deadline, terms.store.replace(handle, &base.stored, write))
+                .await
+                .map(Some),
+        };
+        match answer {
+            Ok(Some(Replaced::Done)) => Event::Done,
+            Ok(Some(Replaced::Gone)) => Event::Gone,
+            Ok(Some(Replaced::Conflict(newer))) => self.rebase(newer),
+            Ok(None) => Event::Exists,
+            Err(error) => {
+                let kind = error.kind();
+                *failure = Some(error);
+                Event::Failed(kind)
+            }
+        }
+    }
+
+    async fn load(
+        &mut self,
+        terms: &Terms<'_>,
+        deadline: Instant,
+        failure: &mut Option<StoreError>,
+    ) -> Event {
+        let Some(base) = &self.base else {
+            return Event::Gone;
+        };
+        let load = terms.store.load(&base.token.handle, Freshness::Latest);
+        match within(deadline, load).await {
+            Ok(Some(stored)) => match self.rebase(stored) {
+                Event::Conflict(newer) => Event::Loaded {
+                    same_epoch: newer.same_epoch,
+                },
+                event => event,
+            },
+            Ok(None) => Event::Gone,
+            Err(error) => {
+                *failure = Some(error);
+                Event::LoadFailed
+            }
+        }
+    }
+
+    /// Takes the newer record for the base, and tells how it relates to the one before.
+    fn rebase(&mut self, newer: Stored) -> Event {
+        let Some(base) = &mut self.base else {
+            return Event::Exists;
+        };
+        let Ok(record) = Record::decode(&newer) else {
+            return Event::Unreadable;
+        };
+        let told = Newer {
+            trace: trace(&record.applied, self.id),
+            same_epoch: record.epoch == base.record.epoch,
+            distance: record.version.distance_from(base.record.version),
+        };
+        base.stored = newer;
+        base.record = Arc::new(record);
+        Event::Conflict(told)
+    }
+
+    fn end(self, verdict: Verdict, failure: Option<StoreError>) -> Ended {
+        let attempts = self.state.attempts();
+        let error = match verdict {
+            Verdict::Committed => match self.committed() {
+                Some(base) => {
+                    return Ended::Committed {
+                        base: Box::new(base),
+                        attempts,
+                    };
+                }
+                None => {
+                    return Ended::Failed {
+                        log: ChangeLog::default(),
+                        error: SessionError::OutcomeUnknown,
+                    };
+                }
+            },
+            Verdict::OutcomeUnknown => return Ended::Unknown(Box::new(self)),
+            Verdict::Gone => SessionError::Gone(Gone::Ended),
+            Verdict::OtherEpoch => SessionError::Gone(Gone::Rotated),
+            Verdict::Unreadable => SessionError::Gone(Gone::Unreadable),
+            Verdict::Conflict => SessionError::Conflict { attempts },
+            Verdict::Failed => SessionError::Store(
+                failure.unwrap_or_else(|| StoreError::unavailable("the session store failed")),
+            ),
+        };
+        Ended::Failed {
+            log: self.log,
+            error,
+        }
+    }
+
+    /// The session as it is in the store now.
+    fn committed(self) -> Option<Base> {
+        let sent = self.sent?;
+        // Found applied below a newer commit, the session is what that one made of it.
+        let newer = self
+            .base
+            .filter(|base| base.record.applied.contains(&self.id));
+        Some(match newer {
+            Some(base) => Base {
+                token: sent.token,
+                ..base
+            },
+            None => Base {
+                token: sent.token,
+                stored: Stored::new(sent.value, Some(sent.ttl)),
+                record: sent.record,
+            },
+        })
+    }
+}
+
+/// Deletes a session. A deletion may be sent any number of times.
+pub(crate) async fn delete(
+    store: &dyn AnyStore,
+    handle: Handle,
+    deadline: Instant,
+) -> Result<(), StoreError> {
+    let mut state = State::new(Goal::Delete);
+    let mut event = Event::Begin;
+    let mut failure = None;
+    loop {
+        let (next, action) = step(state, event, Instant::now() >= deadline);
+        state = next;
+        match action {
+            Action::Finish(Verdict::Committed) => return Ok(()),
+            Action::Finish(_) => {
+                return Err(failure.unwrap_or_else(|| {
+                    StoreError::unavailable(
+                        "the request's time was up before the deletion was sent",
+                    )
+                }));
+            }
+            _ => {
+                event = match within(deadline, store.delete(&handle, Durability::Primary)).await {
+                    Ok(Deleted::Done) => Event::Done,
+                    Ok(Deleted::Missing) => Event::Gone,
+                    Err(error) => {
+                        let kind = error.kind();
+                        failure = Some(error);
+                        Event::Failed(kind)
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// What the record's list of last commits says of ours.
+fn trace(applied: &[CommitId], ours: CommitId) -> Trace {
+    match applied.iter().find(|id| id.writer == ours.writer) {
+        None => Trace::Absent,
+        Some(id) if id.sequence == ours.sequence => Trace::Applied,
+        Some(id) if id.sequence < ours.sequence => Trace::NotApplied,
+        Some(_) => Trace::Superseded,
+    }
+}
+
+/// Up to 2 ms after the second attempt, doubling up to 100 ms: full jitter, so that writers who met do not meet again.
+fn jitter(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(2).min(10);
+    let longest = LONGEST_WAIT.min(FIRST_WAIT * 2_u32.pow(doublings));
+    longest.mul_f64(rand::random::<f64>())
+}
+
+/// The store's answer, or an unknown outcome once the time is up.
+pub(crate) async fn within<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout_at(deadline, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(StoreError::unknown(
+            "the store did not answer within the request's budget: see `request_budget`",
+        )),
+    }
+}
