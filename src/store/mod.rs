@@ -1,0 +1,401 @@
+//! Where sessions are kept: the trait that a store implements, and the two that come with the crate.
+//!
+//! A store keeps bytes under a [`Handle`], with a version and a time to live. It knows nothing of cookies, JSON or
+//! merging, so a new one is a page of code; the suite in `sessile::conformance` (feature `conformance`) proves it.
+//!
+//! # The version
+//!
+//! The first [`Stored::VERSION_LEN`] bytes of every value are its version. [`SessionStore::replace`] writes only while
+//! the value in the store still begins with the bytes that the expected one begins with, in one atomic step. Every
+//! value ever written has a version of its own, so equal versions are equal values.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::Handle;
+use crate::error::Cause;
+
+mod memory;
+mod redis;
+
+pub use memory::{ManualClock, MemoryStore};
+pub use redis::{RedisConfig, RedisStore};
+
+/// Keeps sessions as bytes with a version and a time to live.
+///
+/// Futures may be dropped at any point; an operation whose future was dropped may still happen.
+pub trait SessionStore: Send + Sync + 'static {
+    /// The prefix of every key; it is part of the hash of a session's secret, so that a token issued for one namespace
+    /// is void in every other.
+    fn namespace(&self) -> &str;
+
+    /// The time by the store's clock, which decides when a session has reached its absolute timeout.
+    fn now(&self) -> SystemTime;
+
+    /// What this store can do, and how long a request may spend on it.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Reads a session. A key that holds something which is not bytes is [`Stored::unreadable`], not an error.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the kind does not matter, since nothing is changed.
+    fn load(
+        &self,
+        key: &Handle,
+        want: Freshness,
+    ) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
+
+    /// Writes a session that must not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`StoreError`] whose kind tells whether the write may have happened.
+    fn create(
+        &self,
+        key: &Handle,
+        write: Write<'_>,
+    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+
+    /// Replaces a session if its version is still that of `expected`; must never create one.
+    ///
+    /// # Errors
+    ///
+    /// A [`StoreError`] whose kind tells whether the write may have happened.
+    fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> impl Future<Output = Result<Replaced, StoreError>> + Send;
+
+    /// Sets the time to live and leaves the value alone.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; a renewal that is missed is made up for by the next request.
+    fn touch(
+        &self,
+        key: &Handle,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
+
+    /// Deletes a session, whatever its version.
+    ///
+    /// # Errors
+    ///
+    /// A [`StoreError`]; the caller sends the deletion again, which does no harm.
+    fn delete(
+        &self,
+        key: &Handle,
+        durability: Durability,
+    ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+}
+
+/// What a store can do.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// How long one request may spend on this store in all, its load and its commits together. 1 s by default.
+    pub request_budget: Duration,
+}
+
+impl Capabilities {
+    /// The least a store can do.
+    pub fn new() -> Self {
+        Self {
+            request_budget: Duration::from_secs(1),
+        }
+    }
+
+    /// Sets how long one request may spend on this store in all.
+    #[must_use]
+    pub fn with_request_budget(mut self, budget: Duration) -> Self {
+        self.request_budget = budget;
+        self
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How new a loaded session must be.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// A copy kept near the application will do, if the store keeps one.
+    Recent,
+    /// The value that the next compare-and-set would meet.
+    Latest,
+}
+
+/// How far a write must have spread before it counts as done.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The primary has it in memory.
+    #[default]
+    Primary,
+}
+
+/// A session as the store has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stored {
+    value: Bytes,
+    time_left: Option<Duration>,
+}
+
+impl Stored {
+    /// How many bytes at the start of a value are its version.
+    pub const VERSION_LEN: usize = 29;
+
+    /// A value and the time it has left; `None` if it would live for ever.
+    pub fn new(value: impl Into<Bytes>, time_left: Option<Duration>) -> Self {
+        Self {
+            value: value.into(),
+            time_left,
+        }
+    }
+
+    /// Something is stored under the key that is not a string of bytes.
+    pub fn unreadable() -> Self {
+        Self {
+            value: Bytes::new(),
+            time_left: None,
+        }
+    }
+
+    /// The value, beginning with its version.
+    pub fn value(&self) -> &Bytes {
+        &self.value
+    }
+
+    /// The time until the store drops it; `None` if never.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.time_left
+    }
+
+    /// The bytes that [`SessionStore::replace`] compares.
+    pub fn version(&self) -> &[u8] {
+        &self.value[..Self::VERSION_LEN.min(self.value.len())]
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored")
+            .field("bytes", &self.value.len())
+            .field("time_left", &self.time_left)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be written.
+#[non_exhaustive]
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    /// The whole value, beginning with its version.
+    pub value: &'a Bytes,
+    /// The time to live; never zero.
+    pub ttl: Duration,
+    /// How far it must have spread.
+    pub durability: Durability,
+}
+
+impl<'a> Write<'a> {
+    /// A write that counts as done once the primary has it.
+    pub fn new(value: &'a Bytes, ttl: Duration) -> Self {
+        Self {
+            value,
+            ttl,
+            durability: Durability::Primary,
+        }
+    }
+}
+
+impl fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Write")
+            .field("bytes", &self.value.len())
+            .field("ttl", &self.ttl)
+            .field("durability", &self.durability)
+            .finish()
+    }
+}
+
+/// What became of [`SessionStore::create`].
+#[must_use]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "complete: the key was free or it was not"
+)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The session is stored.
+    Done,
+    /// Another one has the handle; it was left alone.
+    Exists,
+}
+
+/// What became of [`SessionStore::replace`].
+#[must_use]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "complete: equal, different or absent"
+)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The new value is stored.
+    Done,
+    /// The stored value has another version: this one. It was left alone.
+    Conflict(Stored),
+    /// Nothing is stored under the handle; nothing was created.
+    Gone,
+}
+
+/// What became of [`SessionStore::touch`].
+#[must_use]
+#[allow(clippy::exhaustive_enums, reason = "complete: there or not")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// The time to live is set.
+    Done,
+    /// Nothing is stored under the handle.
+    Gone,
+}
+
+/// What became of [`SessionStore::delete`].
+#[must_use]
+#[allow(clippy::exhaustive_enums, reason = "complete: there or not")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// The session was stored and is not any more.
+    Done,
+    /// Nothing was stored under the handle.
+    Missing,
+}
+
+/// Whether a failed operation may have changed the store. The commit protocol decides by this alone.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// Nothing was sent: the store was not reached.
+    Unavailable,
+    /// The store said no, and changed nothing.
+    Refused,
+    /// It was sent and no answer came: it may have been done, or be done later.
+    Unknown,
+}
+
+/// A failure of the store.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    message: String,
+    source: Option<Cause>,
+}
+
+impl StoreError {
+    /// Nothing was sent.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StoreErrorKind::Unavailable, message.into())
+    }
+
+    /// The store said no.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(StoreErrorKind::Refused, message.into())
+    }
+
+    /// Sent, and not answered.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StoreErrorKind::Unknown, message.into())
+    }
+
+    fn new(kind: StoreErrorKind, message: String) -> Self {
+        Self {
+            kind,
+            message,
+            source: None,
+        }
+    }
+
+    /// Adds the cause. It must name no value and no token.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Whether the operation may have happened.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// [`SessionStore`] behind a pointer, so that layer, service and session need no type parameter.
+pub(crate) trait AnyStore: Send + Sync {
+    fn namespace(&self) -> &str;
+    fn now(&self) -> SystemTime;
+    fn capabilities(&self) -> Capabilities;
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>>;
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created>;
+    fn replace<'a>(
+        &'a self,
+        key: &'a Handle,
+        expected: &'a Stored,
+        write: Write<'a>,
+    ) -> Answer<'a, Replaced>;
+    fn touch<'a>(&'a self, key: &'a Handle, ttl: Duration) -> Answer<'a, Touched>;
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
+}
+
+impl<S: SessionStore> AnyStore for S {
+    fn namespace(&self) -> &str {
+        SessionStore::namespace(self)
+    }
+
+    fn now(&self) -> SystemTime {
+        SessionStore::now(self)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        SessionStore::capabilities(self)
+    }
+
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>> {
+        Box::pin(SessionStore::load(self, key, want))
+    }
+
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created> {
+        Box::pin(SessionStore::create(self, key, write))
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a Handle,
+        expected: &'a Stored,
+        write: Write<'a>,
+    ) -> Answer<'a, Replaced> {
+        Box::pin(SessionStore::replace(self, key, expected, write))
+    }
+
+    fn touch<'a>(&'a self, key: &'a Handle, ttl: Duration) -> Answer<'a, Touched> {
+        Box::pin(SessionStore::touch(self, key, ttl))
+    }
+
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted> {
+        Box::pin(SessionStore::delete(self, key, durability))
+    }
+}

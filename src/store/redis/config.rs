@@ -1,0 +1,231 @@
+//! What can be configured of a Redis store, and what can be wrong with it.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::io::tcp::TcpSettings;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use serde::Deserialize;
+
+use crate::config::{ConfigError, check_duration, duration};
+
+/// The settings of a [`RedisStore`](crate::RedisStore).
+///
+/// ```
+/// use std::time::Duration;
+/// use sessile::RedisConfig;
+///
+/// let mut config = RedisConfig::new("redis://127.0.0.1:6379/");
+/// config.key_prefix = "shop:session:".to_owned();
+/// config.command_timeout = Duration::from_millis(200);
+/// ```
+///
+/// It is a serde type: durations are written as `"500ms"`, and what is left out has its default.
+#[non_exhaustive]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisConfig {
+    /// Where the server is: `redis://user:password@host:port/database`, or `unix:///path/to/socket`. By default
+    /// `redis://127.0.0.1:6379/`.
+    pub url: String,
+    /// What every key begins with; `sessile:` by default. Letters, digits, `_`, `-` and `:`. Applications that share a
+    /// server need prefixes of their own.
+    pub key_prefix: String,
+    /// How many connections are kept open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
+    /// little: one connection carries tens of thousands of requests a second.
+    #[doc(alias = "max_connections")]
+    pub pool_size: u32,
+    /// How long connecting, with log-in, may take, and how long a request waits for a connection; 1 s by default.
+    #[serde(with = "duration")]
+    pub connection_timeout: Duration,
+    /// How long the server may take to answer one command; 500 ms by default, and never more than `request_budget`.
+    #[serde(with = "duration")]
+    pub command_timeout: Duration,
+    /// How long one request may spend on the store in all, its load and its commits together; 1 s by default.
+    #[serde(with = "duration")]
+    pub request_budget: Duration,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379/".to_owned(),
+            key_prefix: "sessile:".to_owned(),
+            pool_size: 4,
+            connection_timeout: Duration::from_secs(1),
+            command_timeout: Duration::from_millis(500),
+            request_budget: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Shows where the server is, without user and password.
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("url", &without_login(&self.url))
+            .field("key_prefix", &self.key_prefix)
+            .field("pool_size", &self.pool_size)
+            .field("connection_timeout", &self.connection_timeout)
+            .field("command_timeout", &self.command_timeout)
+            .field("request_budget", &self.request_budget)
+            .finish()
+    }
+}
+
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+impl RedisConfig {
+    /// The default settings for the server at this URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Says what cannot work, or how to connect.
+    pub(super) fn check(&self) -> Result<ConnectionInfo, ConfigError> {
+        for (setting, value) in [
+            ("connection_timeout", self.connection_timeout),
+            ("command_timeout", self.command_timeout),
+            ("request_budget", self.request_budget),
+        ] {
+            check_duration(setting, value, SHORTEST, LONGEST)?;
+        }
+        if self.command_timeout > self.request_budget {
+            let advice = format!(
+                "it is more than request_budget = {:?}, so it could never be used up: lower it, or raise the budget",
+                self.request_budget
+            );
+            return Err(ConfigError::invalid(
+                "command_timeout",
+                self.command_timeout,
+                advice,
+            ));
+        }
+        if !(1..=1024).contains(&self.pool_size) {
+            let advice = "write a number of connections from 1 to 1024, such as 4";
+            return Err(ConfigError::invalid("pool_size", self.pool_size, advice));
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte);
+        if !(1..=128).contains(&self.key_prefix.len()) || !self.key_prefix.bytes().all(plain) {
+            let advice = "write 1 to 128 letters, digits, `_`, `-` or `:`, such as \"sessile:\"";
+            return Err(ConfigError::invalid("key_prefix", &self.key_prefix, advice));
+        }
+        self.connection_info()
+    }
+
+    fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
+        let invalid = |advice: &str| ConfigError::invalid("url", without_login(&self.url), advice);
+        if self.url.starts_with("rediss:") {
+            return Err(invalid(
+                "TLS is not supported: write `redis://host:port/database`",
+            ));
+        }
+        let info = self.url.as_str().into_connection_info().map_err(|_| {
+            invalid("write `redis://user:password@host:port/database` or `unix:///path/to/socket`; encode `@`, `:` and `/` in a password as %40, %3A and %2F")
+        })?;
+        if !matches!(
+            info.addr(),
+            ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)
+        ) {
+            return Err(invalid(
+                "write `redis://host:port/database` or `unix:///path/to/socket`",
+            ));
+        }
+        let tcp = TcpSettings::default().set_nodelay(true);
+        // The kernel then gives up a connection whose other end is gone, instead of waiting for a quarter of an hour.
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
+        let tcp = tcp.set_user_timeout(self.command_timeout * 4);
+        Ok(info.set_tcp_settings(tcp))
+    }
+}
+
+/// The URL with user and password left out, whatever it is.
+fn without_login(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return if url.contains('@') {
+            "…".to_owned()
+        } else {
+            url.to_owned()
+        };
+    };
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    // Unix sockets carry the password in the query.
+    let rest = rest.split_once('?').map_or(rest, |(path, _)| path);
+    format!("{scheme}://{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_work_is_named_with_what_to_write_instead() {
+        let good = RedisConfig::default();
+        good.check().unwrap();
+        RedisConfig::new("unix:///run/redis.sock").check().unwrap();
+        type Case = (&'static str, fn(&mut RedisConfig));
+        let cases: [Case; 14] = [
+            ("url", |c| c.url = String::new()),
+            ("url", |c| c.url = "localhost:6379".into()),
+            ("url", |c| c.url = "http://localhost/".into()),
+            ("url", |c| c.url = "redis://localhost:x/".into()),
+            ("url", |c| c.url = "redis://localhost/notanumber".into()),
+            ("url", |c| c.url = "rediss://localhost/".into()),
+            ("key_prefix", |c| c.key_prefix = String::new()),
+            ("key_prefix", |c| c.key_prefix = "a{b}".into()),
+            ("key_prefix", |c| c.key_prefix = "a*".into()),
+            ("key_prefix", |c| c.key_prefix = "x".repeat(129)),
+            ("pool_size", |c| c.pool_size = 0),
+            ("command_timeout", |c| c.command_timeout = Duration::ZERO),
+            ("command_timeout", |c| {
+                c.command_timeout = Duration::from_secs(2)
+            }),
+            ("connection_timeout", |c| {
+                c.connection_timeout = Duration::MAX
+            }),
+        ];
+        for (expected, change) in cases {
+            let mut config = good.clone();
+            change(&mut config);
+            let error = config.check().unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+        let mut slow = good;
+        slow.command_timeout = Duration::from_secs(2);
+        let text = slow.check().unwrap_err().to_string();
+        assert!(text.contains("request_budget = 1s"), "{text}");
+    }
+
+    #[test]
+    fn no_password_is_ever_shown() {
+        for url in [
+            "redis://mia:s3cret@host:6379/0",
+            "redis://mia:s3@cret@host:6379/x",
+            "redis+unix:///run/redis.sock?pass=s3cret&db=1",
+            "rediss://:s3cret@host",
+            "s3cret@host",
+        ] {
+            let config = RedisConfig::new(url);
+            let shown = format!("{config:?}");
+            assert!(!shown.contains("s3"), "{shown}");
+            if let Err(error) = config.check() {
+                assert!(!format!("{error} {error:?}").contains("s3"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn it_can_be_read_from_a_file() {
+        let json = r#"{"url": "redis://h/", "command_timeout": "200ms", "pool_size": 2}"#;
+        let config: RedisConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.command_timeout, Duration::from_millis(200));
+        assert_eq!(
+            (config.pool_size, config.key_prefix.as_str()),
+            (2, "sessile:")
+        );
+    }
+}

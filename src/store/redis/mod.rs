@@ -1,0 +1,359 @@
+//! Sessions in Redis or Valkey, one string each.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bb8_redis::bb8::ManageConnection as _;
+use bytes::Bytes;
+use redis::{ErrorKind, RedisError, Value};
+
+use super::{
+    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, StoreError,
+    Stored, Touched, Write,
+};
+use crate::Handle;
+use crate::config::ConfigError;
+
+mod config;
+mod pool;
+mod script;
+
+pub use config::RedisConfig;
+use pool::{Connections, Failed, Manager, Request};
+use script::Script;
+
+/// Keeps sessions in Redis (from 6.2) or Valkey, for any number of nodes.
+///
+/// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the
+/// connections.
+///
+/// # Redis
+///
+/// | operation | commands | round trips |
+/// |---|---|---|
+/// | load | `GET`, `PTTL` in one pipeline | 1 |
+/// | create | `SET … NX PX` | 1 |
+/// | replace | `EVALSHA`: `GETRANGE`, `SET … PX`; `EVAL` where the script is not known yet | 1 |
+/// | renew | `PEXPIRE` | 1, beside the handler |
+/// | delete | `UNLINK` | 1 |
+///
+/// The user needs these permissions and no more, on its own keys:
+/// `+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time`, with `+select` for another database than 0.
+#[derive(Clone)]
+#[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
+pub struct RedisStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connections: Connections,
+    script: Script,
+    config: RedisConfig,
+    address: Arc<str>,
+}
+
+impl RedisStore {
+    /// Connects to the server at this URL, with the default settings.
+    ///
+    /// # Redis
+    ///
+    /// `TIME` on each connection, and once the commands that only read, on a key that does not exist.
+    ///
+    /// # Errors
+    ///
+    /// - [`ConfigError::Invalid`]: the URL is none.
+    /// - [`ConfigError::Connect`]: the server was not reached, or does not let this user do what is needed. It names host,
+    ///   port and cause.
+    #[doc(alias = "connect")]
+    pub async fn from_url(url: impl Into<String>) -> Result<Self, ConfigError> {
+        Self::from_config(RedisConfig::new(url)).await
+    }
+
+    /// Connects with settings of your own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_url`](Self::from_url), and [`ConfigError::Invalid`] for a setting that cannot work.
+    pub async fn from_config(config: RedisConfig) -> Result<Self, ConfigError> {
+        let info = config.check()?;
+        let address = info.addr().to_string();
+        let failed = |error: RedisError| connect_error(&address, &config, error);
+        let manager = Manager::new(info, config.connection_timeout).map_err(failed)?;
+        drop(manager.connect().await.map_err(failed)?);
+        let store = Self::lazy(config)?;
+        store.probe().await?;
+        Ok(store)
+    }
+
+    /// A store that connects in the background, for an application that must start although Redis is away. Until it is
+    /// there, requests with a session cookie get 503.
+    ///
+    /// # Errors
+    ///
+    /// - [`ConfigError::Invalid`]: a setting cannot work.
+    /// - [`ConfigError::NoRuntime`]: it was called outside of a tokio runtime.
+    pub fn lazy(config: RedisConfig) -> Result<Self, ConfigError> {
+        let info = config.check()?;
+        let address: Arc<str> = info.addr().to_string().into();
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ConfigError::NoRuntime);
+        }
+        let manager = Manager::new(info, config.connection_timeout)
+            .map_err(|error| connect_error(&address, &config, error))?;
+        let connections = Connections::new(manager, Arc::clone(&address), &config);
+        let inner = Inner {
+            connections,
+            script: Script::new(),
+            config,
+            address,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Does once what requests will do, to a key that does not exist, so that a missing permission shows at the start.
+    async fn probe(&self) -> Result<(), ConfigError> {
+        let key = format!("{}probe", self.inner.config.key_prefix);
+        let script = self.inner.script.call(false, &key, &[b"none", b"", b"1"]);
+        let mut get = redis::cmd("GET");
+        get.arg(&key);
+        let mut pttl = redis::cmd("PTTL");
+        pttl.arg(&key);
+        for command in [get, pttl, script] {
+            if let Err(failed) = self
+                .inner
+                .connections
+                .send_idempotent(&Request::Command(&command))
+                .await
+            {
+                return Err(ConfigError::Connect {
+                    address: self.inner.address.to_string(),
+                    advice: advice(failed.code.as_deref(), &failed.error),
+                    source: Arc::new(failed.error),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, handle: &Handle) -> String {
+        format!("{}{handle}", self.inner.config.key_prefix)
+    }
+}
+
+fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
+    let advice = if error.is_connection_refusal() {
+        "nothing listens there (connection refused): start the server, or correct `url`".to_owned()
+    } else if error.is_timeout() {
+        let waited = config.connection_timeout;
+        format!(
+            "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between?"
+        )
+    } else if error.kind() == ErrorKind::AuthenticationFailed {
+        "the server refused user name or password: correct them in `url`".to_owned()
+    } else {
+        advice(error.code(), &error)
+    };
+    ConfigError::Connect {
+        address: address.to_owned(),
+        advice,
+        source: Arc::new(error),
+    }
+}
+
+/// What to do about something the server said.
+fn advice(code: Option<&str>, error: &dyn std::error::Error) -> String {
+    let said = error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string);
+    match code {
+        Some("NOPERM") => format!(
+            "{said}: grant the user `+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time` on keys that begin with `key_prefix`"
+        ),
+        Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
+        _ => format!("{said}: correct `url`, or look at the server's log"),
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionStore for RedisStore {
+    fn namespace(&self) -> &str {
+        &self.inner.config.key_prefix
+    }
+
+    fn now(&self) -> SystemTime {
+        self.inner.connections.now()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_request_budget(self.inner.config.request_budget)
+    }
+
+    async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
+        let key = self.key(key);
+        let mut pipeline = redis::pipe();
+        pipeline
+            .cmd("GET")
+            .arg(&key)
+            .cmd("PTTL")
+            .arg(&key)
+            .ignore_errors();
+        let answer = self
+            .inner
+            .connections
+            .send_idempotent(&Request::Pipeline(&pipeline))
+            .await?;
+        let Value::Array(answers) = answer else {
+            return Err(odd("GET"));
+        };
+        match <[Value; 2]>::try_from(answers) {
+            Ok([value, left]) => stored(value, &left),
+            Err(_) => Err(odd("GET")),
+        }
+    }
+
+    async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        let mut command = redis::cmd("SET");
+        command
+            .arg(self.key(key))
+            .arg(&write.value[..])
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(write.ttl));
+        match self
+            .inner
+            .connections
+            .send(&Request::Command(&command))
+            .await?
+        {
+            Value::Okay => Ok(Created::Done),
+            Value::Nil => Ok(Created::Exists),
+            _ => Err(odd("SET")),
+        }
+    }
+
+    async fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> Result<Replaced, StoreError> {
+        let key = self.key(key);
+        let ttl = millis(write.ttl).to_string();
+        let arguments = [expected.version(), &write.value[..], ttl.as_bytes()];
+        let answer = self
+            .inner
+            .script
+            .run(&self.inner.connections, &key, &arguments)
+            .await;
+        match answer {
+            Ok(Value::Int(1)) => Ok(Replaced::Done),
+            Ok(Value::Int(0)) => Ok(Replaced::Gone),
+            Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
+                Ok([value, left]) => {
+                    Ok(stored(value, &left)?.map_or(Replaced::Gone, Replaced::Conflict))
+                }
+                Err(_) => Err(odd("EVALSHA")),
+            },
+            Ok(_) => Err(odd("EVALSHA")),
+            Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Conflict(Stored::unreadable())),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    async fn touch(&self, key: &Handle, ttl: Duration) -> Result<Touched, StoreError> {
+        let mut command = redis::cmd("PEXPIRE");
+        command.arg(self.key(key)).arg(millis(ttl));
+        match self
+            .inner
+            .connections
+            .send_idempotent(&Request::Command(&command))
+            .await?
+        {
+            Value::Int(1) => Ok(Touched::Done),
+            Value::Int(0) => Ok(Touched::Gone),
+            _ => Err(odd("PEXPIRE")),
+        }
+    }
+
+    async fn delete(&self, key: &Handle, _: Durability) -> Result<Deleted, StoreError> {
+        let mut command = redis::cmd("UNLINK");
+        command.arg(self.key(key));
+        match self
+            .inner
+            .connections
+            .send_idempotent(&Request::Command(&command))
+            .await?
+        {
+            Value::Int(0) => Ok(Deleted::Missing),
+            Value::Int(_) => Ok(Deleted::Done),
+            _ => Err(odd("UNLINK")),
+        }
+    }
+}
+
+/// What GET and PTTL said.
+fn stored(value: Value, left: &Value) -> Result<Option<Stored>, StoreError> {
+    let value = match value {
+        Value::BulkString(value) => Bytes::from(value),
+        Value::Nil => return Ok(None),
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => {
+            return Ok(Some(Stored::unreadable()));
+        }
+        Value::ServerError(error) => {
+            let message = format!("Redis refused GET with {}", error.code());
+            return Err(StoreError::refused(message).with_source(RedisError::from(error)));
+        }
+        _ => return Err(odd("GET")),
+    };
+    let left = match left {
+        Value::Int(-1) => None,
+        // It expired between the two commands.
+        Value::Int(-2) => return Ok(None),
+        Value::Int(left) => Some(Duration::from_millis(
+            u64::try_from(*left).unwrap_or_default(),
+        )),
+        _ => return Err(odd("PTTL")),
+    };
+    Ok(Some(Stored::new(value, left)))
+}
+
+/// Redis takes whole milliseconds, and deletes the key at zero.
+fn millis(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_millis())
+        .unwrap_or(u64::MAX)
+        .clamp(1, i64::MAX as u64 / 2)
+}
+
+fn is_wrong_type(failed: &Failed) -> bool {
+    failed.code.as_deref() == Some("WRONGTYPE")
+}
+
+/// An answer that no Redis gives: something else speaks its protocol there.
+fn odd(command: &str) -> StoreError {
+    StoreError::unknown(format!(
+        "the answer to {command} is none that Redis gives: is a proxy between?"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_is_never_zero_and_never_too_large() {
+        assert_eq!(millis(Duration::ZERO), 1);
+        assert_eq!(millis(Duration::from_micros(1)), 1);
+        assert_eq!(millis(Duration::from_secs(1800)), 1_800_000);
+        assert!(millis(Duration::MAX) < i64::MAX as u64);
+    }
+}

@@ -1,0 +1,345 @@
+//! Connections to Redis: a few sockets, each shared by many requests, replaced when they are no good any more.
+//!
+//! bb8 keeps them, with a manager of our own: bb8-redis's sets no timeout, sends a PING at every check-out, and never
+//! finds a connection broken. A connection is multiplexed, so it is cloned out of bb8's guard, which is given back at
+//! once; bb8 is in effect a list of sockets that is walked in turn.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, RunError};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
+};
+use tokio::sync::Notify;
+
+use super::RedisConfig;
+use crate::store::StoreError;
+
+/// A connection that does not answer this often in a row is replaced.
+const TIMEOUTS_MOST: u32 = 3;
+
+/// How many requests may wait for a slot in one connection's queue.
+const QUEUE: usize = 1024;
+
+/// One socket, shared.
+#[derive(Clone)]
+pub(super) struct Connection {
+    inner: MultiplexedConnection,
+    health: Arc<Health>,
+}
+
+struct Health {
+    /// Connections of an earlier generation than the pool's are not used any more.
+    generation: u64,
+    broken: AtomicBool,
+    timeouts: AtomicU32,
+}
+
+/// What is sent in one go.
+pub(super) enum Request<'a> {
+    Command(&'a redis::Cmd),
+    Pipeline(&'a redis::Pipeline),
+}
+
+/// Makes connections, for bb8.
+#[derive(Clone)]
+pub(super) struct Manager {
+    client: Client,
+    config: AsyncConnectionConfig,
+    timeout: Duration,
+    shared: Arc<Shared>,
+}
+
+/// What all connections of a store share.
+#[derive(Default)]
+struct Shared {
+    clock: RwLock<Option<(Instant, SystemTime)>>,
+    generation: AtomicU64,
+    failure: Mutex<Option<Arc<RedisError>>>,
+    failed: Notify,
+}
+
+/// The connections of a store.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pool: Pool<Manager>,
+    shared: Arc<Shared>,
+    address: Arc<str>,
+    command_timeout: Duration,
+    size: u32,
+}
+
+impl Manager {
+    pub(super) fn new(info: ConnectionInfo, timeout: Duration) -> Result<Self, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            // One timer around the whole command serves better than one more inside of it.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE);
+        Ok(Self {
+            client: Client::open(info)?,
+            config,
+            timeout,
+            shared: Arc::default(),
+        })
+    }
+
+    async fn open(&self) -> Result<Connection, RedisError> {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        let mut inner = self
+            .client
+            .get_multiplexed_async_connection_with_config(&self.config)
+            .await?;
+        // Proves that the server answers this user, and tells its time.
+        let (secs, micros): (u64, u32) = redis::cmd("TIME").query_async(&mut inner).await?;
+        let now = UNIX_EPOCH + Duration::new(secs, micros.saturating_mul(1000));
+        *self
+            .shared
+            .clock
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
+        let health = Health {
+            generation,
+            broken: AtomicBool::new(false),
+            timeouts: AtomicU32::new(0),
+        };
+        Ok(Connection {
+            inner,
+            health: Arc::new(health),
+        })
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = RedisError;
+
+    async fn connect(&self) -> Result<Connection, RedisError> {
+        match tokio::time::timeout(self.timeout, self.open()).await {
+            Ok(connection) => connection,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    async fn is_valid(&self, _: &mut Connection) -> Result<(), RedisError> {
+        Ok(())
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        !self.shared.is_usable(connection)
+    }
+}
+
+impl Shared {
+    fn is_usable(&self, connection: &Connection) -> bool {
+        let health = &connection.health;
+        !health.broken.load(Ordering::Acquire)
+            && health.generation >= self.generation.load(Ordering::Acquire)
+    }
+}
+
+/// Hears of connections that bb8 could not make.
+struct Failures(Arc<Shared>);
+
+impl ErrorSink<RedisError> for Failures {
+    fn sink(&self, error: RedisError) {
+        *self
+            .0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+        self.0.failed.notify_waiters();
+    }
+
+    fn boxed_clone(&self) -> Box<dyn ErrorSink<RedisError>> {
+        Box::new(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl fmt::Debug for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failures").finish_non_exhaustive()
+    }
+}
+
+impl Connections {
+    /// Opens the connections in the background. Must be called within a tokio runtime.
+    pub(super) fn new(manager: Manager, address: Arc<str>, config: &RedisConfig) -> Self {
+        let shared = Arc::clone(&manager.shared);
+        let pool = Pool::builder()
+            .max_size(config.pool_size)
+            // A pool only grows when none is idle; a connection that is cloned out is always idle.
+            .min_idle(config.pool_size)
+            .test_on_check_out(false)
+            .connection_timeout(config.connection_timeout)
+            .error_sink(Box::new(Failures(Arc::clone(&shared))))
+            .build_unchecked(manager);
+        let (command_timeout, size) = (config.command_timeout, config.pool_size);
+        Self {
+            pool,
+            shared,
+            address,
+            command_timeout,
+            size,
+        }
+    }
+
+    /// The server's time, advanced since it was last heard; the local time until then.
+    pub(super) fn now(&self) -> SystemTime {
+        match *self
+            .shared
+            .clock
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            Some((heard, time)) => time + heard.elapsed(),
+            None => SystemTime::now(),
+        }
+    }
+
+    /// Sends once. Server errors inside a pipeline that ignores errors are part of the answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
+    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        let mut connection = self.check_out().await?;
+        let inner = &mut connection.inner;
+        let answer = async {
+            match request {
+                Request::Command(command) => inner.req_packed_command(command).await,
+                Request::Pipeline(pipeline) => pipeline.query_async(inner).await,
+            }
+        };
+        match tokio::time::timeout(self.command_timeout, answer).await {
+            Ok(Ok(Value::ServerError(error))) => Err(self.judge(&connection, error.into())),
+            Ok(Ok(value)) => {
+                connection.health.timeouts.store(0, Ordering::Relaxed);
+                Ok(value)
+            }
+            Ok(Err(error)) => Err(self.judge(&connection, error)),
+            Err(_) => {
+                if connection.health.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MOST {
+                    connection.health.broken.store(true, Ordering::Release);
+                }
+                let message = format!(
+                    "Redis at {} did not answer within command_timeout = {:?}",
+                    self.address, self.command_timeout
+                );
+                Err(Failed::new(StoreError::unknown(message)))
+            }
+        }
+    }
+
+    /// Sends something that may be sent any number of times: again at once if the connection turns out to be dead, which
+    /// after a restart of the server may be so for all of them.
+    pub(super) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        let mut tries = 0;
+        loop {
+            match self.send(request).await {
+                Err(failed) if failed.dropped && tries < self.size => tries += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn check_out(&self) -> Result<Connection, Failed> {
+        loop {
+            let failed = self.shared.failed.notified();
+            let guard = tokio::select! {
+                biased;
+                guard = self.pool.get() => guard,
+                // Somebody's attempt to connect has failed, and there is no other connection to wait for.
+                () = failed => Err(RunError::TimedOut),
+            };
+            let guard = guard.map_err(|error| self.unavailable(error))?;
+            if self.shared.is_usable(&guard) {
+                return Ok(Connection::clone(&guard));
+            }
+            // Dropping the guard makes bb8 drop the connection and open another.
+        }
+    }
+
+    fn unavailable(&self, error: RunError<RedisError>) -> Failed {
+        let cause = match error {
+            RunError::User(error) => Some(Arc::new(error)),
+            RunError::TimedOut => self
+                .shared
+                .failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        };
+        let message = format!("no connection to Redis at {}", self.address);
+        let error = StoreError::unavailable(message);
+        Failed::new(match cause {
+            Some(cause) => error.with_source(cause),
+            None => error,
+        })
+    }
+
+    /// What an error means for the connection, and for what was sent.
+    fn judge(&self, connection: &Connection, error: RedisError) -> Failed {
+        let dropped = error.is_connection_dropped();
+        if dropped {
+            // The others were most likely dropped with it: a restart, a failover. New ones cost little.
+            self.shared
+                .generation
+                .fetch_max(connection.health.generation + 1, Ordering::AcqRel);
+        }
+        let demoted = matches!(
+            error.kind(),
+            ErrorKind::Server(
+                ServerErrorKind::ReadOnly
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::BusyLoading
+            )
+        );
+        if dropped || demoted || error.is_unrecoverable_error() {
+            connection.health.broken.store(true, Ordering::Release);
+        }
+        let code = error.code().map(str::to_owned);
+        let told = match (error.kind(), &code) {
+            (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
+                StoreError::refused(format!("Redis at {} refused with {code}", self.address))
+            }
+            _ => StoreError::unknown(format!(
+                "the connection to Redis at {} failed",
+                self.address
+            )),
+        };
+        Failed {
+            error: told.with_source(error),
+            code,
+            dropped,
+        }
+    }
+}
+
+/// A request that failed.
+pub(super) struct Failed {
+    pub(super) error: StoreError,
+    /// The first word of what the server said, such as `OOM`.
+    pub(super) code: Option<String>,
+    dropped: bool,
+}
+
+impl Failed {
+    fn new(error: StoreError) -> Self {
+        Self {
+            error,
+            code: None,
+            dropped: false,
+        }
+    }
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
