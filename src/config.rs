@@ -1,0 +1,418 @@
+//! What can be configured of a layer, and what can be wrong with it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Cause;
+use crate::fingerprint::Fingerprinting;
+
+/// A setting that cannot work, or a store that cannot be reached; the text says what to write instead.
+#[non_exhaustive]
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A setting has a value that cannot work.
+    #[error("{setting} = {value}: {advice}")]
+    Invalid {
+        /// The setting, as it is written in a configuration file.
+        setting: &'static str,
+        /// Its value; passwords are left out.
+        value: String,
+        /// What to write instead.
+        advice: String,
+    },
+    /// A store was made outside of a tokio runtime.
+    #[error("no tokio runtime: make the store inside of one, such as in `#[tokio::main]`")]
+    NoRuntime,
+    /// The store was not reached.
+    #[error("cannot use the session store at {address}: {advice}")]
+    Connect {
+        /// Host and port, or the path of the socket.
+        address: String,
+        /// What to look at.
+        advice: String,
+        /// What went wrong.
+        source: Cause,
+    },
+}
+
+impl ConfigError {
+    pub(crate) fn invalid(
+        setting: &'static str,
+        value: impl std::fmt::Debug,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::Invalid {
+            setting,
+            value: format!("{value:?}"),
+            advice: advice.into(),
+        }
+    }
+}
+
+/// When the session is loaded.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Load {
+    /// On the way in, for every request that carries a session cookie: idle time then counts on every request. The
+    /// default.
+    #[default]
+    Inbound,
+    /// When a handler or middleware first asks for the session: for routers that also serve public pages.
+    OnExtract,
+}
+
+/// The `SameSite` attribute of the cookie.
+///
+/// It is no replacement for protection against cross-site request forgery.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SameSite {
+    /// Sent with links from other sites, not with their forms and scripts. The default: with `Strict` a visitor who
+    /// follows a link from a mail is logged out.
+    #[default]
+    Lax,
+    /// Never sent with requests that another site caused.
+    Strict,
+    /// Sent always; needs `secure`.
+    None,
+}
+
+/// The session cookie. It is always `HttpOnly`.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CookieConfig {
+    /// The name; `__Host-id` by default, since browsers then accept it only from this host, over TLS, for every path
+    /// (RFC 6265bis §4.1.3.2). Layers of different names have different sessions.
+    pub name: String,
+    /// The `Path` attribute; `/` by default.
+    pub path: String,
+    /// The `Domain` attribute; none by default, so that no sibling host can read or set the cookie.
+    pub domain: Option<String>,
+    /// The `SameSite` attribute; `lax` by default.
+    pub same_site: SameSite,
+    /// The `Secure` attribute; on by default, whatever the request's scheme looks like behind a proxy.
+    pub secure: bool,
+    /// The `Partitioned` attribute, for sites embedded in others; off by default.
+    pub partitioned: bool,
+}
+
+impl Default for CookieConfig {
+    fn default() -> Self {
+        Self {
+            name: "__Host-id".to_owned(),
+            path: "/".to_owned(),
+            domain: None,
+            same_site: SameSite::Lax,
+            secure: true,
+            partitioned: false,
+        }
+    }
+}
+
+/// The settings of a [`SessionLayer`](crate::SessionLayer), checked by
+/// [`SessionLayer::with_config`](crate::SessionLayer::with_config).
+///
+/// ```
+/// use std::time::Duration;
+/// use sessile::{MemoryStore, SessionConfig, SessionLayer};
+///
+/// let mut config = SessionConfig::default();
+/// config.idle_timeout = Duration::from_secs(15 * 60);
+/// config.cookie.name = "__Host-shop".to_owned();
+/// let layer = SessionLayer::with_config(MemoryStore::new(), config)?;
+/// # Ok::<(), sessile::ConfigError>(())
+/// ```
+///
+/// It is a serde type: durations are written as `"30m"`, and what is left out has its default.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionConfig {
+    /// The cookie.
+    pub cookie: CookieConfig,
+    /// The session ends when it is not used for this long; 30 min by default (OWASP: 15–30 min for low-risk
+    /// applications). Kept as the key's TTL, and renewed once half of it is used up.
+    #[serde(with = "duration")]
+    #[doc(alias = "ttl")]
+    pub idle_timeout: Duration,
+    /// The session ends this long after it was created, or after the last login, however much it is used; 24 h by default
+    /// (NIST SP 800-63B: at most 24 h for AAL2).
+    #[serde(with = "duration")]
+    pub absolute_timeout: Duration,
+    /// How many bytes the stored session may take; 64 KiB by default, so that no request can fill the store.
+    pub max_size: usize,
+    /// When the session is loaded.
+    pub load: Load,
+    /// What to do when a session is used from another network.
+    pub fingerprinting: Fingerprinting,
+    /// How many bits of an IPv4 address are its network; 24 by default, from 8 to 32.
+    pub ipv4_prefix: u8,
+    /// How many bits of an IPv6 address are its network; 64 by default, from 32 to 128.
+    pub ipv6_prefix: u8,
+    /// Whether changes are committed although the handler answered with a status of 500 or above; off by default, since
+    /// such a request has usually stopped half-way. A logout and a rotation are committed in any case.
+    pub commit_on_server_error: bool,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            cookie: CookieConfig::default(),
+            idle_timeout: Duration::from_secs(30 * 60),
+            absolute_timeout: Duration::from_secs(24 * 60 * 60),
+            max_size: 64 * 1024,
+            load: Load::default(),
+            fingerprinting: Fingerprinting::default(),
+            ipv4_prefix: 24,
+            ipv6_prefix: 64,
+            commit_on_server_error: false,
+        }
+    }
+}
+
+/// Ten years; beyond, a number was meant in another unit.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl SessionConfig {
+    /// Says what cannot work.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.cookie.check()?;
+        for (setting, value, shortest) in [
+            ("idle_timeout", self.idle_timeout, Duration::from_secs(1)),
+            (
+                "absolute_timeout",
+                self.absolute_timeout,
+                Duration::from_secs(1),
+            ),
+        ] {
+            check_duration(setting, value, shortest, LONGEST)?;
+        }
+        for (setting, bits, range) in [
+            ("ipv4_prefix", self.ipv4_prefix, 8..=32),
+            ("ipv6_prefix", self.ipv6_prefix, 32..=128),
+        ] {
+            if !range.contains(&bits) {
+                let advice = format!(
+                    "write a number of bits from {} to {}",
+                    range.start(),
+                    range.end()
+                );
+                return Err(ConfigError::invalid(setting, bits, advice));
+            }
+        }
+        if !(1024..=512 * 1024 * 1024).contains(&self.max_size) {
+            let advice =
+                "write a number of bytes from 1024 to 536870912, which is what Redis takes";
+            return Err(ConfigError::invalid("max_size", self.max_size, advice));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn check_duration(
+    setting: &'static str,
+    value: Duration,
+    shortest: Duration,
+    longest: Duration,
+) -> Result<(), ConfigError> {
+    if (shortest..=longest).contains(&value) {
+        return Ok(());
+    }
+    let advice = format!("write a duration from {shortest:?} to {longest:?}, such as \"30m\"");
+    Err(ConfigError::invalid(setting, value, advice))
+}
+
+impl CookieConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, value: &str, advice: &str| {
+            Err(ConfigError::Invalid {
+                setting,
+                value: format!("{value:?}"),
+                advice: advice.to_owned(),
+            })
+        };
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if self.name.is_empty() || self.name.len() > 256 || !self.name.bytes().all(token) {
+            let advice = "write 1 to 256 letters, digits, `-` or `_`, such as \"__Host-id\"";
+            return invalid("cookie.name", &self.name, advice);
+        }
+        let text = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+        if !self.path.starts_with('/') || self.path.len() > 1024 || !self.path.bytes().all(text) {
+            let advice = "write a path that begins with `/`, such as \"/\"";
+            return invalid("cookie.path", &self.path, advice);
+        }
+        if let Some(domain) = &self.domain {
+            let host = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+            if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(host) {
+                let advice = "write a host name without scheme and port, such as \"example.org\"";
+                return invalid("cookie.domain", domain, advice);
+            }
+        }
+        // Browsers compare the prefixes without regard to case.
+        let prefixed = |prefix: &str| {
+            self.name
+                .get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        if prefixed("__Host-") && (!self.secure || self.path != "/" || self.domain.is_some()) {
+            let advice = "browsers take a `__Host-` cookie only with `secure = true`, `path = \"/\"` and no `domain`: \
+                          keep these, or choose another name, such as \"id\"";
+            return invalid("cookie.name", &self.name, advice);
+        }
+        if prefixed("__Secure-") && !self.secure {
+            let advice = "browsers take a `__Secure-` cookie only with `secure = true`: set it, or choose another name";
+            return invalid("cookie.name", &self.name, advice);
+        }
+        if self.same_site == SameSite::None && !self.secure {
+            let advice =
+                "browsers take `SameSite=None` only with `secure = true`: set it, or write \"lax\"";
+            return invalid("cookie.same_site", "none", advice);
+        }
+        if self.partitioned && !self.secure {
+            let advice =
+                "browsers take `Partitioned` only with `secure = true`: set it, or write `false`";
+            return invalid("cookie.partitioned", "true", advice);
+        }
+        Ok(())
+    }
+
+    /// What can be kept of the cookie over plain HTTP.
+    pub(crate) fn without_tls(&self) -> Self {
+        let name = ["__Host-", "__Secure-"]
+            .into_iter()
+            .find(|prefix| {
+                self.name
+                    .get(..prefix.len())
+                    .is_some_and(|name| name.eq_ignore_ascii_case(prefix))
+            })
+            .map_or(self.name.as_str(), |prefix| &self.name[prefix.len()..]);
+        let name = if name.is_empty() { "id" } else { name };
+        let same_site = if self.same_site == SameSite::None {
+            SameSite::Lax
+        } else {
+            self.same_site
+        };
+        Self {
+            name: name.to_owned(),
+            path: self.path.clone(),
+            domain: self.domain.clone(),
+            same_site,
+            secure: false,
+            partitioned: false,
+        }
+    }
+}
+
+/// Durations as people write them: `"30m"`, `"1h 30m"`, `"500ms"`.
+pub(crate) mod duration {
+    pub(crate) use jiff::fmt::serde::unsigned_duration::friendly::compact::required::{
+        deserialize, serialize,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl Fn(&mut SessionConfig)) -> Result<(), ConfigError> {
+        let mut config = SessionConfig::default();
+        change(&mut config);
+        config.check()
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_with_what_to_write_instead() {
+        assert!(with(|_| ()).is_ok());
+        assert!(with(|c| c.cookie.name = "id".into()).is_ok());
+        type Case = (&'static str, fn(&mut SessionConfig));
+        let cases: [Case; 19] = [
+            ("cookie.name", |c| c.cookie.name = String::new()),
+            ("cookie.name", |c| c.cookie.name = "a b".into()),
+            ("cookie.name", |c| c.cookie.name = "a=b".into()),
+            ("cookie.name", |c| c.cookie.name = "é".into()),
+            ("cookie.name", |c| c.cookie.name = "x".repeat(257)),
+            ("cookie.name", |c| c.cookie.secure = false),
+            ("cookie.name", |c| c.cookie.path = "/app".into()),
+            ("cookie.name", |c| {
+                c.cookie.domain = Some("example.org".into())
+            }),
+            ("cookie.name", |c| {
+                c.cookie.name = "__sEcure-id".into();
+                c.cookie.secure = false;
+            }),
+            ("cookie.path", |c| c.cookie.path = "app".into()),
+            ("cookie.path", |c| c.cookie.path = "/a;b".into()),
+            ("cookie.domain", |c| {
+                c.cookie.domain = Some("http://x".into())
+            }),
+            ("cookie.same_site", |c| {
+                c.cookie = CookieConfig {
+                    name: "id".into(),
+                    secure: false,
+                    same_site: SameSite::None,
+                    ..c.cookie.clone()
+                };
+            }),
+            ("cookie.partitioned", |c| {
+                c.cookie = CookieConfig {
+                    name: "id".into(),
+                    secure: false,
+                    partitioned: true,
+                    ..c.cookie.clone()
+                };
+            }),
+            ("idle_timeout", |c| c.idle_timeout = Duration::ZERO),
+            ("idle_timeout", |c| c.idle_timeout = Duration::MAX),
+            ("absolute_timeout", |c| {
+                c.absolute_timeout = Duration::from_millis(1)
+            }),
+            ("ipv4_prefix", |c| c.ipv4_prefix = 33),
+            ("max_size", |c| c.max_size = 0),
+        ];
+        for (expected, change) in cases {
+            let error = with(change).unwrap_err();
+            let ConfigError::Invalid {
+                setting, advice, ..
+            } = &error
+            else {
+                panic!("{error}")
+            };
+            assert_eq!(*setting, expected, "{error}");
+            assert!(
+                advice.contains("write") || advice.contains("keep") || advice.contains("set it"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_config_file_may_leave_things_out_and_may_not_misspell_them() {
+        let json =
+            r#"{"idle_timeout": "15m", "cookie": {"name": "__Host-shop", "same_site": "strict"}}"#;
+        let config: SessionConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.idle_timeout, Duration::from_secs(900));
+        assert_eq!(config.absolute_timeout, Duration::from_secs(86_400));
+        assert_eq!(config.cookie.same_site, SameSite::Strict);
+        let written = serde_json::to_string(&config).unwrap();
+        assert_eq!(
+            serde_json::from_str::<SessionConfig>(&written).unwrap(),
+            config
+        );
+        assert!(serde_json::from_str::<SessionConfig>(r#"{"idle_timout": "15m"}"#).is_err());
+    }
+
+    #[test]
+    fn without_tls_the_cookie_keeps_what_it_can() {
+        let plain = CookieConfig::default().without_tls();
+        assert_eq!((plain.name.as_str(), plain.secure), ("id", false));
+        let config = SessionConfig {
+            cookie: plain,
+            ..SessionConfig::default()
+        };
+        config.check().unwrap();
+    }
+}

@@ -1,0 +1,200 @@
+//! What can go wrong for a handler, and the response it becomes.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::store::StoreError;
+
+/// A cause, cloneable so that an error can be left in the response's extensions.
+pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
+
+/// Why a session call, or the commit after the handler, failed.
+///
+/// Implements axum's `IntoResponse`, so that a handler may return it with `?`; [`status`](Self::status) says which status
+/// it becomes. The text is for the log; the response holds no internals. The error that a response stands for is left in
+/// that response's extensions.
+#[non_exhaustive]
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Used if the handler asks for a session and no [`SessionLayer`](crate::SessionLayer) is around it.
+    #[error(
+        "no session layer around this handler: add `.layer(SessionLayer::new(store))` to the router, after its routes"
+    )]
+    MissingLayer,
+    /// Used if a value cannot be written as JSON, such as a map whose keys are not strings.
+    #[error(
+        "session value {key:?} of type {type_name} cannot be written as JSON: change its `Serialize`"
+    )]
+    Encode {
+        /// The key that was written.
+        key: String,
+        /// The Rust type of the value.
+        type_name: &'static str,
+        /// What serde said.
+        source: Cause,
+    },
+    /// Used if a stored value is not of the type asked for. The value is kept as it is.
+    #[error(
+        "session value {key:?} is not a {type_name}: ask for the type it was stored as, or drop it with `discard`"
+    )]
+    Decode {
+        /// The key that was read.
+        key: String,
+        /// The Rust type asked for.
+        type_name: &'static str,
+        /// What serde said.
+        source: Cause,
+    },
+    /// Used if `increment` or `decrement` meets a value that is not a whole number. The value is kept.
+    #[error("session value {key:?} is not a whole number: count under another key")]
+    NotANumber {
+        /// The key that was counted.
+        key: String,
+    },
+    /// Used if a counter would leave the range of `i64`. The value is kept.
+    #[error("session counter {key:?} would leave the range of i64: the increment was not applied")]
+    Overflow {
+        /// The key that was counted.
+        key: String,
+    },
+    /// Used if the session would be larger than `SessionConfig::max_size`. The store keeps what it had.
+    #[error(
+        "the session would take {size} bytes, more than `max_size` = {limit}: store less, or raise `max_size`"
+    )]
+    TooLarge {
+        /// Bytes that the stored session would take.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Used if a call needs to change the cookie and the response's head is already on its way.
+    #[error(
+        "the response has been sent, so the cookie cannot change any more: do this before the handler returns"
+    )]
+    ResponseSent,
+    /// Used if the closure of [`try_update`](crate::Session::try_update) said no.
+    #[error("the update of session value {key:?} was refused by its closure")]
+    Refused {
+        /// The key that was to be updated.
+        key: String,
+    },
+    /// Used if other requests kept changing the session for as long as the commit may take. Nothing was written.
+    #[error("other requests kept changing the session: nothing was written in {attempts} attempts")]
+    Conflict {
+        /// Compare-and-sets that were tried.
+        attempts: u32,
+    },
+    /// Used if the session ended, or passed to another login, while the request ran. Nothing was written, and it will not
+    /// be created again: a logout is final.
+    #[error("the session {0}: nothing was written")]
+    Gone(Gone),
+    /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly.
+    #[error(
+        "the store did not answer, so whether the session was changed is unknown: read it again before repeating"
+    )]
+    OutcomeUnknown,
+    /// Used if the store cannot be reached or refuses the operation. Nothing was written.
+    #[error("the session store failed")]
+    Store(#[from] StoreError),
+}
+
+/// Why a session may not be written to any more.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It was destroyed, expired or was evicted since it was loaded.
+    Ended,
+    /// It was rotated, or its principal changed, since it was loaded; or the request carried the token of before.
+    Rotated,
+    /// [`Fingerprinting::Strict`](crate::Fingerprinting): it belongs to another network.
+    OtherNetwork,
+    /// What is stored under its key cannot be read, or was written by a newer version of sessile.
+    Unreadable,
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "was destroyed or has expired",
+            Self::Rotated => "was rotated by another request",
+            Self::OtherNetwork => "is bound to another network",
+            Self::Unreadable => "cannot be read by this version of sessile",
+        })
+    }
+}
+
+impl SessionError {
+    /// The status of the response that this error becomes.
+    ///
+    /// 409 for `Conflict`, `Gone` and `Refused`; 503 for `Store` (with `Retry-After`) and `OutcomeUnknown` (without, since
+    /// repeating the request may do its work twice); 500 for everything that only the application's code can mend.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } => StatusCode::CONFLICT,
+            Self::Store(_) | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MissingLayer
+            | Self::Encode { .. }
+            | Self::Decode { .. }
+            | Self::NotANumber { .. }
+            | Self::Overflow { .. }
+            | Self::TooLarge { .. }
+            | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The default response: the status, one plain sentence, never cached.
+    pub(crate) fn response(&self) -> Response<Bytes> {
+        let text: &'static str = match self.status() {
+            StatusCode::CONFLICT => {
+                "The session was changed by another request. Load the page again.\n"
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                "The session is unavailable right now. Try again in a moment.\n"
+            }
+            _ => "Internal server error.\n",
+        };
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if matches!(self, Self::Store(_)) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failed_store_invites_to_try_again() {
+        let store = SessionError::Store(StoreError::unavailable("down"));
+        for (error, status, retry) in [
+            (store, 503, true),
+            (SessionError::OutcomeUnknown, 503, false),
+            (SessionError::Conflict { attempts: 3 }, 409, false),
+            (SessionError::Gone(Gone::Ended), 409, false),
+            (SessionError::Refused { key: "k".into() }, 409, false),
+            (SessionError::MissingLayer, 500, false),
+            (SessionError::TooLarge { size: 2, limit: 1 }, 500, false),
+        ] {
+            let response = error.response();
+            assert_eq!(response.status(), status, "{error}");
+            assert_eq!(
+                response.headers().contains_key("retry-after"),
+                retry,
+                "{error}"
+            );
+            assert_eq!(response.headers()["cache-control"], "no-store");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What happened to sessions, for logs, alarms and metrics.
+//!
+//! Every event goes to [`tracing`] under the target `sessile`, and to the [`Observer`] of the layer, if it has one. No
+//! event holds a token; a [`Handle`] is safe to log.
+
+use crate::Handle;
+use crate::error::Gone;
+use crate::store::StoreError;
+
+/// Something that happened to a session.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A visitor's first change was stored.
+    Created {
+        /// The session.
+        handle: Handle,
+    },
+    /// The session has a new secret: `cycle_id`, `set_principal` or `clear_principal`.
+    Rotated {
+        /// The session.
+        handle: Handle,
+    },
+    /// The session was deleted.
+    Destroyed {
+        /// The session.
+        handle: Handle,
+    },
+    /// A session could not be deleted although it was tried for minutes; it lives until its idle timeout.
+    DestroyFailed {
+        /// The session.
+        handle: Handle,
+        /// Why the last attempt failed.
+        error: StoreError,
+    },
+    /// Other requests had changed the session; this one's changes were done to what they made of it.
+    ConflictMerged {
+        /// The session.
+        handle: Handle,
+        /// Compare-and-sets that it took.
+        attempts: u32,
+    },
+    /// Changes were refused, since the session has ended, passed on, or cannot be used by this request.
+    Refused {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+        /// Why.
+        why: Gone,
+    },
+    /// A session is used from another network than the one it belongs to. Once per session and network, as far as this
+    /// process remembers.
+    FingerprintMismatch {
+        /// The session.
+        handle: Handle,
+        /// The network it belongs to.
+        bound: String,
+        /// The network of the request.
+        seen: String,
+    },
+    /// `Fingerprinting::Strict`, and the client's address is not known, so that no session can be used: serve the router
+    /// with `into_make_service_with_connect_info::<SocketAddr>()`.
+    AddressUnknown,
+    /// The request carries a session cookie whose value no sessile has written. Nothing was asked of the store.
+    MalformedCookie,
+    /// The request carries two different session cookies of the same name; neither is used.
+    AmbiguousCookie,
+    /// What is stored under the session's key cannot be read. It was left as it is.
+    UnreadableRecord {
+        /// The session.
+        handle: Handle,
+        /// Why, without any of its content.
+        reason: String,
+    },
+    /// The store failed.
+    StoreFailed {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+        /// What the store said.
+        error: StoreError,
+    },
+    /// A commit got no answer; its changes may be in the store.
+    OutcomeUnknown {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+    },
+    /// The response sets the session cookie and was marked as cacheable for everyone; it was made `no-store`.
+    PublicResponse,
+}
+
+/// Hears of every [`Event`] of a layer. Any `Fn(&Event)` is one.
+///
+/// It is called on the request's task: hand work on, do not wait.
+pub trait Observer: Send + Sync + 'static {
+    /// Called once for every event.
+    fn on_event(&self, event: &Event);
+}
+
+impl<F: Fn(&Event) + Send + Sync + 'static> Observer for F {
+    fn on_event(&self, event: &Event) {
+        self(event);
+    }
+}
+
+/// Writes the event to the log.
+pub(crate) fn trace(event: &Event) {
+    match event {
+        Event::Created { handle } => tracing::debug!(target: "sessile", %handle, "session created"),
+        Event::Rotated { handle } => tracing::debug!(target: "sessile", %handle, "session rotated"),
+        Event::Destroyed { handle } => {
+            tracing::debug!(target: "sessile", %handle, "session destroyed");
+        }
+        Event::DestroyFailed { handle, error } => {
+            tracing::error!(target: "sessile", %handle, error = error as &dyn std::error::Error, "session could not be destroyed");
+        }
+        Event::ConflictMerged { handle, attempts } => {
+            tracing::debug!(target: "sessile", %handle, attempts, "concurrent changes merged");
+        }
+        Event::Refused { handle, why } => {
+            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "changes refused");
+        }
+        Event::FingerprintMismatch {
+            handle,
+            bound,
+            seen,
+        } => {
+            tracing::warn!(target: "sessile", %handle, bound, seen, "session used from another network");
+        }
+        Event::AddressUnknown => {
+            tracing::error!(target: "sessile", "strict fingerprinting and no client address: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`");
+        }
+        Event::MalformedCookie => tracing::debug!(target: "sessile", "malformed session cookie"),
+        Event::AmbiguousCookie => {
+            tracing::info!(target: "sessile", "two different session cookies of one name");
+        }
+        Event::UnreadableRecord { handle, reason } => {
+            tracing::warn!(target: "sessile", %handle, reason, "stored session cannot be read");
+        }
+        Event::StoreFailed { handle, error } => {
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), error = error as &dyn std::error::Error, "session store failed");
+        }
+        Event::OutcomeUnknown { handle } => {
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "the outcome of a commit is unknown");
+        }
+        Event::PublicResponse => {
+            tracing::warn!(target: "sessile", "a response that sets the session cookie was cacheable for everyone; it is `no-store` now");
+        }
+    }
+}
