@@ -1,0 +1,44 @@
+//! The session as an argument of axum handlers, and its errors as responses.
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+
+use crate::error::SessionError;
+use crate::session::Session;
+
+/// Used as `session: Session`. Rejected with [`SessionError::MissingLayer`] if no layer is around the handler, and with
+/// [`SessionError::Store`] if the session could not be loaded.
+impl<S: Send + Sync> FromRequestParts<S> for Session {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Self::from_parts(parts).await
+    }
+}
+
+/// Used as `session: Option<Session>` where the layer may be absent, which gives `None`. A store that fails stays an
+/// error: nobody is anonymous because of an outage.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for Session {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        match Self::from_parts(parts).await {
+            Ok(session) => Ok(Some(session)),
+            Err(SessionError::MissingLayer) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl IntoResponse for SessionError {
+    fn into_response(self) -> Response {
+        if self.status().is_server_error() {
+            tracing::error!(target: "sessile", error = &self as &dyn std::error::Error, "a handler failed for its session");
+        }
+        let mut response = self.response().map(Body::from);
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,318 @@
+//! The way in: from the cookie to the session.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::header::COOKIE;
+use http::request::Parts;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use crate::change::Circumstances;
+use crate::commit::run::{Base, within};
+use crate::cookie::{Presented, read};
+use crate::error::{Gone, SessionError};
+use crate::event::Event;
+use crate::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
+use crate::layer::{Core, SessionLayer, Settings};
+use crate::lifetime::{Millis, renewal, to_millis};
+use crate::record::{Record, Unreadable};
+use crate::session::Session;
+use crate::state::{Shared, Standing, State};
+use crate::store::{Freshness, Stored};
+use crate::token::{SecretHash, Token};
+
+/// One request under one layer: the token it carries, and the session once somebody has asked for it.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    core: Arc<Core>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) presented: Presented,
+    network: Option<String>,
+    session: OnceCell<Result<Session, SessionError>>,
+    accessed: AtomicBool,
+}
+
+/// The visits of a request, one for each layer around the handler, the innermost last. Lives in the request's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Visits(Vec<Arc<Visit>>);
+
+impl Visits {
+    /// The session of the innermost layer.
+    pub(crate) async fn session(&self) -> Result<Session, SessionError> {
+        let visit = self.0.last().ok_or(SessionError::MissingLayer)?;
+        visit.accessed.store(true, Ordering::Relaxed);
+        visit.session().await
+    }
+}
+
+impl Visit {
+    /// Notes a request on its way in. `None` if a layer further out has a cookie of the same name: its session is this
+    /// one's too.
+    pub(crate) fn begin(layer: &SessionLayer, parts: &mut Parts) -> Option<Arc<Self>> {
+        let settings = &layer.settings;
+        let name = &settings.config.cookie.name;
+        let mut visits = parts
+            .extensions
+            .get::<Visits>()
+            .map_or_else(Vec::new, |visits| visits.0.clone());
+        if visits
+            .iter()
+            .any(|visit| visit.settings.config.cookie.name == *name)
+        {
+            return None;
+        }
+        for (header, value) in &mut parts.headers {
+            if header == COOKIE {
+                value.set_sensitive(true);
+            }
+        }
+        let presented = read(&parts.headers, name);
+        match presented {
+            Presented::Malformed => settings.emit(&Event::MalformedCookie),
+            Presented::Ambiguous => settings.emit(&Event::AmbiguousCookie),
+            Presented::Nothing | Presented::Token(_) => {}
+        }
+        let visit = Arc::new(Self {
+            core: Arc::clone(&layer.core),
+            settings: Arc::clone(settings),
+            presented,
+            network: settings.network(parts),
+            session: OnceCell::new(),
+            accessed: AtomicBool::new(false),
+        });
+        visits.push(Arc::clone(&visit));
+        parts.extensions.insert(Visits(visits));
+        Some(visit)
+    }
+
+    /// The session, loaded the first time.
+    pub(crate) async fn session(&self) -> Result<Session, SessionError> {
+        self.session.get_or_init(|| self.load()).await.clone()
+    }
+
+    /// The session, if it has been loaded.
+    pub(crate) fn loaded(&self) -> Option<&Session> {
+        self.session.get()?.as_ref().ok()
+    }
+
+    /// Whether the response depends on the session.
+    pub(crate) fn is_accessed(&self) -> bool {
+        self.accessed.load(Ordering::Relaxed)
+    }
+
+    async fn load(&self) -> Result<Session, SessionError> {
+        let began = Instant::now();
+        let store = &*self.core.store;
+        let budget = store.capabilities().request_budget;
+        let stored = match &self.presented {
+            Presented::Token(token) => {
+                let load = store.load(&token.handle, Freshness::Recent);
+                let loaded = within(began + budget, load).await.map_err(|error| {
+                    let handle = Some(token.handle);
+                    self.settings.emit(&Event::StoreFailed {
+                        handle,
+                        error: error.clone(),
+                    });
+                    SessionError::Store(error)
+                })?;
+                loaded.map(|stored| (token, stored))
+            }
+            Presented::Nothing | Presented::Malformed | Presented::Ambiguous => None,
+        };
+        let circumstances = Circumstances {
+            now: to_millis(store.now()),
+            absolute_timeout: self.settings.config.absolute_timeout,
+            network: self.network.clone(),
+        };
+        let (standing, fingerprint) = match stored {
+            Some((token, stored)) => self.judge(token, stored, circumstances.now, budget),
+            None => (Standing::New, self.compare(None)),
+        };
+        let mut state = State::new(standing, fingerprint, &circumstances);
+        state.spent = began.elapsed();
+        let shared = Shared::new(
+            Arc::clone(&self.core),
+            Arc::clone(&self.settings),
+            self.network.clone(),
+            budget,
+            state,
+        );
+        Ok(Session::new(Arc::new(shared)))
+    }
+
+    /// What this token may do with what is stored under its handle.
+    fn judge(
+        &self,
+        token: &Token,
+        stored: Stored,
+        now: Millis,
+        budget: Duration,
+    ) -> (Standing, Fingerprint) {
+        let handle = token.handle;
+        let config = &self.settings.config;
+        let record = match Record::decode(&stored) {
+            Ok(record) => record,
+            Err(error) => {
+                let reason = error.to_string();
+                self.settings
+                    .emit(&Event::UnreadableRecord { handle, reason });
+                // A newer version of sessile may know the token; what is no record at all knows none.
+                let standing = match error {
+                    Unreadable::Newer(_) => Standing::Barred {
+                        handle: None,
+                        why: Gone::Unreadable,
+                    },
+                    Unreadable::Malformed(_) | Unreadable::NoVersion => Standing::New,
+                };
+                return (standing, self.compare(None));
+            }
+        };
+        let hash = token
+            .secret
+            .hash(self.core.store.namespace(), &config.cookie.name);
+        match admit(&record, &hash, now) {
+            Admission::Nobody => (Standing::New, self.compare(None)),
+            Admission::Retired => (
+                Standing::Barred {
+                    handle: None,
+                    why: Gone::Rotated,
+                },
+                self.compare(None),
+            ),
+            Admission::Holder => {
+                let fingerprint = self.compare(record.fingerprint.as_deref());
+                self.report(token, &fingerprint);
+                if !admits(config.fingerprinting, &fingerprint) {
+                    let standing = Standing::Barred {
+                        handle: Some(handle),
+                        why: Gone::OtherNetwork,
+                    };
+                    return (standing, fingerprint);
+                }
+                let ttl = renewal(
+                    stored.time_left(),
+                    config.idle_timeout,
+                    record.deadline,
+                    now,
+                );
+                if let Some(ttl) = ttl {
+                    self.renew(token, ttl, budget);
+                }
+                let record = Arc::new(record);
+                let base = Base {
+                    token: token.clone(),
+                    stored,
+                    record,
+                };
+                (Standing::Stored(Box::new(base)), fingerprint)
+            }
+        }
+    }
+
+    fn compare(&self, bound: Option<&str>) -> Fingerprint {
+        compare(
+            self.settings.config.fingerprinting,
+            bound,
+            self.network.as_deref(),
+        )
+    }
+
+    fn report(&self, token: &Token, fingerprint: &Fingerprint) {
+        let handle = token.handle;
+        match fingerprint {
+            Fingerprint::Mismatch { bound, seen } if self.core.first_mismatch(handle, seen) => {
+                let (bound, seen) = (bound.clone(), seen.clone());
+                self.settings.emit(&Event::FingerprintMismatch {
+                    handle,
+                    bound,
+                    seen,
+                });
+            }
+            Fingerprint::Unknown
+                if self.settings.config.fingerprinting == Fingerprinting::Strict
+                    && self.core.first_missing_address() =>
+            {
+                self.settings.emit(&Event::AddressUnknown);
+            }
+            _ => {}
+        }
+    }
+
+    /// Renews the key beside the handler. If it fails, the next request does it.
+    fn renew(&self, token: &Token, ttl: Duration, budget: Duration) {
+        let (core, settings, handle) = (
+            Arc::clone(&self.core),
+            Arc::clone(&self.settings),
+            token.handle,
+        );
+        tokio::spawn(async move {
+            let touch = within(Instant::now() + budget, core.store.touch(&handle, ttl)).await;
+            if let Err(error) = touch {
+                settings.emit(&Event::StoreFailed {
+                    handle: Some(handle),
+                    error,
+                });
+            }
+        });
+    }
+}
+
+/// Who the bearer of a token is to a record.
+#[derive(Debug, PartialEq)]
+enum Admission {
+    /// Nobody: the secret is wrong, or the session is past its deadline.
+    Nobody,
+    /// Held the secret until a moment ago; another response brings the new one.
+    Retired,
+    /// Holds the secret.
+    Holder,
+}
+
+fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admission {
+    if record.deadline <= now {
+        Admission::Nobody
+    } else if record.secret == *secret {
+        Admission::Holder
+    } else if record
+        .retired
+        .iter()
+        .any(|retired| retired.until > now && retired.secret == *secret)
+    {
+        Admission::Retired
+    } else {
+        Admission::Nobody
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Retired;
+    use crate::record::tests::record;
+    use crate::token::Secret;
+
+    #[test]
+    fn only_the_present_secret_opens_a_living_session() {
+        let mut record = record();
+        let old = Secret::random().hash("sessile:", "id");
+        record.retired.push(Retired {
+            secret: old.clone(),
+            until: 20_000,
+        });
+        record.deadline = 90_000;
+        let right = record.secret.clone();
+        let wrong = Secret::random().hash("sessile:", "id");
+        for (secret, now, expected) in [
+            (&right, 1, Admission::Holder),
+            (&right, 89_999, Admission::Holder),
+            (&right, 90_000, Admission::Nobody),
+            (&old, 19_999, Admission::Retired),
+            (&old, 20_000, Admission::Nobody),
+            (&wrong, 1, Admission::Nobody),
+        ] {
+            assert_eq!(admit(&record, secret, now), expected, "{now}");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The layer: what a user configures once and shares between routers.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use tokio::sync::Semaphore;
+use tower_layer::Layer;
+
+use crate::Handle;
+use crate::commit::queue::Turns;
+use crate::config::{ConfigError, Load, SessionConfig};
+use crate::error::SessionError;
+use crate::event::{Event, Observer, trace};
+use crate::fingerprint::{Fingerprinting, network};
+use crate::record::{CommitId, Writer};
+use crate::service::SessionService;
+use crate::store::{AnyStore, SessionStore};
+
+/// How many destructions may wait for the store to come back.
+const BACKGROUND_MOST: usize = 1024;
+
+/// How many (session, network) pairs are remembered, so that a mismatch is reported once.
+const MISMATCHES_MOST: usize = 4096;
+
+/// Gives every request of a router its session.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use sessile::{MemoryStore, Session, SessionError, SessionLayer};
+///
+/// async fn visits(session: Session) -> Result<String, SessionError> {
+///     let n = session.increment("visits", 1)?;
+///     Ok(format!("visit {n}"))
+/// }
+///
+/// let app: Router = Router::new()
+///     .route("/", get(visits))
+///     .layer(SessionLayer::new(MemoryStore::new()));
+/// ```
+///
+/// Clones share the store; a `with_…` on a clone changes that clone only, so a sub-router can have settings of its own.
+/// A layer inside another of the same cookie name joins its session and changes nothing; one of another name is another
+/// session.
+#[derive(Clone, Debug)]
+pub struct SessionLayer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) settings: Arc<Settings>,
+}
+
+/// What all clones of a layer share.
+pub(crate) struct Core {
+    pub(crate) store: Box<dyn AnyStore>,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) background: Arc<Semaphore>,
+    writer: Writer,
+    sequence: AtomicU64,
+    mismatches: Mutex<HashSet<(Handle, String)>>,
+    address_missed: AtomicBool,
+}
+
+/// What a clone may have of its own.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) config: SessionConfig,
+    client_ip: Option<ClientIp>,
+    on_error: Option<OnError>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+type ClientIp = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
+type OnError = Arc<dyn Fn(&SessionError) -> Response<Bytes> + Send + Sync>;
+
+impl SessionLayer {
+    /// A layer with the default settings.
+    pub fn new(store: impl SessionStore) -> Self {
+        Self::build(store, SessionConfig::default())
+    }
+
+    /// A layer with settings of your own.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if they cannot work, such as a `__Host-` cookie without `Secure`; it says what to write
+    /// instead.
+    pub fn with_config(
+        store: impl SessionStore,
+        config: SessionConfig,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self::build(store, config))
+    }
+
+    fn build(store: impl SessionStore, config: SessionConfig) -> Self {
+        let core = Core {
+            store: Box::new(store),
+            turns: Arc::default(),
+            background: Arc::new(Semaphore::new(BACKGROUND_MOST)),
+            writer: Writer::random(),
+            sequence: AtomicU64::new(0),
+            mismatches: Mutex::default(),
+            address_missed: AtomicBool::new(false),
+        };
+        let settings = Settings {
+            config,
+            client_ip: None,
+            on_error: None,
+            observer: None,
+        };
+        Self {
+            core: Arc::new(core),
+            settings: Arc::new(settings),
+        }
+    }
+
+    /// Sets when the session is loaded; [`Load::Inbound`] by default.
+    #[must_use]
+    pub fn with_load(mut self, load: Load) -> Self {
+        self.settings_mut().config.load = load;
+        self
+    }
+
+    /// Sets what happens when a session is used from another network; [`Fingerprinting::Soft`] by default.
+    #[must_use]
+    pub fn with_fingerprinting(mut self, mode: Fingerprinting) -> Self {
+        self.settings_mut().config.fingerprinting = mode;
+        self
+    }
+
+    /// Sets where the client's address comes from, instead of axum's `ConnectInfo`: behind a proxy, from the header that
+    /// this proxy sets, and only if the request came from it. `None` means unknown.
+    ///
+    /// # Security
+    ///
+    /// A header that clients can send themselves lets a thief choose the network of the victim.
+    #[must_use]
+    pub fn with_client_ip(
+        mut self,
+        client_ip: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings_mut().client_ip = Some(Arc::new(client_ip));
+        self
+    }
+
+    /// Builds the response for a session that could not be loaded or committed, and for a [`SessionError`] that a handler
+    /// returned; plain text without internals by default. Cookies that the handler set are kept.
+    #[must_use]
+    pub fn with_on_error(
+        mut self,
+        on_error: impl Fn(&SessionError) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings_mut().on_error = Some(Arc::new(on_error));
+        self
+    }
+
+    /// Sends every [`Event`] to the observer, besides the log.
+    #[must_use]
+    pub fn with_observer(mut self, observer: impl Observer) -> Self {
+        self.settings_mut().observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Makes the cookie work over plain HTTP, for development: without `Secure`, and without the prefix `__Host-` or
+    /// `__Secure-` of its name, which browsers take only with it.
+    ///
+    /// # Security
+    ///
+    /// Anyone on the way can read the cookie and use the session. Not for a server that others can reach.
+    #[must_use]
+    pub fn insecure_for_localhost(mut self) -> Self {
+        let settings = self.settings_mut();
+        settings.config.cookie = settings.config.cookie.without_tls();
+        self
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
+    }
+}
+
+impl<S> Layer<S> for SessionLayer {
+    type Service = SessionService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionService::new(inner, self.clone())
+    }
+}
+
+impl Core {
+    /// The id of a commit that begins now.
+    pub(crate) fn next_commit(&self) -> CommitId {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        CommitId {
+            writer: self.writer,
+            sequence,
+        }
+    }
+
+    /// Whether this mismatch has not been reported yet.
+    pub(crate) fn first_mismatch(&self, handle: Handle, network: &str) -> bool {
+        let mut seen = self
+            .mismatches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= MISMATCHES_MOST {
+            seen.clear();
+        }
+        seen.insert((handle, network.to_owned()))
+    }
+
+    /// Whether it has not been reported yet that client addresses are missing.
+    pub(crate) fn first_missing_address(&self) -> bool {
+        !self.address_missed.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Settings {
+    pub(crate) fn emit(&self, event: &Event) {
+        trace(event);
+        if let Some(observer) = &self.observer {
+            observer.on_event(event);
+        }
+    }
+
+    /// The network of the request's client, or `None` if nobody needs it or it is not known.
+    pub(crate) fn network(&self, parts: &Parts) -> Option<String> {
+        let config = &self.config;
+        if config.fingerprinting == Fingerprinting::Off {
+            return None;
+        }
+        let address = match &self.client_ip {
+            Some(client_ip) => client_ip(parts),
+            None => crate::client_ip::peer(&parts.extensions),
+        };
+        network(address?, config.ipv4_prefix, config.ipv6_prefix)
+    }
+
+    /// The response that an error becomes.
+    pub(crate) fn error_response(&self, error: &SessionError) -> Response<Bytes> {
+        match &self.on_error {
+            Some(on_error) => on_error(error),
+            None => error.response(),
+        }
+    }
+
+    pub(crate) fn has_error_hook(&self) -> bool {
+        self.on_error.is_some()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("namespace", &self.store.namespace())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

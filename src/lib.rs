@@ -1,0 +1,35 @@
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//! sessile
+
+mod change;
+mod client_ip;
+mod commit;
+mod config;
+mod cookie;
+mod error;
+mod event;
+#[cfg(feature = "axum")]
+mod extract;
+mod fingerprint;
+mod inbound;
+mod key;
+mod layer;
+mod lifetime;
+mod outbound;
+mod record;
+mod service;
+mod session;
+mod state;
+pub mod store;
+mod token;
+
+pub use config::{ConfigError, CookieConfig, Load, SameSite, SessionConfig};
+pub use error::{Gone, SessionError};
+pub use event::{Event, Observer};
+pub use fingerprint::{Fingerprint, Fingerprinting};
+pub use key::{Key, SessionKey};
+pub use layer::SessionLayer;
+pub use service::{ResponseFuture, SessionService};
+pub use session::Session;
+pub use store::{MemoryStore, RedisConfig, RedisStore, SessionStore, StoreError};
+pub use token::{Handle, InvalidHandle};
