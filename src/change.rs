@@ -320,11 +320,17 @@ impl ChangeLog {
         Ok(record)
     }
 
-    /// Does every change that still can be done.
-    pub(crate) fn replay_what_applies(&self, record: &mut Record, circumstances: &Circumstances) {
+    /// Does every change that can be done; false if one could not.
+    pub(crate) fn replay_what_applies(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> bool {
+        let mut all = true;
         for change in &self.0 {
-            let _ = change.apply(record, circumstances);
+            all &= change.apply(record, circumstances).is_ok();
         }
+        all
     }
 
     /// The last new secret, if there is one.

@@ -1,10 +1,18 @@
+#![cfg_attr(feature = "axum", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "axum"),
+    doc = "Server-side sessions for tower, kept in Redis or Valkey."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-//! sessile
+// Here and not in Cargo.toml, since tests, benches and examples may unwrap.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod change;
 mod client_ip;
 mod commit;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod cookie;
 mod error;
 mod event;

@@ -24,8 +24,9 @@ const FORMAT: u32 = 1;
 /// How many writers' last commits a record remembers.
 pub(crate) const WRITERS: usize = 8;
 
-/// From this size on, simd-json's faster decoding pays for the copy that it needs; measured by `benches/json.rs`.
-const SIMD_FROM: usize = 2048;
+/// From this size on, simd-json is slower for no shape of value and a fifth faster for structs, with the copy that it needs
+/// (`cargo bench --bench json`).
+const SIMD_FROM: usize = 4096;
 
 /// How deep a value may be nested: serde_json's limit, so that both parsers refuse the same values.
 const MAX_DEPTH: usize = 128;

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) standing: Standing,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
+    /// Whether the view is what the whole log makes of the record.
+    pub(crate) view_is_exact: bool,
     pub(crate) log: ChangeLog,
     /// A commit that got no answer; nothing else is committed before it is resolved.
     pub(crate) unresolved: Option<Box<Commit>>,
@@ -59,6 +61,7 @@ impl State {
         Self {
             standing,
             view,
+            view_is_exact: true,
             log: ChangeLog::default(),
             unresolved: None,
             doomed: None,
@@ -94,11 +97,11 @@ impl State {
             Standing::Stored(base) => Arc::clone(&base.record),
             Standing::New | Standing::Barred { .. } => Arc::new(Record::new(circumstances)),
         };
-        if !self.log.is_empty() {
-            // A change that no longer applies is reported by the commit.
-            self.log
+        // A change that no longer applies is reported by the commit.
+        self.view_is_exact = self.log.is_empty()
+            || self
+                .log
                 .replay_what_applies(Arc::make_mut(&mut self.view), circumstances);
-        }
     }
 
     /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.

@@ -21,7 +21,7 @@ pub(crate) mod decide;
 pub(crate) mod queue;
 pub(crate) mod run;
 
-use run::{Base, Commit, Ended, delete};
+use run::{Base, Commit, Ended, Work, delete};
 
 /// Brings the store to where the session is. Runs to its end although the caller is dropped.
 ///
@@ -84,10 +84,10 @@ async fn settle_before(shared: &Shared, deadline: Instant) -> Result<(), Session
         Some(handle) => Some(turn(shared, handle, deadline).await?),
         None => None,
     };
-    let Some((base, log, generation)) = work(&mut shared.state())? else {
+    let Some((work, generation)) = take_work(&mut shared.state())? else {
         return Ok(());
     };
-    let commit = Commit::new(base, log, shared.core.next_commit());
+    let commit = Commit::new(work, shared.core.next_commit());
     let ended = commit.run(&shared.terms(), deadline).await;
     conclude(shared, ended, generation)
 }
@@ -104,7 +104,7 @@ fn resolvable(state: &State) -> Option<(Handle, u32)> {
 }
 
 /// Takes what is to be committed out of the request's session.
-fn work(state: &mut State) -> Result<Option<(Option<Base>, ChangeLog, u32)>, SessionError> {
+fn take_work(state: &mut State) -> Result<Option<(Work, u32)>, SessionError> {
     let base = match &state.standing {
         Standing::Barred { why, .. } if state.destroyed || !state.log.is_empty() => {
             return Err(SessionError::Gone(*why));
@@ -114,11 +114,9 @@ fn work(state: &mut State) -> Result<Option<(Option<Base>, ChangeLog, u32)>, Ses
         Standing::Stored(base) => Some(Base::clone(base)),
         Standing::New | Standing::Barred { .. } => None,
     };
-    Ok(Some((
-        base,
-        std::mem::take(&mut state.log),
-        state.generation,
-    )))
+    let log = std::mem::take(&mut state.log);
+    let done = state.view_is_exact.then(|| Arc::clone(&state.view));
+    Ok(Some((Work { base, log, done }, state.generation)))
 }
 
 /// Puts the result of a commit into the request's session.

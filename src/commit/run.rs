@@ -52,11 +52,20 @@ pub(crate) struct Base {
     pub(crate) record: Arc<Record>,
 }
 
+/// What a request wants in the store.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// The session it was loaded from; `None` to create one.
+    pub(crate) base: Option<Base>,
+    pub(crate) log: ChangeLog,
+    /// What the log makes of the base, if that is known already.
+    pub(crate) done: Option<Arc<Record>>,
+}
+
 /// One log on its way into the store; whole, so that one whose outcome is unknown can be taken up again.
 #[derive(Debug)]
 pub(crate) struct Commit {
-    base: Option<Base>,
-    log: ChangeLog,
+    work: Work,
     id: CommitId,
     state: State,
     sent: Option<Sent>,
@@ -83,16 +92,13 @@ pub(crate) enum Ended {
 }
 
 impl Commit {
-    /// A commit of `log` onto `base`, or into a new session.
-    pub(crate) fn new(base: Option<Base>, log: ChangeLog, id: CommitId) -> Self {
-        let goal = if base.is_some() {
-            Goal::Replace
-        } else {
-            Goal::Create
+    pub(crate) fn new(work: Work, id: CommitId) -> Self {
+        let goal = match work.base {
+            Some(_) => Goal::Replace,
+            None => Goal::Create,
         };
         Self {
-            base,
-            log,
+            work,
             id,
             state: State::new(goal),
             sent: None,
@@ -114,7 +120,7 @@ impl Commit {
                     }
                     Err(error) => {
                         return Ended::Failed {
-                            log: self.log,
+                            log: self.work.log,
                             error,
                         };
                     }
@@ -130,15 +136,28 @@ impl Commit {
         }
     }
 
+    /// The record with the changes done to it. Closures that have run on this very record do not run again.
+    fn replay(&self, base: &Record, circumstances: &Circumstances) -> Result<Record, SessionError> {
+        match &self.work.done {
+            Some(done) => Ok(Record::clone(done)),
+            None => self.work.log.replay(base, circumstances),
+        }
+    }
+
     /// Does the changes to the record at hand and makes bytes of the result.
     fn seal(&self, terms: &Terms<'_>) -> Result<Sent, SessionError> {
         let circumstances = terms.circumstances();
         let now = circumstances.now;
-        let (mut record, token) = match &self.base {
+        let (mut record, token) = match &self.work.base {
             Some(base) => {
-                let mut record = self.log.replay(&base.record, &circumstances)?;
+                let mut record = self.replay(&base.record, &circumstances)?;
                 record.version = base.record.version.next();
-                let secret = self.log.new_secret().unwrap_or(&base.token.secret).clone();
+                let secret = self
+                    .work
+                    .log
+                    .new_secret()
+                    .unwrap_or(&base.token.secret)
+                    .clone();
                 (
                     record,
                     Token {
@@ -148,9 +167,7 @@ impl Commit {
                 )
             }
             None => {
-                let mut record = self
-                    .log
-                    .replay(&Record::new(&circumstances), &circumstances)?;
+                let mut record = self.replay(&Record::new(&circumstances), &circumstances)?;
                 let token = Token::random();
                 record.version = Version::first();
                 record.epoch = Epoch::random();
@@ -197,7 +214,7 @@ impl Commit {
         };
         let write = Write::new(&sent.value, sent.ttl);
         let handle = &sent.token.handle;
-        let answer = match &self.base {
+        let answer = match &self.work.base {
             None => within(deadline, terms.store.create(handle, write))
                 .await
                 .map(|created| match created {
@@ -227,7 +244,7 @@ impl Commit {
         deadline: Instant,
         failure: &mut Option<StoreError>,
     ) -> Event {
-        let Some(base) = &self.base else {
+        let Some(base) = &self.work.base else {
             return Event::Gone;
         };
         let load = terms.store.load(&base.token.handle, Freshness::Latest);
@@ -248,7 +265,7 @@ impl Commit {
 
     /// Takes the newer record for the base, and tells how it relates to the one before.
     fn rebase(&mut self, newer: Stored) -> Event {
-        let Some(base) = &mut self.base else {
+        let Some(base) = &mut self.work.base else {
             return Event::Exists;
         };
         let Ok(record) = Record::decode(&newer) else {
@@ -261,6 +278,7 @@ impl Commit {
         };
         base.stored = newer;
         base.record = Arc::new(record);
+        self.work.done = None;
         Event::Conflict(told)
     }
 
@@ -291,7 +309,7 @@ impl Commit {
             ),
         };
         Ended::Failed {
-            log: self.log,
+            log: self.work.log,
             error,
         }
     }
@@ -301,6 +319,7 @@ impl Commit {
         let sent = self.sent?;
         // Found applied below a newer commit, the session is what that one made of it.
         let newer = self
+            .work
             .base
             .filter(|base| base.record.applied.contains(&self.id));
         Some(match newer {

@@ -230,18 +230,32 @@ impl Connections {
                     "Redis at {} did not answer within command_timeout = {:?}",
                     self.address, self.command_timeout
                 );
-                Err(Failed::new(StoreError::unknown(message)))
+                Err(Failed {
+                    trouble: Some(Trouble::Silent),
+                    ..Failed::new(StoreError::unknown(message))
+                })
             }
         }
     }
 
-    /// Sends something that may be sent any number of times: again at once if the connection turns out to be dead, which
-    /// after a restart of the server may be so for all of them.
+    /// Sends something that may be sent any number of times. Again at once if the connection turns out to be dead, which
+    /// after a restart of the server may be so for all of them; and once more, on another connection, if it does not
+    /// answer.
     pub(super) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
-        let mut tries = 0;
+        let mut dropped = 0;
+        let mut silent = 0;
         loop {
             match self.send(request).await {
-                Err(failed) if failed.dropped && tries < self.size => tries += 1,
+                Err(Failed {
+                    trouble: Some(Trouble::Dropped),
+                    ..
+                }) if dropped < self.size => {
+                    dropped += 1;
+                }
+                Err(Failed {
+                    trouble: Some(Trouble::Silent),
+                    ..
+                }) if silent < 1 => silent += 1,
                 answer => return answer,
             }
         }
@@ -315,7 +329,7 @@ impl Connections {
         Failed {
             error: told.with_source(error),
             code,
-            dropped,
+            trouble: dropped.then_some(Trouble::Dropped),
         }
     }
 }
@@ -325,7 +339,16 @@ pub(super) struct Failed {
     pub(super) error: StoreError,
     /// The first word of what the server said, such as `OOM`.
     pub(super) code: Option<String>,
-    dropped: bool,
+    trouble: Option<Trouble>,
+}
+
+/// What was wrong with the connection.
+#[derive(Clone, Copy)]
+enum Trouble {
+    /// The other end is gone.
+    Dropped,
+    /// No answer came in time.
+    Silent,
 }
 
 impl Failed {
@@ -333,7 +356,7 @@ impl Failed {
         Self {
             error,
             code: None,
-            dropped: false,
+            trouble: None,
         }
     }
 }

@@ -1,0 +1,303 @@
+//! The suite that every [`SessionStore`] must pass; it is the one that the stores of this crate are tested with.
+//!
+//! ```no_run
+//! # use sessile::MemoryStore;
+//! #[tokio::test]
+//! async fn it_is_a_session_store() {
+//!     sessile::conformance::check(MemoryStore::new()).await;
+//! }
+//! ```
+//!
+//! It takes about a second, since sessions must expire, and uses handles of its own, so that a store with other sessions
+//! in it will do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use crate::Handle;
+use crate::store::{
+    Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched, Write,
+};
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(80);
+
+/// Checks the store against every rule of [`SessionStore`].
+///
+/// # Panics
+///
+/// If it breaks one; the message names the rule.
+pub async fn check<S: SessionStore>(store: S) {
+    let suite = Suite(Arc::new(store));
+    suite.keeps_what_was_created().await;
+    suite.never_overwrites_by_creating().await;
+    suite.replaces_only_the_expected_version().await;
+    suite.never_creates_by_replacing().await;
+    suite.lets_one_of_many_replace().await;
+    suite.lets_one_of_many_create().await;
+    suite.touches_the_time_and_nothing_else().await;
+    suite.deletes_for_good().await;
+    suite.lets_sessions_expire().await;
+    suite.keeps_any_bytes_of_any_size().await;
+    suite.has_a_clock_that_moves_on().await;
+}
+
+struct Suite<S>(Arc<S>);
+
+/// A value whose version is this number.
+fn value(version: u64, rest: &[u8]) -> Bytes {
+    let mut value = format!("{{\"version\":\"{version:016x}\"").into_bytes();
+    assert_eq!(value.len(), Stored::VERSION_LEN);
+    value.extend_from_slice(rest);
+    value.into()
+}
+
+impl<S: SessionStore> Suite<S> {
+    async fn load(&self, key: &Handle) -> Option<Stored> {
+        self.0.load(key, Freshness::Latest).await.expect("load")
+    }
+
+    async fn create(&self, key: &Handle, value: &Bytes, ttl: Duration) -> Created {
+        self.0
+            .create(key, Write::new(value, ttl))
+            .await
+            .expect("create")
+    }
+
+    async fn replace(&self, key: &Handle, expected: &Bytes, value: &Bytes) -> Replaced {
+        let expected = Stored::new(expected.clone(), None);
+        self.0
+            .replace(key, &expected, Write::new(value, LONG))
+            .await
+            .expect("replace")
+    }
+
+    async fn stored(&self, value: &Bytes) -> Handle {
+        let key = Handle::random();
+        assert_eq!(
+            self.create(&key, value, LONG).await,
+            Created::Done,
+            "a free handle is taken"
+        );
+        key
+    }
+
+    async fn keeps_what_was_created(&self) {
+        let (one, other) = (value(1, b"one"), value(1, b"other"));
+        let (first, second) = (self.stored(&one).await, self.stored(&other).await);
+        for (key, value) in [(first, &one), (second, &other)] {
+            let stored = self.load(&key).await.expect("a created session is there");
+            assert_eq!(stored.value(), value, "a session comes back byte for byte");
+            let left = stored.time_left().expect("no session lives for ever");
+            assert!(
+                left <= LONG && left > LONG / 2,
+                "time left {left:?} of {LONG:?}"
+            );
+        }
+        assert_eq!(
+            self.load(&Handle::random()).await,
+            None,
+            "nothing is there before it is created"
+        );
+    }
+
+    async fn never_overwrites_by_creating(&self) {
+        let (first, second) = (value(1, b"first"), value(2, b"second"));
+        let key = self.stored(&first).await;
+        assert_eq!(self.create(&key, &second, LONG).await, Created::Exists);
+        let stored = self.load(&key).await.expect("the first session is there");
+        assert_eq!(stored.value(), &first, "create must not overwrite");
+    }
+
+    async fn replaces_only_the_expected_version(&self) {
+        let (first, second, third) = (value(1, b"1"), value(2, b"22"), value(3, b""));
+        let key = self.stored(&first).await;
+        assert_eq!(self.replace(&key, &first, &second).await, Replaced::Done);
+        let Replaced::Conflict(present) = self.replace(&key, &first, &third).await else {
+            panic!("an outdated version must not be replaced");
+        };
+        assert_eq!(present.value(), &second, "a conflict tells what is there");
+        let left = present.time_left().expect("a conflict tells the time left");
+        assert!(
+            left <= LONG && left > LONG / 2,
+            "time left {left:?} of {LONG:?}"
+        );
+        let stored = self.load(&key).await.expect("the session is there");
+        assert_eq!(stored.value(), &second, "a conflict changes nothing");
+        // The version decides, whatever follows it.
+        let same_version = value(2, b"something else");
+        assert_eq!(
+            self.replace(&key, &same_version, &third).await,
+            Replaced::Done
+        );
+    }
+
+    async fn never_creates_by_replacing(&self) {
+        let key = Handle::random();
+        let (first, second) = (value(1, b""), value(2, b""));
+        assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
+        assert_eq!(self.load(&key).await, None, "replace must not create");
+    }
+
+    async fn lets_one_of_many_replace(&self) {
+        let first = value(0, b"");
+        let key = self.stored(&first).await;
+        let mut tasks = JoinSet::new();
+        for version in 1..=20 {
+            let (store, first) = (Arc::clone(&self.0), first.clone());
+            tasks.spawn(async move {
+                let (mine, expected) = (value(version, b""), Stored::new(first, None));
+                let write = Write::new(&mine, LONG);
+                (
+                    version,
+                    store
+                        .replace(&key, &expected, write)
+                        .await
+                        .expect("replace"),
+                )
+            });
+        }
+        let mut winners = Vec::new();
+        let mut seen = Vec::new();
+        for (version, outcome) in tasks.join_all().await {
+            match outcome {
+                Replaced::Done => winners.push(version),
+                Replaced::Conflict(present) => seen.push(present.value().clone()),
+                Replaced::Gone => panic!("the session is there"),
+            }
+        }
+        assert_eq!(
+            winners.len(),
+            1,
+            "one of many concurrent replacements succeeds"
+        );
+        let winner = value(winners[0], b"");
+        assert!(
+            seen.iter().all(|present| *present == winner),
+            "the others are told of the winner"
+        );
+    }
+
+    async fn lets_one_of_many_create(&self) {
+        let key = Handle::random();
+        let mut tasks = JoinSet::new();
+        for version in 1..=20 {
+            let store = Arc::clone(&self.0);
+            tasks.spawn(async move {
+                let mine = value(version, b"");
+                store
+                    .create(&key, Write::new(&mine, LONG))
+                    .await
+                    .expect("create")
+            });
+        }
+        let created = tasks.join_all().await;
+        let winners = created
+            .iter()
+            .filter(|created| **created == Created::Done)
+            .count();
+        assert_eq!(winners, 1, "one of many concurrent creations succeeds");
+    }
+
+    async fn touches_the_time_and_nothing_else(&self) {
+        let first = value(1, b"");
+        let key = self.stored(&first).await;
+        for ttl in [LONG * 2, LONG / 2] {
+            assert_eq!(self.0.touch(&key, ttl).await.expect("touch"), Touched::Done);
+            let stored = self.load(&key).await.expect("a touched session is there");
+            assert_eq!(stored.value(), &first, "touch leaves the value alone");
+            let left = stored.time_left().expect("a time left");
+            assert!(
+                left <= ttl && left > ttl - LONG / 4,
+                "time left {left:?} of {ttl:?}"
+            );
+        }
+        let missing = Handle::random();
+        assert_eq!(
+            self.0.touch(&missing, LONG).await.expect("touch"),
+            Touched::Gone
+        );
+        assert_eq!(self.load(&missing).await, None, "touch must not create");
+    }
+
+    async fn deletes_for_good(&self) {
+        let (first, second) = (value(1, b""), value(2, b""));
+        let key = self.stored(&first).await;
+        let delete = || self.0.delete(&key, Durability::Primary);
+        assert_eq!(delete().await.expect("delete"), Deleted::Done);
+        assert_eq!(delete().await.expect("delete"), Deleted::Missing);
+        assert_eq!(self.load(&key).await, None);
+        assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
+        assert_eq!(
+            self.load(&key).await,
+            None,
+            "a deleted session does not come back"
+        );
+    }
+
+    async fn lets_sessions_expire(&self) {
+        let first = value(1, b"");
+        let key = Handle::random();
+        assert_eq!(self.create(&key, &first, SHORT).await, Created::Done);
+        let replaced = self.stored(&first).await;
+        let second = value(2, b"");
+        let write = Write::new(&second, SHORT);
+        let expected = Stored::new(first.clone(), None);
+        let done = self
+            .0
+            .replace(&replaced, &expected, write)
+            .await
+            .expect("replace");
+        assert_eq!(done, Replaced::Done);
+        tokio::time::sleep(SHORT * 2).await;
+        assert_eq!(self.load(&key).await, None, "a session ends with its time");
+        assert_eq!(
+            self.load(&replaced).await,
+            None,
+            "a replacement brings its own time"
+        );
+        assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
+        assert_eq!(
+            self.0.touch(&key, LONG).await.expect("touch"),
+            Touched::Gone
+        );
+        assert_eq!(
+            self.create(&key, &first, LONG).await,
+            Created::Done,
+            "its handle is free again"
+        );
+    }
+
+    async fn keeps_any_bytes_of_any_size(&self) {
+        let every_byte: Vec<u8> = (0..=255).collect();
+        for rest in [Vec::new(), every_byte, vec![b'x'; 1 << 20]] {
+            let first = value(1, &rest);
+            let key = self.stored(&first).await;
+            let second = value(2, &rest);
+            assert_eq!(self.replace(&key, &first, &second).await, Replaced::Done);
+            let stored = self.load(&key).await.expect("the session is there");
+            assert!(
+                stored.value() == &second,
+                "{} bytes do not come back as they were",
+                rest.len()
+            );
+        }
+    }
+
+    async fn has_a_clock_that_moves_on(&self) {
+        let before = self.0.now();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let passed = self
+            .0
+            .now()
+            .duration_since(before)
+            .expect("the clock must not go back");
+        assert!(
+            passed >= Duration::from_millis(15),
+            "the clock has moved by {passed:?} in 20 ms"
+        );
+    }
+}
