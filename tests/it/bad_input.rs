@@ -1,0 +1,312 @@
+//! Cookies of any bytes and stored values of any kind: an anonymous visitor or the genuine session, never a panic, never
+//! lost data.
+
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Request};
+use proptest::prelude::*;
+use sessile::{Event, MemoryStore, SessionLayer};
+
+use crate::support::app::app;
+use crate::support::browser::fetch;
+use crate::support::{Browser, Ground, Spy};
+
+fn request(cookies: &[&[u8]]) -> Request<Body> {
+    let mut request = Request::get("/read");
+    for cookie in cookies {
+        request = request.header("cookie", HeaderValue::from_bytes(cookie).unwrap());
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn forged_names_and_odd_neighbours_change_nothing_for_the_genuine_cookie() {
+    let spy = Spy::on(MemoryStore::new());
+    let calls = spy.calls.clone();
+    let app = app(SessionLayer::new(spy));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let mut thief = Browser::default();
+    thief.get(&app, "/set?k=evil&v=eve").await.ok();
+    let (genuine, evil) = (browser.cookie.clone().unwrap(), thief.token());
+    let forged = [
+        format!("__%48ost-id={evil}"),
+        format!("__host-id={evil}"),
+        format!("\u{2000}__Host-id={evil}"),
+        format!("\u{a0}__Host-id={evil}"),
+        format!("=__Host-id={evil}"),
+        format!("\"__Host-id\"={evil}"),
+        "odd=\u{ff}".to_owned(),
+        "a=;".repeat(50_000),
+    ];
+    let before = calls.so_far()[0];
+    for forged in &forged {
+        assert_eq!(
+            fetch(&app, request(&[forged.as_bytes()])).await.ok(),
+            "",
+            "{forged:.60}"
+        );
+    }
+    assert_eq!(
+        calls.so_far()[0],
+        before,
+        "the store was not asked for any of them"
+    );
+    for forged in &forged {
+        for cookies in [
+            [forged.as_bytes(), genuine.as_bytes()],
+            [genuine.as_bytes(), forged.as_bytes()],
+        ] {
+            assert_eq!(
+                fetch(&app, request(&cookies)).await.ok(),
+                "name",
+                "{forged:.60}"
+            );
+        }
+    }
+    let invalid = b"odd=\xff\xfe\x80; x".to_vec();
+    assert_eq!(
+        fetch(&app, request(&[&invalid, genuine.as_bytes()]))
+            .await
+            .ok(),
+        "name"
+    );
+    let both = format!("{genuine}; __Host-id={evil}");
+    assert_eq!(
+        fetch(&app, request(&[both.as_bytes()])).await.ok(),
+        "",
+        "two tokens: neither"
+    );
+    let url = Request::get(format!("/read?id={evil}&__Host-id={evil}"))
+        .header("authorization", format!("Bearer {evil}"))
+        .header("x-session-id", evil)
+        .body(Body::empty())
+        .unwrap();
+    assert_eq!(
+        fetch(&app, url).await.ok(),
+        "",
+        "a token counts only in the cookie"
+    );
+}
+
+proptest! {
+    #[test]
+    fn cookies_of_any_bytes_are_an_anonymous_visitor(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let Ok(cookie) = HeaderValue::from_bytes(&[b"__Host-id=", &bytes[..]].concat()) else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let page = runtime.block_on(async {
+            let app = app(SessionLayer::new(MemoryStore::new()));
+            let request = Request::get("/incr?k=n").header("cookie", cookie).body(Body::empty()).unwrap();
+            fetch(&app, request).await
+        });
+        prop_assert_eq!(page.text, "1");
+    }
+}
+
+struct Tampered {
+    ground: Ground,
+    app: axum::Router,
+    events: Arc<Mutex<Vec<String>>>,
+    browser: Browser,
+    key: String,
+}
+
+impl Tampered {
+    async fn new() -> Self {
+        let ground = Ground::new();
+        let store = ground.store().await;
+        let prefix = sessile::SessionStore::namespace(&store).to_owned();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&events);
+        let observe = move |event: &Event| seen.lock().unwrap().push(format!("{event:?}"));
+        let app = app(SessionLayer::new(store).with_observer(observe));
+        let mut browser = Browser::default();
+        browser.get(&app, "/set?k=name&v=mia").await.ok();
+        let pattern = format!("{prefix}*");
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(pattern)
+            .query(&mut ground.connection())
+            .unwrap();
+        let [key] = keys.try_into().unwrap();
+        Self {
+            ground,
+            app,
+            events,
+            browser,
+            key,
+        }
+    }
+
+    fn run<T: redis::FromRedisValue>(&self, command: &mut redis::Cmd) -> T {
+        command.query(&mut self.ground.connection()).unwrap()
+    }
+
+    fn value(&self) -> String {
+        self.run(redis::cmd("GET").arg(&self.key))
+    }
+
+    fn set(&self, value: &str) {
+        self.run(
+            redis::cmd("SET")
+                .arg(&self.key)
+                .arg(value)
+                .arg("PX")
+                .arg(100_000),
+        )
+    }
+
+    fn has_told(&self, kind: &str) -> bool {
+        std::mem::take(&mut *self.events.lock().unwrap())
+            .iter()
+            .any(|event| event.starts_with(kind))
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_record_is_an_anonymous_visitor_and_stays_as_it_is() {
+    let tampered = Tampered::new().await;
+    let good = tampered.value();
+    for bad in [
+        "",
+        "x",
+        "null",
+        "{}",
+        "[1]",
+        "{\"version\":\"0000000000000001\"}",
+        &good[..good.len() - 1],
+        &good[..good.len() / 2],
+        &good.replacen("\"secret\":\"", "\"secret\":\"!", 1),
+        &good.replacen("\"deadline\":", "\"deadline\":-", 1),
+        &good.replacen("{\"version\"", "{ \"version\"", 1),
+        &good.replacen("\"data\":{", "\"data\":[{", 1),
+    ] {
+        tampered.set(bad);
+        let page = tampered.browser.peek(&tampered.app, "/read").await;
+        assert_eq!(
+            (page.set_cookies().len(), page.ok().as_str()),
+            (0, ""),
+            "{bad}"
+        );
+        assert!(tampered.has_told("UnreadableRecord"), "{bad}");
+        let mut visitor = tampered.browser.clone();
+        visitor.get(&tampered.app, "/incr?k=n").await.ok();
+        assert_ne!(
+            visitor.token()[..21],
+            tampered.browser.token()[..21],
+            "a session of their own"
+        );
+        assert_eq!(tampered.value(), bad, "left as it was");
+    }
+    tampered.set(&good);
+    assert_eq!(
+        tampered.browser.peek(&tampered.app, "/read").await.ok(),
+        "name"
+    );
+}
+
+#[tokio::test]
+async fn a_value_of_another_kind_is_an_anonymous_visitor_and_stays_as_it_is() {
+    let tampered = Tampered::new().await;
+    let _: () = tampered.run(redis::cmd("DEL").arg(&tampered.key));
+    let _: () = tampered.run(redis::cmd("RPUSH").arg(&tampered.key).arg("a").arg("b"));
+    assert_eq!(tampered.browser.peek(&tampered.app, "/read").await.ok(), "");
+    assert!(tampered.has_told("UnreadableRecord"));
+    tampered.browser.peek(&tampered.app, "/incr?k=n").await.ok();
+    let length: u32 = tampered.run(redis::cmd("LLEN").arg(&tampered.key));
+    assert_eq!(length, 2);
+}
+
+#[tokio::test]
+async fn a_value_that_is_spoiled_while_the_handler_runs_is_not_overwritten() {
+    for spoil in ["string", "list", "newer"] {
+        let tampered = Tampered::new().await;
+        let spoiled = tampered.value().replace("\"format\":1", "\"format\":2");
+        let slow = tampered.browser.peek(&tampered.app, "/slow?ms=200&k=late");
+        let change = async {
+            tokio::time::sleep(std::time::Duration::from_millis(80)).await;
+            match spoil {
+                "string" => tampered.set("x"),
+                "newer" => tampered.set(&spoiled.replacen("\"version\":\"0", "\"version\":\"1", 1)),
+                _ => {
+                    let _: () = tampered.run(redis::cmd("DEL").arg(&tampered.key));
+                    let _: () = tampered.run(redis::cmd("RPUSH").arg(&tampered.key).arg("a"));
+                }
+            }
+        };
+        let (page, ()) = tokio::join!(slow, change);
+        assert_eq!(
+            (page.status.as_u16(), page.set_cookies().len()),
+            (409, 0),
+            "{spoil}"
+        );
+        let kind: String = tampered.run(redis::cmd("TYPE").arg(&tampered.key));
+        assert_eq!(kind, if spoil == "list" { "list" } else { "string" });
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_format_is_not_touched_and_keeps_its_cookie() {
+    let tampered = Tampered::new().await;
+    let newer = tampered
+        .value()
+        .replace("\"format\":1", "\"format\":2")
+        .replace("\"epoch\"", "\"era\"");
+    tampered.set(&newer);
+    assert_eq!(tampered.browser.peek(&tampered.app, "/read").await.ok(), "");
+    assert!(tampered.has_told("UnreadableRecord"));
+    for path in ["/incr?k=n", "/logout", "/login?u=eve"] {
+        let page = tampered.browser.peek(&tampered.app, path).await;
+        assert_eq!(
+            (page.status.as_u16(), page.set_cookies().len()),
+            (409, 0),
+            "{path}"
+        );
+    }
+    assert_eq!(tampered.value(), newer);
+}
+
+#[tokio::test]
+async fn fields_of_a_later_version_survive_a_write() {
+    let tampered = Tampered::new().await;
+    let value = tampered.value();
+    tampered.set(&value.replacen("\"data\":", "\"later\":{\"x\": [1.0]},\"data\":", 1));
+    tampered.browser.peek(&tampered.app, "/incr?k=n").await.ok();
+    assert!(
+        tampered.value().contains("\"later\":{\"x\": [1.0]}"),
+        "{}",
+        tampered.value()
+    );
+}
+
+#[tokio::test]
+async fn another_sessions_record_under_the_key_opens_nothing() {
+    let tampered = Tampered::new().await;
+    let mut other = Browser::default();
+    other.get(&tampered.app, "/set?k=role&v=admin").await.ok();
+    let prefix = tampered.key.rsplit_once(':').unwrap().0;
+    let keys: Vec<String> = tampered.run(redis::cmd("KEYS").arg(format!("{prefix}:*")));
+    let admin = keys.into_iter().find(|key| *key != tampered.key).unwrap();
+    let record: String = tampered.run(redis::cmd("GET").arg(&admin));
+    tampered.set(&record);
+    assert_eq!(tampered.browser.peek(&tampered.app, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_is_an_error_that_names_it_and_is_kept() {
+    let tampered = Tampered::new().await;
+    let page = tampered.browser.peek(&tampered.app, "/incr?k=name").await;
+    assert_eq!(page.status, 500);
+    for path in ["/number?k=name", "/push?k=name&v=x", "/cart-over-name"] {
+        let status = tampered.browser.peek(&tampered.app, path).await.status;
+        assert!(status == 500 || status == 404, "{path}: {status}");
+    }
+    assert_eq!(
+        tampered
+            .browser
+            .peek(&tampered.app, "/get?k=name")
+            .await
+            .ok(),
+        "\"mia\""
+    );
+}

@@ -1,0 +1,177 @@
+//! What can go wrong before the first request, and what it says.
+
+use std::time::{Duration, Instant};
+
+use sessile::{ConfigError, RedisConfig, RedisStore};
+
+use crate::support::Server;
+use crate::support::server::free_port;
+
+async fn refused(url: String) -> String {
+    let began = Instant::now();
+    let error = RedisStore::from_url(url).await.unwrap_err();
+    assert!(
+        began.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(matches!(error, ConfigError::Connect { .. }), "{error:?}");
+    format!("{error} {error:?}")
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named() {
+    let port = free_port();
+    let text = refused(format!("redis://127.0.0.1:{port}/")).await;
+    assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    assert!(
+        text.contains("connection refused") && text.contains("start the server"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_named() {
+    let server = Server::start();
+    server.freeze();
+    let text = refused(server.url()).await;
+    assert!(text.contains("connection_timeout = 1s"), "{text}");
+    server.thaw();
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_exist_is_named() {
+    let text = refused("redis://no-such-host.invalid:6379/".to_owned()).await;
+    assert!(text.contains("no-such-host.invalid:6379"), "{text}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_not_shown() {
+    let server = Server::start();
+    let protected: () = redis::cmd("CONFIG")
+        .arg(&["SET", "requirepass", "right-one"])
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(protected, ());
+    let address = server.address();
+    for login in ["", ":wrong-one@", "nobody:wrong-one@"] {
+        let text = refused(format!("redis://{login}{address}/")).await;
+        assert!(
+            text.contains("`url`") && !text.contains("wrong-one"),
+            "{text}"
+        );
+    }
+    RedisStore::from_url(format!("redis://:right-one@{address}/"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
+    let grants = [
+        "get", "pttl", "set", "getrange", "evalsha", "eval", "pexpire", "unlink", "time",
+    ];
+    let server = Server::start();
+    let set_user = |without: &str| {
+        let mut command = redis::cmd("ACL");
+        command.arg(&[
+            "SETUSER",
+            "app",
+            "reset",
+            "on",
+            ">secret",
+            "~sessile:*",
+            "resetchannels",
+            "-@all",
+        ]);
+        for grant in grants.iter().filter(|grant| **grant != without) {
+            command.arg(format!("+{grant}"));
+        }
+        let done: () = command.query(&mut server.connection()).unwrap();
+        done
+    };
+    let url = format!("redis://app:secret@{}/", server.address());
+    set_user("");
+    sessile::conformance::check(RedisStore::from_url(url.as_str()).await.unwrap()).await;
+    // What only reads or runs the script is tried at the start, and its absence named.
+    for missing in ["get", "pttl", "eval", "getrange", "time"] {
+        set_user(missing);
+        let text = refused(url.clone()).await;
+        assert!(text.contains("grant the user"), "{missing}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_never_shows_in_debug() {
+    let server = Server::start();
+    let address = server.address();
+    let done: () = redis::cmd("ACL")
+        .arg(&["SETUSER", "default", "on", ">hidden-one"])
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(done, ());
+    let store = RedisStore::from_url(format!("redis://:hidden-one@{address}/"))
+        .await
+        .unwrap();
+    assert!(!format!("{store:?}").contains("hidden-one"));
+}
+
+#[tokio::test]
+async fn other_databases_and_unix_sockets_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("redis.sock");
+    let server = Server::start_with(&["--unixsocket", socket.to_str().unwrap()]);
+    for url in [
+        format!("unix://{}", socket.display()),
+        format!("{}5", server.url()),
+    ] {
+        sessile::conformance::check(RedisStore::from_url(url.as_str()).await.unwrap()).await;
+    }
+    let keys: String = redis::cmd("INFO")
+        .arg("keyspace")
+        .query(&mut server.connection())
+        .unwrap();
+    assert!(keys.contains("db5:"), "{keys}");
+}
+
+#[test]
+fn outside_of_a_runtime_it_says_so() {
+    let error = RedisStore::lazy(RedisConfig::default()).unwrap_err();
+    assert!(matches!(error, ConfigError::NoRuntime), "{error}");
+}
+
+#[tokio::test]
+async fn the_servers_clock_counts_and_not_the_nodes() {
+    let server = Server::start();
+    let store = RedisStore::from_url(server.url()).await.unwrap();
+    let (secs, micros): (u64, u32) = redis::cmd("TIME").query(&mut server.connection()).unwrap();
+    let theirs = std::time::UNIX_EPOCH + Duration::new(secs, micros * 1000);
+    let ours = sessile::SessionStore::now(&store);
+    let apart = ours
+        .duration_since(theirs)
+        .unwrap_or_else(|error| error.duration());
+    assert!(apart < Duration::from_millis(100), "{apart:?}");
+}
+
+#[tokio::test]
+async fn as_many_connections_as_configured_are_kept() {
+    let server = Server::start();
+    let store = crate::support::store_with(&server.url(), |config| config.pool_size = 7).await;
+    let clients = || {
+        let list: String = redis::cmd("CLIENT")
+            .arg("LIST")
+            .query(&mut server.connection())
+            .unwrap();
+        list.lines().count() - 1
+    };
+    let began = Instant::now();
+    while clients() != 7 {
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{} connections",
+            clients()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(store);
+}

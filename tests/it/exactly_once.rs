@@ -1,0 +1,190 @@
+//! Answers that never come: a commit counts once, or the client is told that it may not have.
+
+use std::time::{Duration, Instant};
+
+use sessile::SessionLayer;
+
+use crate::support::app::app;
+use crate::support::proxy::Fault;
+use crate::support::{Browser, Proxy, Server, store_with};
+
+struct Line {
+    server: Server,
+    proxy: Proxy,
+    app: axum::Router,
+    browser: Browser,
+}
+
+impl Line {
+    async fn new() -> Self {
+        let server = Server::start();
+        let proxy = Proxy::before(server.address()).await;
+        let store = store_with(&proxy.url(), |config| {
+            config.pool_size = 4;
+            config.command_timeout = Duration::from_millis(60);
+        })
+        .await;
+        let app = app(SessionLayer::new(store));
+        let mut browser = Browser::default();
+        browser.get(&app, "/set?k=name&v=mia").await.ok();
+        Self {
+            server,
+            proxy,
+            app,
+            browser,
+        }
+    }
+
+    /// Asks until a connection answers: those whose answer was swallowed are silent until they are replaced.
+    async fn get(&self, path: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let page = self.browser.peek(&self.app, path).await;
+            if page.status == 200 || began.elapsed() > Duration::from_secs(5) {
+                return page.ok();
+            }
+        }
+    }
+
+    async fn count(&self) -> u64 {
+        self.get("/number?k=n").await.parse().unwrap()
+    }
+
+    fn sessions(&self) -> usize {
+        redis::cmd("DBSIZE")
+            .query(&mut self.server.connection())
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_counts_once() {
+    let mut line = Line::new().await;
+    let (mut counted, mut told) = (0, 0);
+    let mut swallowed = 0;
+    while swallowed < 200 {
+        let fault = match swallowed % 2 {
+            0 => Fault::LoseAnswer,
+            _ => Fault::SwallowAnswer,
+        };
+        line.proxy.inject("EVALSHA", fault, 1);
+        let page = line.browser.get(&line.app, "/incr?k=n").await;
+        // A connection that is silent since an earlier round may have kept the request from being loaded.
+        swallowed += 1 - line.proxy.faults_left();
+        line.proxy.inject("EVALSHA", fault, 0);
+        let now = line.count().await;
+        match page.status.as_u16() {
+            200 => assert_eq!(now, counted + 1, "counted once"),
+            503 => assert!(now == counted || now == counted + 1, "counted at most once"),
+            status => panic!("{status}: {}", page.text),
+        }
+        told += u64::from(page.status == 200);
+        counted = now;
+    }
+    assert!(
+        told >= 190,
+        "sending again should have saved nearly all of 200, not {told}"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_that_never_arrived_is_sent_again() {
+    let mut line = Line::new().await;
+    for round in 1..=20 {
+        line.proxy.inject("EVALSHA", Fault::LoseRequest, 1);
+        line.browser.get(&line.app, "/incr?k=n").await.ok();
+        assert_eq!(line.count().await, round);
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_is_never_answered_is_503_and_not_an_invitation_to_repeat() {
+    let mut line = Line::new().await;
+    line.proxy.inject("EVALSHA", Fault::SwallowAnswer, 3);
+    let page = line.browser.get(&line.app, "/incr?k=n").await;
+    assert_eq!(page.status, 503);
+    assert!(!page.headers.contains_key("retry-after"));
+    assert_eq!(page.set_cookies(), Vec::<&str>::new());
+    // It had arrived the first time, and the repetitions changed nothing.
+    assert_eq!(line.count().await, 1);
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_is_lost_takes_a_fresh_handle() {
+    let line = Line::new().await;
+    for fault in [Fault::LoseAnswer, Fault::SwallowAnswer, Fault::LoseRequest] {
+        let before = line.sessions();
+        line.proxy.inject("NX", fault, 1);
+        let mut browser = Browser::default();
+        browser.get(&line.app, "/incr?k=n").await.ok();
+        assert_eq!(browser.get(&line.app, "/number?k=n").await.ok(), "1");
+        let arrived = usize::from(fault != Fault::LoseRequest);
+        // The first one is there too, and nobody holds its token.
+        assert_eq!(line.sessions() - before, 1 + arrived, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_save_that_failed_unnoticed_is_not_done_twice() {
+    let mut line = Line::new().await;
+    // The handler's own save fails after three sends; the commit after the handler finds it applied.
+    line.proxy.inject("EVALSHA", Fault::LoseAnswer, 3);
+    let page = line.browser.get(&line.app, "/save-then?also=write").await;
+    assert_eq!(
+        (page.status.as_u16(), page.text.as_str()),
+        (200, "OutcomeUnknown")
+    );
+    let number = |key: &'static str| {
+        let (browser, app) = (line.browser.clone(), line.app.clone());
+        async move { browser.peek(&app, &format!("/number?k={key}")).await.ok() }
+    };
+    assert_eq!(number("saved").await, "1");
+    assert_eq!(number("after").await, "1");
+}
+
+#[tokio::test]
+async fn a_save_that_stays_unresolved_is_503_whatever_the_handler_says() {
+    let mut line = Line::new().await;
+    line.proxy.inject("EVALSHA", Fault::LoseAnswer, 6);
+    let page = line.browser.get(&line.app, "/save-then?also=write").await;
+    assert_eq!(page.status, 503);
+    assert_eq!(
+        line.browser.get(&line.app, "/number?k=saved").await.ok(),
+        "1"
+    );
+    assert_eq!(
+        line.browser.get(&line.app, "/number?k=after").await.ok(),
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn a_rotation_whose_answer_is_lost_still_reaches_the_browser() {
+    let mut line = Line::new().await;
+    line.proxy.inject("EVALSHA", Fault::LoseAnswer, 1);
+    let old = line.browser.token().to_owned();
+    line.browser.get(&line.app, "/login?u=mia").await.ok();
+    assert_ne!(line.browser.token(), old);
+    assert_eq!(line.browser.get(&line.app, "/whoami").await.ok(), "mia");
+}
+
+#[tokio::test]
+async fn an_increment_now_gives_a_number_once_although_answers_are_lost() {
+    let mut line = Line::new().await;
+    for expected in 1..=20 {
+        line.proxy.inject("EVALSHA", Fault::LoseAnswer, 1);
+        let number = line.browser.get(&line.app, "/incr-now?k=n").await.ok();
+        assert_eq!(number, expected.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_logout_whose_answer_is_lost_is_a_logout() {
+    for fault in [Fault::LoseAnswer, Fault::SwallowAnswer, Fault::LoseRequest] {
+        let mut line = Line::new().await;
+        line.proxy.inject("UNLINK", fault, 1);
+        line.browser.get(&line.app, "/logout").await.ok();
+        assert_eq!(line.browser.cookie, None);
+        assert_eq!(line.sessions(), 0, "{fault:?}");
+    }
+}

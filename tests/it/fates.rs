@@ -1,0 +1,237 @@
+//! How requests end: errors, panics, clients that leave.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use sessile::{MemoryStore, SessionConfig, SessionLayer};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::support::app::{app, routes};
+use crate::support::{Browser, Spy};
+
+struct Room {
+    app: axum::Router,
+    calls: std::sync::Arc<crate::support::spy::Calls>,
+    browser: Browser,
+}
+
+async fn room() -> Room {
+    let spy = Spy::on(MemoryStore::new());
+    let calls = spy.calls.clone();
+    // A panic is caught outside of the layer, so that it goes through it as it does without any net.
+    let layers = ServiceBuilder::new()
+        .layer(CatchPanicLayer::new())
+        .layer(SessionLayer::new(spy));
+    let app = routes().layer(layers);
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    Room {
+        app,
+        calls,
+        browser,
+    }
+}
+
+impl Room {
+    async fn keys(&self) -> String {
+        self.browser.peek(&self.app, "/read").await.ok()
+    }
+
+    /// Waits for what is done in the background.
+    async fn gone(&self) -> bool {
+        for _ in 0..100 {
+            if self.keys().await.is_empty() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_server_error_commits_no_data() {
+    let mut room = room().await;
+    let before = room.calls.so_far();
+    assert_eq!(
+        room.browser.get(&room.app, "/fail?status=500").await.status,
+        500
+    );
+    assert_eq!(room.calls.so_far()[2], before[2], "nothing was written");
+    assert_eq!(
+        room.browser.get(&room.app, "/fail?status=404").await.status,
+        404
+    );
+    assert_eq!(room.keys().await, "failed,name", "a client error commits");
+}
+
+#[tokio::test]
+async fn a_server_error_commits_a_rotation_and_a_logout() {
+    let mut room = room().await;
+    let old = room.browser.clone();
+    assert_eq!(
+        room.browser
+            .get(&room.app, "/fail?status=503&also=cycle")
+            .await
+            .status,
+        503
+    );
+    assert_ne!(room.browser.token(), old.token());
+    assert_eq!(room.keys().await, "name");
+    assert_eq!(
+        room.browser
+            .clone()
+            .get(&room.app, "/logout?then=fail")
+            .await
+            .status,
+        500
+    );
+    assert_eq!(room.keys().await, "");
+}
+
+#[tokio::test]
+async fn a_server_error_commits_if_the_layer_says_so() {
+    let mut config = SessionConfig::default();
+    config.commit_on_server_error = true;
+    let app = app(SessionLayer::with_config(MemoryStore::new(), config).unwrap());
+    let mut browser = Browser::default();
+    assert_eq!(browser.get(&app, "/fail?status=500").await.status, 500);
+    assert_eq!(browser.get(&app, "/read").await.ok(), "failed");
+}
+
+#[tokio::test]
+async fn a_failed_login_is_no_login() {
+    let failing = |session: sessile::Session| async move {
+        session.set_principal("mia").await.unwrap();
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let app = routes()
+        .route("/broken-login", axum::routing::get(failing))
+        .layer(SessionLayer::new(MemoryStore::new()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let old = browser.token().to_owned();
+    assert_eq!(browser.get(&app, "/broken-login").await.status, 500);
+    assert_eq!(browser.token(), old);
+    assert_eq!(browser.get(&app, "/whoami").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_panic_commits_nothing_and_harms_nothing() {
+    let mut room = room().await;
+    let page = room.browser.get(&room.app, "/panic").await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (500, 0));
+    assert_eq!(room.keys().await, "name");
+    assert_eq!(room.browser.get(&room.app, "/incr?k=n").await.ok(), "1");
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_although_the_handler_panics() {
+    let room = room().await;
+    assert_eq!(
+        room.browser
+            .peek(&room.app, "/logout?then=panic")
+            .await
+            .status,
+        500
+    );
+    assert!(room.gone().await);
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_although_the_client_leaves() {
+    let room = room().await;
+    let (browser, app) = (room.browser.clone(), room.app.clone());
+    let request = tokio::spawn(async move { browser.peek(&app, "/logout?then=hang").await.status });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(room.keys().await, "name", "the handler has not finished");
+    request.abort();
+    assert!(room.gone().await);
+}
+
+#[tokio::test]
+async fn a_handler_that_was_dropped_has_committed_nothing() {
+    let room = room().await;
+    let (browser, app) = (room.browser.clone(), room.app.clone());
+    let request =
+        tokio::spawn(async move { browser.peek(&app, "/slow?ms=60&k=late").await.status });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    request.abort();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(room.keys().await, "name");
+}
+
+#[tokio::test]
+async fn what_is_saved_in_the_handler_stays_whatever_it_answers() {
+    let mut room = room().await;
+    let page = room
+        .browser
+        .get(&room.app, "/save-then?status=500&also=write")
+        .await;
+    assert_eq!((page.status.as_u16(), page.text.as_str()), (500, "saved"));
+    assert_eq!(room.keys().await, "name,saved");
+}
+
+#[tokio::test]
+async fn a_new_session_saved_by_a_failing_handler_still_gets_its_cookie() {
+    let room = room().await;
+    let mut fresh = Browser::default();
+    let page = fresh.get(&room.app, "/save-then?status=500").await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (500, 1));
+    assert_eq!(fresh.get(&room.app, "/read").await.ok(), "saved");
+}
+
+#[tokio::test]
+async fn a_request_that_writes_nothing_asks_for_nothing_but_the_load() {
+    let mut room = room().await;
+    let before = room.calls.so_far();
+    room.browser.get(&room.app, "/read").await.ok();
+    room.browser.get(&room.app, "/clear").await.ok();
+    assert_eq!(room.keys().await, "");
+    let after = room.calls.so_far();
+    // Three loads, and the one write that `clear` is.
+    assert_eq!(
+        [
+            after[0] - before[0],
+            after[1] - before[1],
+            after[2] - before[2]
+        ],
+        [3, 0, 1]
+    );
+    room.browser.get(&room.app, "/clear").await.ok();
+    room.browser.get(&room.app, "/remove?k=missing").await.ok();
+    assert_eq!(
+        room.calls.so_far()[2],
+        after[2],
+        "there was nothing to remove"
+    );
+}
+
+#[tokio::test]
+async fn a_replaced_response_keeps_the_cookies_of_others() {
+    let app = axum::Router::new()
+        .route(
+            "/late",
+            axum::routing::get(|session: sessile::Session| async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                session.insert("late", true).unwrap();
+                [("set-cookie", "theme=dark"), ("etag", "\"x\"")]
+            }),
+        )
+        .merge(routes())
+        .layer(SessionLayer::new(MemoryStore::new()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let logout = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        browser.peek(&app, "/logout").await
+    };
+    let (late, _) = tokio::join!(browser.peek(&app, "/late"), logout);
+    assert_eq!(late.status, StatusCode::CONFLICT);
+    assert_eq!(late.set_cookies(), ["theme=dark"]);
+    assert!(
+        !late.headers.contains_key("etag"),
+        "it described another body"
+    );
+}

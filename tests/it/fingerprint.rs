@@ -1,0 +1,191 @@
+//! A session used from another network.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::connect_info::MockConnectInfo;
+use sessile::{Event, Fingerprinting, MemoryStore, SessionLayer};
+
+use crate::support::app::app;
+use crate::support::{Browser, Spy};
+
+struct Site {
+    app: Router,
+    events: Arc<Mutex<Vec<String>>>,
+    calls: Arc<crate::support::spy::Calls>,
+}
+
+impl Site {
+    fn new(mode: Fingerprinting) -> Self {
+        let spy = Spy::on(MemoryStore::new());
+        let calls = spy.calls.clone();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&events);
+        let layer = SessionLayer::new(spy)
+            .with_fingerprinting(mode)
+            .with_observer(move |event: &Event| seen.lock().unwrap().push(format!("{event:?}")));
+        Self {
+            app: app(layer),
+            events,
+            calls,
+        }
+    }
+
+    fn from(&self, address: &str) -> Router {
+        let address: IpAddr = address.parse().unwrap();
+        self.app
+            .clone()
+            .layer(MockConnectInfo(SocketAddr::new(address, 4242)))
+    }
+
+    fn told(&self, kind: &str) -> usize {
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| event.starts_with(kind))
+            .count()
+    }
+}
+
+async fn facts(browser: &Browser, app: &Router) -> String {
+    let facts = browser.peek(app, "/facts").await.ok();
+    serde_json::from_str::<serde_json::Value>(&facts).unwrap()["fingerprint"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+async fn visitor(app: &Router) -> Browser {
+    let mut browser = Browser::default();
+    browser.get(app, "/set?k=name&v=mia").await.ok();
+    browser
+}
+
+#[tokio::test]
+async fn soft_works_and_tells_once_a_network() {
+    let site = Site::new(Fingerprinting::Soft);
+    let home = site.from("203.0.113.7");
+    let browser = visitor(&home).await;
+    assert_eq!(facts(&browser, &home).await, "Match");
+    assert_eq!(facts(&browser, &site.from("203.0.113.250")).await, "Match");
+    assert_eq!(
+        facts(&browser, &site.from("::ffff:203.0.113.9")).await,
+        "Match"
+    );
+    assert_eq!(site.told("FingerprintMismatch"), 0);
+    for _ in 0..3 {
+        let away = facts(&browser, &site.from("198.51.100.7")).await;
+        assert_eq!(
+            away,
+            r#"Mismatch { bound: "203.0.113.0/24", seen: "198.51.100.0/24" }"#
+        );
+    }
+    assert_eq!(site.told("FingerprintMismatch"), 1);
+    let six = facts(&browser, &site.from("2001:db8::1")).await;
+    assert!(six.contains("2001:db8::/64"), "{six}");
+    assert_eq!(site.told("FingerprintMismatch"), 2);
+    assert_eq!(facts(&browser, &site.app).await, "Unknown");
+    assert_eq!(
+        browser.peek(&site.from("198.51.100.7"), "/read").await.ok(),
+        "name"
+    );
+}
+
+#[tokio::test]
+async fn off_neither_keeps_nor_compares() {
+    let site = Site::new(Fingerprinting::Off);
+    let browser = visitor(&site.from("203.0.113.7")).await;
+    assert_eq!(facts(&browser, &site.from("198.51.100.7")).await, "Off");
+}
+
+#[tokio::test]
+async fn strict_hides_the_session_and_harms_neither_it_nor_the_cookie() {
+    let site = Site::new(Fingerprinting::Strict);
+    let home = site.from("203.0.113.7");
+    let browser = visitor(&home).await;
+    for away in [
+        site.from("198.51.100.7"),
+        site.from("2001:db8::1"),
+        site.app.clone(),
+    ] {
+        let before = site.calls.so_far();
+        let page = browser.peek(&away, "/read").await;
+        assert_eq!((page.set_cookies().len(), page.ok().as_str()), (0, ""));
+        for path in [
+            "/set?k=name&v=evil",
+            "/login?u=eve",
+            "/incr-now?k=n",
+            "/cycle",
+        ] {
+            let page = browser.peek(&away, path).await;
+            assert_eq!(
+                (page.status.as_u16(), page.set_cookies().len()),
+                (409, 0),
+                "{path}"
+            );
+        }
+        let after = site.calls.so_far();
+        assert_eq!(before[1..], after[1..], "nothing but loads");
+    }
+    assert!(site.told("AddressUnknown") == 1 && site.told("FingerprintMismatch") == 2);
+    assert_eq!(browser.peek(&home, "/get?k=name").await.ok(), "\"mia\"");
+}
+
+#[tokio::test]
+async fn strict_lets_the_holder_log_out_from_anywhere() {
+    let site = Site::new(Fingerprinting::Strict);
+    let home = site.from("203.0.113.7");
+    let browser = visitor(&home).await;
+    let mut away = browser.clone();
+    away.get(&site.from("198.51.100.7"), "/logout").await.ok();
+    assert_eq!(away.cookie, None);
+    assert_eq!(browser.peek(&home, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_session_without_a_network_takes_the_first_that_writes() {
+    let store = MemoryStore::new();
+    let with = |mode| app(SessionLayer::new(store.clone()).with_fingerprinting(mode));
+    let from = |app: &Router, address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        app.clone()
+            .layer(MockConnectInfo(SocketAddr::new(address, 1)))
+    };
+    let browser = visitor(&with(Fingerprinting::Off)).await;
+    let strict = with(Fingerprinting::Strict);
+    let (home, away) = (from(&strict, "203.0.113.7"), from(&strict, "198.51.100.7"));
+    assert_eq!(facts(&browser, &home).await, "Unbound");
+    assert_eq!(
+        facts(&browser, &away).await,
+        "Unbound",
+        "reading binds nothing"
+    );
+    browser.peek(&home, "/incr?k=n").await.ok();
+    assert_eq!(facts(&browser, &home).await, "Match");
+    assert_eq!(browser.peek(&away, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_login_binds_the_session_anew() {
+    let site = Site::new(Fingerprinting::Soft);
+    let (home, away) = (site.from("203.0.113.7"), site.from("198.51.100.7"));
+    let mut browser = visitor(&home).await;
+    browser.get(&away, "/incr?k=n").await.ok();
+    assert_eq!(facts(&browser, &home).await, "Match");
+    browser.get(&away, "/login?u=mia").await.ok();
+    assert_eq!(facts(&browser, &away).await, "Match");
+}
+
+#[tokio::test]
+async fn the_application_may_say_where_the_address_comes_from() {
+    let layer = SessionLayer::new(MemoryStore::new())
+        .with_client_ip(|parts| parts.headers.get("x-real-ip")?.to_str().ok()?.parse().ok());
+    let app = app(layer);
+    let request = axum::http::Request::get("/facts").header("x-real-ip", "203.0.113.7");
+    let page =
+        crate::support::browser::fetch(&app, request.body(axum::body::Body::empty()).unwrap())
+            .await;
+    assert!(page.ok().contains("Unbound"));
+}

@@ -1,0 +1,257 @@
+//! Who may use a session: tokens, rotation, login, logout.
+
+use axum::http::StatusCode;
+use sessile::{MemoryStore, SessionConfig, SessionLayer};
+
+use crate::support::app::{app, routes};
+use crate::support::{Browser, Ground, Spy};
+
+fn memory() -> axum::Router {
+    app(SessionLayer::new(MemoryStore::new()))
+}
+
+async fn visitor(app: &axum::Router) -> Browser {
+    let mut browser = Browser::default();
+    browser.get(app, "/set?k=name&v=mia").await.ok();
+    browser
+}
+
+#[tokio::test]
+async fn a_visitor_gets_a_cookie_with_the_first_change_and_no_other() {
+    let app = memory();
+    let mut browser = Browser::default();
+    assert_eq!(
+        browser.get(&app, "/read").await.set_cookies(),
+        Vec::<&str>::new()
+    );
+    let page = browser.get(&app, "/set?k=name&v=mia").await;
+    let cookies = page.set_cookies();
+    assert_eq!(cookies.len(), 1);
+    let (pair, attributes) = cookies[0].split_once("; ").unwrap();
+    assert!(
+        pair.starts_with("__Host-id=") && pair.len() == "__Host-id=".len() + 43,
+        "{pair}"
+    );
+    assert_eq!(attributes, "HttpOnly; SameSite=Lax; Secure; Path=/");
+    for path in ["/read", "/incr?k=n", "/set?k=name&v=noa"] {
+        assert_eq!(
+            browser.get(&app, path).await.set_cookies(),
+            Vec::<&str>::new(),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn login_gives_a_new_token_and_kills_the_old() {
+    let app = memory();
+    let mut browser = visitor(&app).await;
+    let planted = browser.clone();
+    let handle = |facts: String| {
+        serde_json::from_str::<serde_json::Value>(&facts).unwrap()["handle"].clone()
+    };
+    let before = handle(browser.get(&app, "/facts").await.ok());
+    assert!(browser.carries(before.as_str().unwrap()));
+    browser.get(&app, "/login?u=mia").await.ok();
+    assert_ne!(browser.token(), planted.token());
+    assert_eq!(browser.get(&app, "/whoami").await.ok(), "mia");
+    assert_eq!(
+        browser.get(&app, "/read").await.ok(),
+        "name",
+        "a visitor's data is kept"
+    );
+    assert_eq!(
+        handle(browser.get(&app, "/facts").await.ok()),
+        before,
+        "the handle stays"
+    );
+
+    assert_eq!(planted.peek(&app, "/whoami").await.ok(), "");
+    assert_eq!(planted.peek(&app, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_retired_token_reads_nothing_writes_nothing_and_gets_no_cookie() {
+    let app = memory();
+    let mut browser = visitor(&app).await;
+    let late = browser.clone();
+    browser.get(&app, "/cycle").await.ok();
+    for path in [
+        "/set?k=name&v=evil",
+        "/incr?k=n",
+        "/login?u=eve",
+        "/cycle",
+        "/incr-now?k=n",
+        "/logout",
+    ] {
+        let page = late.peek(&app, path).await;
+        assert_eq!(page.status, StatusCode::CONFLICT, "{path}");
+        assert_eq!(
+            page.set_cookies(),
+            Vec::<&str>::new(),
+            "{path} must not push the new cookie out"
+        );
+    }
+    assert_eq!(late.peek(&app, "/read").await.ok(), "");
+    assert_eq!(browser.get(&app, "/get?k=name").await.ok(), "\"mia\"");
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+}
+
+#[tokio::test]
+async fn a_token_that_was_never_issued_is_never_adopted() {
+    let app = memory();
+    let mut browser = visitor(&app).await;
+    let handle_of = |token: &str| token[..21].to_owned();
+    let genuine = browser.token().to_owned();
+    let other = visitor(&app).await.token().to_owned();
+    // A right handle with a wrong secret; another session's secret; nothing that was ever issued.
+    let mut wrong_secret = genuine.clone().into_bytes();
+    wrong_secret[30] = if wrong_secret[30] == b'A' { b'B' } else { b'A' };
+    let mixed = format!("{}{}", &genuine[..22], &other[22..]);
+    let made_up = "A".repeat(43);
+    for token in [String::from_utf8(wrong_secret).unwrap(), mixed, made_up] {
+        let mut thief = Browser {
+            cookie: Some(format!("__Host-id={token}")),
+        };
+        assert_eq!(thief.get(&app, "/read").await.ok(), "");
+        thief.get(&app, "/set?k=name&v=evil").await.ok();
+        assert_ne!(
+            handle_of(thief.token()),
+            handle_of(&token),
+            "a presented handle is not adopted"
+        );
+    }
+    assert_eq!(browser.get(&app, "/get?k=name").await.ok(), "\"mia\"");
+}
+
+#[tokio::test]
+async fn every_changed_character_of_a_token_makes_it_worthless() {
+    let app = memory();
+    let browser = visitor(&app).await;
+    let token = browser.token().as_bytes().to_vec();
+    for place in 0..token.len() {
+        for other in [b'A', b'z', b'-', b'=', b' ', 0xff] {
+            if token[place] == other {
+                continue;
+            }
+            let mut changed = token.clone();
+            changed[place] = other;
+            let mut cookie = b"__Host-id=".to_vec();
+            cookie.extend_from_slice(&changed);
+            let request = axum::http::Request::get("/read")
+                .header(
+                    "cookie",
+                    axum::http::HeaderValue::from_bytes(&cookie).unwrap(),
+                )
+                .body(axum::body::Body::empty())
+                .unwrap();
+            let page = crate::support::browser::fetch(&app, request).await;
+            assert_eq!(page.ok(), "", "character {place} changed to {other}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn logout_is_final_and_takes_the_cookie_away() {
+    let ground = Ground::new();
+    let app = app(SessionLayer::new(ground.store().await));
+    let mut browser = visitor(&app).await;
+    let kept = browser.clone();
+    let page = browser.get(&app, "/logout").await;
+    assert_eq!(page.set_cookies().len(), 1);
+    assert_eq!(page.headers["cache-control"], "no-store");
+    assert_eq!(browser.cookie, None);
+    assert_eq!(kept.peek(&app, "/read").await.ok(), "");
+    let mut again = kept.clone();
+    again.get(&app, "/set?k=x&v=y").await.ok();
+    assert_ne!(
+        again.token()[..21],
+        kept.token()[..21],
+        "a destroyed handle is not used again"
+    );
+}
+
+#[tokio::test]
+async fn logout_of_who_is_not_logged_in_does_nothing() {
+    let spy = Spy::on(MemoryStore::new());
+    let calls = spy.calls.clone();
+    let app = app(SessionLayer::new(spy));
+    let page = Browser::default().get(&app, "/logout").await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (200, 0));
+    assert_eq!(calls.so_far(), [0; 5]);
+    // A cookie of a session that has expired is taken away.
+    let mut stale = Browser {
+        cookie: Some(format!("__Host-id={}", "A".repeat(43))),
+    };
+    assert_eq!(stale.get(&app, "/logout").await.set_cookies().len(), 1);
+    assert_eq!(stale.cookie, None);
+    assert_eq!(calls.so_far(), [1, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn what_is_written_after_destroy_goes_into_a_fresh_session() {
+    let app = memory();
+    let mut browser = visitor(&app).await;
+    let old = browser.clone();
+    browser.get(&app, "/logout-and-say").await.ok();
+    assert_ne!(browser.token()[..21], old.token()[..21]);
+    assert_eq!(browser.get(&app, "/read").await.ok(), "notice");
+    assert_eq!(old.peek(&app, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn another_principal_never_sees_the_data_of_the_last() {
+    let app = memory();
+    let mut browser = visitor(&app).await;
+    browser.get(&app, "/login?u=mia").await.ok();
+    browser.get(&app, "/set?k=orders&v=12").await.ok();
+    browser.get(&app, "/step-down").await.ok();
+    assert_eq!(browser.get(&app, "/whoami").await.ok(), "");
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name,orders");
+    browser.get(&app, "/login?u=noa").await.ok();
+    assert_eq!(browser.get(&app, "/read").await.ok(), "");
+    browser.get(&app, "/login?u=mia").await.ok();
+    assert_eq!(browser.get(&app, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_login_without_a_session_before_makes_one() {
+    let app = memory();
+    let mut browser = Browser::default();
+    browser.get(&app, "/login?u=mia").await.ok();
+    assert_eq!(browser.get(&app, "/whoami").await.ok(), "mia");
+}
+
+#[tokio::test]
+async fn cycling_the_id_of_a_visitor_without_a_session_stores_nothing() {
+    let spy = Spy::on(MemoryStore::new());
+    let calls = spy.calls.clone();
+    let app = app(SessionLayer::new(spy));
+    assert_eq!(
+        Browser::default()
+            .get(&app, "/cycle")
+            .await
+            .set_cookies()
+            .len(),
+        0
+    );
+    assert_eq!(calls.so_far(), [0; 5]);
+}
+
+#[tokio::test]
+async fn a_cookie_opens_only_the_layer_and_the_prefix_it_was_made_for() {
+    let ground = Ground::new();
+    let store = ground.store().await;
+    let named = |name: &str| {
+        let mut config = SessionConfig::default();
+        config.cookie.name = name.to_owned();
+        routes().layer(SessionLayer::with_config(store.clone(), config).unwrap())
+    };
+    let (users, admins) = (named("__Host-user"), named("__Host-admin"));
+    let browser = visitor(&users).await;
+    assert_eq!(browser.peek(&users, "/read").await.ok(), "name");
+    let swapped = Browser {
+        cookie: Some(format!("__Host-admin={}", browser.token())),
+    };
+    assert_eq!(swapped.peek(&admins, "/read").await.ok(), "");
+}

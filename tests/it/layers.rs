@@ -1,0 +1,275 @@
+//! The layer among others: nested, absent, loading late; caches, hooks and other people's cookies.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use bytes::Bytes;
+use sessile::{Event, Load, MemoryStore, Session, SessionConfig, SessionError, SessionLayer};
+use tower::{Layer as _, Service, ServiceExt as _};
+
+use crate::support::app::{app, routes};
+use crate::support::browser::fetch;
+use crate::support::{Browser, Spy};
+
+fn named(name: &str) -> SessionLayer {
+    let mut config = SessionConfig::default();
+    config.cookie.name = name.to_owned();
+    SessionLayer::with_config(MemoryStore::new(), config).unwrap()
+}
+
+#[tokio::test]
+async fn without_a_layer_the_handler_fails_and_an_optional_session_is_none() {
+    let page = Browser::default().get(&routes(), "/read").await;
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let optional = Router::new().route(
+        "/",
+        get(|session: Option<Session>| async move { session.is_some().to_string() }),
+    );
+    assert_eq!(Browser::default().get(&optional, "/").await.ok(), "false");
+    let layered = optional.layer(SessionLayer::new(MemoryStore::new()));
+    assert_eq!(Browser::default().get(&layered, "/").await.ok(), "true");
+}
+
+#[tokio::test]
+async fn an_inner_layer_of_the_same_name_joins_the_outer_session() {
+    let inner = Router::new().nest("/inner", routes().layer(named("__Host-id")));
+    let app = inner.merge(routes()).layer(named("__Host-id"));
+    let mut browser = Browser::default();
+    let page = browser.get(&app, "/inner/set?k=name&v=mia").await;
+    assert_eq!(page.set_cookies().len(), 1);
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+    assert_eq!(browser.get(&app, "/inner/read").await.ok(), "name");
+}
+
+#[tokio::test]
+async fn an_inner_layer_of_another_name_is_another_session() {
+    let inner = Router::new().nest("/admin", routes().layer(named("__Host-admin")));
+    let app = inner.merge(routes()).layer(named("__Host-id"));
+    let mut user = Browser::default();
+    user.get(&app, "/set?k=name&v=mia").await.ok();
+    let mut both = user.clone();
+    let page = both.get(&app, "/admin/set?k=role&v=root").await;
+    assert_eq!(page.set_cookies().len(), 1);
+    assert!(page.set_cookies()[0].starts_with("__Host-admin="));
+    both.cookie = Some(format!(
+        "{}; {}",
+        user.cookie.as_ref().unwrap(),
+        both.cookie.unwrap()
+    ));
+    assert_eq!(both.peek(&app, "/read").await.ok(), "name");
+    assert_eq!(both.peek(&app, "/admin/read").await.ok(), "role");
+}
+
+#[tokio::test]
+async fn loading_on_extract_asks_nothing_for_pages_without_a_session() {
+    let spy = Spy::on(MemoryStore::new());
+    let calls = spy.calls.clone();
+    let app = app(SessionLayer::new(spy).with_load(Load::OnExtract));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let before = calls.so_far()[0];
+    assert_eq!(browser.get(&app, "/plain").await.ok(), "plain");
+    assert_eq!(calls.so_far()[0], before);
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+    assert_eq!(calls.so_far()[0], before + 1);
+}
+
+#[tokio::test]
+async fn any_tower_service_can_use_the_session() {
+    let service = tower::service_fn(|request: Request<String>| async move {
+        let (mut parts, body) = request.into_parts();
+        let session = Session::from_parts(&mut parts).await.unwrap();
+        session.insert("body", body).unwrap();
+        Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
+    });
+    let mut service = SessionLayer::new(MemoryStore::new()).layer(service);
+    let request = Request::new("hello".to_owned());
+    let response = service.ready().await.unwrap().call(request).await.unwrap();
+    assert!(response.headers().contains_key("set-cookie"));
+}
+
+#[tokio::test]
+async fn what_was_polled_ready_is_what_is_called() {
+    /// Panics if it is called without having been polled ready.
+    struct Strict(bool);
+    impl Clone for Strict {
+        fn clone(&self) -> Self {
+            Self(false)
+        }
+    }
+    impl Service<Request<Body>> for Strict {
+        type Response = Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Self::Error>> {
+            self.0 = true;
+            std::task::Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            assert!(self.0, "called without being ready");
+            std::future::ready(Ok(Response::default()))
+        }
+    }
+    let mut service = SessionLayer::new(MemoryStore::new()).layer(Strict(false));
+    for _ in 0..2 {
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(Request::default())
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn responses_that_set_the_cookie_are_kept_out_of_caches() {
+    let public = |session: Session| async move {
+        session.increment("n", 1).unwrap();
+        [("cache-control", "public, max-age=600"), ("vary", "accept")]
+    };
+    let private = |session: Session| async move {
+        session.increment("n", 1).unwrap();
+        [("cache-control", "private, max-age=5")]
+    };
+    let asset = || async { [("cache-control", "public, max-age=600")] };
+    let app = Router::new()
+        .route("/public", get(public))
+        .route("/private", get(private))
+        .route("/asset", get(asset))
+        .merge(routes())
+        .layer(SessionLayer::new(MemoryStore::new()));
+    let page = Browser::default().get(&app, "/public").await;
+    assert_eq!(page.headers["cache-control"], "no-store");
+    let vary: Vec<_> = page.headers.get_all("vary").iter().collect();
+    assert_eq!(vary, ["accept", "cookie"]);
+    let page = Browser::default().get(&app, "/private").await;
+    assert_eq!(page.headers["cache-control"], "private, max-age=5");
+
+    let mut browser = Browser::default();
+    browser.get(&app, "/public").await;
+    let read = browser.get(&app, "/read").await;
+    assert_eq!(read.headers["vary"], "cookie");
+    assert!(
+        !read.headers.contains_key("cache-control"),
+        "a read leaves it to the handler"
+    );
+    let asset = browser.get(&app, "/asset").await;
+    assert_eq!(asset.headers["cache-control"], "public, max-age=600");
+    assert!(
+        !asset.headers.contains_key("vary"),
+        "the session was not looked at"
+    );
+}
+
+#[tokio::test]
+async fn one_cookie_of_a_name_and_all_of_the_others() {
+    let handler = |session: Session| async move {
+        session.increment("n", 1).unwrap();
+        let mut response = "".into_response();
+        for cookie in ["theme=dark", "__Host-id=forged; Path=/", "lang=de"] {
+            response
+                .headers_mut()
+                .append("set-cookie", cookie.parse().unwrap());
+        }
+        response
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(SessionLayer::new(MemoryStore::new()));
+    let page = Browser::default().get(&app, "/").await;
+    let cookies = page.set_cookies();
+    assert_eq!(cookies[..2], ["theme=dark", "lang=de"]);
+    assert_eq!(cookies.len(), 3);
+    assert!(cookies[2].starts_with("__Host-id=") && !cookies[2].contains("forged"));
+}
+
+#[tokio::test]
+async fn the_hook_answers_for_sessions_that_failed() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (hooked, observed) = (Arc::clone(&seen), Arc::new(Mutex::new(Vec::new())));
+    let events = Arc::clone(&observed);
+    let layer = SessionLayer::new(MemoryStore::new())
+        .with_on_error(move |error| {
+            hooked.lock().unwrap().push(error.to_string());
+            let mut response = Response::new(Bytes::from_static(b"our page"));
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            response
+        })
+        .with_observer(move |event: &Event| events.lock().unwrap().push(format!("{event:?}")));
+    let app = app(layer);
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let late = browser.clone();
+    browser.get(&app, "/cycle").await.ok();
+    // One error of the commit after the handler, and one that the handler returned.
+    for path in ["/incr?k=n", "/incr-now?k=n"] {
+        let page = late.peek(&app, path).await;
+        assert_eq!(
+            (page.status, page.text.as_str()),
+            (StatusCode::IM_A_TEAPOT, "our page"),
+            "{path}"
+        );
+    }
+    assert!(
+        seen.lock()
+            .unwrap()
+            .iter()
+            .all(|text| text.contains("rotated")),
+        "{seen:?}"
+    );
+    let observed = observed.lock().unwrap();
+    for kind in ["Created", "Rotated", "Refused"] {
+        assert!(
+            observed.iter().any(|event| event.starts_with(kind)),
+            "{kind}: {observed:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_error_is_left_for_layers_further_out() {
+    let app = app(SessionLayer::new(MemoryStore::new()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let late = browser.clone();
+    browser.get(&app, "/cycle").await.ok();
+    let request = Request::get("/incr?k=n").header("cookie", late.cookie.unwrap());
+    let response = app
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    assert!(matches!(
+        response.extensions().get(),
+        Some(SessionError::Gone(sessile::Gone::Rotated))
+    ));
+}
+
+#[tokio::test]
+async fn for_localhost_the_cookie_works_without_tls() {
+    let app = app(SessionLayer::new(MemoryStore::new()).insecure_for_localhost());
+    let page = Browser::default().get(&app, "/incr?k=n").await;
+    let cookie = page.set_cookies()[0].to_owned();
+    assert!(
+        cookie.starts_with("id=") && cookie.ends_with("; HttpOnly; SameSite=Lax; Path=/"),
+        "{cookie}"
+    );
+}
+
+#[tokio::test]
+async fn head_requests_and_missing_pages_are_requests_too() {
+    let app = app(SessionLayer::new(MemoryStore::new()));
+    let head = Request::head("/incr?k=n").body(Body::empty()).unwrap();
+    assert_eq!(fetch(&app, head).await.set_cookies().len(), 1);
+    let mut browser = Browser::default();
+    browser.get(&app, "/incr?k=n").await.ok();
+    assert_eq!(browser.get(&app, "/nowhere").await.status, 404);
+    assert_eq!(browser.get(&app, "/incr?k=n").await.ok(), "2");
+}

@@ -1,0 +1,221 @@
+//! Idle and absolute timeouts, and how seldom a key is renewed.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sessile::store::ManualClock;
+use sessile::{MemoryStore, SessionConfig, SessionLayer};
+
+use crate::support::app::{app, routes};
+use crate::support::{Browser, Ground, Spy};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+struct Watch {
+    clock: ManualClock,
+    app: axum::Router,
+    calls: std::sync::Arc<crate::support::spy::Calls>,
+    browser: Browser,
+}
+
+impl Watch {
+    async fn new() -> Self {
+        let clock = ManualClock::new();
+        let spy = Spy::on(MemoryStore::new().with_clock(clock.clone()));
+        let calls = spy.calls.clone();
+        let app = app(SessionLayer::new(spy));
+        let mut browser = Browser::default();
+        browser.get(&app, "/set?k=name&v=mia").await.ok();
+        Self {
+            clock,
+            app,
+            calls,
+            browser,
+        }
+    }
+
+    /// Reads after some time has passed; true if the session was still there.
+    async fn hit_after(&mut self, passed: Duration) -> bool {
+        self.clock.advance(passed);
+        let alive = self.browser.get(&self.app, "/read").await.ok() == "name";
+        // The renewal runs beside the handler.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        alive
+    }
+
+    fn renewals(&self) -> u64 {
+        self.calls.touch.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_hit_every_half_minute_renews_once_in_a_quarter_of_an_hour() {
+    let mut watch = Watch::new().await;
+    for _ in 0..30 {
+        assert!(watch.hit_after(MINUTE / 2).await);
+    }
+    assert_eq!(watch.renewals(), 1);
+    assert_eq!(watch.calls.so_far()[2], 0, "a renewal is never a rewrite");
+}
+
+#[tokio::test]
+async fn a_hit_every_ten_minutes_renews_every_other_time() {
+    let mut watch = Watch::new().await;
+    let mut renewed = Vec::new();
+    for _ in 0..6 {
+        assert!(watch.hit_after(MINUTE * 10).await);
+        renewed.push(watch.renewals());
+    }
+    assert_eq!(renewed, [0, 1, 1, 2, 2, 3]);
+    assert_eq!(watch.calls.so_far()[2], 0, "a renewal is never a rewrite");
+}
+
+#[tokio::test]
+async fn a_session_ends_when_it_is_not_used() {
+    let mut watch = Watch::new().await;
+    assert!(watch.hit_after(MINUTE * 29).await);
+    assert!(watch.hit_after(MINUTE * 29).await);
+    assert!(!watch.hit_after(MINUTE * 30).await);
+}
+
+#[tokio::test]
+async fn a_session_ends_at_its_absolute_timeout_however_much_it_is_used() {
+    let mut watch = Watch::new().await;
+    for _ in 0..24 * 6 - 1 {
+        assert!(watch.hit_after(MINUTE * 10).await);
+    }
+    // Signing in again starts the day anew; a rotation does not.
+    watch.browser.get(&watch.app, "/cycle").await.ok();
+    let mut signed_in = watch.browser.clone();
+    assert!(!watch.hit_after(MINUTE * 10).await);
+    assert_eq!(signed_in.get(&watch.app, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn signing_in_restarts_the_absolute_timeout() {
+    let mut watch = Watch::new().await;
+    for _ in 0..24 * 6 - 1 {
+        assert!(watch.hit_after(MINUTE * 10).await);
+    }
+    watch.browser.get(&watch.app, "/login?u=mia").await.ok();
+    for _ in 0..24 * 6 - 1 {
+        assert!(watch.hit_after(MINUTE * 10).await);
+    }
+    assert!(!watch.hit_after(MINUTE * 10).await);
+}
+
+struct Keys {
+    ground: Ground,
+    app: axum::Router,
+    browser: Browser,
+    key: String,
+}
+
+impl Keys {
+    async fn new(change: impl FnOnce(&mut SessionConfig)) -> Self {
+        let ground = Ground::new();
+        let store = ground.store().await;
+        let prefix = sessile::SessionStore::namespace(&store).to_owned();
+        let mut config = SessionConfig::default();
+        change(&mut config);
+        let app = routes().layer(SessionLayer::with_config(store, config).unwrap());
+        let mut browser = Browser::default();
+        browser.get(&app, "/set?k=name&v=mia").await.ok();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(format!("{prefix}*"))
+            .query(&mut ground.connection())
+            .unwrap();
+        let [key] = keys.try_into().unwrap();
+        Self {
+            ground,
+            app,
+            browser,
+            key,
+        }
+    }
+
+    fn left(&self) -> i64 {
+        redis::cmd("PTTL")
+            .arg(&self.key)
+            .query(&mut self.ground.connection())
+            .unwrap()
+    }
+
+    fn set_left(&self, left: Duration) {
+        let millis = u64::try_from(left.as_millis()).unwrap();
+        let done: i64 = redis::cmd("PEXPIRE")
+            .arg(&self.key)
+            .arg(millis)
+            .query(&mut self.ground.connection())
+            .unwrap();
+        assert_eq!(done, 1);
+    }
+
+    /// Reads, and waits until the key has about this much time left.
+    async fn read_and_expect(&mut self, expected: Duration) {
+        assert_eq!(self.browser.get(&self.app, "/read").await.ok(), "name");
+        let expected = i64::try_from(expected.as_millis()).unwrap();
+        for _ in 0..100 {
+            if (expected - 5_000..=expected).contains(&self.left()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} ms left, not {expected}", self.left());
+    }
+}
+
+#[tokio::test]
+async fn redis_keys_are_renewed_at_half_and_never_live_for_ever() {
+    let mut keys = Keys::new(|_| ()).await;
+    keys.read_and_expect(MINUTE * 30).await;
+    keys.set_left(MINUTE * 16);
+    keys.read_and_expect(MINUTE * 16).await;
+    keys.set_left(MINUTE * 15);
+    keys.read_and_expect(MINUTE * 30).await;
+    // Somebody else's doing: a key without end, and one that lives too long.
+    let persisted: i64 = redis::cmd("PERSIST")
+        .arg(&keys.key)
+        .query(&mut keys.ground.connection())
+        .unwrap();
+    assert_eq!((persisted, keys.left()), (1, -1));
+    keys.read_and_expect(MINUTE * 30).await;
+    keys.set_left(MINUTE * 60);
+    keys.read_and_expect(MINUTE * 30).await;
+}
+
+#[tokio::test]
+async fn a_redis_key_never_outlives_the_absolute_timeout() {
+    let mut keys = Keys::new(|config| config.absolute_timeout = MINUTE * 20).await;
+    keys.read_and_expect(MINUTE * 20).await;
+    keys.set_left(MINUTE);
+    keys.read_and_expect(MINUTE * 20).await;
+    keys.browser.get(&keys.app, "/incr?k=n").await.ok();
+    assert!(keys.left() <= 20 * 60 * 1000, "{}", keys.left());
+}
+
+#[tokio::test]
+async fn a_commit_renews_the_key() {
+    let mut keys = Keys::new(|_| ()).await;
+    keys.set_left(MINUTE * 20);
+    keys.browser.get(&keys.app, "/incr?k=n").await.ok();
+    assert!(keys.left() > 29 * 60 * 1000, "{}", keys.left());
+}
+
+#[tokio::test]
+async fn a_real_session_of_a_second_ends_after_a_second() {
+    let mut keys = Keys::new(|config| config.idle_timeout = Duration::from_secs(1)).await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(
+            keys.browser.get(&keys.app, "/read").await.ok(),
+            "name",
+            "used, it stays"
+        );
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(keys.browser.get(&keys.app, "/read").await.ok(), "");
+    assert_eq!(keys.left(), -2);
+}

@@ -1,0 +1,19 @@
+//! The tests that need a store: one module a subject.
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod bad_input;
+mod conformance;
+mod connecting;
+mod exactly_once;
+mod examples;
+mod fates;
+mod fingerprint;
+mod identity;
+mod layers;
+mod lifetimes;
+mod outages;
+mod races;
+mod round_trips;
+mod secrets;
+mod support;
+mod values;

@@ -1,0 +1,138 @@
+//! What a request costs, counted by Redis itself and by a proxy in between.
+
+use sessile::SessionLayer;
+
+use crate::support::app::app;
+use crate::support::server::Counts;
+use crate::support::{Browser, Proxy, Server, store_with};
+
+const REQUESTS: u64 = 1000;
+
+struct Bench {
+    server: Server,
+    proxy: Proxy,
+    app: axum::Router,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let server = Server::start();
+        let proxy = Proxy::before(server.address()).await;
+        let store = store_with(&proxy.url(), |config| config.pool_size = 1).await;
+        Self {
+            server,
+            proxy,
+            app: app(SessionLayer::new(store)),
+        }
+    }
+
+    /// The commands and the round trips of 1000 requests, one after the other.
+    async fn measure(&self, path: &str, browsers: impl Fn(u64) -> Browser) -> (Counts, u64) {
+        self.server.reset_counts();
+        let before = self.proxy.round_trips();
+        for number in 0..REQUESTS {
+            browsers(number).get(&self.app, path).await.ok();
+        }
+        (self.server.counts(), self.proxy.round_trips() - before)
+    }
+
+    async fn visitor(&self) -> Browser {
+        let mut browser = Browser::default();
+        browser.get(&self.app, "/set?k=name&v=mia").await.ok();
+        browser
+    }
+}
+
+#[tokio::test]
+async fn without_a_cookie_redis_is_not_asked() {
+    let bench = Bench::new().await;
+    for path in ["/plain", "/read"] {
+        let (counts, round_trips) = bench.measure(path, |_| Browser::default()).await;
+        assert_eq!((counts.seen(), round_trips), (vec![], 0), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_malformed_cookie_redis_is_not_asked() {
+    let bench = Bench::new().await;
+    let garbage = |number| Browser {
+        cookie: Some(format!("__Host-id=garbage-{number}")),
+    };
+    let (counts, round_trips) = bench.measure("/read", garbage).await;
+    assert_eq!((counts.seen(), round_trips), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_read_is_one_get_and_one_pttl_in_one_round_trip() {
+    let bench = Bench::new().await;
+    let visitor = bench.visitor().await;
+    let (counts, round_trips) = bench.measure("/read", |_| visitor.clone()).await;
+    assert_eq!(counts.seen(), [("get", REQUESTS), ("pttl", REQUESTS)]);
+    assert_eq!(round_trips, REQUESTS);
+}
+
+#[tokio::test]
+async fn an_equal_value_is_no_change() {
+    let bench = Bench::new().await;
+    let visitor = bench.visitor().await;
+    let (counts, _) = bench
+        .measure("/set?k=name&v=mia", |_| visitor.clone())
+        .await;
+    assert_eq!(counts.seen(), [("get", REQUESTS), ("pttl", REQUESTS)]);
+}
+
+#[tokio::test]
+async fn a_change_is_one_script_more() {
+    let bench = Bench::new().await;
+    let visitor = bench.visitor().await;
+    let (counts, round_trips) = bench.measure("/incr?k=n", |_| visitor.clone()).await;
+    assert_eq!(
+        counts.seen(),
+        [
+            ("evalsha", REQUESTS),
+            ("get", REQUESTS),
+            ("getrange", REQUESTS),
+            ("pttl", REQUESTS),
+            ("set", REQUESTS)
+        ]
+    );
+    assert_eq!(round_trips, 2 * REQUESTS);
+}
+
+#[tokio::test]
+async fn the_first_write_of_a_visitor_is_one_set() {
+    let bench = Bench::new().await;
+    let (counts, round_trips) = bench
+        .measure("/set?k=name&v=mia", |_| Browser::default())
+        .await;
+    assert_eq!(counts.seen(), [("set", REQUESTS)]);
+    assert_eq!(round_trips, REQUESTS);
+}
+
+#[tokio::test]
+async fn a_logout_is_one_unlink() {
+    let bench = Bench::new().await;
+    let mut visitor = bench.visitor().await;
+    bench.server.reset_counts();
+    visitor.get(&bench.app, "/logout").await.ok();
+    assert_eq!(
+        bench.server.counts().seen(),
+        [("get", 1), ("pttl", 1), ("unlink", 1)]
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_script_is_told_it_again() {
+    let bench = Bench::new().await;
+    let mut visitor = bench.visitor().await;
+    let flushed: () = redis::cmd("SCRIPT")
+        .arg("FLUSH")
+        .query(&mut bench.server.connection())
+        .unwrap();
+    assert_eq!(flushed, ());
+    bench.server.reset_counts();
+    assert_eq!(visitor.get(&bench.app, "/incr?k=n").await.ok(), "1");
+    assert_eq!(visitor.get(&bench.app, "/incr?k=n").await.ok(), "2");
+    let counts = bench.server.counts();
+    assert_eq!((counts.of("evalsha"), counts.of("eval")), (2, 1));
+}

@@ -1,0 +1,98 @@
+//! Nothing that could be replayed is ever stored or logged.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use sessile::SessionLayer;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::app::app;
+use crate::support::{Browser, Server, store_with};
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_in_redis_in_its_slow_log_or_in_ours() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(log.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = Server::start_with(&[
+        "--slowlog-log-slower-than",
+        "0",
+        "--slowlog-max-len",
+        "10000",
+    ]);
+    let app = app(SessionLayer::new(store_with(&server.url(), |_| ()).await));
+
+    let mut browser = Browser::default();
+    let mut tokens = Vec::new();
+    for path in [
+        "/set?k=name&v=mia",
+        "/cycle",
+        "/login?u=mia",
+        "/step-down",
+        "/incr-now?k=n",
+        "/logout-and-say",
+    ] {
+        browser.get(&app, path).await.ok();
+        if let Some(first) = tokens.first() {
+            let late = Browser {
+                cookie: Some(format!("__Host-id={first}")),
+            };
+            late.peek(&app, "/incr?k=n").await;
+        }
+        tokens.push(browser.token().to_owned());
+    }
+    let broken = Browser {
+        cookie: Some(format!("__Host-id={}x", tokens[0])),
+    };
+    broken.peek(&app, "/incr?k=n").await;
+
+    let mut connection = server.connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+    let mut stored = keys.join(" ");
+    for key in keys {
+        let value: String = redis::cmd("GET").arg(key).query(&mut connection).unwrap();
+        stored.push_str(&value);
+    }
+    let slow: redis::Value = redis::cmd("SLOWLOG")
+        .arg("GET")
+        .arg(-1)
+        .query(&mut connection)
+        .unwrap();
+    let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let kept = format!("{stored} {slow:?} {logged}");
+    assert!(
+        logged.contains("session rotated") && logged.contains("changes refused"),
+        "{logged}"
+    );
+    tokens.dedup();
+    assert_eq!(tokens.len(), 5, "all but increment_now changed the token");
+    for token in tokens {
+        // The second half is the secret; the first names the session and may be seen.
+        assert!(!kept.contains(&token[23..]), "a secret is kept somewhere");
+    }
+}

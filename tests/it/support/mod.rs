@@ -1,0 +1,85 @@
+//! Real servers, real processes and a proxy that breaks connections, for all tests.
+
+pub mod app;
+pub mod browser;
+pub mod node;
+pub mod proxy;
+pub mod server;
+pub mod spy;
+
+use std::io::Write as _;
+
+pub use browser::Browser;
+pub use node::Node;
+pub use proxy::Proxy;
+pub use server::Server;
+pub use spy::Spy;
+
+use sessile::{RedisConfig, RedisStore};
+
+/// Where a test that may share a server runs: the one of `REDIS_URL`, or one of its own.
+pub enum Ground {
+    Own(Server),
+    Shared(String),
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        match std::env::var("REDIS_URL") {
+            Ok(url) if !url.is_empty() => {
+                report("the server of REDIS_URL");
+                Self::Shared(url)
+            }
+            _ => Self::Own(Server::start()),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        match self {
+            Self::Own(server) => server.url(),
+            Self::Shared(url) => url.clone(),
+        }
+    }
+
+    pub fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url())
+            .and_then(|client| client.get_connection())
+            .unwrap_or_else(|error| {
+                panic!(
+                    "REDIS_URL = {}: {error}; start that server, or unset REDIS_URL",
+                    self.url()
+                )
+            })
+    }
+
+    pub async fn store(&self) -> RedisStore {
+        store_with(&self.url(), |_| ()).await
+    }
+}
+
+/// A store of a prefix of its own, since servers are shared.
+pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisStore {
+    let mut config = RedisConfig::new(url);
+    config.key_prefix = fresh_prefix();
+    change(&mut config);
+    RedisStore::from_config(config)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub fn fresh_prefix() -> String {
+    format!("test:{}:", sessile::Handle::random())
+}
+
+/// Counts for the summary of `scripts/test` where a test ran.
+fn report(place: &str) {
+    let Ok(path) = std::env::var("SESSILE_TEST_REPORT") else {
+        return;
+    };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path);
+    let written = file.and_then(|mut file| writeln!(file, "{place}"));
+    written.unwrap_or_else(|error| panic!("SESSILE_TEST_REPORT = {path}: {error}"));
+}

@@ -1,0 +1,139 @@
+//! A TCP proxy between the store and Redis: counts round trips, delays, and loses requests or answers.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What to do with requests that contain a word.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// The server never gets the request; the connection is closed.
+    LoseRequest,
+    /// The server does what it is asked; the connection is closed instead of the answer.
+    LoseAnswer,
+    /// The server does what it is asked; the answer never comes, and the connection stays open.
+    SwallowAnswer,
+}
+
+#[derive(Default)]
+struct Shared {
+    round_trips: AtomicU64,
+    faults: Mutex<Option<(Vec<u8>, Fault)>>,
+    left: AtomicUsize,
+    delay: AtomicU64,
+}
+
+#[derive(Clone)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    pub async fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            address: listener.local_addr().unwrap(),
+            shared: Arc::default(),
+        };
+        let shared = Arc::clone(&proxy.shared);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { relay(client, server, &shared).await });
+            }
+        });
+        proxy
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}/", self.address)
+    }
+
+    /// How often a connection has asked and then waited for the answer.
+    pub fn round_trips(&self) -> u64 {
+        self.shared.round_trips.load(Ordering::SeqCst)
+    }
+
+    /// The next `times` requests that contain `word` suffer `fault`.
+    pub fn inject(&self, word: &str, fault: Fault, times: usize) {
+        *self.shared.faults.lock().unwrap() = Some((word.as_bytes().to_vec(), fault));
+        self.shared.left.store(times, Ordering::SeqCst);
+    }
+
+    /// How many of the faults have not happened yet.
+    pub fn faults_left(&self) -> usize {
+        self.shared.left.load(Ordering::SeqCst)
+    }
+
+    /// Holds every request back for this long.
+    pub fn delay(&self, by: Duration) {
+        self.shared
+            .delay
+            .store(by.as_micros().try_into().unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    fn fault(&self, request: &[u8]) -> Option<Fault> {
+        let faults = self.faults.lock().unwrap();
+        let (word, fault) = faults.as_ref()?;
+        if !request.windows(word.len()).any(|part| part == word) {
+            return None;
+        }
+        let one_less = |left: usize| left.checked_sub(1);
+        self.left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+            .ok()?;
+        Some(*fault)
+    }
+}
+
+async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
+    let Ok(mut server) = TcpStream::connect(server).await else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut request, mut answer) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    let mut waiting = false;
+    let mut swallow = false;
+    loop {
+        tokio::select! {
+            read = client.read(&mut request) => {
+                let Ok(length @ 1..) = read else { return };
+                if !waiting {
+                    shared.round_trips.fetch_add(1, Ordering::SeqCst);
+                    waiting = true;
+                }
+                let delay = shared.delay.load(Ordering::SeqCst);
+                if delay > 0 {
+                    tokio::time::sleep(Duration::from_micros(delay)).await;
+                }
+                let fault = shared.fault(&request[..length]);
+                if fault == Some(Fault::LoseRequest) {
+                    return;
+                }
+                if server.write_all(&request[..length]).await.is_err() {
+                    return;
+                }
+                if fault == Some(Fault::LoseAnswer) {
+                    // The server has done it once it has answered.
+                    let _ = server.read(&mut answer).await;
+                    return;
+                }
+                swallow |= fault == Some(Fault::SwallowAnswer);
+            }
+            read = server.read(&mut answer) => {
+                let Ok(length @ 1..) = read else { return };
+                waiting = false;
+                if !swallow && client.write_all(&answer[..length]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

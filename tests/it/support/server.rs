@@ -1,0 +1,230 @@
+//! A redis-server of the test's own, on a free port, which can be frozen, killed and started again.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Which server to start; `redis-server` by default. Any version of Redis or Valkey.
+const VARIABLE: &str = "SESSILE_TEST_SERVER";
+
+pub struct Server {
+    process: Option<Child>,
+    port: u16,
+    directory: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    /// A server that forgets everything when it ends.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A server that has every acknowledged write on disk.
+    pub fn start_durable() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    pub fn start_with(arguments: &[&str]) -> Self {
+        super::report("a server of its own");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut server = Self {
+            process: None,
+            port: 0,
+            directory,
+            arguments,
+        };
+        // Another process may take the port between our look and the server's bind.
+        for _ in 0..10 {
+            server.port = free_port();
+            server.launch();
+            if server.answers_within(Duration::from_secs(10)) {
+                return server;
+            }
+        }
+        panic!("redis-server did not start; its log:\n{}", server.log());
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    pub fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url())
+            .unwrap()
+            .get_connection()
+            .unwrap()
+    }
+
+    /// Stops answering, with all connections open.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Dies without saying good-bye.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("a server that runs");
+        process.kill().expect("the end of our own child");
+        process.wait().expect("the server's end");
+    }
+
+    /// Starts again on the same port with what is on disk.
+    pub fn restart(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+        self.launch();
+        assert!(
+            self.answers_within(Duration::from_secs(10)),
+            "no restart; the log:\n{}",
+            self.log()
+        );
+    }
+
+    /// How often each command was called, inside of scripts too, since [`reset_counts`](Self::reset_counts).
+    pub fn counts(&self) -> Counts {
+        counts(&mut self.connection())
+    }
+
+    pub fn reset_counts(&self) {
+        let reset: () = redis::cmd("CONFIG")
+            .arg("RESETSTAT")
+            .query(&mut self.connection())
+            .unwrap();
+        reset
+    }
+
+    fn launch(&mut self) {
+        let binary = std::env::var(VARIABLE).unwrap_or_else(|_| "redis-server".to_owned());
+        let log = std::fs::File::create(self.log_path()).expect("a log file");
+        let process = Command::new(&binary)
+            .args([
+                "--port",
+                &self.port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+            ])
+            .args(["--dir", &self.directory.path().display().to_string()])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn();
+        self.process = Some(process.unwrap_or_else(|error| {
+            panic!(
+                "cannot start {binary:?} ({error}): run ./scripts/test, which installs redis-server, \
+                 or set {VARIABLE} to the path of a Redis or Valkey server"
+            )
+        }));
+    }
+
+    fn answers_within(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            let process = self.process.as_mut().expect("a server that was started");
+            if process.try_wait().ok().flatten().is_some() {
+                return false;
+            }
+            let connected =
+                TcpStream::connect_timeout(&self.address(), Duration::from_secs(1)).is_ok();
+            let ready = connected
+                && redis::Client::open(self.url())
+                    .and_then(|client| client.get_connection())
+                    .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection))
+                    .is_ok();
+            if ready {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("a server that runs");
+        kill(Pid::from_raw(process.id().cast_signed()), signal).expect("a signal to our own child");
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+    }
+}
+
+/// Calls by command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counts(Vec<(String, u64)>);
+
+impl Counts {
+    /// The calls of one command, such as `get`.
+    pub fn of(&self, command: &str) -> u64 {
+        self.0
+            .iter()
+            .find(|(name, _)| name == command)
+            .map_or(0, |(_, calls)| *calls)
+    }
+
+    /// Every command that was called and is none of our looking.
+    pub fn seen(&self) -> Vec<(&str, u64)> {
+        let ours = [
+            "info",
+            "config|resetstat",
+            "client|setinfo",
+            "hello",
+            "ping",
+        ];
+        let mut seen: Vec<_> = self
+            .0
+            .iter()
+            .map(|(name, calls)| (name.as_str(), *calls))
+            .collect();
+        seen.retain(|(name, _)| !ours.contains(name));
+        seen.sort_unstable();
+        seen
+    }
+}
+
+pub fn counts(connection: &mut redis::Connection) -> Counts {
+    let info: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(connection)
+        .unwrap();
+    let parse = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls = rest.split(',').next()?.parse().ok()?;
+        Some((name.to_owned(), calls))
+    };
+    Counts(info.lines().filter_map(parse).collect())
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}

@@ -1,0 +1,95 @@
+//! A store that counts what it is asked, so that a test can see what was not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use sessile::store::{
+    Capabilities, Created, Deleted, Durability, Freshness, Replaced, Stored, Touched, Write,
+};
+use sessile::{Handle, SessionStore, StoreError};
+
+#[derive(Debug, Default)]
+pub struct Calls {
+    pub load: AtomicU64,
+    pub create: AtomicU64,
+    pub replace: AtomicU64,
+    pub touch: AtomicU64,
+    pub delete: AtomicU64,
+}
+
+impl Calls {
+    /// load, create, replace, touch, delete.
+    pub fn so_far(&self) -> [u64; 5] {
+        [
+            &self.load,
+            &self.create,
+            &self.replace,
+            &self.touch,
+            &self.delete,
+        ]
+        .map(|calls| calls.load(Ordering::SeqCst))
+    }
+}
+
+pub struct Spy<S> {
+    store: S,
+    pub calls: Arc<Calls>,
+}
+
+impl<S> Spy<S> {
+    pub fn on(store: S) -> Self {
+        Self {
+            store,
+            calls: Arc::default(),
+        }
+    }
+}
+
+fn count(calls: &AtomicU64) {
+    calls.fetch_add(1, Ordering::SeqCst);
+}
+
+impl<S: SessionStore> SessionStore for Spy<S> {
+    fn namespace(&self) -> &str {
+        self.store.namespace()
+    }
+
+    fn now(&self) -> SystemTime {
+        self.store.now()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+        count(&self.calls.load);
+        self.store.load(key, want).await
+    }
+
+    async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        count(&self.calls.create);
+        self.store.create(key, write).await
+    }
+
+    async fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> Result<Replaced, StoreError> {
+        count(&self.calls.replace);
+        self.store.replace(key, expected, write).await
+    }
+
+    async fn touch(&self, key: &Handle, ttl: Duration) -> Result<Touched, StoreError> {
+        count(&self.calls.touch);
+        self.store.touch(key, ttl).await
+    }
+
+    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        count(&self.calls.delete);
+        self.store.delete(key, durability).await
+    }
+}
