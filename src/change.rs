@@ -7,15 +7,18 @@
 //! | `insert`, `remove` | the later commit wins, key by key |
 //! | `increment`, `push` | add up |
 //! | `update`, `try_update` | the closure runs again, on the newer value |
-//! | `take` | takes what is there then, or nothing |
+//! | `take`, `take_flashes` | takes what is there then, or nothing |
+//! | `flash` | both are shown |
 //! | `clear` | removes the keys it saw |
 //! | rotation, principal | only within the epoch they were made in, see [`crate::commit`] |
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::SessionError;
+use crate::flash::{Flash, add};
 use crate::lifetime::{Millis, after};
 use crate::record::{Epoch, Json, Record, Retired};
 use crate::token::{Secret, SecretHash};
@@ -34,29 +37,47 @@ pub(crate) type Rewrite = Arc<dyn Fn(Option<&Json>) -> Result<Json, SessionError
 pub(crate) type Check = fn(key: &str, value: &Json) -> Result<(), SessionError>;
 
 /// Where a change that is committed at once leaves its result, anew at every replay.
-pub(crate) struct Answer<T>(Arc<Mutex<Option<T>>>);
+pub(crate) struct Answer<T> {
+    id: AnswerId,
+    slot: Arc<Mutex<Option<T>>>,
+}
+
+/// Tells one answer from another, whatever their types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AnswerId(u64);
 
 impl<T> Answer<T> {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(None)))
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = AnswerId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self {
+            id,
+            slot: Arc::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> AnswerId {
+        self.id
     }
 
     fn give(&self, value: Option<T>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
 
     pub(crate) fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.slot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
 impl<T> Clone for Answer<T> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            id: self.id,
+            slot: Arc::clone(&self.slot),
+        }
     }
 }
 
@@ -66,6 +87,14 @@ pub(crate) struct Rotation {
     pub(crate) secret: Secret,
     pub(crate) hash: SecretHash,
     pub(crate) epoch: Epoch,
+}
+
+/// Timeouts that a session has of its own; what is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lifetimes {
+    pub(crate) idle: Option<Duration>,
+    pub(crate) absolute: Option<Duration>,
+    pub(crate) persistent: Option<bool>,
 }
 
 #[derive(Clone)]
@@ -98,6 +127,11 @@ pub(crate) enum Change {
         check: Check,
         answer: Answer<Json>,
     },
+    AddFlash(Flash),
+    TakeFlashes {
+        answer: Answer<Vec<Flash>>,
+    },
+    Lifetimes(Lifetimes),
     Rotate(Rotation),
     SetPrincipal {
         who: String,
@@ -116,6 +150,9 @@ impl fmt::Debug for Change {
             Self::Push { .. } => "Push",
             Self::Update { .. } => "Update",
             Self::Take { .. } => "Take",
+            Self::AddFlash(_) => "AddFlash",
+            Self::TakeFlashes { .. } => "TakeFlashes",
+            Self::Lifetimes(_) => "Lifetimes",
             Self::Rotate(_) => "Rotate",
             Self::SetPrincipal { .. } => "SetPrincipal",
             Self::ClearPrincipal(_) => "ClearPrincipal",
@@ -178,15 +215,29 @@ impl Change {
                 }
                 answer.give(record.data.remove(key));
             }
+            Self::AddFlash(flash) => add(&mut record.flash, flash),
+            Self::TakeFlashes { answer } => answer.give(Some(std::mem::take(&mut record.flash))),
+            Self::Lifetimes(lifetimes) => {
+                record.idle_timeout = lifetimes.idle.or(record.idle_timeout);
+                record.absolute_timeout = lifetimes.absolute.or(record.absolute_timeout);
+                record.persistent = lifetimes.persistent.unwrap_or(record.persistent);
+                if lifetimes.absolute.is_some() {
+                    restart(record, record.started, circumstances);
+                }
+            }
             Self::Rotate(rotation) => rotate(record, rotation, circumstances.now),
             Self::SetPrincipal { who, rotation } => {
                 let owner = record.principal.take().or(record.former_principal.take());
                 if owner.is_some_and(|owner| owner != *who) {
                     record.data.clear();
+                    record.flash.clear();
+                    record.idle_timeout = None;
+                    record.absolute_timeout = None;
+                    record.persistent = false;
                 }
                 record.former_principal = None;
                 record.principal = Some(who.clone());
-                record.deadline = after(circumstances.now, circumstances.absolute_timeout);
+                restart(record, circumstances.now, circumstances);
                 record.fingerprint.clone_from(&circumstances.network);
                 rotate(record, rotation, circumstances.now);
             }
@@ -199,8 +250,46 @@ impl Change {
         Ok(())
     }
 
+    /// The key that this change may add.
+    pub(crate) fn new_key(&self) -> Option<&str> {
+        match self {
+            Self::Insert { key, .. } | Self::Increment { key, .. } | Self::Push { key, .. } => {
+                Some(key)
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer that this change gives its result to.
+    fn answer(&self) -> Option<AnswerId> {
+        match self {
+            Self::Increment { answer, .. } => answer.as_ref().map(Answer::id),
+            Self::Take { answer, .. } => Some(answer.id()),
+            Self::TakeFlashes { answer } => Some(answer.id()),
+            _ => None,
+        }
+    }
+
+    /// Whether the value under this key may depend on this change.
+    fn touches(&self, name: &str) -> bool {
+        match self {
+            Self::Insert { key, .. }
+            | Self::Remove { key }
+            | Self::Increment { key, .. }
+            | Self::Push { key, .. }
+            | Self::Update { key, .. }
+            | Self::Take { key, .. } => key == name,
+            Self::Clear { .. } | Self::SetPrincipal { .. } => true,
+            Self::AddFlash(_)
+            | Self::TakeFlashes { .. }
+            | Self::Lifetimes(_)
+            | Self::Rotate(_)
+            | Self::ClearPrincipal(_) => false,
+        }
+    }
+
     /// The secret in the cookie once this change is committed.
-    fn rotation(&self) -> Option<&Rotation> {
+    pub(crate) fn rotation(&self) -> Option<&Rotation> {
         match self {
             Self::Rotate(rotation)
             | Self::SetPrincipal { rotation, .. }
@@ -211,9 +300,21 @@ impl Change {
             | Self::Increment { .. }
             | Self::Push { .. }
             | Self::Update { .. }
-            | Self::Take { .. } => None,
+            | Self::Take { .. }
+            | Self::AddFlash(_)
+            | Self::TakeFlashes { .. }
+            | Self::Lifetimes(_) => None,
         }
     }
+}
+
+/// Begins the absolute timeout anew, or gives it another length.
+fn restart(record: &mut Record, at: Millis, circumstances: &Circumstances) {
+    record.started = at;
+    let timeout = record
+        .absolute_timeout
+        .unwrap_or(circumstances.absolute_timeout);
+    record.deadline = after(at, timeout);
 }
 
 fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
@@ -288,17 +389,26 @@ impl ChangeLog {
         *self = earlier;
     }
 
-    /// Takes the change back whose caller was told that it failed.
-    pub(crate) fn withdraw_increment(&mut self, given: &Answer<i64>) {
-        self.0.retain(|change| {
-            !matches!(change, Change::Increment { answer: Some(answer), .. } if answer.is(given))
-        });
+    /// Takes the change back whose caller is told that it failed.
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
+        self.0.retain(|change| change.answer() != Some(answer));
     }
 
-    /// Takes the change back whose caller was told that it failed.
-    pub(crate) fn withdraw_take(&mut self, given: &Answer<Json>) {
-        self.0
-            .retain(|change| !matches!(change, Change::Take { answer, .. } if answer.is(given)));
+    /// Whether the value under this key may depend on changes that are not committed.
+    pub(crate) fn touches(&self, key: &str) -> bool {
+        self.0.iter().any(|change| change.touches(key))
+    }
+
+    /// Whether timeouts or the cookie's life are to change.
+    pub(crate) fn touches_lifetimes(&self) -> bool {
+        let touches =
+            |change: &Change| matches!(change, Change::Lifetimes(_) | Change::SetPrincipal { .. });
+        self.0.iter().any(touches)
+    }
+
+    /// Drops what needs a new cookie, once none can be sent any more.
+    pub(crate) fn drop_rotations(&mut self) {
+        self.0.retain(|change| change.rotation().is_none());
     }
 
     /// Drops what a request that failed must not leave behind: data and a login. A logout and a rotation stay.

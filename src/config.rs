@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Cause;
 use crate::fingerprint::Fingerprinting;
+use crate::lifetime::{LONGEST, SHORTEST};
 
 /// A setting that cannot work, or a store that cannot be reached; the text says what to write instead.
 #[non_exhaustive]
@@ -154,7 +155,8 @@ pub struct SessionConfig {
     /// How many bits of an IPv6 address are its network; 64 by default, from 32 to 128.
     pub ipv6_prefix: u8,
     /// Whether changes are committed although the handler answered with a status of 500 or above; off by default, since
-    /// such a request has usually stopped half-way. A logout and a rotation are committed in any case.
+    /// such a request has usually stopped half-way. A logout and a rotation are committed in any case, and if the handler
+    /// returned a [`SessionError`](crate::SessionError), nothing else is.
     pub commit_on_server_error: bool,
 }
 
@@ -174,22 +176,15 @@ impl Default for SessionConfig {
     }
 }
 
-/// Ten years; beyond, a number was meant in another unit.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-
 impl SessionConfig {
     /// Says what cannot work.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
-        for (setting, value, shortest) in [
-            ("idle_timeout", self.idle_timeout, Duration::from_secs(1)),
-            (
-                "absolute_timeout",
-                self.absolute_timeout,
-                Duration::from_secs(1),
-            ),
+        for (setting, value) in [
+            ("idle_timeout", self.idle_timeout),
+            ("absolute_timeout", self.absolute_timeout),
         ] {
-            check_duration(setting, value, shortest, LONGEST)?;
+            check_duration(setting, value, SHORTEST, LONGEST)?;
         }
         for (setting, bits, range) in [
             ("ipv4_prefix", self.ipv4_prefix, 8..=32),
@@ -222,7 +217,8 @@ pub(crate) fn check_duration(
     if (shortest..=longest).contains(&value) {
         return Ok(());
     }
-    let advice = format!("write a duration from {shortest:?} to {longest:?}, such as \"30m\"");
+    let advice =
+        format!("write a duration from {shortest:?} to {longest:?}, such as \"500ms\" or \"30s\"");
     Err(ConfigError::invalid(setting, value, advice))
 }
 

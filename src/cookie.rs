@@ -4,12 +4,17 @@
 //! header for one odd byte in a neighbour's cookie. This reader compares bytes: it splits at `;`, trims spaces and tabs,
 //! and takes the value only if it is exactly a token.
 
+use std::time::Duration;
+
 use cookie::time::{Duration as CookieDuration, OffsetDateTime};
 use cookie::{Cookie, Expiration};
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::config::{CookieConfig, SameSite};
 use crate::token::Token;
+
+/// Browsers keep no cookie for longer (RFC 6265bis §5.6).
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// What a request carries under the name of the session cookie.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,8 +65,13 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
 
 /// The `Set-Cookie` header that gives the browser this token, or that takes the cookie away again. One function writes
 /// both, so that name, path and domain agree and the browser finds what it is to remove.
-pub(crate) fn write(config: &CookieConfig, token: Option<&Token>) -> Option<HeaderValue> {
-    let value = token.map(Token::encode);
+///
+/// A cookie without a maximal age ends with the browser.
+pub(crate) fn write(
+    config: &CookieConfig,
+    kept: Option<(&Token, Option<Duration>)>,
+) -> Option<HeaderValue> {
+    let value = kept.map(|(token, _)| token.encode());
     let value = value.as_ref().map_or("", |value| value.as_str());
     let mut cookie = Cookie::build((config.name.as_str(), value))
         .path(config.path.as_str())
@@ -76,14 +86,22 @@ pub(crate) fn write(config: &CookieConfig, token: Option<&Token>) -> Option<Head
     if let Some(domain) = &config.domain {
         cookie = cookie.domain(domain.as_str());
     }
-    if token.is_none() {
-        cookie = cookie
+    cookie = match kept {
+        Some((_, None)) => cookie,
+        Some((_, Some(max_age))) => cookie.max_age(whole_seconds(max_age.min(LONGEST))),
+        None => cookie
             .max_age(CookieDuration::ZERO)
-            .expires(Expiration::DateTime(OffsetDateTime::UNIX_EPOCH));
-    }
+            .expires(Expiration::DateTime(OffsetDateTime::UNIX_EPOCH)),
+    };
     let mut header = HeaderValue::try_from(cookie.build().to_string()).ok()?;
     header.set_sensitive(true);
     Some(header)
+}
+
+/// Rounded up: a cookie of zero seconds would be a removal.
+fn whole_seconds(duration: Duration) -> CookieDuration {
+    let seconds = duration.as_millis().div_ceil(1000).max(1);
+    CookieDuration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 /// Whether a `Set-Cookie` header is for the cookie of this name.
@@ -193,10 +211,21 @@ mod tests {
     fn the_cookie_and_its_removal_differ_only_in_value_and_life() {
         let token = Token::random();
         let text = token.encode();
-        let set = write(&CookieConfig::default(), Some(&token)).unwrap();
+        let set = write(&CookieConfig::default(), Some((&token, None))).unwrap();
         let expected = format!("{NAME}={}; HttpOnly; SameSite=Lax; Secure; Path=/", *text);
         assert_eq!(set.to_str().unwrap(), expected);
         assert!(set.is_sensitive());
+        for (age, expected) in [
+            (0, "1"),
+            (1_500, "2"),
+            (30_000, "30"),
+            (u64::MAX, "34560000"),
+        ] {
+            let age = Some(Duration::from_millis(age));
+            let kept = write(&CookieConfig::default(), Some((&token, age))).unwrap();
+            let text = kept.to_str().unwrap();
+            assert!(text.ends_with(&format!("; Max-Age={expected}")), "{text}");
+        }
         let removal = write(&CookieConfig::default(), None).unwrap();
         let expected = format!(
             "{NAME}=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
@@ -211,7 +240,7 @@ mod tests {
             partitioned: true,
             ..CookieConfig::default()
         };
-        let set = write(&config, Some(&token)).unwrap();
+        let set = write(&config, Some((&token, None))).unwrap();
         let expected = format!(
             "id={}; HttpOnly; SameSite=None; Partitioned; Secure; Path=/app; Domain=example.org",
             *text

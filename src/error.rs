@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -60,15 +61,29 @@ pub enum SessionError {
         /// The key that was counted.
         key: String,
     },
-    /// Used if the session would be larger than `SessionConfig::max_size`. The store keeps what it had.
-    #[error(
-        "the session would take {size} bytes, more than `max_size` = {limit}: store less, or raise `max_size`"
-    )]
+    /// Used if a key, a value or the whole session is larger than it may be. The store keeps what it had.
+    #[error("the {what} takes {size} bytes, more than {limit}: {advice}", advice = advice_for(what))]
     TooLarge {
-        /// Bytes that the stored session would take.
+        /// `key`, `value` or `session`.
+        what: &'static str,
+        /// Bytes that it takes.
         size: usize,
-        /// The limit.
+        /// Bytes that it may take.
         limit: usize,
+    },
+    /// Used if more flash messages would wait in the session than anybody reads. Those that wait are kept.
+    #[error("{limit} flash messages wait in the session already: take them before adding more")]
+    TooManyFlashes {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// Used if a session is given a timeout that cannot work.
+    #[error(
+        "a timeout of {value:?} cannot work: choose one from a second to ten years that is not over already"
+    )]
+    InvalidTimeout {
+        /// The timeout.
+        value: Duration,
     },
     /// Used if a call needs to change the cookie and the response's head is already on its way.
     #[error(
@@ -91,14 +106,23 @@ pub enum SessionError {
     /// be created again: a logout is final.
     #[error("the session {0}: nothing was written")]
     Gone(Gone),
-    /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly.
+    /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly. A
+    /// rotation may have been applied too, without the browser having the new token.
     #[error(
-        "the store did not answer, so whether the session was changed is unknown: read it again before repeating"
+        "the store did not answer, so whether the session was changed is unknown: look at it in a new request before repeating"
     )]
     OutcomeUnknown,
-    /// Used if the store cannot be reached or refuses the operation. Nothing was written.
+    /// Used if the store cannot be reached or refuses the operation. Nothing that anyone can see was written: a deletion may
+    /// have happened, and is tried again; a new session may have been stored whose token nobody has.
     #[error("the session store failed")]
     Store(#[from] StoreError),
+}
+
+fn advice_for(what: &str) -> &'static str {
+    match what {
+        "key" => "use a short name",
+        _ => "store less, or raise `max_size`",
+    }
 }
 
 /// Why a session may not be written to any more.
@@ -141,6 +165,8 @@ impl SessionError {
             | Self::NotANumber { .. }
             | Self::Overflow { .. }
             | Self::TooLarge { .. }
+            | Self::TooManyFlashes { .. }
+            | Self::InvalidTimeout { .. }
             | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -185,7 +211,15 @@ mod tests {
             (SessionError::Gone(Gone::Ended), 409, false),
             (SessionError::Refused { key: "k".into() }, 409, false),
             (SessionError::MissingLayer, 500, false),
-            (SessionError::TooLarge { size: 2, limit: 1 }, 500, false),
+            (
+                SessionError::TooLarge {
+                    what: "value",
+                    size: 2,
+                    limit: 1,
+                },
+                500,
+                false,
+            ),
         ] {
             let response = error.response();
             assert_eq!(response.status(), status, "{error}");

@@ -26,7 +26,8 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// A session could not be deleted although it was tried for minutes; it lives until its idle timeout.
+    /// A session could not be deleted, although it was tried for minutes or since too many others wait for that; it lives
+    /// until its idle timeout.
     DestroyFailed {
         /// The session.
         handle: Handle,
@@ -80,6 +81,12 @@ pub enum Event {
     },
     /// A commit got no answer; its changes may be in the store.
     OutcomeUnknown {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+    },
+    /// The last clone of a session was dropped with changes that were made after the response and never saved: call
+    /// `save().await` after changing a session in a stream, a WebSocket or a spawned task.
+    ChangesLost {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
@@ -140,6 +147,9 @@ pub(crate) fn trace(event: &Event) {
         }
         Event::OutcomeUnknown { handle } => {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "the outcome of a commit is unknown");
+        }
+        Event::ChangesLost { handle } => {
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "changes made after the response were never saved; call `save().await`");
         }
         Event::PublicResponse => {
             tracing::warn!(target: "sessile", "a response that sets the session cookie was cacheable for everyone; it is `no-store` now");

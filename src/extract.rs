@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use crate::error::SessionError;
+use crate::read_session::ReadSession;
 use crate::session::Session;
 
 /// Used as `session: Session`. Rejected with [`SessionError::MissingLayer`] if no layer is around the handler, and with
@@ -24,11 +25,34 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Session {
     type Rejection = SessionError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
-        match Self::from_parts(parts).await {
-            Ok(session) => Ok(Some(session)),
-            Err(SessionError::MissingLayer) => Ok(None),
-            Err(error) => Err(error),
-        }
+        unless_absent(Self::from_parts(parts).await)
+    }
+}
+
+/// Used as `session: ReadSession`; rejected as [`Session`] is.
+impl<S: Send + Sync> FromRequestParts<S> for ReadSession {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Self::from_parts(parts).await
+    }
+}
+
+/// Used as `session: Option<ReadSession>`, as [`Session`] is.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for ReadSession {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        unless_absent(Self::from_parts(parts).await)
+    }
+}
+
+/// `None` only where there is no layer.
+fn unless_absent<T>(session: Result<T, SessionError>) -> Result<Option<T>, SessionError> {
+    match session {
+        Ok(session) => Ok(Some(session)),
+        Err(SessionError::MissingLayer) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

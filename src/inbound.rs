@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header::COOKIE;
 use http::request::Parts;
+use http::{HeaderValue, Method};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::record::{Record, Unreadable};
 use crate::session::Session;
 use crate::state::{Shared, Standing, State};
 use crate::store::{Freshness, Stored};
-use crate::token::{SecretHash, Token};
+use crate::token::{Handle, SecretHash, Token};
 
 /// One request under one layer: the token it carries, and the session once somebody has asked for it.
 #[derive(Debug)]
@@ -30,7 +31,10 @@ pub(crate) struct Visit {
     pub(crate) settings: Arc<Settings>,
     pub(crate) presented: Presented,
     network: Option<String>,
+    shows_flashes: bool,
     session: OnceCell<Result<Session, SessionError>>,
+    /// The response is on its way, whether or not the session was loaded by then.
+    departed: AtomicBool,
     accessed: AtomicBool,
 }
 
@@ -57,10 +61,14 @@ impl Visit {
             .extensions
             .get::<Visits>()
             .map_or_else(Vec::new, |visits| visits.0.clone());
-        if visits
+        let outer = visits
             .iter()
-            .any(|visit| visit.settings.config.cookie.name == *name)
-        {
+            .position(|visit| visit.settings.config.cookie.name == *name);
+        if let Some(outer) = outer {
+            // The innermost layer's session is the last.
+            let outer = visits.remove(outer);
+            visits.push(outer);
+            parts.extensions.insert(Visits(visits));
             return None;
         }
         for (header, value) in &mut parts.headers {
@@ -79,7 +87,9 @@ impl Visit {
             settings: Arc::clone(settings),
             presented,
             network: settings.network(parts),
+            shows_flashes: is_shown(parts),
             session: OnceCell::new(),
+            departed: AtomicBool::new(false),
             accessed: AtomicBool::new(false),
         });
         visits.push(Arc::clone(&visit));
@@ -89,12 +99,22 @@ impl Visit {
 
     /// The session, loaded the first time.
     pub(crate) async fn session(&self) -> Result<Session, SessionError> {
-        self.session.get_or_init(|| self.load()).await.clone()
+        let session = self.session.get_or_init(|| self.load()).await.clone()?;
+        if self.departed.load(Ordering::SeqCst) {
+            session.shared().state().head_sent = true;
+        }
+        Ok(session)
     }
 
     /// The session, if it has been loaded.
     pub(crate) fn loaded(&self) -> Option<&Session> {
         self.session.get()?.as_ref().ok()
+    }
+
+    /// The response goes: the session, if it has been loaded. One that is loaded later knows that it is late.
+    pub(crate) fn depart(&self) -> Option<&Session> {
+        self.departed.store(true, Ordering::SeqCst);
+        self.loaded()
     }
 
     /// Whether the response depends on the session.
@@ -127,7 +147,7 @@ impl Visit {
             network: self.network.clone(),
         };
         let (standing, fingerprint) = match stored {
-            Some((token, stored)) => self.judge(token, stored, circumstances.now, budget),
+            Some((token, stored)) => self.judge(token, stored, circumstances.now),
             None => (Standing::New, self.compare(None)),
         };
         let mut state = State::new(standing, fingerprint, &circumstances);
@@ -137,19 +157,14 @@ impl Visit {
             Arc::clone(&self.settings),
             self.network.clone(),
             budget,
+            self.shows_flashes,
             state,
         );
         Ok(Session::new(Arc::new(shared)))
     }
 
     /// What this token may do with what is stored under its handle.
-    fn judge(
-        &self,
-        token: &Token,
-        stored: Stored,
-        now: Millis,
-        budget: Duration,
-    ) -> (Standing, Fingerprint) {
+    fn judge(&self, token: &Token, stored: Stored, now: Millis) -> (Standing, Fingerprint) {
         let handle = token.handle;
         let config = &self.settings.config;
         let record = match Record::decode(&stored) {
@@ -191,14 +206,12 @@ impl Visit {
                     };
                     return (standing, fingerprint);
                 }
-                let ttl = renewal(
-                    stored.time_left(),
-                    config.idle_timeout,
-                    record.deadline,
-                    now,
-                );
-                if let Some(ttl) = ttl {
-                    self.renew(token, ttl, budget);
+                let idle = record.idle_timeout.unwrap_or(config.idle_timeout);
+                let ttl = renewal(stored.time_left(), idle, record.deadline, now);
+                if let Some(ttl) = ttl
+                    && self.core.may_renew(handle, idle, now)
+                {
+                    renew(&self.core, &self.settings, handle, ttl);
                 }
                 let record = Arc::new(record);
                 let base = Base {
@@ -239,24 +252,29 @@ impl Visit {
             _ => {}
         }
     }
+}
 
-    /// Renews the key beside the handler. If it fails, the next request does it.
-    fn renew(&self, token: &Token, ttl: Duration, budget: Duration) {
-        let (core, settings, handle) = (
-            Arc::clone(&self.core),
-            Arc::clone(&self.settings),
-            token.handle,
-        );
-        tokio::spawn(async move {
-            let touch = within(Instant::now() + budget, core.store.touch(&handle, ttl)).await;
-            if let Err(error) = touch {
-                settings.emit(&Event::StoreFailed {
-                    handle: Some(handle),
-                    error,
-                });
-            }
+/// Renews the key beside whatever the request does. If it fails, the next request does it.
+pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, ttl: Duration) {
+    let (core, settings) = (Arc::clone(core), Arc::clone(settings));
+    tokio::spawn(async move {
+        let deadline = Instant::now() + core.store.capabilities().request_budget;
+        if let Err(error) = within(deadline, core.store.touch(&handle, ttl)).await {
+            let handle = Some(handle);
+            settings.emit(&Event::StoreFailed { handle, error });
+        }
+    });
+}
+
+/// Whether somebody looks at the response. Messages on a page that the browser loads in advance may never be seen.
+fn is_shown(parts: &Parts) -> bool {
+    let in_advance = ["sec-purpose", "purpose", "x-moz"]
+        .into_iter()
+        .any(|header| {
+            let says = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
+            parts.headers.get(header).is_some_and(says)
         });
-    }
+    parts.method != Method::HEAD && !in_advance
 }
 
 /// Who the bearer of a token is to a record.

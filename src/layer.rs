@@ -1,15 +1,15 @@
 //! The layer: what a user configures once and shares between routers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
-use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
 use crate::Handle;
@@ -18,15 +18,17 @@ use crate::config::{ConfigError, Load, SessionConfig};
 use crate::error::SessionError;
 use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
+use crate::lifetime::{Millis, duration_millis};
 use crate::record::{CommitId, Writer};
 use crate::service::SessionService;
 use crate::store::{AnyStore, SessionStore};
 
-/// How many destructions may wait for the store to come back.
-const BACKGROUND_MOST: usize = 1024;
+/// How many destructions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of
+/// the rest end with their idle timeout.
+const DESTROYING_MOST: usize = 1024;
 
-/// How many (session, network) pairs are remembered, so that a mismatch is reported once.
-const MISMATCHES_MOST: usize = 4096;
+/// How many sessions are remembered, so that a mismatch is reported and a key is renewed once.
+const REMEMBERED_MOST: usize = 4096;
 
 /// Gives every request of a router its session.
 ///
@@ -57,10 +59,12 @@ pub struct SessionLayer {
 pub(crate) struct Core {
     pub(crate) store: Box<dyn AnyStore>,
     pub(crate) turns: Arc<Turns>,
-    pub(crate) background: Arc<Semaphore>,
     writer: Writer,
     sequence: AtomicU64,
+    /// Sessions that are destroyed in the background.
+    destroying: Mutex<HashSet<Handle>>,
     mismatches: Mutex<HashSet<(Handle, String)>>,
+    renewed: Mutex<HashMap<Handle, Millis>>,
     address_missed: AtomicBool,
 }
 
@@ -100,10 +104,11 @@ impl SessionLayer {
         let core = Core {
             store: Box::new(store),
             turns: Arc::default(),
-            background: Arc::new(Semaphore::new(BACKGROUND_MOST)),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
+            destroying: Mutex::default(),
             mismatches: Mutex::default(),
+            renewed: Mutex::default(),
             address_missed: AtomicBool::new(false),
         };
         let settings = Settings {
@@ -191,7 +196,37 @@ impl<S> Layer<S> for SessionLayer {
     }
 }
 
+/// Whether a session may be destroyed in the background.
+pub(crate) enum Destroying {
+    Begun,
+    UnderWay,
+    TooMany,
+}
+
 impl Core {
+    pub(crate) fn begin_destroying(&self, handle: Handle) -> Destroying {
+        let mut destroying = self
+            .destroying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if destroying.contains(&handle) {
+            return Destroying::UnderWay;
+        }
+        if destroying.len() >= DESTROYING_MOST {
+            return Destroying::TooMany;
+        }
+        destroying.insert(handle);
+        Destroying::Begun
+    }
+
+    pub(crate) fn end_destroying(&self, handle: Handle) {
+        let mut destroying = self
+            .destroying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        destroying.remove(&handle);
+    }
+
     /// The id of a commit that begins now.
     pub(crate) fn next_commit(&self) -> CommitId {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
@@ -207,10 +242,25 @@ impl Core {
             .mismatches
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= MISMATCHES_MOST {
+        if seen.len() >= REMEMBERED_MOST {
             seen.clear();
         }
         seen.insert((handle, network.to_owned()))
+    }
+
+    /// Whether the session was not renewed just now: a page and its fifty images need it once.
+    pub(crate) fn may_renew(&self, handle: Handle, idle: Duration, now: Millis) -> bool {
+        let pause = duration_millis(Duration::from_secs(1).min(idle / 4));
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if renewed.len() >= REMEMBERED_MOST {
+            renewed.clear();
+        }
+        let last = renewed.get(&handle).copied();
+        if last.is_some_and(|last| now.saturating_sub(last) < pause) {
+            return false;
+        }
+        renewed.insert(handle, now);
+        true
     }
 
     /// Whether it has not been reported yet that client addresses are missing.

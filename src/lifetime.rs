@@ -4,6 +4,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::error::SessionError;
+
 /// Milliseconds since 1970.
 pub(crate) type Millis = u64;
 
@@ -16,8 +18,23 @@ pub(crate) fn to_time(millis: Millis) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis)
 }
 
+pub(crate) fn duration_millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
+
 pub(crate) fn after(now: Millis, wait: Duration) -> Millis {
-    now.saturating_add(Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX))
+    now.saturating_add(duration_millis(wait))
+}
+
+/// Below a second a session cannot be renewed in time; beyond ten years a number was meant in another unit.
+pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+pub(crate) fn check_timeout(value: Duration) -> Result<(), SessionError> {
+    match (SHORTEST..=LONGEST).contains(&value) {
+        true => Ok(()),
+        false => Err(SessionError::InvalidTimeout { value }),
+    }
 }
 
 /// The time to live that a session may have now, or `None` once its deadline has passed.
@@ -63,8 +80,9 @@ pub(crate) fn last_accessed(
     if end >= deadline {
         return written;
     }
-    let idle = Millis::try_from(idle.as_millis()).unwrap_or(Millis::MAX);
-    end.saturating_sub(idle).max(written).min(now)
+    end.saturating_sub(duration_millis(idle))
+        .max(written)
+        .min(now)
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! The way out: the commit, the cookie, and what caches may know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
 
-use crate::commit::settle;
+use crate::commit::{Occasion, settle};
 use crate::cookie::{Presented, is_named, write};
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::inbound::Visit;
 use crate::layer::Settings;
+use crate::lifetime::{Millis, to_millis};
 use crate::state::{Standing, State};
 use crate::token::Token;
 
@@ -20,21 +22,16 @@ use crate::token::Token;
 pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
     let settings = &visit.settings;
     let mut response = hooked(settings, response);
-    if let Some(session) = visit.loaded() {
+    if let Some(session) = visit.depart() {
         let shared = session.shared();
-        if is_failed(settings, &response) {
-            shared.drop_failed_changes();
-        }
-        let committed = settle(shared).await;
-        let due = {
-            let mut state = shared.state();
-            state.head_sent = true;
-            cookie_due(&visit.presented, &state, &committed)
-        };
+        let failed = is_failed(settings, &response);
+        let committed = settle(shared, Occasion::Head { failed }).await;
+        let due = cookie_due(&visit.presented, &shared.state(), &committed);
         if let Err(error) = committed {
             response = error_response(settings, &error, response.headers());
         }
-        bake(settings, due, response.headers_mut());
+        let now = to_millis(shared.core.store.now());
+        bake(settings, due, now, response.headers_mut());
     }
     if visit.is_accessed() {
         vary_by_cookie(response.headers_mut());
@@ -83,7 +80,8 @@ fn error_response<R: From<Bytes>>(
 #[derive(Debug, PartialEq)]
 enum Due {
     Nothing,
-    Keep(Token),
+    /// Keep this token, until the browser ends or until this time.
+    Keep(Token, Option<Millis>),
     Remove,
 }
 
@@ -91,10 +89,15 @@ fn cookie_due(presented: &Presented, state: &State, committed: &Result<(), Sessi
     match &state.standing {
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
         _ if matches!(committed, Err(SessionError::Gone(_))) => Due::Nothing,
-        Standing::Stored(base) => match presented {
-            Presented::Token(token) if *token == base.token => Due::Nothing,
-            _ => Due::Keep(base.token.clone()),
-        },
+        Standing::Stored(base) => {
+            let ends = state.cookie_end();
+            match presented {
+                Presented::Token(token) if *token == base.token && ends == state.cookie_ends => {
+                    Due::Nothing
+                }
+                _ => Due::Keep(base.token.clone(), ends),
+            }
+        }
         Standing::New if state.destroyed && *presented != Presented::Nothing => Due::Remove,
         Standing::New | Standing::Barred { .. } => Due::Nothing,
     }
@@ -102,11 +105,14 @@ fn cookie_due(presented: &Presented, state: &State, committed: &Result<(), Sessi
 
 /// Adds our cookie, in place of any other of its name (RFC 6265bis §4.1.1: one of a name), and keeps the response out of
 /// shared caches.
-fn bake(settings: &Settings, due: Due, headers: &mut HeaderMap) {
+fn bake(settings: &Settings, due: Due, now: Millis, headers: &mut HeaderMap) {
     let config = &settings.config.cookie;
     let cookie = match due {
         Due::Nothing => return,
-        Due::Keep(token) => write(config, Some(&token)),
+        Due::Keep(token, ends) => {
+            let max_age = ends.map(|ends| Duration::from_millis(ends.saturating_sub(now)));
+            write(config, Some((&token, max_age)))
+        }
         Due::Remove => write(config, None),
     };
     let others: Vec<HeaderValue> = headers
@@ -158,8 +164,8 @@ impl Departure {
         Self(Some(visit))
     }
 
-    /// The handler has answered.
-    pub(crate) fn answered(mut self) {
+    /// The response is complete.
+    pub(crate) fn done(mut self) {
         self.0 = None;
     }
 }
@@ -167,7 +173,7 @@ impl Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         if let Some(session) = self.0.as_ref().and_then(|visit| visit.loaded()) {
-            session.shared().destroy_if_doomed();
+            session.shared().abandon();
         }
     }
 }
@@ -203,14 +209,20 @@ mod tests {
         let none = || Presented::Nothing;
         for (presented, standing, destroyed, committed, expected) in [
             (none(), Standing::New, false, Ok(()), Due::Nothing),
-            (none(), stored(&new), false, Ok(()), Due::Keep(new.clone())),
+            (
+                none(),
+                stored(&new),
+                false,
+                Ok(()),
+                Due::Keep(new.clone(), None),
+            ),
             (sent(&old), stored(&old), false, Ok(()), Due::Nothing),
             (
                 sent(&old),
                 stored(&new),
                 false,
                 Ok(()),
-                Due::Keep(new.clone()),
+                Due::Keep(new.clone(), None),
             ),
             // What an earlier `save` has done stays done, and the browser needs its token.
             (
@@ -218,7 +230,7 @@ mod tests {
                 stored(&new),
                 false,
                 unknown(),
-                Due::Keep(new.clone()),
+                Due::Keep(new.clone(), None),
             ),
             (sent(&old), stored(&new), false, gone(), Due::Nothing),
             (sent(&old), Standing::New, false, Ok(()), Due::Nothing),
@@ -229,7 +241,7 @@ mod tests {
                 stored(&new),
                 true,
                 Ok(()),
-                Due::Keep(new.clone()),
+                Due::Keep(new.clone(), None),
             ),
             (
                 Presented::Malformed,
@@ -244,7 +256,7 @@ mod tests {
         ] {
             let fresh = Circumstances {
                 now: 0,
-                absolute_timeout: std::time::Duration::ZERO,
+                absolute_timeout: Duration::ZERO,
                 network: None,
             };
             let mut state = State::new(standing, Fingerprint::Off, &fresh);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -13,7 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::change::Circumstances;
-use crate::lifetime::{Millis, after};
+use crate::flash::Flash;
+use crate::lifetime::{Millis, after, duration_millis};
 use crate::store::Stored;
 use crate::token::{SecretHash, random_bytes};
 
@@ -218,13 +220,22 @@ pub(crate) struct Record {
     pub(crate) secret: SecretHash,
     pub(crate) retired: Vec<Retired>,
     pub(crate) created: Millis,
+    /// When the absolute timeout began: at creation, or at the last login.
+    pub(crate) started: Millis,
     pub(crate) last_accessed: Millis,
     pub(crate) deadline: Millis,
+    /// The session's own idle timeout, instead of the layer's.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// The session's own absolute timeout, instead of the layer's.
+    pub(crate) absolute_timeout: Option<Duration>,
+    /// Whether the cookie outlives the browser.
+    pub(crate) persistent: bool,
     pub(crate) principal: Option<String>,
     /// Whose data this is: the principal, or the last one that was. Never the principal's when they are equal.
     pub(crate) former_principal: Option<String>,
     pub(crate) fingerprint: Option<String>,
     pub(crate) data: BTreeMap<String, Json>,
+    pub(crate) flash: Vec<Flash>,
     /// Fields of a later version of sessile, kept as they came.
     pub(crate) unknown: Vec<(String, Json)>,
 }
@@ -240,14 +251,23 @@ struct Head<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     retired: &'a [Retired],
     created: Millis,
+    started: Millis,
     last_accessed: Millis,
     deadline: Millis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absolute_timeout: Option<Millis>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    persistent: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     principal: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     former_principal: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fingerprint: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    flash: &'a [Flash],
 }
 
 /// Why a stored value is not a record that can be used.
@@ -271,12 +291,17 @@ impl Record {
             secret: SecretHash::of_nothing(),
             retired: Vec::new(),
             created: circumstances.now,
+            started: circumstances.now,
             last_accessed: circumstances.now,
             deadline: after(circumstances.now, circumstances.absolute_timeout),
+            idle_timeout: None,
+            absolute_timeout: None,
+            persistent: false,
             principal: None,
             former_principal: None,
             fingerprint: None,
             data: BTreeMap::new(),
+            flash: Vec::new(),
             unknown: Vec::new(),
         }
     }
@@ -290,11 +315,16 @@ impl Record {
             secret: &self.secret,
             retired: &self.retired,
             created: self.created,
+            started: self.started,
             last_accessed: self.last_accessed,
             deadline: self.deadline,
+            idle_timeout: self.idle_timeout.map(duration_millis),
+            absolute_timeout: self.absolute_timeout.map(duration_millis),
+            persistent: self.persistent,
             principal: self.principal.as_deref(),
             former_principal: self.former_principal.as_deref(),
             fingerprint: self.fingerprint.as_deref(),
+            flash: &self.flash,
         };
         let data: usize = self
             .data
@@ -352,11 +382,16 @@ impl Record {
             secret: wire.secret,
             retired: wire.retired,
             created: wire.created,
+            started: wire.started,
             last_accessed: wire.last_accessed,
             deadline: wire.deadline,
+            idle_timeout: wire.idle_timeout.map(Duration::from_millis),
+            absolute_timeout: wire.absolute_timeout.map(Duration::from_millis),
+            persistent: wire.persistent,
             principal: wire.principal,
             former_principal: wire.former_principal,
             fingerprint: wire.fingerprint,
+            flash: wire.flash,
         };
         let prefix = format!("{{\"version\":\"{:016x}\"", record.version.0);
         if stored.version() == prefix.as_bytes() {
@@ -404,12 +439,17 @@ struct Wire<'a> {
     secret: SecretHash,
     retired: Vec<Retired>,
     created: Millis,
+    started: Millis,
     last_accessed: Millis,
     deadline: Millis,
+    idle_timeout: Option<Millis>,
+    absolute_timeout: Option<Millis>,
+    persistent: bool,
     principal: Option<String>,
     former_principal: Option<String>,
     fingerprint: Option<String>,
     data: Entries<'a>,
+    flash: Vec<Flash>,
     unknown: Vec<(String, &'a RawValue)>,
 }
 
@@ -423,11 +463,16 @@ enum Field {
     Secret,
     Retired,
     Created,
+    Started,
     LastAccessed,
     Deadline,
+    IdleTimeout,
+    AbsoluteTimeout,
+    Persistent,
     Principal,
     FormerPrincipal,
     Fingerprint,
+    Flash,
     Data,
     Unknown(String),
 }
@@ -452,8 +497,13 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                 let mut secret = None;
                 let mut retired = Vec::new();
                 let mut created = None;
+                let mut started = None;
                 let mut last_accessed = None;
                 let mut deadline = None;
+                let mut idle_timeout = None;
+                let mut absolute_timeout = None;
+                let mut persistent = false;
+                let mut flash = Vec::new();
                 let mut principal = None;
                 let mut former_principal = None;
                 let mut fingerprint = None;
@@ -468,6 +518,11 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                         Field::Secret => secret = Some(map.next_value()?),
                         Field::Retired => retired = map.next_value()?,
                         Field::Created => created = Some(map.next_value()?),
+                        Field::Started => started = Some(map.next_value()?),
+                        Field::IdleTimeout => idle_timeout = map.next_value()?,
+                        Field::AbsoluteTimeout => absolute_timeout = map.next_value()?,
+                        Field::Persistent => persistent = map.next_value()?,
+                        Field::Flash => flash = map.next_value()?,
                         Field::LastAccessed => last_accessed = Some(map.next_value()?),
                         Field::Deadline => deadline = Some(map.next_value()?),
                         Field::Principal => principal = map.next_value()?,
@@ -486,8 +541,13 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                     secret: secret.ok_or_else(|| missing("secret"))?,
                     retired,
                     created: created.ok_or_else(|| missing("created"))?,
+                    started: started.ok_or_else(|| missing("started"))?,
                     last_accessed: last_accessed.ok_or_else(|| missing("last_accessed"))?,
                     deadline: deadline.ok_or_else(|| missing("deadline"))?,
+                    idle_timeout,
+                    absolute_timeout,
+                    persistent,
+                    flash,
                     principal,
                     former_principal,
                     fingerprint,
@@ -544,8 +604,13 @@ pub(crate) mod tests {
             secret: Secret::random().hash("sessile:", "id"),
             retired: Vec::new(),
             created: 1_000,
+            started: 1_000,
             last_accessed: 2_000,
             deadline: 90_000,
+            idle_timeout: None,
+            absolute_timeout: None,
+            persistent: false,
+            flash: Vec::new(),
             principal: None,
             former_principal: None,
             fingerprint: None,

@@ -72,8 +72,9 @@ where
     }
     let departure = Departure::of(visit.clone());
     let response = inner.call(Request::from_parts(parts, body)).await?;
-    departure.answered();
-    Ok(depart(&visit, response).await)
+    let response = depart(&visit, response).await;
+    departure.done();
+    Ok(response)
 }
 
 /// The response of a [`SessionService`], on its way.

@@ -2,25 +2,29 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::change::{Answer, Change, Rewrite, Rotation, decode, encode};
+use crate::change::{Answer, AnswerId, Change, Lifetimes, Rewrite, Rotation, decode, encode};
 use crate::commit::run::within;
-use crate::commit::settle;
+use crate::commit::{Occasion, settle};
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
-use crate::inbound::Visits;
+use crate::flash::{Flash, Level, MOST as FLASHES_MOST};
+use crate::inbound::{Visits, renew};
 use crate::key::SessionKey;
-use crate::lifetime::{after, last_accessed, to_millis, to_time};
+use crate::lifetime::{after, check_timeout, last_accessed, to_millis, to_time, ttl};
 use crate::record::{Epoch, Json, Record};
 use crate::state::{Shared, Standing, State};
 use crate::store::Freshness;
 use crate::token::{Handle, Secret};
+
+/// How long a key may be, in bytes.
+const KEY_LONGEST: usize = 1024;
 
 /// The session of a request: a map of values that outlives it.
 ///
@@ -107,7 +111,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Encode`] if it cannot be written as JSON.
+    /// - [`SessionError::Encode`]: it cannot be written as JSON.
+    /// - [`SessionError::TooLarge`]: it is larger than `max_size`, or the key longer than 1 KiB.
     #[doc(alias("set", "put", "session_set"))]
     pub fn insert<T: Serialize>(
         &self,
@@ -115,9 +120,9 @@ impl Session {
         value: T,
     ) -> Result<(), SessionError> {
         let key = key.name();
-        let value = encode(key, &value)?;
-        let same = self.shared.state().view.data.get(key) == Some(&value);
-        if same {
+        let value = self.encode(key, &value)?;
+        let there = self.shared.state().has_already(key, &value);
+        if there {
             Ok(())
         } else {
             self.change(Change::Insert {
@@ -223,6 +228,10 @@ impl Session {
     ///
     /// Those of [`increment`](Self::increment) and of [`save`](Self::save). Unless it is `OutcomeUnknown`, nothing was
     /// counted.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the number may be counted and nobody has it.
     pub async fn increment_now(&self, key: &str, by: i64) -> Result<i64, SessionError> {
         let answer = Answer::new();
         self.change(Change::Increment {
@@ -230,13 +239,8 @@ impl Session {
             by,
             answer: Some(answer.clone()),
         })?;
-        match settle(&self.shared).await {
-            Ok(()) => answer.take().ok_or(SessionError::OutcomeUnknown),
-            Err(error) => {
-                self.withdraw(|state| state.log.withdraw_increment(&answer));
-                Err(error)
-            }
-        }
+        self.settle(Some(answer.id())).await?;
+        answer.take().ok_or(SessionError::OutcomeUnknown)
     }
 
     /// Appends to a list; a missing list is empty. No item is lost, whatever other requests append.
@@ -244,10 +248,11 @@ impl Session {
     /// # Errors
     ///
     /// - [`SessionError::Encode`]: the item cannot be written as JSON.
+    /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
     /// - [`SessionError::Decode`]: the value is no list; it is kept.
     #[doc(alias = "append")]
     pub fn push<T: Serialize>(&self, key: &str, value: T) -> Result<(), SessionError> {
-        let value = encode(key, &value)?;
+        let value = self.encode(key, &value)?;
         self.change(Change::Push {
             key: key.to_owned(),
             value,
@@ -322,11 +327,13 @@ impl Session {
             // The closure is the application's: it may use this session, so no lock is held while it runs.
             let seen = self.shared.state().view.data.get(key).cloned();
             let (value, json) = apply(seen.as_ref())?;
+            self.check_size("key", key.len())?;
+            self.check_size("value", json.len())?;
             let mut state = self.shared.state();
             if state.view.data.get(key) != seen.as_ref() {
                 continue;
             }
-            if seen.as_ref() != Some(&json) {
+            if !state.has_already(key, &json) {
                 let again = Arc::clone(&apply);
                 let rewrite: Rewrite = Arc::new(move |json| again(json).map(|(_, json)| json));
                 let change = Change::Update {
@@ -350,6 +357,10 @@ impl Session {
     ///
     /// [`SessionError::Decode`] if the value is of another type, and those of [`save`](Self::save). Unless it is
     /// `OutcomeUnknown`, the value is still there.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the value may be gone and nobody has it.
     #[doc(alias = "pull")]
     pub async fn take<T: DeserializeOwned>(
         &self,
@@ -366,13 +377,8 @@ impl Session {
             check,
             answer: answer.clone(),
         })?;
-        match settle(&self.shared).await {
-            Ok(()) => answer.take().map(|value| decode(&key, &value)).transpose(),
-            Err(error) => {
-                self.withdraw(|state| state.log.withdraw_take(&answer));
-                Err(error)
-            }
-        }
+        self.settle(Some(answer.id())).await?;
+        answer.take().map(|value| decode(&key, &value)).transpose()
     }
 
     /// Gives the session a new token; the old one is dead from the commit on. Do it whenever privileges change.
@@ -456,8 +462,8 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// Nothing changed: none. Otherwise one round trip, and one more for each conflict: one `EVALSHA`, or for a new
-    /// session one `SET … NX PX`.
+    /// Nothing changed: none. Otherwise one round trip: one `EVALSHA`, or for a new session one `SET … NX PX`. One more for
+    /// the first conflict, and two for each further one, which reads the session anew.
     ///
     /// # Errors
     ///
@@ -472,7 +478,7 @@ impl Session {
     /// If the future is dropped, the commit still runs to its end.
     #[doc(alias("save_session", "force_save", "commit", "flush_now"))]
     pub async fn save(&self) -> Result<(), SessionError> {
-        settle(&self.shared).await
+        self.settle(None).await
     }
 
     /// Reads the session again and does this request's changes to what is there now. A new session is left as it is.
@@ -497,22 +503,260 @@ impl Session {
                 Standing::Stored(base) => (base.token.handle, base.record.epoch, state.generation),
             }
         };
+        let deadline = Instant::now() + shared.budget.saturating_sub(shared.state().spent);
         let load = shared.core.store.load(&handle, Freshness::Latest);
-        let stored = within(Instant::now() + shared.budget, load)
+        let stored = within(deadline, load)
             .await?
             .ok_or(SessionError::Gone(Gone::Ended))?;
         let record = Record::decode(&stored).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
         if record.epoch != epoch {
             return Err(SessionError::Gone(Gone::Rotated));
         }
-        let circumstances = shared.terms().circumstances();
-        let mut state = shared.state();
-        if state.generation == generation
-            && let Standing::Stored(base) = &mut state.standing
+        shared.edit(|state| {
+            if state.generation == generation {
+                state.replace_base(stored, record);
+            }
+        });
+        Ok(())
+    }
+
+    /// Forgets what was changed and is not committed yet. A [`destroy`](Self::destroy) is carried out all the same.
+    #[doc(alias = "rollback")]
+    pub fn discard_changes(&self) {
+        self.shared.edit(State::discard);
+    }
+
+    /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
+    /// Requests renew it by themselves.
+    ///
+    /// # Redis
+    ///
+    /// One `PEXPIRE`, in the background. None if the session is not stored.
+    #[doc(alias("keep_alive", "extend"))]
+    pub fn touch(&self) {
+        let shared = &self.shared;
+        let now = to_millis(shared.core.store.now());
+        let renewal = match &shared.state().standing {
+            Standing::Stored(base) => {
+                let idle = shared.idle_timeout(&base.record);
+                ttl(idle, base.record.deadline, now).map(|ttl| (base.token.handle, ttl))
+            }
+            Standing::New | Standing::Barred { .. } => None,
+        };
+        if let Some((handle, ttl)) = renewal {
+            renew(&shared.core, &shared.settings, handle, ttl);
+        }
+    }
+
+    /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another
+    /// principal signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::InvalidTimeout`] below a second or above ten years.
+    pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
+        check_timeout(timeout)?;
+        let same = |record: &Record| record.idle_timeout == Some(timeout);
+        if self.shared.state().has_lifetimes(same) {
+            return Ok(());
+        }
+        self.change(Change::Lifetimes(Lifetimes {
+            idle: Some(timeout),
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Gives this session an absolute timeout of its own, counted from its creation or its last login, on every node,
+    /// until it ends or another principal signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::InvalidTimeout`] below a second or above ten years, or if the session is older than that; to end it,
+    /// use [`destroy`](Self::destroy).
+    pub fn set_absolute_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
+        check_timeout(timeout)?;
+        let now = to_millis(self.shared.core.store.now());
+        if after(self.shared.state().view.started, timeout) <= now {
+            return Err(SessionError::InvalidTimeout { value: timeout });
+        }
+        let same = |record: &Record| record.absolute_timeout == Some(timeout);
+        if self.shared.state().has_lifetimes(same) {
+            return Ok(());
+        }
+        let absolute = Some(timeout);
+        self.change(Change::Lifetimes(Lifetimes {
+            absolute,
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Says whether the cookie outlives the browser: "remember me". It then has a `Max-Age` of what is left of the absolute
+    /// timeout, 400 days at most (RFC 6265bis §5.6); the session itself lives as long as its timeouts say, so set these too.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use sessile::{Session, SessionError};
+    /// const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    ///
+    /// # async fn sign_in(session: Session) -> Result<(), SessionError> {
+    /// session.set_principal("mia").await?;
+    /// session.set_idle_timeout(MONTH)?;
+    /// session.set_absolute_timeout(MONTH)?;
+    /// session.set_persistent(true)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
+    #[doc(alias("remember_me", "set_longterm"))]
+    pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
         {
-            base.stored = stored;
-            base.record = Arc::new(record);
-            state.refresh_view(&circumstances);
+            let state = self.shared.state();
+            if state.head_sent {
+                return Err(SessionError::ResponseSent);
+            }
+            if state.has_lifetimes(|record| record.persistent == persistent) {
+                return Ok(());
+            }
+        }
+        let persistent = Some(persistent);
+        self.change(Change::Lifetimes(Lifetimes {
+            persistent,
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Leaves a message for the next page: whichever request first calls [`take_flashes`](Self::take_flashes).
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::TooManyFlashes`]: 64 wait already. If concurrent requests exceed that together, the oldest are
+    ///   dropped.
+    /// - [`SessionError::TooLarge`]: the text is larger than `max_size`.
+    #[doc(alias("flash_message", "add_flash"))]
+    pub fn flash(&self, level: Level, text: impl Into<String>) -> Result<(), SessionError> {
+        let flash = Flash::new(level, text.into());
+        self.check_size("value", flash.text.len())?;
+        if self.shared.state().view.flash.len() >= FLASHES_MOST {
+            return Err(SessionError::TooManyFlashes {
+                limit: FLASHES_MOST,
+            });
+        }
+        self.change(Change::AddFlash(flash))
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Success`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_success(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Success, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Info`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_info(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Info, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Warning`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_warning(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Warning, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Error`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_error(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Error, text)
+    }
+
+    /// Leaves a message for this very page: [`take_flashes`](Self::take_flashes) returns it later in this request, and
+    /// nothing is stored.
+    pub fn flash_now(&self, level: Level, text: impl Into<String>) {
+        self.shared
+            .state()
+            .flash_now
+            .push(Flash::new(level, text.into()));
+    }
+
+    /// Takes the messages that wait, to show them. Each is returned to one request only, over all tabs and nodes. Commits
+    /// everything this request has changed so far.
+    ///
+    /// Requests that show nothing get none and leave them waiting: `HEAD`, and pages that the browser loads in advance
+    /// (`Sec-Purpose: prefetch`).
+    ///
+    /// # Redis
+    ///
+    /// None if no message waited when the session was loaded; otherwise as [`save`](Self::save).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`save`](Self::save). Unless it is `OutcomeUnknown`, the messages still wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the messages may be gone and nobody has shown them.
+    #[doc(alias("get_flashes", "consume_flashes", "flash_messages"))]
+    pub async fn take_flashes(&self) -> Result<Vec<Flash>, SessionError> {
+        if !self.shared.shows_flashes {
+            return Ok(Vec::new());
+        }
+        let mut flashes = Vec::new();
+        if !self.shared.state().view.flash.is_empty() {
+            let answer = Answer::new();
+            self.change(Change::TakeFlashes {
+                answer: answer.clone(),
+            })?;
+            self.settle(Some(answer.id())).await?;
+            flashes = answer.take().unwrap_or_default();
+        }
+        let mut state = self.shared.state();
+        state.flashes_taken.extend_from_slice(&flashes);
+        flashes.append(&mut state.flash_now);
+        Ok(flashes)
+    }
+
+    /// The messages that wait, without taking them; another request may show them.
+    pub fn peek_flashes(&self) -> Vec<Flash> {
+        let state = self.shared.state();
+        state
+            .view
+            .flash
+            .iter()
+            .chain(&state.flash_now)
+            .cloned()
+            .collect()
+    }
+
+    /// Leaves the messages that this request has taken for the next page after all.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    #[doc(alias = "reflash")]
+    pub fn keep_flashes(&self) -> Result<(), SessionError> {
+        let taken = std::mem::take(&mut self.shared.state().flashes_taken);
+        for (kept, flash) in taken.iter().enumerate() {
+            if let Err(error) = self.flash(flash.level, flash.text.as_str()) {
+                self.shared
+                    .state()
+                    .flashes_taken
+                    .extend_from_slice(&taken[kept..]);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -542,15 +786,15 @@ impl Session {
         to_time(self.shared.state().view.created)
     }
 
-    /// When the session was last used before this request, by the store's clock; exact to half of the idle timeout, since
-    /// a read that needs no renewal leaves no trace.
+    /// When the session was last used before this request loaded or saved it, by the store's clock; exact to half of the
+    /// idle timeout, since a read that needs no renewal leaves no trace.
     pub fn last_accessed(&self) -> SystemTime {
         let now = to_millis(self.shared.core.store.now());
         let state = self.shared.state();
         let Standing::Stored(base) = &state.standing else {
             return to_time(state.view.last_accessed);
         };
-        let idle = self.shared.settings.config.idle_timeout;
+        let idle = self.shared.idle_timeout(&base.record);
         let (deadline, written) = (base.record.deadline, base.record.last_accessed);
         to_time(last_accessed(
             base.stored.time_left(),
@@ -565,8 +809,9 @@ impl Session {
     /// timeout, whichever comes first.
     pub fn expires_at(&self) -> SystemTime {
         let now = to_millis(self.shared.core.store.now());
-        let idle = self.shared.settings.config.idle_timeout;
-        to_time(after(now, idle).min(self.shared.state().view.deadline))
+        let state = self.shared.state();
+        let idle = self.shared.idle_timeout(&state.view);
+        to_time(after(now, idle).min(state.view.deadline))
     }
 
     /// How the client's network compares with the one that the session belongs to.
@@ -574,17 +819,35 @@ impl Session {
         self.shared.state().fingerprint.clone()
     }
 
+    /// The value as JSON, if key and value are of a size that can be stored.
+    fn encode<T: Serialize>(&self, key: &str, value: &T) -> Result<Json, SessionError> {
+        let value = encode(key, value)?;
+        self.check_size("value", value.len())?;
+        Ok(value)
+    }
+
+    fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
+        let limit = match what {
+            "key" => KEY_LONGEST,
+            _ => self.shared.settings.config.max_size,
+        };
+        if size > limit {
+            Err(SessionError::TooLarge { what, size, limit })
+        } else {
+            Ok(())
+        }
+    }
+
     fn change(&self, change: Change) -> Result<(), SessionError> {
+        if let Some(key) = change.new_key() {
+            self.check_size("key", key.len())?;
+        }
         let circumstances = self.shared.terms().circumstances();
         self.shared.state().change(change, &circumstances)
     }
 
-    /// Takes back what its caller is told has failed, so that it is not done later after all.
-    fn withdraw(&self, take_back: impl FnOnce(&mut State)) {
-        let circumstances = self.shared.terms().circumstances();
-        let mut state = self.shared.state();
-        take_back(&mut state);
-        state.refresh_view(&circumstances);
+    async fn settle(&self, answer: Option<AnswerId>) -> Result<(), SessionError> {
+        settle(&self.shared, Occasion::Call { answer }).await
     }
 
     /// Whether there is a token to replace; an error if it cannot be.

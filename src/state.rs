@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::change::{Change, ChangeLog, Circumstances};
+use crate::change::{AnswerId, Change, ChangeLog, Circumstances};
 use crate::commit::destroy_later;
-use crate::commit::run::{Base, Commit, Terms};
+use crate::commit::run::{Base, Commit, Terms, Work};
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
 use crate::fingerprint::Fingerprint;
+use crate::flash::Flash;
 use crate::layer::{Core, Settings};
+use crate::lifetime::Millis;
 use crate::record::{Json, Record};
+use crate::store::Stored;
 use crate::token::Handle;
 
 /// How the request stands to the store.
@@ -34,11 +37,18 @@ pub(crate) struct State {
     pub(crate) standing: Standing,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
-    /// Whether the view is what the whole log makes of the record.
-    pub(crate) view_is_exact: bool,
-    pub(crate) log: ChangeLog,
+    view_is: View,
+    /// Grows with every change of what the view is made of.
+    revision: u64,
+    log: ChangeLog,
+    /// A commit is under way, with changes that are not in the log.
+    in_flight: bool,
+    /// What is under way was discarded: should it fail, it is not put back.
+    discarded: bool,
     /// A commit that got no answer; nothing else is committed before it is resolved.
-    pub(crate) unresolved: Option<Box<Commit>>,
+    unresolved: Option<Box<Commit>>,
+    /// A commit of this request that nobody will ever know the outcome of.
+    pub(crate) lost: bool,
     /// To be deleted before anything else is done.
     pub(crate) doomed: Option<Handle>,
     /// `destroy` was called: what the browser holds is void.
@@ -47,29 +57,77 @@ pub(crate) struct State {
     pub(crate) generation: u32,
     /// The response is on its way: no cookie can be set any more.
     pub(crate) head_sent: bool,
+    /// When the cookie that the browser has ends by itself; `None` if with the browser.
+    pub(crate) cookie_ends: Option<Millis>,
+    /// Messages for this page only.
+    pub(crate) flash_now: Vec<Flash>,
+    /// Messages that this request has taken out of the session.
+    pub(crate) flashes_taken: Vec<Flash>,
     pub(crate) fingerprint: Fingerprint,
-    /// Time that failed commits took of the request's budget.
+    /// Time that the load and failed commits took of the request's budget.
     pub(crate) spent: Duration,
+}
+
+/// How the view relates to record and log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// It is what the whole log makes of the record.
+    Exact,
+    /// A change of the log could not be done; the commit will report it.
+    Partial,
+    /// It is of before, and to be made anew.
+    Stale,
+}
+
+/// How a commit ended, for the session that it was of.
+pub(crate) enum Outcome {
+    Committed(Base),
+    Failed(ChangeLog),
+    Unresolved(Box<Commit>),
+    Lost,
 }
 
 impl State {
     pub(crate) fn new(standing: Standing, fingerprint: Fingerprint, fresh: &Circumstances) -> Self {
-        let view = match &standing {
-            Standing::Stored(base) => Arc::clone(&base.record),
-            Standing::New | Standing::Barred { .. } => Arc::new(Record::new(fresh)),
-        };
-        Self {
+        let mut state = Self {
             standing,
-            view,
-            view_is_exact: true,
+            view: Arc::new(Record::new(fresh)),
+            view_is: View::Exact,
+            revision: 0,
             log: ChangeLog::default(),
+            in_flight: false,
+            discarded: false,
             unresolved: None,
+            lost: false,
             doomed: None,
             destroyed: false,
             generation: 0,
             head_sent: false,
+            cookie_ends: None,
+            flash_now: Vec::new(),
+            flashes_taken: Vec::new(),
             fingerprint,
             spent: Duration::ZERO,
+        };
+        state.cookie_ends = state.cookie_end();
+        if let Standing::Stored(base) = &state.standing {
+            state.view = Arc::clone(&base.record);
+        }
+        state
+    }
+
+    /// When the session's cookie is to end by itself.
+    pub(crate) fn cookie_end(&self) -> Option<Millis> {
+        match &self.standing {
+            Standing::Stored(base) if base.record.persistent => Some(base.record.deadline),
+            Standing::Stored(_) | Standing::New | Standing::Barred { .. } => None,
+        }
+    }
+
+    pub(crate) fn stored_handle(&self) -> Option<Handle> {
+        match &self.standing {
+            Standing::Stored(base) => Some(base.token.handle),
+            Standing::New | Standing::Barred { .. } => None,
         }
     }
 
@@ -78,8 +136,12 @@ impl State {
         change: Change,
         circumstances: &Circumstances,
     ) -> Result<(), SessionError> {
+        if self.head_sent && change.rotation().is_some() {
+            return Err(SessionError::ResponseSent);
+        }
         change.apply(Arc::make_mut(&mut self.view), circumstances)?;
         self.log.push(change);
+        self.revision += 1;
         Ok(())
     }
 
@@ -89,19 +151,20 @@ impl State {
             .data
             .insert(key.to_owned(), value);
         self.log.push(change);
+        self.revision += 1;
     }
 
-    /// Does the log again, to what is in the store now.
-    pub(crate) fn refresh_view(&mut self, circumstances: &Circumstances) {
-        self.view = match &self.standing {
-            Standing::Stored(base) => Arc::clone(&base.record),
-            Standing::New | Standing::Barred { .. } => Arc::new(Record::new(circumstances)),
-        };
-        // A change that no longer applies is reported by the commit.
-        self.view_is_exact = self.log.is_empty()
-            || self
-                .log
-                .replay_what_applies(Arc::make_mut(&mut self.view), circumstances);
+    /// Whether the store has this value under the key, and no change of this request says otherwise. Only then is writing
+    /// it no change; what is pending may come out differently.
+    pub(crate) fn has_already(&self, key: &str, value: &Json) -> bool {
+        let pending = self.in_flight || self.unresolved.is_some() || self.log.touches(key);
+        !pending && self.view.data.get(key) == Some(value)
+    }
+
+    /// The same for timeouts and the cookie's life.
+    pub(crate) fn has_lifetimes(&self, has: impl FnOnce(&Record) -> bool) -> bool {
+        let pending = self.in_flight || self.unresolved.is_some() || self.log.touches_lifetimes();
+        !pending && has(&self.view)
     }
 
     /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
@@ -117,15 +180,127 @@ impl State {
         }
         self.destroyed = true;
         self.generation += 1;
+        self.revision += 1;
         self.log = ChangeLog::default();
         self.unresolved = None;
-        self.refresh_view(circumstances);
+        self.lost = false;
+        self.view = Arc::new(Record::new(circumstances));
+        self.view_is = View::Exact;
     }
 
-    /// Whether there is anything to tell the store.
+    /// Forgets changes that are not committed yet.
+    pub(crate) fn discard(&mut self) {
+        self.log = ChangeLog::default();
+        self.discarded = self.in_flight;
+        self.outdate_view();
+    }
+
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
+        self.log.withdraw(answer);
+        self.outdate_view();
+    }
+
+    /// Drops what a failed request must not leave behind.
+    pub(crate) fn drop_failed_changes(&mut self) {
+        if !self.log.is_empty() {
+            self.log.retain_for_failed_request();
+            self.outdate_view();
+        }
+    }
+
+    /// Another request's work was read from the store.
+    pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
+        if let Standing::Stored(base) = &mut self.standing {
+            base.stored = stored;
+            base.record = Arc::new(record);
+            self.outdate_view();
+        }
+    }
+
+    /// The response is on its way. What could not be committed is forgotten, since the client has been told.
+    pub(crate) fn send_head(&mut self, committed: bool) {
+        self.head_sent = true;
+        self.lost = false;
+        if !committed {
+            self.log = ChangeLog::default();
+            self.unresolved = None;
+        }
+        self.log.drop_rotations();
+        self.outdate_view();
+    }
+
+    /// Whether there is nothing to tell the store, as far as no commit is under way.
     pub(crate) fn is_settled(&self) -> bool {
         let refused = self.destroyed && matches!(self.standing, Standing::Barred { .. });
-        self.log.is_empty() && self.unresolved.is_none() && self.doomed.is_none() && !refused
+        self.log.is_empty()
+            && self.unresolved.is_none()
+            && self.doomed.is_none()
+            && !self.lost
+            && !refused
+    }
+
+    pub(crate) fn is_unresolved(&self) -> bool {
+        self.unresolved.is_some()
+    }
+
+    /// Takes out the commit that is to be resolved first.
+    pub(crate) fn take_unresolved(&mut self) -> Option<(Box<Commit>, u32)> {
+        let commit = self.unresolved.take()?;
+        self.in_flight = true;
+        Some((commit, self.generation))
+    }
+
+    /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
+    pub(crate) fn take_work(&mut self) -> Result<Option<(Work, u32)>, SessionError> {
+        let base = match &self.standing {
+            _ if self.doomed.is_some() => return Ok(None),
+            Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
+                return Err(SessionError::Gone(*why));
+            }
+            _ if self.log.is_empty() => return Ok(None),
+            Standing::New if self.head_sent => return Err(SessionError::ResponseSent),
+            Standing::Stored(base) => Some(Base::clone(base)),
+            Standing::New | Standing::Barred { .. } => None,
+        };
+        let log = std::mem::take(&mut self.log);
+        // A secret is retired from the commit on, not from the call, so a rotation is done again.
+        let done = self.view_is == View::Exact && log.new_secret().is_none();
+        let done = done.then(|| Arc::clone(&self.view));
+        self.in_flight = true;
+        self.discarded = false;
+        self.revision += 1;
+        Ok(Some((Work { base, log, done }, self.generation)))
+    }
+
+    /// Takes in how a commit ended; false if the session was destroyed meanwhile.
+    pub(crate) fn conclude(&mut self, generation: u32, outcome: Outcome) -> bool {
+        self.in_flight = false;
+        if self.generation != generation {
+            return false;
+        }
+        match outcome {
+            Outcome::Committed(base) => {
+                self.standing = Standing::Stored(Box::new(base));
+                self.outdate_view();
+            }
+            Outcome::Failed(log) => {
+                if !self.discarded {
+                    self.log.put_back(log);
+                }
+                self.outdate_view();
+            }
+            Outcome::Unresolved(commit) => self.unresolved = Some(commit),
+            Outcome::Lost => {
+                self.lost = !self.head_sent;
+                self.outdate_view();
+            }
+        }
+        true
+    }
+
+    fn outdate_view(&mut self) {
+        self.revision += 1;
+        self.view_is = View::Stale;
     }
 }
 
@@ -136,6 +311,8 @@ pub(crate) struct Shared {
     network: Option<String>,
     /// How long commits of this request may take in all.
     pub(crate) budget: Duration,
+    /// Whether the response is shown to somebody, who then reads the messages on it.
+    pub(crate) shows_flashes: bool,
     /// One commit of a request at a time.
     pub(crate) gate: AsyncMutex<()>,
     state: Mutex<State>,
@@ -147,6 +324,7 @@ impl Shared {
         settings: Arc<Settings>,
         network: Option<String>,
         budget: Duration,
+        shows_flashes: bool,
         state: State,
     ) -> Self {
         let (gate, state) = (AsyncMutex::new(()), Mutex::new(state));
@@ -155,6 +333,7 @@ impl Shared {
             settings,
             network,
             budget,
+            shows_flashes,
             gate,
             state,
         }
@@ -176,6 +355,13 @@ impl Shared {
             fingerprinting: config.fingerprinting,
             network: self.network.as_deref(),
         }
+    }
+
+    /// The idle timeout of a session.
+    pub(crate) fn idle_timeout(&self, record: &Record) -> Duration {
+        record
+            .idle_timeout
+            .unwrap_or(self.settings.config.idle_timeout)
     }
 
     pub(crate) fn emit(&self, event: &Event) {
@@ -202,19 +388,74 @@ impl Shared {
         }
     }
 
-    /// Drops what a failed request must not leave behind.
-    pub(crate) fn drop_failed_changes(&self) {
-        let circumstances = self.terms().circumstances();
-        let mut state = self.state();
-        state.log.retain_for_failed_request();
-        state.refresh_view(&circumstances);
+    /// Changes the state, and makes the view anew if it is outdated then.
+    pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut State) -> R) -> R {
+        let result = edit(&mut self.state());
+        self.refresh_view();
+        result
     }
 
-    /// Carries out a `destroy` for a handler that did not come to its end.
-    pub(crate) fn destroy_if_doomed(&self) {
-        let doomed = self.state().doomed.take();
+    /// Closures of the application run here, which may use the session: no lock is held meanwhile.
+    fn refresh_view(&self) {
+        loop {
+            let (base, log, revision) = {
+                let state = self.state();
+                if state.view_is != View::Stale {
+                    return;
+                }
+                let base = match &state.standing {
+                    Standing::Stored(base) => Some(Arc::clone(&base.record)),
+                    Standing::New | Standing::Barred { .. } => None,
+                };
+                (base, state.log.clone(), state.revision)
+            };
+            let circumstances = self.terms().circumstances();
+            let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&circumstances)));
+            let exact =
+                log.is_empty() || log.replay_what_applies(Arc::make_mut(&mut view), &circumstances);
+            let mut state = self.state();
+            if state.revision == revision {
+                state.view = view;
+                state.view_is = if exact { View::Exact } else { View::Partial };
+                return;
+            }
+        }
+    }
+
+    /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
+    pub(crate) fn abandon(&self) {
+        let (doomed, log) = {
+            let mut state = self.state();
+            // No response will carry a cookie any more.
+            state.head_sent = true;
+            (state.doomed.take(), std::mem::take(&mut state.log))
+        };
+        // Closures in it may hold the session itself.
+        drop(log);
         if let Some(handle) = doomed {
             destroy_later(self, handle);
+        }
+    }
+}
+
+/// A `destroy` that nobody has carried out yet is carried out. Other changes that were made after the response and never
+/// saved are lost; that is an event, not silence.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let (doomed, lost, handle) = {
+            let mut state = self.state();
+            let doomed = state.doomed.take();
+            (
+                doomed,
+                state.head_sent && !state.is_settled(),
+                state.stored_handle(),
+            )
+        };
+        if let Some(doomed) = doomed {
+            destroy_later(self, doomed);
+        }
+        if lost {
+            self.emit(&Event::ChangesLost { handle });
         }
     }
 }

@@ -8,7 +8,7 @@
 //! 3. Changes of one epoch are never replayed into another.
 //! 4. Changes are replayed only after every earlier send is known not to have been applied: by a newer commit than
 //!    which our writer's id cannot have been pushed out, or by an older id of our writer in its place.
-//! 5. What cannot be known is `OutcomeUnknown`, never a guess.
+//! 5. What cannot be known is `OutcomeUnknown` or `NeverKnown`, never a guess.
 //! 6. A send without an answer is repeated byte for byte, twice at most; a creation under a fresh handle.
 //! 7. The second attempt follows at once on the record that won; later ones wait, and read a fresh one.
 //! 8. Nothing is sent after the deadline.
@@ -132,14 +132,16 @@ pub(crate) enum Verdict {
     Conflict,
     /// The store failed. Nothing was written.
     Failed,
-    /// The changes may be in the store.
+    /// The changes may be in the store, or still arrive there. Sending them again may tell.
     OutcomeUnknown,
+    /// The changes may have been in the store, and nothing there tells any more.
+    NeverKnown,
 }
 
 /// Says what follows from an event. `late` is true once the deadline has passed.
 pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action) {
     let action = match event {
-        Event::Begin if late => Action::Finish(nothing_written(state, Verdict::Conflict)),
+        Event::Begin if late => Action::Finish(nothing_written(state, Verdict::Failed)),
         Event::Begin if state.unresolved => {
             state.resends = 0;
             Action::Resend
@@ -147,8 +149,10 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
         Event::Begin => send(&mut state),
         Event::Done => Action::Finish(Verdict::Committed),
         Event::Gone if state.goal == Goal::Delete => Action::Finish(Verdict::Committed),
-        Event::Gone => Action::Finish(nothing_written(state, Verdict::Gone)),
-        Event::Unreadable => Action::Finish(nothing_written(state, Verdict::Unreadable)),
+        // What is sent now cannot be applied any more, but an earlier send may have been.
+        Event::Gone | Event::Unreadable if state.unresolved => Action::Finish(Verdict::NeverKnown),
+        Event::Gone => Action::Finish(Verdict::Gone),
+        Event::Unreadable => Action::Finish(Verdict::Unreadable),
         Event::Exists if late => Action::Finish(Verdict::Failed),
         Event::Exists => send_afresh(&mut state),
         Event::Conflict(newer) => conflict(&mut state, newer, late),
@@ -170,7 +174,7 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
         return Action::Finish(Verdict::Committed);
     }
     if state.unresolved && !proves_not_applied(newer) {
-        return Action::Finish(Verdict::OutcomeUnknown);
+        return Action::Finish(Verdict::NeverKnown);
     }
     // The bytes sent compare against a version that is history now, so a late copy of them cannot be applied either.
     state.unresolved = false;
@@ -262,7 +266,7 @@ mod tests {
         use Event::{Done, Exists, Failed, Gone, LoadFailed, Loaded, Unreadable};
         use Goal::{Create, Delete, Replace};
         use Trace::{Absent, Applied, NotApplied, Superseded};
-        use Verdict::{Committed, OtherEpoch, OutcomeUnknown};
+        use Verdict::{Committed, NeverKnown, OtherEpoch, OutcomeUnknown};
 
         let other = newer(Absent, true, 1);
         let table: &[(&str, Goal, &[Event], &[Action])] = &[
@@ -340,7 +344,7 @@ mod tests {
                 "lost, then nine others: cannot be known",
                 Replace,
                 &[Failed(Unknown), newer(Absent, true, 9)],
-                &[Send, Resend, Finish(OutcomeUnknown)],
+                &[Send, Resend, Finish(NeverKnown)],
             ),
             (
                 "nine others and nothing lost",
@@ -358,19 +362,19 @@ mod tests {
                 "lost, a later id of ours hides it",
                 Replace,
                 &[Failed(Unknown), newer(Superseded, true, 2)],
-                &[Send, Resend, Finish(OutcomeUnknown)],
+                &[Send, Resend, Finish(NeverKnown)],
             ),
             (
                 "lost, and the session is gone",
                 Replace,
                 &[Failed(Unknown), Gone],
-                &[Send, Resend, Finish(OutcomeUnknown)],
+                &[Send, Resend, Finish(NeverKnown)],
             ),
             (
                 "lost, and another epoch: refused only if not applied",
                 Replace,
                 &[Failed(Unknown), newer(Absent, false, 9)],
-                &[Send, Resend, Finish(OutcomeUnknown)],
+                &[Send, Resend, Finish(NeverKnown)],
             ),
             (
                 "no answer three times",
@@ -477,7 +481,7 @@ mod tests {
         };
         let other = newer(Trace::Absent, true, 1);
         for (state, event, verdict) in [
-            (State::new(Goal::Replace), Event::Begin, Verdict::Conflict),
+            (State::new(Goal::Replace), Event::Begin, Verdict::Failed),
             (fresh, other, Verdict::Conflict),
             (fresh, Event::Loaded { same_epoch: true }, Verdict::Conflict),
             (fresh, Event::Failed(Unavailable), Verdict::Failed),

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::change::{ChangeLog, Circumstances};
+use crate::change::AnswerId;
 use crate::error::SessionError;
 use crate::event::Event;
-use crate::state::{Shared, Standing, State};
+use crate::layer::Destroying;
+use crate::state::{Outcome, Shared, State};
 use crate::store::StoreError;
 use crate::token::Handle;
 
@@ -21,19 +22,34 @@ pub(crate) mod decide;
 pub(crate) mod queue;
 pub(crate) mod run;
 
-use run::{Base, Commit, Ended, Work, delete};
+use run::{Commit, Committed, Ended, delete};
+
+/// When a session is committed.
+pub(crate) enum Occasion {
+    /// A call of the handler. On failure the change that would have given this answer is taken back, since its caller is
+    /// told that it has not happened.
+    Call { answer: Option<AnswerId> },
+    /// The handler has answered, and failed or not.
+    Head { failed: bool },
+}
+
+/// How often changes that clones make meanwhile are committed too, before the rest is left to them.
+const ROUNDS: u32 = 4;
 
 /// Brings the store to where the session is. Runs to its end although the caller is dropped.
 ///
 /// # Panics
 ///
 /// If a closure of the application panics when it is replayed; as if the handler had.
-pub(crate) async fn settle(shared: &Arc<Shared>) -> Result<(), SessionError> {
-    if shared.state().is_settled() {
+pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(), SessionError> {
+    // Without the gate a commit of another clone may be under way, and what it has taken is not settled.
+    if let Ok(_gate) = shared.gate.try_lock()
+        && shared.edit(|state| is_settled_for(state, &occasion))
+    {
         return Ok(());
     }
     let shared = Arc::clone(shared);
-    match tokio::spawn(async move { settle_in_turn(&shared).await }).await {
+    match tokio::spawn(async move { settle_in_turn(&shared, occasion).await }).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -43,141 +59,143 @@ pub(crate) async fn settle(shared: &Arc<Shared>) -> Result<(), SessionError> {
     }
 }
 
-async fn settle_in_turn(shared: &Shared) -> Result<(), SessionError> {
+/// Whether nothing is left to do; if so, the head may go.
+fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
+    if let Occasion::Head { failed: true } = occasion {
+        state.drop_failed_changes();
+    }
+    let settled = state.is_settled();
+    if settled && let Occasion::Head { .. } = occasion {
+        state.send_head(true);
+    }
+    settled
+}
+
+async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), SessionError> {
     let _gate = shared.gate.lock().await;
     let began = Instant::now();
-    let (spent, head_sent) = {
-        let state = shared.state();
-        (state.spent, state.head_sent)
-    };
-    let deadline = began + shared.budget.saturating_sub(spent);
-    let result = settle_before(shared, deadline).await;
-    if let Err(error) = &result {
-        if !head_sent {
-            shared.state().spent += began.elapsed();
+    let budget = shared.edit(|state| match state.head_sent {
+        true => shared.budget,
+        false => shared.budget.saturating_sub(state.spent),
+    });
+    let result = settle_before(shared, &occasion, began + budget).await;
+    shared.edit(|state| {
+        if result.is_err() {
+            state.spent += began.elapsed();
+            if let Occasion::Call {
+                answer: Some(answer),
+            } = occasion
+            {
+                state.withdraw(answer);
+            }
         }
+        if let Occasion::Head { .. } = occasion {
+            state.send_head(result.is_ok());
+        }
+    });
+    if let Err(error) = &result {
         shared.report(error);
     }
     result
 }
 
-async fn settle_before(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+async fn settle_before(
+    shared: &Shared,
+    occasion: &Occasion,
+    deadline: Instant,
+) -> Result<(), SessionError> {
+    for _ in 0..ROUNDS {
+        if shared.edit(|state| is_settled_for(state, occasion)) {
+            break;
+        }
+        settle_once(shared, deadline).await?;
+    }
+    Ok(())
+}
+
+async fn settle_once(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
     let doomed = shared.state().doomed.take();
     if let Some(handle) = doomed {
         destroy(shared, handle, deadline).await?;
     }
-    let resolvable = resolvable(&shared.state());
-    if let Some((handle, generation)) = resolvable {
-        let _turn = turn(shared, handle, deadline).await?;
-        let unresolved = shared.state().unresolved.take();
-        if let Some(commit) = unresolved {
-            let ended = commit.run(&shared.terms(), deadline).await;
-            conclude(shared, ended, generation)?;
-        }
+    if shared.state().lost {
+        return Err(SessionError::OutcomeUnknown);
     }
-    // Waited for before the log is taken, so that a request that gives up still has it.
-    let handle = match &shared.state().standing {
-        Standing::Stored(base) => Some(base.token.handle),
-        Standing::New | Standing::Barred { .. } => None,
-    };
+    let handle = shared.state().stored_handle();
     let _turn = match handle {
         Some(handle) => Some(turn(shared, handle, deadline).await?),
         None => None,
     };
-    let Some((work, generation)) = take_work(&mut shared.state())? else {
-        return Ok(());
-    };
-    let commit = Commit::new(work, shared.core.next_commit());
-    let ended = commit.run(&shared.terms(), deadline).await;
-    conclude(shared, ended, generation)
-}
-
-/// The session whose earlier commit is to be resolved first.
-fn resolvable(state: &State) -> Option<(Handle, u32)> {
-    let Standing::Stored(base) = &state.standing else {
-        return None;
-    };
-    state
-        .unresolved
-        .as_ref()
-        .map(|_| (base.token.handle, state.generation))
-}
-
-/// Takes what is to be committed out of the request's session.
-fn take_work(state: &mut State) -> Result<Option<(Work, u32)>, SessionError> {
-    let base = match &state.standing {
-        Standing::Barred { why, .. } if state.destroyed || !state.log.is_empty() => {
-            return Err(SessionError::Gone(*why));
-        }
-        _ if state.log.is_empty() => return Ok(None),
-        Standing::New if state.head_sent => return Err(SessionError::ResponseSent),
-        Standing::Stored(base) => Some(Base::clone(base)),
-        Standing::New | Standing::Barred { .. } => None,
-    };
-    let log = std::mem::take(&mut state.log);
-    let done = state.view_is_exact.then(|| Arc::clone(&state.view));
-    Ok(Some((Work { base, log, done }, state.generation)))
+    let unresolved = shared.state().take_unresolved();
+    if let Some((commit, generation)) = unresolved {
+        let ended = commit.run(&shared.terms(), deadline).await;
+        conclude(shared, ended, generation)?;
+    }
+    let work = shared.state().take_work()?;
+    if let Some((work, generation)) = work {
+        let commit = Commit::new(work, shared.core.next_commit());
+        let ended = commit.run(&shared.terms(), deadline).await;
+        conclude(shared, ended, generation)?;
+    }
+    Ok(())
 }
 
 /// Puts the result of a commit into the request's session.
 fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), SessionError> {
-    let circumstances = shared.terms().circumstances();
-    let mut state = shared.state();
-    let current = state.generation == generation;
     match ended {
-        Ended::Committed { base, attempts } => {
-            report_commit(shared, &state, &base, attempts);
-            if current {
-                state.standing = Standing::Stored(base);
-                state.refresh_view(&circumstances);
-            } else if matches!(state.standing, Standing::New) && state.doomed.is_none() {
-                // Created while another clone of the session called `destroy`: nobody will ever hold its token.
-                state.doomed = Some(base.token.handle);
+        Ended::Committed(committed) => {
+            report_commit(shared, &committed);
+            let (handle, created) = (committed.base.token.handle, committed.created);
+            let current =
+                shared.edit(|state| state.conclude(generation, Outcome::Committed(committed.base)));
+            if created && !current {
+                // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
+                destroy_later(shared, handle);
             }
             Ok(())
         }
         Ended::Failed { log, error } => {
-            if current {
-                put_back(&mut state, log, &circumstances);
-            }
+            shared.edit(|state| state.conclude(generation, Outcome::Failed(log)));
             Err(error)
         }
         Ended::Unknown(commit) => {
-            if current {
-                state.unresolved = Some(commit);
-            }
+            shared.edit(|state| state.conclude(generation, Outcome::Unresolved(commit)));
+            Err(SessionError::OutcomeUnknown)
+        }
+        Ended::NeverKnown => {
+            shared.edit(|state| state.conclude(generation, Outcome::Lost));
             Err(SessionError::OutcomeUnknown)
         }
     }
 }
 
-fn put_back(state: &mut State, log: ChangeLog, circumstances: &Circumstances) {
-    state.log.put_back(log);
-    state.refresh_view(circumstances);
-}
-
-fn report_commit(shared: &Shared, state: &State, base: &Base, attempts: u32) {
-    let handle = base.token.handle;
-    match &state.standing {
-        Standing::Stored(before) if before.token != base.token => {
-            shared.emit(&Event::Rotated { handle });
-        }
-        Standing::Stored(_) => {}
-        Standing::New | Standing::Barred { .. } => shared.emit(&Event::Created { handle }),
+fn report_commit(shared: &Shared, committed: &Committed) {
+    let handle = committed.base.token.handle;
+    if committed.created {
+        shared.emit(&Event::Created { handle });
     }
-    if attempts > 1 {
+    if committed.rotated {
+        shared.emit(&Event::Rotated { handle });
+    }
+    if committed.attempts > 1 {
+        let attempts = committed.attempts;
         shared.emit(&Event::ConflictMerged { handle, attempts });
     }
 }
 
+/// Waits until this process has no other commit of the session under way.
 async fn turn(
     shared: &Shared,
     handle: Handle,
     deadline: Instant,
 ) -> Result<queue::Turn, SessionError> {
-    tokio::time::timeout_at(deadline, shared.core.turns.take(handle))
-        .await
-        .map_err(|_| SessionError::Conflict { attempts: 0 })
+    let turn = tokio::time::timeout_at(deadline, shared.core.turns.take(handle)).await;
+    turn.map_err(|_| match shared.state().is_unresolved() {
+        true => SessionError::OutcomeUnknown,
+        false => SessionError::Store(StoreError::unavailable(
+            "other commits of this session took all of the request's budget: see `request_budget`",
+        )),
+    })
 }
 
 async fn destroy(shared: &Shared, handle: Handle, deadline: Instant) -> Result<(), SessionError> {
@@ -213,25 +231,28 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {
         return;
     };
-    // Bounded, so that an outage does not pile up tasks: the sessions of the rest end with their idle timeout.
-    let Ok(place) = Arc::clone(&shared.core.background).try_acquire_owned() else {
-        let error = StoreError::unavailable("too many destructions are waiting for the store");
-        shared.emit(&Event::DestroyFailed { handle, error });
-        return;
-    };
     let (core, settings) = (Arc::clone(&shared.core), Arc::clone(&shared.settings));
-    let budget = core.store.capabilities().request_budget;
+    match core.begin_destroying(handle) {
+        Destroying::Begun => {}
+        Destroying::UnderWay => return,
+        Destroying::TooMany => {
+            let error = StoreError::unavailable("too many destructions wait for the store");
+            return shared.emit(&Event::DestroyFailed { handle, error });
+        }
+    }
     runtime.spawn(async move {
-        let _place = place;
+        let budget = core.store.capabilities().request_budget;
         let mut waits = LATER.iter();
-        loop {
+        let event = loop {
             let Err(error) = delete(&*core.store, handle, Instant::now() + budget).await else {
-                return settings.emit(&Event::Destroyed { handle });
+                break Event::Destroyed { handle };
             };
             match waits.next() {
                 Some(wait) => tokio::time::sleep(*wait).await,
-                None => return settings.emit(&Event::DestroyFailed { handle, error }),
+                None => break Event::DestroyFailed { handle, error },
             }
-        }
+        };
+        core.end_destroying(handle);
+        settings.emit(&event);
     });
 }

@@ -1,7 +1,8 @@
 //! One commit of a session at a time in a process, in the order in which they came.
 //!
-//! The record remembers one commit of each writer, so a writer must know how its last one ended before it begins
-//! another; and requests that wait here do not race each other at the store.
+//! The record remembers the last commit of each writer. One at a time, a writer's commits reach a session in the order of
+//! their numbers, so that an older number in the record proves that a later one has not been applied; and requests that wait
+//! here do not race each other at the store.
 
 use std::collections::HashMap;
 use std::fmt;

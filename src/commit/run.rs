@@ -69,6 +69,9 @@ pub(crate) struct Commit {
     id: CommitId,
     state: State,
     sent: Option<Sent>,
+    /// The record that was found in place of the base. It becomes the base only once the changes are to be done to it:
+    /// what was sent compares with the base that it was made from.
+    newer: Option<(Stored, Record)>,
 }
 
 /// The bytes that were sent last, and what they mean.
@@ -84,11 +87,22 @@ struct Sent {
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// The changes are in the store, once; so is this session.
-    Committed { base: Box<Base>, attempts: u32 },
+    Committed(Box<Committed>),
     /// Nothing was written; these are the changes.
     Failed { log: ChangeLog, error: SessionError },
-    /// The changes may be in the store.
+    /// The changes may be in the store; the commit can be taken up again.
     Unknown(Box<Commit>),
+    /// The changes may have been in the store; nothing will tell.
+    NeverKnown,
+}
+
+/// What a commit has done.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) base: Base,
+    pub(crate) created: bool,
+    pub(crate) rotated: bool,
+    pub(crate) attempts: u32,
 }
 
 impl Commit {
@@ -102,6 +116,7 @@ impl Commit {
             id,
             state: State::new(goal),
             sent: None,
+            newer: None,
         }
     }
 
@@ -145,7 +160,8 @@ impl Commit {
     }
 
     /// Does the changes to the record at hand and makes bytes of the result.
-    fn seal(&self, terms: &Terms<'_>) -> Result<Sent, SessionError> {
+    fn seal(&mut self, terms: &Terms<'_>) -> Result<Sent, SessionError> {
+        self.adopt_newer();
         let circumstances = terms.circumstances();
         let now = circumstances.now;
         let (mut record, token) = match &self.work.base {
@@ -181,8 +197,8 @@ impl Commit {
         if record.fingerprint.is_none() {
             record.fingerprint = circumstances.network;
         }
-        let ttl =
-            ttl(terms.idle_timeout, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
+        let idle = record.idle_timeout.unwrap_or(terms.idle_timeout);
+        let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
         let value = record.encode().map_err(|source| SessionError::Encode {
             key: String::new(),
             type_name: "the session record",
@@ -190,6 +206,7 @@ impl Commit {
         })?;
         if value.len() > terms.max_size {
             return Err(SessionError::TooLarge {
+                what: "session",
                 size: value.len(),
                 limit: terms.max_size,
             });
@@ -228,7 +245,7 @@ impl Commit {
         match answer {
             Ok(Some(Replaced::Done)) => Event::Done,
             Ok(Some(Replaced::Gone)) => Event::Gone,
-            Ok(Some(Replaced::Conflict(newer))) => self.rebase(newer),
+            Ok(Some(Replaced::Conflict(newer))) => self.find(newer),
             Ok(None) => Event::Exists,
             Err(error) => {
                 let kind = error.kind();
@@ -249,7 +266,7 @@ impl Commit {
         };
         let load = terms.store.load(&base.token.handle, Freshness::Latest);
         match within(deadline, load).await {
-            Ok(Some(stored)) => match self.rebase(stored) {
+            Ok(Some(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
                     same_epoch: newer.same_epoch,
                 },
@@ -263,9 +280,9 @@ impl Commit {
         }
     }
 
-    /// Takes the newer record for the base, and tells how it relates to the one before.
-    fn rebase(&mut self, newer: Stored) -> Event {
-        let Some(base) = &mut self.work.base else {
+    /// Notes the record that was found, and tells how it relates to the base.
+    fn find(&mut self, newer: Stored) -> Event {
+        let Some(base) = &self.work.base else {
             return Event::Exists;
         };
         let Ok(record) = Record::decode(&newer) else {
@@ -276,37 +293,32 @@ impl Commit {
             same_epoch: record.epoch == base.record.epoch,
             distance: record.version.distance_from(base.record.version),
         };
-        base.stored = newer;
-        base.record = Arc::new(record);
-        self.work.done = None;
+        self.newer = Some((newer, record));
         Event::Conflict(told)
+    }
+
+    /// Takes the record that was found for the base.
+    fn adopt_newer(&mut self) {
+        if let (Some(base), Some((stored, record))) = (&mut self.work.base, self.newer.take()) {
+            base.stored = stored;
+            base.record = Arc::new(record);
+            self.work.done = None;
+        }
     }
 
     fn end(self, verdict: Verdict, failure: Option<StoreError>) -> Ended {
         let attempts = self.state.attempts();
         let error = match verdict {
-            Verdict::Committed => match self.committed() {
-                Some(base) => {
-                    return Ended::Committed {
-                        base: Box::new(base),
-                        attempts,
-                    };
-                }
-                None => {
-                    return Ended::Failed {
-                        log: ChangeLog::default(),
-                        error: SessionError::OutcomeUnknown,
-                    };
-                }
-            },
+            Verdict::Committed => return self.committed(),
             Verdict::OutcomeUnknown => return Ended::Unknown(Box::new(self)),
+            Verdict::NeverKnown => return Ended::NeverKnown,
             Verdict::Gone => SessionError::Gone(Gone::Ended),
             Verdict::OtherEpoch => SessionError::Gone(Gone::Rotated),
             Verdict::Unreadable => SessionError::Gone(Gone::Unreadable),
             Verdict::Conflict => SessionError::Conflict { attempts },
-            Verdict::Failed => SessionError::Store(
-                failure.unwrap_or_else(|| StoreError::unavailable("the session store failed")),
-            ),
+            Verdict::Failed => SessionError::Store(failure.unwrap_or_else(|| {
+                StoreError::unavailable("the request's time was up before anything was sent")
+            })),
         };
         Ended::Failed {
             log: self.work.log,
@@ -314,25 +326,32 @@ impl Commit {
         }
     }
 
-    /// The session as it is in the store now.
-    fn committed(self) -> Option<Base> {
-        let sent = self.sent?;
-        // Found applied below a newer commit, the session is what that one made of it.
-        let newer = self
-            .work
-            .base
-            .filter(|base| base.record.applied.contains(&self.id));
-        Some(match newer {
-            Some(base) => Base {
+    /// The session as it is in the store now, as far as this request may know.
+    fn committed(self) -> Ended {
+        let Some(sent) = self.sent else {
+            // `decide` never calls a commit done that was not sent.
+            return Ended::NeverKnown;
+        };
+        // Found applied below a newer commit, the session is what that one made of it; but if it has changed hands since,
+        // what is in it now is none of this request's business, and its next commit will be refused.
+        let newer = self.newer.filter(|(_, record)| {
+            record.applied.contains(&self.id) && record.epoch == sent.record.epoch
+        });
+        let (stored, record) = match newer {
+            Some((stored, record)) => (stored, Arc::new(record)),
+            None => (Stored::new(sent.value, Some(sent.ttl)), sent.record),
+        };
+        let created = self.work.base.is_none();
+        Ended::Committed(Box::new(Committed {
+            base: Base {
                 token: sent.token,
-                ..base
+                stored,
+                record,
             },
-            None => Base {
-                token: sent.token,
-                stored: Stored::new(sent.value, Some(sent.ttl)),
-                record: sent.record,
-            },
-        })
+            created,
+            rotated: !created && self.work.log.new_secret().is_some(),
+            attempts: self.state.attempts(),
+        }))
     }
 }
 
