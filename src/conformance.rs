@@ -140,6 +140,16 @@ impl<S: SessionStore> Suite<S> {
         let (first, second) = (value(1, b""), value(2, b""));
         assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
         assert_eq!(self.load(&key).await, None, "replace must not create");
+        // What could not be read has no version, and nothing may be put in its place.
+        let unreadable = Bytes::new();
+        assert_eq!(
+            self.replace(&key, &unreadable, &second).await,
+            Replaced::Gone
+        );
+        let there = self.stored(&first).await;
+        let Replaced::Conflict(_) = self.replace(&there, &unreadable, &second).await else {
+            panic!("a value without a version must not be replaced");
+        };
     }
 
     async fn lets_one_of_many_replace(&self) {

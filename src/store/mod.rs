@@ -102,7 +102,8 @@ pub trait SessionStore: Send + Sync + 'static {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// How long one request may spend on this store in all, its load and its commits together. 1 s by default.
+    /// How long one request may wait for a store that does not do its work: for its load, and for the commits that fail,
+    /// together. 1 s by default.
     pub request_budget: Duration,
 }
 
@@ -114,7 +115,7 @@ impl Capabilities {
         }
     }
 
-    /// Sets how long one request may spend on this store in all.
+    /// Sets how long one request may wait for this store.
     #[must_use]
     pub fn with_request_budget(mut self, budget: Duration) -> Self {
         self.request_budget = budget;

@@ -35,13 +35,15 @@ pub struct RedisConfig {
     /// little: one connection carries tens of thousands of requests a second.
     #[doc(alias = "max_connections")]
     pub pool_size: u32,
-    /// How long connecting, with log-in, may take, and how long a request waits for a connection; 1 s by default.
+    /// How long connecting may take, with log-in; 1 s by default.
     #[serde(with = "duration")]
     pub connection_timeout: Duration,
-    /// How long the server may take to answer one command; 500 ms by default, and never more than `request_budget`.
+    /// How long the server may take to answer one command, and how long a command waits for a connection; 500 ms by
+    /// default, and never more than `request_budget`.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
-    /// How long one request may spend on the store in all, its load and its commits together; 1 s by default.
+    /// How long one request may wait for a store that does not do its work: for its load, and for the commits that fail,
+    /// together; 1 s by default. After a commit that succeeds, what is left counts for the next.
     #[serde(with = "duration")]
     pub request_budget: Duration,
 }
@@ -127,6 +129,19 @@ impl RedisConfig {
         let info = self.url.as_str().into_connection_info().map_err(|_| {
             invalid("write `redis://user:password@host:port/database` or `unix:///path/to/socket`; encode `@`, `:` and `/` in a password as %40, %3A and %2F")
         })?;
+        if info.redis_settings().username().is_some() && info.redis_settings().password().is_none()
+        {
+            return Err(invalid(
+                "a user without a password would be ignored: give the user a password, and write `redis://user:password@host:port/database`",
+            ));
+        }
+        let query = self.url.split_once('?').map_or("", |(_, query)| query);
+        let tcp = matches!(info.addr(), ConnectionAddr::Tcp(..));
+        if tcp && !matches!(query, "" | "protocol=resp2" | "protocol=resp3") {
+            return Err(invalid(
+                "what follows `?` would be ignored: write the database as `redis://host:port/5`",
+            ));
+        }
         if !matches!(
             info.addr(),
             ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)
@@ -135,6 +150,9 @@ impl RedisConfig {
                 "write `redis://host:port/database` or `unix:///path/to/socket`",
             ));
         }
+        // Sent with every connection, it needs a permission and would hide why a connection is refused.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(settings);
         let tcp = TcpSettings::default().set_nodelay(true);
         // The kernel then gives up a connection whose other end is gone, instead of waiting for a quarter of an hour.
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
@@ -145,6 +163,8 @@ impl RedisConfig {
 
 /// The URL with user and password left out, whatever it is.
 fn without_login(url: &str) -> String {
+    // Those of Unix sockets carry the password in the query.
+    let url = url.split('?').next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else {
         return if url.contains('@') {
             "…".to_owned()
@@ -152,10 +172,8 @@ fn without_login(url: &str) -> String {
             url.to_owned()
         };
     };
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    // Unix sockets carry the password in the query.
-    let rest = rest.split_once('?').map_or(rest, |(path, _)| path);
-    format!("{scheme}://{rest}")
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{host}")
 }
 
 #[cfg(test)]
@@ -168,13 +186,15 @@ mod tests {
         good.check().unwrap();
         RedisConfig::new("unix:///run/redis.sock").check().unwrap();
         type Case = (&'static str, fn(&mut RedisConfig));
-        let cases: [Case; 14] = [
+        let cases: [Case; 16] = [
             ("url", |c| c.url = String::new()),
             ("url", |c| c.url = "localhost:6379".into()),
             ("url", |c| c.url = "http://localhost/".into()),
             ("url", |c| c.url = "redis://localhost:x/".into()),
             ("url", |c| c.url = "redis://localhost/notanumber".into()),
             ("url", |c| c.url = "rediss://localhost/".into()),
+            ("url", |c| c.url = "redis://mia@localhost/".into()),
+            ("url", |c| c.url = "redis://localhost/?db=5".into()),
             ("key_prefix", |c| c.key_prefix = String::new()),
             ("key_prefix", |c| c.key_prefix = "a{b}".into()),
             ("key_prefix", |c| c.key_prefix = "a*".into()),
@@ -208,6 +228,8 @@ mod tests {
             "redis+unix:///run/redis.sock?pass=s3cret&db=1",
             "rediss://:s3cret@host",
             "s3cret@host",
+            "unix:/run/redis.sock?pass=s3cret&db=1",
+            "unix:/run/redis.sock?pass=s3cret&db=x",
         ] {
             let config = RedisConfig::new(url);
             let shown = format!("{config:?}");

@@ -23,7 +23,7 @@ pub use config::RedisConfig;
 use pool::{Connections, Failed, Manager, Request};
 use script::Script;
 
-/// Keeps sessions in Redis (from 6.2) or Valkey, for any number of nodes.
+/// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
 /// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the
 /// connections.
@@ -34,7 +34,8 @@ use script::Script;
 /// |---|---|---|
 /// | load | `GET`, `PTTL` in one pipeline | 1 |
 /// | create | `SET … NX PX` | 1 |
-/// | replace | `EVALSHA`: `GETRANGE`, `SET … PX`; `EVAL` where the script is not known yet | 1 |
+/// | replace | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
+/// | replace, on a server that does not know the script yet | `EVALSHA`, `EVAL` | 2 |
 /// | renew | `PEXPIRE` | 1, beside the handler |
 /// | delete | `UNLINK` | 1 |
 ///
@@ -58,7 +59,8 @@ impl RedisStore {
     ///
     /// # Redis
     ///
-    /// `TIME` on each connection, and once the commands that only read, on a key that does not exist.
+    /// `TIME` on each connection, after `AUTH` and `SELECT` where the URL asks for them; and once every command that requests
+    /// will need, on a key that does not exist.
     ///
     /// # Errors
     ///
@@ -116,18 +118,34 @@ impl RedisStore {
     /// Does once what requests will do, to a key that does not exist, so that a missing permission shows at the start.
     async fn probe(&self) -> Result<(), ConfigError> {
         let key = format!("{}probe", self.inner.config.key_prefix);
-        let script = self.inner.script.call(false, &key, &[b"none", b"", b"1"]);
-        let mut get = redis::cmd("GET");
-        get.arg(&key);
-        let mut pttl = redis::cmd("PTTL");
-        pttl.arg(&key);
-        for command in [get, pttl, script] {
-            if let Err(failed) = self
+        let command = |name: &str, arguments: &[&str]| {
+            let mut command = redis::cmd(name);
+            command.arg(&key).arg(arguments);
+            command
+        };
+        let script = |by_name| self.inner.script.call(by_name, &key, &[b"none", b"", b"1"]);
+        let reads = [
+            command("GET", &[]),
+            command("PTTL", &[]),
+            script(false),
+            script(true),
+        ];
+        // None of them changes anything, as there is no such key.
+        let writes = [
+            command("SET", &["", "XX", "PX", "1"]),
+            command("PEXPIRE", &["1"]),
+            command("UNLINK", &[]),
+        ];
+        let must_work = reads.iter().map(|command| (command, true));
+        for (command, must_work) in must_work.chain(writes.iter().map(|command| (command, false))) {
+            let answer = self
                 .inner
                 .connections
-                .send_idempotent(&Request::Command(&command))
-                .await
-            {
+                .send_idempotent(&Request::Command(command))
+                .await;
+            let Err(failed) = answer else { continue };
+            // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
+            if must_work || failed.code.as_deref() == Some("NOPERM") {
                 return Err(ConfigError::Connect {
                     address: self.inner.address.to_string(),
                     advice: advice(failed.code.as_deref(), &failed.error),

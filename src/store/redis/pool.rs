@@ -14,7 +14,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
 };
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::RedisConfig;
 use crate::store::StoreError;
@@ -59,8 +59,10 @@ pub(super) struct Manager {
 struct Shared {
     clock: RwLock<Option<(Instant, SystemTime)>>,
     generation: AtomicU64,
-    failure: Mutex<Option<Arc<RedisError>>>,
-    failed: Notify,
+    /// Why the last attempt to connect failed; `None` once one has worked.
+    failure: watch::Sender<Option<Arc<RedisError>>>,
+    /// When connections were last given up because the server is no primary any more.
+    left: Mutex<Option<Instant>>,
 }
 
 /// The connections of a store.
@@ -102,6 +104,7 @@ impl Manager {
             .clock
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
+        self.shared.failure.send_replace(None);
         let health = Health {
             generation,
             broken: AtomicBool::new(false),
@@ -147,12 +150,7 @@ struct Failures(Arc<Shared>);
 
 impl ErrorSink<RedisError> for Failures {
     fn sink(&self, error: RedisError) {
-        *self
-            .0
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
-        self.0.failed.notify_waiters();
+        self.0.failure.send_replace(Some(Arc::new(error)));
     }
 
     fn boxed_clone(&self) -> Box<dyn ErrorSink<RedisError>> {
@@ -175,7 +173,8 @@ impl Connections {
             // A pool only grows when none is idle; a connection that is cloned out is always idle.
             .min_idle(config.pool_size)
             .test_on_check_out(false)
-            .connection_timeout(config.connection_timeout)
+            // Also how long bb8 rests between attempts, so it must not be long. The manager has the timer for connecting.
+            .connection_timeout(config.connection_timeout.min(config.command_timeout))
             .error_sink(Box::new(Failures(Arc::clone(&shared))))
             .build_unchecked(manager);
         let (command_timeout, size) = (config.command_timeout, config.pool_size);
@@ -218,6 +217,9 @@ impl Connections {
         match tokio::time::timeout(self.command_timeout, answer).await {
             Ok(Ok(Value::ServerError(error))) => Err(self.judge(&connection, error.into())),
             Ok(Ok(value)) => {
+                if let Value::Array(values) = &value {
+                    self.find_demotion(&connection, values);
+                }
                 connection.health.timeouts.store(0, Ordering::Relaxed);
                 Ok(value)
             }
@@ -262,13 +264,13 @@ impl Connections {
     }
 
     async fn check_out(&self) -> Result<Connection, Failed> {
+        let mut failures = self.shared.failure.subscribe();
         loop {
-            let failed = self.shared.failed.notified();
             let guard = tokio::select! {
                 biased;
                 guard = self.pool.get() => guard,
-                // Somebody's attempt to connect has failed, and there is no other connection to wait for.
-                () = failed => Err(RunError::TimedOut),
+                // Nothing listens there: waiting would only pile up requests.
+                () = refusal(&mut failures) => Err(RunError::TimedOut),
             };
             let guard = guard.map_err(|error| self.unavailable(error))?;
             if self.shared.is_usable(&guard) {
@@ -281,12 +283,7 @@ impl Connections {
     fn unavailable(&self, error: RunError<RedisError>) -> Failed {
         let cause = match error {
             RunError::User(error) => Some(Arc::new(error)),
-            RunError::TimedOut => self
-                .shared
-                .failure
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            RunError::TimedOut => self.shared.failure.borrow().clone(),
         };
         let message = format!("no connection to Redis at {}", self.address);
         let error = StoreError::unavailable(message);
@@ -296,25 +293,56 @@ impl Connections {
         })
     }
 
+    /// No connection of this generation or an earlier one is used again: they were most likely lost together, in a restart
+    /// or a failover. New ones cost little.
+    fn give_up(&self, generation: u64) {
+        self.shared
+            .generation
+            .fetch_max(generation + 1, Ordering::AcqRel);
+    }
+
+    /// A server that was demoted, or has lost its primary, does not close its connections: they must be left, so that the
+    /// address leads to the new primary. At most once a second, in case it keeps leading to the old one.
+    fn leave_if_demoted(&self, connection: &Connection, kind: ServerErrorKind) {
+        if !matches!(
+            kind,
+            ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown
+        ) {
+            return;
+        }
+        let mut left = self
+            .shared
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if left.is_none_or(|left| left.elapsed() >= Duration::from_secs(1)) {
+            *left = Some(Instant::now());
+            self.give_up(connection.health.generation);
+        }
+    }
+
+    /// Looks for the same among the answers of a pipeline, whose errors are not the pipeline's.
+    fn find_demotion(&self, connection: &Connection, values: &[Value]) {
+        for value in values {
+            if let Value::ServerError(error) = value
+                && let Some(kind) = error.kind()
+            {
+                self.leave_if_demoted(connection, kind);
+            }
+        }
+    }
+
     /// What an error means for the connection, and for what was sent.
     fn judge(&self, connection: &Connection, error: RedisError) -> Failed {
         let dropped = error.is_connection_dropped();
         if dropped {
-            // The others were most likely dropped with it: a restart, a failover. New ones cost little.
-            self.shared
-                .generation
-                .fetch_max(connection.health.generation + 1, Ordering::AcqRel);
+            self.give_up(connection.health.generation);
         }
-        let demoted = matches!(
-            error.kind(),
-            ErrorKind::Server(
-                ServerErrorKind::ReadOnly
-                    | ServerErrorKind::MasterDown
-                    | ServerErrorKind::BusyLoading
-            )
-        );
-        if dropped || demoted || error.is_unrecoverable_error() {
+        if dropped || error.is_unrecoverable_error() {
             connection.health.broken.store(true, Ordering::Release);
+        }
+        if let ErrorKind::Server(kind) = error.kind() {
+            self.leave_if_demoted(connection, kind);
         }
         let code = error.code().map(str::to_owned);
         let told = match (error.kind(), &code) {
@@ -330,6 +358,23 @@ impl Connections {
             error: told.with_source(error),
             code,
             trouble: dropped.then_some(Trouble::Dropped),
+        }
+    }
+}
+
+/// Returns once an attempt to connect has been refused.
+async fn refusal(failures: &mut watch::Receiver<Option<Arc<RedisError>>>) {
+    let refused = |failure: &Option<Arc<RedisError>>| {
+        failure
+            .as_ref()
+            .is_some_and(|error| error.is_connection_refusal())
+    };
+    loop {
+        if failures.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if refused(&failures.borrow()) {
+            return;
         }
     }
 }

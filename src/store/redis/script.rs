@@ -7,7 +7,7 @@ use super::pool::{Connections, Failed, Request};
 /// One key, constant text. Returns 1 when the value was replaced, 0 when there is none, and otherwise the value that is
 /// there, with the milliseconds it has left.
 const REPLACE: &str = r"
-if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
+if ARGV[1] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
   return 1
 end
