@@ -9,6 +9,7 @@ mod examples;
 mod fates;
 mod fingerprint;
 mod identity;
+mod interleavings;
 mod layers;
 mod lifetimes;
 mod outages;

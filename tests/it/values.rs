@@ -1,47 +1,17 @@
 //! The calls on a session, within one request and from one to the next.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::get;
-use sessile::{Key, MemoryStore, Session, SessionConfig, SessionError, SessionLayer};
+use sessile::{Key, MemoryStore, SessionConfig, SessionError, SessionLayer};
 
-use crate::support::Browser;
 use crate::support::app::app;
-
-/// Runs the parts of a test one after the other, each in a request of its own, all in one session.
-struct Visit {
-    store: MemoryStore,
-    browser: Browser,
-}
-
-impl Visit {
-    fn new() -> Self {
-        Self {
-            store: MemoryStore::new(),
-            browser: Browser::default(),
-        }
-    }
-
-    async fn request<F, Fut>(&mut self, handler: F)
-    where
-        F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send,
-    {
-        let handler = |session: Session| async move { handler(session).await };
-        let app = Router::new()
-            .route("/", get(handler))
-            .layer(SessionLayer::new(self.store.clone()));
-        self.browser.get(&app, "/").await.ok();
-    }
-}
+use crate::support::{Browser, Visit};
 
 #[tokio::test]
 async fn values_come_back_in_the_next_request() {
     const NAMES: Key<Vec<String>> = Key::new("names");
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
             assert!(session.is_new() && !session.is_modified());
@@ -80,7 +50,7 @@ async fn values_come_back_in_the_next_request() {
 
 #[tokio::test]
 async fn what_is_of_another_type_is_named_and_kept() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
         .await;
@@ -118,7 +88,7 @@ async fn what_is_of_another_type_is_named_and_kept() {
 
 #[tokio::test]
 async fn what_cannot_be_json_is_an_error_and_no_change() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
             let odd = BTreeMap::from([((1, 2), 3)]);
@@ -133,7 +103,7 @@ async fn what_cannot_be_json_is_an_error_and_no_change() {
 
 #[tokio::test]
 async fn an_update_may_refuse() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("stock", 1_u32).unwrap() })
         .await;
@@ -164,7 +134,7 @@ async fn a_stock_of_ten_is_sold_ten_times_to_fifty_at_once() {
 
 #[tokio::test]
 async fn a_closure_may_use_the_session_and_a_panic_in_it_harms_nothing() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
             let inner = session.clone();
@@ -188,13 +158,12 @@ async fn a_closure_may_use_the_session_and_a_panic_in_it_harms_nothing() {
 
 #[tokio::test]
 async fn save_and_reload_show_what_others_have_done() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    let store = visit.store.clone();
     let browser = visit.browser.clone();
-    let other = app(SessionLayer::new(store));
+    let other = app(visit.layer.clone());
     visit
         .request(move |session| async move {
             browser.peek(&other, "/incr?k=n").await.ok();
@@ -222,7 +191,7 @@ async fn save_and_reload_show_what_others_have_done() {
 
 #[tokio::test]
 async fn clones_share_one_session() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
             let tasks = (0..10).map(|_| {
@@ -264,21 +233,22 @@ async fn a_session_that_is_too_large_is_an_error_and_the_store_keeps_what_it_had
 
 #[tokio::test]
 async fn after_the_response_only_save_reaches_the_store() {
-    let (send, receive) = tokio::sync::oneshot::channel();
-    let send = std::sync::Arc::new(std::sync::Mutex::new(Some(send)));
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    visit
-        .request(move |session| async move {
-            let _ = send.lock().unwrap().take().unwrap().send(session);
-        })
-        .await;
-    let late = receive.await.unwrap();
+    let late = visit.keep().await;
     assert!(matches!(late.cycle_id(), Err(SessionError::ResponseSent)));
     assert!(matches!(
         late.set_principal("mia").await,
+        Err(SessionError::ResponseSent)
+    ));
+    assert!(matches!(
+        late.clear_principal(),
+        Err(SessionError::ResponseSent)
+    ));
+    assert!(matches!(
+        late.set_persistent(true),
         Err(SessionError::ResponseSent)
     ));
     late.increment("n", 1).unwrap();
@@ -287,25 +257,18 @@ async fn after_the_response_only_save_reaches_the_store() {
         .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(2)) })
         .await;
 
-    let (send, receive) = tokio::sync::oneshot::channel();
-    let send = std::sync::Arc::new(std::sync::Mutex::new(Some(send)));
-    let mut stranger = Visit::new();
-    stranger
-        .request(move |session| async move {
-            let _ = send.lock().unwrap().take().unwrap().send(session);
-        })
-        .await;
-    let late = receive.await.unwrap();
+    let late = Visit::in_memory().keep().await;
     late.insert("n", 1).unwrap();
+    let error = late.save().await.unwrap_err();
     assert!(
-        matches!(late.save().await, Err(SessionError::ResponseSent)),
-        "nobody would have the cookie"
+        matches!(error, SessionError::ResponseSent),
+        "nobody would have the cookie: {error:?}"
     );
 }
 
 #[tokio::test]
 async fn the_facts_of_a_session_are_right() {
-    let mut visit = Visit::new();
+    let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;

@@ -6,6 +6,7 @@ pub mod node;
 pub mod proxy;
 pub mod server;
 pub mod spy;
+pub mod visit;
 
 use std::io::Write as _;
 
@@ -14,6 +15,7 @@ pub use node::Node;
 pub use proxy::Proxy;
 pub use server::Server;
 pub use spy::Spy;
+pub use visit::Visit;
 
 use sessile::{RedisConfig, RedisStore};
 

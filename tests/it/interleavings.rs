@@ -1,0 +1,398 @@
+//! Interleavings of one request with others, with its own clones and with a store that fails, each of which has a wrong
+//! outcome that is easy to get.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sessile::store::ManualClock;
+use sessile::{Event, MemoryStore, SessionError, SessionLayer};
+
+use crate::support::app::app;
+use crate::support::proxy::Fault;
+use crate::support::{Browser, Proxy, Server, Visit, store_with};
+
+/// A visitor behind a proxy that can lose answers, and a second node that talks to Redis directly.
+struct Scene {
+    server: Server,
+    proxy: Proxy,
+    visit: Visit,
+    other: axum::Router,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let server = Server::start();
+        let proxy = Proxy::before(server.address()).await;
+        let prefix = crate::support::fresh_prefix();
+        let store = store_with(&proxy.url(), |config| {
+            config.key_prefix = prefix.clone();
+            config.command_timeout = Duration::from_millis(100);
+        })
+        .await;
+        let visit = Visit::with(SessionLayer::new(store));
+        let direct = store_with(&server.url(), |config| config.key_prefix = prefix).await;
+        let other = app(SessionLayer::new(direct));
+        let mut scene = Self {
+            server,
+            proxy,
+            visit,
+            other,
+        };
+        scene
+            .visit
+            .request(|session| async move { session.insert("name", "mia").unwrap() })
+            .await;
+        scene
+    }
+}
+
+#[tokio::test]
+async fn an_unresolved_commit_taken_up_again_overwrites_nobody() {
+    let mut scene = Scene::new().await;
+    let proxy = scene.proxy.clone();
+    let (layer, browser) = (scene.visit.layer.clone(), scene.visit.browser.clone());
+    let page = scene
+        .visit
+        .page(move |session| async move {
+            session.insert("mine", true).unwrap();
+            proxy.inject("EVALSHA", Fault::LoseRequest, 3);
+            assert!(matches!(
+                session.save().await,
+                Err(SessionError::OutcomeUnknown)
+            ));
+            // Another request of this process commits; its id hides whether ours ever arrived.
+            let mut tab = Visit { layer, browser };
+            tab.request(|session| async move { session.insert("theirs", true).unwrap() })
+                .await;
+            for _ in 0..3 {
+                assert!(matches!(
+                    session.save().await,
+                    Err(SessionError::OutcomeUnknown)
+                ));
+            }
+        })
+        .await;
+    assert_eq!(page.status, 503);
+    let keys = scene.visit.browser.peek(&scene.other, "/read").await.ok();
+    assert!(
+        keys == "name,theirs" || keys == "mine,name,theirs",
+        "{keys}"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
+    let mut scene = Scene::new().await;
+    let (proxy, other, browser) = (
+        scene.proxy.clone(),
+        scene.other.clone(),
+        scene.visit.browser.clone(),
+    );
+    let mut signed_in = browser.clone();
+    let page = scene
+        .visit
+        .page(move |session| async move {
+            session.insert("mine", true).unwrap();
+            proxy.inject("EVALSHA", Fault::SwallowAnswer, 1);
+            // The first send is applied; while its answer is waited for, another node signs the visitor in.
+            let login = async {
+                tokio::time::sleep(Duration::from_millis(40)).await;
+                signed_in.get(&other, "/login?u=mia").await.ok();
+                signed_in.get(&other, "/set?k=private&v=x").await.ok();
+            };
+            let (saved, ()) = tokio::join!(session.save(), login);
+            saved.unwrap();
+            assert_eq!(session.principal(), None);
+            assert!(!session.contains_key("private"));
+            session.insert("evil", true).unwrap();
+        })
+        .await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (409, 0));
+    assert_eq!(
+        browser.peek(&scene.other, "/read").await.ok(),
+        "",
+        "the old token is dead"
+    );
+}
+
+#[tokio::test]
+async fn a_save_that_nobody_waits_for_is_waited_for_by_the_response() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |_| ()).await;
+    proxy.delay(Duration::from_millis(100));
+    let mut visit = Visit::with(SessionLayer::new(store));
+    visit
+        .request(|session| async move {
+            session.insert("name", "mia").unwrap();
+            let saved = tokio::time::timeout(Duration::from_millis(20), session.save()).await;
+            assert!(saved.is_err());
+        })
+        .await;
+    assert!(
+        visit.browser.cookie.is_some(),
+        "the session was created, so the browser needs its token"
+    );
+    visit
+        .request(|session| async move { assert!(session.contains_key("name")) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_destroy_after_the_response_is_carried_out() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    let late = visit.keep().await;
+    late.destroy();
+    drop(late);
+    for _ in 0..100 {
+        let app = app(visit.layer.clone());
+        if visit.browser.peek(&app, "/read").await.ok().is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the session is still there");
+}
+
+#[tokio::test]
+async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |_| ()).await;
+    let mut visit = Visit::with(SessionLayer::new(store));
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    proxy.delay(Duration::from_millis(60));
+    visit
+        .request(|session| async move {
+            session.insert("more", true).unwrap();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                session.destroy();
+            });
+        })
+        .await;
+    let sessions: usize = redis::cmd("DBSIZE")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!((sessions, visit.browser.cookie), (0, None));
+}
+
+#[tokio::test]
+async fn changes_that_nobody_saves_after_the_response_are_an_event() {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&events);
+    let observe = move |event: &Event| seen.lock().unwrap().push(format!("{event:?}"));
+    let layer = SessionLayer::new(MemoryStore::new()).with_observer(observe);
+    let mut visit = Visit::with(layer);
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let told = || {
+        events
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|event| event.starts_with("ChangesLost"))
+    };
+    let late = visit.keep().await;
+    late.insert("n", 2).unwrap();
+    late.save().await.unwrap();
+    drop(late);
+    assert!(!told());
+    let late = visit.keep().await;
+    late.insert("n", 3).unwrap();
+    drop(late);
+    assert!(told());
+}
+
+#[tokio::test]
+async fn a_closure_that_uses_the_session_survives_a_store_that_fails() {
+    let mut scene = Scene::new().await;
+    scene.server.kill();
+    let began = Instant::now();
+    let page = scene
+        .visit
+        .page(|_| async move { unreachable!("the session cannot be loaded") })
+        .await;
+    assert_eq!(page.status, 503);
+    scene.server.restart();
+
+    let mut scene = Scene::new().await;
+    let server = Arc::new(Mutex::new(scene.server));
+    let killed = Arc::clone(&server);
+    let page = scene
+        .visit
+        .page(move |session| async move {
+            let inner = session.clone();
+            session
+                .update("n", move |n: &mut usize| *n += inner.keys().len())
+                .unwrap();
+            killed.lock().unwrap().kill();
+            assert!(session.save().await.is_err());
+            assert!(session.get::<usize>("n").unwrap().is_some());
+        })
+        .await;
+    assert_eq!(page.status, 503);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn two_requests_of_one_session_in_a_hang_are_both_503() {
+    let mut scene = Scene::new().await;
+    let server = Arc::new(scene.server);
+    let tabs = (0..3).map(|_| {
+        let (mut tab, frozen) = (scene.visit.tab(), Arc::clone(&server));
+        async move {
+            tab.page(move |session| async move {
+                session.increment("n", 1).unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                frozen.freeze();
+            })
+            .await
+        }
+    });
+    for page in futures_util::future::join_all(tabs).await {
+        assert_eq!((page.status.as_u16(), page.set_cookies().len()), (503, 0));
+    }
+    server.thaw();
+    scene.visit.browser.cookie = None;
+}
+
+#[tokio::test]
+async fn what_a_caller_is_told_has_failed_is_not_done_later() {
+    let mut scene = Scene::new().await;
+    let server = Arc::new(scene.server);
+    let full = Arc::clone(&server);
+    scene
+        .visit
+        .request(move |session| async move {
+            let limit = |value: &str| {
+                let set: () = redis::cmd("CONFIG")
+                    .arg(&["SET", "maxmemory", value])
+                    .query(&mut full.connection())
+                    .unwrap();
+                set
+            };
+            limit("1mb");
+            let (one, other) =
+                tokio::join!(session.increment_now("n", 1), session.increment_now("n", 1));
+            assert!(one.is_err() && other.is_err());
+            assert!(session.take::<String>("name").await.is_err());
+            assert!(!session.is_modified(), "nothing is left to be done");
+            assert_eq!(
+                session.get::<String>("name").unwrap().as_deref(),
+                Some("mia")
+            );
+            limit("0");
+        })
+        .await;
+    scene
+        .visit
+        .request(|session| async move { assert_eq!(session.keys(), ["name"]) })
+        .await;
+}
+
+#[tokio::test]
+async fn an_insert_that_equals_a_pending_change_still_counts() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let mut tab = visit.tab();
+    let other = async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tab.request(|session| async move { session.insert("n", 10).unwrap() })
+            .await;
+    };
+    let mine = visit.request(|session| async move {
+        assert_eq!(session.increment("n", 1).unwrap(), 2);
+        session.insert("n", 2).unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    });
+    tokio::join!(mine, other);
+    visit
+        .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(2)) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_secret_is_retired_when_the_rotation_is_committed() {
+    let clock = ManualClock::new();
+    let mut visit = Visit::with(SessionLayer::new(
+        MemoryStore::new().with_clock(clock.clone()),
+    ));
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let mut late = visit.tab();
+    visit
+        .request(move |session| async move {
+            session.cycle_id().unwrap();
+            clock.advance(Duration::from_secs(11));
+        })
+        .await;
+    let page = late
+        .page(|session| async move { session.insert("n", 2).unwrap() })
+        .await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (409, 0));
+}
+
+#[tokio::test]
+async fn a_failed_response_leaves_nothing_for_a_clone_to_save() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let late = visit.tab();
+    visit
+        .request(|session| async move { session.cycle_id().unwrap() })
+        .await;
+    let kept = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    let mut late = late;
+    let page = late
+        .page(move |session| async move {
+            session.insert("n", 2).unwrap();
+            *keep.lock().unwrap() = Some(session);
+        })
+        .await;
+    assert_eq!(page.status, 409);
+    let session = kept.lock().unwrap().take().unwrap();
+    assert!(!session.is_modified() && !session.contains_key("n"));
+}
+
+#[tokio::test]
+async fn a_session_extracted_after_the_response_knows_that_it_is_late() {
+    let layer = SessionLayer::new(MemoryStore::new()).with_load(sessile::Load::OnExtract);
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let send = Arc::new(Mutex::new(Some(send)));
+    let handler = move |request: axum::extract::Request| async move {
+        let (parts, _) = request.into_parts();
+        let _ = send.lock().unwrap().take().unwrap().send(parts);
+    };
+    let routes = axum::Router::new().route("/late", axum::routing::get(handler));
+    let app = routes.merge(crate::support::app::routes()).layer(layer);
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    browser.get(&app, "/late").await.ok();
+    let session = sessile::Session::from_parts(&mut receive.await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(session.keys(), ["name"]);
+    assert!(matches!(
+        session.cycle_id(),
+        Err(SessionError::ResponseSent)
+    ));
+    session.insert("more", 1).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(browser.get(&app, "/read").await.ok(), "more,name");
+}

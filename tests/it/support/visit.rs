@@ -1,0 +1,70 @@
+//! Handlers written where they are tested, each run in a request of its own, all in one session.
+
+use std::future::Future;
+
+use axum::Router;
+use axum::routing::get;
+use sessile::{MemoryStore, Session, SessionLayer};
+
+use super::Browser;
+use super::browser::Page;
+
+pub struct Visit {
+    pub layer: SessionLayer,
+    pub browser: Browser,
+}
+
+impl Visit {
+    pub fn in_memory() -> Self {
+        Self::with(SessionLayer::new(MemoryStore::new()))
+    }
+
+    pub fn with(layer: SessionLayer) -> Self {
+        Self {
+            layer,
+            browser: Browser::default(),
+        }
+    }
+
+    /// Runs a handler and returns what the browser got.
+    pub async fn page<F, Fut>(&mut self, handler: F) -> Page
+    where
+        F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
+        let handler = |session: Session| async move { handler(session).await };
+        let app = Router::new()
+            .route("/", get(handler))
+            .layer(self.layer.clone());
+        self.browser.get(&app, "/").await
+    }
+
+    /// Runs a handler whose page must have been found.
+    pub async fn request<F, Fut>(&mut self, handler: F)
+    where
+        F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
+        self.page(handler).await.ok();
+    }
+
+    /// Another tab of the same browser.
+    pub fn tab(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            browser: self.browser.clone(),
+        }
+    }
+
+    /// Runs a handler and hands its session out, as a WebSocket or a spawned task would keep it.
+    pub async fn keep(&mut self) -> Session {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let send = std::sync::Arc::new(std::sync::Mutex::new(Some(send)));
+        self.request(move |session| async move {
+            let send = send.lock().unwrap().take().unwrap();
+            send.send(session).unwrap();
+        })
+        .await;
+        receive.await.unwrap()
+    }
+}
