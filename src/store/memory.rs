@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use super::{
-    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, StoreError,
-    Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Health, PoolStats, Replaced,
+    SessionStore, StoreError, StoreStats, Stored, Touched, Write,
 };
 use crate::Handle;
 use crate::lifetime::{Millis, after, to_millis, to_time};
@@ -125,6 +125,28 @@ impl MemoryStore {
         };
         Self {
             inner: Arc::new(inner),
+        }
+    }
+
+    /// Counts the sessions.
+    pub fn stats(&self) -> StoreStats {
+        let now = self.now_millis();
+        let mut stats = StoreStats::default();
+        for shard in &self.inner.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.drop_expired(now);
+            for session in shard.sessions.values() {
+                stats.add_stored(&stored(session, now));
+            }
+        }
+        stats
+    }
+
+    /// Always well.
+    pub fn health(&self) -> Health {
+        Health {
+            read: Ok(Duration::ZERO),
+            pool: PoolStats::default(),
         }
     }
 

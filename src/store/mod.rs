@@ -23,9 +23,11 @@ use crate::error::Cause;
 
 mod memory;
 mod redis;
+mod stats;
 
 pub use memory::{ManualClock, MemoryStore};
 pub use redis::{RedisConfig, RedisStore};
+pub use stats::{Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
 
 /// Keeps sessions as bytes with a version and a time to live.
 ///

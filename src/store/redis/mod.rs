@@ -18,6 +18,7 @@ use crate::config::ConfigError;
 mod config;
 mod pool;
 mod script;
+mod stats;
 
 pub use config::RedisConfig;
 use pool::{Connections, Failed, Manager, Request};

@@ -17,7 +17,7 @@ use redis::{
 use tokio::sync::watch;
 
 use super::RedisConfig;
-use crate::store::StoreError;
+use crate::store::{PoolStats, StoreError};
 
 /// A connection that does not answer this often in a row is replaced.
 const TIMEOUTS_MOST: u32 = 3;
@@ -260,6 +260,18 @@ impl Connections {
                 }) if silent < 1 => silent += 1,
                 answer => return answer,
             }
+        }
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let state = self.pool.state();
+        let counted = &state.statistics;
+        PoolStats {
+            size: self.size,
+            open: state.connections,
+            made: counted.connections_created,
+            broken: counted.connections_closed_broken,
+            timed_out: counted.get_timed_out,
         }
     }
 

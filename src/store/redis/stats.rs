@@ -1,0 +1,178 @@
+//! Counting the sessions of a Redis that others use too.
+
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::pool::{Connections, Request};
+use super::{RedisStore, odd};
+use crate::Handle;
+use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreError, StoreStats};
+
+impl RedisStore {
+    /// Counts the sessions of this store, among all keys of the database. For an administrator's page or command, not for
+    /// every request: it looks at every key.
+    ///
+    /// Nothing is collected: it takes as much memory as one `SCAN` returns. `progress` hears after each of them. Keys of
+    /// others are skipped, also those that begin with this store's prefix and go on otherwise. A session that is created or
+    /// ends meanwhile is counted or not, and one may be counted twice if Redis resizes its table meanwhile.
+    ///
+    /// # Redis
+    ///
+    /// One `DBSIZE`, and for every [`StatsOptions::count`] keys of the database a `SCAN`, followed by a `STRLEN` and a
+    /// `PTTL` for each session found, in one round trip. Every `SCAN` has its own `command_timeout`. The user needs
+    /// `+scan +dbsize +strlen` besides what the store needs; `SCAN` shows the names of all keys.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; counting then has no result.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn admin(store: sessile::RedisStore) -> Result<(), sessile::StoreError> {
+    /// use sessile::store::StatsOptions;
+    ///
+    /// let stats = store.stats(StatsOptions::new(), |progress| println!("{} keys", progress.keys)).await?;
+    /// println!("{} sessions of {} bytes", stats.sessions, stats.bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("count", "session_count", "scan"))]
+    pub async fn stats(
+        &self,
+        options: StatsOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<StoreStats, StoreError> {
+        let connections = &self.inner.connections;
+        let mut stats = StoreStats::default();
+        let mut told = Progress {
+            keys: 0,
+            of: database_size(connections).await?,
+            sessions: 0,
+        };
+        let mut cursor = b"0".to_vec();
+        loop {
+            let (next, keys) = self.scan(&cursor, options.count).await?;
+            told.keys = told.of.min(told.keys + u64::from(options.count));
+            let ours: Vec<_> = keys
+                .into_iter()
+                .filter(|key| self.is_session(key))
+                .collect();
+            measure(connections, &ours, &mut stats).await?;
+            told.sessions = stats.sessions;
+            if next == b"0" {
+                told.keys = told.of;
+                progress(told);
+                return Ok(stats);
+            }
+            progress(told);
+            cursor = next;
+        }
+    }
+
+    /// Reads a key that does not exist, and tells of the connections. It reads rather than to `PING`, which some servers
+    /// refuse while they serve reads.
+    ///
+    /// # Redis
+    ///
+    /// One `GET`.
+    #[doc(alias("ping", "is_healthy", "pool_status"))]
+    pub async fn health(&self) -> Health {
+        let mut get = redis::cmd("GET");
+        get.arg(format!("{}probe", self.inner.config.key_prefix));
+        let began = Instant::now();
+        let read = self.inner.connections.send(&Request::Command(&get)).await;
+        let read = read.map(|_| began.elapsed()).map_err(StoreError::from);
+        Health {
+            read,
+            pool: self.pool(),
+        }
+    }
+
+    /// The store's connections, as they are now. Asks nothing of Redis.
+    pub fn pool(&self) -> PoolStats {
+        self.inner.connections.stats()
+    }
+
+    /// One step through the database: where to go on, and the names found that begin as ours do.
+    async fn scan(&self, cursor: &[u8], count: u32) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
+        let mut scan = redis::cmd("SCAN");
+        // No character that a prefix may have means anything in a pattern.
+        let pattern = format!("{}*", self.inner.config.key_prefix);
+        scan.arg(cursor)
+            .arg("MATCH")
+            .arg(pattern)
+            .arg("COUNT")
+            .arg(count);
+        let request = Request::Command(&scan);
+        let Value::Array(answer) = self.inner.connections.send_idempotent(&request).await? else {
+            return Err(odd("SCAN"));
+        };
+        let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer)
+        else {
+            return Err(odd("SCAN"));
+        };
+        let names = keys.into_iter().filter_map(|key| match key {
+            Value::BulkString(name) => Some(name),
+            _ => None,
+        });
+        Ok((next, names.collect()))
+    }
+
+    /// Whether a key holds a session of this store, told by its name.
+    fn is_session(&self, key: &[u8]) -> bool {
+        key.strip_prefix(self.inner.config.key_prefix.as_bytes())
+            .and_then(|handle| std::str::from_utf8(handle).ok())
+            .is_some_and(|handle| handle.parse::<Handle>().is_ok())
+    }
+}
+
+async fn database_size(connections: &Connections) -> Result<u64, StoreError> {
+    match connections
+        .send_idempotent(&Request::Command(&redis::cmd("DBSIZE")))
+        .await?
+    {
+        Value::Int(size) => Ok(u64::try_from(size).unwrap_or_default()),
+        _ => Err(odd("DBSIZE")),
+    }
+}
+
+/// Size and time left of the sessions under these keys; what has ended meanwhile, or is no string, is none.
+async fn measure(
+    connections: &Connections,
+    keys: &[Vec<u8>],
+    stats: &mut StoreStats,
+) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut pipeline = redis::pipe();
+    for key in keys {
+        pipeline.cmd("STRLEN").arg(key).cmd("PTTL").arg(key);
+    }
+    pipeline.ignore_errors();
+    let Value::Array(answers) = connections
+        .send_idempotent(&Request::Pipeline(&pipeline))
+        .await?
+    else {
+        return Err(odd("STRLEN"));
+    };
+    for pair in answers.chunks_exact(2) {
+        match pair {
+            [Value::Int(bytes @ 1..), Value::Int(-1)] => stats.add(bytes.unsigned_abs(), None),
+            [Value::Int(bytes @ 1..), Value::Int(left @ 0..)] => {
+                let left = Duration::from_millis(left.unsigned_abs());
+                stats.add(bytes.unsigned_abs(), Some(left));
+            }
+            [Value::ServerError(error), _] if error.code() != "WRONGTYPE" => {
+                return Err(StoreError::refused(format!(
+                    "Redis refused STRLEN with {}",
+                    error.code()
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
