@@ -18,6 +18,7 @@ mod error;
 mod event;
 #[cfg(feature = "axum")]
 mod extract;
+mod factory;
 mod fingerprint;
 mod flash;
 mod inbound;
@@ -36,6 +37,7 @@ mod token;
 pub use config::{ConfigError, CookieConfig, Load, SameSite, SessionConfig};
 pub use error::{Gone, SessionError};
 pub use event::{Event, Observer};
+pub use factory::{Config, StoreConfig};
 pub use fingerprint::{Fingerprint, Fingerprinting};
 pub use flash::{Flash, Level};
 pub use key::{Key, SessionKey};
