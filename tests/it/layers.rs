@@ -1,6 +1,7 @@
 //! The layer among others: nested, absent, loading late; caches, hooks and other people's cookies.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -8,7 +9,9 @@ use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
-use sessile::{Event, Load, MemoryStore, Session, SessionConfig, SessionError, SessionLayer};
+use sessile::{
+    Event, Load, MemoryStore, ReadSession, Session, SessionConfig, SessionError, SessionLayer,
+};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::support::app::{app, routes};
@@ -272,4 +275,142 @@ async fn head_requests_and_missing_pages_are_requests_too() {
     browser.get(&app, "/incr?k=n").await.ok();
     assert_eq!(browser.get(&app, "/nowhere").await.status, 404);
     assert_eq!(browser.get(&app, "/incr?k=n").await.ok(), "2");
+}
+
+#[tokio::test]
+async fn a_session_to_look_at_shows_what_others_changed_and_changes_nothing() {
+    let spy = Spy::on(MemoryStore::new());
+    let calls = spy.calls.clone();
+    let look = |session: ReadSession| async move {
+        assert_eq!(session.principal(), None);
+        assert!(session.peek_flashes().is_empty());
+        format!(
+            "{} {:?}",
+            session.is_new(),
+            session.get::<String>("name").unwrap()
+        )
+    };
+    let both = |session: Session, read: ReadSession| async move {
+        session.insert("name", "noa").unwrap();
+        read.get::<String>("name").unwrap().unwrap()
+    };
+    let absent = |session: Option<ReadSession>| async move { session.is_none().to_string() };
+    let app = routes()
+        .route("/look", get(look))
+        .route("/both", get(both))
+        .layer(SessionLayer::new(spy))
+        .route("/absent", get(absent));
+    let mut browser = Browser::default();
+    assert_eq!(browser.get(&app, "/look").await.ok(), "true None");
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let before = calls.so_far();
+    assert_eq!(
+        browser.get(&app, "/look").await.ok(),
+        r#"false Some("mia")"#
+    );
+    let after = calls.so_far();
+    assert_eq!((after[0] - before[0], &after[1..]), (1, &before[1..]));
+    assert_eq!(browser.get(&app, "/both").await.ok(), "noa");
+    assert_eq!(browser.get(&app, "/absent").await.ok(), "true");
+}
+
+#[tokio::test]
+async fn a_sub_router_may_have_settings_of_its_own() {
+    let layer = SessionLayer::new(MemoryStore::new());
+    let lazy = routes().layer(layer.clone().with_load(Load::OnExtract));
+    let app = Router::new()
+        .nest("/public", lazy)
+        .merge(routes().layer(layer));
+    let mut browser = Browser::default();
+    browser.get(&app, "/public/set?k=name&v=mia").await.ok();
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+    browser.get(&app, "/incr?k=n").await.ok();
+    assert_eq!(browser.get(&app, "/public/read").await.ok(), "n,name");
+}
+
+#[tokio::test]
+async fn a_layer_between_two_of_one_name_does_not_part_them() {
+    let innermost = Router::new().nest("/x", routes().layer(named("__Host-id")));
+    let between = innermost.layer(named("__Host-admin"));
+    let app = between.merge(routes()).layer(named("__Host-id"));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    assert_eq!(browser.get(&app, "/x/read").await.ok(), "name");
+    let page = browser.get(&app, "/x/incr?k=n").await;
+    assert_eq!(page.set_cookies(), Vec::<&str>::new());
+    assert_eq!(browser.get(&app, "/read").await.ok(), "n,name");
+}
+
+#[tokio::test]
+async fn layers_of_tower_http_fit_inside_and_outside() {
+    use tower_http::catch_panic::CatchPanicLayer;
+    use tower_http::compression::CompressionLayer;
+    use tower_http::timeout::TimeoutLayer;
+
+    let sessions = || SessionLayer::new(MemoryStore::new());
+    let timeout =
+        || TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_millis(150));
+    let inside = routes()
+        .layer(CatchPanicLayer::new())
+        .layer(timeout())
+        .layer(CompressionLayer::new())
+        .layer(sessions());
+    let outside = routes()
+        .layer(sessions())
+        .layer(CompressionLayer::new())
+        .layer(timeout())
+        .layer(CatchPanicLayer::new());
+    for app in [inside, outside] {
+        let mut browser = Browser::default();
+        browser.get(&app, "/set?k=name&v=mia").await.ok();
+        assert_eq!(browser.get(&app, "/panic").await.status, 500);
+        assert_eq!(browser.get(&app, "/slow?ms=1000&k=late").await.status, 408);
+        let zipped = Request::get("/get?k=name")
+            .header("cookie", browser.cookie.as_ref().unwrap())
+            .header("accept-encoding", "gzip");
+        let response = app
+            .clone()
+            .oneshot(zipped.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            browser.get(&app, "/read").await.ok(),
+            "name",
+            "neither panic nor timeout has written"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_has_not_changed_still_sets_the_cookie() {
+    let handler = |session: Session| async move {
+        session.increment("n", 1).unwrap();
+        StatusCode::NOT_MODIFIED
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(SessionLayer::new(MemoryStore::new()));
+    let page = Browser::default().get(&app, "/").await;
+    assert_eq!(
+        (page.status, page.set_cookies().len()),
+        (StatusCode::NOT_MODIFIED, 1)
+    );
+}
+
+#[tokio::test]
+async fn from_a_configuration_comes_a_layer() {
+    let config: sessile::Config = serde_json::from_str(
+        r#"{"store": {"url": "memory:"}, "session": {"cookie": {"name": "__Host-shop"}}}"#,
+    )
+    .unwrap();
+    let app = app(SessionLayer::from_config(config).await.unwrap());
+    let page = Browser::default().get(&app, "/incr?k=n").await;
+    assert!(page.set_cookies()[0].starts_with("__Host-shop="));
+    let config: sessile::Config = serde_json::from_str(
+        r#"{"store": {"url": "redis://127.0.0.1:1/"}, "session": {"idle_timeout": "0s"}}"#,
+    )
+    .unwrap();
+    let error = SessionLayer::from_config(config).await.unwrap_err();
+    assert!(error.to_string().starts_with("idle_timeout"), "{error}");
 }

@@ -106,6 +106,118 @@ async fn signing_in_restarts_the_absolute_timeout() {
     assert!(!watch.hit_after(MINUTE * 10).await);
 }
 
+#[tokio::test]
+async fn timeouts_of_a_session_hold_on_every_later_request_and_node() {
+    let mut watch = Watch::new().await;
+    watch.browser.get(&watch.app, "/remember").await.ok();
+    let day = MINUTE * 60 * 24;
+    for _ in 0..29 {
+        assert!(watch.hit_after(day).await);
+    }
+    assert!(!watch.hit_after(day).await, "thirty days are over");
+}
+
+#[tokio::test]
+async fn a_persistent_cookie_lives_as_long_as_the_session_and_is_sent_when_that_changes() {
+    let mut watch = Watch::new().await;
+    let max_age = |page: &crate::support::browser::Page| {
+        let [cookie] = page.set_cookies()[..] else {
+            panic!("one cookie")
+        };
+        let age = cookie
+            .split("; ")
+            .find_map(|part| part.strip_prefix("Max-Age="));
+        age.map(|age| age.parse::<u64>().unwrap())
+    };
+    let page = watch.browser.get(&watch.app, "/remember").await;
+    let month = 30 * 24 * 60 * 60;
+    assert_eq!(max_age(&page), Some(month));
+    for path in ["/read", "/incr?k=n"] {
+        assert_eq!(
+            watch.browser.get(&watch.app, path).await.set_cookies(),
+            Vec::<&str>::new()
+        );
+    }
+    watch.clock.advance(MINUTE * 60 * 24);
+    let page = watch.browser.get(&watch.app, "/cycle").await;
+    assert_eq!(max_age(&page), Some(month - 24 * 60 * 60), "what is left");
+    let page = watch
+        .browser
+        .get(&watch.app, "/remember?not=persistent")
+        .await;
+    assert_eq!(max_age(&page), None, "ends with the browser again");
+    let page = watch.browser.get(&watch.app, "/remember").await;
+    assert_eq!(max_age(&page), Some(month));
+    // Somebody else who signs in on this browser is not remembered.
+    let page = watch.browser.get(&watch.app, "/login?u=noa").await;
+    assert_eq!(max_age(&page), None);
+    assert!(!watch.hit_after(MINUTE * 31).await);
+}
+
+#[tokio::test]
+async fn timeouts_that_cannot_work_are_refused() {
+    let mut visit = crate::support::Visit::in_memory();
+    visit
+        .request(|session| async move {
+            for timeout in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
+                for result in [
+                    session.set_idle_timeout(timeout),
+                    session.set_absolute_timeout(timeout),
+                ] {
+                    let error = result.unwrap_err();
+                    assert!(
+                        matches!(error, sessile::SessionError::InvalidTimeout { .. }),
+                        "{error}"
+                    );
+                }
+            }
+            assert!(!session.is_modified());
+        })
+        .await;
+    let clock = ManualClock::new();
+    let layer = SessionLayer::new(MemoryStore::new().with_clock(clock.clone()));
+    let mut visit = crate::support::Visit::with(layer);
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    clock.advance(MINUTE * 10);
+    visit
+        .request(|session| async move {
+            assert!(
+                session.set_absolute_timeout(MINUTE * 10).is_err(),
+                "it would be over already"
+            );
+            session.set_absolute_timeout(MINUTE * 11).unwrap();
+            session.set_idle_timeout(MINUTE * 5).unwrap();
+        })
+        .await;
+    clock.advance(MINUTE);
+    visit
+        .request(|session| async move { assert!(session.is_new()) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_touch_renews_a_session_that_nobody_asks_for() {
+    let clock = ManualClock::new();
+    let layer = SessionLayer::new(MemoryStore::new().with_clock(clock.clone()));
+    let mut visit = crate::support::Visit::with(layer);
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let stream = visit.keep().await;
+    for _ in 0..5 {
+        clock.advance(MINUTE * 20);
+        stream.touch();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    visit
+        .request(|session| async move { assert!(session.contains_key("n")) })
+        .await;
+}
+
 struct Keys {
     ground: Ground,
     app: axum::Router,

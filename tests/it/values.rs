@@ -213,6 +213,69 @@ async fn clones_share_one_session() {
 }
 
 #[tokio::test]
+async fn keys_and_values_that_are_too_large_are_refused_at_once() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    visit
+        .request(|session| async move {
+            let (long, large) = ("k".repeat(10 * 1024), "v".repeat(65 * 1024));
+            for error in [
+                session.insert(&long, 1).unwrap_err(),
+                session.increment(&long, 1).unwrap_err(),
+                session.push(&long, 1).unwrap_err(),
+                session.update(&long, |n: &mut u32| *n += 1).unwrap_err(),
+                session.insert("name", &large).unwrap_err(),
+                session.push("list", &large).unwrap_err(),
+                session
+                    .update("name", move |name: &mut String| name.clone_from(&large))
+                    .unwrap_err(),
+            ] {
+                assert!(matches!(error, SessionError::TooLarge { .. }), "{error}");
+            }
+            assert!(!session.is_modified());
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.keys(), ["name"]) })
+        .await;
+}
+
+#[tokio::test]
+async fn discarded_changes_are_not_written() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    visit
+        .request(|session| async move {
+            session.insert("n", 2).unwrap();
+            session.cycle_id().unwrap();
+            session.discard_changes();
+            assert!(!session.is_modified());
+            assert_eq!(session.get::<i64>("n").unwrap(), Some(1));
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(1)) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_session_outlives_its_layer() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let session = visit.keep().await;
+    drop(visit);
+    session.increment("n", 1).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(session.get::<i64>("n").unwrap(), Some(2));
+}
+
+#[tokio::test]
 async fn a_session_that_is_too_large_is_an_error_and_the_store_keeps_what_it_had() {
     let mut config = SessionConfig::default();
     config.max_size = 4096;

@@ -54,6 +54,9 @@ pub fn routes() -> Router {
         .route("/panic", get(panic))
         .route("/number", get(number))
         .route("/facts", get(facts))
+        .route("/flash", get(flash))
+        .route("/flashes", get(flashes))
+        .route("/remember", get(remember))
 }
 
 fn param<'a>(params: &'a Params, name: &str) -> &'a str {
@@ -223,4 +226,29 @@ async fn facts(session: Session) -> String {
         "fingerprint": format!("{:?}", session.fingerprint()),
     })
     .to_string()
+}
+
+async fn flash(session: Session, params: Params) -> Answer {
+    session.flash_info(param(&params, "text"))?;
+    Ok(String::new())
+}
+
+/// Shows the messages, and says so.
+async fn flashes(session: Session) -> Answer {
+    let flashes = session.take_flashes().await?;
+    Ok(flashes
+        .into_iter()
+        .map(|flash| flash.text)
+        .collect::<Vec<_>>()
+        .join(","))
+}
+
+/// Signs in for thirty days, or for as many seconds as asked for.
+async fn remember(session: Session, params: Params) -> Answer {
+    let days = Duration::from_secs(30 * 24 * 60 * 60);
+    session.set_principal("mia").await?;
+    session.set_idle_timeout(days)?;
+    session.set_absolute_timeout(days)?;
+    session.set_persistent(param(&params, "not") != "persistent")?;
+    Ok(String::new())
 }
