@@ -61,3 +61,162 @@ async fn users_sign_in_and_out() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_message_is_flashed_once() {
+    for (_ground, node) in both("flash") {
+        let saved = node.post("/save", "text=tulips+%3C3", None).await;
+        assert_eq!(saved.status, 303);
+        let cookie = saved.cookie.expect("a cookie");
+        let page = node.get("/", Some(&cookie)).await.text;
+        assert!(page.contains("success: Saved “tulips &lt;3”."), "{page}");
+        assert!(!node.get("/", Some(&cookie)).await.text.contains("Saved"));
+    }
+}
+
+#[tokio::test]
+async fn two_websockets_count_together_until_the_session_ends() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+    for (_ground, node) in both("websocket") {
+        let cookie = node.get("/", None).await.cookie.expect("a cookie");
+        let open = || async {
+            let url = format!("{}/count", node.base().replace("http", "ws"));
+            let mut request = url.into_client_request().unwrap();
+            request
+                .headers_mut()
+                .insert("cookie", cookie.parse().unwrap());
+            tokio_tungstenite::connect_async(request).await.unwrap().0
+        };
+        let mut sockets = [open().await, open().await];
+        for number in 1..=10 {
+            let socket = &mut sockets[number % 2];
+            socket.send(Message::text("count")).await.unwrap();
+            let answer = socket.next().await.unwrap().unwrap();
+            assert_eq!(answer.to_text().unwrap(), number.to_string());
+        }
+    }
+}
+
+/// A cookie jar for one browser at the shop, which may be open on several ports.
+struct Customer<'a> {
+    shops: Vec<&'a Node>,
+    cookie: Option<String>,
+}
+
+impl Customer<'_> {
+    async fn post(&mut self, shop: usize, path: &str, form: &str) {
+        let answer = self.shops[shop]
+            .post(path, form, self.cookie.as_deref())
+            .await;
+        assert_eq!(answer.status, 303, "{path}: {}", answer.text);
+        self.cookie = answer.cookie.or(self.cookie.take());
+    }
+
+    async fn page(&mut self, shop: usize, path: &str) -> String {
+        let answer = self.shops[shop].get(path, self.cookie.as_deref()).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        self.cookie = answer.cookie.or(self.cookie.take());
+        answer.text
+    }
+}
+
+#[tokio::test]
+async fn a_customer_shops_signs_in_orders_and_signs_out() {
+    for (_ground, node) in both("shop") {
+        let mut customer = Customer {
+            shops: vec![&node],
+            cookie: None,
+        };
+        let page = customer.page(0, "/").await;
+        assert!(
+            page.contains("visit 1") && page.contains("Cart (0)"),
+            "{page}"
+        );
+        customer.post(0, "/cart/add", "article=0").await;
+        customer.post(0, "/cart/add", "article=0").await;
+        customer.post(0, "/cart/add", "article=99").await;
+        let page = customer.page(0, "/").await;
+        assert!(
+            page.contains("Tulip bulbs is in your cart.") && page.contains("Cart (2)"),
+            "{page}"
+        );
+        assert!(page.contains("We do not have that article."), "{page}");
+        assert!(!customer.page(0, "/").await.contains("is in your cart"));
+        assert!(customer.page(0, "/cart").await.contains("13.80 €"));
+
+        customer.post(0, "/order", "").await;
+        assert!(
+            customer
+                .page(0, "/sign-in")
+                .await
+                .contains("your cart waits for you")
+        );
+        let visitor = customer.cookie.clone();
+        customer
+            .post(0, "/sign-in", "user=Mia%3Cb%3E&password=tulip&remember=yes")
+            .await;
+        assert_ne!(customer.cookie, visitor, "signing in rotates the token");
+        let page = customer.page(0, "/").await;
+        assert!(
+            page.contains("Mia&lt;b&gt;") && page.contains("Cart (2)"),
+            "{page}"
+        );
+        assert!(
+            page.contains("ends in 43199 minutes") || page.contains("ends in 43200 minutes"),
+            "{page}"
+        );
+        customer.post(0, "/order", "").await;
+        customer.post(0, "/order", "").await;
+        let page = customer.page(0, "/").await;
+        assert!(
+            page.contains("Your order no. 1 is on its way.")
+                && page.contains("nothing in your cart"),
+            "{page}"
+        );
+
+        let mia = customer.cookie.clone();
+        customer.post(0, "/sign-out", "").await;
+        let page = customer.page(0, "/").await;
+        assert!(
+            page.contains("You are signed out.") && page.contains("visit 1"),
+            "{page}"
+        );
+        customer.cookie = mia;
+        assert!(
+            !customer.page(0, "/").await.contains("Mia"),
+            "the old cookie is dead"
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_shops_on_one_redis_share_the_cart() {
+    let ground = Ground::new();
+    let shops = [(); 2].map(|()| Node::example("shop", &[("REDIS_URL", &ground.url())]));
+    let mut customer = Customer {
+        shops: shops.iter().collect(),
+        cookie: None,
+    };
+    customer.page(0, "/").await;
+    let cookie = customer.cookie.clone();
+    let add = |number: usize| {
+        let (shop, cookie) = (&shops[number % 2], cookie.clone());
+        async move {
+            let form = format!("article={}", number % 3);
+            shop.post("/cart/add", &form, cookie.as_deref())
+                .await
+                .status
+        }
+    };
+    let statuses = futures_util::future::join_all((0..30).map(add)).await;
+    assert!(statuses.iter().all(|status| *status == 303), "{statuses:?}");
+    for shop in 0..2 {
+        let page = customer.page(shop, "/cart").await;
+        for article in ["10 × Tulip bulbs", "10 × Watering can", "10 × Garden twine"] {
+            assert!(page.contains(article), "{page}");
+        }
+    }
+}

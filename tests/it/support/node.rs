@@ -37,15 +37,15 @@ impl Node {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let mut output = BufReader::new(process.stdout.take().expect("a pipe"));
         let mut address = String::new();
-        let output = process.stdout.take().expect("a pipe");
-        BufReader::new(output)
-            .read_line(&mut address)
-            .expect("the node's address");
-        assert!(
-            !address.is_empty(),
-            "the node did not start: see its message above"
-        );
+        while !address.contains("127.0.0.1:") {
+            address.clear();
+            let read = output.read_line(&mut address).expect("the node's address");
+            assert!(read > 0, "{name} did not start: see its message above");
+        }
+        // What it logs is read, so that it can go on logging.
+        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
         let address = address.trim().rsplit("//").next().expect("an address");
         // Cookies and redirects are the tests' business.
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
@@ -54,6 +54,10 @@ impl Node {
             base: format!("http://{address}"),
             client: client.build().expect("a client"),
         }
+    }
+
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     pub async fn post(&self, path: &str, form: &str, cookie: Option<&str>) -> Answer {
