@@ -298,6 +298,13 @@ impl State {
         true
     }
 
+    /// A closure of the application panicked in the middle of a commit. If the handler catches that, its response must
+    /// not claim the changes.
+    pub(crate) fn lose_in_flight(&mut self) {
+        self.in_flight = false;
+        self.lost = !self.head_sent;
+    }
+
     fn outdate_view(&mut self) {
         self.revision += 1;
         self.view_is = View::Stale;

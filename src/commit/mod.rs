@@ -48,11 +48,14 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
     {
         return Ok(());
     }
-    let shared = Arc::clone(shared);
+    let (shared, later) = (Arc::clone(shared), Arc::clone(shared));
     match tokio::spawn(async move { settle_in_turn(&shared, occasion).await }).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
+            Ok(panic) => {
+                later.state().lose_in_flight();
+                std::panic::resume_unwind(panic)
+            }
             // The runtime is shutting down and took the task with it.
             Err(_) => Err(SessionError::OutcomeUnknown),
         },

@@ -250,7 +250,7 @@ async fn two_requests_of_one_session_in_a_hang_are_both_503() {
     let mut scene = Scene::new().await;
     let server = Arc::new(scene.server);
     let tabs = (0..3).map(|_| {
-        let (mut tab, frozen) = (scene.visit.tab(), Arc::clone(&server));
+        let (mut tab, frozen) = (scene.visit.clone(), Arc::clone(&server));
         async move {
             tab.page(move |session| async move {
                 session.increment("n", 1).unwrap();
@@ -307,7 +307,7 @@ async fn an_insert_that_equals_a_pending_change_still_counts() {
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    let mut tab = visit.tab();
+    let mut tab = visit.clone();
     let other = async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
         tab.request(|session| async move { session.insert("n", 10).unwrap() })
@@ -333,7 +333,7 @@ async fn a_secret_is_retired_when_the_rotation_is_committed() {
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    let mut late = visit.tab();
+    let mut late = visit.clone();
     visit
         .request(move |session| async move {
             session.cycle_id().unwrap();
@@ -352,7 +352,7 @@ async fn a_failed_response_leaves_nothing_for_a_clone_to_save() {
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    let late = visit.tab();
+    let late = visit.clone();
     visit
         .request(|session| async move { session.cycle_id().unwrap() })
         .await;
@@ -395,4 +395,35 @@ async fn a_session_extracted_after_the_response_knows_that_it_is_late() {
     session.insert("more", 1).unwrap();
     session.save().await.unwrap();
     assert_eq!(browser.get(&app, "/read").await.ok(), "more,name");
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_when_it_is_done_again_is_no_success() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let tab = visit.clone();
+    let page = visit
+        .page(move |session| async move {
+            session
+                .update("n", |n: &mut i64| {
+                    *n = if *n == 1 { 2 } else { panic!("not one") }
+                })
+                .unwrap();
+            let mut tab = tab;
+            tab.request(|session| async move { session.insert("n", 10).unwrap() })
+                .await;
+            // The panic reaches whoever saves; here a task of the handler's, which does not care.
+            assert!(
+                tokio::spawn(async move { session.save().await })
+                    .await
+                    .is_err()
+            );
+        })
+        .await;
+    assert_eq!(page.status, 503);
+    visit
+        .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(10)) })
+        .await;
 }

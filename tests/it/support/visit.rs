@@ -9,6 +9,8 @@ use sessile::{MemoryStore, Session, SessionLayer};
 use super::Browser;
 use super::browser::Page;
 
+/// A clone is another tab of the same browser.
+#[derive(Clone)]
 pub struct Visit {
     pub layer: SessionLayer,
     pub browser: Browser,
@@ -46,14 +48,6 @@ impl Visit {
         Fut: Future<Output = ()> + Send,
     {
         self.page(handler).await.ok();
-    }
-
-    /// Another tab of the same browser.
-    pub fn tab(&self) -> Self {
-        Self {
-            layer: self.layer.clone(),
-            browser: self.browser.clone(),
-        }
     }
 
     /// Runs a handler and hands its session out, as a WebSocket or a spawned task would keep it.
