@@ -180,19 +180,32 @@ impl Drop for Server {
 
 /// Calls by command.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Counts(Vec<(String, u64)>);
+pub struct Counts(Vec<Count>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Count {
+    command: String,
+    calls: u64,
+    mean: Duration,
+}
 
 impl Counts {
     /// The calls of one command, such as `get`.
     pub fn of(&self, command: &str) -> u64 {
-        self.0
-            .iter()
-            .find(|(name, _)| name == command)
-            .map_or(0, |(_, calls)| *calls)
+        self.find(command).map_or(0, |count| count.calls)
+    }
+
+    /// How long Redis was busy with one call of a command.
+    pub fn mean(&self, command: &str) -> Duration {
+        self.find(command).expect("a command that was called").mean
+    }
+
+    fn find(&self, command: &str) -> Option<&Count> {
+        self.0.iter().find(|count| count.command == command)
     }
 
     /// Every command that was called and is none of our looking.
-    pub fn seen(&self) -> Vec<(&str, u64)> {
+    pub fn seen<'a>(&'a self) -> Vec<(&'a str, u64)> {
         let ours = [
             "info",
             "config|resetstat",
@@ -200,11 +213,8 @@ impl Counts {
             "hello",
             "ping",
         ];
-        let mut seen: Vec<_> = self
-            .0
-            .iter()
-            .map(|(name, calls)| (name.as_str(), *calls))
-            .collect();
+        let calls = |count: &'a Count| (count.command.as_str(), count.calls);
+        let mut seen: Vec<_> = self.0.iter().map(calls).collect();
         seen.retain(|(name, _)| !ours.contains(name));
         seen.sort_unstable();
         seen
@@ -217,9 +227,19 @@ pub fn counts(connection: &mut redis::Connection) -> Counts {
         .query(connection)
         .unwrap();
     let parse = |line: &str| {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        let calls = rest.split(',').next()?.parse().ok()?;
-        Some((name.to_owned(), calls))
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+        let figure = |name: &str| {
+            let figures = rest.split(',').filter_map(|figure| figure.split_once('='));
+            figures
+                .into_iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+        };
+        Some(Count {
+            command: name.to_owned(),
+            calls: figure("calls")?.parse().ok()?,
+            mean: Duration::from_secs_f64(figure("usec_per_call")?.parse::<f64>().ok()? / 1e6),
+        })
     };
     Counts(info.lines().filter_map(parse).collect())
 }
