@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 
 use crate::Handle;
 use crate::store::{
-    Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched, Write,
+    Created, Deleted, Durability, Freshness, Renewal, Replaced, SessionStore, Stored, Touched,
+    Write,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -215,20 +216,28 @@ impl<S: SessionStore> Suite<S> {
     async fn touches_the_time_and_nothing_else(&self) {
         let first = value(1, b"");
         let key = self.stored(&first).await;
-        for ttl in [LONG * 2, LONG / 2] {
-            assert_eq!(self.0.touch(&key, ttl).await.expect("touch"), Touched::Done);
+        for (renewal, touched, ttl) in [
+            (Renewal::Extend(LONG * 2), Touched::Done, LONG * 2),
+            (Renewal::Extend(LONG), Touched::Unchanged, LONG * 2),
+            (Renewal::Set(LONG / 2), Touched::Done, LONG / 2),
+            (Renewal::Set(LONG), Touched::Done, LONG),
+        ] {
+            assert_eq!(self.0.touch(&key, renewal).await.expect("touch"), touched);
             let stored = self.load(&key).await.expect("a touched session is there");
             assert_eq!(stored.value(), &first, "touch leaves the value alone");
             let left = stored.time_left().expect("a time left");
             assert!(
                 left <= ttl && left > ttl - LONG / 4,
-                "time left {left:?} of {ttl:?}"
+                "{renewal:?}: {left:?} of {ttl:?}"
             );
         }
         let missing = Handle::random();
         assert_eq!(
-            self.0.touch(&missing, LONG).await.expect("touch"),
-            Touched::Gone
+            self.0
+                .touch(&missing, Renewal::Set(LONG))
+                .await
+                .expect("touch"),
+            Touched::Unchanged
         );
         assert_eq!(self.load(&missing).await, None, "touch must not create");
     }
@@ -271,8 +280,8 @@ impl<S: SessionStore> Suite<S> {
         );
         assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
         assert_eq!(
-            self.0.touch(&key, LONG).await.expect("touch"),
-            Touched::Gone
+            self.0.touch(&key, Renewal::Set(LONG)).await.expect("touch"),
+            Touched::Unchanged
         );
         assert_eq!(
             self.create(&key, &first, LONG).await,

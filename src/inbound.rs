@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use http::header::COOKIE;
 use http::request::Parts;
@@ -21,7 +20,7 @@ use crate::lifetime::{Millis, renewal, to_millis};
 use crate::record::{Record, Unreadable};
 use crate::session::Session;
 use crate::state::{Shared, Standing, State};
-use crate::store::{Freshness, Stored};
+use crate::store::{Freshness, Renewal, Stored};
 use crate::token::{Handle, SecretHash, Token};
 
 /// One request under one layer: the token it carries, and the session once somebody has asked for it.
@@ -207,11 +206,11 @@ impl Visit {
                     return (standing, fingerprint);
                 }
                 let idle = record.idle_timeout.unwrap_or(config.idle_timeout);
-                let ttl = renewal(stored.time_left(), idle, record.deadline, now);
-                if let Some(ttl) = ttl
+                let renewal = renewal(stored.time_left(), idle, record.deadline, now);
+                if let Some(renewal) = renewal
                     && self.core.may_renew(handle, idle, now)
                 {
-                    renew(&self.core, &self.settings, handle, ttl);
+                    renew(&self.core, &self.settings, handle, renewal);
                 }
                 let record = Arc::new(record);
                 let base = Base {
@@ -255,11 +254,11 @@ impl Visit {
 }
 
 /// Renews the key beside whatever the request does. If it fails, the next request does it.
-pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, ttl: Duration) {
+pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, renewal: Renewal) {
     let (core, settings) = (Arc::clone(core), Arc::clone(settings));
     tokio::spawn(async move {
         let deadline = Instant::now() + core.store.capabilities().request_budget;
-        if let Err(error) = within(deadline, core.store.touch(&handle, ttl)).await {
+        if let Err(error) = within(deadline, core.store.touch(&handle, renewal)).await {
             let handle = Some(handle);
             settings.emit(&Event::StoreFailed { handle, error });
         }

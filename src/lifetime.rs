@@ -5,6 +5,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::SessionError;
+use crate::store::Renewal;
 
 /// Milliseconds since 1970.
 pub(crate) type Millis = u64;
@@ -52,16 +53,18 @@ pub(crate) fn renewal(
     idle: Duration,
     deadline: Millis,
     now: Millis,
-) -> Option<Duration> {
+) -> Option<Renewal> {
     let allowed = ttl(idle, deadline, now)?;
     let Some(left) = time_left else {
-        return Some(allowed);
+        return Some(Renewal::Set(allowed));
     };
     // Clocks and rounding may differ by a little; a second is not worth a command, unless all of it is about a second.
     let worth = Duration::from_secs(1).min(idle / 10);
-    let due = left <= idle / 2 && allowed > left + worth;
-    let too_long = left > allowed + worth;
-    (due || too_long).then_some(allowed)
+    if left <= idle / 2 && allowed > left + worth {
+        Some(Renewal::Extend(allowed))
+    } else {
+        (left > allowed + worth).then_some(Renewal::Set(allowed))
+    }
 }
 
 /// When the session was last seen, told by how much of its idle timeout is used up.
@@ -108,17 +111,26 @@ mod tests {
 
     #[test]
     fn a_key_is_renewed_at_half_and_cut_when_too_long() {
+        let (extend, set) = (Renewal::Extend, Renewal::Set);
         for (left, deadline, expected) in [
             (Some(secs(30 * MIN)), FAR, None),
             (Some(secs(15 * MIN + 1)), FAR, None),
-            (Some(secs(15 * MIN)), FAR, Some(IDLE)),
-            (Some(secs(1)), FAR, Some(IDLE)),
-            (None, FAR, Some(IDLE)),
-            (Some(secs(31 * MIN)), FAR, Some(IDLE)),
+            (Some(secs(15 * MIN)), FAR, Some(extend(IDLE))),
+            (Some(secs(1)), FAR, Some(extend(IDLE))),
+            (None, FAR, Some(set(IDLE))),
+            (Some(secs(31 * MIN)), FAR, Some(set(IDLE))),
             // Ten minutes to the deadline: nothing to gain, so nothing is sent.
             (Some(secs(10 * MIN)), 10 * MIN * 1000, None),
-            (Some(secs(5 * MIN)), 10 * MIN * 1000, Some(secs(10 * MIN))),
-            (Some(secs(20 * MIN)), 10 * MIN * 1000, Some(secs(10 * MIN))),
+            (
+                Some(secs(5 * MIN)),
+                10 * MIN * 1000,
+                Some(extend(secs(10 * MIN))),
+            ),
+            (
+                Some(secs(20 * MIN)),
+                10 * MIN * 1000,
+                Some(set(secs(10 * MIN))),
+            ),
             (Some(secs(10)), 0, None),
         ] {
             assert_eq!(
@@ -127,7 +139,8 @@ mod tests {
                 "{left:?} {deadline}"
             );
         }
-        assert_eq!(renewal(Some(secs(1) / 2), secs(1), FAR, 0), Some(secs(1)));
+        let short = renewal(Some(secs(1) / 2), secs(1), FAR, 0);
+        assert_eq!(short, Some(extend(secs(1))));
     }
 
     #[test]

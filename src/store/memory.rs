@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use super::{
-    Capabilities, Created, Deleted, Durability, Freshness, Health, PoolStats, Replaced,
+    Capabilities, Created, Deleted, Durability, Freshness, Health, PoolStats, Renewal, Replaced,
     SessionStore, StoreError, StoreStats, Stored, Touched, Write,
 };
 use crate::Handle;
@@ -276,14 +276,20 @@ impl SessionStore for MemoryStore {
         Ok(Replaced::Done)
     }
 
-    async fn touch(&self, key: &Handle, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
         let now = self.now_millis();
         let mut shard = self.shard(key);
         shard.drop_expired(now);
-        if !shard.sessions.contains_key(key) {
-            return Ok(Touched::Gone);
-        }
-        shard.set_expiry(*key, after(now, ttl));
+        let Some(session) = shard.sessions.get(key) else {
+            return Ok(Touched::Unchanged);
+        };
+        let expires = match renewal {
+            Renewal::Extend(ttl) if after(now, ttl) <= session.expires => {
+                return Ok(Touched::Unchanged);
+            }
+            Renewal::Extend(ttl) | Renewal::Set(ttl) => after(now, ttl),
+        };
+        shard.set_expiry(*key, expires);
         Ok(Touched::Done)
     }
 
@@ -347,7 +353,10 @@ mod tests {
         for ttl in 1..=50 {
             let handle = create(&store, ttl).await;
             assert_eq!(
-                store.touch(&handle, Duration::from_secs(60)).await.unwrap(),
+                store
+                    .touch(&handle, Renewal::Extend(Duration::from_secs(60)))
+                    .await
+                    .unwrap(),
                 Touched::Done
             );
         }

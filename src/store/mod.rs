@@ -77,7 +77,7 @@ pub trait SessionStore: Send + Sync + 'static {
         write: Write<'_>,
     ) -> impl Future<Output = Result<Replaced, StoreError>> + Send;
 
-    /// Sets the time to live and leaves the value alone.
+    /// Sets the time to live and leaves the value alone; [`Renewal::Extend`] never shortens it.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ pub trait SessionStore: Send + Sync + 'static {
     fn touch(
         &self,
         key: &Handle,
-        ttl: Duration,
+        renewal: Renewal,
     ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
 
     /// Deletes a session, whatever its version.
@@ -235,6 +235,16 @@ impl fmt::Debug for Write<'_> {
     }
 }
 
+/// A new time to live for a session that is read and not written.
+#[allow(clippy::exhaustive_enums, reason = "complete: at least, or exactly")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// At least this long. What somebody else has set meanwhile, and is longer, stays.
+    Extend(Duration),
+    /// Exactly this long, though it be shorter, and though the session has lived for ever until now.
+    Set(Duration),
+}
+
 /// What became of [`SessionStore::create`].
 #[must_use]
 #[allow(
@@ -267,13 +277,13 @@ pub enum Replaced {
 
 /// What became of [`SessionStore::touch`].
 #[must_use]
-#[allow(clippy::exhaustive_enums, reason = "complete: there or not")]
+#[allow(clippy::exhaustive_enums, reason = "complete: changed or not")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
     /// The time to live is set.
     Done,
-    /// Nothing is stored under the handle.
-    Gone,
+    /// Nothing was changed: nothing is stored under the handle, or it lives longer than it was to be extended to.
+    Unchanged,
 }
 
 /// What became of [`SessionStore::delete`].
@@ -360,7 +370,7 @@ pub(crate) trait AnyStore: Send + Sync {
         expected: &'a Stored,
         write: Write<'a>,
     ) -> Answer<'a, Replaced>;
-    fn touch<'a>(&'a self, key: &'a Handle, ttl: Duration) -> Answer<'a, Touched>;
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched>;
     fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
 }
 
@@ -394,8 +404,8 @@ impl<S: SessionStore> AnyStore for S {
         Box::pin(SessionStore::replace(self, key, expected, write))
     }
 
-    fn touch<'a>(&'a self, key: &'a Handle, ttl: Duration) -> Answer<'a, Touched> {
-        Box::pin(SessionStore::touch(self, key, ttl))
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched> {
+        Box::pin(SessionStore::touch(self, key, renewal))
     }
 
     fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted> {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use redis::{ErrorKind, RedisError, Value};
 
 use super::{
-    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, StoreError,
-    Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Renewal, Replaced, SessionStore,
+    StoreError, Stored, Touched, Write,
 };
 use crate::Handle;
 use crate::config::ConfigError;
@@ -221,10 +221,12 @@ impl SessionStore for RedisStore {
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
         let key = self.key(key);
         let mut pipeline = redis::pipe();
+        // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
+        // other, one that looks too long.
         pipeline
-            .cmd("GET")
-            .arg(&key)
             .cmd("PTTL")
+            .arg(&key)
+            .cmd("GET")
             .arg(&key)
             .ignore_errors();
         let answer = self
@@ -236,7 +238,7 @@ impl SessionStore for RedisStore {
             return Err(odd("GET"));
         };
         match <[Value; 2]>::try_from(answers) {
-            Ok([value, left]) => stored(value, &left),
+            Ok([left, value]) => stored(value, &left),
             Err(_) => Err(odd("GET")),
         }
     }
@@ -290,9 +292,14 @@ impl SessionStore for RedisStore {
         }
     }
 
-    async fn touch(&self, key: &Handle, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+        let key = self.key(key);
         let mut command = redis::cmd("PEXPIRE");
-        command.arg(self.key(key)).arg(millis(ttl));
+        command.arg(&key);
+        match renewal {
+            Renewal::Extend(ttl) => command.arg(millis(ttl)).arg("GT"),
+            Renewal::Set(ttl) => command.arg(millis(ttl)),
+        };
         match self
             .inner
             .connections
@@ -300,7 +307,7 @@ impl SessionStore for RedisStore {
             .await?
         {
             Value::Int(1) => Ok(Touched::Done),
-            Value::Int(0) => Ok(Touched::Gone),
+            Value::Int(0) => Ok(Touched::Unchanged),
             _ => Err(odd("PEXPIRE")),
         }
     }

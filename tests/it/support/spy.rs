@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Replaced, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Renewal, Replaced, Stored, Touched,
+    Write,
 };
 use sessile::{Handle, SessionStore, StoreError};
 
@@ -83,9 +84,9 @@ impl<S: SessionStore> SessionStore for Spy<S> {
         self.store.replace(key, expected, write).await
     }
 
-    async fn touch(&self, key: &Handle, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
         count(&self.calls.touch);
-        self.store.touch(key, ttl).await
+        self.store.touch(key, renewal).await
     }
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
