@@ -14,7 +14,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::SessionError;
@@ -39,7 +39,13 @@ pub(crate) type Check = fn(key: &str, value: &Json) -> Result<(), SessionError>;
 /// Where a change that is committed at once leaves its result, anew at every replay.
 pub(crate) struct Answer<T> {
     id: AnswerId,
-    slot: Arc<Mutex<Option<T>>>,
+    slot: Arc<Mutex<Slot<T>>>,
+}
+
+struct Slot<T> {
+    value: Option<T>,
+    /// The change is in the store; until then the value is a guess.
+    confirmed: bool,
 }
 
 /// Tells one answer from another, whatever their types.
@@ -50,9 +56,13 @@ impl<T> Answer<T> {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = AnswerId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let slot = Slot {
+            value: None,
+            confirmed: false,
+        };
         Self {
             id,
-            slot: Arc::default(),
+            slot: Arc::new(Mutex::new(slot)),
         }
     }
 
@@ -60,15 +70,33 @@ impl<T> Answer<T> {
         self.id
     }
 
-    fn give(&self, value: Option<T>) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    fn slot(&self) -> MutexGuard<'_, Slot<T>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take(&self) -> Option<T> {
-        self.slot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn give(&self, value: Option<T>) {
+        *self.slot() = Slot {
+            value,
+            confirmed: false,
+        };
+    }
+
+    fn confirm(&self) {
+        self.slot().confirmed = true;
+    }
+
+    /// What the change gives as far as this request can tell.
+    pub(crate) fn guess(&self) -> Option<T> {
+        self.slot().value.take()
+    }
+
+    /// What the change has given.
+    pub(crate) fn take(&self) -> Result<Option<T>, SessionError> {
+        let mut slot = self.slot();
+        match slot.confirmed {
+            true => Ok(slot.value.take()),
+            false => Err(SessionError::Discarded),
+        }
     }
 }
 
@@ -270,6 +298,18 @@ impl Change {
         }
     }
 
+    fn confirm(&self) {
+        match self {
+            Self::Increment {
+                answer: Some(answer),
+                ..
+            } => answer.confirm(),
+            Self::Take { answer, .. } => answer.confirm(),
+            Self::TakeFlashes { answer } => answer.confirm(),
+            _ => {}
+        }
+    }
+
     /// Whether the value under this key may depend on this change.
     fn touches(&self, name: &str) -> bool {
         match self {
@@ -379,6 +419,14 @@ impl ChangeLog {
         self.0.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn append(&mut self, later: &Self) {
+        self.0.extend_from_slice(&later.0);
+    }
+
     pub(crate) fn push(&mut self, change: Change) {
         self.0.push(change);
     }
@@ -392,6 +440,22 @@ impl ChangeLog {
     /// Takes the change back whose caller is told that it failed.
     pub(crate) fn withdraw(&mut self, answer: AnswerId) {
         self.0.retain(|change| change.answer() != Some(answer));
+    }
+
+    /// The changes are in the store, and so is what they have given.
+    pub(crate) fn confirm(&self) {
+        self.0.iter().for_each(Change::confirm);
+    }
+
+    /// Whether the session may change hands by these.
+    pub(crate) fn touches_principal(&self) -> bool {
+        let touches = |change: &Change| {
+            matches!(
+                change,
+                Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
+            )
+        };
+        self.0.iter().any(touches)
     }
 
     /// Whether the value under this key may depend on changes that are not committed.
@@ -551,9 +615,9 @@ mod tests {
             answer: answer.clone(),
         };
         let taken = replay(&base, [take.clone()]).unwrap();
-        assert!(answer.take().is_some());
+        assert!(answer.guess().is_some());
         replay(&taken, [take.clone()]).unwrap();
-        assert!(answer.take().is_none());
+        assert!(answer.guess().is_none());
         let other = replay(&taken, [insert("token", 7)]).unwrap();
         assert!(matches!(
             replay(&other, [take]),

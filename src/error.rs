@@ -90,6 +90,12 @@ pub enum SessionError {
         "the response has been sent, so the cookie cannot change any more: do this before the handler returns"
     )]
     ResponseSent,
+    /// Used if a change was dropped before it was committed: by `discard_changes` or `destroy` on a clone, or since the
+    /// request failed or was given up. Nothing was written.
+    #[error(
+        "the change was discarded before it was committed: by a clone of the session, or since the request failed"
+    )]
+    Discarded,
     /// Used if the closure of [`try_update`](crate::Session::try_update) said no.
     #[error("the update of session value {key:?} was refused by its closure")]
     Refused {
@@ -167,6 +173,7 @@ impl SessionError {
             | Self::TooLarge { .. }
             | Self::TooManyFlashes { .. }
             | Self::InvalidTimeout { .. }
+            | Self::Discarded
             | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::change::{Answer, AnswerId, Change, Lifetimes, Rewrite, Rotation, decode, encode};
 use crate::commit::run::within;
-use crate::commit::{Occasion, settle};
+use crate::commit::{Occasion, destroy_later, settle};
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
 use crate::flash::{Flash, Level, MOST as FLASHES_MOST};
@@ -20,8 +20,11 @@ use crate::key::SessionKey;
 use crate::lifetime::{after, check_timeout, last_accessed, to_millis, to_time, ttl};
 use crate::record::{Epoch, Json, Record};
 use crate::state::{Shared, Standing, State};
-use crate::store::Freshness;
+use crate::store::{Freshness, Renewal};
 use crate::token::{Handle, Secret};
+
+/// How often an update is tried whose value other clones of the session change meanwhile.
+const REWRITES: u32 = 100;
 
 /// How long a key may be, in bytes.
 const KEY_LONGEST: usize = 1024;
@@ -155,7 +158,11 @@ impl Session {
     /// Removes a key without looking at its value.
     #[doc(alias("forget", "unset"))]
     pub fn discard(&self, key: &str) {
-        if self.contains_key(key) {
+        let there = {
+            let state = self.shared.state();
+            state.view.data.contains_key(key) || state.is_pending(key)
+        };
+        if there {
             // Removing cannot fail: it looks at nothing.
             let _ = self.change(Change::Remove {
                 key: key.to_owned(),
@@ -177,7 +184,7 @@ impl Session {
     /// Removes every key that is there now. The session stays, with its principal; to end it, use
     /// [`destroy`](Self::destroy).
     pub fn clear(&self) {
-        let keys = self.keys();
+        let keys = self.shared.state().all_keys();
         if !keys.is_empty() {
             // Removing cannot fail: it looks at nothing.
             let _ = self.change(Change::Clear { keys });
@@ -201,7 +208,7 @@ impl Session {
             by,
             answer: Some(answer.clone()),
         })?;
-        answer.take().ok_or(SessionError::OutcomeUnknown)
+        answer.guess().ok_or(SessionError::Discarded)
     }
 
     /// Subtracts from a counter, as [`increment`](Self::increment) adds.
@@ -240,7 +247,7 @@ impl Session {
             answer: Some(answer.clone()),
         })?;
         self.settle(Some(answer.id())).await?;
-        answer.take().ok_or(SessionError::OutcomeUnknown)
+        answer.take()?.ok_or(SessionError::Discarded)
     }
 
     /// Appends to a list; a missing list is empty. No item is lost, whatever other requests append.
@@ -323,7 +330,7 @@ impl Session {
             Ok((value, json))
         };
         let apply = Arc::new(apply);
-        loop {
+        for _ in 0..REWRITES {
             // The closure is the application's: it may use this session, so no lock is held while it runs.
             let seen = self.shared.state().view.data.get(key).cloned();
             let (value, json) = apply(seen.as_ref())?;
@@ -344,6 +351,7 @@ impl Session {
             }
             return Ok(value);
         }
+        Err(SessionError::Conflict { attempts: REWRITES })
     }
 
     /// Removes a value and returns it to exactly one of any number of concurrent requests: for one-time tokens. Commits
@@ -378,7 +386,7 @@ impl Session {
             answer: answer.clone(),
         })?;
         self.settle(Some(answer.id())).await?;
-        answer.take().map(|value| decode(&key, &value)).transpose()
+        answer.take()?.map(|value| decode(&key, &value)).transpose()
     }
 
     /// Gives the session a new token; the old one is dead from the commit on. Do it whenever privileges change.
@@ -407,11 +415,23 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// One `UNLINK` after the handler, one round trip.
+    /// One `UNLINK` after the handler, one round trip; after the response, in the background.
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
         let circumstances = self.shared.terms().circumstances();
-        self.shared.state().destroy(&circumstances);
+        let late = {
+            let mut state = self.shared.state();
+            state.destroy(&circumstances);
+            // No response comes that would do it.
+            if state.head_sent {
+                state.doomed.take()
+            } else {
+                None
+            }
+        };
+        if let Some(handle) = late {
+            destroy_later(&self.shared, handle);
+        }
     }
 
     /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and
@@ -443,9 +463,10 @@ impl Session {
     /// Those of [`cycle_id`](Self::cycle_id).
     pub fn clear_principal(&self) -> Result<(), SessionError> {
         self.may_rotate()?;
-        match self.principal() {
-            Some(_) => self.change(Change::ClearPrincipal(self.rotation())),
-            None => Ok(()),
+        let nobodys = self.shared.state().is_nobodys();
+        match nobodys {
+            true => Ok(()),
+            false => self.change(Change::ClearPrincipal(self.rotation())),
         }
     }
 
@@ -472,6 +493,7 @@ impl Session {
     ///   the end of the request.
     /// - [`SessionError::TooLarge`], and those of changes that no longer fit what others made of the session.
     /// - [`SessionError::ResponseSent`]: the session is new, and its cookie cannot be sent any more.
+    /// - [`SessionError::Discarded`]: changes were dropped since the request failed or was given up.
     ///
     /// # Cancel safety
     ///
@@ -503,7 +525,7 @@ impl Session {
                 Standing::Stored(base) => (base.token.handle, base.record.epoch, state.generation),
             }
         };
-        let deadline = Instant::now() + shared.budget.saturating_sub(shared.state().spent);
+        let deadline = Instant::now() + shared.time_left();
         let load = shared.core.store.load(&handle, Freshness::Latest);
         let stored = within(deadline, load)
             .await?
@@ -527,11 +549,12 @@ impl Session {
     }
 
     /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
-    /// Requests renew it by themselves.
+    /// Requests renew it by themselves. It goes by the timeouts that the session had when it was last loaded or saved, and
+    /// shortens nothing.
     ///
     /// # Redis
     ///
-    /// One `PEXPIRE`, in the background. None if the session is not stored.
+    /// One `PEXPIRE … GT`, in the background. None if the session is not stored.
     #[doc(alias("keep_alive", "extend"))]
     pub fn touch(&self) {
         let shared = &self.shared;
@@ -539,12 +562,13 @@ impl Session {
         let renewal = match &shared.state().standing {
             Standing::Stored(base) => {
                 let idle = shared.idle_timeout(&base.record);
-                ttl(idle, base.record.deadline, now).map(|ttl| (base.token.handle, ttl))
+                ttl(idle, base.record.deadline, now)
+                    .map(|ttl| (base.token.handle, Renewal::Extend(ttl)))
             }
             Standing::New | Standing::Barred { .. } => None,
         };
-        if let Some((handle, ttl)) = renewal {
-            renew(&shared.core, &shared.settings, handle, ttl);
+        if let Some((handle, renewal)) = renewal {
+            renew(&shared.core, &shared.settings, handle, renewal);
         }
     }
 
@@ -721,7 +745,7 @@ impl Session {
                 answer: answer.clone(),
             })?;
             self.settle(Some(answer.id())).await?;
-            flashes = answer.take().unwrap_or_default();
+            flashes = answer.take()?.unwrap_or_default();
         }
         let mut state = self.shared.state();
         state.flashes_taken.extend_from_slice(&flashes);

@@ -1,5 +1,6 @@
 //! What one request knows of its session: the record it loaded, and the changes since.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,12 +42,16 @@ pub(crate) struct State {
     /// Grows with every change of what the view is made of.
     revision: u64,
     log: ChangeLog,
-    /// A commit is under way, with changes that are not in the log.
-    in_flight: bool,
+    /// The changes of a commit that is under way or unresolved.
+    in_flight: Option<ChangeLog>,
     /// What is under way was discarded: should it fail, it is not put back.
     discarded: bool,
     /// A commit that got no answer; nothing else is committed before it is resolved.
     unresolved: Option<Box<Commit>>,
+    /// How many commits wait or are under way.
+    pub(crate) settling: u32,
+    /// Changes were dropped that somebody may still want to save.
+    pub(crate) dropped: bool,
     /// A commit of this request that nobody will ever know the outcome of.
     pub(crate) lost: bool,
     /// To be deleted before anything else is done.
@@ -67,6 +72,9 @@ pub(crate) struct State {
     /// Time that the load and failed commits took of the request's budget.
     pub(crate) spent: Duration,
 }
+
+/// How often a view is made anew for changes that come while it is made.
+const PASSES: u32 = 8;
 
 /// How the view relates to record and log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +103,9 @@ impl State {
             view_is: View::Exact,
             revision: 0,
             log: ChangeLog::default(),
-            in_flight: false,
+            in_flight: None,
+            settling: 0,
+            dropped: false,
             discarded: false,
             unresolved: None,
             lost: false,
@@ -157,13 +167,34 @@ impl State {
     /// Whether the store has this value under the key, and no change of this request says otherwise. Only then is writing
     /// it no change; what is pending may come out differently.
     pub(crate) fn has_already(&self, key: &str, value: &Json) -> bool {
-        let pending = self.in_flight || self.unresolved.is_some() || self.log.touches(key);
-        !pending && self.view.data.get(key) == Some(value)
+        !self.is_pending(key) && self.view.data.get(key) == Some(value)
+    }
+
+    /// Whether the value under the key may still come out differently.
+    pub(crate) fn is_pending(&self, key: &str) -> bool {
+        self.in_flight.is_some() || self.log.touches(key)
+    }
+
+    /// Whether nobody's session is this, whatever becomes of pending changes.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        let pending = self.in_flight.is_some() || self.log.touches_principal();
+        !pending && self.view.principal.is_none()
+    }
+
+    /// The keys that there are, or may be if pending changes fail.
+    pub(crate) fn all_keys(&self) -> Vec<String> {
+        let mut keys: BTreeSet<&String> = self.view.data.keys().collect();
+        if let Standing::Stored(base) = &self.standing
+            && (self.in_flight.is_some() || !self.log.is_empty())
+        {
+            keys.extend(base.record.data.keys());
+        }
+        keys.into_iter().cloned().collect()
     }
 
     /// The same for timeouts and the cookie's life.
     pub(crate) fn has_lifetimes(&self, has: impl FnOnce(&Record) -> bool) -> bool {
-        let pending = self.in_flight || self.unresolved.is_some() || self.log.touches_lifetimes();
+        let pending = self.in_flight.is_some() || self.log.touches_lifetimes();
         !pending && has(&self.view)
     }
 
@@ -183,6 +214,7 @@ impl State {
         self.revision += 1;
         self.log = ChangeLog::default();
         self.unresolved = None;
+        self.in_flight = None;
         self.lost = false;
         self.view = Arc::new(Record::new(circumstances));
         self.view_is = View::Exact;
@@ -191,7 +223,7 @@ impl State {
     /// Forgets changes that are not committed yet.
     pub(crate) fn discard(&mut self) {
         self.log = ChangeLog::default();
-        self.discarded = self.in_flight;
+        self.discarded = self.in_flight.is_some();
         self.outdate_view();
     }
 
@@ -203,7 +235,9 @@ impl State {
     /// Drops what a failed request must not leave behind.
     pub(crate) fn drop_failed_changes(&mut self) {
         if !self.log.is_empty() {
+            let before = self.log.len();
             self.log.retain_for_failed_request();
+            self.dropped |= self.log.len() < before;
             self.outdate_view();
         }
     }
@@ -222,8 +256,7 @@ impl State {
         self.head_sent = true;
         self.lost = false;
         if !committed {
-            self.log = ChangeLog::default();
-            self.unresolved = None;
+            self.forget();
         }
         self.log.drop_rotations();
         self.outdate_view();
@@ -245,9 +278,7 @@ impl State {
 
     /// Takes out the commit that is to be resolved first.
     pub(crate) fn take_unresolved(&mut self) -> Option<(Box<Commit>, u32)> {
-        let commit = self.unresolved.take()?;
-        self.in_flight = true;
-        Some((commit, self.generation))
+        Some((self.unresolved.take()?, self.generation))
     }
 
     /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
@@ -266,7 +297,7 @@ impl State {
         // A secret is retired from the commit on, not from the call, so a rotation is done again.
         let done = self.view_is == View::Exact && log.new_secret().is_none();
         let done = done.then(|| Arc::clone(&self.view));
-        self.in_flight = true;
+        self.in_flight = Some(log.clone());
         self.discarded = false;
         self.revision += 1;
         Ok(Some((Work { base, log, done }, self.generation)))
@@ -274,9 +305,11 @@ impl State {
 
     /// Takes in how a commit ended; false if the session was destroyed meanwhile.
     pub(crate) fn conclude(&mut self, generation: u32, outcome: Outcome) -> bool {
-        self.in_flight = false;
         if self.generation != generation {
             return false;
+        }
+        if !matches!(outcome, Outcome::Unresolved(_)) {
+            self.in_flight = None;
         }
         match outcome {
             Outcome::Committed(base) => {
@@ -301,8 +334,19 @@ impl State {
     /// A closure of the application panicked in the middle of a commit. If the handler catches that, its response must
     /// not claim the changes.
     pub(crate) fn lose_in_flight(&mut self) {
-        self.in_flight = false;
-        self.lost = !self.head_sent;
+        if self.in_flight.take().is_some() {
+            self.lost = !self.head_sent;
+            self.outdate_view();
+        }
+    }
+
+    /// Forgets what is not committed; whoever saves it still is told.
+    fn forget(&mut self) {
+        self.dropped |= !self.log.is_empty() || self.unresolved.is_some();
+        self.log = ChangeLog::default();
+        self.unresolved = None;
+        self.in_flight = None;
+        self.outdate_view();
     }
 
     fn outdate_view(&mut self) {
@@ -354,7 +398,7 @@ impl Shared {
     pub(crate) fn terms(&self) -> Terms<'_> {
         let config = &self.settings.config;
         Terms {
-            store: &*self.core.store,
+            core: &self.core,
             cookie: &config.cookie.name,
             idle_timeout: config.idle_timeout,
             absolute_timeout: config.absolute_timeout,
@@ -404,7 +448,8 @@ impl Shared {
 
     /// Closures of the application run here, which may use the session: no lock is held meanwhile.
     fn refresh_view(&self) {
-        loop {
+        // A closure that changes the session it is run for would have no end.
+        for pass in 1..=PASSES {
             let (base, log, revision) = {
                 let state = self.state();
                 if state.view_is != View::Stale {
@@ -414,31 +459,49 @@ impl Shared {
                     Standing::Stored(base) => Some(Arc::clone(&base.record)),
                     Standing::New | Standing::Barred { .. } => None,
                 };
-                (base, state.log.clone(), state.revision)
+                let mut log = state.in_flight.clone().unwrap_or_default();
+                log.append(&state.log);
+                (base, log, state.revision)
             };
             let circumstances = self.terms().circumstances();
             let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&circumstances)));
             let exact =
                 log.is_empty() || log.replay_what_applies(Arc::make_mut(&mut view), &circumstances);
             let mut state = self.state();
-            if state.revision == revision {
+            let unchanged = state.revision == revision;
+            if unchanged || pass == PASSES {
                 state.view = view;
-                state.view_is = if exact { View::Exact } else { View::Partial };
+                state.view_is = match exact && unchanged {
+                    true => View::Exact,
+                    false => View::Partial,
+                };
                 return;
             }
         }
     }
 
+    /// How long a commit or a load that begins now may take.
+    pub(crate) fn time_left(&self) -> Duration {
+        let state = self.state();
+        match state.head_sent {
+            true => self.budget,
+            false => self.budget.saturating_sub(state.spent),
+        }
+    }
+
     /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
     pub(crate) fn abandon(&self) {
-        let (doomed, log) = {
-            let mut state = self.state();
+        let doomed = self.edit(|state| {
             // No response will carry a cookie any more.
             state.head_sent = true;
-            (state.doomed.take(), std::mem::take(&mut state.log))
-        };
-        // Closures in it may hold the session itself.
-        drop(log);
+            if state.settling > 0 {
+                // What somebody has begun to save is saved, and destroyed what is to be.
+                return None;
+            }
+            // Closures in the log may hold the session itself.
+            state.forget();
+            state.doomed.take()
+        });
         if let Some(handle) = doomed {
             destroy_later(self, handle);
         }

@@ -52,6 +52,10 @@ impl State {
         }
     }
 
+    pub(crate) fn is_unresolved(self) -> bool {
+        self.unresolved
+    }
+
     pub(crate) fn attempts(self) -> u32 {
         self.attempts
     }

@@ -44,47 +44,75 @@ const ROUNDS: u32 = 4;
 pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(), SessionError> {
     // Without the gate a commit of another clone may be under way, and what it has taken is not settled.
     if let Ok(_gate) = shared.gate.try_lock()
-        && shared.edit(|state| is_settled_for(state, &occasion))
+        && shared.edit(|state| is_settled_for(state, &occasion))?
     {
         return Ok(());
     }
-    let (shared, later) = (Arc::clone(shared), Arc::clone(shared));
-    match tokio::spawn(async move { settle_in_turn(&shared, occasion).await }).await {
+    let settling = Settling::begin(shared);
+    match tokio::spawn(async move { settle_in_turn(&settling.0, occasion).await }).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
-            Ok(panic) => {
-                later.state().lose_in_flight();
-                std::panic::resume_unwind(panic)
-            }
+            Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is shutting down and took the task with it.
             Err(_) => Err(SessionError::OutcomeUnknown),
         },
     }
 }
 
-/// Whether nothing is left to do; if so, the head may go.
-fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
-    if let Occasion::Head { failed: true } = occasion {
-        state.drop_failed_changes();
+/// A commit that waits or is under way, and so keeps its changes from being given up.
+struct Settling(Arc<Shared>);
+
+impl Settling {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        shared.state().settling += 1;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.state().settling -= 1;
+    }
+}
+
+/// Whether nothing is left to do; if so, the head may go. An error if changes were dropped that the caller meant to save.
+fn is_settled_for(state: &mut State, occasion: &Occasion) -> Result<bool, SessionError> {
+    match occasion {
+        Occasion::Head { failed: true } => state.drop_failed_changes(),
+        Occasion::Head { failed: false } => {}
+        Occasion::Call { .. } if std::mem::take(&mut state.dropped) => {
+            return Err(SessionError::Discarded);
+        }
+        Occasion::Call { .. } => {}
     }
     let settled = state.is_settled();
     if settled && let Occasion::Head { .. } = occasion {
         state.send_head(true);
     }
-    settled
+    Ok(settled)
+}
+
+/// If a closure of the application panics when it is done again, the response must not claim its change.
+struct Unwound<'a>(&'a Shared);
+
+impl Drop for Unwound<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.state().lose_in_flight();
+        }
+    }
 }
 
 async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), SessionError> {
     let _gate = shared.gate.lock().await;
+    let _unwound = Unwound(shared);
     let began = Instant::now();
-    let budget = shared.edit(|state| match state.head_sent {
-        true => shared.budget,
-        false => shared.budget.saturating_sub(state.spent),
-    });
-    let result = settle_before(shared, &occasion, began + budget).await;
+    let result = settle_before(shared, &occasion, began + shared.time_left()).await;
     shared.edit(|state| {
         if result.is_err() {
-            state.spent += began.elapsed();
+            if !state.head_sent {
+                state.spent += began.elapsed();
+            }
             if let Occasion::Call {
                 answer: Some(answer),
             } = occasion
@@ -107,16 +135,25 @@ async fn settle_before(
     occasion: &Occasion,
     deadline: Instant,
 ) -> Result<(), SessionError> {
+    let mut committed = false;
     for _ in 0..ROUNDS {
-        if shared.edit(|state| is_settled_for(state, occasion)) {
+        if shared.edit(|state| is_settled_for(state, occasion))? {
             break;
         }
-        settle_once(shared, deadline).await?;
+        match settle_once(shared, deadline).await {
+            // What a call has made is among what was committed; what clones have changed since is theirs to save.
+            Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
+            Ok(worked) => committed |= worked,
+            // What the handler has done is in the store, and the response says so; only a logout must not fail unnoticed.
+            Err(_) if committed && shared.state().doomed.is_none() => break,
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
 
-async fn settle_once(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+/// Does what is to be done next; true if changes were committed.
+async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
     let doomed = shared.state().doomed.take();
     if let Some(handle) = doomed {
         destroy(shared, handle, deadline).await?;
@@ -135,12 +172,13 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
         conclude(shared, ended, generation)?;
     }
     let work = shared.state().take_work()?;
-    if let Some((work, generation)) = work {
-        let commit = Commit::new(work, shared.core.next_commit());
-        let ended = commit.run(&shared.terms(), deadline).await;
-        conclude(shared, ended, generation)?;
-    }
-    Ok(())
+    let Some((work, generation)) = work else {
+        return Ok(false);
+    };
+    let commit = Commit::new(work, shared.core.next_commit());
+    let ended = commit.run(&shared.terms(), deadline).await;
+    conclude(shared, ended, generation)?;
+    Ok(true)
 }
 
 /// Puts the result of a commit into the request's session.

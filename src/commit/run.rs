@@ -11,6 +11,7 @@ use super::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
 use crate::change::{ChangeLog, Circumstances};
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprinting;
+use crate::layer::Core;
 use crate::lifetime::{to_millis, ttl};
 use crate::record::{CommitId, Epoch, Record, Version};
 use crate::store::{
@@ -24,7 +25,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What a commit needs to know of the layer and the request.
 pub(crate) struct Terms<'a> {
-    pub(crate) store: &'a dyn AnyStore,
+    pub(crate) core: &'a Core,
     pub(crate) cookie: &'a str,
     pub(crate) idle_timeout: Duration,
     pub(crate) absolute_timeout: Duration,
@@ -37,7 +38,7 @@ impl Terms<'_> {
     pub(crate) fn circumstances(&self) -> Circumstances {
         let bind = self.fingerprinting != Fingerprinting::Off;
         Circumstances {
-            now: to_millis(self.store.now()),
+            now: to_millis(self.core.store.now()),
             absolute_timeout: self.absolute_timeout,
             network: self.network.filter(|_| bind).map(str::to_owned),
         }
@@ -126,6 +127,11 @@ impl Commit {
         let mut failure = None;
         loop {
             let (state, action) = step(self.state, event, Instant::now() >= deadline);
+            if self.state.is_unresolved() && !state.is_unresolved() {
+                // Proved not applied. Other commits of this writer may have followed, so a new number is due: an older one
+                // put in the place of theirs would prove of theirs what is not so.
+                self.id = terms.core.next_commit();
+            }
             self.state = state;
             event = match action {
                 Action::Send | Action::SendAfresh => match self.seal(terms) {
@@ -187,7 +193,9 @@ impl Commit {
                 let token = Token::random();
                 record.version = Version::first();
                 record.epoch = Epoch::random();
-                record.secret = token.secret.hash(terms.store.namespace(), terms.cookie);
+                record.secret = token
+                    .secret
+                    .hash(terms.core.store.namespace(), terms.cookie);
                 record.retired.clear();
                 (record, token)
             }
@@ -232,15 +240,18 @@ impl Commit {
         let write = Write::new(&sent.value, sent.ttl);
         let handle = &sent.token.handle;
         let answer = match &self.work.base {
-            None => within(deadline, terms.store.create(handle, write))
+            None => within(deadline, terms.core.store.create(handle, write))
                 .await
                 .map(|created| match created {
                     Created::Done => Some(Replaced::Done),
                     Created::Exists => None,
                 }),
-            Some(base) => within(deadline, terms.store.replace(handle, &base.stored, write))
-                .await
-                .map(Some),
+            Some(base) => within(
+                deadline,
+                terms.core.store.replace(handle, &base.stored, write),
+            )
+            .await
+            .map(Some),
         };
         match answer {
             Ok(Some(Replaced::Done)) => Event::Done,
@@ -264,7 +275,7 @@ impl Commit {
         let Some(base) = &self.work.base else {
             return Event::Gone;
         };
-        let load = terms.store.load(&base.token.handle, Freshness::Latest);
+        let load = terms.core.store.load(&base.token.handle, Freshness::Latest);
         match within(deadline, load).await {
             Ok(Some(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
@@ -341,6 +352,7 @@ impl Commit {
             Some((stored, record)) => (stored, Arc::new(record)),
             None => (Stored::new(sent.value, Some(sent.ttl)), sent.record),
         };
+        self.work.log.confirm();
         let created = self.work.base.is_none();
         Ended::Committed(Box::new(Committed {
             base: Base {

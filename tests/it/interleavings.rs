@@ -427,3 +427,181 @@ async fn a_closure_that_panics_when_it_is_done_again_is_no_success() {
         .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(10)) })
         .await;
 }
+
+#[tokio::test]
+async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |_| ()).await;
+    let mut visit = Visit::with(SessionLayer::new(store));
+    visit
+        .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
+        .await;
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let send = Arc::new(Mutex::new(Some(send)));
+    let injected = proxy.clone();
+    let page = visit
+        .page(move |session| async move {
+            session.increment("n", 1).unwrap();
+            injected.inject("EVALSHA", Fault::LoseRequest, 3);
+            injected.delay(Duration::from_millis(50));
+            tokio::spawn(async move {
+                // The response's commit is under way, and will fail.
+                tokio::time::sleep(Duration::from_millis(25)).await;
+                let taken = session.take::<String>("token").await;
+                send.lock().unwrap().take().unwrap().send(taken).unwrap();
+            });
+        })
+        .await;
+    assert_eq!(page.status, 503);
+    let taken = receive.await.unwrap();
+    proxy.delay(Duration::ZERO);
+    let there = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&there);
+    visit
+        .request(move |session| async move {
+            *seen.lock().unwrap() = session.get::<String>("token").unwrap();
+        })
+        .await;
+    let there = there.lock().unwrap().take();
+    assert!(
+        taken.is_err() || there.is_none(),
+        "taken: {taken:?}, and still there: {there:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_save_whose_changes_were_dropped_says_so() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let kept = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    let handler = move |session: sessile::Session| async move {
+        session.insert("n", 2).unwrap();
+        *keep.lock().unwrap() = Some(session);
+        axum::http::StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let app = axum::Router::new()
+        .route("/", axum::routing::get(handler))
+        .layer(visit.layer.clone());
+    assert_eq!(visit.browser.get(&app, "/").await.status, 500);
+    let session = kept.lock().unwrap().take().unwrap();
+    assert!(matches!(session.save().await, Err(SessionError::Discarded)));
+    session.insert("n", 3).unwrap();
+    session.save().await.unwrap();
+    visit
+        .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(3)) })
+        .await;
+}
+
+#[tokio::test]
+async fn what_a_clone_fails_to_save_does_not_fail_what_was_taken() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |_| ()).await;
+    let mut visit = Visit::with(SessionLayer::new(store));
+    visit
+        .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
+        .await;
+    proxy.delay(Duration::from_millis(40));
+    let page = visit
+        .page(|session| async move {
+            let large = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                // Each fits, both do not.
+                session.insert("one", "x".repeat(40_000)).unwrap();
+                session.insert("other", "x".repeat(40_000)).unwrap();
+            };
+            let (taken, ()) = tokio::join!(session.take::<String>("token"), large);
+            assert_eq!(taken.unwrap().as_deref(), Some("secret"));
+            session.discard_changes();
+        })
+        .await;
+    assert_eq!(page.status, 200);
+}
+
+#[tokio::test]
+async fn what_undoes_an_unresolved_change_is_done() {
+    let mut scene = Scene::new().await;
+    let proxy = scene.proxy.clone();
+    scene
+        .visit
+        .request(move |session| async move {
+            session.set_principal("mia").await.unwrap();
+            session.insert("k", 1).unwrap();
+            proxy.inject("EVALSHA", Fault::LoseAnswer, 3);
+            assert!(session.increment_now("n", 1).await.is_err());
+            assert_eq!(
+                session.principal().as_deref(),
+                Some("mia"),
+                "it may have happened"
+            );
+            session.discard("k");
+            session.clear_principal().unwrap();
+        })
+        .await;
+    scene
+        .visit
+        .request(|session| async move {
+            assert_eq!(session.principal(), None);
+            assert_eq!(session.keys(), ["n", "name"]);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_closure_that_changes_its_own_session_comes_to_an_end() {
+    let mut scene = Scene::new().await;
+    let server = Arc::new(Mutex::new(scene.server));
+    let killed = Arc::clone(&server);
+    let page = scene
+        .visit
+        .page(move |session| async move {
+            let inner = session.clone();
+            let counting = move |n: &mut i64| {
+                let _ = inner.increment("calls", 1);
+                *n += 1;
+            };
+            session.update("n", counting).unwrap();
+            killed.lock().unwrap().kill();
+            assert!(session.save().await.is_err());
+        })
+        .await;
+    assert_eq!(page.status, 503);
+}
+
+#[tokio::test]
+async fn an_old_connection_that_keeps_a_session_alive_does_not_shorten_a_new_login() {
+    let clock = ManualClock::new();
+    let mut visit = Visit::with(SessionLayer::new(
+        MemoryStore::new().with_clock(clock.clone()),
+    ));
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let old = visit.keep().await;
+    let hour = Duration::from_secs(3600);
+    for _ in 0..47 {
+        clock.advance(hour / 2 - Duration::from_secs(60));
+        visit
+            .request(|session| async move { session.touch() })
+            .await;
+        tokio::task::yield_now().await;
+    }
+    visit
+        .request(|session| async move { session.set_principal("mia").await.unwrap() })
+        .await;
+    // The old deadline is a minute away, and over soon.
+    for _ in 0..47 {
+        clock.advance(Duration::from_secs(60));
+        old.touch();
+        tokio::task::yield_now().await;
+        visit
+            .request(
+                |session| async move { assert_eq!(session.principal().as_deref(), Some("mia")) },
+            )
+            .await;
+    }
+}

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use sessile::{RedisConfig, RedisStore, SessionLayer};
 
 use crate::support::app::app;
+use crate::support::proxy::Fault;
 use crate::support::server::free_port;
 use crate::support::{Browser, Proxy, Server, store_with};
 
@@ -193,7 +194,8 @@ async fn a_full_server_still_reads_and_logs_out() {
 #[tokio::test]
 async fn a_demoted_primary_is_left_and_found_again() {
     let server = Server::start();
-    let app = app(SessionLayer::new(store_with(&server.url(), |_| ()).await));
+    let store = store_with(&server.url(), |_| ()).await;
+    let app = app(SessionLayer::new(store.clone()));
     let mut visitor = browsers(&app, 1).await.remove(0);
     let replica_of = |host: &str, port: &str| {
         let done: () = redis::cmd("REPLICAOF")
@@ -206,8 +208,29 @@ async fn a_demoted_primary_is_left_and_found_again() {
     replica_of("127.0.0.1", &free_port().to_string());
     assert_eq!(visitor.get(&app, "/read").await.ok(), "name");
     assert_eq!(visitor.get(&app, "/incr?k=n").await.status, 503);
+    // All connections are made anew, so that the address may lead to the new primary.
+    for _ in 0..4 {
+        visitor.get(&app, "/read").await.ok();
+    }
+    assert!(store.pool().broken >= 4, "{:?}", store.pool());
     replica_of("NO", "ONE");
     assert_eq!(visitor.get(&app, "/incr?k=n").await.ok(), "1");
+}
+
+#[tokio::test]
+async fn one_silent_connection_is_not_noticed_by_a_read() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.pool_size = 2;
+        config.command_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let app = app(SessionLayer::new(store));
+    let mut visitor = browsers(&app, 1).await.remove(0);
+    proxy.inject("PTTL", Fault::SwallowAnswer, 1);
+    assert_eq!(visitor.get(&app, "/read").await.ok(), "name");
+    assert_eq!(proxy.faults_left(), 0);
 }
 
 #[tokio::test]

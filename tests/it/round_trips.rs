@@ -136,3 +136,18 @@ async fn a_server_that_forgot_the_script_is_told_it_again() {
     let counts = bench.server.counts();
     assert_eq!((counts.of("evalsha"), counts.of("eval")), (2, 1));
 }
+
+#[tokio::test]
+async fn requests_of_one_process_do_not_race_each_other() {
+    let bench = Bench::new().await;
+    let visitor = bench.visitor().await;
+    bench.server.reset_counts();
+    let pages = (0..50).map(|_| visitor.peek(&bench.app, "/incr?k=n"));
+    for page in futures_util::future::join_all(pages).await {
+        page.ok();
+    }
+    assert_eq!(visitor.peek(&bench.app, "/number?k=n").await.ok(), "50");
+    // Each is loaded before any is committed, meets one conflict and no second.
+    let sent = bench.server.counts().of("evalsha");
+    assert!(sent <= 100, "{sent} compare-and-sets for 50 requests");
+}
