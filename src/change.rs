@@ -20,8 +20,9 @@ use std::time::Duration;
 use crate::error::SessionError;
 use crate::flash::{Flash, add};
 use crate::lifetime::{Millis, after};
-use crate::record::{Epoch, Json, Record, Retired};
+use crate::record::{Json, Record, Retired};
 use crate::token::{Secret, SecretHash};
+use crate::version::Epoch;
 
 /// How long a replaced secret is recognised, so that a request sent before the browser saw the new cookie cannot push
 /// that cookie out.

@@ -135,8 +135,9 @@ impl Default for CookieConfig {
 pub struct SessionConfig {
     /// The cookie.
     pub cookie: CookieConfig,
-    /// The session ends when it is not used for this long; 30 min by default (OWASP: 15–30 min for low-risk
-    /// applications). Kept as the key's TTL, and renewed once half of it is used up.
+    /// The session ends when it is not used for this long, at the earliest after half of it: it is kept as the key's TTL,
+    /// and renewed only once half is used up. For a time that is guaranteed, set twice as much. 30 min by default (OWASP:
+    /// 15–30 min for low-risk applications).
     #[serde(with = "duration")]
     #[doc(alias = "ttl")]
     pub idle_timeout: Duration,

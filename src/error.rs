@@ -180,12 +180,15 @@ impl SessionError {
 
     /// The default response: the status, one plain sentence, never cached.
     pub(crate) fn response(&self) -> Response<Bytes> {
-        let text: &'static str = match self.status() {
-            StatusCode::CONFLICT => {
-                "The session was changed by another request. Load the page again.\n"
+        let text: &'static str = match self {
+            Self::OutcomeUnknown => {
+                "It is not known whether this was done. Look before you repeat it.\n"
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                "The session is unavailable right now. Try again in a moment.\n"
+            Self::Store(_) => "The session is unavailable right now. Try again in a moment.\n",
+            Self::Refused { .. } => "This is not possible any more. Load the page again.\n",
+            Self::Gone(Gone::OtherNetwork) => "The session cannot be used from this network.\n",
+            Self::Gone(_) | Self::Conflict { .. } => {
+                "The session was changed by another request. Load the page again.\n"
             }
             _ => "Internal server error.\n",
         };

@@ -96,7 +96,7 @@ pub enum Event {
 
 /// Hears of every [`Event`] of a layer. Any `Fn(&Event)` is one.
 ///
-/// It is called on the request's task: hand work on, do not wait.
+/// It is called on a task of the runtime, not always the request's: hand work on, do not wait, and use no task-locals.
 pub trait Observer: Send + Sync + 'static {
     /// Called once for every event.
     fn on_event(&self, event: &Event);

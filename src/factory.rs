@@ -67,13 +67,15 @@ pub struct Config {
 }
 
 impl SessionLayer {
-    /// A layer and its store, as configured.
+    /// A layer and its store, as configured. Which store it is stands in the log, since a missing `store` means memory. For
+    /// [`RedisStore::stats`] and [`RedisStore::health`], make the store yourself and keep a clone.
     ///
     /// # Errors
     ///
     /// Those of [`with_config`](Self::with_config) and [`RedisStore::from_config`].
     #[doc(alias = "factory")]
     pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
+        tracing::info!(target: "sessile", store = ?config.store, "sessions are kept in");
         match config.store {
             StoreConfig::Memory => Self::with_config(MemoryStore::new(), config.session),
             StoreConfig::Redis(redis) => {

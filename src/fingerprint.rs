@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// What to do when a session is used from another network than the one it was created on.
 ///
-/// What is compared is the network prefix of the client's address, /24 for IPv4 and /64 for IPv6, so that a new lease
-/// from the same provider is no change. It tells of a stolen cookie; it does not prevent one from the same network, and
+/// What is compared is the network prefix of the client's address, by default /24 for IPv4 and /64 for IPv6, so that a new
+/// lease from the same provider is no change. It is kept in the session and named in events: personal data in some countries. It tells of a stolen cookie; it does not prevent one from the same network, and
 /// phones change networks all day. The address is the peer's, from axum's `ConnectInfo`: serve the router with
 /// `into_make_service_with_connect_info::<SocketAddr>()`, or say where the address comes from with
 /// [`SessionLayer::with_client_ip`](crate::SessionLayer::with_client_ip).
@@ -23,7 +23,9 @@ pub enum Fingerprinting {
     #[default]
     Soft,
     /// The session cannot be seen from another network, nor from one that is unknown: the visitor is anonymous, what
-    /// they write is refused with 409, and neither session nor cookie is harmed. For admin applications.
+    /// they write is refused with 409, a sign-in too, and neither session nor cookie is harmed. Only
+    /// [`Session::destroy`](crate::Session::destroy) acts on the hidden session: to let the visitor sign in from here, call it
+    /// first where [`Session::fingerprint`](crate::Session::fingerprint) is not a match. For admin applications.
     Strict,
 }
 

@@ -7,6 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Answer, Change};
+use crate::error::SessionError;
+use crate::session::Session;
+
 /// How many flashes wait in a session at most. Beyond that nobody reads them.
 pub(crate) const MOST: usize = 64;
 
@@ -49,7 +53,9 @@ pub struct Flash {
 }
 
 impl Flash {
-    pub(crate) fn new(level: Level, text: String) -> Self {
+    /// A message, as a template is given in a test; [`Session::flash`] leaves one for the next page.
+    pub fn new(level: Level, text: impl Into<String>) -> Self {
+        let text = text.into();
         Self { level, text }
     }
 }
@@ -59,6 +65,140 @@ pub(crate) fn add(waiting: &mut Vec<Flash>, flash: &Flash) {
     waiting.push(flash.clone());
     let surplus = waiting.len().saturating_sub(MOST);
     waiting.drain(..surplus);
+}
+
+/// Messages for the next page.
+impl Session {
+    /// Leaves a message for the next page: whichever request first calls [`take_flashes`](Self::take_flashes).
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::TooManyFlashes`]: 64 wait already. If concurrent requests exceed that together, the oldest are
+    ///   dropped.
+    /// - [`SessionError::TooLarge`]: the text is larger than `max_size`.
+    #[doc(alias("flash_message", "add_flash"))]
+    pub fn flash(&self, level: Level, text: impl Into<String>) -> Result<(), SessionError> {
+        let flash = Flash::new(level, text.into());
+        self.check_size("value", flash.text.len())?;
+        if self.shared().state().view.flash.len() >= MOST {
+            return Err(SessionError::TooManyFlashes { limit: MOST });
+        }
+        self.change(Change::AddFlash(flash))
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Success`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_success(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Success, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Info`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_info(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Info, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Warning`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_warning(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Warning, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Error`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_error(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Error, text)
+    }
+
+    /// Leaves a message for this very page: [`take_flashes`](Self::take_flashes) returns it later in this request, and
+    /// nothing is stored.
+    pub fn flash_now(&self, level: Level, text: impl Into<String>) {
+        self.shared()
+            .state()
+            .flash_now
+            .push(Flash::new(level, text.into()));
+    }
+
+    /// Takes the messages that wait, to show them. Each is returned to one request only, over all tabs and nodes. Commits
+    /// everything this request has changed so far.
+    ///
+    /// Requests that show nothing get none and leave them waiting: `HEAD`, and pages that the browser loads in advance
+    /// (`Sec-Purpose: prefetch`).
+    ///
+    /// # Redis
+    ///
+    /// None if no message waited when the session was loaded; otherwise as [`save`](Self::save).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`save`](Self::save). Unless it is `OutcomeUnknown`, the messages still wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the messages may be gone and nobody has shown them.
+    #[doc(alias("get_flashes", "consume_flashes", "flash_messages"))]
+    pub async fn take_flashes(&self) -> Result<Vec<Flash>, SessionError> {
+        if !self.shared().shows_flashes {
+            return Ok(Vec::new());
+        }
+        let mut flashes = Vec::new();
+        if !self.shared().state().view.flash.is_empty() {
+            let answer = Answer::new();
+            self.change(Change::TakeFlashes {
+                answer: answer.clone(),
+            })?;
+            self.settle(Some(answer.id())).await?;
+            flashes = answer.take()?.unwrap_or_default();
+        }
+        let mut state = self.shared().state();
+        state.flashes_taken.extend_from_slice(&flashes);
+        flashes.append(&mut state.flash_now);
+        Ok(flashes)
+    }
+
+    /// The messages that wait, without taking them; another request may show them.
+    pub fn peek_flashes(&self) -> Vec<Flash> {
+        let state = self.shared().state();
+        state
+            .view
+            .flash
+            .iter()
+            .chain(&state.flash_now)
+            .cloned()
+            .collect()
+    }
+
+    /// Leaves the messages that this request has taken for the next page after all.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    #[doc(alias = "reflash")]
+    pub fn keep_flashes(&self) -> Result<(), SessionError> {
+        let taken = std::mem::take(&mut self.shared().state().flashes_taken);
+        for (kept, flash) in taken.iter().enumerate() {
+            if let Err(error) = self.flash(flash.level, flash.text.as_str()) {
+                self.shared()
+                    .state()
+                    .flashes_taken
+                    .extend_from_slice(&taken[kept..]);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

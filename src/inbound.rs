@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::change::Circumstances;
 use crate::commit::run::{Base, within};
@@ -19,7 +20,8 @@ use crate::layer::{Core, SessionLayer, Settings};
 use crate::lifetime::{Millis, renewal, to_millis};
 use crate::record::{Record, Unreadable};
 use crate::session::Session;
-use crate::state::{Shared, Standing, State};
+use crate::shared::Shared;
+use crate::state::{Standing, State};
 use crate::store::{Freshness, Renewal, Stored};
 use crate::token::{Handle, SecretHash, Token};
 
@@ -256,13 +258,14 @@ impl Visit {
 /// Renews the key beside whatever the request does. If it fails, the next request does it.
 pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, renewal: Renewal) {
     let (core, settings) = (Arc::clone(core), Arc::clone(settings));
-    tokio::spawn(async move {
+    let task = async move {
         let deadline = Instant::now() + core.store.capabilities().request_budget;
         if let Err(error) = within(deadline, core.store.touch(&handle, renewal)).await {
             let handle = Some(handle);
             settings.emit(&Event::StoreFailed { handle, error });
         }
-    });
+    };
+    tokio::spawn(task.in_current_span());
 }
 
 /// Whether somebody looks at the response. Messages on a page that the browser loads in advance may never be seen.

@@ -29,6 +29,11 @@ impl<T> Key<T> {
             of: PhantomData,
         }
     }
+
+    /// The name, for calls that take one, such as [`Session::increment`](crate::Session::increment).
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
 }
 
 impl<T> Clone for Key<T> {

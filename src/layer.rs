@@ -19,9 +19,9 @@ use crate::error::SessionError;
 use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
 use crate::lifetime::{Millis, duration_millis};
-use crate::record::{CommitId, Writer};
 use crate::service::SessionService;
 use crate::store::{AnyStore, SessionStore};
+use crate::version::{CommitId, Writer};
 
 /// How many destructions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of
 /// the rest end with their idle timeout.
@@ -46,9 +46,12 @@ const REMEMBERED_MOST: usize = 4096;
 ///     .layer(SessionLayer::new(MemoryStore::new()));
 /// ```
 ///
-/// Clones share the store; a `with_…` on a clone changes that clone only, so a sub-router can have settings of its own.
-/// A layer inside another of the same cookie name joins its session and changes nothing; one of another name is another
-/// session.
+/// Clones share the store; a `with_…` on a clone changes that clone only, so that routers side by side can have settings of
+/// their own: give each its layer, then `merge` or `nest` them. A layer inside another of the same cookie name joins its
+/// session, and the outer one's settings hold; one of another name is another session.
+///
+/// The body of the inner service's responses must be `From<Bytes>`, as axum's is: in a `ServiceBuilder`, put layers that
+/// change the body before this one.
 #[derive(Clone, Debug)]
 pub struct SessionLayer {
     pub(crate) core: Arc<Core>,
@@ -142,7 +145,26 @@ impl SessionLayer {
     ///
     /// # Security
     ///
-    /// A header that clients can send themselves lets a thief choose the network of the victim.
+    /// A header that clients can send themselves lets a thief choose the network of the victim. Behind one proxy, the last
+    /// entry of `X-Forwarded-For` is what the proxy has added:
+    ///
+    /// ```
+    /// use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    ///
+    /// use axum::extract::ConnectInfo;
+    /// use sessile::{MemoryStore, SessionLayer};
+    ///
+    /// const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+    ///
+    /// let layer = SessionLayer::new(MemoryStore::new()).with_client_ip(|parts| {
+    ///     let ConnectInfo(peer) = parts.extensions.get::<ConnectInfo<SocketAddr>>()?;
+    ///     if peer.ip() != PROXY {
+    ///         return Some(peer.ip());
+    ///     }
+    ///     let last = parts.headers.get_all("x-forwarded-for").iter().next_back()?;
+    ///     last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
+    /// });
+    /// ```
     #[must_use]
     pub fn with_client_ip(
         mut self,

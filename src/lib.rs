@@ -26,13 +26,16 @@ mod key;
 mod layer;
 mod lifetime;
 mod outbound;
+mod principal;
 mod read_session;
 mod record;
 mod service;
 mod session;
+mod shared;
 mod state;
 pub mod store;
 mod token;
+mod version;
 
 pub use config::{ConfigError, CookieConfig, Load, SameSite, SessionConfig};
 pub use error::{Gone, SessionError};

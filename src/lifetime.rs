@@ -4,7 +4,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::change::{Change, Lifetimes};
 use crate::error::SessionError;
+use crate::inbound::renew;
+use crate::record::Record;
+use crate::session::Session;
+use crate::state::Standing;
 use crate::store::Renewal;
 
 /// Milliseconds since 1970.
@@ -86,6 +91,159 @@ pub(crate) fn last_accessed(
     end.saturating_sub(duration_millis(idle))
         .max(written)
         .min(now)
+}
+
+/// How long the session lives.
+impl Session {
+    /// When the session was created, by the store's clock.
+    pub fn created_at(&self) -> SystemTime {
+        to_time(self.shared().state().view.created)
+    }
+
+    /// When the session was last used before this request loaded or saved it, by the store's clock; exact to half of the
+    /// idle timeout, since a read that needs no renewal leaves no trace.
+    pub fn last_accessed(&self) -> SystemTime {
+        let now = to_millis(self.shared().core.store.now());
+        let state = self.shared().state();
+        let Standing::Stored(base) = &state.standing else {
+            return to_time(state.view.last_accessed);
+        };
+        let idle = self.shared().idle_timeout(&base.record);
+        let (deadline, written) = (base.record.deadline, base.record.last_accessed);
+        to_time(last_accessed(
+            base.stored.time_left(),
+            idle,
+            deadline,
+            now,
+            written,
+        ))
+    }
+
+    /// When the session ends if it is not used again, by the store's clock: its idle timeout, counted from its last renewal,
+    /// or its absolute timeout, whichever comes first.
+    pub fn expires_at(&self) -> SystemTime {
+        let now = to_millis(self.shared().core.store.now());
+        let state = self.shared().state();
+        let idle = self.shared().idle_timeout(&state.view);
+        let renewed = after(now, idle).min(state.view.deadline);
+        let end = match &state.standing {
+            Standing::Stored(base) if state.is_settled() => {
+                let left = base.stored.time_left();
+                match (renewal(left, idle, base.record.deadline, now), left) {
+                    (None, Some(left)) => after(now, left),
+                    // It is being renewed beside the handler.
+                    _ => renewed,
+                }
+            }
+            // The commit renews it.
+            Standing::Stored(_) | Standing::New | Standing::Barred { .. } => renewed,
+        };
+        to_time(end)
+    }
+
+    /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
+    /// Requests renew it by themselves. It goes by the timeouts that the session had when it was last loaded or saved, and
+    /// shortens nothing.
+    ///
+    /// # Redis
+    ///
+    /// One `PEXPIRE … GT`, in the background. None if the session is not stored.
+    #[doc(alias("keep_alive", "extend"))]
+    pub fn touch(&self) {
+        let shared = self.shared();
+        let now = to_millis(shared.core.store.now());
+        let renewal = match &shared.state().standing {
+            Standing::Stored(base) => {
+                let idle = shared.idle_timeout(&base.record);
+                ttl(idle, base.record.deadline, now)
+                    .map(|ttl| (base.token.handle, Renewal::Extend(ttl)))
+            }
+            Standing::New | Standing::Barred { .. } => None,
+        };
+        if let Some((handle, renewal)) = renewal {
+            renew(&shared.core, &shared.settings, handle, renewal);
+        }
+    }
+
+    /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another
+    /// principal signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::InvalidTimeout`] below a second or above ten years.
+    pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
+        check_timeout(timeout)?;
+        let same = |record: &Record| record.idle_timeout == Some(timeout);
+        if self.shared().state().has_lifetimes(same) {
+            return Ok(());
+        }
+        self.change(Change::Lifetimes(Lifetimes {
+            idle: Some(timeout),
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Gives this session an absolute timeout of its own, counted from its creation or its last login, on every node,
+    /// until it ends or another principal signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::InvalidTimeout`] below a second or above ten years, or if the session is older than that; to end it,
+    /// use [`destroy`](Self::destroy).
+    pub fn set_absolute_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
+        check_timeout(timeout)?;
+        let now = to_millis(self.shared().core.store.now());
+        if after(self.shared().state().view.started, timeout) <= now {
+            return Err(SessionError::InvalidTimeout { value: timeout });
+        }
+        let same = |record: &Record| record.absolute_timeout == Some(timeout);
+        if self.shared().state().has_lifetimes(same) {
+            return Ok(());
+        }
+        let absolute = Some(timeout);
+        self.change(Change::Lifetimes(Lifetimes {
+            absolute,
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Says whether the cookie outlives the browser: "remember me". It then has a `Max-Age` of what is left of the absolute
+    /// timeout, 400 days at most (RFC 6265bis §5.6); the session itself lives as long as its timeouts say, so set these too.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use sessile::{Session, SessionError};
+    /// const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    ///
+    /// # async fn sign_in(session: Session) -> Result<(), SessionError> {
+    /// session.set_principal("mia").await?;
+    /// session.set_idle_timeout(MONTH)?;
+    /// session.set_absolute_timeout(MONTH)?;
+    /// session.set_persistent(true)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
+    #[doc(alias("remember_me", "set_longterm"))]
+    pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
+        {
+            let state = self.shared().state();
+            if state.head_sent {
+                return Err(SessionError::ResponseSent);
+            }
+            if state.has_lifetimes(|record| record.persistent == persistent) {
+                return Ok(());
+            }
+        }
+        let persistent = Some(persistent);
+        self.change(Change::Lifetimes(Lifetimes {
+            persistent,
+            ..Lifetimes::default()
+        }))
+    }
 }
 
 #[cfg(test)]

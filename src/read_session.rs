@@ -12,12 +12,18 @@ use crate::key::SessionKey;
 use crate::session::Session;
 use crate::token::Handle;
 
-/// The session of a request, to look at: for handlers and middleware that must never cause a write.
+/// The session of a request, to look at: for handlers and middleware that must not change it. Loading it may renew it.
 ///
 /// It shows what other extractors of the same request have changed.
 #[derive(Clone, Debug)]
 #[doc(alias("ReadOnlySession", "ReadableSession"))]
 pub struct ReadSession(Session);
+
+impl From<Session> for ReadSession {
+    fn from(session: Session) -> Self {
+        Self(session)
+    }
+}
 
 impl ReadSession {
     /// As [`Session::from_parts`].

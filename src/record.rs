@@ -17,7 +17,8 @@ use crate::change::Circumstances;
 use crate::flash::Flash;
 use crate::lifetime::{Millis, after, duration_millis};
 use crate::store::Stored;
-use crate::token::{SecretHash, random_bytes};
+use crate::token::SecretHash;
+use crate::version::{CommitId, Epoch, Version};
 
 /// The format of the record. A record of a higher one is left alone; fields that a later version adds without raising it
 /// are kept as they came.
@@ -81,112 +82,6 @@ impl Json {
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Json({} bytes)", self.0.len())
-    }
-}
-
-/// Orders and tells apart the values of one session: a 24-bit counter and 40 random bits drawn for every commit.
-///
-/// Compared whole, so that a version which was lost in a failover cannot come back as another's; the counter only
-/// measures how many commits lie between two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Version(u64);
-
-impl Version {
-    const RANDOM_BITS: u32 = 40;
-    const COUNTER: u64 = (1 << 24) - 1;
-
-    pub(crate) fn first() -> Self {
-        Self(0).next()
-    }
-
-    pub(crate) fn next(self) -> Self {
-        let counter = ((self.0 >> Self::RANDOM_BITS) + 1) & Self::COUNTER;
-        let random = u64::from_be_bytes(random_bytes()) >> (64 - Self::RANDOM_BITS);
-        Self(counter << Self::RANDOM_BITS | random)
-    }
-
-    /// How many commits lie between `earlier` and this one.
-    pub(crate) fn distance_from(self, earlier: Self) -> u32 {
-        let counter = |version: Self| version.0 >> Self::RANDOM_BITS;
-        let distance = counter(self).wrapping_sub(counter(earlier)) & Self::COUNTER;
-        u32::try_from(distance).unwrap_or(u32::MAX)
-    }
-}
-
-/// New whenever the session changes hands or privilege; changes made under one epoch are never written into another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
-
-impl Epoch {
-    pub(crate) fn random() -> Self {
-        Self(u64::from_be_bytes(random_bytes()))
-    }
-}
-
-/// Who writes: one per layer (with its clones) in a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Writer(u32);
-
-impl Writer {
-    pub(crate) fn random() -> Self {
-        Self(u32::from_be_bytes(random_bytes()))
-    }
-}
-
-/// Names one commit: the writer and a number that only grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CommitId {
-    pub(crate) writer: Writer,
-    pub(crate) sequence: u64,
-}
-
-macro_rules! as_hex {
-    ($type:ident, $inner:ident, $digits:literal) => {
-        impl Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&format_args!(concat!("{:0", $digits, "x}"), self.0))
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                hex(&text, $digits)
-                    .and_then(|number| $inner::try_from(number).ok())
-                    .map(Self)
-                    .ok_or_else(|| D::Error::custom(concat!("expected ", $digits, " hex digits")))
-            }
-        }
-    };
-}
-
-as_hex!(Version, u64, 16);
-as_hex!(Epoch, u64, 16);
-
-fn hex(text: &str, digits: usize) -> Option<u64> {
-    let plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    (text.len() == digits && text.bytes().all(plain))
-        .then(|| u64::from_str_radix(text, 16).ok())
-        .flatten()
-}
-
-/// 8 hex digits of the writer, then the sequence.
-impl Serialize for CommitId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:08x}{:x}", self.writer.0, self.sequence))
-    }
-}
-
-impl<'de> Deserialize<'de> for CommitId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let parse = || {
-            let (writer, sequence) = text.split_at_checked(8)?;
-            let writer = Writer(u32::try_from(hex(writer, 8)?).ok()?);
-            let sequence = hex(sequence, sequence.len())?;
-            Some(Self { writer, sequence })
-        };
-        parse().ok_or_else(|| D::Error::custom("expected 9 or more hex digits"))
     }
 }
 
@@ -285,9 +180,9 @@ impl Record {
     /// The record of a session that is not stored yet: nobody's, and empty.
     pub(crate) fn new(circumstances: &Circumstances) -> Self {
         Self {
-            version: Version(0),
+            version: Version::none(),
             applied: Vec::new(),
-            epoch: Epoch(0),
+            epoch: Epoch::none(),
             secret: SecretHash::of_nothing(),
             retired: Vec::new(),
             created: circumstances.now,
@@ -393,7 +288,7 @@ impl Record {
             fingerprint: wire.fingerprint,
             flash: wire.flash,
         };
-        let prefix = format!("{{\"version\":\"{:016x}\"", record.version.0);
+        let prefix = record.version.prefix();
         if stored.version() == prefix.as_bytes() {
             Ok(record)
         } else {
@@ -592,6 +487,7 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 pub(crate) mod tests {
     use super::*;
     use crate::token::Secret;
+    use crate::version::Writer;
 
     pub(crate) fn record() -> Record {
         Record {
@@ -647,22 +543,7 @@ pub(crate) mod tests {
         let record = record();
         let value = stored(record.encode().unwrap());
         assert_eq!(value.version().len(), Stored::VERSION_LEN);
-        assert_eq!(
-            value.version(),
-            format!("{{\"version\":\"{:016x}\"", record.version.0).as_bytes()
-        );
-    }
-
-    #[test]
-    fn versions_count_commits_and_wrap() {
-        let mut version = Version((Version::COUNTER - 1) << Version::RANDOM_BITS);
-        let start = version;
-        for distance in 1..=5 {
-            let next = version.next();
-            assert_ne!(next, version);
-            version = next;
-            assert_eq!(version.distance_from(start), distance);
-        }
+        assert_eq!(value.version(), record.version.prefix().as_bytes());
     }
 
     #[test]

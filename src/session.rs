@@ -2,26 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::change::{Answer, AnswerId, Change, Lifetimes, Rewrite, Rotation, decode, encode};
+use crate::change::{Answer, AnswerId, Change, Rewrite, decode, encode};
 use crate::commit::run::within;
-use crate::commit::{Occasion, destroy_later, settle};
+use crate::commit::{Occasion, settle};
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
-use crate::flash::{Flash, Level, MOST as FLASHES_MOST};
-use crate::inbound::{Visits, renew};
+use crate::inbound::Visits;
 use crate::key::SessionKey;
-use crate::lifetime::{after, check_timeout, last_accessed, to_millis, to_time, ttl};
-use crate::record::{Epoch, Json, Record};
-use crate::state::{Shared, Standing, State};
-use crate::store::{Freshness, Renewal};
-use crate::token::{Handle, Secret};
+use crate::record::{Json, Record};
+use crate::shared::Shared;
+use crate::state::{Standing, State};
+use crate::store::Freshness;
+use crate::token::Handle;
 
 /// How often an update is tried whose value other clones of the session change meanwhile.
 const REWRITES: u32 = 100;
@@ -389,93 +387,6 @@ impl Session {
         answer.take()?.map(|value| decode(&key, &value)).transpose()
     }
 
-    /// Gives the session a new token; the old one is dead from the commit on. Do it whenever privileges change.
-    /// [`set_principal`](Self::set_principal) does it by itself.
-    ///
-    /// What other requests, loaded before, still want to write is refused with 409. A session that is not stored yet
-    /// gets a fresh token anyway.
-    ///
-    /// # Errors
-    ///
-    /// - [`SessionError::ResponseSent`]: it is too late to set a cookie.
-    /// - [`SessionError::Gone`]: this request may not use the session.
-    #[doc(alias("regenerate", "renew", "rotate", "migrate"))]
-    pub fn cycle_id(&self) -> Result<(), SessionError> {
-        match self.may_rotate()? {
-            true => self.change(Change::Rotate(self.rotation())),
-            false => Ok(()),
-        }
-    }
-
-    /// Ends the session: a logout. What this request has changed so far is dropped; what it writes from here on goes into
-    /// a fresh session with a new token, which is created once the deletion has succeeded.
-    ///
-    /// It is carried out even if the handler is dropped, panics or fails. If the store fails, the response becomes 503,
-    /// takes the cookie away all the same, and the deletion is tried again in the background.
-    ///
-    /// # Redis
-    ///
-    /// One `UNLINK` after the handler, one round trip; after the response, in the background.
-    #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
-    pub fn destroy(&self) {
-        let circumstances = self.shared.terms().circumstances();
-        let late = {
-            let mut state = self.shared.state();
-            state.destroy(&circumstances);
-            // No response comes that would do it.
-            if state.head_sent {
-                state.doomed.take()
-            } else {
-                None
-            }
-        };
-        if let Some(handle) = late {
-            destroy_later(&self.shared, handle);
-        }
-    }
-
-    /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and
-    /// restarts its absolute timeout. An anonymous visitor's data is kept; that of another principal is dropped.
-    ///
-    /// If the handler then fails, the login does not happen.
-    ///
-    /// # Redis
-    ///
-    /// None now; part of the commit after the handler.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`cycle_id`](Self::cycle_id).
-    #[doc(alias("login", "log_in", "authenticate"))]
-    pub async fn set_principal(&self, who: impl Into<String>) -> Result<(), SessionError> {
-        self.may_rotate()?;
-        self.change(Change::SetPrincipal {
-            who: who.into(),
-            rotation: self.rotation(),
-        })
-    }
-
-    /// Makes the session anonymous and gives it a new token. Its data stays, for this visitor or for the same principal;
-    /// another principal who signs in later does not get it. To drop everything, use [`destroy`](Self::destroy).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`cycle_id`](Self::cycle_id).
-    pub fn clear_principal(&self) -> Result<(), SessionError> {
-        self.may_rotate()?;
-        let nobodys = self.shared.state().is_nobodys();
-        match nobodys {
-            true => Ok(()),
-            false => self.change(Change::ClearPrincipal(self.rotation())),
-        }
-    }
-
-    /// Who the session belongs to; `None` for an anonymous visitor.
-    #[doc(alias("user_id", "user"))]
-    pub fn principal(&self) -> Option<String> {
-        self.shared.state().view.principal.clone()
-    }
-
     /// Commits now what was changed so far, instead of after the handler: before a side effect that must not happen
     /// without it, or in a long stream. Afterwards the session shows what other requests have changed meanwhile.
     ///
@@ -548,243 +459,6 @@ impl Session {
         self.shared.edit(State::discard);
     }
 
-    /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
-    /// Requests renew it by themselves. It goes by the timeouts that the session had when it was last loaded or saved, and
-    /// shortens nothing.
-    ///
-    /// # Redis
-    ///
-    /// One `PEXPIRE … GT`, in the background. None if the session is not stored.
-    #[doc(alias("keep_alive", "extend"))]
-    pub fn touch(&self) {
-        let shared = &self.shared;
-        let now = to_millis(shared.core.store.now());
-        let renewal = match &shared.state().standing {
-            Standing::Stored(base) => {
-                let idle = shared.idle_timeout(&base.record);
-                ttl(idle, base.record.deadline, now)
-                    .map(|ttl| (base.token.handle, Renewal::Extend(ttl)))
-            }
-            Standing::New | Standing::Barred { .. } => None,
-        };
-        if let Some((handle, renewal)) = renewal {
-            renew(&shared.core, &shared.settings, handle, renewal);
-        }
-    }
-
-    /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another
-    /// principal signs in.
-    ///
-    /// # Errors
-    ///
-    /// [`SessionError::InvalidTimeout`] below a second or above ten years.
-    pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
-        check_timeout(timeout)?;
-        let same = |record: &Record| record.idle_timeout == Some(timeout);
-        if self.shared.state().has_lifetimes(same) {
-            return Ok(());
-        }
-        self.change(Change::Lifetimes(Lifetimes {
-            idle: Some(timeout),
-            ..Lifetimes::default()
-        }))
-    }
-
-    /// Gives this session an absolute timeout of its own, counted from its creation or its last login, on every node,
-    /// until it ends or another principal signs in.
-    ///
-    /// # Errors
-    ///
-    /// [`SessionError::InvalidTimeout`] below a second or above ten years, or if the session is older than that; to end it,
-    /// use [`destroy`](Self::destroy).
-    pub fn set_absolute_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
-        check_timeout(timeout)?;
-        let now = to_millis(self.shared.core.store.now());
-        if after(self.shared.state().view.started, timeout) <= now {
-            return Err(SessionError::InvalidTimeout { value: timeout });
-        }
-        let same = |record: &Record| record.absolute_timeout == Some(timeout);
-        if self.shared.state().has_lifetimes(same) {
-            return Ok(());
-        }
-        let absolute = Some(timeout);
-        self.change(Change::Lifetimes(Lifetimes {
-            absolute,
-            ..Lifetimes::default()
-        }))
-    }
-
-    /// Says whether the cookie outlives the browser: "remember me". It then has a `Max-Age` of what is left of the absolute
-    /// timeout, 400 days at most (RFC 6265bis §5.6); the session itself lives as long as its timeouts say, so set these too.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use sessile::{Session, SessionError};
-    /// const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-    ///
-    /// # async fn sign_in(session: Session) -> Result<(), SessionError> {
-    /// session.set_principal("mia").await?;
-    /// session.set_idle_timeout(MONTH)?;
-    /// session.set_absolute_timeout(MONTH)?;
-    /// session.set_persistent(true)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
-    #[doc(alias("remember_me", "set_longterm"))]
-    pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
-        {
-            let state = self.shared.state();
-            if state.head_sent {
-                return Err(SessionError::ResponseSent);
-            }
-            if state.has_lifetimes(|record| record.persistent == persistent) {
-                return Ok(());
-            }
-        }
-        let persistent = Some(persistent);
-        self.change(Change::Lifetimes(Lifetimes {
-            persistent,
-            ..Lifetimes::default()
-        }))
-    }
-
-    /// Leaves a message for the next page: whichever request first calls [`take_flashes`](Self::take_flashes).
-    ///
-    /// # Errors
-    ///
-    /// - [`SessionError::TooManyFlashes`]: 64 wait already. If concurrent requests exceed that together, the oldest are
-    ///   dropped.
-    /// - [`SessionError::TooLarge`]: the text is larger than `max_size`.
-    #[doc(alias("flash_message", "add_flash"))]
-    pub fn flash(&self, level: Level, text: impl Into<String>) -> Result<(), SessionError> {
-        let flash = Flash::new(level, text.into());
-        self.check_size("value", flash.text.len())?;
-        if self.shared.state().view.flash.len() >= FLASHES_MOST {
-            return Err(SessionError::TooManyFlashes {
-                limit: FLASHES_MOST,
-            });
-        }
-        self.change(Change::AddFlash(flash))
-    }
-
-    /// [`flash`](Self::flash) with [`Level::Success`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`flash`](Self::flash).
-    pub fn flash_success(&self, text: impl Into<String>) -> Result<(), SessionError> {
-        self.flash(Level::Success, text)
-    }
-
-    /// [`flash`](Self::flash) with [`Level::Info`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`flash`](Self::flash).
-    pub fn flash_info(&self, text: impl Into<String>) -> Result<(), SessionError> {
-        self.flash(Level::Info, text)
-    }
-
-    /// [`flash`](Self::flash) with [`Level::Warning`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`flash`](Self::flash).
-    pub fn flash_warning(&self, text: impl Into<String>) -> Result<(), SessionError> {
-        self.flash(Level::Warning, text)
-    }
-
-    /// [`flash`](Self::flash) with [`Level::Error`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`flash`](Self::flash).
-    pub fn flash_error(&self, text: impl Into<String>) -> Result<(), SessionError> {
-        self.flash(Level::Error, text)
-    }
-
-    /// Leaves a message for this very page: [`take_flashes`](Self::take_flashes) returns it later in this request, and
-    /// nothing is stored.
-    pub fn flash_now(&self, level: Level, text: impl Into<String>) {
-        self.shared
-            .state()
-            .flash_now
-            .push(Flash::new(level, text.into()));
-    }
-
-    /// Takes the messages that wait, to show them. Each is returned to one request only, over all tabs and nodes. Commits
-    /// everything this request has changed so far.
-    ///
-    /// Requests that show nothing get none and leave them waiting: `HEAD`, and pages that the browser loads in advance
-    /// (`Sec-Purpose: prefetch`).
-    ///
-    /// # Redis
-    ///
-    /// None if no message waited when the session was loaded; otherwise as [`save`](Self::save).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`save`](Self::save). Unless it is `OutcomeUnknown`, the messages still wait.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the messages may be gone and nobody has shown them.
-    #[doc(alias("get_flashes", "consume_flashes", "flash_messages"))]
-    pub async fn take_flashes(&self) -> Result<Vec<Flash>, SessionError> {
-        if !self.shared.shows_flashes {
-            return Ok(Vec::new());
-        }
-        let mut flashes = Vec::new();
-        if !self.shared.state().view.flash.is_empty() {
-            let answer = Answer::new();
-            self.change(Change::TakeFlashes {
-                answer: answer.clone(),
-            })?;
-            self.settle(Some(answer.id())).await?;
-            flashes = answer.take()?.unwrap_or_default();
-        }
-        let mut state = self.shared.state();
-        state.flashes_taken.extend_from_slice(&flashes);
-        flashes.append(&mut state.flash_now);
-        Ok(flashes)
-    }
-
-    /// The messages that wait, without taking them; another request may show them.
-    pub fn peek_flashes(&self) -> Vec<Flash> {
-        let state = self.shared.state();
-        state
-            .view
-            .flash
-            .iter()
-            .chain(&state.flash_now)
-            .cloned()
-            .collect()
-    }
-
-    /// Leaves the messages that this request has taken for the next page after all.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`flash`](Self::flash).
-    #[doc(alias = "reflash")]
-    pub fn keep_flashes(&self) -> Result<(), SessionError> {
-        let taken = std::mem::take(&mut self.shared.state().flashes_taken);
-        for (kept, flash) in taken.iter().enumerate() {
-            if let Err(error) = self.flash(flash.level, flash.text.as_str()) {
-                self.shared
-                    .state()
-                    .flashes_taken
-                    .extend_from_slice(&taken[kept..]);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Names the session for lists and logs; `None` until it is stored. It opens nothing.
     #[doc(alias("id", "session_id"))]
     pub fn handle(&self) -> Option<Handle> {
@@ -805,39 +479,6 @@ impl Session {
         !self.shared.state().is_settled()
     }
 
-    /// When the session was created, by the store's clock.
-    pub fn created_at(&self) -> SystemTime {
-        to_time(self.shared.state().view.created)
-    }
-
-    /// When the session was last used before this request loaded or saved it, by the store's clock; exact to half of the
-    /// idle timeout, since a read that needs no renewal leaves no trace.
-    pub fn last_accessed(&self) -> SystemTime {
-        let now = to_millis(self.shared.core.store.now());
-        let state = self.shared.state();
-        let Standing::Stored(base) = &state.standing else {
-            return to_time(state.view.last_accessed);
-        };
-        let idle = self.shared.idle_timeout(&base.record);
-        let (deadline, written) = (base.record.deadline, base.record.last_accessed);
-        to_time(last_accessed(
-            base.stored.time_left(),
-            idle,
-            deadline,
-            now,
-            written,
-        ))
-    }
-
-    /// When the session ends if it is not used again, by the store's clock: its idle timeout from now, or its absolute
-    /// timeout, whichever comes first.
-    pub fn expires_at(&self) -> SystemTime {
-        let now = to_millis(self.shared.core.store.now());
-        let state = self.shared.state();
-        let idle = self.shared.idle_timeout(&state.view);
-        to_time(after(now, idle).min(state.view.deadline))
-    }
-
     /// How the client's network compares with the one that the session belongs to.
     pub fn fingerprint(&self) -> Fingerprint {
         self.shared.state().fingerprint.clone()
@@ -850,7 +491,7 @@ impl Session {
         Ok(value)
     }
 
-    fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
+    pub(crate) fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
         let limit = match what {
             "key" => KEY_LONGEST,
             _ => self.shared.settings.config.max_size,
@@ -862,7 +503,7 @@ impl Session {
         }
     }
 
-    fn change(&self, change: Change) -> Result<(), SessionError> {
+    pub(crate) fn change(&self, change: Change) -> Result<(), SessionError> {
         if let Some(key) = change.new_key() {
             self.check_size("key", key.len())?;
         }
@@ -870,30 +511,8 @@ impl Session {
         self.shared.state().change(change, &circumstances)
     }
 
-    async fn settle(&self, answer: Option<AnswerId>) -> Result<(), SessionError> {
+    pub(crate) async fn settle(&self, answer: Option<AnswerId>) -> Result<(), SessionError> {
         settle(&self.shared, Occasion::Call { answer }).await
-    }
-
-    /// Whether there is a token to replace; an error if it cannot be.
-    fn may_rotate(&self) -> Result<bool, SessionError> {
-        let state = self.shared.state();
-        match &state.standing {
-            _ if state.head_sent => Err(SessionError::ResponseSent),
-            Standing::Barred { why, .. } => Err(SessionError::Gone(*why)),
-            Standing::Stored(_) => Ok(true),
-            Standing::New => Ok(false),
-        }
-    }
-
-    fn rotation(&self) -> Rotation {
-        let secret = Secret::random();
-        let cookie = &self.shared.settings.config.cookie.name;
-        let hash = secret.hash(self.shared.core.store.namespace(), cookie);
-        Rotation {
-            secret,
-            hash,
-            epoch: Epoch::random(),
-        }
     }
 }
 

@@ -1,20 +1,14 @@
 //! What one request knows of its session: the record it loaded, and the changes since.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex as AsyncMutex;
-
 use crate::change::{AnswerId, Change, ChangeLog, Circumstances};
-use crate::commit::destroy_later;
-use crate::commit::run::{Base, Commit, Terms, Work};
+use crate::commit::run::{Base, Commit, Work};
 use crate::error::{Gone, SessionError};
-use crate::event::Event;
 use crate::fingerprint::Fingerprint;
 use crate::flash::Flash;
-use crate::layer::{Core, Settings};
 use crate::lifetime::Millis;
 use crate::record::{Json, Record};
 use crate::store::Stored;
@@ -38,12 +32,12 @@ pub(crate) struct State {
     pub(crate) standing: Standing,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
-    view_is: View,
+    pub(crate) view_is: View,
     /// Grows with every change of what the view is made of.
-    revision: u64,
-    log: ChangeLog,
+    pub(crate) revision: u64,
+    pub(crate) log: ChangeLog,
     /// The changes of a commit that is under way or unresolved.
-    in_flight: Option<ChangeLog>,
+    pub(crate) in_flight: Option<ChangeLog>,
     /// What is under way was discarded: should it fail, it is not put back.
     discarded: bool,
     /// A commit that got no answer; nothing else is committed before it is resolved.
@@ -73,12 +67,9 @@ pub(crate) struct State {
     pub(crate) spent: Duration,
 }
 
-/// How often a view is made anew for changes that come while it is made.
-const PASSES: u32 = 8;
-
 /// How the view relates to record and log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum View {
+pub(crate) enum View {
     /// It is what the whole log makes of the record.
     Exact,
     /// A change of the log could not be done; the commit will report it.
@@ -341,7 +332,7 @@ impl State {
     }
 
     /// Forgets what is not committed; whoever saves it still is told.
-    fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.dropped |= !self.log.is_empty() || self.unresolved.is_some();
         self.log = ChangeLog::default();
         self.unresolved = None;
@@ -352,186 +343,5 @@ impl State {
     fn outdate_view(&mut self) {
         self.revision += 1;
         self.view_is = View::Stale;
-    }
-}
-
-/// What the clones of a session share.
-pub(crate) struct Shared {
-    pub(crate) core: Arc<Core>,
-    pub(crate) settings: Arc<Settings>,
-    network: Option<String>,
-    /// How long commits of this request may take in all.
-    pub(crate) budget: Duration,
-    /// Whether the response is shown to somebody, who then reads the messages on it.
-    pub(crate) shows_flashes: bool,
-    /// One commit of a request at a time.
-    pub(crate) gate: AsyncMutex<()>,
-    state: Mutex<State>,
-}
-
-impl Shared {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        settings: Arc<Settings>,
-        network: Option<String>,
-        budget: Duration,
-        shows_flashes: bool,
-        state: State,
-    ) -> Self {
-        let (gate, state) = (AsyncMutex::new(()), Mutex::new(state));
-        Self {
-            core,
-            settings,
-            network,
-            budget,
-            shows_flashes,
-            gate,
-            state,
-        }
-    }
-
-    /// Never held across an `await`, nor while code of the application runs.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn terms(&self) -> Terms<'_> {
-        let config = &self.settings.config;
-        Terms {
-            core: &self.core,
-            cookie: &config.cookie.name,
-            idle_timeout: config.idle_timeout,
-            absolute_timeout: config.absolute_timeout,
-            max_size: config.max_size,
-            fingerprinting: config.fingerprinting,
-            network: self.network.as_deref(),
-        }
-    }
-
-    /// The idle timeout of a session.
-    pub(crate) fn idle_timeout(&self, record: &Record) -> Duration {
-        record
-            .idle_timeout
-            .unwrap_or(self.settings.config.idle_timeout)
-    }
-
-    pub(crate) fn emit(&self, event: &Event) {
-        self.settings.emit(event);
-    }
-
-    /// Tells of a commit that failed.
-    pub(crate) fn report(&self, error: &SessionError) {
-        let handle = match &self.state().standing {
-            Standing::Stored(base) => Some(base.token.handle),
-            Standing::New => None,
-            Standing::Barred { handle, .. } => *handle,
-        };
-        match error {
-            SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
-            SessionError::OutcomeUnknown => self.emit(&Event::OutcomeUnknown { handle }),
-            SessionError::Store(error) => {
-                self.emit(&Event::StoreFailed {
-                    handle,
-                    error: error.clone(),
-                });
-            }
-            _ => {}
-        }
-    }
-
-    /// Changes the state, and makes the view anew if it is outdated then.
-    pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut State) -> R) -> R {
-        let result = edit(&mut self.state());
-        self.refresh_view();
-        result
-    }
-
-    /// Closures of the application run here, which may use the session: no lock is held meanwhile.
-    fn refresh_view(&self) {
-        // A closure that changes the session it is run for would have no end.
-        for pass in 1..=PASSES {
-            let (base, log, revision) = {
-                let state = self.state();
-                if state.view_is != View::Stale {
-                    return;
-                }
-                let base = match &state.standing {
-                    Standing::Stored(base) => Some(Arc::clone(&base.record)),
-                    Standing::New | Standing::Barred { .. } => None,
-                };
-                let mut log = state.in_flight.clone().unwrap_or_default();
-                log.append(&state.log);
-                (base, log, state.revision)
-            };
-            let circumstances = self.terms().circumstances();
-            let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&circumstances)));
-            let exact =
-                log.is_empty() || log.replay_what_applies(Arc::make_mut(&mut view), &circumstances);
-            let mut state = self.state();
-            let unchanged = state.revision == revision;
-            if unchanged || pass == PASSES {
-                state.view = view;
-                state.view_is = match exact && unchanged {
-                    true => View::Exact,
-                    false => View::Partial,
-                };
-                return;
-            }
-        }
-    }
-
-    /// How long a commit or a load that begins now may take.
-    pub(crate) fn time_left(&self) -> Duration {
-        let state = self.state();
-        match state.head_sent {
-            true => self.budget,
-            false => self.budget.saturating_sub(state.spent),
-        }
-    }
-
-    /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
-    pub(crate) fn abandon(&self) {
-        let doomed = self.edit(|state| {
-            // No response will carry a cookie any more.
-            state.head_sent = true;
-            if state.settling > 0 {
-                // What somebody has begun to save is saved, and destroyed what is to be.
-                return None;
-            }
-            // Closures in the log may hold the session itself.
-            state.forget();
-            state.doomed.take()
-        });
-        if let Some(handle) = doomed {
-            destroy_later(self, handle);
-        }
-    }
-}
-
-/// A `destroy` that nobody has carried out yet is carried out. Other changes that were made after the response and never
-/// saved are lost; that is an event, not silence.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let (doomed, lost, handle) = {
-            let mut state = self.state();
-            let doomed = state.doomed.take();
-            (
-                doomed,
-                state.head_sent && !state.is_settled(),
-                state.stored_handle(),
-            )
-        };
-        if let Some(doomed) = doomed {
-            destroy_later(self, doomed);
-        }
-        if lost {
-            self.emit(&Event::ChangesLost { handle });
-        }
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::change::AnswerId;
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::layer::Destroying;
-use crate::state::{Outcome, Shared, State};
+use crate::shared::Shared;
+use crate::state::{Outcome, State};
 use crate::store::StoreError;
 use crate::token::Handle;
 
@@ -49,7 +51,8 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
         return Ok(());
     }
     let settling = Settling::begin(shared);
-    match tokio::spawn(async move { settle_in_turn(&settling.0, occasion).await }).await {
+    let task = async move { settle_in_turn(&settling.0, occasion).await };
+    match tokio::spawn(task.in_current_span()).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -281,7 +284,7 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
             return shared.emit(&Event::DestroyFailed { handle, error });
         }
     }
-    runtime.spawn(async move {
+    let task = async move {
         let budget = core.store.capabilities().request_budget;
         let mut waits = LATER.iter();
         let event = loop {
@@ -295,5 +298,6 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
         };
         core.end_destroying(handle);
         settings.emit(&event);
-    });
+    };
+    runtime.spawn(task.in_current_span());
 }

@@ -13,11 +13,12 @@ use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprinting;
 use crate::layer::Core;
 use crate::lifetime::{to_millis, ttl};
-use crate::record::{CommitId, Epoch, Record, Version};
+use crate::record::Record;
 use crate::store::{
     AnyStore, Created, Deleted, Durability, Freshness, Replaced, StoreError, Stored, Write,
 };
 use crate::token::{Handle, Token};
+use crate::version::{CommitId, Epoch, Version};
 
 /// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);

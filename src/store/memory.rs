@@ -142,7 +142,7 @@ impl MemoryStore {
         stats
     }
 
-    /// Always well.
+    /// Always healthy.
     pub fn health(&self) -> Health {
         Health {
             read: Ok(Duration::ZERO),

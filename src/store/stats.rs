@@ -115,7 +115,7 @@ impl Default for StatsOptions {
     }
 }
 
-/// Whether a store works, right now.
+/// Whether a store can be read, right now.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Health {

@@ -65,7 +65,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// - [`ConfigError::Invalid`]: the URL is none.
+    /// - [`ConfigError::Invalid`]: the URL is not valid.
     /// - [`ConfigError::Connect`]: the server was not reached, or does not let this user do what is needed. It names host,
     ///   port and cause.
     #[doc(alias = "connect")]

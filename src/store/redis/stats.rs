@@ -71,8 +71,8 @@ impl RedisStore {
         }
     }
 
-    /// Reads a key that does not exist, and tells of the connections. It reads rather than to `PING`, which some servers
-    /// refuse while they serve reads.
+    /// Whether the store can be read, and how its connections are. It reads a key that does not exist, instead of sending
+    /// `PING`, which some servers refuse while they serve reads. A server that takes no writes passes.
     ///
     /// # Redis
     ///

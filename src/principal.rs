@@ -1,0 +1,122 @@
+//! Who the session belongs to: rotation, login and logout.
+
+use crate::change::{Change, Rotation};
+use crate::commit::destroy_later;
+use crate::error::SessionError;
+use crate::session::Session;
+use crate::state::Standing;
+use crate::token::Secret;
+use crate::version::Epoch;
+
+/// Who the session belongs to.
+impl Session {
+    /// Gives the session a new token; the old one is dead from the commit on. Do it whenever privileges change.
+    /// [`set_principal`](Self::set_principal) does it by itself.
+    ///
+    /// What other requests, loaded before, still want to write is refused with 409. A session that is not stored yet
+    /// gets a fresh token anyway.
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::ResponseSent`]: it is too late to set a cookie.
+    /// - [`SessionError::Gone`]: this request may not use the session.
+    #[doc(alias("regenerate", "renew", "rotate", "migrate"))]
+    pub fn cycle_id(&self) -> Result<(), SessionError> {
+        match self.may_rotate()? {
+            true => self.change(Change::Rotate(self.rotation())),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends the session: a logout. What this request has changed so far is dropped; what it writes from here on goes into
+    /// a fresh session with a new token, which is created once the deletion has succeeded.
+    ///
+    /// It is carried out even if the handler is dropped, panics or fails. If the store fails, the response becomes 503,
+    /// takes the cookie away all the same, and the deletion is tried again in the background.
+    ///
+    /// # Redis
+    ///
+    /// One `UNLINK` after the handler, one round trip; after the response, in the background.
+    #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
+    pub fn destroy(&self) {
+        let circumstances = self.shared().terms().circumstances();
+        let late = {
+            let mut state = self.shared().state();
+            state.destroy(&circumstances);
+            // No response comes that would do it.
+            if state.head_sent {
+                state.doomed.take()
+            } else {
+                None
+            }
+        };
+        if let Some(handle) = late {
+            destroy_later(self.shared(), handle);
+        }
+    }
+
+    /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and
+    /// restarts its absolute timeout. An anonymous visitor's data is kept; that of another principal is dropped.
+    ///
+    /// If the handler then fails, the login does not happen. It is async so that it may talk to the store one day; today it
+    /// does not.
+    ///
+    /// # Redis
+    ///
+    /// None now; part of the commit after the handler.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`cycle_id`](Self::cycle_id).
+    #[doc(alias("login", "log_in", "authenticate"))]
+    pub async fn set_principal(&self, who: impl Into<String>) -> Result<(), SessionError> {
+        self.may_rotate()?;
+        self.change(Change::SetPrincipal {
+            who: who.into(),
+            rotation: self.rotation(),
+        })
+    }
+
+    /// Makes the session anonymous and gives it a new token. Its data stays, for this visitor or for the same principal;
+    /// another principal who signs in later does not get it. To drop everything, use [`destroy`](Self::destroy).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`cycle_id`](Self::cycle_id).
+    pub fn clear_principal(&self) -> Result<(), SessionError> {
+        self.may_rotate()?;
+        let nobodys = self.shared().state().is_nobodys();
+        match nobodys {
+            true => Ok(()),
+            false => self.change(Change::ClearPrincipal(self.rotation())),
+        }
+    }
+
+    /// Who the session belongs to; `None` for an anonymous visitor.
+    #[doc(alias("user_id", "user"))]
+    pub fn principal(&self) -> Option<String> {
+        self.shared().state().view.principal.clone()
+    }
+
+    /// Whether there is a token to replace; an error if it cannot be.
+    fn may_rotate(&self) -> Result<bool, SessionError> {
+        let state = self.shared().state();
+        match &state.standing {
+            _ if state.head_sent => Err(SessionError::ResponseSent),
+            Standing::Barred { why, .. } => Err(SessionError::Gone(*why)),
+            Standing::Stored(_) => Ok(true),
+            Standing::New => Ok(false),
+        }
+    }
+
+    fn rotation(&self) -> Rotation {
+        let secret = Secret::random();
+        let cookie = &self.shared().settings.config.cookie.name;
+        let hash = secret.hash(self.shared().core.store.namespace(), cookie);
+        Rotation {
+            secret,
+            hash,
+            epoch: Epoch::random(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What the clones of a session share, and how they get at it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::commit::destroy_later;
+use crate::commit::run::Terms;
+use crate::error::SessionError;
+use crate::event::Event;
+use crate::layer::{Core, Settings};
+use crate::record::Record;
+use crate::state::{Standing, State, View};
+
+/// How often a view is made anew for changes that come while it is made.
+const PASSES: u32 = 8;
+
+/// What the clones of a session share.
+pub(crate) struct Shared {
+    pub(crate) core: Arc<Core>,
+    pub(crate) settings: Arc<Settings>,
+    network: Option<String>,
+    /// How long commits of this request may take in all.
+    pub(crate) budget: Duration,
+    /// Whether the response is shown to somebody, who then reads the messages on it.
+    pub(crate) shows_flashes: bool,
+    /// One commit of a request at a time.
+    pub(crate) gate: AsyncMutex<()>,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        settings: Arc<Settings>,
+        network: Option<String>,
+        budget: Duration,
+        shows_flashes: bool,
+        state: State,
+    ) -> Self {
+        let (gate, state) = (AsyncMutex::new(()), Mutex::new(state));
+        Self {
+            core,
+            settings,
+            network,
+            budget,
+            shows_flashes,
+            gate,
+            state,
+        }
+    }
+
+    /// Never held across an `await`, nor while code of the application runs.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn terms(&self) -> Terms<'_> {
+        let config = &self.settings.config;
+        Terms {
+            core: &self.core,
+            cookie: &config.cookie.name,
+            idle_timeout: config.idle_timeout,
+            absolute_timeout: config.absolute_timeout,
+            max_size: config.max_size,
+            fingerprinting: config.fingerprinting,
+            network: self.network.as_deref(),
+        }
+    }
+
+    /// The idle timeout of a session.
+    pub(crate) fn idle_timeout(&self, record: &Record) -> Duration {
+        record
+            .idle_timeout
+            .unwrap_or(self.settings.config.idle_timeout)
+    }
+
+    pub(crate) fn emit(&self, event: &Event) {
+        self.settings.emit(event);
+    }
+
+    /// Tells of a commit that failed.
+    pub(crate) fn report(&self, error: &SessionError) {
+        let handle = match &self.state().standing {
+            Standing::Stored(base) => Some(base.token.handle),
+            Standing::New => None,
+            Standing::Barred { handle, .. } => *handle,
+        };
+        match error {
+            SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
+            SessionError::OutcomeUnknown => self.emit(&Event::OutcomeUnknown { handle }),
+            SessionError::Store(error) => {
+                self.emit(&Event::StoreFailed {
+                    handle,
+                    error: error.clone(),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes the state, and makes the view anew if it is outdated then.
+    pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut State) -> R) -> R {
+        let result = edit(&mut self.state());
+        self.refresh_view();
+        result
+    }
+
+    /// Closures of the application run here, which may use the session: no lock is held meanwhile.
+    fn refresh_view(&self) {
+        // A closure that changes the session it is run for would have no end.
+        for pass in 1..=PASSES {
+            let (base, log, revision) = {
+                let state = self.state();
+                if state.view_is != View::Stale {
+                    return;
+                }
+                let base = match &state.standing {
+                    Standing::Stored(base) => Some(Arc::clone(&base.record)),
+                    Standing::New | Standing::Barred { .. } => None,
+                };
+                let mut log = state.in_flight.clone().unwrap_or_default();
+                log.append(&state.log);
+                (base, log, state.revision)
+            };
+            let circumstances = self.terms().circumstances();
+            let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&circumstances)));
+            let exact =
+                log.is_empty() || log.replay_what_applies(Arc::make_mut(&mut view), &circumstances);
+            let mut state = self.state();
+            let unchanged = state.revision == revision;
+            if unchanged || pass == PASSES {
+                state.view = view;
+                state.view_is = match exact && unchanged {
+                    true => View::Exact,
+                    false => View::Partial,
+                };
+                return;
+            }
+        }
+    }
+
+    /// How long a commit or a load that begins now may take.
+    pub(crate) fn time_left(&self) -> Duration {
+        let state = self.state();
+        match state.head_sent {
+            true => self.budget,
+            false => self.budget.saturating_sub(state.spent),
+        }
+    }
+
+    /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
+    pub(crate) fn abandon(&self) {
+        let doomed = self.edit(|state| {
+            // No response will carry a cookie any more.
+            state.head_sent = true;
+            if state.settling > 0 {
+                // What somebody has begun to save is saved, and destroyed what is to be.
+                return None;
+            }
+            // Closures in the log may hold the session itself.
+            state.forget();
+            state.doomed.take()
+        });
+        if let Some(handle) = doomed {
+            destroy_later(self, handle);
+        }
+    }
+}
+
+/// A `destroy` that nobody has carried out yet is carried out. Other changes that were made after the response and never
+/// saved are lost; that is an event, not silence.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let (doomed, lost, handle) = {
+            let mut state = self.state();
+            let doomed = state.doomed.take();
+            (
+                doomed,
+                state.head_sent && !state.is_settled(),
+                state.stored_handle(),
+            )
+        };
+        if let Some(doomed) = doomed {
+            destroy_later(self, doomed);
+        }
+        if lost {
+            self.emit(&Event::ChangesLost { handle });
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
