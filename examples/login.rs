@@ -28,6 +28,7 @@ async fn home(session: Session) -> Result<Html<String>, SessionError> {
     // Exactly one page shows the notice, also when two tabs load at once.
     let notice = session.take(NOTICE).await?.unwrap_or_default();
     let form = match session.principal() {
+        // Only users of ours are here; a name that users choose must be escaped.
         Some(user) => format!(
             "<p>Hello, {user}. <form method=post action=/logout><button>Sign out</button></form>"
         ),

@@ -44,8 +44,11 @@ async fn serve(mut socket: WebSocket, session: Session) {
                 Some(Ok(_)) => continue,
                 Some(Err(_)) | None => return,
             },
-            // No request keeps the session alive while the socket is open.
+            // No request keeps the session alive while the socket is open, or tells that it has ended.
             _ = awake.tick() => {
+                if session.reload().await.is_err() {
+                    return;
+                }
                 session.touch();
                 continue;
             }
