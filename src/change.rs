@@ -13,10 +13,10 @@
 //! | rotation, principal | only within the epoch they were made in, see [`crate::commit`] |
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::answer::{Answer, AnswerId};
 use crate::error::SessionError;
 use crate::flash::{Flash, add};
 use crate::lifetime::{Millis, after};
@@ -36,79 +36,6 @@ pub(crate) type Rewrite = Arc<dyn Fn(Option<&Json>) -> Result<Json, SessionError
 
 /// Says whether a value is of the type that its taker asked for; one that is not stays.
 pub(crate) type Check = fn(key: &str, value: &Json) -> Result<(), SessionError>;
-
-/// Where a change that is committed at once leaves its result, anew at every replay.
-pub(crate) struct Answer<T> {
-    id: AnswerId,
-    slot: Arc<Mutex<Slot<T>>>,
-}
-
-struct Slot<T> {
-    value: Option<T>,
-    /// The change is in the store; until then the value is a guess.
-    confirmed: bool,
-}
-
-/// Tells one answer from another, whatever their types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AnswerId(u64);
-
-impl<T> Answer<T> {
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = AnswerId(NEXT.fetch_add(1, Ordering::Relaxed));
-        let slot = Slot {
-            value: None,
-            confirmed: false,
-        };
-        Self {
-            id,
-            slot: Arc::new(Mutex::new(slot)),
-        }
-    }
-
-    pub(crate) fn id(&self) -> AnswerId {
-        self.id
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Slot<T>> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn give(&self, value: Option<T>) {
-        *self.slot() = Slot {
-            value,
-            confirmed: false,
-        };
-    }
-
-    fn confirm(&self) {
-        self.slot().confirmed = true;
-    }
-
-    /// What the change gives as far as this request can tell.
-    pub(crate) fn guess(&self) -> Option<T> {
-        self.slot().value.take()
-    }
-
-    /// What the change has given.
-    pub(crate) fn take(&self) -> Result<Option<T>, SessionError> {
-        let mut slot = self.slot();
-        match slot.confirmed {
-            true => Ok(slot.value.take()),
-            false => Err(SessionError::Discarded),
-        }
-    }
-}
-
-impl<T> Clone for Answer<T> {
-    fn clone(&self) -> Self {
-        Self {
-            id: self.id,
-            slot: Arc::clone(&self.slot),
-        }
-    }
-}
 
 /// A new secret, and the epoch that begins with it.
 #[derive(Clone)]

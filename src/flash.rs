@@ -7,7 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Answer, Change};
+use crate::answer::Answer;
+use crate::change::Change;
 use crate::error::SessionError;
 use crate::session::Session;
 

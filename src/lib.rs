@@ -7,6 +7,7 @@
 // Here and not in Cargo.toml, since tests, benches and examples may unwrap.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod answer;
 mod change;
 mod client_ip;
 mod commit;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::change::{Answer, AnswerId, Change, Rewrite, decode, encode};
+use crate::answer::{Answer, AnswerId};
+use crate::change::{Change, Rewrite, decode, encode};
 use crate::commit::run::within;
 use crate::commit::{Occasion, settle};
 use crate::error::{Gone, SessionError};

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::change::{AnswerId, Change, ChangeLog, Circumstances};
+use crate::answer::AnswerId;
+use crate::change::{Change, ChangeLog, Circumstances};
 use crate::commit::run::{Base, Commit, Work};
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;

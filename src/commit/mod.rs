@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::change::AnswerId;
+use crate::answer::AnswerId;
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::layer::Destroying;

@@ -188,10 +188,15 @@ fn advice(code: Option<&str>, error: &dyn std::error::Error) -> String {
         .source()
         .map_or_else(|| error.to_string(), ToString::to_string);
     match code {
-        // Redis 7 reports a command refused inside of a script as a plain error.
-        _ if said.contains("can't run this command") || code == Some("NOPERM") => format!(
-            "{said}: grant the user `+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time` on keys that begin with `key_prefix`"
-        ),
+        // What is refused inside of a script is a plain error, in words of each version's own.
+        _ if code == Some("NOPERM")
+            || said.contains("can't run this command")
+            || said.contains("no permissions") =>
+        {
+            format!(
+                "{said}: grant the user `+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time` on keys that begin with `key_prefix`"
+            )
+        }
         Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
         _ => format!("{said}: correct `url`, or look at the server's log"),
     }
