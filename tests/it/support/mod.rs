@@ -82,6 +82,15 @@ fn report(place: &str) {
         .create(true)
         .append(true)
         .open(&path);
-    let written = file.and_then(|mut file| writeln!(file, "{place}"));
+    // One write, so that tests which end together do not share a line.
+    let written = file.and_then(|mut file| {
+        file.write_all(
+            format!(
+                "{place}
+"
+            )
+            .as_bytes(),
+        )
+    });
     written.unwrap_or_else(|error| panic!("SESSILE_TEST_REPORT = {path}: {error}"));
 }
