@@ -8,6 +8,7 @@ use sessile::store::ManualClock;
 use sessile::{Event, MemoryStore, SessionError, SessionLayer};
 
 use crate::support::app::app;
+use crate::support::late::{Late, Post};
 use crate::support::proxy::Fault;
 use crate::support::{Browser, Proxy, Server, Visit, store_with};
 
@@ -603,5 +604,86 @@ async fn an_old_connection_that_keeps_a_session_alive_does_not_shorten_a_new_log
                 |session| async move { assert_eq!(session.principal().as_deref(), Some("mia")) },
             )
             .await;
+    }
+}
+
+/// A node whose compare-and-sets may be lost or late, and another whose are not.
+async fn late_node() -> (Late, Visit, axum::Router) {
+    let store = MemoryStore::new();
+    let late = Late::before(store.clone());
+    let mut visit = Visit::with(SessionLayer::new(late.clone()));
+    visit
+        .request(|session| async move { session.insert("n", 0).unwrap() })
+        .await;
+    (late, visit, app(SessionLayer::new(store)))
+}
+
+#[tokio::test]
+async fn a_commit_sent_again_does_not_hide_a_later_one_of_its_node() {
+    use Post::{Deliver, DeliverAfterHeld, Hold, Lose};
+
+    let (late, mut visit, other) = late_node().await;
+    let (first, second) = (visit.keep().await, visit.keep().await);
+    // The first request's commit is lost, and another node's follows.
+    first.increment("n", 1).unwrap();
+    late.plan(&[Lose; 3]);
+    assert!(matches!(
+        first.save().await,
+        Err(SessionError::OutcomeUnknown)
+    ));
+    visit.browser.peek(&other, "/incr?k=n").await.ok();
+    // The second request's is on its way for long.
+    second.increment("n", 10).unwrap();
+    late.plan(&[Deliver, Hold, Lose, Lose]);
+    assert!(matches!(
+        second.save().await,
+        Err(SessionError::OutcomeUnknown)
+    ));
+    // The first is proved lost and sent anew; just before, the second one's arrives.
+    late.plan(&[Deliver, DeliverAfterHeld]);
+    first.save().await.unwrap();
+    assert!(late.is_done());
+    // The second's is in the store, below the first's: that cannot be known, and must not be guessed.
+    assert!(matches!(
+        second.save().await,
+        Err(SessionError::OutcomeUnknown)
+    ));
+    visit
+        .request(|session| async move { assert_eq!(session.get::<i64>("n").unwrap(), Some(12)) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_late_commit_is_found_below_seven_of_other_nodes_and_not_below_eight() {
+    for others in [0, 7, 8, 20] {
+        let store = MemoryStore::new();
+        let late = Late::before(store.clone());
+        let mut visit = Visit::with(SessionLayer::new(late.clone()));
+        visit
+            .request(|session| async move { session.insert("n", 0).unwrap() })
+            .await;
+        let session = visit.keep().await;
+        session.increment("n", 100).unwrap();
+        late.plan(&[Post::Hold, Post::Lose, Post::Lose]);
+        assert!(matches!(
+            session.save().await,
+            Err(SessionError::OutcomeUnknown)
+        ));
+        late.deliver_held().await;
+        for _ in 0..others {
+            let node = app(SessionLayer::new(store.clone()));
+            visit.browser.peek(&node, "/incr?k=n").await.ok();
+        }
+        let saved = session.save().await;
+        assert_eq!(saved.is_ok(), others <= 7, "{others}: {saved:?}");
+        let seen = app(SessionLayer::new(store.clone()));
+        let n: i64 = visit
+            .browser
+            .peek(&seen, "/number?k=n")
+            .await
+            .ok()
+            .parse()
+            .unwrap();
+        assert_eq!(n, 100 + others, "counted once, known or not");
     }
 }

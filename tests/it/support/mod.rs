@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod browser;
+pub mod late;
 pub mod node;
 pub mod proxy;
 pub mod server;

@@ -1,0 +1,132 @@
+//! A store between a node and its sessions that loses compare-and-sets, or delivers them late, as a plan says.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use sessile::store::{
+    Capabilities, Created, Deleted, Durability, Freshness, Renewal, Replaced, Stored, Touched,
+    Write,
+};
+use sessile::{Handle, MemoryStore, SessionStore, StoreError};
+
+/// What becomes of a compare-and-set.
+#[derive(Clone, Copy, Debug)]
+pub enum Post {
+    /// It arrives and is answered. What is not planned for does.
+    Deliver,
+    /// It never arrives.
+    Lose,
+    /// It arrives later, and is not answered.
+    Hold,
+    /// It arrives just after what was held.
+    DeliverAfterHeld,
+}
+
+/// A compare-and-set that is on its way.
+struct Held {
+    key: Handle,
+    expected: Stored,
+    value: Bytes,
+    ttl: Duration,
+}
+
+#[derive(Clone)]
+pub struct Late {
+    store: MemoryStore,
+    plan: Arc<Mutex<VecDeque<Post>>>,
+    held: Arc<Mutex<Option<Held>>>,
+}
+
+impl Late {
+    pub fn before(store: MemoryStore) -> Self {
+        Self {
+            store,
+            plan: Arc::default(),
+            held: Arc::default(),
+        }
+    }
+
+    /// What becomes of the next compare-and-sets.
+    pub fn plan(&self, plan: &[Post]) {
+        self.plan.lock().unwrap().extend(plan);
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.plan.lock().unwrap().is_empty() && self.held.lock().unwrap().is_none()
+    }
+
+    /// What was held arrives.
+    pub async fn deliver_held(&self) {
+        let held = self.held.lock().unwrap().take();
+        if let Some(held) = held {
+            let late = self
+                .store
+                .replace(&held.key, &held.expected, Write::new(&held.value, held.ttl))
+                .await
+                .unwrap();
+            assert_eq!(late, Replaced::Done, "the plan has it arrive in time");
+        }
+    }
+}
+
+impl SessionStore for Late {
+    fn namespace(&self) -> &str {
+        self.store.namespace()
+    }
+
+    fn now(&self) -> SystemTime {
+        self.store.now()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+        self.store.load(key, want).await
+    }
+
+    async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        self.store.create(key, write).await
+    }
+
+    async fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> Result<Replaced, StoreError> {
+        let post = self
+            .plan
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Post::Deliver);
+        match post {
+            Post::Deliver => {}
+            Post::Lose => return Err(StoreError::unknown("lost")),
+            Post::Hold => {
+                let held = Held {
+                    key: *key,
+                    expected: expected.clone(),
+                    value: write.value.clone(),
+                    ttl: write.ttl,
+                };
+                *self.held.lock().unwrap() = Some(held);
+                return Err(StoreError::unknown("held"));
+            }
+            Post::DeliverAfterHeld => self.deliver_held().await,
+        }
+        self.store.replace(key, expected, write).await
+    }
+
+    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+        self.store.touch(key, renewal).await
+    }
+
+    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        self.store.delete(key, durability).await
+    }
+}
