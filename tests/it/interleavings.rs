@@ -687,3 +687,35 @@ async fn a_late_commit_is_found_below_seven_of_other_nodes_and_not_below_eight()
         assert_eq!(n, 100 + others, "counted once, known or not");
     }
 }
+
+#[tokio::test]
+async fn a_number_whose_change_a_clone_discards_is_not_given() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |_| ()).await;
+    let mut visit = Visit::with(SessionLayer::new(store));
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    proxy.delay(Duration::from_millis(80));
+    visit
+        .request(|session| async move {
+            session.insert("saved", true).unwrap();
+            let after = |millis| tokio::time::sleep(Duration::from_millis(millis));
+            let number = async {
+                after(20).await;
+                session.increment_now("n", 1).await
+            };
+            let discard = async {
+                after(40).await;
+                session.discard_changes();
+            };
+            let (saved, number, ()) = tokio::join!(session.save(), number, discard);
+            saved.unwrap();
+            assert!(matches!(number, Err(SessionError::Discarded)), "{number:?}");
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.keys(), ["name", "saved"]) })
+        .await;
+}
