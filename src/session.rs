@@ -199,6 +199,7 @@ impl Session {
     ///
     /// - [`SessionError::NotANumber`]: the value is no whole number; it is kept.
     /// - [`SessionError::Overflow`]: the sum is no `i64`.
+    /// - [`SessionError::TooLarge`]: the key is longer than 1 KiB.
     #[doc(alias = "incr")]
     pub fn increment(&self, key: &str, by: i64) -> Result<i64, SessionError> {
         let answer = Answer::new();
@@ -285,6 +286,8 @@ impl Session {
     ///
     /// - [`SessionError::Decode`]: the value is of another type; it is kept.
     /// - [`SessionError::Encode`]: the result cannot be written as JSON.
+    /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
+    /// - [`SessionError::Conflict`]: clones of this session changed the value 100 times while the closure ran.
     #[doc(alias("modify", "upsert"))]
     pub fn update<T, F>(&self, key: impl SessionKey<T>, f: F) -> Result<T, SessionError>
     where
@@ -307,7 +310,7 @@ impl Session {
     /// # Errors
     ///
     /// - [`SessionError::Refused`]: the closure refused; the value is as it was.
-    /// - [`SessionError::Decode`], [`SessionError::Encode`]: as for [`update`](Self::update).
+    /// - Those of [`update`](Self::update).
     pub fn try_update<T, F>(&self, key: impl SessionKey<T>, f: F) -> Result<T, SessionError>
     where
         T: Serialize + DeserializeOwned,

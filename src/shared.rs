@@ -153,17 +153,19 @@ impl Shared {
 
     /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
     pub(crate) fn abandon(&self) {
-        let doomed = self.edit(|state| {
+        // The view is not made anew: the handler may be unwinding, and a closure that panics too would end the process.
+        let doomed = {
+            let mut state = self.state();
             // No response will carry a cookie any more.
             state.head_sent = true;
             if state.settling > 0 {
                 // What somebody has begun to save is saved, and destroyed what is to be.
-                return None;
+                return;
             }
             // Closures in the log may hold the session itself.
             state.forget();
             state.doomed.take()
-        });
+        };
         if let Some(handle) = doomed {
             destroy_later(self, handle);
         }

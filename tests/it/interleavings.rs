@@ -47,6 +47,14 @@ impl Scene {
     }
 }
 
+/// A visitor without a session, whose store is behind a proxy.
+async fn behind_proxy() -> (Server, Proxy, Visit) {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |_| ()).await;
+    (server, proxy, Visit::with(SessionLayer::new(store)))
+}
+
 #[tokio::test]
 async fn an_unresolved_commit_taken_up_again_overwrites_nobody() {
     let mut scene = Scene::new().await;
@@ -118,11 +126,8 @@ async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
 
 #[tokio::test]
 async fn a_save_that_nobody_waits_for_is_waited_for_by_the_response() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.address()).await;
-    let store = store_with(&proxy.url(), |_| ()).await;
+    let (_server, proxy, mut visit) = behind_proxy().await;
     proxy.delay(Duration::from_millis(100));
-    let mut visit = Visit::with(SessionLayer::new(store));
     visit
         .request(|session| async move {
             session.insert("name", "mia").unwrap();
@@ -160,10 +165,7 @@ async fn a_destroy_after_the_response_is_carried_out() {
 
 #[tokio::test]
 async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.address()).await;
-    let store = store_with(&proxy.url(), |_| ()).await;
-    let mut visit = Visit::with(SessionLayer::new(store));
+    let (server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
         .await;
@@ -431,10 +433,7 @@ async fn a_closure_that_panics_when_it_is_done_again_is_no_success() {
 
 #[tokio::test]
 async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.address()).await;
-    let store = store_with(&proxy.url(), |_| ()).await;
-    let mut visit = Visit::with(SessionLayer::new(store));
+    let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
         .await;
@@ -499,10 +498,7 @@ async fn a_save_whose_changes_were_dropped_says_so() {
 
 #[tokio::test]
 async fn what_a_clone_fails_to_save_does_not_fail_what_was_taken() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.address()).await;
-    let store = store_with(&proxy.url(), |_| ()).await;
-    let mut visit = Visit::with(SessionLayer::new(store));
+    let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
         .await;
@@ -690,10 +686,7 @@ async fn a_late_commit_is_found_below_seven_of_other_nodes_and_not_below_eight()
 
 #[tokio::test]
 async fn a_number_whose_change_a_clone_discards_is_not_given() {
-    let server = Server::start();
-    let proxy = Proxy::before(server.address()).await;
-    let store = store_with(&proxy.url(), |_| ()).await;
-    let mut visit = Visit::with(SessionLayer::new(store));
+    let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
         .await;

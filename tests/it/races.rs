@@ -207,3 +207,41 @@ async fn fifty_visitors_at_once_never_see_each_other() {
     visits.await;
     assert_eq!(site.keys().len(), REQUESTS + 1);
 }
+
+#[tokio::test]
+async fn of_tabs_that_sign_in_at_once_one_does_and_its_cookie_works() {
+    let site = Site::new().await;
+    let logins = (0..6).map(|number| {
+        let (node, cookie) = (&site.nodes[number % 2], &site.cookie);
+        async move {
+            node.get(&format!("/login?u=mia{number}"), Some(cookie))
+                .await
+        }
+    });
+    let answers = join_all(logins).await;
+    let winners: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| answer.cookie.as_deref())
+        .collect();
+    let [winner] = winners[..] else {
+        panic!("{} tabs have got a cookie", winners.len());
+    };
+    assert!(
+        answers
+            .iter()
+            .all(|answer| (answer.status == 200) == answer.cookie.is_some())
+    );
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.status == 200 || answer.status == 409)
+    );
+    let who = site.nodes[1].get("/whoami", Some(winner)).await.text;
+    assert!(who.starts_with("mia"), "{who}");
+    assert_eq!(
+        site.get("/whoami").await.text,
+        "",
+        "the token of before is dead"
+    );
+    assert_eq!(site.keys().len(), 1);
+}
