@@ -238,21 +238,30 @@ impl Change {
         }
     }
 
-    /// Whether the value under this key may depend on this change.
-    fn touches(&self, name: &str) -> bool {
+    /// The keys of the data that it changes.
+    fn keys(&self) -> &[String] {
         match self {
             Self::Insert { key, .. }
             | Self::Remove { key }
             | Self::Increment { key, .. }
             | Self::Push { key, .. }
             | Self::Update { key, .. }
-            | Self::Take { key, .. } => key == name,
-            Self::Clear { .. } | Self::SetPrincipal { .. } => true,
+            | Self::Take { key, .. } => std::slice::from_ref(key),
+            Self::Clear { keys } => keys,
             Self::AddFlash(_)
             | Self::TakeFlashes { .. }
             | Self::Lifetimes(_)
             | Self::Rotate(_)
-            | Self::ClearPrincipal(_) => false,
+            | Self::SetPrincipal { .. }
+            | Self::ClearPrincipal(_) => &[],
+        }
+    }
+
+    /// Whether the value under this key may depend on this change.
+    fn touches(&self, key: &str) -> bool {
+        match self {
+            Self::Clear { .. } | Self::SetPrincipal { .. } => true,
+            _ => self.keys().iter().any(|touched| touched == key),
         }
     }
 
@@ -409,17 +418,26 @@ impl ChangeLog {
             .retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
     }
 
-    /// The record with all changes done to it.
-    pub(crate) fn replay(
+    /// Without what is done to the data.
+    pub(crate) fn without_data(&self) -> Self {
+        let rest = self.0.iter().filter(|change| change.keys().is_empty());
+        Self(rest.cloned().collect())
+    }
+
+    /// The keys of the data that are changed.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().flat_map(Change::keys)
+    }
+
+    /// Does all changes to the record, up to the first that cannot be done.
+    pub(crate) fn apply(
         &self,
-        base: &Record,
+        record: &mut Record,
         circumstances: &Circumstances,
-    ) -> Result<Record, SessionError> {
-        let mut record = base.clone();
-        for change in &self.0 {
-            change.apply(&mut record, circumstances)?;
-        }
-        Ok(record)
+    ) -> Result<(), SessionError> {
+        self.0
+            .iter()
+            .try_for_each(|change| change.apply(record, circumstances))
     }
 
     /// Does every change that can be done; false if one could not.
@@ -498,7 +516,9 @@ mod tests {
         base: &Record,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Record, SessionError> {
-        ChangeLog(changes.into_iter().collect()).replay(base, &now())
+        let mut record = base.clone();
+        ChangeLog(changes.into_iter().collect()).apply(&mut record, &now())?;
+        Ok(record)
     }
 
     #[test]
@@ -631,7 +651,8 @@ mod tests {
             ..now()
         };
         let log = ChangeLog(vec![Change::Rotate(rotation())]);
-        assert_eq!(log.replay(&rotated, &later).unwrap().retired.len(), 1);
+        log.apply(&mut rotated, &later).unwrap();
+        assert_eq!(rotated.retired.len(), 1);
     }
 
     #[test]

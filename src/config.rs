@@ -64,6 +64,45 @@ pub enum Load {
     OnExtract,
 }
 
+/// What happens to the changes of a request if other requests have changed its session since it was loaded.
+///
+/// Whatever it is, a session that was destroyed does not come back, a rotation is not undone, and a call that gives its
+/// caller something ([`take`](crate::Session::take), [`increment_now`](crate::Session::increment_now),
+/// [`take_flashes`](crate::Session::take_flashes)) gives it to nobody else.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[doc(alias("SaveStrategy", "lock", "optimistic", "pessimistic"))]
+pub enum Concurrency {
+    /// They are done again to what the others made of it, as the table at [`Session`](crate::Session) says. The default: no
+    /// change is lost, and nobody waits.
+    #[default]
+    Merge,
+    /// The request's data replaces that of the others, whole, as in other session libraries: their changes of other keys are
+    /// lost too.
+    LastWriteWins,
+    /// Nothing is written, and the response becomes 409: for forms that must not overwrite what their user has not seen.
+    Reject,
+    /// Requests of one session run one after the other, on all nodes: for handlers that call the outside world and must not
+    /// do so twice at once.
+    ///
+    /// A request waits for its turn before its session is loaded and keeps it until its changes are committed. If it is held
+    /// up for so long that its lease ends, another one runs beside it: its own changes are then refused with 409 if a
+    /// key that it has read or written was changed, and merged otherwise. Costs two more round trips a request, and more
+    /// while it waits.
+    #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
+    Exclusive {
+        /// How long a request waits for its turn before its response becomes 503 with `Retry-After`. It is not counted
+        /// against the store's budget.
+        #[serde(with = "duration")]
+        wait: Duration,
+        /// How long others wait for a node that has died, and at what intervals, a third of it, the lease of a running
+        /// request is renewed; 5 s is a good value. Leases need not outlast requests.
+        #[serde(with = "duration")]
+        lease: Duration,
+    },
+}
+
 /// The `SameSite` attribute of the cookie.
 ///
 /// It is no replacement for protection against cross-site request forgery.
@@ -149,6 +188,8 @@ pub struct SessionConfig {
     pub max_size: usize,
     /// When the session is loaded.
     pub load: Load,
+    /// What happens if other requests have changed the session meanwhile.
+    pub concurrency: Concurrency,
     /// What to do when a session is used from another network.
     pub fingerprinting: Fingerprinting,
     /// How many bits of an IPv4 address are its network; 24 by default, from 8 to 32.
@@ -169,6 +210,7 @@ impl Default for SessionConfig {
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
             max_size: 64 * 1024,
             load: Load::default(),
+            concurrency: Concurrency::default(),
             fingerprinting: Fingerprinting::default(),
             ipv4_prefix: 24,
             ipv6_prefix: 64,

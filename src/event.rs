@@ -34,11 +34,14 @@ pub enum Event {
         /// Why the last attempt failed.
         error: StoreError,
     },
-    /// Other requests had changed the session; this one's changes were done to what they made of it.
-    ConflictMerged {
+    /// A session was written. Requests of this process that change one session at once are written together.
+    Committed {
         /// The session.
         handle: Handle,
-        /// Compare-and-sets that it took.
+        /// How many requests' changes it were.
+        requests: u32,
+        /// Compare-and-sets that it took: more than one if other nodes were faster, on whose work the changes were done
+        /// again.
         attempts: u32,
     },
     /// Changes were refused, since the session has ended, passed on, or cannot be used by this request.
@@ -119,8 +122,12 @@ pub(crate) fn trace(event: &Event) {
         Event::DestroyFailed { handle, error } => {
             tracing::error!(target: "sessile", %handle, error = error as &dyn std::error::Error, "session could not be destroyed");
         }
-        Event::ConflictMerged { handle, attempts } => {
-            tracing::debug!(target: "sessile", %handle, attempts, "concurrent changes merged");
+        Event::Committed {
+            handle,
+            requests,
+            attempts,
+        } => {
+            tracing::debug!(target: "sessile", %handle, requests, attempts, "session committed");
         }
         Event::Refused { handle, why } => {
             tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "changes refused");

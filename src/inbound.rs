@@ -1,5 +1,6 @@
 //! The way in: from the cookie to the session.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +12,8 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::change::Circumstances;
-use crate::commit::run::{Base, within};
+use crate::commit::run::{Base, RestsOn, within};
+use crate::config::Concurrency;
 use crate::cookie::{Presented, read};
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
@@ -153,10 +155,15 @@ impl Visit {
         };
         let mut state = State::new(standing, fingerprint, &circumstances);
         state.spent = began.elapsed();
+        state.rests_on = match self.settings.config.concurrency {
+            Concurrency::Merge | Concurrency::LastWriteWins => RestsOn::Nothing,
+            Concurrency::Reject => RestsOn::Everything,
+            Concurrency::Exclusive { .. } => RestsOn::Keys(BTreeSet::new()),
+        };
         let shared = Shared::new(
             Arc::clone(&self.core),
             Arc::clone(&self.settings),
-            self.network.clone(),
+            self.network.as_deref().map(Arc::from),
             budget,
             self.shows_flashes,
             state,

@@ -13,8 +13,8 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::Handle;
-use crate::commit::queue::Turns;
-use crate::config::{ConfigError, Load, SessionConfig};
+use crate::commit::queue::Lines;
+use crate::config::{Concurrency, ConfigError, Load, SessionConfig};
 use crate::error::SessionError;
 use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
@@ -61,7 +61,7 @@ pub struct SessionLayer {
 /// What all clones of a layer share.
 pub(crate) struct Core {
     pub(crate) store: Box<dyn AnyStore>,
-    pub(crate) turns: Arc<Turns>,
+    pub(crate) lines: Arc<Lines>,
     writer: Writer,
     sequence: AtomicU64,
     /// Sessions that are destroyed in the background.
@@ -106,7 +106,7 @@ impl SessionLayer {
     fn build(store: impl SessionStore, config: SessionConfig) -> Self {
         let core = Core {
             store: Box::new(store),
-            turns: Arc::default(),
+            lines: Arc::default(),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
             destroying: Mutex::default(),
@@ -130,6 +130,27 @@ impl SessionLayer {
     #[must_use]
     pub fn with_load(mut self, load: Load) -> Self {
         self.settings_mut().config.load = load;
+        self
+    }
+
+    /// Sets what happens if other requests have changed a session meanwhile; [`Concurrency::Merge`] by default. For some
+    /// routes only, give them a router of their own:
+    ///
+    /// ```
+    /// # use axum::{Router, routing::{get, post}};
+    /// # use sessile::{Concurrency, MemoryStore, Session, SessionLayer};
+    /// # async fn shop() {}
+    /// # async fn edit(_: Session) {}
+    /// let layer = SessionLayer::new(MemoryStore::new());
+    /// let strict = layer.clone().with_concurrency(Concurrency::Reject);
+    /// let app: Router = Router::new()
+    ///     .route("/", get(shop))
+    ///     .layer(layer)
+    ///     .merge(Router::new().route("/edit", post(edit)).layer(strict));
+    /// ```
+    #[must_use]
+    pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.settings_mut().config.concurrency = concurrency;
         self
     }
 

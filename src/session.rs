@@ -105,7 +105,11 @@ impl Session {
         key: impl SessionKey<T>,
     ) -> Result<Option<T>, SessionError> {
         let key = key.name();
-        let value = self.shared.state().view.data.get(key).cloned();
+        let value = {
+            let mut state = self.shared.state();
+            state.note_read(key);
+            state.view.data.get(key).cloned()
+        };
         value.map(|value| decode(key, &value)).transpose()
     }
 
@@ -172,12 +176,16 @@ impl Session {
     /// Whether there is a value under a key.
     #[doc(alias("has", "exists"))]
     pub fn contains_key(&self, key: &str) -> bool {
-        self.shared.state().view.data.contains_key(key)
+        let mut state = self.shared.state();
+        state.note_read(key);
+        state.view.data.contains_key(key)
     }
 
     /// The keys, in alphabetical order.
     pub fn keys(&self) -> Vec<String> {
-        self.shared.state().view.data.keys().cloned().collect()
+        let mut state = self.shared.state();
+        state.note_read_all();
+        state.view.data.keys().cloned().collect()
     }
 
     /// Removes every key that is there now. The session stays, with its principal; to end it, use
@@ -350,6 +358,8 @@ impl Session {
                     rewrite,
                 };
                 state.note(change, key, json);
+            } else {
+                state.note_read(key);
             }
             return Ok(value);
         }

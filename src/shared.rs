@@ -21,7 +21,7 @@ const PASSES: u32 = 8;
 pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     pub(crate) settings: Arc<Settings>,
-    network: Option<String>,
+    network: Option<Arc<str>>,
     /// How long commits of this request may take in all.
     pub(crate) budget: Duration,
     /// Whether the response is shown to somebody, who then reads the messages on it.
@@ -35,7 +35,7 @@ impl Shared {
     pub(crate) fn new(
         core: Arc<Core>,
         settings: Arc<Settings>,
-        network: Option<String>,
+        network: Option<Arc<str>>,
         budget: Duration,
         shows_flashes: bool,
         state: State,
@@ -57,16 +57,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn terms(&self) -> Terms<'_> {
-        let config = &self.settings.config;
+    pub(crate) fn terms(&self) -> Terms {
         Terms {
-            core: &self.core,
-            cookie: &config.cookie.name,
-            idle_timeout: config.idle_timeout,
-            absolute_timeout: config.absolute_timeout,
-            max_size: config.max_size,
-            fingerprinting: config.fingerprinting,
-            network: self.network.as_deref(),
+            core: Arc::clone(&self.core),
+            settings: Arc::clone(&self.settings),
+            network: self.network.clone(),
         }
     }
 

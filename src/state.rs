@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::answer::AnswerId;
 use crate::change::{Change, ChangeLog, Circumstances};
-use crate::commit::run::{Base, Commit, Work};
+use crate::commit::run::{Base, RestsOn, Terms, Work};
+use crate::commit::unresolved::Unresolved;
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
 use crate::flash::Flash;
@@ -37,12 +38,14 @@ pub(crate) struct State {
     /// Grows with every change of what the view is made of.
     pub(crate) revision: u64,
     pub(crate) log: ChangeLog,
+    /// What must be in the store as it was loaded, for the log to be done to a newer record.
+    pub(crate) rests_on: RestsOn,
     /// The changes of a commit that is under way or unresolved.
     pub(crate) in_flight: Option<ChangeLog>,
     /// What is under way was discarded: should it fail, it is not put back.
     discarded: bool,
     /// A commit that got no answer; nothing else is committed before it is resolved.
-    unresolved: Option<Box<Commit>>,
+    unresolved: Option<Unresolved>,
     /// How many commits wait or are under way.
     pub(crate) settling: u32,
     /// Changes were dropped that somebody may still want to save.
@@ -83,7 +86,7 @@ pub(crate) enum View {
 pub(crate) enum Outcome {
     Committed(Base),
     Failed(ChangeLog),
-    Unresolved(Box<Commit>),
+    Unresolved(Unresolved),
     Lost,
 }
 
@@ -95,6 +98,7 @@ impl State {
             view_is: View::Exact,
             revision: 0,
             log: ChangeLog::default(),
+            rests_on: RestsOn::Nothing,
             in_flight: None,
             settling: 0,
             dropped: false,
@@ -264,17 +268,34 @@ impl State {
             && !refused
     }
 
-    pub(crate) fn is_unresolved(&self) -> bool {
-        self.unresolved.is_some()
-    }
-
     /// Takes out the commit that is to be resolved first.
-    pub(crate) fn take_unresolved(&mut self) -> Option<(Box<Commit>, u32)> {
+    pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
         Some((self.unresolved.take()?, self.generation))
     }
 
-    /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
-    pub(crate) fn take_work(&mut self) -> Result<Option<(Work, u32)>, SessionError> {
+    /// The handler has seen the value of a key.
+    pub(crate) fn note_read(&mut self, key: &str) {
+        if let RestsOn::Keys(keys) = &mut self.rests_on
+            && !keys.contains(key)
+        {
+            keys.insert(key.to_owned());
+        }
+    }
+
+    /// The handler has seen which keys there are.
+    pub(crate) fn note_read_all(&mut self) {
+        if let RestsOn::Keys(_) = self.rests_on {
+            self.rests_on = RestsOn::Everything;
+        }
+    }
+
+    /// Takes out what is to be committed; `whole` if its data is to replace what is there. Nothing while a session is still
+    /// to be destroyed.
+    pub(crate) fn take_work(
+        &mut self,
+        terms: Terms,
+        whole: bool,
+    ) -> Result<Option<(Work, u32)>, SessionError> {
         let base = match &self.standing {
             _ if self.doomed.is_some() => return Ok(None),
             Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
@@ -292,7 +313,19 @@ impl State {
         self.in_flight = Some(log.clone());
         self.discarded = false;
         self.revision += 1;
-        Ok(Some((Work { base, log, done }, self.generation)))
+        let mut rests_on = self.rests_on.clone();
+        if let RestsOn::Keys(keys) = &mut rests_on {
+            keys.extend(log.keys().cloned());
+        }
+        let work = Work {
+            base,
+            log,
+            done,
+            terms,
+            rests_on,
+            whole,
+        };
+        Ok(Some((work, self.generation)))
     }
 
     /// Takes in how a commit ended; false if the session was destroyed meanwhile.
@@ -314,7 +347,7 @@ impl State {
                 }
                 self.outdate_view();
             }
-            Outcome::Unresolved(commit) => self.unresolved = Some(commit),
+            Outcome::Unresolved(unresolved) => self.unresolved = Some(unresolved),
             Outcome::Lost => {
                 self.lost = !self.head_sent;
                 self.outdate_view();

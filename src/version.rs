@@ -42,6 +42,12 @@ impl Version {
         let distance = counter(self).wrapping_sub(counter(earlier)) & Self::COUNTER;
         u32::try_from(distance).unwrap_or(u32::MAX)
     }
+
+    /// Whether this one was most likely written later.
+    pub(crate) fn is_after(self, other: Self) -> bool {
+        let distance = u64::from(self.distance_from(other));
+        (1..=Self::COUNTER / 2).contains(&distance)
+    }
 }
 
 /// New whenever the session changes hands or privilege; changes made under one epoch are never written into another.
@@ -134,11 +140,13 @@ mod tests {
     fn versions_count_commits_and_wrap() {
         let mut version = Version((Version::COUNTER - 1) << Version::RANDOM_BITS);
         let start = version;
+        assert!(!start.is_after(start));
         for distance in 1..=5 {
             let next = version.next();
             assert_ne!(next, version);
             version = next;
             assert_eq!(version.distance_from(start), distance);
+            assert!(version.is_after(start) && !start.is_after(version));
         }
     }
 }

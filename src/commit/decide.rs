@@ -1,17 +1,9 @@
 //! What a commit does next: a pure function, without I/O, clock or closures.
 //!
 //! [`step`] takes where the commit stands and what has just happened, and says where it stands then and what to do.
-//! [`run`](super::run) does it. The rules:
-//!
-//! 1. A session that is gone is never created again.
-//! 2. A commit whose id the record names has been applied: done, however it came there.
-//! 3. Changes of one epoch are never replayed into another.
-//! 4. Changes are replayed only after every earlier send is known not to have been applied: by a newer commit than
-//!    which our writer's id cannot have been pushed out, or by an older id of our writer in its place.
-//! 5. What cannot be known is `OutcomeUnknown` or `NeverKnown`, never a guess.
-//! 6. A send without an answer is repeated byte for byte, twice at most; a creation under a fresh handle.
-//! 7. The second attempt follows at once on the record that won; later ones wait, and read a fresh one.
-//! 8. Nothing is sent after the deadline.
+//! [`run`](super::run) does it. Nothing is sent after the deadline; the second attempt follows at once on the record that
+//! won, later ones wait and read a fresh one. The rest is the eight [rules](Rule), without any one of which a change is
+//! lost, done twice, or brings a session back.
 
 use crate::record::WRITERS;
 use crate::store::StoreErrorKind;
@@ -19,8 +11,30 @@ use crate::store::StoreErrorKind;
 /// How often a send without an answer is repeated.
 const RESENDS: u32 = 2;
 
+/// What keeps changes from being lost or done twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    /// A session that is gone is never created again.
+    GoneStaysGone,
+    /// A commit that the record names has been applied: done, however it came there.
+    NamedIsDone,
+    /// Changes made in one epoch are never done to another.
+    EpochsAreFences,
+    /// Changes are done again only once every earlier send is known not to have been applied: had one been, the record
+    /// would name it, unless so many others have committed since that it no longer can.
+    ProofBeforeReplay,
+    /// A later commit of our own writer in the record proves nothing: ours may have been there before it.
+    LaterHidesEarlier,
+    /// A send without an answer may have been applied. What is not known is never called a failure.
+    SilenceIsUnknown,
+    /// What is repeated is repeated byte for byte, under the same id and version.
+    RepeatTheSameBytes,
+    /// A creation without an answer is never repeated under its handle, which a late copy could revive.
+    CreateUnderFreshHandle,
+}
+
 /// What the commit is to do to the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Goal {
     /// Store a session that was not stored before.
     Create,
@@ -31,7 +45,7 @@ pub(crate) enum Goal {
 }
 
 /// Where a commit stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     goal: Goal,
     /// Sends with bytes of their own.
@@ -40,6 +54,8 @@ pub(crate) struct State {
     resends: u32,
     /// The bytes sent last may have been applied, or still be on their way.
     unresolved: bool,
+    #[cfg(test)]
+    broken: Option<Rule>,
 }
 
 impl State {
@@ -49,11 +65,28 @@ impl State {
             attempts: 0,
             resends: 0,
             unresolved: false,
+            #[cfg(test)]
+            broken: None,
         }
     }
 
-    pub(crate) fn is_unresolved(self) -> bool {
-        self.unresolved
+    /// For tests that must fail without it.
+    #[cfg(test)]
+    pub(crate) fn breaking(self, rule: Rule) -> Self {
+        Self {
+            broken: Some(rule),
+            ..self
+        }
+    }
+
+    #[cfg(test)]
+    fn keeps(self, rule: Rule) -> bool {
+        self.broken != Some(rule)
+    }
+
+    #[cfg(not(test))]
+    fn keeps(self, _: Rule) -> bool {
+        true
     }
 
     pub(crate) fn attempts(self) -> u32 {
@@ -79,6 +112,8 @@ pub(crate) enum Trace {
 pub(crate) struct Newer {
     pub(crate) trace: Trace,
     pub(crate) same_epoch: bool,
+    /// What the changes rest on is different there, so that they may not be done again.
+    pub(crate) clash: bool,
     /// Commits between our base and it.
     pub(crate) distance: u32,
 }
@@ -99,7 +134,7 @@ pub(crate) enum Event {
     /// What is stored is not a record.
     Unreadable,
     /// The fresh record that was asked for.
-    Loaded { same_epoch: bool },
+    Loaded { same_epoch: bool, clash: bool },
     /// The store failed to do what it was sent.
     Failed(StoreErrorKind),
     /// The store failed to give the fresh record.
@@ -153,6 +188,10 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
         Event::Begin => send(&mut state),
         Event::Done => Action::Finish(Verdict::Committed),
         Event::Gone if state.goal == Goal::Delete => Action::Finish(Verdict::Committed),
+        Event::Gone if !state.keeps(Rule::GoneStaysGone) => {
+            state.goal = Goal::Create;
+            send(&mut state)
+        }
         // What is sent now cannot be applied any more, but an earlier send may have been.
         Event::Gone | Event::Unreadable if state.unresolved => Action::Finish(Verdict::NeverKnown),
         Event::Gone => Action::Finish(Verdict::Gone),
@@ -160,8 +199,10 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
         Event::Exists if late => Action::Finish(Verdict::Failed),
         Event::Exists => send_afresh(&mut state),
         Event::Conflict(newer) => conflict(&mut state, newer, late),
-        Event::Loaded { same_epoch: false } => Action::Finish(Verdict::OtherEpoch),
-        Event::Loaded { .. } if late => Action::Finish(Verdict::Conflict),
+        Event::Loaded { same_epoch, .. } if !may_enter(state, same_epoch) => {
+            Action::Finish(Verdict::OtherEpoch)
+        }
+        Event::Loaded { clash, .. } if late || clash => Action::Finish(Verdict::Conflict),
         Event::Loaded { .. } => send(&mut state),
         Event::Failed(kind) => failed(&mut state, kind, late),
         Event::LoadFailed if late || state.resends == RESENDS => Action::Finish(Verdict::Failed),
@@ -174,18 +215,18 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
 }
 
 fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
-    if newer.trace == Trace::Applied {
+    if newer.trace == Trace::Applied && state.keeps(Rule::NamedIsDone) {
         return Action::Finish(Verdict::Committed);
     }
-    if state.unresolved && !proves_not_applied(newer) {
+    if state.unresolved && !proves_not_applied(*state, newer) {
         return Action::Finish(Verdict::NeverKnown);
     }
     // The bytes sent compare against a version that is history now, so a late copy of them cannot be applied either.
     state.unresolved = false;
     state.resends = 0;
-    if !newer.same_epoch {
+    if !may_enter(*state, newer.same_epoch) {
         Action::Finish(Verdict::OtherEpoch)
-    } else if late {
+    } else if late || newer.clash {
         Action::Finish(Verdict::Conflict)
     } else if state.attempts == 1 {
         send(state)
@@ -194,19 +235,26 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     }
 }
 
+fn may_enter(state: State, same_epoch: bool) -> bool {
+    same_epoch || !state.keeps(Rule::EpochsAreFences)
+}
+
 /// Had our commit been applied it would be among the last of eight writers, unless eight commits followed it.
-fn proves_not_applied(newer: Newer) -> bool {
+fn proves_not_applied(state: State, newer: Newer) -> bool {
     match newer.trace {
         Trace::NotApplied => true,
-        Trace::Absent => newer.distance as usize <= WRITERS,
-        Trace::Applied | Trace::Superseded => false,
+        Trace::Absent => {
+            newer.distance as usize <= WRITERS || !state.keeps(Rule::ProofBeforeReplay)
+        }
+        Trace::Superseded => !state.keeps(Rule::LaterHidesEarlier),
+        Trace::Applied => !state.keeps(Rule::NamedIsDone),
     }
 }
 
 fn failed(state: &mut State, kind: StoreErrorKind, late: bool) -> Action {
     if kind == StoreErrorKind::Unknown {
         // A creation under a handle that nobody will ever hear of has changed nothing that anyone can see.
-        state.unresolved = state.goal == Goal::Replace;
+        state.unresolved = state.goal == Goal::Replace && state.keeps(Rule::SilenceIsUnknown);
     }
     let hopeless = kind == StoreErrorKind::Refused && !state.unresolved;
     if late || hopeless || state.resends == RESENDS {
@@ -214,8 +262,9 @@ fn failed(state: &mut State, kind: StoreErrorKind, late: bool) -> Action {
     }
     state.resends += 1;
     match state.goal {
-        Goal::Create => Action::SendAfresh,
-        Goal::Replace | Goal::Delete => Action::Resend,
+        Goal::Create if state.keeps(Rule::CreateUnderFreshHandle) => Action::SendAfresh,
+        Goal::Replace if !state.keeps(Rule::RepeatTheSameBytes) => Action::Send,
+        Goal::Create | Goal::Replace | Goal::Delete => Action::Resend,
     }
 }
 
@@ -248,9 +297,15 @@ mod tests {
         Event::Conflict(Newer {
             trace,
             same_epoch,
+            clash: false,
             distance,
         })
     }
+
+    const LOADED: Event = Event::Loaded {
+        same_epoch: true,
+        clash: false,
+    };
 
     /// Feeds the events in and returns the actions, the first of which answers `Begin`.
     fn play(goal: Goal, events: &[Event]) -> Vec<Action> {
@@ -278,14 +333,7 @@ mod tests {
             (
                 "second attempt at once, third after waiting",
                 Replace,
-                &[
-                    other,
-                    other,
-                    Loaded { same_epoch: true },
-                    other,
-                    Loaded { same_epoch: true },
-                    Done,
-                ],
+                &[other, other, LOADED, other, LOADED, Done],
                 &[
                     Send,
                     Send,
@@ -317,7 +365,14 @@ mod tests {
             (
                 "rotated while waiting",
                 Replace,
-                &[other, other, Loaded { same_epoch: false }],
+                &[
+                    other,
+                    other,
+                    Loaded {
+                        same_epoch: false,
+                        clash: false,
+                    },
+                ],
                 &[Send, Send, WaitAndLoad, Finish(OtherEpoch)],
             ),
             (
@@ -487,7 +542,7 @@ mod tests {
         for (state, event, verdict) in [
             (State::new(Goal::Replace), Event::Begin, Verdict::Failed),
             (fresh, other, Verdict::Conflict),
-            (fresh, Event::Loaded { same_epoch: true }, Verdict::Conflict),
+            (fresh, LOADED, Verdict::Conflict),
             (fresh, Event::Failed(Unavailable), Verdict::Failed),
             (fresh, Event::Failed(Unknown), Verdict::OutcomeUnknown),
             (lost, Event::Begin, Verdict::OutcomeUnknown),
@@ -501,6 +556,33 @@ mod tests {
                 Action::Finish(verdict),
                 "{state:?} {event:?}"
             );
+        }
+    }
+
+    #[test]
+    fn changes_that_rest_on_what_others_have_changed_end_the_commit_unless_it_was_done() {
+        let (begun, _) = step(State::new(Goal::Replace), Event::Begin, false);
+        let (lost, _) = step(begun, Event::Failed(Unknown), false);
+        let clash = |trace, distance| {
+            Event::Conflict(Newer {
+                trace,
+                same_epoch: true,
+                clash: true,
+                distance,
+            })
+        };
+        let loaded = Event::Loaded {
+            same_epoch: true,
+            clash: true,
+        };
+        for (state, event, verdict) in [
+            (begun, clash(Trace::Absent, 1), Verdict::Conflict),
+            (begun, loaded, Verdict::Conflict),
+            (lost, clash(Trace::Absent, 1), Verdict::Conflict),
+            (lost, clash(Trace::Applied, 2), Verdict::Committed),
+            (lost, clash(Trace::Absent, 9), Verdict::NeverKnown),
+        ] {
+            assert_eq!(step(state, event, false).1, Action::Finish(verdict));
         }
     }
 

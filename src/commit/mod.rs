@@ -2,29 +2,34 @@
 //!
 //! A session is written by compare-and-set. If another request was faster, the request's changes are done again to the
 //! record that won, and sent again. A record names the commits that made it, so that a commit whose answer was lost is
-//! found there and not done twice. [`decide`] holds the rules, [`run`] carries them out, [`queue`] lets one commit of a
-//! session at a time through; this module takes the changes from a request's session and puts the result back.
+//! found there and not done twice. [`decide`] holds the rules, [`run`] carries them out on the bytes that [`seal`] makes,
+//! [`queue`] lets one commit of a session at a time through and requests that wait travel together, [`unresolved`] keeps what
+//! got no answer; this module takes the changes from a request's session and puts the result back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::answer::AnswerId;
+use crate::config::Concurrency;
 use crate::error::SessionError;
 use crate::event::Event;
-use crate::layer::Destroying;
 use crate::shared::Shared;
 use crate::state::{Outcome, State};
-use crate::store::StoreError;
 use crate::token::Handle;
 
 pub(crate) mod decide;
+mod destroy;
 pub(crate) mod queue;
 pub(crate) mod run;
+mod seal;
+pub(crate) mod unresolved;
 
-use run::{Commit, Committed, Ended, delete};
+use destroy::delete;
+pub(crate) use destroy::destroy_later;
+use run::{Commit, Ended, Member, Work};
 
 /// When a session is committed.
 pub(crate) enum Occasion {
@@ -143,7 +148,7 @@ async fn settle_before(
         if shared.edit(|state| is_settled_for(state, occasion))? {
             break;
         }
-        match settle_once(shared, deadline).await {
+        match settle_once(shared, occasion, deadline).await {
             // What a call has made is among what was committed; what clones have changed since is theirs to save.
             Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
             Ok(worked) => committed |= worked,
@@ -156,93 +161,98 @@ async fn settle_before(
 }
 
 /// Does what is to be done next; true if changes were committed.
-async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
+async fn settle_once(
+    shared: &Shared,
+    occasion: &Occasion,
+    deadline: Instant,
+) -> Result<bool, SessionError> {
     let doomed = shared.state().doomed.take();
     if let Some(handle) = doomed {
-        destroy(shared, handle, deadline).await?;
+        end(shared, handle, deadline).await?;
     }
     if shared.state().lost {
         return Err(SessionError::OutcomeUnknown);
     }
     let handle = shared.state().stored_handle();
-    let _turn = match handle {
-        Some(handle) => Some(turn(shared, handle, deadline).await?),
-        None => None,
-    };
+    let place = handle.map(|handle| shared.core.lines.join(handle));
     let unresolved = shared.state().take_unresolved();
-    if let Some((commit, generation)) = unresolved {
-        let ended = commit.run(&shared.terms(), deadline).await;
+    if let (Some(place), Some((unresolved, generation))) = (&place, unresolved) {
+        let ended = place.resolve(unresolved, deadline).await;
         conclude(shared, ended, generation)?;
     }
-    let work = shared.state().take_work()?;
+    let work = shared
+        .state()
+        .take_work(shared.terms(), is_whole(shared, occasion))?;
     let Some((work, generation)) = work else {
         return Ok(false);
     };
-    let commit = Commit::new(work, shared.core.next_commit());
-    let ended = commit.run(&shared.terms(), deadline).await;
+    let ended = match &place {
+        Some(place) => place.commit(work, deadline).await,
+        None => create(work, deadline).await,
+    };
     conclude(shared, ended, generation)?;
     Ok(true)
 }
 
+/// Whether the request's data replaces what others have written. A call that gives its caller something is merged in any
+/// case: two must not get the same.
+fn is_whole(shared: &Shared, occasion: &Occasion) -> bool {
+    let gives = matches!(occasion, Occasion::Call { answer: Some(_) });
+    shared.settings.config.concurrency == Concurrency::LastWriteWins && !gives
+}
+
+/// Stores a session that nobody else knows yet.
+async fn create(work: Work, deadline: Instant) -> Ended {
+    let (reply, ended) = oneshot::channel();
+    let member = Member {
+        work,
+        deadline,
+        reply,
+    };
+    Commit::of(member, None).run(None).await;
+    ended.await.unwrap_or(Ended::NeverKnown)
+}
+
 /// Puts the result of a commit into the request's session.
 fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), SessionError> {
+    let conclude = |outcome| shared.edit(|state| state.conclude(generation, outcome));
     match ended {
         Ended::Committed(committed) => {
-            report_commit(shared, &committed);
             let (handle, created) = (committed.base.token.handle, committed.created);
-            let current =
-                shared.edit(|state| state.conclude(generation, Outcome::Committed(committed.base)));
+            if created {
+                shared.emit(&Event::Created { handle });
+            }
+            if committed.rotated {
+                shared.emit(&Event::Rotated { handle });
+            }
+            let current = conclude(Outcome::Committed(committed.base));
             if created && !current {
                 // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
                 destroy_later(shared, handle);
             }
             Ok(())
         }
+        Ended::NotApplied(log) => {
+            conclude(Outcome::Failed(log));
+            Ok(())
+        }
         Ended::Failed { log, error } => {
-            shared.edit(|state| state.conclude(generation, Outcome::Failed(log)));
+            conclude(Outcome::Failed(log));
             Err(error)
         }
-        Ended::Unknown(commit) => {
-            shared.edit(|state| state.conclude(generation, Outcome::Unresolved(commit)));
+        Ended::Unknown(unresolved) => {
+            conclude(Outcome::Unresolved(unresolved));
             Err(SessionError::OutcomeUnknown)
         }
         Ended::NeverKnown => {
-            shared.edit(|state| state.conclude(generation, Outcome::Lost));
+            conclude(Outcome::Lost);
             Err(SessionError::OutcomeUnknown)
         }
+        Ended::Panicked(panic) => std::panic::resume_unwind(panic),
     }
 }
 
-fn report_commit(shared: &Shared, committed: &Committed) {
-    let handle = committed.base.token.handle;
-    if committed.created {
-        shared.emit(&Event::Created { handle });
-    }
-    if committed.rotated {
-        shared.emit(&Event::Rotated { handle });
-    }
-    if committed.attempts > 1 {
-        let attempts = committed.attempts;
-        shared.emit(&Event::ConflictMerged { handle, attempts });
-    }
-}
-
-/// Waits until this process has no other commit of the session under way.
-async fn turn(
-    shared: &Shared,
-    handle: Handle,
-    deadline: Instant,
-) -> Result<queue::Turn, SessionError> {
-    let turn = tokio::time::timeout_at(deadline, shared.core.turns.take(handle)).await;
-    turn.map_err(|_| match shared.state().is_unresolved() {
-        true => SessionError::OutcomeUnknown,
-        false => SessionError::Store(StoreError::unavailable(
-            "other commits of this session took all of the request's budget: see `request_budget`",
-        )),
-    })
-}
-
-async fn destroy(shared: &Shared, handle: Handle, deadline: Instant) -> Result<(), SessionError> {
+async fn end(shared: &Shared, handle: Handle, deadline: Instant) -> Result<(), SessionError> {
     match delete(&*shared.core.store, handle, deadline).await {
         Ok(()) => {
             shared.emit(&Event::Destroyed { handle });
@@ -254,50 +264,4 @@ async fn destroy(shared: &Shared, handle: Handle, deadline: Instant) -> Result<(
             Err(SessionError::Store(error))
         }
     }
-}
-
-/// The waits between the attempts to carry out a destruction that failed; about five minutes in all.
-const LATER: [Duration; 9] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(10),
-    Duration::from_secs(30),
-    Duration::from_secs(60),
-    Duration::from_secs(90),
-    Duration::from_secs(100),
-];
-
-/// Destroys a session in the background, for a request that is over or has failed. A logout is carried out although the
-/// store was away when it was asked for.
-pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-        return;
-    };
-    let (core, settings) = (Arc::clone(&shared.core), Arc::clone(&shared.settings));
-    match core.begin_destroying(handle) {
-        Destroying::Begun => {}
-        Destroying::UnderWay => return,
-        Destroying::TooMany => {
-            let error = StoreError::unavailable("too many destructions wait for the store");
-            return shared.emit(&Event::DestroyFailed { handle, error });
-        }
-    }
-    let task = async move {
-        let budget = core.store.capabilities().request_budget;
-        let mut waits = LATER.iter();
-        let event = loop {
-            let Err(error) = delete(&*core.store, handle, Instant::now() + budget).await else {
-                break Event::Destroyed { handle };
-            };
-            match waits.next() {
-                Some(wait) => tokio::time::sleep(*wait).await,
-                None => break Event::DestroyFailed { handle, error },
-            }
-        };
-        core.end_destroying(handle);
-        settings.emit(&event);
-    };
-    runtime.spawn(task.in_current_span());
 }

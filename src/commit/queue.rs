@@ -1,67 +1,203 @@
-//! One commit of a session at a time in a process, in the order in which they came.
+//! The line before one session: its commits go one at a time in a process, and requests that wait travel together.
 //!
 //! The record remembers the last commit of each writer. One at a time, a writer's commits reach a session in the order of
-//! their numbers, so that an older number in the record proves that a later one has not been applied; and requests that wait
-//! here do not race each other at the store.
+//! their numbers, so that an older number in the record proves that a later one has not been applied. Whoever has the turn
+//! takes along the change logs of those who wait: any number of writers cost a few compare-and-sets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard};
+use tokio::time::{Instant, timeout_at};
 
+use super::run::{Base, Commit, Ended, Member, Work};
+use super::unresolved::Unresolved;
+use crate::error::SessionError;
+use crate::store::StoreError;
 use crate::token::Handle;
 
-/// Who may commit to which session.
-#[derive(Default)]
-pub(crate) struct Turns(Mutex<HashMap<Handle, Weak<AsyncMutex<()>>>>);
+/// How many requests may wait to change one session, and how many of them travel together at most.
+const WAITING_MOST: usize = 1024;
+const TOGETHER_MOST: usize = 256;
 
-/// The right to commit to one session, until dropped.
-pub(crate) struct Turn {
-    held: Option<OwnedMutexGuard<()>>,
-    handle: Handle,
-    turns: Arc<Turns>,
+/// The lines of all sessions that somebody commits to.
+#[derive(Default)]
+pub(crate) struct Lines(Mutex<HashMap<Handle, Weak<Line>>>);
+
+/// The line before one session.
+#[derive(Default)]
+pub(super) struct Line {
+    turn: AsyncMutex<()>,
+    waiting: Mutex<Waiting>,
 }
 
-impl Turns {
-    /// Waits for the session's turn. Waiters are served in order; dropping the future gives up the place.
-    pub(crate) async fn take(self: &Arc<Self>, handle: Handle) -> Turn {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = turns.entry(handle).or_default();
-            entry.upgrade().unwrap_or_else(|| {
-                let fresh = Arc::new(AsyncMutex::new(()));
-                *entry = Arc::downgrade(&fresh);
-                fresh
-            })
-        };
-        // Built first, so that a waiter who gives up also clears the entry that it may have made.
-        let mut place = Turn {
-            held: None,
+#[derive(Default)]
+struct Waiting {
+    /// In the order in which they came, each with its number.
+    members: VecDeque<(u64, Member)>,
+    next: u64,
+    /// The session as the last commit left it, so that the next one does not meet it as a conflict.
+    latest: Option<Base>,
+}
+
+/// A place in a line. The line goes with the last of them.
+pub(super) struct Place {
+    line: Arc<Line>,
+    handle: Handle,
+    lines: Arc<Lines>,
+}
+
+impl Lines {
+    pub(super) fn join(self: &Arc<Self>, handle: Handle) -> Place {
+        let mut lines = self.lock();
+        let entry = lines.entry(handle).or_default();
+        let line = entry.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::new(Line::default());
+            *entry = Arc::downgrade(&fresh);
+            fresh
+        });
+        Place {
+            line,
             handle,
-            turns: Arc::clone(self),
-        };
-        place.held = Some(turn.lock_owned().await);
-        place
+            lines: Arc::clone(self),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Line>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Turn {
+impl Place {
+    /// Brings the changes into the store, alone or with those of others who wait.
+    ///
+    /// Must not be dropped half-way: others may wait for the commit that it runs.
+    pub(super) async fn commit(&self, work: Work, deadline: Instant) -> Ended {
+        let (reply, mut ended) = oneshot::channel();
+        let member = Member {
+            work,
+            deadline,
+            reply,
+        };
+        let number = match self.line.enter(member) {
+            Ok(number) => number,
+            Err(work) => return too_busy(work),
+        };
+        let turn = tokio::select! {
+            biased;
+            ended = &mut ended => return ended.unwrap_or(Ended::NeverKnown),
+            turn = timeout_at(deadline, self.line.turn.lock()) => turn,
+        };
+        let Ok(_turn) = turn else {
+            return match self.line.leave(number) {
+                Some(work) => too_busy(work),
+                // It is on its way, and ends with this request's time.
+                None => ended.await.unwrap_or(Ended::NeverKnown),
+            };
+        };
+        loop {
+            match ended.try_recv() {
+                Ok(ended) => return ended,
+                Err(TryRecvError::Closed) => return Ended::NeverKnown,
+                Err(TryRecvError::Empty) => {}
+            }
+            let Some(commit) = self.line.next() else {
+                return Ended::NeverKnown;
+            };
+            commit.run(Some(&self.line)).await;
+        }
+    }
+
+    /// Finds out what became of a commit that got no answer.
+    pub(super) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> Ended {
+        match self.turn(deadline).await {
+            Some(_turn) => unresolved.resolve(deadline).await,
+            None => Ended::Unknown(unresolved),
+        }
+    }
+
+    async fn turn(&self, deadline: Instant) -> Option<AsyncGuard<'_, ()>> {
+        timeout_at(deadline, self.line.turn.lock()).await.ok()
+    }
+}
+
+fn too_busy(work: Work) -> Ended {
+    let error = StoreError::unavailable(
+        "other commits of this session took all of the request's budget: see `request_budget`",
+    );
+    Ended::Failed {
+        log: work.log,
+        error: SessionError::Store(error),
+    }
+}
+
+impl Line {
+    /// Joins those who wait; gives the work back if they are too many.
+    fn enter(&self, member: Member) -> Result<u64, Work> {
+        let mut waiting = self.waiting();
+        if waiting.members.len() >= WAITING_MOST {
+            return Err(member.work);
+        }
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.members.push_back((number, member));
+        Ok(number)
+    }
+
+    /// Gives up waiting; `None` if somebody has taken the changes along already.
+    fn leave(&self, number: u64) -> Option<Work> {
+        let mut waiting = self.waiting();
+        let place = waiting.members.iter().position(|(n, _)| *n == number)?;
+        let (_, member) = waiting.members.remove(place)?;
+        Some(member.work)
+    }
+
+    /// The commit of whoever has waited longest.
+    fn next(&self) -> Option<Commit> {
+        let mut waiting = self.waiting();
+        let (_, first) = waiting.members.pop_front()?;
+        Some(Commit::of(first, waiting.latest.as_ref()))
+    }
+
+    /// Lets those who wait and fit in travel with this commit.
+    pub(super) fn let_join(&self, commit: &mut Commit) {
+        let mut waiting = self.waiting();
+        let mut rest = VecDeque::new();
+        for (number, member) in waiting.members.drain(..) {
+            if commit.size() < TOGETHER_MOST && commit.admits(&member) {
+                commit.admit(member);
+            } else {
+                rest.push_back((number, member));
+            }
+        }
+        waiting.members = rest;
+    }
+
+    pub(super) fn note_latest(&self, base: &Base) {
+        self.waiting().latest = Some(base.clone());
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        drop(self.held.take());
-        let mut turns = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if turns
-            .get(&self.handle)
-            .is_some_and(|turn| turn.strong_count() == 0)
-        {
-            turns.remove(&self.handle);
+        let mut lines = self.lines.lock();
+        // Nobody can join meanwhile.
+        if Arc::strong_count(&self.line) == 1 {
+            lines.remove(&self.handle);
         }
     }
 }
 
-impl fmt::Debug for Turns {
+impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turns").finish_non_exhaustive()
+        f.debug_struct("Lines").finish_non_exhaustive()
     }
 }
 
@@ -72,40 +208,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_at_a_time_a_session_and_nothing_is_left_behind() {
-        let turns = Arc::new(Turns::default());
+    async fn one_has_the_turn_and_nothing_is_left_behind() {
+        let lines = Arc::new(Lines::default());
         let (one, other) = (Handle::random(), Handle::random());
-        let held = turns.take(one).await;
-        let elsewhere = turns.take(other).await;
-        let wait = Duration::from_millis(20);
-        assert!(tokio::time::timeout(wait, turns.take(one)).await.is_err());
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let (first, second) = (lines.join(one), lines.join(one));
+        let elsewhere = lines.join(other);
+        let held = first.turn(soon()).await.expect("a free line");
+        assert!(second.turn(soon()).await.is_none());
+        assert!(elsewhere.turn(soon()).await.is_some());
         drop(held);
-        let next = tokio::time::timeout(wait, turns.take(one))
-            .await
-            .expect("the turn is free");
-        drop((next, elsewhere));
-        assert!(turns.0.lock().unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn many_tasks_never_hold_one_session_together() {
-        let turns = Arc::new(Turns::default());
-        let handle = Handle::random();
-        let inside = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let tasks: Vec<_> = (0..50)
-            .map(|_| {
-                let (turns, inside) = (Arc::clone(&turns), Arc::clone(&inside));
-                tokio::spawn(async move {
-                    let _turn = turns.take(handle).await;
-                    assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                    tokio::task::yield_now().await;
-                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        assert!(turns.0.lock().unwrap().is_empty());
+        assert!(second.turn(soon()).await.is_some());
+        drop((first, second, elsewhere));
+        assert!(lines.lock().is_empty());
     }
 }

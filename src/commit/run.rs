@@ -1,47 +1,49 @@
 //! Carries out what [`decide`](super::decide) says, over any store.
 
+use std::any::Any;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
+use super::queue::Line;
+use super::seal::{Sent, fail_all, seal};
+use super::unresolved::{Resolution, Unresolved};
 use crate::change::{ChangeLog, Circumstances};
 use crate::error::{Gone, SessionError};
+use crate::event;
 use crate::fingerprint::Fingerprinting;
-use crate::layer::Core;
-use crate::lifetime::{to_millis, ttl};
+use crate::layer::{Core, Settings};
+use crate::lifetime::to_millis;
 use crate::record::Record;
-use crate::store::{
-    AnyStore, Created, Deleted, Durability, Freshness, Replaced, StoreError, Stored, Write,
-};
-use crate::token::{Handle, Token};
-use crate::version::{CommitId, Epoch, Version};
+use crate::store::{Created, Freshness, Replaced, StoreError, Stored, Write};
+use crate::token::Token;
+use crate::version::CommitId;
 
 /// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What a commit needs to know of the layer and the request.
-pub(crate) struct Terms<'a> {
-    pub(crate) core: &'a Core,
-    pub(crate) cookie: &'a str,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) absolute_timeout: Duration,
-    pub(crate) max_size: usize,
-    pub(crate) fingerprinting: Fingerprinting,
-    pub(crate) network: Option<&'a str>,
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) core: Arc<Core>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) network: Option<Arc<str>>,
 }
 
-impl Terms<'_> {
+impl Terms {
     pub(crate) fn circumstances(&self) -> Circumstances {
-        let bind = self.fingerprinting != Fingerprinting::Off;
+        let config = &self.settings.config;
+        let bind = config.fingerprinting != Fingerprinting::Off;
         Circumstances {
             now: to_millis(self.core.store.now()),
-            absolute_timeout: self.absolute_timeout,
-            network: self.network.filter(|_| bind).map(str::to_owned),
+            absolute_timeout: config.absolute_timeout,
+            network: self.network.as_deref().filter(|_| bind).map(str::to_owned),
         }
     }
 }
@@ -54,7 +56,7 @@ pub(crate) struct Base {
     pub(crate) record: Arc<Record>,
 }
 
-/// What a request wants in the store.
+/// What one request wants in the store.
 #[derive(Debug)]
 pub(crate) struct Work {
     /// The session it was loaded from; `None` to create one.
@@ -62,12 +64,54 @@ pub(crate) struct Work {
     pub(crate) log: ChangeLog,
     /// What the log makes of the base, if that is known already.
     pub(crate) done: Option<Arc<Record>>,
+    pub(crate) terms: Terms,
+    pub(crate) rests_on: RestsOn,
+    /// The request's data replaces whatever is there, instead of being merged.
+    pub(crate) whole: bool,
 }
 
-/// One log on its way into the store; whole, so that one whose outcome is unknown can be taken up again.
+/// What must not have changed since the session was loaded, for the changes to be done to what it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RestsOn {
+    Nothing,
+    Keys(BTreeSet<String>),
+    Everything,
+}
+
+impl RestsOn {
+    fn clashes(&self, own: &Record, newer: &Record) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Keys(keys) => keys
+                .iter()
+                .any(|key| own.data.get(key) != newer.data.get(key)),
+            Self::Everything => own.version != newer.version,
+        }
+    }
+}
+
+impl Work {
+    /// Whether it must not share a compare-and-set: it gives the session a new secret, or rests on its own base.
+    pub(super) fn is_alone(&self) -> bool {
+        self.base.is_none() || self.log.new_secret().is_some() || self.rests_on != RestsOn::Nothing
+    }
+}
+
+/// One request's part of a commit.
 #[derive(Debug)]
-pub(crate) struct Commit {
-    work: Work,
+pub(super) struct Member {
+    pub(super) work: Work,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Ended>,
+}
+
+/// The changes of one or more requests on their way into the store.
+#[derive(Debug)]
+pub(super) struct Commit {
+    base: Option<Base>,
+    members: Vec<Member>,
+    terms: Terms,
+    deadline: Instant,
     id: CommitId,
     state: State,
     sent: Option<Sent>,
@@ -76,183 +120,176 @@ pub(crate) struct Commit {
     newer: Option<(Stored, Record)>,
 }
 
-/// The bytes that were sent last, and what they mean.
-#[derive(Debug)]
-struct Sent {
-    token: Token,
-    value: Bytes,
-    ttl: Duration,
-    record: Arc<Record>,
-}
-
-/// How a commit ended.
+/// How a commit ended, for one of its requests.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// The changes are in the store, once; so is this session.
     Committed(Box<Committed>),
     /// Nothing was written; these are the changes.
     Failed { log: ChangeLog, error: SessionError },
-    /// The changes may be in the store; the commit can be taken up again.
-    Unknown(Box<Commit>),
+    /// Nothing was written, as has been found out; these are the changes, to be committed anew.
+    NotApplied(ChangeLog),
+    /// The changes may be in the store; that can be looked into.
+    Unknown(Unresolved),
     /// The changes may have been in the store; nothing will tell.
     NeverKnown,
+    /// A closure of the application panicked. Nothing was written.
+    Panicked(Box<dyn Any + Send>),
 }
 
 /// What a commit has done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Committed {
     pub(crate) base: Base,
     pub(crate) created: bool,
     pub(crate) rotated: bool,
-    pub(crate) attempts: u32,
 }
 
 impl Commit {
-    pub(crate) fn new(work: Work, id: CommitId) -> Self {
-        let goal = match work.base {
+    /// The commit that begins with this request. `latest` is the newest state of the session that is known here.
+    pub(super) fn of(first: Member, latest: Option<&Base>) -> Self {
+        let goal = match first.work.base {
             Some(_) => Goal::Replace,
             None => Goal::Create,
         };
+        let own = first.work.base.clone();
+        let base = match (own, latest) {
+            (Some(own), Some(latest))
+                if !first.work.is_alone()
+                    && latest.record.epoch == own.record.epoch
+                    && latest.record.version.is_after(own.record.version) =>
+            {
+                Some(latest.clone())
+            }
+            (own, _) => own,
+        };
         Self {
-            work,
-            id,
+            base,
+            terms: first.work.terms.clone(),
+            deadline: first.deadline,
+            id: first.work.terms.core.next_commit(),
+            members: vec![first],
             state: State::new(goal),
             sent: None,
             newer: None,
         }
     }
 
-    /// Runs to a verdict. Must not be dropped half-way: the changes would be in the store or not, and nobody would know.
-    pub(crate) async fn run(mut self, terms: &Terms<'_>, deadline: Instant) -> Ended {
+    /// Whether another request's changes may travel with these.
+    pub(super) fn admits(&self, other: &Member) -> bool {
+        let Some(first) = self.members.first() else {
+            return false;
+        };
+        let epoch = |work: &Work| work.base.as_ref().map(|base| base.record.epoch);
+        // A commit ends with the time of its first request; one that has much more left shall not fail with it.
+        let slack = self.terms.core.store.capabilities().request_budget / 4;
+        !first.work.is_alone()
+            && !other.work.is_alone()
+            && Arc::ptr_eq(&self.terms.settings, &other.work.terms.settings)
+            && epoch(&first.work) == epoch(&other.work)
+            && other.deadline.saturating_duration_since(self.deadline) <= slack
+    }
+
+    pub(super) fn admit(&mut self, other: Member) {
+        self.deadline = self.deadline.min(other.deadline);
+        if let (Some(base), Some(theirs)) = (&self.base, &other.work.base)
+            && theirs.record.version.is_after(base.record.version)
+        {
+            self.base = Some(theirs.clone());
+        }
+        self.members.push(other);
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Runs to a verdict, which every member is told. Requests that wait in the line may join before anything is sent, and
+    /// whenever what was sent is known not to have been applied.
+    ///
+    /// Must not be dropped half-way: the changes would be in the store or not, and nobody would know.
+    pub(super) async fn run(mut self, line: Option<&Line>) {
         let mut event = Event::Begin;
         let mut failure = None;
         loop {
-            let (state, action) = step(self.state, event, Instant::now() >= deadline);
-            if self.state.is_unresolved() && !state.is_unresolved() {
-                // Proved not applied. Other commits of this writer may have followed, so a new number is due: an older one
-                // put in the place of theirs would prove of theirs what is not so.
-                self.id = terms.core.next_commit();
-            }
+            let (state, action) = step(self.state, event, Instant::now() >= self.deadline);
             self.state = state;
             event = match action {
-                Action::Send | Action::SendAfresh => match self.seal(terms) {
-                    Ok(sent) => {
-                        self.sent = Some(sent);
-                        self.send(terms, deadline, &mut failure).await
+                Action::Send | Action::SendAfresh => {
+                    self.adopt_newer();
+                    if let Some(line) = line {
+                        line.let_join(&mut self);
                     }
-                    Err(error) => {
-                        return Ended::Failed {
-                            log: self.work.log,
-                            error,
-                        };
+                    // An id belongs to one set of bytes, and a later one to later bytes: other commits of this writer may
+                    // have come between, and an older id in the place of theirs would prove of theirs what is not so.
+                    self.id = self.terms.core.next_commit();
+                    self.sent = seal(self.base.as_ref(), &mut self.members, self.id);
+                    if self.sent.is_none() {
+                        return;
                     }
-                },
-                Action::Resend => self.send(terms, deadline, &mut failure).await,
+                    self.send(&mut failure).await
+                }
+                Action::Resend => self.send(&mut failure).await,
                 Action::WaitAndLoad => {
                     let wait = jitter(self.state.attempts());
-                    tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
-                    self.load(terms, deadline, &mut failure).await
+                    tokio::time::sleep_until(self.deadline.min(Instant::now() + wait)).await;
+                    self.load(&mut failure).await
                 }
-                Action::Finish(verdict) => return self.end(verdict, failure),
+                Action::Finish(verdict) => return self.end(verdict, failure, line),
             };
         }
     }
 
-    /// The record with the changes done to it. Closures that have run on this very record do not run again.
-    fn replay(&self, base: &Record, circumstances: &Circumstances) -> Result<Record, SessionError> {
-        match &self.work.done {
-            Some(done) => Ok(Record::clone(done)),
-            None => self.work.log.replay(base, circumstances),
+    /// Finds out what became of bytes that were never answered. Sends them again, and nothing else.
+    pub(super) async fn resolve(mut self, deadline: Instant) -> Resolution {
+        self.deadline = deadline;
+        let mut event = Event::Begin;
+        let mut failure = None;
+        loop {
+            let (state, action) = step(self.state, event, Instant::now() >= deadline);
+            self.state = state;
+            event = match action {
+                Action::Resend => self.send(&mut failure).await,
+                Action::Finish(Verdict::Committed) => {
+                    return match self.committed() {
+                        Some(base) => Resolution::Applied(base),
+                        None => Resolution::NeverKnown,
+                    };
+                }
+                Action::Finish(Verdict::OutcomeUnknown) => return Resolution::Open(Box::new(self)),
+                Action::Finish(Verdict::NeverKnown) => return Resolution::NeverKnown,
+                Action::Send
+                | Action::SendAfresh
+                | Action::WaitAndLoad
+                | Action::Finish(
+                    Verdict::Gone
+                    | Verdict::OtherEpoch
+                    | Verdict::Unreadable
+                    | Verdict::Conflict
+                    | Verdict::Failed,
+                ) => return Resolution::NotApplied,
+            };
         }
     }
 
-    /// Does the changes to the record at hand and makes bytes of the result.
-    fn seal(&mut self, terms: &Terms<'_>) -> Result<Sent, SessionError> {
-        self.adopt_newer();
-        let circumstances = terms.circumstances();
-        let now = circumstances.now;
-        let (mut record, token) = match &self.work.base {
-            Some(base) => {
-                let mut record = self.replay(&base.record, &circumstances)?;
-                record.version = base.record.version.next();
-                let secret = self
-                    .work
-                    .log
-                    .new_secret()
-                    .unwrap_or(&base.token.secret)
-                    .clone();
-                (
-                    record,
-                    Token {
-                        handle: base.token.handle,
-                        secret,
-                    },
-                )
-            }
-            None => {
-                let mut record = self.replay(&Record::new(&circumstances), &circumstances)?;
-                let token = Token::random();
-                record.version = Version::first();
-                record.epoch = Epoch::random();
-                record.secret = token
-                    .secret
-                    .hash(terms.core.store.namespace(), terms.cookie);
-                record.retired.clear();
-                (record, token)
-            }
-        };
-        record.note_applied(self.id);
-        record.last_accessed = now;
-        if record.fingerprint.is_none() {
-            record.fingerprint = circumstances.network;
-        }
-        let idle = record.idle_timeout.unwrap_or(terms.idle_timeout);
-        let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
-        let value = record.encode().map_err(|source| SessionError::Encode {
-            key: String::new(),
-            type_name: "the session record",
-            source: Arc::new(source),
-        })?;
-        if value.len() > terms.max_size {
-            return Err(SessionError::TooLarge {
-                what: "session",
-                size: value.len(),
-                limit: terms.max_size,
-            });
-        }
-        Ok(Sent {
-            token,
-            value,
-            ttl,
-            record: Arc::new(record),
-        })
-    }
-
-    async fn send(
-        &mut self,
-        terms: &Terms<'_>,
-        deadline: Instant,
-        failure: &mut Option<StoreError>,
-    ) -> Event {
+    async fn send(&mut self, failure: &mut Option<StoreError>) -> Event {
         let Some(sent) = &self.sent else {
             // `decide` never asks for bytes again that it has not had sent before.
             return Event::LoadFailed;
         };
+        let store = &self.terms.core.store;
         let write = Write::new(&sent.value, sent.ttl);
         let handle = &sent.token.handle;
-        let answer = match &self.work.base {
-            None => within(deadline, terms.core.store.create(handle, write))
+        let answer = match &self.base {
+            None => within(self.deadline, store.create(handle, write))
                 .await
                 .map(|created| match created {
                     Created::Done => Some(Replaced::Done),
                     Created::Exists => None,
                 }),
-            Some(base) => within(
-                deadline,
-                terms.core.store.replace(handle, &base.stored, write),
-            )
-            .await
-            .map(Some),
+            Some(base) => within(self.deadline, store.replace(handle, &base.stored, write))
+                .await
+                .map(Some),
         };
         match answer {
             Ok(Some(Replaced::Done)) => Event::Done,
@@ -267,20 +304,17 @@ impl Commit {
         }
     }
 
-    async fn load(
-        &mut self,
-        terms: &Terms<'_>,
-        deadline: Instant,
-        failure: &mut Option<StoreError>,
-    ) -> Event {
-        let Some(base) = &self.work.base else {
+    async fn load(&mut self, failure: &mut Option<StoreError>) -> Event {
+        let Some(base) = &self.base else {
             return Event::Gone;
         };
-        let load = terms.core.store.load(&base.token.handle, Freshness::Latest);
-        match within(deadline, load).await {
+        let store = &self.terms.core.store;
+        let load = store.load(&base.token.handle, Freshness::Latest);
+        match within(self.deadline, load).await {
             Ok(Some(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
                     same_epoch: newer.same_epoch,
+                    clash: newer.clash,
                 },
                 event => event,
             },
@@ -294,15 +328,20 @@ impl Commit {
 
     /// Notes the record that was found, and tells how it relates to the base.
     fn find(&mut self, newer: Stored) -> Event {
-        let Some(base) = &self.work.base else {
+        let Some(base) = &self.base else {
             return Event::Exists;
         };
         let Ok(record) = Record::decode(&newer) else {
             return Event::Unreadable;
         };
+        let clashes = |work: &Work| {
+            let own = work.base.as_ref();
+            own.is_some_and(|own| work.rests_on.clashes(&own.record, &record))
+        };
         let told = Newer {
             trace: trace(&record.applied, self.id),
             same_epoch: record.epoch == base.record.epoch,
+            clash: self.members.iter().any(|member| clashes(&member.work)),
             distance: record.version.distance_from(base.record.version),
         };
         self.newer = Some((newer, record));
@@ -311,19 +350,31 @@ impl Commit {
 
     /// Takes the record that was found for the base.
     fn adopt_newer(&mut self) {
-        if let (Some(base), Some((stored, record))) = (&mut self.work.base, self.newer.take()) {
+        if let (Some(base), Some((stored, record))) = (&mut self.base, self.newer.take()) {
             base.stored = stored;
             base.record = Arc::new(record);
-            self.work.done = None;
         }
     }
 
-    fn end(self, verdict: Verdict, failure: Option<StoreError>) -> Ended {
+    fn end(mut self, verdict: Verdict, failure: Option<StoreError>, line: Option<&Line>) {
         let attempts = self.state.attempts();
+        let mut members = std::mem::take(&mut self.members);
         let error = match verdict {
-            Verdict::Committed => return self.committed(),
-            Verdict::OutcomeUnknown => return Ended::Unknown(Box::new(self)),
-            Verdict::NeverKnown => return Ended::NeverKnown,
+            Verdict::Committed => return self.tell_committed(members, line),
+            Verdict::OutcomeUnknown => {
+                let shared = Unresolved::share(self);
+                for member in members {
+                    let unresolved = Unresolved::of(&shared, member.work.log);
+                    let _ = member.reply.send(Ended::Unknown(unresolved));
+                }
+                return;
+            }
+            Verdict::NeverKnown => {
+                for member in members {
+                    let _ = member.reply.send(Ended::NeverKnown);
+                }
+                return;
+            }
             Verdict::Gone => SessionError::Gone(Gone::Ended),
             Verdict::OtherEpoch => SessionError::Gone(Gone::Rotated),
             Verdict::Unreadable => SessionError::Gone(Gone::Unreadable),
@@ -332,75 +383,50 @@ impl Commit {
                 StoreError::unavailable("the request's time was up before anything was sent")
             })),
         };
-        Ended::Failed {
-            log: self.work.log,
-            error,
+        fail_all(&mut members, &error);
+    }
+
+    fn tell_committed(mut self, members: Vec<Member>, line: Option<&Line>) {
+        let (attempts, settings) = (self.state.attempts(), Arc::clone(&self.terms.settings));
+        let created = self.base.is_none();
+        let Some(base) = self.committed() else { return };
+        settings.emit(&event::Event::Committed {
+            handle: base.token.handle,
+            requests: u32::try_from(members.len()).unwrap_or(u32::MAX),
+            attempts,
+        });
+        if let Some(line) = line {
+            line.note_latest(&base);
+        }
+        for member in members {
+            member.work.log.confirm();
+            let committed = Committed {
+                base: base.clone(),
+                created,
+                rotated: !created && member.work.log.new_secret().is_some(),
+            };
+            let _ = member.reply.send(Ended::Committed(Box::new(committed)));
         }
     }
 
-    /// The session as it is in the store now, as far as this request may know.
-    fn committed(self) -> Ended {
-        let Some(sent) = self.sent else {
-            // `decide` never calls a commit done that was not sent.
-            return Ended::NeverKnown;
-        };
+    /// The session as it is in the store now, as far as its requests may know.
+    fn committed(&mut self) -> Option<Base> {
+        // `decide` never calls a commit done that was not sent.
+        let sent = self.sent.take()?;
         // Found applied below a newer commit, the session is what that one made of it; but if it has changed hands since,
-        // what is in it now is none of this request's business, and its next commit will be refused.
-        let newer = self.newer.filter(|(_, record)| {
+        // what is in it now is none of these requests' business, and their next commit will be refused.
+        let newer = self.newer.take().filter(|(_, record)| {
             record.applied.contains(&self.id) && record.epoch == sent.record.epoch
         });
         let (stored, record) = match newer {
             Some((stored, record)) => (stored, Arc::new(record)),
             None => (Stored::new(sent.value, Some(sent.ttl)), sent.record),
         };
-        self.work.log.confirm();
-        let created = self.work.base.is_none();
-        Ended::Committed(Box::new(Committed {
-            base: Base {
-                token: sent.token,
-                stored,
-                record,
-            },
-            created,
-            rotated: !created && self.work.log.new_secret().is_some(),
-            attempts: self.state.attempts(),
-        }))
-    }
-}
-
-/// Deletes a session. A deletion may be sent any number of times.
-pub(crate) async fn delete(
-    store: &dyn AnyStore,
-    handle: Handle,
-    deadline: Instant,
-) -> Result<(), StoreError> {
-    let mut state = State::new(Goal::Delete);
-    let mut event = Event::Begin;
-    let mut failure = None;
-    loop {
-        let (next, action) = step(state, event, Instant::now() >= deadline);
-        state = next;
-        match action {
-            Action::Finish(Verdict::Committed) => return Ok(()),
-            Action::Finish(_) => {
-                return Err(failure.unwrap_or_else(|| {
-                    StoreError::unavailable(
-                        "the request's time was up before the deletion was sent",
-                    )
-                }));
-            }
-            _ => {
-                event = match within(deadline, store.delete(&handle, Durability::Primary)).await {
-                    Ok(Deleted::Done) => Event::Done,
-                    Ok(Deleted::Missing) => Event::Gone,
-                    Err(error) => {
-                        let kind = error.kind();
-                        failure = Some(error);
-                        Event::Failed(kind)
-                    }
-                };
-            }
-        }
+        Some(Base {
+            token: sent.token,
+            stored,
+            record,
+        })
     }
 }
 

@@ -1,0 +1,97 @@
+//! The end of a session: deleted now, or in the background once the store is back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::decide::{Action, Event as Happened, Goal, State, Verdict, step};
+use super::run::within;
+use crate::event::Event;
+use crate::layer::Destroying;
+use crate::shared::Shared;
+use crate::store::{AnyStore, Deleted, Durability, StoreError};
+use crate::token::Handle;
+
+/// The waits between the attempts to carry out a destruction that failed; about five minutes in all.
+const LATER: [Duration; 9] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(90),
+    Duration::from_secs(100),
+];
+
+/// Deletes a session. A deletion may be sent any number of times.
+pub(super) async fn delete(
+    store: &dyn AnyStore,
+    handle: Handle,
+    deadline: Instant,
+) -> Result<(), StoreError> {
+    let mut state = State::new(Goal::Delete);
+    let mut event = Happened::Begin;
+    let mut failure = None;
+    loop {
+        let (next, action) = step(state, event, Instant::now() >= deadline);
+        state = next;
+        match action {
+            Action::Finish(Verdict::Committed) => return Ok(()),
+            Action::Finish(_) => {
+                return Err(failure.unwrap_or_else(|| {
+                    StoreError::unavailable(
+                        "the request's time was up before the deletion was sent",
+                    )
+                }));
+            }
+            _ => {
+                event = match within(deadline, store.delete(&handle, Durability::Primary)).await {
+                    Ok(Deleted::Done) => Happened::Done,
+                    Ok(Deleted::Missing) => Happened::Gone,
+                    Err(error) => {
+                        let kind = error.kind();
+                        failure = Some(error);
+                        Happened::Failed(kind)
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// Destroys a session in the background, for a request that is over or has failed. A logout is carried out although the
+/// store was away when it was asked for.
+pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    let (core, settings) = (Arc::clone(&shared.core), Arc::clone(&shared.settings));
+    match core.begin_destroying(handle) {
+        Destroying::Begun => {}
+        Destroying::UnderWay => return,
+        Destroying::TooMany => {
+            let error = StoreError::unavailable("too many destructions wait for the store");
+            return shared.emit(&Event::DestroyFailed { handle, error });
+        }
+    }
+    let task = async move {
+        let budget = core.store.capabilities().request_budget;
+        let mut waits = LATER.iter();
+        let event = loop {
+            let Err(error) = delete(&*core.store, handle, Instant::now() + budget).await else {
+                break Event::Destroyed { handle };
+            };
+            match waits.next() {
+                Some(wait) => tokio::time::sleep(*wait).await,
+                None => break Event::DestroyFailed { handle, error },
+            }
+        };
+        core.end_destroying(handle);
+        settings.emit(&event);
+    };
+    runtime.spawn(task.in_current_span());
+}

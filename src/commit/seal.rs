@@ -1,0 +1,202 @@
+//! From change logs to bytes: what several requests did to a session, done to one record.
+//!
+//! The logs are done one after the other, as if their requests had come one after the other. One that fails, by an error
+//! or a panic of its closure, leaves no trace in the record and fails its own request only.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::run::{Base, Ended, Member, Work};
+use crate::change::Circumstances;
+use crate::error::{Gone, SessionError};
+use crate::lifetime::ttl;
+use crate::record::Record;
+use crate::token::Token;
+use crate::version::{CommitId, Epoch, Version};
+
+/// The bytes that were sent last, and what they mean.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) token: Token,
+    pub(super) value: Bytes,
+    pub(super) ttl: Duration,
+    pub(super) record: Arc<Record>,
+}
+
+/// Does the members' changes to the base, or to a new session, and makes bytes of the result. Members whose changes cannot
+/// be done are told so and leave; `None` if nobody is left.
+pub(super) fn seal(base: Option<&Base>, members: &mut Vec<Member>, id: CommitId) -> Option<Sent> {
+    let token = match base {
+        Some(base) => base.token.clone(),
+        None => Token::random(),
+    };
+    let seal = Seal { base, token, id };
+    let sent = seal.all(members, false)?;
+    let limit = members.first()?.work.terms.settings.config.max_size;
+    if sent.value.len() <= limit {
+        return Some(sent);
+    }
+    // Somebody's changes are too many, and only one by one it shows whose.
+    seal.all(members, true)
+}
+
+/// Tells all members that nothing of theirs was written.
+pub(super) fn fail_all(members: &mut Vec<Member>, error: &SessionError) {
+    for member in members.drain(..) {
+        fail(member, error.clone());
+    }
+}
+
+fn fail(member: Member, error: SessionError) {
+    let log = member.work.log;
+    // Whoever asked is there to hear it, unless the runtime is shutting down.
+    let _ = member.reply.send(Ended::Failed { log, error });
+}
+
+fn unwind(member: Member, panic: Box<dyn Any + Send>) {
+    let _ = member.reply.send(Ended::Panicked(panic));
+}
+
+struct Seal<'a> {
+    base: Option<&'a Base>,
+    token: Token,
+    id: CommitId,
+}
+
+impl Seal<'_> {
+    fn all(&self, members: &mut Vec<Member>, each_must_fit: bool) -> Option<Sent> {
+        let circumstances = members.first()?.work.terms.circumstances();
+        let mut record = match self.base {
+            Some(base) => Record::clone(&base.record),
+            None => Record::new(&circumstances),
+        };
+        let mut kept = Vec::with_capacity(members.len());
+        for member in members.drain(..) {
+            let work = &member.work;
+            let own = kept.is_empty() && self.is_own(work);
+            // A log of one change does all of it or nothing.
+            let undo = (work.log.len() > 1 || each_must_fit).then(|| record.clone());
+            let applied = catch_unwind(AssertUnwindSafe(|| {
+                apply(work, own, &mut record)?;
+                if each_must_fit {
+                    self.check_size(&record, work)?;
+                }
+                Ok(())
+            }));
+            match applied {
+                Ok(Ok(())) => {
+                    kept.push(member);
+                    continue;
+                }
+                Ok(Err(error)) => fail(member, error),
+                Err(panic) => unwind(member, panic),
+            }
+            if let Some(undo) = undo {
+                record = undo;
+            }
+        }
+        *members = kept;
+        let sent = self.finish(record, &members.first()?.work);
+        sent.map_err(|error| fail_all(members, &error)).ok()
+    }
+
+    /// Whether the changes were made on the very record that they are to be done to.
+    fn is_own(&self, work: &Work) -> bool {
+        match (self.base, &work.base) {
+            (Some(base), Some(own)) => base.record.version == own.record.version,
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Says in the record who wrote it and when, and makes bytes of it.
+    fn finish(&self, mut record: Record, work: &Work) -> Result<Sent, SessionError> {
+        let terms = &work.terms;
+        let circumstances = terms.circumstances();
+        let now = circumstances.now;
+        let mut token = self.token.clone();
+        match self.base {
+            Some(base) => {
+                record.version = base.record.version.next();
+                if let Some(secret) = work.log.new_secret() {
+                    token.secret = secret.clone();
+                }
+            }
+            None => {
+                let config = &terms.settings.config;
+                record.version = Version::first();
+                record.epoch = Epoch::random();
+                record.secret = token
+                    .secret
+                    .hash(terms.core.store.namespace(), &config.cookie.name);
+                record.retired.clear();
+            }
+        }
+        record.note_applied(self.id);
+        record.last_accessed = now;
+        if record.fingerprint.is_none() {
+            record.fingerprint = circumstances.network;
+        }
+        let idle = record
+            .idle_timeout
+            .unwrap_or(terms.settings.config.idle_timeout);
+        let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
+        let value = record.encode().map_err(|source| SessionError::Encode {
+            key: String::new(),
+            type_name: "the session record",
+            source: Arc::new(source),
+        })?;
+        Ok(Sent {
+            token,
+            value,
+            ttl,
+            record: Arc::new(record),
+        })
+    }
+
+    fn check_size(&self, record: &Record, work: &Work) -> Result<(), SessionError> {
+        let size = self.finish(record.clone(), work)?.value.len();
+        let limit = work.terms.settings.config.max_size;
+        match size <= limit {
+            true => Ok(()),
+            false => Err(SessionError::TooLarge {
+                what: "session",
+                size,
+                limit,
+            }),
+        }
+    }
+}
+
+fn apply(work: &Work, own: bool, record: &mut Record) -> Result<(), SessionError> {
+    let circumstances = work.terms.circumstances();
+    match &work.done {
+        // Closures that have run on this very record do not run again.
+        Some(done) if own => {
+            *record = Record::clone(done);
+            Ok(())
+        }
+        _ if work.whole && !own => overwrite(work, record, &circumstances),
+        _ => work.log.apply(record, &circumstances),
+    }
+}
+
+/// Puts the request's data in the place of all that is there, and merges the rest.
+fn overwrite(
+    work: &Work,
+    record: &mut Record,
+    circumstances: &Circumstances,
+) -> Result<(), SessionError> {
+    let mut mine = match &work.base {
+        Some(base) => Record::clone(&base.record),
+        None => Record::new(circumstances),
+    };
+    work.log.apply(&mut mine, circumstances)?;
+    work.log.without_data().apply(record, circumstances)?;
+    record.data = mine.data;
+    Ok(())
+}
