@@ -19,4 +19,5 @@ mod round_trips;
 mod secrets;
 mod stats;
 mod support;
+mod together;
 mod values;

@@ -2,6 +2,7 @@
 //! own (`tests/node/main.rs`).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -50,6 +51,8 @@ pub fn routes() -> Router {
         .route("/slow", get(slow))
         .route("/slow-logout", get(slow_logout))
         .route("/save-then", get(save_then))
+        .route("/save-twice", get(save_twice))
+        .route("/panic-again", get(panic_again))
         .route("/fail", get(fail))
         .route("/panic", get(panic))
         .route("/number", get(number))
@@ -182,6 +185,29 @@ async fn save_then(session: Session, params: Params) -> Response {
     let status = u16::try_from(number_param(&params, "status")).unwrap_or(200);
     let text = saved.map_or_else(|error| format!("{error:?}"), |()| "saved".to_owned());
     (StatusCode::from_u16(status).unwrap_or(StatusCode::OK), text).into_response()
+}
+
+/// Saves, and saves again whatever came of it after some time.
+async fn save_twice(session: Session) -> Answer {
+    session.increment("saved", 1)?;
+    let first = session.save().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let second = session.save().await;
+    let text = |saved: Result<(), SessionError>| {
+        saved.map_or_else(|error| format!("{error:?}"), |()| "saved".to_owned())
+    };
+    Ok(format!("{} {}", text(first), text(second)))
+}
+
+/// Changes the session by a closure that panics when it is done again.
+async fn panic_again(session: Session) -> Answer {
+    let runs = AtomicU32::new(0);
+    session.insert("half", true)?;
+    session.update("again", move |value: &mut u32| {
+        assert_eq!(runs.fetch_add(1, Ordering::SeqCst), 0, "run again");
+        *value += 1;
+    })?;
+    Ok(String::new())
 }
 
 async fn fail(session: Session, params: Params) -> Response {

@@ -16,6 +16,8 @@ use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 pub enum Post {
     /// It arrives and is answered. What is not planned for does.
     Deliver,
+    /// It takes its time; others wait meanwhile.
+    Slow(Duration),
     /// It never arrives.
     Lose,
     /// It arrives later, and is not answered.
@@ -106,6 +108,7 @@ impl SessionStore for Late {
             .unwrap_or(Post::Deliver);
         match post {
             Post::Deliver => {}
+            Post::Slow(wait) => tokio::time::sleep(wait).await,
             Post::Lose => return Err(StoreError::unknown("lost")),
             Post::Hold => {
                 let held = Held {

@@ -1,0 +1,307 @@
+//! Requests of one process that wait for one session, and travel to the store together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sessile::{Event, MemoryStore, SessionConfig, SessionLayer};
+
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::support::app::app;
+use crate::support::late::{Late, Post};
+use crate::support::{Proxy, Server, Spy, Visit, store_with};
+
+const SLOW: Duration = Duration::from_millis(50);
+
+/// A session whose next compare-and-set takes so long that everything asked for after it waits and travels together.
+struct Queue {
+    late: Late,
+    visit: Visit,
+    commits: Arc<AtomicU64>,
+}
+
+impl Queue {
+    async fn new() -> Self {
+        Self::with(SessionConfig::default()).await
+    }
+
+    async fn with(config: SessionConfig) -> Self {
+        let late = Late::before(MemoryStore::new());
+        let commits = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&commits);
+        let layer = SessionLayer::with_config(late.clone(), config)
+            .unwrap()
+            .with_observer(move |event: &Event| {
+                if let Event::Committed { .. } = event {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        let mut visit = Visit::with(layer);
+        visit
+            .request(|session| async move {
+                session.insert("name", "mia").unwrap();
+                session.insert("stock", 1).unwrap();
+            })
+            .await;
+        commits.store(0, Ordering::SeqCst);
+        Self {
+            late,
+            visit,
+            commits,
+        }
+    }
+
+    /// Asks for all paths while the session is busy; returns the status of each.
+    async fn at_once(&self, paths: &[&str]) -> Vec<u16> {
+        self.with_plan(&[], paths).await
+    }
+
+    /// The same, and what they send together suffers what is planned.
+    async fn with_plan(&self, plan: &[Post], paths: &[&str]) -> Vec<u16> {
+        self.late.plan(&[Post::Slow(SLOW)]);
+        self.late.plan(plan);
+        // A closure that panics at the commit does so in the layer.
+        let app = app(self.visit.layer.clone()).layer(CatchPanicLayer::new());
+        let first = self.visit.browser.peek(&app, "/incr?k=first");
+        let rest = async {
+            tokio::time::sleep(SLOW / 2).await;
+            join_all(paths.iter().map(|path| self.visit.browser.peek(&app, path))).await
+        };
+        let (first, rest) = tokio::join!(first, rest);
+        first.ok();
+        rest.iter().map(|page| page.status.as_u16()).collect()
+    }
+
+    async fn see(&self, path: &str) -> String {
+        let app = app(self.visit.layer.clone());
+        self.visit.browser.peek(&app, path).await.ok()
+    }
+
+    fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn those_who_wait_share_one_compare_and_set() {
+    let queue = Queue::new().await;
+    let paths: Vec<String> = (0..100).map(|n| format!("/set?k=k{n}&v=x")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    assert!(
+        queue
+            .at_once(&paths)
+            .await
+            .iter()
+            .all(|status| *status == 200)
+    );
+    assert_eq!(queue.commits(), 2);
+    assert_eq!(queue.see("/read").await.split(',').count(), 103);
+}
+
+#[tokio::test]
+async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
+    let queue = Queue::new().await;
+    // The stock is 1 when they are loaded, so all but one are refused at the commit.
+    let statuses = queue
+        .at_once(&[
+            "/buy",
+            "/incr?k=n",
+            "/buy",
+            "/panic-again",
+            "/buy",
+            "/incr?k=n",
+        ])
+        .await;
+    assert_eq!(statuses, [200, 200, 409, 500, 409, 200]);
+    assert_eq!(queue.commits(), 2);
+    assert_eq!(queue.see("/number?k=n").await, "2");
+    assert_eq!(queue.see("/number?k=stock").await, "0");
+    assert_eq!(
+        queue.see("/get?k=half").await,
+        "",
+        "a log is done whole or not at all"
+    );
+}
+
+#[tokio::test]
+async fn what_makes_the_session_too_large_fails_its_own_request_only() {
+    let mut config = SessionConfig::default();
+    config.max_size = 2048;
+    let queue = Queue::with(config).await;
+    let value = "x".repeat(900);
+    let [a, b, c] = ["a", "b", "c"].map(|key| format!("/set?k={key}&v={value}"));
+    let statuses = queue.at_once(&[&a, "/incr?k=n", &b, &c, "/incr?k=n"]).await;
+    assert_eq!(statuses, [200, 200, 500, 500, 200]);
+    assert_eq!(queue.see("/read").await, "a,first,n,name,stock");
+    assert_eq!(queue.see("/number?k=n").await, "2");
+}
+
+#[tokio::test]
+async fn a_rotation_travels_alone_and_those_behind_it_are_refused() {
+    let queue = Queue::new().await;
+    let statuses = queue
+        .at_once(&["/incr?k=n", "/login?u=mia", "/incr?k=n", "/set?k=late&v=x"])
+        .await;
+    // What was loaded before the login and waits for the same turn goes before it, or not at all.
+    assert_eq!(statuses, [200, 200, 200, 200]);
+    assert_eq!(queue.commits(), 3);
+    let queue = Queue::new().await;
+    let statuses = queue.at_once(&["/cycle", "/incr?k=n"]).await;
+    assert_eq!(statuses, [200, 409]);
+}
+
+#[tokio::test]
+async fn together_or_not_a_lost_answer_counts_once() {
+    for plan in [
+        &[Post::Lose][..],
+        &[Post::Hold, Post::DeliverAfterHeld],
+        &[Post::Lose, Post::Lose],
+        &[Post::Hold, Post::Lose, Post::DeliverAfterHeld],
+    ] {
+        let queue = Queue::new().await;
+        let statuses = queue
+            .with_plan(plan, &["/incr?k=n", "/incr?k=n", "/push?k=l&v=1"])
+            .await;
+        assert_eq!(statuses, [200, 200, 200], "{plan:?}");
+        assert_eq!(queue.see("/number?k=n").await, "2", "{plan:?}");
+        assert_eq!(queue.see("/get?k=l").await, r#"["1"]"#, "{plan:?}");
+        assert!(queue.late.is_done());
+    }
+}
+
+/// Nobody may join bytes that may have arrived already: the copy that arrives would be done without them, or they twice.
+#[tokio::test]
+async fn whoever_comes_while_an_answer_is_missing_waits_for_the_next_commit() {
+    let queue = Queue::new().await;
+    let app = app(queue.visit.layer.clone());
+    // Held, then repeated, slowly: the second request comes between.
+    queue
+        .late
+        .plan(&[Post::Hold, Post::Slow(SLOW), Post::Deliver]);
+    let first = queue.visit.browser.peek(&app, "/incr?k=n");
+    let second = async {
+        tokio::time::sleep(SLOW / 5).await;
+        let second = queue.visit.browser.peek(&app, "/incr?k=n");
+        let arrives = async {
+            tokio::time::sleep(SLOW / 5).await;
+            queue.late.deliver_held().await;
+        };
+        tokio::join!(second, arrives).0
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.ok();
+    second.ok();
+    assert_eq!(queue.see("/number?k=n").await, "2");
+}
+
+/// Nobody answers, and each request has its own time: none is told a failure that is none.
+#[tokio::test]
+async fn if_nobody_answers_all_are_told_that_it_is_not_known() {
+    let queue = Queue::new().await;
+    let statuses = queue
+        .with_plan(
+            &[Post::Hold, Post::Lose, Post::Lose],
+            &["/incr?k=n", "/incr?k=n"],
+        )
+        .await;
+    assert_eq!(statuses, [503, 503]);
+    queue.late.deliver_held().await;
+    assert_eq!(queue.see("/number?k=n").await, "2");
+}
+
+/// The handler swallows the error of `save`, and the commit that follows finds out what became of the bytes, which are not
+/// its own alone.
+#[tokio::test]
+async fn one_who_saves_again_finds_out_for_all() {
+    for arrives in [true, false] {
+        let queue = Queue::new().await;
+        let fate = if arrives { Post::Hold } else { Post::Lose };
+        queue
+            .late
+            .plan(&[Post::Slow(SLOW), fate, Post::Lose, Post::Lose]);
+        let app = app(queue.visit.layer.clone());
+        let first = queue.visit.browser.peek(&app, "/incr?k=first");
+        let rest = async {
+            tokio::time::sleep(SLOW / 2).await;
+            let later = async {
+                let both = ["/save-twice", "/save-twice"];
+                join_all(both.map(|path| queue.visit.browser.peek(&app, path))).await
+            };
+            let arrival = async {
+                tokio::time::sleep(SLOW * 2).await;
+                queue.late.deliver_held().await;
+            };
+            tokio::join!(later, arrival).0
+        };
+        let (first, rest) = tokio::join!(first, rest);
+        first.ok();
+        for page in rest {
+            assert_eq!(page.ok(), "OutcomeUnknown saved", "{arrives}");
+        }
+        assert_eq!(queue.see("/number?k=saved").await, "2", "{arrives}");
+    }
+}
+
+#[tokio::test]
+async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
+    let queue = Queue::new().await;
+    let mut other = queue.visit.clone();
+    other.layer = other
+        .layer
+        .with_fingerprinting(sessile::Fingerprinting::Off);
+    queue.late.plan(&[Post::Slow(SLOW)]);
+    let mine = app(queue.visit.layer.clone());
+    let theirs = app(other.layer.clone());
+    let pages = join_all((0..20).map(|n| {
+        let app = if n % 2 == 0 { &mine } else { &theirs };
+        queue.visit.browser.peek(app, "/incr?k=n")
+    }));
+    for page in pages.await {
+        page.ok();
+    }
+    assert_eq!(queue.see("/number?k=n").await, "20");
+}
+
+#[tokio::test]
+async fn so_many_that_they_cannot_wait_are_turned_away_and_the_others_are_all_there() {
+    let queue = Queue::new().await;
+    let paths = vec!["/incr?k=n"; 1500];
+    let statuses = queue.at_once(&paths).await;
+    let done = statuses.iter().filter(|status| **status == 200).count();
+    let busy = statuses.iter().filter(|status| **status == 503).count();
+    assert_eq!((done + busy, done >= 1000, busy > 0), (1500, true, true));
+    assert_eq!(queue.see("/number?k=n").await, done.to_string());
+}
+
+async fn counted(layer: SessionLayer, requests: usize) -> String {
+    let app = app(layer.clone());
+    let mut visit = Visit::with(layer);
+    visit.browser.get(&app, "/incr?k=n").await.ok();
+    let pages = join_all((1..requests).map(|_| {
+        let (app, browser) = (app.clone(), visit.browser.clone());
+        async move { browser.peek(&app, "/incr?k=n").await }
+    }));
+    for page in pages.await {
+        page.ok();
+    }
+    visit.browser.peek(&app, "/number?k=n").await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_writers_cost_a_few_compare_and_sets() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    // As far away as a server in the same city: who asks meanwhile waits.
+    proxy.delay(Duration::from_millis(3));
+    let spy = Spy::on(store_with(&proxy.url(), |_| ()).await);
+    let calls = Arc::clone(&spy.calls);
+    assert_eq!(counted(SessionLayer::new(spy), 500).await, "500");
+    let [_, created, replaced, ..] = calls.so_far();
+    assert_eq!(created, 1);
+    assert!(
+        replaced <= 100,
+        "{replaced} compare-and-sets for 500 writers"
+    );
+}
