@@ -21,6 +21,9 @@ use crate::state::{Outcome, State};
 use crate::token::Handle;
 
 pub(crate) mod decide;
+#[cfg(test)]
+mod model;
+
 mod destroy;
 pub(crate) mod queue;
 pub(crate) mod run;

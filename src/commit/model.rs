@@ -1,0 +1,676 @@
+//! Every order in which a few clients and a store can act, explored: [`decide`](super::decide) itself is what they go by.
+//!
+//! The store does what it is sent at once, late or never, and its answers get lost. Clients of one node are one writer,
+//! which commits one thing at a time. A client may take a commit of unknown outcome up again, or leave it. The rest of the
+//! crate is a sketch here: a record is the list of the changes in it.
+//!
+//! A record of the model remembers one writer where the real one remembers eight, and the distances told to `decide` are
+//! stretched accordingly, so that two commits of others do what it takes nine for.
+
+use std::time::Instant;
+
+use stateright::{Checker as _, HasDiscoveries, Model, Property};
+
+use super::decide::{Action, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
+use crate::record::WRITERS;
+use crate::store::StoreErrorKind;
+
+const STEPS: u8 = 2;
+const RULES: [Rule; 8] = [
+    Rule::GoneStaysGone,
+    Rule::NamedIsDone,
+    Rule::EpochsAreFences,
+    Rule::ProofBeforeReplay,
+    Rule::LaterHidesEarlier,
+    Rule::SilenceIsUnknown,
+    Rule::RepeatTheSameBytes,
+    Rule::CreateUnderFreshHandle,
+];
+
+/// What happens sometimes; without it, nothing would be proved by what never does.
+const HOPES: [&str; 2] = ["everybody is served", "what was unknown is found done"];
+
+/// Names one wish of one client.
+type Op = u8;
+type Epoch = u8;
+/// The session that is there from the beginning is the first; those that are created follow.
+type Handle = u8;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Record {
+    /// The op and the send that wrote it: no two are equal.
+    version: (Op, u8),
+    count: u8,
+    epoch: Epoch,
+    applied: Option<(u8, u8)>,
+    /// Sorted: the order does not matter here.
+    data: Vec<Op>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Want {
+    Create,
+    Change,
+    Rotate,
+    Destroy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Order {
+    Create(Record),
+    Replace {
+        expected: (Op, u8),
+        by: Record,
+        /// The epoch that the changes were made in.
+        made_in: Epoch,
+    },
+    Delete,
+}
+
+/// A command on its way to the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Letter {
+    op: Op,
+    handle: Handle,
+    order: Order,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Task {
+    op: Op,
+    want: Want,
+    handle: Handle,
+    /// What was loaded; then what the last bytes were made from.
+    base: Option<Record>,
+    made_in: Epoch,
+    newer: Option<Record>,
+    state: State,
+    sent: Option<Letter>,
+    seals: u8,
+    sequence: u8,
+    /// It is being found out what became of it.
+    resolving: bool,
+    taken_up: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Doing {
+    Nothing,
+    /// The session is loaded and the handler is done.
+    Ready(Task),
+    Waiting(Task),
+    Reading(Task),
+    /// Told that the outcome is unknown.
+    Unresolved(Task),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Client {
+    steps: u8,
+    cookie: Option<(Handle, Epoch)>,
+    found_done: bool,
+    doing: Doing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Told {
+    Done,
+    NothingWritten,
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    store: Vec<Option<Record>>,
+    post: Vec<Letter>,
+    clients: Vec<Client>,
+    sequences: [u8; 2],
+    faults_left: u8,
+    rotations_left: u8,
+    ends_left: u8,
+    told: Vec<Option<(Want, Handle, Told)>>,
+    /// Ops that were in a record at some time.
+    was_there: Vec<bool>,
+    crossed_an_epoch: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Act {
+    Load(usize, Want),
+    /// Sends what the client has to send. That it is on its way while others act, and then answered, is the same as its
+    /// being sent later; so what is answered is answered at once.
+    Send(usize, Fate),
+    /// What was never answered arrives after all.
+    Arrive(usize),
+    Read(usize),
+    TakeUp(usize),
+    Leave(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    /// It stays on its way, and the client hears nothing; `late` if its time is up then.
+    Silent {
+        late: bool,
+    },
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+struct Protocol {
+    /// Whether the clients come with the cookie of a session, or make their own.
+    visitors: bool,
+    /// The node of each client.
+    nodes: &'static [u8],
+    faults: u8,
+    broken: Option<Rule>,
+}
+
+enum Answer {
+    Done,
+    Exists,
+    Gone,
+    Conflict(Record),
+}
+
+impl Protocol {
+    fn fresh(&self, goal: Goal) -> State {
+        match self.broken {
+            Some(rule) => State::new(goal).breaking(rule),
+            None => State::new(goal),
+        }
+    }
+
+    fn load(&self, world: &mut World, client: usize, want: Want) {
+        let op = u8::try_from(client).unwrap() * STEPS + world.clients[client].steps;
+        let cookie = world.clients[client].cookie;
+        let (handle, base) = match (want, cookie) {
+            (Want::Create, _) => {
+                world.store.push(None);
+                (u8::try_from(world.store.len() - 1).unwrap(), None)
+            }
+            (_, Some((handle, epoch))) => {
+                // A dead secret opens nothing; that is decided before any commit.
+                let record = world.store[usize::from(handle)].clone();
+                match record.filter(|record| record.epoch == epoch) {
+                    Some(record) => (handle, Some(record)),
+                    None => {
+                        world.clients[client].steps = STEPS;
+                        return;
+                    }
+                }
+            }
+            (_, None) => return,
+        };
+        let goal = match want {
+            Want::Create => Goal::Create,
+            Want::Change | Want::Rotate => Goal::Replace,
+            Want::Destroy => Goal::Delete,
+        };
+        world.rotations_left -= u8::from(want == Want::Rotate);
+        world.ends_left -= u8::from(want == Want::Destroy);
+        world.clients[client].doing = Doing::Ready(Task {
+            op,
+            want,
+            handle,
+            made_in: base.as_ref().map_or(0, |base| base.epoch),
+            base,
+            newer: None,
+            state: self.fresh(goal),
+            sent: None,
+            seals: 0,
+            sequence: 0,
+            resolving: false,
+            taken_up: false,
+        });
+    }
+
+    /// Lets the client's commit go on with what has happened to it.
+    fn go_on(&self, world: &mut World, client: usize, mut task: Task, event: Event, late: bool) {
+        let (state, action) = step(task.state, event, late);
+        task.state = state;
+        let writer = self.nodes[client];
+        if task.resolving && !matches!(action, Action::Resend | Action::Finish(_)) {
+            // Proved not applied: the request has its changes back, and commits anew.
+            return world.give_back(self, client, task);
+        }
+        match action {
+            Action::Send | Action::SendAfresh => {
+                if let Some(newer) = task.newer.take() {
+                    task.base = Some(newer);
+                }
+                if action == Action::SendAfresh {
+                    world.store.push(None);
+                    task.handle = u8::try_from(world.store.len() - 1).unwrap();
+                }
+                let sequence = &mut world.sequences[usize::from(writer)];
+                *sequence += 1;
+                task.sequence = *sequence;
+                task.seals += 1;
+                let order = task.seal(writer, event == Event::Gone);
+                task.sent = Some(Letter {
+                    op: task.op,
+                    handle: task.handle,
+                    order,
+                });
+                world.clients[client].doing = Doing::Waiting(task);
+            }
+            Action::Resend => world.clients[client].doing = Doing::Waiting(task),
+            Action::WaitAndLoad => world.clients[client].doing = Doing::Reading(task),
+            Action::Finish(verdict) => self.finish(world, client, task, verdict),
+        }
+    }
+
+    fn finish(&self, world: &mut World, client: usize, task: Task, verdict: Verdict) {
+        let told = match verdict {
+            Verdict::Committed => Told::Done,
+            Verdict::OutcomeUnknown | Verdict::NeverKnown => Told::Unknown,
+            _ if task.resolving => return world.give_back(self, client, task),
+            // A deletion that failed is tried again in the background.
+            _ if task.want == Want::Destroy => Told::Unknown,
+            Verdict::Gone
+            | Verdict::OtherEpoch
+            | Verdict::Unreadable
+            | Verdict::Conflict
+            | Verdict::Failed => Told::NothingWritten,
+        };
+        world.told[usize::from(task.op)] = Some((task.want, task.handle, told));
+        if told == Told::Done {
+            world.clients[client].found_done |= task.resolving;
+            let epoch = match task.want {
+                Want::Rotate => task.op + 1,
+                _ => task.made_in,
+            };
+            world.clients[client].cookie =
+                (task.want != Want::Destroy).then_some((task.handle, epoch));
+        }
+        world.clients[client].steps += 1;
+        world.clients[client].doing = match verdict {
+            Verdict::OutcomeUnknown if !task.taken_up => Doing::Unresolved(task),
+            _ => Doing::Nothing,
+        };
+    }
+}
+
+impl Task {
+    fn seal(&self, writer: u8, create_again: bool) -> Order {
+        let mut record = self.base.clone().unwrap_or(Record {
+            version: (0, 0),
+            count: 0,
+            epoch: 0,
+            applied: None,
+            data: Vec::new(),
+        });
+        let expected = record.version;
+        record.version = (self.op, self.seals);
+        record.count += 1;
+        record.applied = Some((writer, self.sequence));
+        match self.want {
+            Want::Destroy => return Order::Delete,
+            Want::Rotate => record.epoch = self.op + 1,
+            Want::Create | Want::Change => {}
+        }
+        record.data.push(self.op);
+        record.data.sort_unstable();
+        match self.base {
+            Some(_) if !create_again => Order::Replace {
+                expected,
+                by: record,
+                made_in: self.made_in,
+            },
+            _ => Order::Create(record),
+        }
+    }
+
+    /// What the store's answer means for the commit.
+    fn hear(&mut self, answer: Answer, writer: u8) -> Event {
+        match answer {
+            Answer::Done => Event::Done,
+            Answer::Exists => Event::Exists,
+            Answer::Gone => Event::Gone,
+            Answer::Conflict(record) => {
+                let newer = self.newer(writer, &record);
+                self.newer = Some(record);
+                Event::Conflict(newer)
+            }
+        }
+    }
+
+    fn newer(&self, writer: u8, record: &Record) -> Newer {
+        let base = self.base.as_ref().expect("only what was loaded conflicts");
+        let trace = match record.applied {
+            Some((by, sequence)) if by == writer => match sequence.cmp(&self.sequence) {
+                std::cmp::Ordering::Equal => Trace::Applied,
+                std::cmp::Ordering::Less => Trace::NotApplied,
+                std::cmp::Ordering::Greater => Trace::Superseded,
+            },
+            _ => Trace::Absent,
+        };
+        let distance = usize::from(record.count.saturating_sub(base.count)) + WRITERS - 1;
+        Newer {
+            trace,
+            same_epoch: record.epoch == base.epoch,
+            clash: false,
+            distance: u32::try_from(distance).unwrap(),
+        }
+    }
+}
+
+impl World {
+    fn give_back(&mut self, protocol: &Protocol, client: usize, mut task: Task) {
+        task.resolving = false;
+        task.newer = None;
+        task.state = protocol.fresh(Goal::Replace);
+        self.clients[client].doing = Doing::Ready(task);
+    }
+
+    /// What the store does with a command.
+    fn obey(&mut self, letter: &Letter) -> Answer {
+        let stored = &mut self.store[usize::from(letter.handle)];
+        let written = match (&letter.order, &stored) {
+            (Order::Create(_), Some(_)) => return Answer::Exists,
+            (Order::Create(record), None) => record,
+            (Order::Replace { .. } | Order::Delete, None) => return Answer::Gone,
+            (Order::Replace { expected, .. }, Some(there)) if there.version != *expected => {
+                return Answer::Conflict(there.clone());
+            }
+            (Order::Replace { by, made_in, .. }, Some(there)) => {
+                self.crossed_an_epoch |= there.epoch != *made_in;
+                by
+            }
+            (Order::Delete, Some(_)) => {
+                *stored = None;
+                return Answer::Done;
+            }
+        };
+        self.was_there[usize::from(letter.op)] = true;
+        *stored = Some(written.clone());
+        Answer::Done
+    }
+
+    /// Drops letters that can change nothing any more: a version never comes back.
+    fn clear_post(&mut self) {
+        let store = &self.store;
+        self.post.retain(|letter| {
+            let there = store[usize::from(letter.handle)].as_ref();
+            match &letter.order {
+                Order::Create(_) => true,
+                Order::Replace { expected, .. } => {
+                    there.is_some_and(|there| there.version == *expected)
+                }
+                Order::Delete => there.is_some(),
+            }
+        });
+        // A second copy finds the version gone, but not a handle that was free again.
+        let same = |one: &mut Letter, other: &mut Letter| {
+            one == other && !matches!(one.order, Order::Create(_))
+        };
+        self.post.dedup_by(same);
+    }
+
+    /// Whether the client's writer has nothing else under way.
+    fn has_turn(&self, client: usize, nodes: &[u8]) -> bool {
+        let busy = |other: &Client| matches!(other.doing, Doing::Waiting(_) | Doing::Reading(_));
+        let others = self.clients.iter().zip(nodes);
+        !others
+            .into_iter()
+            .any(|(other, node)| *node == nodes[client] && busy(other))
+    }
+
+    fn destroyed(&self) -> impl Iterator<Item = Handle> {
+        self.told.iter().flatten().filter_map(|told| match told {
+            (Want::Destroy, handle, Told::Done) => Some(*handle),
+            _ => None,
+        })
+    }
+
+    fn data(&self) -> impl Iterator<Item = &Vec<Op>> {
+        self.store.iter().flatten().map(|record| &record.data)
+    }
+}
+
+impl Model for Protocol {
+    type State = World;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<World> {
+        let record = Record {
+            version: (u8::MAX, 0),
+            count: 0,
+            epoch: 0,
+            applied: None,
+            data: Vec::new(),
+        };
+        let client = Client {
+            steps: 0,
+            cookie: (!self.visitors).then_some((0, 0)),
+            found_done: false,
+            doing: Doing::Nothing,
+        };
+        let ops = self.nodes.len() * usize::from(STEPS);
+        vec![World {
+            store: vec![(!self.visitors).then_some(record)],
+            post: Vec::new(),
+            clients: vec![client; self.nodes.len()],
+            sequences: [0; 2],
+            faults_left: self.faults,
+            rotations_left: 1,
+            ends_left: 1,
+            told: vec![None; ops],
+            was_there: vec![false; ops],
+            crossed_an_epoch: false,
+        }]
+    }
+
+    fn actions(&self, world: &World, acts: &mut Vec<Act>) {
+        for (number, client) in world.clients.iter().enumerate() {
+            match &client.doing {
+                Doing::Nothing if client.steps == STEPS => {}
+                Doing::Nothing if client.cookie.is_none() => {
+                    if self.visitors {
+                        acts.push(Act::Load(number, Want::Create));
+                    }
+                }
+                Doing::Nothing => {
+                    acts.push(Act::Load(number, Want::Change));
+                    // One each: a second rotation is to the first what the first is to a change.
+                    let left = [
+                        (Want::Rotate, world.rotations_left),
+                        (Want::Destroy, world.ends_left),
+                    ];
+                    let left = left.into_iter().filter(|(_, left)| *left > 0);
+                    acts.extend(left.map(|(want, _)| Act::Load(number, want)));
+                }
+                Doing::Ready(_) if !world.has_turn(number, self.nodes) => {}
+                Doing::Ready(_) | Doing::Waiting(_) => {
+                    acts.push(Act::Send(number, Fate::Answered));
+                    if world.faults_left > 0 {
+                        let faults = [
+                            Fate::Silent { late: false },
+                            Fate::Silent { late: true },
+                            Fate::Refused,
+                        ];
+                        acts.extend(faults.map(|fate| Act::Send(number, fate)));
+                    }
+                }
+                Doing::Reading(_) => acts.push(Act::Read(number)),
+                Doing::Unresolved(_) => {
+                    acts.push(Act::Leave(number));
+                    if world.has_turn(number, self.nodes) {
+                        acts.push(Act::TakeUp(number));
+                    }
+                }
+            }
+        }
+        acts.extend((0..world.post.len()).map(Act::Arrive));
+    }
+
+    fn next_state(&self, before: &World, act: Act) -> Option<World> {
+        let mut world = before.clone();
+        let task = |world: &World, client: usize| match &world.clients[client].doing {
+            Doing::Ready(task)
+            | Doing::Waiting(task)
+            | Doing::Reading(task)
+            | Doing::Unresolved(task) => task.clone(),
+            Doing::Nothing => unreachable!("it has something to do"),
+        };
+        match act {
+            Act::Load(client, want) => self.load(&mut world, client, want),
+            Act::Send(client, fate) => {
+                if let Doing::Ready(task) = world.clients[client].doing.clone() {
+                    self.go_on(&mut world, client, task, Event::Begin, false);
+                }
+                let mut task = task(&world, client);
+                let letter = task.sent.clone().expect("it waits for an answer");
+                let (event, late) = match fate {
+                    Fate::Answered => (task.hear(world.obey(&letter), self.nodes[client]), false),
+                    Fate::Silent { late } => {
+                        world.post.push(letter);
+                        // In no order: the post keeps none.
+                        world.post.sort_unstable();
+                        (Event::Failed(StoreErrorKind::Unknown), late)
+                    }
+                    Fate::Refused => (Event::Failed(StoreErrorKind::Refused), false),
+                };
+                world.faults_left -= u8::from(fate != Fate::Answered);
+                self.go_on(&mut world, client, task, event, late);
+            }
+            Act::Arrive(letter) => {
+                let letter = world.post.remove(letter);
+                world.obey(&letter);
+            }
+            Act::Read(client) => {
+                let mut task = task(&world, client);
+                let event = match world.store[usize::from(task.handle)].clone() {
+                    None => Event::Gone,
+                    Some(record) => {
+                        let newer = task.newer(self.nodes[client], &record);
+                        task.newer = Some(record);
+                        Event::Loaded {
+                            same_epoch: newer.same_epoch,
+                            clash: newer.clash,
+                        }
+                    }
+                };
+                self.go_on(&mut world, client, task, event, false);
+            }
+            Act::TakeUp(client) => {
+                let mut task = task(&world, client);
+                (task.resolving, task.taken_up) = (true, true);
+                world.clients[client].steps -= 1;
+                self.go_on(&mut world, client, task, Event::Begin, false);
+            }
+            Act::Leave(client) => world.clients[client].doing = Doing::Nothing,
+        }
+        world.clear_post();
+        Some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::sometimes(HOPES[0], |_, world: &World| {
+                let done =
+                    |told: &Option<(Want, Handle, Told)>| matches!(told, Some((_, _, Told::Done)));
+                world.told.iter().all(done)
+            }),
+            Property::sometimes(HOPES[1], |_, world: &World| {
+                let found = |client: &Client| client.found_done;
+                world.clients.iter().any(found)
+            }),
+            Property::always("no acknowledged change is lost", |_, world: &World| {
+                (0_u8..).zip(&world.told).all(|(op, told)| match told {
+                    Some((Want::Create | Want::Change | Want::Rotate, handle, Told::Done)) => {
+                        let stored = &world.store[usize::from(*handle)];
+                        stored
+                            .as_ref()
+                            .is_none_or(|record| record.data.contains(&op))
+                    }
+                    _ => true,
+                })
+            }),
+            Property::always("no change is applied twice", |_, world: &World| {
+                world.data().all(|data| {
+                    let mut once = data.clone();
+                    once.sort_unstable();
+                    once.dedup();
+                    once.len() == data.len()
+                })
+            }),
+            Property::always(
+                "nothing is there that was said not to be",
+                |_, world: &World| {
+                    world.told.iter().zip(&world.was_there).all(|told| {
+                    // What was created and nobody holds the token of is nobody's session.
+                    let refused = |want| matches!(want, Want::Change | Want::Rotate);
+                    !matches!(told, (Some((want, _, Told::NothingWritten)), true) if refused(*want))
+                })
+                },
+            ),
+            Property::always(
+                "nothing crosses from one epoch into another",
+                |_, world: &World| !world.crossed_an_epoch,
+            ),
+            Property::always(
+                "what was destroyed does not come back",
+                |_, world: &World| {
+                    world
+                        .destroyed()
+                        .all(|handle| world.store[usize::from(handle)].is_none())
+                },
+            ),
+        ]
+    }
+}
+
+const SCENES: [Protocol; 4] = [
+    scene(true, &[0, 1], 3),
+    scene(false, &[0, 1], 3),
+    scene(false, &[0, 0], 3),
+    scene(false, &[0, 0, 1], 1),
+];
+
+const fn scene(visitors: bool, nodes: &'static [u8], faults: u8) -> Protocol {
+    Protocol {
+        visitors,
+        nodes,
+        faults,
+        broken: None,
+    }
+}
+
+#[test]
+fn whatever_happens_nothing_is_lost_or_done_twice() {
+    for scene in SCENES {
+        let began = Instant::now();
+        let checker = scene.clone().checker().threads(2).spawn_bfs().join();
+        println!(
+            "{} clients of {STEPS} steps, {} faults: {} states in {:?}",
+            scene.nodes.len(),
+            scene.faults,
+            checker.unique_state_count(),
+            began.elapsed()
+        );
+        checker.assert_properties();
+    }
+}
+
+#[test]
+fn without_any_one_of_the_rules_something_is_lost_or_done_twice() {
+    for rule in RULES {
+        let began = Instant::now();
+        let violated = SCENES.into_iter().find_map(|scene| {
+            let broken = Some(rule);
+            let checker = Protocol { broken, ..scene }
+                .checker()
+                .threads(2)
+                .finish_when(HasDiscoveries::AnyFailures)
+                .spawn_bfs()
+                .join();
+            let failures = checker.discoveries().into_keys();
+            failures.into_iter().find(|name| !HOPES.contains(name))
+        });
+        println!("without {rule:?}: {violated:?} in {:?}", began.elapsed());
+        assert!(violated.is_some(), "{rule:?} could go unnoticed");
+    }
+}
