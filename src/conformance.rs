@@ -23,6 +23,8 @@ use crate::store::{
     Write,
 };
 
+mod leases;
+
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(80);
 
@@ -44,6 +46,11 @@ pub async fn check<S: SessionStore>(store: S) {
     suite.lets_sessions_expire().await;
     suite.keeps_any_bytes_of_any_size().await;
     suite.has_a_clock_that_moves_on().await;
+    if suite.0.capabilities().lease {
+        suite.has_leases().await;
+    } else {
+        suite.says_that_it_has_no_leases().await;
+    }
 }
 
 struct Suite<S>(Arc<S>);

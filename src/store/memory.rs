@@ -10,11 +10,15 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use super::{
-    Capabilities, Created, Deleted, Durability, Freshness, Health, PoolStats, Renewal, Replaced,
-    SessionStore, StoreError, StoreStats, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Health, Leased, Owner, PoolStats,
+    Renewal, Replaced, SessionStore, StoreError, StoreStats, Stored, Touched, Write,
 };
 use crate::Handle;
 use crate::lifetime::{Millis, after, to_millis, to_time};
+
+mod leases;
+
+use leases::Leases;
 
 const CAPACITY: usize = 100_000;
 const SHARDS: usize = 16;
@@ -25,7 +29,7 @@ const SHARDED_FROM: usize = 1024;
 /// never a session that comes back.
 ///
 /// Sessions end with the process. It holds 100 000 of them by default; when it is full, the one that would expire first
-/// makes room. Clones share the sessions.
+/// makes room. As many leases are held beside them at most; one more is refused. Clones share the sessions.
 #[derive(Clone)]
 pub struct MemoryStore {
     inner: Arc<Inner>,
@@ -42,6 +46,7 @@ struct Shard {
     sessions: HashMap<Handle, Session>,
     /// The handle of every session, by when it expires.
     expiry: BTreeSet<(Millis, Handle)>,
+    leases: Leases,
 }
 
 struct Session {
@@ -223,7 +228,7 @@ impl SessionStore for MemoryStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new()
+        Capabilities::new().with_lease(true)
     }
 
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
@@ -241,7 +246,9 @@ impl SessionStore for MemoryStore {
         if !shard.sessions.contains_key(key) {
             shard.make_room(self.inner.capacity_per_shard);
         }
-        let Shard { sessions, expiry } = &mut *shard;
+        let Shard {
+            sessions, expiry, ..
+        } = &mut *shard;
         match sessions.entry(*key) {
             MapEntry::Occupied(_) => Ok(Created::Exists),
             MapEntry::Vacant(vacant) => {
@@ -302,6 +309,23 @@ impl SessionStore for MemoryStore {
         } else {
             Deleted::Missing
         })
+    }
+
+    async fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Leased, StoreError> {
+        let (now, capacity) = (self.now_millis(), self.inner.capacity_per_shard);
+        let leases = &mut self.shard(key).leases;
+        leases.acquire(*key, owner, lease, now, capacity)
+    }
+
+    async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
+        let now = self.now_millis();
+        self.shard(key).leases.release(key, owner, now);
+        Ok(())
     }
 }
 

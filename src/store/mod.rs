@@ -21,10 +21,12 @@ use bytes::Bytes;
 use crate::Handle;
 use crate::error::Cause;
 
+mod lease;
 mod memory;
 mod redis;
 mod stats;
 
+pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
 pub use redis::{RedisConfig, RedisStore};
 pub use stats::{Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
@@ -98,6 +100,38 @@ pub trait SessionStore: Send + Sync + 'static {
         key: &Handle,
         durability: Durability,
     ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+
+    /// Takes the lease of this handle if it is free, for this long; renews it to that if `owner` has it already. A store
+    /// without leases refuses, and so says [`Capabilities::lease`].
+    ///
+    /// The lease is apart from the session: it may be taken before there is one, and neither touches the other.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The lease may then be taken or not; to take it again as the same owner does no harm.
+    fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Leased, StoreError>> + Send {
+        let _ = (key, owner, lease);
+        std::future::ready(Err(lease::unsupported()))
+    }
+
+    /// Gives the lease up if `owner` has it, and does nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the lease then ends with its time.
+    fn release(
+        &self,
+        key: &Handle,
+        owner: Owner,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (key, owner);
+        std::future::ready(Err(lease::unsupported()))
+    }
 }
 
 /// What a store can do.
@@ -107,6 +141,8 @@ pub struct Capabilities {
     /// How long one request may wait for a store that does not do its work: for its load, and for the commits that fail,
     /// together. 1 s by default.
     pub request_budget: Duration,
+    /// Whether it has leases: [`SessionStore::acquire`]. No by default.
+    pub lease: bool,
 }
 
 impl Capabilities {
@@ -114,6 +150,7 @@ impl Capabilities {
     pub fn new() -> Self {
         Self {
             request_budget: Duration::from_secs(1),
+            lease: false,
         }
     }
 
@@ -121,6 +158,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_request_budget(mut self, budget: Duration) -> Self {
         self.request_budget = budget;
+        self
+    }
+
+    /// Says whether this store has leases.
+    #[must_use]
+    pub fn with_lease(mut self, lease: bool) -> Self {
+        self.lease = lease;
         self
     }
 }
@@ -372,6 +416,10 @@ pub(crate) trait AnyStore: Send + Sync {
     ) -> Answer<'a, Replaced>;
     fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched>;
     fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
+    #[allow(dead_code, reason = "the layer takes no leases yet")]
+    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased>;
+    #[allow(dead_code, reason = "as above")]
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()>;
 }
 
 impl<S: SessionStore> AnyStore for S {
@@ -410,5 +458,13 @@ impl<S: SessionStore> AnyStore for S {
 
     fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted> {
         Box::pin(SessionStore::delete(self, key, durability))
+    }
+
+    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased> {
+        Box::pin(SessionStore::acquire(self, key, owner, lease))
+    }
+
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()> {
+        Box::pin(SessionStore::release(self, key, owner))
     }
 }

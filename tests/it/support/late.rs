@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Renewal, Replaced, Stored, Touched,
-    Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
+    Stored, Touched, Write,
 };
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
@@ -131,5 +131,18 @@ impl SessionStore for Late {
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
         self.store.delete(key, durability).await
+    }
+
+    async fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Leased, StoreError> {
+        self.store.acquire(key, owner, lease).await
+    }
+
+    async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
+        self.store.release(key, owner).await
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Renewal, Replaced, Stored, Touched,
-    Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
+    Stored, Touched, Write,
 };
 use sessile::{Handle, SessionStore, StoreError};
 
@@ -92,5 +92,18 @@ impl<S: SessionStore> SessionStore for Spy<S> {
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
         count(&self.calls.delete);
         self.store.delete(key, durability).await
+    }
+
+    async fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Leased, StoreError> {
+        self.store.acquire(key, owner, lease).await
+    }
+
+    async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
+        self.store.release(key, owner).await
     }
 }
