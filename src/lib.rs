@@ -49,5 +49,5 @@ pub use layer::SessionLayer;
 pub use read_session::ReadSession;
 pub use service::{ResponseFuture, SessionService};
 pub use session::Session;
-pub use store::{MemoryStore, RedisConfig, RedisStore, SessionStore, StoreError};
+pub use store::{CompareAndSet, MemoryStore, RedisConfig, RedisStore, SessionStore, StoreError};
 pub use token::{Handle, InvalidHandle};

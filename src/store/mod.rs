@@ -28,7 +28,7 @@ mod stats;
 
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
-pub use redis::{RedisConfig, RedisStore};
+pub use redis::{CompareAndSet, RedisConfig, RedisStore};
 pub use stats::{Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
 
 /// Keeps sessions as bytes with a version and a time to live.
@@ -390,6 +390,14 @@ impl StoreError {
     #[must_use]
     pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The same of something that changes nothing, so that it does not matter whether it was done.
+    fn unsent(mut self) -> Self {
+        if self.kind == StoreErrorKind::Unknown {
+            self.kind = StoreErrorKind::Unavailable;
+        }
         self
     }
 

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use sessile::{ConfigError, RedisConfig, RedisStore};
+use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
 use crate::support::Server;
-use crate::support::server::free_port;
+use crate::support::server::{free_port, ways};
 
 async fn refused(url: String) -> String {
+    refused_with(RedisConfig::new(url)).await
+}
+
+async fn refused_with(config: RedisConfig) -> String {
     let began = Instant::now();
-    let error = RedisStore::from_url(url).await.unwrap_err();
+    let error = RedisStore::from_config(config).await.unwrap_err();
     assert!(
         began.elapsed() < Duration::from_millis(1500),
         "{:?}",
@@ -68,11 +72,8 @@ async fn a_wrong_password_is_told_and_not_shown() {
 
 #[tokio::test]
 async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
-    let grants = [
-        "get", "pttl", "set", "getrange", "evalsha", "eval", "pexpire", "unlink", "time",
-    ];
     let server = Server::start();
-    let set_user = |without: &str| {
+    let set_user = |grants: &[&str], without: &str| {
         let mut command = redis::cmd("ACL");
         command.arg(&[
             "SETUSER",
@@ -90,14 +91,26 @@ async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
         let done: () = command.query(&mut server.connection()).unwrap();
         done
     };
-    let url = format!("redis://app:secret@{}/", server.address());
-    set_user("");
-    sessile::conformance::check(RedisStore::from_url(url.as_str()).await.unwrap()).await;
-    // Every one is tried at the start, and its absence named.
-    for missing in grants {
-        set_user(missing);
-        let text = refused(url.clone()).await;
-        assert!(text.contains("grant the user"), "{missing}: {text}");
+    for way in ways(&server) {
+        let own: &[&str] = match way {
+            CompareAndSet::Script => &["getrange", "evalsha", "eval"],
+            CompareAndSet::Watch => &["getrange", "watch", "multi", "exec", "discard"],
+            _ => &[],
+        };
+        let grants = ["get", "pttl", "set", "pexpire", "unlink", "time"];
+        let grants = [&grants, own].concat();
+        let mut config = RedisConfig::new(format!("redis://app:secret@{}/", server.address()));
+        config.compare_and_set = way;
+        set_user(&grants, "");
+        let store = RedisStore::from_config(config.clone()).await.unwrap();
+        sessile::conformance::check(store).await;
+        // Every one is tried at the start, and its absence named with all that this way needs.
+        for missing in &grants {
+            set_user(&grants, missing);
+            let text = refused_with(config.clone()).await;
+            assert!(text.contains("grant the user"), "{missing}: {text}");
+            assert!(text.contains(&format!("+{missing}")), "{missing}: {text}");
+        }
     }
 }
 
@@ -156,7 +169,11 @@ async fn the_servers_clock_counts_and_not_the_nodes() {
 #[tokio::test]
 async fn as_many_connections_as_configured_are_kept() {
     let server = Server::start();
-    let store = crate::support::store_with(&server.url(), |config| config.pool_size = 7).await;
+    let store = crate::support::store_with(&server.url(), |config| {
+        config.pool_size = 7;
+        config.compare_and_set = CompareAndSet::Script;
+    })
+    .await;
     let clients = || {
         let list: String = redis::cmd("CLIENT")
             .arg("LIST")

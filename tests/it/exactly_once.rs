@@ -67,11 +67,11 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
             0 => Fault::LoseAnswer,
             _ => Fault::SwallowAnswer,
         };
-        line.proxy.inject("EVALSHA", fault, 1);
+        line.proxy.inject_commits(fault, 1);
         let page = line.browser.get(&line.app, "/incr?k=n").await;
         // A connection that is silent since an earlier round may have kept the request from being loaded.
         swallowed += 1 - line.proxy.faults_left();
-        line.proxy.inject("EVALSHA", fault, 0);
+        line.proxy.inject_commits(fault, 0);
         let now = line.count().await;
         match page.status.as_u16() {
             200 => assert_eq!(now, counted + 1, "counted once"),
@@ -91,7 +91,7 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
 async fn a_commit_that_never_arrived_is_sent_again() {
     let mut line = Line::new().await;
     for round in 1..=20 {
-        line.proxy.inject("EVALSHA", Fault::LoseRequest, 1);
+        line.proxy.inject_commits(Fault::LoseRequest, 1);
         line.browser.get(&line.app, "/incr?k=n").await.ok();
         assert_eq!(line.count().await, round);
     }
@@ -100,7 +100,7 @@ async fn a_commit_that_never_arrived_is_sent_again() {
 #[tokio::test]
 async fn a_commit_that_is_never_answered_is_503_and_not_an_invitation_to_repeat() {
     let mut line = Line::new().await;
-    line.proxy.inject("EVALSHA", Fault::SwallowAnswer, 3);
+    line.proxy.inject_commits(Fault::SwallowAnswer, 3);
     let page = line.browser.get(&line.app, "/incr?k=n").await;
     assert_eq!(page.status, 503);
     assert!(!page.headers.contains_key("retry-after"));
@@ -128,7 +128,7 @@ async fn a_creation_whose_answer_is_lost_takes_a_fresh_handle() {
 async fn a_save_that_failed_unnoticed_is_not_done_twice() {
     let mut line = Line::new().await;
     // The handler's own save fails after three sends; the commit after the handler finds it applied.
-    line.proxy.inject("EVALSHA", Fault::LoseAnswer, 3);
+    line.proxy.inject_commits(Fault::LoseAnswer, 3);
     let page = line.browser.get(&line.app, "/save-then?also=write").await;
     assert_eq!(
         (page.status.as_u16(), page.text.as_str()),
@@ -145,7 +145,7 @@ async fn a_save_that_failed_unnoticed_is_not_done_twice() {
 #[tokio::test]
 async fn a_save_that_stays_unresolved_is_503_whatever_the_handler_says() {
     let mut line = Line::new().await;
-    line.proxy.inject("EVALSHA", Fault::LoseAnswer, 6);
+    line.proxy.inject_commits(Fault::LoseAnswer, 6);
     let page = line.browser.get(&line.app, "/save-then?also=write").await;
     assert_eq!(page.status, 503);
     assert_eq!(
@@ -161,7 +161,7 @@ async fn a_save_that_stays_unresolved_is_503_whatever_the_handler_says() {
 #[tokio::test]
 async fn a_rotation_whose_answer_is_lost_still_reaches_the_browser() {
     let mut line = Line::new().await;
-    line.proxy.inject("EVALSHA", Fault::LoseAnswer, 1);
+    line.proxy.inject_commits(Fault::LoseAnswer, 1);
     let old = line.browser.token().to_owned();
     line.browser.get(&line.app, "/login?u=mia").await.ok();
     assert_ne!(line.browser.token(), old);
@@ -172,7 +172,7 @@ async fn a_rotation_whose_answer_is_lost_still_reaches_the_browser() {
 async fn an_increment_now_gives_a_number_once_although_answers_are_lost() {
     let mut line = Line::new().await;
     for expected in 1..=20 {
-        line.proxy.inject("EVALSHA", Fault::LoseAnswer, 1);
+        line.proxy.inject_commits(Fault::LoseAnswer, 1);
         let number = line.browser.get(&line.app, "/incr-now?k=n").await.ok();
         assert_eq!(number, expected.to_string());
     }

@@ -64,7 +64,7 @@ async fn an_unresolved_commit_taken_up_again_overwrites_nobody() {
         .visit
         .page(move |session| async move {
             session.insert("mine", true).unwrap();
-            proxy.inject("EVALSHA", Fault::LoseRequest, 3);
+            proxy.inject_commits(Fault::LoseRequest, 3);
             assert!(matches!(
                 session.save().await,
                 Err(SessionError::OutcomeUnknown)
@@ -102,7 +102,7 @@ async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
         .visit
         .page(move |session| async move {
             session.insert("mine", true).unwrap();
-            proxy.inject("EVALSHA", Fault::SwallowAnswer, 1);
+            proxy.inject_commits(Fault::SwallowAnswer, 1);
             // The first send is applied; while its answer is waited for, another node signs the visitor in.
             let login = async {
                 tokio::time::sleep(Duration::from_millis(40)).await;
@@ -443,7 +443,7 @@ async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
     let page = visit
         .page(move |session| async move {
             session.increment("n", 1).unwrap();
-            injected.inject("EVALSHA", Fault::LoseRequest, 3);
+            injected.inject_commits(Fault::LoseRequest, 3);
             injected.delay(Duration::from_millis(50));
             tokio::spawn(async move {
                 // The response's commit is under way, and will fail.
@@ -528,7 +528,7 @@ async fn what_undoes_an_unresolved_change_is_done() {
         .request(move |session| async move {
             session.set_principal("mia").await.unwrap();
             session.insert("k", 1).unwrap();
-            proxy.inject("EVALSHA", Fault::LoseAnswer, 3);
+            proxy.inject_commits(Fault::LoseAnswer, 3);
             assert!(session.increment_now("n", 1).await.is_err());
             assert_eq!(
                 session.principal().as_deref(),

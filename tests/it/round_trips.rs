@@ -1,6 +1,6 @@
 //! What a request costs, counted by Redis itself and by a proxy in between.
 
-use sessile::SessionLayer;
+use sessile::{CompareAndSet, SessionLayer};
 
 use crate::support::app::app;
 use crate::support::server::Counts;
@@ -18,7 +18,11 @@ impl Bench {
     async fn new() -> Self {
         let server = Server::start();
         let proxy = Proxy::before(server.address()).await;
-        let store = store_with(&proxy.url(), |config| config.pool_size = 1).await;
+        let store = store_with(&proxy.url(), |config| {
+            config.pool_size = 1;
+            config.compare_and_set = CompareAndSet::Script;
+        })
+        .await;
         Self {
             server,
             proxy,

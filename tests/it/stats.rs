@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sessile::store::{ManualClock, StatsOptions};
-use sessile::{MemoryStore, SessionLayer};
+use sessile::store::{Leased, ManualClock, Owner, StatsOptions};
+use sessile::{Handle, MemoryStore, SessionLayer, SessionStore};
 
 use crate::support::app::app;
 use crate::support::{Browser, Server, store_with};
@@ -148,4 +148,20 @@ async fn health_is_told_by_a_read() {
     assert!(!health.is_ok());
     let text = health.read.unwrap_err().to_string();
     assert!(text.contains(&server.address().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn leases_are_not_counted() {
+    let server = Server::start();
+    let store = store_with(&server.url(), |_| ()).await;
+    let lease = Duration::from_secs(60);
+    let handle = Handle::random();
+    let held = store.acquire(&handle, Owner::random(), lease);
+    assert_eq!(held.await.unwrap(), Leased::Held);
+    let stats = store.stats(StatsOptions::new(), |_| ()).await.unwrap();
+    assert_eq!((stats.sessions, stats.bytes), (0, 0));
+    let keys: usize = redis::cmd("DBSIZE")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(keys, 1);
 }

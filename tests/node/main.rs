@@ -13,6 +13,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Ok(prefix) = std::env::var("KEY_PREFIX") {
         config.key_prefix = prefix;
     }
+    if let Ok(name) = std::env::var("SESSILE_TEST_COMPARE_AND_SET") {
+        config.compare_and_set = serde_json::from_value(name.into())?;
+    }
     let layer = SessionLayer::new(RedisStore::from_config(config).await?).insecure_for_localhost();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);

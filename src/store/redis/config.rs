@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, check_duration, duration};
 
@@ -35,6 +35,11 @@ pub struct RedisConfig {
     /// little: one connection carries tens of thousands of requests a second.
     #[doc(alias = "max_connections")]
     pub pool_size: u32,
+    /// How a session is replaced only if nobody else has changed it meanwhile; `auto` by default.
+    pub compare_and_set: CompareAndSet,
+    /// How many connections there may be besides, for what needs one to itself: [`CompareAndSet::Watch`]. 4 by default,
+    /// from 1 to 1024. They are opened when they are needed first.
+    pub exclusive_pool_size: u32,
     /// How long connecting may take, with log-in; 1 s by default.
     #[serde(with = "duration")]
     pub connection_timeout: Duration,
@@ -54,11 +59,38 @@ impl Default for RedisConfig {
             url: "redis://127.0.0.1:6379/".to_owned(),
             key_prefix: "sessile:".to_owned(),
             pool_size: 4,
+            compare_and_set: CompareAndSet::default(),
+            exclusive_pool_size: 4,
             connection_timeout: Duration::from_secs(1),
             command_timeout: Duration::from_millis(500),
             request_budget: Duration::from_secs(1),
         }
     }
+}
+
+/// How a session is replaced only if nobody else has changed it meanwhile. All three keep the same promises, and nodes may
+/// differ in it.
+///
+/// In a configuration file: `"auto"`, `"script"`, `"watch"` or `"if_eq"`. What is written there is tried when the store
+/// connects; [`RedisStore::compare_and_set`](crate::RedisStore::compare_and_set) tells what is used.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompareAndSet {
+    /// The first of `script`, `if_eq` and `watch` that the server has and lets this user call; the default. Chosen once,
+    /// when the store connects or is first needed.
+    #[default]
+    Auto,
+    /// A short script that runs in Redis: one round trip on a shared connection, and only the new value is sent. Needs
+    /// `+evalsha +eval +getrange`.
+    Script,
+    /// `WATCH`, `MULTI` and `EXEC`, for servers where scripts are denied: two round trips on a connection that nobody else
+    /// uses meanwhile, of which there are [`exclusive_pool_size`](RedisConfig::exclusive_pool_size). Needs
+    /// `+watch +multi +exec +discard +getrange`.
+    Watch,
+    /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, and the least
+    /// work for the server, but the old value is sent too, and comes back. Needs no permission of its own.
+    IfEq,
 }
 
 /// Shows where the server is, without user and password.
@@ -68,6 +100,8 @@ impl fmt::Debug for RedisConfig {
             .field("url", &without_login(&self.url))
             .field("key_prefix", &self.key_prefix)
             .field("pool_size", &self.pool_size)
+            .field("compare_and_set", &self.compare_and_set)
+            .field("exclusive_pool_size", &self.exclusive_pool_size)
             .field("connection_timeout", &self.connection_timeout)
             .field("command_timeout", &self.command_timeout)
             .field("request_budget", &self.request_budget)
@@ -107,9 +141,14 @@ impl RedisConfig {
                 advice,
             ));
         }
-        if !(1..=1024).contains(&self.pool_size) {
-            let advice = "write a number of connections from 1 to 1024, such as 4";
-            return Err(ConfigError::invalid("pool_size", self.pool_size, advice));
+        for (setting, size) in [
+            ("pool_size", self.pool_size),
+            ("exclusive_pool_size", self.exclusive_pool_size),
+        ] {
+            if !(1..=1024).contains(&size) {
+                let advice = "write a number of connections from 1 to 1024, such as 4";
+                return Err(ConfigError::invalid(setting, size, advice));
+            }
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte);
         if !(1..=128).contains(&self.key_prefix.len()) || !self.key_prefix.bytes().all(plain) {
@@ -186,7 +225,7 @@ mod tests {
         good.check().unwrap();
         RedisConfig::new("unix:///run/redis.sock").check().unwrap();
         type Case = (&'static str, fn(&mut RedisConfig));
-        let cases: [Case; 16] = [
+        let cases: [Case; 18] = [
             ("url", |c| c.url = String::new()),
             ("url", |c| c.url = "localhost:6379".into()),
             ("url", |c| c.url = "http://localhost/".into()),
@@ -200,6 +239,8 @@ mod tests {
             ("key_prefix", |c| c.key_prefix = "a*".into()),
             ("key_prefix", |c| c.key_prefix = "x".repeat(129)),
             ("pool_size", |c| c.pool_size = 0),
+            ("exclusive_pool_size", |c| c.exclusive_pool_size = 0),
+            ("exclusive_pool_size", |c| c.exclusive_pool_size = 1025),
             ("command_timeout", |c| c.command_timeout = Duration::ZERO),
             ("command_timeout", |c| {
                 c.command_timeout = Duration::from_secs(2)
@@ -249,5 +290,16 @@ mod tests {
             (config.pool_size, config.key_prefix.as_str()),
             (2, "sessile:")
         );
+        assert_eq!(config.compare_and_set, CompareAndSet::Auto);
+        for (name, expected) in [
+            ("auto", CompareAndSet::Auto),
+            ("script", CompareAndSet::Script),
+            ("watch", CompareAndSet::Watch),
+            ("if_eq", CompareAndSet::IfEq),
+        ] {
+            let json = format!(r#"{{"compare_and_set": "{name}"}}"#);
+            let config: RedisConfig = serde_json::from_str(&json).unwrap();
+            assert_eq!(config.compare_and_set, expected);
+        }
     }
 }

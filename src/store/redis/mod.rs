@@ -6,23 +6,30 @@ use std::time::{Duration, SystemTime};
 
 use bb8_redis::bb8::ManageConnection as _;
 use bytes::Bytes;
-use redis::{ErrorKind, RedisError, Value};
+use redis::{RedisError, Value};
 
 use super::{
-    Capabilities, Created, Deleted, Durability, Freshness, Renewal, Replaced, SessionStore,
-    StoreError, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
+    SessionStore, StoreError, Stored, Touched, Write,
 };
 use crate::Handle;
 use crate::config::ConfigError;
 
+mod advice;
+mod choose;
 mod config;
+mod exclusive;
+mod if_eq;
+mod lease;
 mod pool;
 mod script;
 mod stats;
+mod watch;
 
-pub use config::RedisConfig;
+use advice::{advice, connect_error};
+use choose::Replacer;
+pub use config::{CompareAndSet, RedisConfig};
 use pool::{Connections, Failed, Manager, Request};
-use script::Script;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
@@ -35,13 +42,27 @@ use script::Script;
 /// |---|---|---|
 /// | load | `GET`, `PTTL` in one pipeline | 1 |
 /// | create | `SET … NX PX` | 1 |
-/// | replace | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
-/// | replace, on a server that does not know the script yet | `EVALSHA`, `EVAL` | 2 |
+/// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
+/// | the same, on a server that does not know the script yet | `EVALSHA`, `EVAL` | 2 |
+/// | replace, by `IFEQ` | `PTTL`, `SET … IFEQ … GET PX` in one pipeline | 1 |
+/// | replace, by `WATCH` | `WATCH`, `GETRANGE`, `MULTI`; `SET … XX PX`, `EXEC` | 2 |
+/// | the same, when another request was faster | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2 |
 /// | renew | `PEXPIRE` | 1, beside the handler |
 /// | delete | `UNLINK` | 1 |
+/// | take a lease | `SET … NX PX` | 1 |
+/// | renew it, or meet another owner's | `SET … NX PX`, and as to replace | 1 more than to replace |
+/// | give it up | as to replace | as to replace |
 ///
-/// The user needs these permissions and no more, on its own keys:
-/// `+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time`, with `+select` for another database than 0.
+/// How sessions are replaced is a setting, [`RedisConfig::compare_and_set`]. A lease is a key of its own,
+/// `<key_prefix><handle>:lease`.
+///
+/// The user needs these permissions and no more, on its own keys: `+get +pttl +set +pexpire +unlink +time`, and to replace
+///
+/// - by script `+getrange +evalsha +eval`,
+/// - by `WATCH` `+getrange +watch +multi +exec +discard`,
+/// - by `IFEQ` nothing else,
+///
+/// with `+select` for another database than 0.
 #[derive(Clone)]
 #[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
 pub struct RedisStore {
@@ -50,7 +71,7 @@ pub struct RedisStore {
 
 struct Inner {
     connections: Connections,
-    script: Script,
+    replacer: Replacer,
     config: RedisConfig,
     address: Arc<str>,
 }
@@ -66,8 +87,8 @@ impl RedisStore {
     /// # Errors
     ///
     /// - [`ConfigError::Invalid`]: the URL is not valid.
-    /// - [`ConfigError::Connect`]: the server was not reached, or does not let this user do what is needed. It names host,
-    ///   port and cause.
+    /// - [`ConfigError::Connect`]: the server was not reached, or does not let this user do what is needed, such as to
+    ///   replace sessions in the configured way. It names host, port and cause.
     #[doc(alias = "connect")]
     pub async fn from_url(url: impl Into<String>) -> Result<Self, ConfigError> {
         Self::from_config(RedisConfig::new(url)).await
@@ -107,7 +128,10 @@ impl RedisStore {
         let connections = Connections::new(manager, Arc::clone(&address), &config);
         let inner = Inner {
             connections,
-            script: Script::new(),
+            replacer: Replacer::new(
+                config.compare_and_set,
+                format!("{}probe", config.key_prefix),
+            ),
             config,
             address,
         };
@@ -116,21 +140,31 @@ impl RedisStore {
         })
     }
 
+    /// How sessions are replaced: what [`CompareAndSet::Auto`] has chosen, or what was configured. `None` until the server
+    /// was asked, which [`lazy`](Self::lazy) leaves to the first request that needs it.
+    pub fn compare_and_set(&self) -> Option<CompareAndSet> {
+        self.inner.replacer.chosen()
+    }
+
     /// Does once what requests will do, to a key that does not exist, so that a missing permission shows at the start.
     async fn probe(&self) -> Result<(), ConfigError> {
-        let key = format!("{}probe", self.inner.config.key_prefix);
+        let inner = &self.inner;
+        let key = format!("{}probe", inner.config.key_prefix);
         let command = |name: &str, arguments: &[&str]| {
             let mut command = redis::cmd(name);
             command.arg(&key).arg(arguments);
             command
         };
-        let script = |by_name| self.inner.script.call(by_name, &key, &[b"none", b"", b"1"]);
-        let reads = [
-            command("GET", &[]),
-            command("PTTL", &[]),
-            script(false),
-            script(true),
-        ];
+        let refused = |failed: Failed| ConfigError::Connect {
+            address: inner.address.to_string(),
+            advice: advice(
+                inner.config.compare_and_set,
+                failed.code.as_deref(),
+                &failed.error,
+            ),
+            source: Arc::new(failed.error),
+        };
+        let reads = [command("GET", &[]), command("PTTL", &[])];
         // None of them changes anything, as there is no such key.
         let writes = [
             command("SET", &["", "XX", "PX", "1"]),
@@ -139,66 +173,31 @@ impl RedisStore {
         ];
         let must_work = reads.iter().map(|command| (command, true));
         for (command, must_work) in must_work.chain(writes.iter().map(|command| (command, false))) {
-            let answer = self
-                .inner
+            let answer = inner
                 .connections
                 .send_idempotent(&Request::Command(command))
                 .await;
-            let Err(failed) = answer else { continue };
-            // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
-            if must_work || failed.code.as_deref() == Some("NOPERM") {
-                return Err(ConfigError::Connect {
-                    address: self.inner.address.to_string(),
-                    advice: advice(failed.code.as_deref(), &failed.error),
-                    source: Arc::new(failed.error),
-                });
+            match answer {
+                // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
+                Err(failed) if must_work || failed.code.as_deref() == Some("NOPERM") => {
+                    return Err(refused(failed));
+                }
+                _ => {}
             }
         }
-        Ok(())
+        match inner.replacer.choose(&inner.connections).await {
+            // As above. The first request that replaces a session chooses.
+            Err(failed) if failed.is_of_writes() => Ok(()),
+            chosen => chosen.map_err(refused),
+        }
     }
 
     fn key(&self, handle: &Handle) -> String {
         format!("{}{handle}", self.inner.config.key_prefix)
     }
-}
 
-fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
-    let advice = if error.is_connection_refusal() {
-        "nothing listens there (connection refused): start the server, or correct `url`".to_owned()
-    } else if error.is_timeout() {
-        let waited = config.connection_timeout;
-        format!(
-            "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between?"
-        )
-    } else if error.kind() == ErrorKind::AuthenticationFailed {
-        "the server refused user name or password: correct them in `url`".to_owned()
-    } else {
-        advice(error.code(), &error)
-    };
-    ConfigError::Connect {
-        address: address.to_owned(),
-        advice,
-        source: Arc::new(error),
-    }
-}
-
-/// What to do about something the server said.
-fn advice(code: Option<&str>, error: &dyn std::error::Error) -> String {
-    let said = error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string);
-    match code {
-        // What is refused inside of a script is a plain error, in words of each version's own.
-        _ if code == Some("NOPERM")
-            || said.contains("can't run this command")
-            || said.contains("no permissions") =>
-        {
-            format!(
-                "{said}: grant the user `+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time` on keys that begin with `key_prefix`"
-            )
-        }
-        Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
-        _ => format!("{said}: correct `url`, or look at the server's log"),
+    fn lease_key(&self, handle: &Handle) -> String {
+        format!("{}{handle}:lease", self.inner.config.key_prefix)
     }
 }
 
@@ -220,32 +219,13 @@ impl SessionStore for RedisStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_request_budget(self.inner.config.request_budget)
+        Capabilities::new()
+            .with_request_budget(self.inner.config.request_budget)
+            .with_lease(true)
     }
 
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
-        let key = self.key(key);
-        let mut pipeline = redis::pipe();
-        // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
-        // other, one that looks too long.
-        pipeline
-            .cmd("PTTL")
-            .arg(&key)
-            .cmd("GET")
-            .arg(&key)
-            .ignore_errors();
-        let answer = self
-            .inner
-            .connections
-            .send_idempotent(&Request::Pipeline(&pipeline))
-            .await?;
-        let Value::Array(answers) = answer else {
-            return Err(odd("GET"));
-        };
-        match <[Value; 2]>::try_from(answers) {
-            Ok([left, value]) => stored(value, &left),
-            Err(_) => Err(odd("GET")),
-        }
+        Ok(load(&self.inner.connections, &self.key(key)).await?)
     }
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
@@ -274,27 +254,17 @@ impl SessionStore for RedisStore {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
-        let key = self.key(key);
-        let ttl = millis(write.ttl).to_string();
-        let arguments = [expected.version(), &write.value[..], ttl.as_bytes()];
-        let answer = self
-            .inner
-            .script
-            .run(&self.inner.connections, &key, &arguments)
-            .await;
-        match answer {
-            Ok(Value::Int(1)) => Ok(Replaced::Done),
-            Ok(Value::Int(0)) => Ok(Replaced::Gone),
-            Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
-                Ok([value, left]) => {
-                    Ok(stored(value, &left)?.map_or(Replaced::Gone, Replaced::Conflict))
-                }
-                Err(_) => Err(odd("EVALSHA")),
-            },
-            Ok(_) => Err(odd("EVALSHA")),
-            Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Conflict(Stored::unreadable())),
-            Err(failed) => Err(failed.into()),
-        }
+        let inner = &self.inner;
+        inner
+            .replacer
+            .replace(
+                &inner.connections,
+                &self.key(key),
+                expected,
+                write.value,
+                millis(write.ttl),
+            )
+            .await
     }
 
     async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
@@ -331,6 +301,48 @@ impl SessionStore for RedisStore {
             _ => Err(odd("UNLINK")),
         }
     }
+
+    async fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Leased, StoreError> {
+        let (inner, key) = (&self.inner, self.lease_key(key));
+        lease::acquire(&inner.connections, &inner.replacer, &key, owner, lease).await
+    }
+
+    async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
+        let (inner, key) = (&self.inner, self.lease_key(key));
+        lease::release(&inner.connections, &inner.replacer, &key, owner).await
+    }
+}
+
+async fn load(connections: &Connections, key: &str) -> Result<Option<Stored>, Failed> {
+    let mut pipeline = redis::pipe();
+    // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
+    // other, one that looks too long.
+    pipeline
+        .cmd("PTTL")
+        .arg(key)
+        .cmd("GET")
+        .arg(key)
+        .ignore_errors();
+    let answer = connections
+        .send_idempotent(&Request::Pipeline(&pipeline))
+        .await?;
+    let Value::Array(answers) = answer else {
+        return Err(odd("GET").into());
+    };
+    match <[Value; 2]>::try_from(answers) {
+        Ok([left, value]) => Ok(stored(value, &left)?),
+        Err(_) => Err(odd("GET").into()),
+    }
+}
+
+/// What is there instead of the expected value.
+fn found(value: Value, left: &Value) -> Result<Replaced, StoreError> {
+    Ok(stored(value, left)?.map_or(Replaced::Gone, Replaced::Conflict))
 }
 
 /// What GET and PTTL said.

@@ -3,16 +3,20 @@
 //! bb8 keeps them, with a manager of our own: bb8-redis's sets no timeout, sends a PING at every check-out, and never
 //! finds a connection broken. A connection is multiplexed, so it is cloned out of bb8's guard, which is given back at
 //! once; bb8 is in effect a list of sockets that is walked in turn.
+//!
+//! What needs a connection to itself gets one of a second pool ([`exclusive`](super::exclusive)): those of the first are
+//! never exclusive, since clones of them may be in use.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, RunError};
+use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, PooledConnection, RunError};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, ServerError,
+    ServerErrorKind, Value,
 };
 use tokio::sync::watch;
 
@@ -25,7 +29,7 @@ const TIMEOUTS_MOST: u32 = 3;
 /// How many requests may wait for a slot in one connection's queue.
 const QUEUE: usize = 1024;
 
-/// One socket, shared.
+/// One socket: shared, unless it is of the second pool.
 #[derive(Clone)]
 pub(super) struct Connection {
     inner: MultiplexedConnection,
@@ -36,6 +40,8 @@ struct Health {
     /// Connections of an earlier generation than the pool's are not used any more.
     generation: u64,
     broken: AtomicBool,
+    /// Somebody has it alone, or gave it up half-way: there may be a WATCH on it, an open MULTI or an unread answer.
+    dirty: AtomicBool,
     timeouts: AtomicU32,
 }
 
@@ -69,6 +75,7 @@ struct Shared {
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: Pool<Manager>,
+    pub(super) exclusive: Pool<Manager>,
     shared: Arc<Shared>,
     address: Arc<str>,
     command_timeout: Duration,
@@ -108,12 +115,19 @@ impl Manager {
         let health = Health {
             generation,
             broken: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
         };
         Ok(Connection {
             inner,
             health: Arc::new(health),
         })
+    }
+}
+
+impl Connection {
+    pub(super) fn set_dirty(&self, dirty: bool) {
+        self.health.dirty.store(dirty, Ordering::Release);
     }
 }
 
@@ -141,6 +155,7 @@ impl Shared {
     fn is_usable(&self, connection: &Connection) -> bool {
         let health = &connection.health;
         !health.broken.load(Ordering::Acquire)
+            && !health.dirty.load(Ordering::Acquire)
             && health.generation >= self.generation.load(Ordering::Acquire)
     }
 }
@@ -168,18 +183,25 @@ impl Connections {
     /// Opens the connections in the background. Must be called within a tokio runtime.
     pub(super) fn new(manager: Manager, address: Arc<str>, config: &RedisConfig) -> Self {
         let shared = Arc::clone(&manager.shared);
-        let pool = Pool::builder()
+        let builder = || {
+            Pool::builder()
+                .test_on_check_out(false)
+                // Also how long bb8 rests between attempts, so it must not be long. The manager has the timer for connecting.
+                .connection_timeout(config.connection_timeout.min(config.command_timeout))
+                .error_sink(Box::new(Failures(Arc::clone(&shared))))
+        };
+        let pool = builder()
             .max_size(config.pool_size)
             // A pool only grows when none is idle; a connection that is cloned out is always idle.
             .min_idle(config.pool_size)
-            .test_on_check_out(false)
-            // Also how long bb8 rests between attempts, so it must not be long. The manager has the timer for connecting.
-            .connection_timeout(config.connection_timeout.min(config.command_timeout))
-            .error_sink(Box::new(Failures(Arc::clone(&shared))))
+            .build_unchecked(manager.clone());
+        let exclusive = builder()
+            .max_size(config.exclusive_pool_size)
             .build_unchecked(manager);
         let (command_timeout, size) = (config.command_timeout, config.pool_size);
         Self {
             pool,
+            exclusive,
             shared,
             address,
             command_timeout,
@@ -206,7 +228,15 @@ impl Connections {
     ///
     /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
-        let mut connection = self.check_out().await?;
+        let mut connection = Connection::clone(&*self.check_out(&self.pool).await?);
+        self.send_on(&mut connection, request).await
+    }
+
+    pub(super) async fn send_on(
+        &self,
+        connection: &mut Connection,
+        request: &Request<'_>,
+    ) -> Result<Value, Failed> {
         let inner = &mut connection.inner;
         let answer = async {
             match request {
@@ -215,15 +245,15 @@ impl Connections {
             }
         };
         match tokio::time::timeout(self.command_timeout, answer).await {
-            Ok(Ok(Value::ServerError(error))) => Err(self.judge(&connection, error.into())),
+            Ok(Ok(Value::ServerError(error))) => Err(self.judge(connection, error.into())),
             Ok(Ok(value)) => {
                 if let Value::Array(values) = &value {
-                    self.find_demotion(&connection, values);
+                    self.find_demotion(connection, values);
                 }
                 connection.health.timeouts.store(0, Ordering::Relaxed);
                 Ok(value)
             }
-            Ok(Err(error)) => Err(self.judge(&connection, error)),
+            Ok(Err(error)) => Err(self.judge(connection, error)),
             Err(_) => {
                 if connection.health.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MOST {
                     connection.health.broken.store(true, Ordering::Release);
@@ -263,6 +293,10 @@ impl Connections {
         }
     }
 
+    pub(super) fn command_timeout(&self) -> Duration {
+        self.command_timeout
+    }
+
     pub(super) fn stats(&self) -> PoolStats {
         let state = self.pool.state();
         let counted = &state.statistics;
@@ -275,18 +309,21 @@ impl Connections {
         }
     }
 
-    async fn check_out(&self) -> Result<Connection, Failed> {
+    pub(super) async fn check_out<'a>(
+        &self,
+        pool: &'a Pool<Manager>,
+    ) -> Result<PooledConnection<'a, Manager>, Failed> {
         let mut failures = self.shared.failure.subscribe();
         loop {
             let guard = tokio::select! {
                 biased;
-                guard = self.pool.get() => guard,
+                guard = pool.get() => guard,
                 // Nothing listens there: waiting would only pile up requests.
                 () = refusal(&mut failures) => Err(RunError::TimedOut),
             };
             let guard = guard.map_err(|error| self.unavailable(error))?;
             if self.shared.is_usable(&guard) {
-                return Ok(Connection::clone(&guard));
+                return Ok(guard);
             }
             // Dropping the guard makes bb8 drop the connection and open another.
         }
@@ -333,13 +370,17 @@ impl Connections {
         }
     }
 
-    /// Looks for the same among the answers of a pipeline, whose errors are not the pipeline's.
+    /// Looks for the same among the answers of a pipeline or a transaction, whose errors are not the whole's.
     fn find_demotion(&self, connection: &Connection, values: &[Value]) {
         for value in values {
-            if let Value::ServerError(error) = value
-                && let Some(kind) = error.kind()
-            {
-                self.leave_if_demoted(connection, kind);
+            match value {
+                Value::Array(values) => self.find_demotion(connection, values),
+                Value::ServerError(error) => {
+                    if let Some(kind) = error.kind() {
+                        self.leave_if_demoted(connection, kind);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -356,6 +397,18 @@ impl Connections {
         if let ErrorKind::Server(kind) = error.kind() {
             self.leave_if_demoted(connection, kind);
         }
+        Failed {
+            trouble: dropped.then_some(Trouble::Dropped),
+            ..self.failed(error)
+        }
+    }
+
+    /// What the server said of one command in a pipeline.
+    pub(super) fn refused(&self, error: ServerError) -> Failed {
+        self.failed(error.into())
+    }
+
+    fn failed(&self, error: RedisError) -> Failed {
         let code = error.code().map(str::to_owned);
         let told = match (error.kind(), &code) {
             (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
@@ -367,9 +420,8 @@ impl Connections {
             )),
         };
         Failed {
-            error: told.with_source(error),
             code,
-            trouble: dropped.then_some(Trouble::Dropped),
+            ..Failed::new(told.with_source(error))
         }
     }
 }
@@ -415,6 +467,35 @@ impl Failed {
             code: None,
             trouble: None,
         }
+    }
+
+    /// What was sent could change nothing, whether it was answered or not.
+    pub(super) fn unsent(mut self) -> Self {
+        self.error = self.error.unsent();
+        self
+    }
+
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Dropped))
+    }
+
+    /// The server does not have the command, or not for this user.
+    pub(super) fn is_denial(&self) -> bool {
+        matches!(self.code.as_deref(), Some("NOPERM" | "ERR"))
+    }
+
+    /// The server takes no writes at present.
+    pub(super) fn is_of_writes(&self) -> bool {
+        matches!(
+            self.code.as_deref(),
+            Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS")
+        )
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::new(error)
     }
 }
 

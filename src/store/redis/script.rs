@@ -3,6 +3,8 @@
 use redis::Value;
 
 use super::pool::{Connections, Failed, Request};
+use super::{found, is_wrong_type, odd};
+use crate::store::{Replaced, Stored};
 
 /// One key, constant text. Returns 1 when the value was replaced, 0 when there is none, and otherwise the value that is
 /// there, with the milliseconds it has left.
@@ -30,8 +32,43 @@ impl Script {
         }
     }
 
+    /// Replaces the value whose version is that of `expected`.
+    pub(super) async fn replace(
+        &self,
+        connections: &Connections,
+        key: &str,
+        expected: &Stored,
+        value: &[u8],
+        ttl: u64,
+    ) -> Result<Replaced, Failed> {
+        let ttl = ttl.to_string();
+        let arguments = [expected.version(), value, ttl.as_bytes()];
+        match self.run(connections, key, &arguments).await {
+            Ok(Value::Int(1)) => Ok(Replaced::Done),
+            Ok(Value::Int(0)) => Ok(Replaced::Gone),
+            Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
+                Ok([value, left]) => Ok(found(value, &left)?),
+                Err(_) => Err(odd("EVALSHA").into()),
+            },
+            Ok(_) => Err(odd("EVALSHA").into()),
+            Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Conflict(Stored::unreadable())),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Runs it in both ways, on a key that does not exist.
+    pub(super) async fn probe(&self, connections: &Connections, key: &str) -> Result<(), Failed> {
+        for by_name in [false, true] {
+            let command = self.call(by_name, key, &[b"none", b"", b"1"]);
+            connections
+                .send_idempotent(&Request::Command(&command))
+                .await?;
+        }
+        Ok(())
+    }
+
     /// The call, by name or with the whole text.
-    pub(super) fn call(&self, by_name: bool, key: &str, arguments: &[&[u8]]) -> redis::Cmd {
+    fn call(&self, by_name: bool, key: &str, arguments: &[&[u8]]) -> redis::Cmd {
         let mut command = match by_name {
             true => redis::cmd("EVALSHA"),
             false => redis::cmd("EVAL"),
@@ -48,7 +85,7 @@ impl Script {
 
     /// Runs it on the server that has the key. A server that does not know it yet, after a restart or a failover, says so
     /// and has done nothing; it then gets the text.
-    pub(super) async fn run(
+    async fn run(
         &self,
         connections: &Connections,
         key: &str,

@@ -90,7 +90,7 @@ impl RedisStore {
         }
     }
 
-    /// The store's connections, as they are now. Asks nothing of Redis.
+    /// The connections that requests share, as they are now. Asks nothing of Redis.
     pub fn pool(&self) -> PoolStats {
         self.inner.connections.stats()
     }

@@ -18,7 +18,7 @@ pub use server::Server;
 pub use spy::Spy;
 pub use visit::Visit;
 
-use sessile::{RedisConfig, RedisStore};
+use sessile::{CompareAndSet, RedisConfig, RedisStore};
 
 /// Where a test that may share a server runs: the one of `REDIS_URL`, or one of its own.
 pub enum Ground {
@@ -60,10 +60,18 @@ impl Ground {
     }
 }
 
+/// How the stores of the tests compare and set, where a test does not say: `script`, `watch` or `if_eq`.
+pub fn compare_and_set() -> CompareAndSet {
+    let name = std::env::var("SESSILE_TEST_COMPARE_AND_SET").unwrap_or_else(|_| "auto".to_owned());
+    serde_json::from_value(name.into())
+        .unwrap_or_else(|error| panic!("SESSILE_TEST_COMPARE_AND_SET: {error}"))
+}
+
 /// A store of a prefix of its own, since servers are shared.
 pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisStore {
     let mut config = RedisConfig::new(url);
     config.key_prefix = fresh_prefix();
+    config.compare_and_set = compare_and_set();
     change(&mut config);
     RedisStore::from_config(config)
         .await

@@ -1,12 +1,15 @@
 //! A TCP proxy between the store and Redis: counts round trips, delays, and loses requests or answers.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+
+use sessile::CompareAndSet;
 
 /// What to do with requests that contain a word.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,8 +25,8 @@ pub enum Fault {
 #[derive(Default)]
 struct Shared {
     round_trips: AtomicU64,
-    faults: Mutex<Option<(Vec<u8>, Fault)>>,
-    left: AtomicUsize,
+    /// The first suffers until its number is used up.
+    faults: Mutex<VecDeque<(&'static str, Fault, usize)>>,
     delay: AtomicU64,
 }
 
@@ -60,14 +63,33 @@ impl Proxy {
     }
 
     /// The next `times` requests that contain `word` suffer `fault`.
-    pub fn inject(&self, word: &str, fault: Fault, times: usize) {
-        *self.shared.faults.lock().unwrap() = Some((word.as_bytes().to_vec(), fault));
-        self.shared.left.store(times, Ordering::SeqCst);
+    pub fn inject(&self, word: &'static str, fault: Fault, times: usize) {
+        *self.shared.faults.lock().unwrap() = [(word, fault, times)].into();
+    }
+
+    /// The next compare-and-set suffers `fault`, and so do its repetitions, up to this many times in all.
+    pub fn inject_commits(&self, fault: Fault, times: usize) {
+        let word = match super::compare_and_set() {
+            CompareAndSet::Watch => "EXEC",
+            CompareAndSet::IfEq => "IFEQ",
+            _ => "EVALSHA",
+        };
+        if word != "EXEC" || times == 0 {
+            return self.inject(word, fault, times);
+        }
+        // A repetition looks first, and once more if the connection is closed.
+        let looks = match fault {
+            Fault::SwallowAnswer => 1,
+            Fault::LoseRequest | Fault::LoseAnswer => 2,
+        };
+        let repetitions = ("WATCH", fault, looks * (times - 1));
+        *self.shared.faults.lock().unwrap() = [(word, fault, 1), repetitions].into();
     }
 
     /// How many of the faults have not happened yet.
     pub fn faults_left(&self) -> usize {
-        self.shared.left.load(Ordering::SeqCst)
+        let faults = self.shared.faults.lock().unwrap();
+        faults.iter().map(|(_, _, times)| times).sum()
     }
 
     /// Holds every request back for this long.
@@ -80,16 +102,16 @@ impl Proxy {
 
 impl Shared {
     fn fault(&self, request: &[u8]) -> Option<Fault> {
-        let faults = self.faults.lock().unwrap();
-        let (word, fault) = faults.as_ref()?;
-        if !request.windows(word.len()).any(|part| part == word) {
-            return None;
-        }
-        let one_less = |left: usize| left.checked_sub(1);
-        self.left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
-            .ok()?;
-        Some(*fault)
+        let mut faults = self.faults.lock().unwrap();
+        faults.retain(|(_, _, left)| *left > 0);
+        let (word, fault, left) = faults.front_mut()?;
+        let found = request
+            .windows(word.len())
+            .any(|part| part == word.as_bytes());
+        found.then(|| {
+            *left -= 1;
+            *fault
+        })
     }
 }
 

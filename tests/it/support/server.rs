@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sessile::CompareAndSet;
 use tempfile::TempDir;
 
 /// Which server to start; `redis-server` by default. Any version of Redis or Valkey.
@@ -242,6 +243,19 @@ pub fn counts(connection: &mut redis::Connection) -> Counts {
         })
     };
     Counts(info.lines().filter_map(parse).collect())
+}
+
+/// How a store may compare and set on this server.
+pub fn ways(server: &Server) -> Vec<CompareAndSet> {
+    let mut ways = vec![CompareAndSet::Script, CompareAndSet::Watch];
+    // Changes nothing, as there is no such key.
+    let probe: redis::RedisResult<()> = redis::cmd("SET")
+        .arg(&["probe", "", "IFEQ", "none", "GET", "PX", "1"])
+        .query(&mut server.connection());
+    if probe.is_ok() {
+        ways.push(CompareAndSet::IfEq);
+    }
+    ways
 }
 
 pub fn free_port() -> u16 {

@@ -1,0 +1,116 @@
+//! What to do about a server that cannot be used.
+
+use std::sync::Arc;
+
+use redis::{ErrorKind, RedisError};
+
+use super::{CompareAndSet, RedisConfig};
+use crate::config::ConfigError;
+
+/// A connection that could not be made.
+pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
+    let advice = if error.is_connection_refusal() {
+        "nothing listens there (connection refused): start the server, or correct `url`".to_owned()
+    } else if error.is_timeout() {
+        let waited = config.connection_timeout;
+        format!(
+            "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between?"
+        )
+    } else if error.kind() == ErrorKind::AuthenticationFailed {
+        "the server refused user name or password: correct them in `url`".to_owned()
+    } else {
+        advice(config.compare_and_set, error.code(), &error)
+    };
+    ConfigError::Connect {
+        address: address.to_owned(),
+        advice,
+        source: Arc::new(error),
+    }
+}
+
+/// What to do about something the server said.
+pub(super) fn advice(
+    compare_and_set: CompareAndSet,
+    code: Option<&str>,
+    error: &dyn std::error::Error,
+) -> String {
+    let said = error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string);
+    // What is refused inside of a script is a plain error, in words of each version's own.
+    let denied = code == Some("NOPERM")
+        || said.contains("can't run this command")
+        || said.contains("no permissions");
+    match code {
+        _ if denied => {
+            let grants = grants(compare_and_set);
+            format!("{said}: grant the user {grants} on keys that begin with `key_prefix`")
+        }
+        Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
+        Some("ERR") if said.contains("syntax") && compare_and_set == CompareAndSet::IfEq => {
+            format!(
+                "{said}: this server has no `SET … IFEQ`, which came with Valkey 8.1 and Redis 8.4; write `compare_and_set = \"auto\"`"
+            )
+        }
+        Some("ERR") if said.contains("unknown command") => {
+            format!(
+                "{said}: this server lacks what `compare_and_set` needs; write `compare_and_set = \"auto\"`"
+            )
+        }
+        _ => format!("{said}: correct `url`, or look at the server's log"),
+    }
+}
+
+/// The permissions that are needed, and no more.
+fn grants(compare_and_set: CompareAndSet) -> &'static str {
+    match compare_and_set {
+        CompareAndSet::Script => {
+            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time`"
+        }
+        CompareAndSet::Watch => {
+            "`+get +pttl +set +getrange +watch +multi +exec +discard +pexpire +unlink +time`"
+        }
+        CompareAndSet::IfEq => "`+get +pttl +set +pexpire +unlink +time`",
+        CompareAndSet::Auto => {
+            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time`, or `+watch +multi +exec +discard` instead of \
+             `+evalsha +eval`,"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_names_what_the_chosen_way_needs() {
+        use CompareAndSet::{Auto, IfEq, Script, Watch};
+        let denied = "NOPERM no permissions to run the 'eval' command";
+        let unknown = "ERR unknown command 'EVAL', with args beginning with:";
+        let syntax = "ERR syntax error";
+        for (asked, said, named, unnamed) in [
+            (Script, denied, "+evalsha +eval", "+watch"),
+            (Watch, denied, "+watch +multi +exec +discard", "+eval"),
+            (IfEq, denied, "+get +pttl +set +pexpire", "+getrange"),
+            (Auto, denied, "+evalsha +eval", "on the server's log"),
+            (Auto, denied, "+watch +multi +exec +discard", "auto"),
+            (Script, "ERR can't run this command", "+getrange", "+watch"),
+            (IfEq, syntax, "Valkey 8.1", "grant"),
+            (IfEq, syntax, "compare_and_set = \"auto\"", "grant"),
+            (Script, syntax, "server's log", "auto"),
+            (Script, unknown, "compare_and_set = \"auto\"", "grant"),
+            (Auto, "WRONGPASS wrong", "into `url`", "grant"),
+        ] {
+            let line = format!("-{said}\r\n");
+            let redis::Value::ServerError(error) =
+                redis::parse_redis_value(line.as_bytes()).unwrap()
+            else {
+                panic!("{said}");
+            };
+            let error = RedisError::from(error);
+            let told = advice(asked, error.code(), &error);
+            assert!(told.contains(named), "{asked:?} {said}: {told}");
+            assert!(!told.contains(unnamed), "{asked:?} {said}: {told}");
+        }
+    }
+}

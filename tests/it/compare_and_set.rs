@@ -1,0 +1,550 @@
+//! The three ways to replace a session on Redis only if nobody else has changed it meanwhile.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use sessile::store::{Created, Freshness, Leased, Owner, Replaced, StoreErrorKind, Stored, Write};
+use sessile::{
+    CompareAndSet, Handle, RedisConfig, RedisStore, SessionLayer, SessionStore, StoreError,
+};
+
+use crate::support::app::app;
+use crate::support::proxy::Fault;
+use crate::support::server::ways;
+use crate::support::{Browser, Proxy, Server, fresh_prefix, store_with};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A value whose version is this number.
+fn value(version: u64) -> Bytes {
+    format!("{{\"version\":\"{version:016x}\",\"rest\":{version}}}").into()
+}
+
+async fn stored(store: &RedisStore, version: u64) -> Handle {
+    let handle = Handle::random();
+    let value = value(version);
+    let created = store.create(&handle, Write::new(&value, LONG));
+    assert_eq!(created.await.unwrap(), Created::Done);
+    handle
+}
+
+async fn replace(
+    store: &RedisStore,
+    key: &Handle,
+    expected: u64,
+    version: u64,
+) -> Result<Replaced, StoreError> {
+    let expected = Stored::new(value(expected), None);
+    store
+        .replace(key, &expected, Write::new(&value(version), LONG))
+        .await
+}
+
+/// The version that is stored.
+async fn version(store: &RedisStore, key: &Handle) -> u64 {
+    let stored = store.load(key, Freshness::Latest).await.unwrap().unwrap();
+    let text = std::str::from_utf8(&stored.version()[12..28]).unwrap();
+    let version = u64::from_str_radix(text, 16).unwrap();
+    assert_eq!(stored.value(), &value(version));
+    version
+}
+
+async fn store_by(way: CompareAndSet, url: &str) -> RedisStore {
+    let store = store_with(url, |config| config.compare_and_set = way).await;
+    assert_eq!(store.compare_and_set(), Some(way));
+    store
+}
+
+/// A store by each of these ways, all with the same sessions.
+async fn nodes_by(ways: impl IntoIterator<Item = CompareAndSet>, url: &str) -> Vec<RedisStore> {
+    let prefix = fresh_prefix();
+    let mut stores = Vec::new();
+    for way in ways {
+        let prefix = prefix.clone();
+        let store = store_with(url, |config| {
+            config.key_prefix = prefix;
+            config.compare_and_set = way;
+        });
+        stores.push(store.await);
+    }
+    stores
+}
+
+fn key_of(store: &RedisStore, handle: &Handle) -> String {
+    format!("{}{handle}", store.namespace())
+}
+
+#[tokio::test]
+async fn every_way_is_a_session_store() {
+    let server = Server::start();
+    for way in ways(&server) {
+        sessile::conformance::check(store_by(way, &server.url()).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_way_that_the_server_lacks_is_told() {
+    let server = Server::start();
+    let mut config = RedisConfig::new(server.url());
+    config.compare_and_set = CompareAndSet::IfEq;
+    let made = RedisStore::from_config(config).await;
+    if ways(&server).contains(&CompareAndSet::IfEq) {
+        assert_eq!(made.unwrap().compare_and_set(), Some(CompareAndSet::IfEq));
+    } else {
+        let text = made.unwrap_err().to_string();
+        assert!(text.contains("Valkey 8.1 and Redis 8.4"), "{text}");
+        assert!(text.contains("compare_and_set = \"auto\""), "{text}");
+    }
+    let keys: usize = redis::cmd("DBSIZE")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(keys, 0, "asking leaves nothing behind");
+}
+
+#[tokio::test]
+async fn auto_takes_the_best_that_the_user_may() {
+    let server = Server::start();
+    let without_scripts = match ways(&server).contains(&CompareAndSet::IfEq) {
+        true => CompareAndSet::IfEq,
+        false => CompareAndSet::Watch,
+    };
+    for (rule, expected) in [
+        ("+ping", CompareAndSet::Script),
+        ("-@scripting", without_scripts),
+        ("-eval", without_scripts),
+        ("-evalsha", without_scripts),
+    ] {
+        let done: () = redis::cmd("ACL")
+            .arg(&["SETUSER", "app", "reset", "on", ">secret", "~*", "+@all"])
+            .arg(rule)
+            .query(&mut server.connection())
+            .unwrap();
+        assert_eq!(done, ());
+        let url = format!("redis://app:secret@{}/", server.address());
+        let store = store_with(&url, |config| config.compare_and_set = CompareAndSet::Auto).await;
+        assert_eq!(store.compare_and_set(), Some(expected), "{rule}");
+        server.reset_counts();
+        sessile::conformance::check(store).await;
+        let counts = server.counts();
+        assert_eq!(
+            [counts.of("evalsha") > 0, counts.of("exec") > 0],
+            [
+                expected == CompareAndSet::Script,
+                expected == CompareAndSet::Watch
+            ],
+            "{rule}: {counts:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_lazy_chooses_when_it_first_can() {
+    let mut server = Server::start();
+    for way in ways(&server) {
+        server.kill();
+        let mut config = RedisConfig::new(server.url());
+        config.key_prefix = fresh_prefix();
+        config.compare_and_set = way;
+        let store = RedisStore::lazy(config).unwrap();
+        let error = replace(&store, &Handle::random(), 1, 2).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{error}");
+        assert_eq!(store.compare_and_set(), None);
+        server.restart();
+        let back = Instant::now();
+        while !store.health().await.is_ok() {
+            assert!(back.elapsed() < Duration::from_secs(2), "not there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let key = stored(&store, 1).await;
+        assert_eq!(replace(&store, &key, 1, 2).await.unwrap(), Replaced::Done);
+        assert_eq!(store.compare_and_set(), Some(way));
+    }
+}
+
+#[tokio::test]
+async fn each_way_costs_what_is_documented() {
+    const TIMES: u64 = 100;
+    type Cost<'a> = (&'a [&'a str], u64);
+    let server = Server::start();
+    for way in ways(&server) {
+        let (done, conflict, release): (Cost<'_>, Cost<'_>, Cost<'_>) = match way {
+            CompareAndSet::Script => (
+                (&["evalsha", "getrange", "set"], 1),
+                (&["evalsha", "get", "getrange", "pttl"], 1),
+                (&["evalsha", "getrange", "set"], 1),
+            ),
+            CompareAndSet::Watch => (
+                (&["exec", "getrange", "multi", "set", "watch"], 2),
+                (&["discard", "get", "getrange", "multi", "pttl", "watch"], 2),
+                (&["exec", "getrange", "multi", "set", "watch"], 2),
+            ),
+            _ => (
+                (&["pttl", "set"], 1),
+                (&["pttl", "set"], 1),
+                (&["pttl", "set"], 1),
+            ),
+        };
+        let proxy = Proxy::before(server.address()).await;
+        let store = store_with(&proxy.url(), |config| {
+            config.compare_and_set = way;
+            config.pool_size = 1;
+        })
+        .await;
+        let key = stored(&store, 0).await;
+        let costs = |before: u64, (commands, round_trips): Cost<'_>, what: &str| {
+            let counts = server.counts();
+            let expected: Vec<_> = commands.iter().map(|command| (*command, TIMES)).collect();
+            assert_eq!(counts.seen(), expected, "{way:?}: {what}");
+            let trips = proxy.round_trips() - before;
+            assert_eq!(trips, round_trips * TIMES, "{way:?}: {what}");
+        };
+        let begin = || {
+            server.reset_counts();
+            proxy.round_trips()
+        };
+        let before = begin();
+        for round in 0..TIMES {
+            let replaced = replace(&store, &key, round, round + 1).await.unwrap();
+            assert_eq!(replaced, Replaced::Done);
+        }
+        costs(before, done, "replace");
+        let before = begin();
+        for _ in 0..TIMES {
+            let replaced = replace(&store, &key, 0, 1).await.unwrap();
+            assert!(matches!(replaced, Replaced::Conflict(_)));
+        }
+        costs(before, conflict, "conflict");
+        let leases: Vec<_> = (0..TIMES)
+            .map(|_| (Handle::random(), Owner::random()))
+            .collect();
+        let before = begin();
+        for (key, owner) in &leases {
+            assert_eq!(
+                store.acquire(key, *owner, LONG).await.unwrap(),
+                Leased::Held
+            );
+        }
+        costs(before, (&["set"], 1), "acquire");
+        let before = begin();
+        for (key, owner) in &leases {
+            store.release(key, *owner).await.unwrap();
+        }
+        costs(before, release, "release");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_left_alone() {
+    let server = Server::start();
+    for way in ways(&server) {
+        let store = store_by(way, &server.url()).await;
+        let handle = Handle::random();
+        let key = key_of(&store, &handle);
+        let pushed: i64 = redis::cmd("LPUSH")
+            .arg(&[key.as_str(), "x"])
+            .query(&mut server.connection())
+            .unwrap();
+        assert_eq!(pushed, 1);
+        let nothing = Stored::unreadable();
+        for expected in [Stored::new(value(1), None), nothing.clone()] {
+            let two = value(2);
+            let replaced = store.replace(&handle, &expected, Write::new(&two, LONG));
+            let present = Replaced::Conflict(nothing.clone());
+            assert_eq!(replaced.await.unwrap(), present, "{way:?}");
+        }
+        let length: i64 = redis::cmd("LLEN")
+            .arg(&key)
+            .query(&mut server.connection())
+            .unwrap();
+        assert_eq!(length, 1, "{way:?}");
+        // Nor what is empty, which has no version either.
+        let empty: () = redis::pipe()
+            .cmd("DEL")
+            .arg(&key)
+            .ignore()
+            .cmd("SET")
+            .arg(&[key.as_str(), ""])
+            .ignore()
+            .query(&mut server.connection())
+            .unwrap();
+        assert_eq!(empty, ());
+        let two = value(2);
+        let replaced = store.replace(&handle, &nothing, Write::new(&two, LONG));
+        assert_eq!(
+            replaced.await.unwrap(),
+            Replaced::Conflict(nothing),
+            "{way:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_differ_in_it_lose_nothing() {
+    let server = Server::start();
+    let ways = ways(&server).into_iter().cycle().take(6);
+    let nodes = nodes_by(ways, &server.url()).await;
+    count_to(60, nodes).await;
+}
+
+#[tokio::test]
+async fn fifty_writers_over_watch_lose_nothing() {
+    let server = Server::start();
+    let nodes = nodes_by([CompareAndSet::Watch; 5], &server.url()).await;
+    count_to(50, nodes).await;
+
+    // Without the queue that a layer has, and more of them than connections.
+    let store = store_by(CompareAndSet::Watch, &server.url()).await;
+    let key = stored(&store, 0).await;
+    let writers = (0..50).map(|_| async {
+        loop {
+            let seen = version(&store, &key).await;
+            if replace(&store, &key, seen, seen + 1).await.unwrap() == Replaced::Done {
+                return;
+            }
+        }
+    });
+    join_all(writers).await;
+    assert_eq!(version(&store, &key).await, 50);
+}
+
+/// This many requests at once, over all nodes, each of which counts.
+async fn count_to(number: usize, nodes: Vec<RedisStore>) {
+    let node = |store| app(SessionLayer::new(store));
+    let nodes: Vec<_> = nodes.into_iter().map(node).collect();
+    let mut browser = Browser::default();
+    browser.get(&nodes[0], "/set?k=name&v=mia").await.ok();
+    let pages = nodes
+        .iter()
+        .cycle()
+        .take(number)
+        .map(|node| browser.peek(node, "/incr?k=n"));
+    for page in join_all(pages).await {
+        page.ok();
+    }
+    let counted = browser.peek(&nodes[0], "/number?k=n").await.ok();
+    assert_eq!(counted, number.to_string());
+}
+
+#[tokio::test]
+async fn leases_hold_among_nodes_that_differ_in_it() {
+    let server = Server::start();
+    let stores = nodes_by(ways(&server), &server.url()).await;
+    let key = Handle::random();
+    let owner = Owner::random();
+    for holder in &stores {
+        assert_eq!(
+            holder.acquire(&key, owner, LONG).await.unwrap(),
+            Leased::Held
+        );
+        for other in &stores {
+            let leased = other.acquire(&key, Owner::random(), LONG).await.unwrap();
+            assert!(matches!(leased, Leased::Taken { .. }), "{leased:?}");
+        }
+        // Renewed by one node, given up by another, and free at once for a third.
+        for next in &stores {
+            let owner = Owner::random();
+            let handle = Handle::random();
+            for store in [holder, next] {
+                let leased = store.acquire(&handle, owner, LONG).await.unwrap();
+                assert_eq!(leased, Leased::Held);
+            }
+            next.release(&handle, owner).await.unwrap();
+            let leased = holder
+                .acquire(&handle, Owner::random(), LONG)
+                .await
+                .unwrap();
+            assert_eq!(leased, Leased::Held);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_happens_between_watch_and_exec_is_seen_and_a_renewal_is_no_conflict() {
+    const DELAY: Duration = Duration::from_millis(100);
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
+    for (command, rounds) in [("PEXPIRE", 2), ("SET", 2), ("UNLINK", 2), ("GET", 1)] {
+        let handle = stored(&store, 1).await;
+        let mut between = redis::cmd(command);
+        between.arg(key_of(&store, &handle));
+        let theirs = value(7);
+        match command {
+            "PEXPIRE" => between.arg(30_000),
+            "SET" => between.arg(&theirs[..]).arg("PX").arg(30_000),
+            _ => &mut between,
+        };
+        server.reset_counts();
+        proxy.delay(DELAY);
+        let meanwhile = async {
+            tokio::time::sleep(DELAY * 3 / 2).await;
+            let done: redis::Value = between.query(&mut server.connection()).unwrap();
+            drop(done);
+        };
+        let (replaced, ()) = tokio::join!(replace(&store, &handle, 1, 2), meanwhile);
+        proxy.delay(Duration::ZERO);
+        match (command, replaced.unwrap()) {
+            ("PEXPIRE" | "GET", Replaced::Done) => assert_eq!(version(&store, &handle).await, 2),
+            ("SET", Replaced::Conflict(present)) => assert_eq!(present.value(), &theirs),
+            ("UNLINK", Replaced::Gone) => {
+                assert_eq!(store.load(&handle, Freshness::Latest).await.unwrap(), None);
+            }
+            (_, replaced) => panic!("{command}: {replaced:?}"),
+        }
+        assert_eq!(server.counts().of("watch"), rounds, "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_renewed_without_end_is_not_waited_for_without_end() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
+    let handle = stored(&store, 1).await;
+    let key = key_of(&store, &handle);
+    proxy.delay(Duration::from_millis(20));
+    let mut connection = server.connection();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let renewing = std::thread::spawn(move || {
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let mut renew = redis::cmd("PEXPIRE");
+            let renewed: i64 = renew.arg(&key).arg(60_000).query(&mut connection).unwrap();
+            assert_eq!(renewed, 1);
+        }
+    });
+    let began = Instant::now();
+    let error = replace(&store, &handle, 1, 2).await.unwrap_err();
+    drop(stop);
+    renewing.join().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Refused, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(version(&store, &handle).await, 1);
+}
+
+#[tokio::test]
+async fn a_commit_over_watch_that_is_dropped_half_way_leaves_no_trace_on_the_connection() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.compare_and_set = CompareAndSet::Watch;
+        config.exclusive_pool_size = 2;
+    })
+    .await;
+    let dropped = stored(&store, 0).await;
+    let other = stored(&store, 0).await;
+    proxy.delay(Duration::from_micros(300));
+    let mut finished = 0;
+    for round in 0..500 {
+        let seen = version(&store, &dropped).await;
+        // From not begun to done: two round trips take more than a millisecond.
+        let patience =
+            Duration::from_micros(u64::from(Handle::random().to_string().as_bytes()[0]) * 25);
+        let replaced = replace(&store, &dropped, seen, seen + 1);
+        if let Ok(replaced) = tokio::time::timeout(patience, replaced).await {
+            assert_eq!(replaced.unwrap(), Replaced::Done);
+            finished += 1;
+        }
+        // On the connection that was given up, if it is still there.
+        let replaced = replace(&store, &other, round, round + 1).await;
+        assert_eq!(replaced.unwrap(), Replaced::Done, "round {round}");
+        assert_eq!(version(&store, &other).await, round + 1);
+    }
+    assert!((50..450).contains(&finished), "{finished} of 500 finished");
+    let clients: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query(&mut server.connection())
+        .unwrap();
+    assert!(clients.lines().count() <= 4 + 2 + 1, "{clients}");
+    for line in clients.lines() {
+        let flags = line.split(' ').find(|fact| fact.starts_with("flags="));
+        let in_transaction = flags.unwrap().contains('x');
+        assert!(!in_transaction && !line.contains("watch=1"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn only_exec_leaves_the_outcome_open() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.compare_and_set = CompareAndSet::Watch;
+        config.command_timeout = Duration::from_millis(60);
+    })
+    .await;
+    let (unavailable, unknown) = (StoreErrorKind::Unavailable, StoreErrorKind::Unknown);
+    for (word, fault, times, expected, after) in [
+        ("WATCH", Fault::LoseRequest, 1, None, 2),
+        ("WATCH", Fault::LoseAnswer, 1, None, 2),
+        ("WATCH", Fault::LoseAnswer, 2, Some(unavailable), 1),
+        ("WATCH", Fault::SwallowAnswer, 1, Some(unavailable), 1),
+        ("EXEC", Fault::LoseRequest, 1, Some(unknown), 1),
+        ("EXEC", Fault::LoseAnswer, 1, Some(unknown), 2),
+        ("EXEC", Fault::SwallowAnswer, 1, Some(unknown), 2),
+    ] {
+        let key = stored(&store, 1).await;
+        proxy.inject(word, fault, times);
+        let failed = replace(&store, &key, 1, 2).await.err();
+        let kind = failed.map(|error| error.kind());
+        assert_eq!(kind, expected, "{word} {fault:?} {times}");
+        assert_eq!(proxy.faults_left(), 0);
+        assert_eq!(version(&store, &key).await, after, "{word} {fault:?}");
+        // Sent again, it tells what had happened.
+        let again = replace(&store, &key, 1, 2).await.unwrap();
+        let told = match after {
+            1 => again == Replaced::Done,
+            _ => matches!(&again, Replaced::Conflict(present) if present.value() == &value(2)),
+        };
+        assert!(told, "{word} {fault:?}: {again:?}");
+    }
+    // The answer to a look that found another value may be lost too.
+    let key = stored(&store, 1).await;
+    proxy.inject("DISCARD", Fault::LoseAnswer, 1);
+    let error = replace(&store, &key, 5, 6).await.unwrap_err();
+    assert_eq!(error.kind(), unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn a_commit_over_watch_whose_answer_is_lost_counts_once() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
+    let app = app(SessionLayer::new(store));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    for round in 1..=50 {
+        proxy.inject("EXEC", Fault::LoseAnswer, 1);
+        browser.get(&app, "/incr?k=n").await.ok();
+        assert_eq!(proxy.faults_left(), 0);
+        let counted = browser.get(&app, "/number?k=n").await.ok();
+        assert_eq!(counted, round.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_refuses_and_changes_nothing() {
+    let server = Server::start();
+    for way in ways(&server) {
+        let store = store_by(way, &server.url()).await;
+        let key = stored(&store, 1).await;
+        let set = |bytes: &str| {
+            let done: () = redis::cmd("CONFIG")
+                .arg(&["SET", "maxmemory", bytes])
+                .query(&mut server.connection())
+                .unwrap();
+            done
+        };
+        set("1mb");
+        let error = replace(&store, &key, 1, 2).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Refused, "{way:?}: {error}");
+        assert!(error.to_string().contains("OOM"), "{way:?}: {error}");
+        assert_eq!(version(&store, &key).await, 1);
+        // Neither is it a server to refuse to start for.
+        let late = store_with(&server.url(), |config| config.compare_and_set = way).await;
+        set("0");
+        assert_eq!(replace(&store, &key, 1, 2).await.unwrap(), Replaced::Done);
+        let key = stored(&late, 1).await;
+        assert_eq!(replace(&late, &key, 1, 2).await.unwrap(), Replaced::Done);
+        assert_eq!(late.compare_and_set(), Some(way));
+    }
+}
