@@ -229,6 +229,11 @@ impl SessionConfig {
         ] {
             check_duration(setting, value, SHORTEST, LONGEST)?;
         }
+        if let Concurrency::Exclusive { wait, lease } = self.concurrency {
+            check_duration("concurrency.exclusive.wait", wait, Duration::ZERO, LONGEST)?;
+            let (shortest, longest) = (Duration::from_millis(100), Duration::from_secs(3600));
+            check_duration("concurrency.exclusive.lease", lease, shortest, longest)?;
+        }
         for (setting, bits, range) in [
             ("ipv4_prefix", self.ipv4_prefix, 8..=32),
             ("ipv6_prefix", self.ipv6_prefix, 32..=128),

@@ -108,6 +108,15 @@ pub enum SessionError {
         /// Compare-and-sets that were tried.
         attempts: u32,
     },
+    /// Used if other requests had the session to themselves for as long as this one may wait:
+    /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive).
+    #[error(
+        "other requests of the session took all of `wait` = {wait:?}: make them faster, or raise it"
+    )]
+    Busy {
+        /// How long it has waited.
+        wait: Duration,
+    },
     /// Used if the session ended, or passed to another login, while the request ran. Nothing was written, and it will not
     /// be created again: a logout is final.
     #[error("the session {0}: nothing was written")]
@@ -159,12 +168,14 @@ impl std::fmt::Display for Gone {
 impl SessionError {
     /// The status of the response that this error becomes.
     ///
-    /// 409 for `Conflict`, `Gone` and `Refused`; 503 for `Store` (with `Retry-After`) and `OutcomeUnknown` (without, since
+    /// 409 for `Conflict`, `Gone` and `Refused`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown` (without, since
     /// repeating the request may do its work twice); 500 for everything that only the application's code can mend.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } => StatusCode::CONFLICT,
-            Self::Store(_) | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::MissingLayer
             | Self::Encode { .. }
             | Self::Decode { .. }
@@ -184,7 +195,9 @@ impl SessionError {
             Self::OutcomeUnknown => {
                 "It is not known whether this was done. Look before you repeat it.\n"
             }
-            Self::Store(_) => "The session is unavailable right now. Try again in a moment.\n",
+            Self::Store(_) | Self::Busy { .. } => {
+                "The session is unavailable right now. Try again in a moment.\n"
+            }
             Self::Refused { .. } => "This is not possible any more. Load the page again.\n",
             Self::Gone(Gone::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::Gone(_) | Self::Conflict { .. } => {
@@ -200,7 +213,7 @@ impl SessionError {
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(self, Self::Store(_)) {
+        if matches!(self, Self::Store(_) | Self::Busy { .. }) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -217,6 +230,13 @@ mod tests {
         for (error, status, retry) in [
             (store, 503, true),
             (SessionError::OutcomeUnknown, 503, false),
+            (
+                SessionError::Busy {
+                    wait: Duration::ZERO,
+                },
+                503,
+                true,
+            ),
             (SessionError::Conflict { attempts: 3 }, 409, false),
             (SessionError::Gone(Gone::Ended), 409, false),
             (SessionError::Refused { key: "k".into() }, 409, false),

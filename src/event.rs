@@ -82,6 +82,11 @@ pub enum Event {
         /// What the store said.
         error: StoreError,
     },
+    /// `Concurrency::Exclusive`: a request was held up for so long that its lease ended, and another one runs beside it.
+    LeaseLost {
+        /// The session.
+        handle: Handle,
+    },
     /// A commit got no answer; its changes may be in the store.
     OutcomeUnknown {
         /// The session, if it was stored.
@@ -151,6 +156,9 @@ pub(crate) fn trace(event: &Event) {
         }
         Event::StoreFailed { handle, error } => {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), error = error as &dyn std::error::Error, "session store failed");
+        }
+        Event::LeaseLost { handle } => {
+            tracing::warn!(target: "sessile", %handle, "the lease of a session has ended while its request was running");
         }
         Event::OutcomeUnknown { handle } => {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "the outcome of a commit is unknown");

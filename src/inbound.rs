@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::change::Circumstances;
+use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, within};
 use crate::config::Concurrency;
 use crate::cookie::{Presented, read};
@@ -104,7 +105,9 @@ impl Visit {
     pub(crate) async fn session(&self) -> Result<Session, SessionError> {
         let session = self.session.get_or_init(|| self.load()).await.clone()?;
         if self.departed.load(Ordering::SeqCst) {
-            session.shared().state().head_sent = true;
+            let mut state = session.shared().state();
+            state.head_sent = true;
+            state.lease = None;
         }
         Ok(session)
     }
@@ -126,12 +129,17 @@ impl Visit {
     }
 
     async fn load(&self) -> Result<Session, SessionError> {
+        let lease = self.lease().await?;
         let began = Instant::now();
         let store = &*self.core.store;
         let budget = store.capabilities().request_budget;
+        let freshness = match lease {
+            Some(_) => Freshness::Latest,
+            None => Freshness::Recent,
+        };
         let stored = match &self.presented {
             Presented::Token(token) => {
-                let load = store.load(&token.handle, Freshness::Recent);
+                let load = store.load(&token.handle, freshness);
                 let loaded = within(began + budget, load).await.map_err(|error| {
                     let handle = Some(token.handle);
                     self.settings.emit(&Event::StoreFailed {
@@ -155,6 +163,7 @@ impl Visit {
         };
         let mut state = State::new(standing, fingerprint, &circumstances);
         state.spent = began.elapsed();
+        state.lease = lease.map(Arc::new);
         state.rests_on = match self.settings.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => RestsOn::Nothing,
             Concurrency::Reject => RestsOn::Everything,
@@ -169,6 +178,21 @@ impl Visit {
             state,
         );
         Ok(Session::new(Arc::new(shared)))
+    }
+
+    /// Waits for the session's other requests, if the layer says so.
+    async fn lease(&self) -> Result<Option<Lease>, SessionError> {
+        let (Concurrency::Exclusive { wait, lease }, Presented::Token(token)) =
+            (self.settings.config.concurrency, &self.presented)
+        else {
+            return Ok(None);
+        };
+        let taken = Lease::take(&self.core, &self.settings, token.handle, wait, lease).await;
+        if let Err(SessionError::Store(error)) = &taken {
+            let (handle, error) = (Some(token.handle), error.clone());
+            self.settings.emit(&Event::StoreFailed { handle, error });
+        }
+        taken.map(Some)
     }
 
     /// What this token may do with what is stored under its handle.

@@ -62,6 +62,8 @@ pub struct SessionLayer {
 pub(crate) struct Core {
     pub(crate) store: Box<dyn AnyStore>,
     pub(crate) lines: Arc<Lines>,
+    /// Those who wait for a lease.
+    pub(crate) lessees: Arc<Lines>,
     writer: Writer,
     sequence: AtomicU64,
     /// Sessions that are destroyed in the background.
@@ -100,6 +102,15 @@ impl SessionLayer {
         config: SessionConfig,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        let exclusive = matches!(config.concurrency, Concurrency::Exclusive { .. });
+        if exclusive && !store.capabilities().lease {
+            let advice = "this store has no leases: use another store, or write \"merge\"";
+            return Err(ConfigError::invalid(
+                "concurrency",
+                config.concurrency,
+                advice,
+            ));
+        }
         Ok(Self::build(store, config))
     }
 
@@ -107,6 +118,7 @@ impl SessionLayer {
         let core = Core {
             store: Box::new(store),
             lines: Arc::default(),
+            lessees: Arc::default(),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
             destroying: Mutex::default(),
@@ -148,6 +160,9 @@ impl SessionLayer {
     ///     .layer(layer)
     ///     .merge(Router::new().route("/edit", post(edit)).layer(strict));
     /// ```
+    ///
+    /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and says so in
+    /// the log; [`with_config`](Self::with_config) finds that out at once.
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
         self.settings_mut().config.concurrency = concurrency;

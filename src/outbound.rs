@@ -26,6 +26,8 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
         let shared = session.shared();
         let failed = is_failed(settings, &response);
         let committed = settle(shared, Occasion::Head { failed }).await;
+        let lease = shared.state().lease.take();
+        drop(lease);
         let due = cookie_due(&visit.presented, &shared.state(), &committed);
         if let Err(error) = committed {
             response = error_response(settings, &error, response.headers());

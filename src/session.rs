@@ -129,6 +129,7 @@ impl Session {
         let value = self.encode(key, &value)?;
         let there = self.shared.state().has_already(key, &value);
         if there {
+            self.shared.state().note_read(key);
             Ok(())
         } else {
             self.change(Change::Insert {

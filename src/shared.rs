@@ -149,8 +149,9 @@ impl Shared {
     /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
     pub(crate) fn abandon(&self) {
         // The view is not made anew: the handler may be unwinding, and a closure that panics too would end the process.
-        let doomed = {
+        let (doomed, _lease) = {
             let mut state = self.state();
+            let lease = state.lease.take();
             // No response will carry a cookie any more.
             state.head_sent = true;
             if state.settling > 0 {
@@ -159,7 +160,7 @@ impl Shared {
             }
             // Closures in the log may hold the session itself.
             state.forget();
-            state.doomed.take()
+            (state.doomed.take(), lease)
         };
         if let Some(handle) = doomed {
             destroy_later(self, handle);

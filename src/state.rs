@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::answer::AnswerId;
 use crate::change::{Change, ChangeLog, Circumstances};
+use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, Terms, Work};
 use crate::commit::unresolved::Unresolved;
 use crate::error::{Gone, SessionError};
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub(crate) log: ChangeLog,
     /// What must be in the store as it was loaded, for the log to be done to a newer record.
     pub(crate) rests_on: RestsOn,
+    /// The right to be the session's only request, until the response goes.
+    pub(crate) lease: Option<Arc<Lease>>,
     /// The changes of a commit that is under way or unresolved.
     pub(crate) in_flight: Option<ChangeLog>,
     /// What is under way was discarded: should it fail, it is not put back.
@@ -99,6 +102,7 @@ impl State {
             revision: 0,
             log: ChangeLog::default(),
             rests_on: RestsOn::Nothing,
+            lease: None,
             in_flight: None,
             settling: 0,
             dropped: false,

@@ -25,6 +25,7 @@ pub(crate) mod decide;
 mod model;
 
 mod destroy;
+pub(crate) mod lease;
 pub(crate) mod queue;
 pub(crate) mod run;
 mod seal;
@@ -32,6 +33,7 @@ pub(crate) mod unresolved;
 
 use destroy::delete;
 pub(crate) use destroy::destroy_later;
+use lease::Lease;
 use run::{Commit, Ended, Member, Work};
 
 /// When a session is committed.
@@ -59,7 +61,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
         return Ok(());
     }
     let settling = Settling::begin(shared);
-    let task = async move { settle_in_turn(&settling.0, occasion).await };
+    let task = async move { settle_in_turn(&settling.shared, occasion).await };
     match tokio::spawn(task.in_current_span()).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -71,18 +73,26 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
 }
 
 /// A commit that waits or is under way, and so keeps its changes from being given up.
-struct Settling(Arc<Shared>);
+struct Settling {
+    shared: Arc<Shared>,
+    /// Kept until the commit is over, although the request may be before.
+    _lease: Option<Arc<Lease>>,
+}
 
 impl Settling {
     fn begin(shared: &Arc<Shared>) -> Self {
-        shared.state().settling += 1;
-        Self(Arc::clone(shared))
+        let mut state = shared.state();
+        state.settling += 1;
+        Self {
+            shared: Arc::clone(shared),
+            _lease: state.lease.clone(),
+        }
     }
 }
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        self.0.state().settling -= 1;
+        self.shared.state().settling -= 1;
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use super::run::{Base, Commit, Ended, Member, Work};
@@ -30,7 +30,7 @@ pub(crate) struct Lines(Mutex<HashMap<Handle, Weak<Line>>>);
 /// The line before one session.
 #[derive(Default)]
 pub(super) struct Line {
-    turn: AsyncMutex<()>,
+    turn: Arc<AsyncMutex<()>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -84,7 +84,7 @@ impl Place {
         };
         let number = match self.line.enter(member) {
             Ok(number) => number,
-            Err(work) => return too_busy(work),
+            Err(work) => return too_busy(*work),
         };
         let turn = tokio::select! {
             biased;
@@ -119,6 +119,12 @@ impl Place {
         }
     }
 
+    /// The turn for longer than one commit, or `None` once the time is up.
+    pub(super) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<()>> {
+        let turn = Arc::clone(&self.line.turn);
+        timeout_at(deadline, turn.lock_owned()).await.ok()
+    }
+
     async fn turn(&self, deadline: Instant) -> Option<AsyncGuard<'_, ()>> {
         timeout_at(deadline, self.line.turn.lock()).await.ok()
     }
@@ -136,10 +142,10 @@ fn too_busy(work: Work) -> Ended {
 
 impl Line {
     /// Joins those who wait; gives the work back if they are too many.
-    fn enter(&self, member: Member) -> Result<u64, Work> {
+    fn enter(&self, member: Member) -> Result<u64, Box<Work>> {
         let mut waiting = self.waiting();
         if waiting.members.len() >= WAITING_MOST {
-            return Err(member.work);
+            return Err(Box::new(member.work));
         }
         let number = waiting.next;
         waiting.next += 1;

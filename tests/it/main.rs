@@ -15,6 +15,7 @@ mod interleavings;
 mod layers;
 mod lifetimes;
 mod outages;
+mod policies;
 mod races;
 mod round_trips;
 mod secrets;

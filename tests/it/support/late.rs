@@ -39,6 +39,7 @@ pub struct Late {
     store: MemoryStore,
     plan: Arc<Mutex<VecDeque<Post>>>,
     held: Arc<Mutex<Option<Held>>>,
+    leases: bool,
 }
 
 impl Late {
@@ -47,7 +48,14 @@ impl Late {
             store,
             plan: Arc::default(),
             held: Arc::default(),
+            leases: true,
         }
+    }
+
+    /// As a store that has none.
+    pub fn without_leases(self) -> Self {
+        let leases = false;
+        Self { leases, ..self }
     }
 
     /// What becomes of the next compare-and-sets.
@@ -83,7 +91,7 @@ impl SessionStore for Late {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+        self.store.capabilities().with_lease(self.leases)
     }
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
@@ -139,7 +147,10 @@ impl SessionStore for Late {
         owner: Owner,
         lease: Duration,
     ) -> Result<Leased, StoreError> {
-        self.store.acquire(key, owner, lease).await
+        match self.leases {
+            true => self.store.acquire(key, owner, lease).await,
+            false => Err(StoreError::refused("no leases")),
+        }
     }
 
     async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {

@@ -201,6 +201,11 @@ impl Counts {
         self.find(command).expect("a command that was called").mean
     }
 
+    /// The calls of all commands.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|count| count.calls).sum()
+    }
+
     fn find(&self, command: &str) -> Option<&Count> {
         self.0.iter().find(|count| count.command == command)
     }

@@ -1,0 +1,516 @@
+//! `Concurrency`: what becomes of a request's changes if others have changed the session meanwhile.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use futures_util::future::join_all;
+use sessile::store::{Leased, Owner};
+use sessile::{
+    Concurrency, Event, Load, MemoryStore, RedisStore, Session, SessionConfig, SessionError,
+    SessionLayer, SessionStore,
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::support::app::app;
+use crate::support::browser::Page;
+use crate::support::late::Late;
+use crate::support::server::counts;
+use crate::support::{Browser, Ground, Visit, fresh_prefix, store_with};
+
+fn exclusive(wait: u64, lease: u64) -> Concurrency {
+    Concurrency::Exclusive {
+        wait: Duration::from_millis(wait),
+        lease: Duration::from_millis(lease),
+    }
+}
+
+/// A visitor of one layer, and the same session under a clone of it that merges.
+async fn scene(concurrency: Concurrency) -> (Visit, Visit) {
+    let mut merging = Visit::in_memory();
+    merging
+        .request(|session| async move {
+            session.insert("name", "mia").unwrap();
+            session.insert("token", "once").unwrap();
+            session.flash_info("hello").unwrap();
+        })
+        .await;
+    let mut visit = merging.clone();
+    visit.layer = visit.layer.with_concurrency(concurrency);
+    (visit, merging)
+}
+
+/// Runs a handler, with another request in between.
+async fn overtaken(
+    visit: &mut Visit,
+    by: &Visit,
+    path: &'static str,
+    handler: impl Fn(&Session) + Clone + Send + Sync + 'static,
+) -> (u16, usize) {
+    let (by, app) = (by.browser.clone(), app(by.layer.clone()));
+    let page = visit
+        .page(move |session| async move {
+            handler(&session);
+            by.peek(&app, path).await.ok();
+        })
+        .await;
+    (page.status.as_u16(), page.set_cookies().len())
+}
+
+async fn see(visit: &Visit, path: &str) -> String {
+    visit
+        .browser
+        .peek(&app(visit.layer.clone()), path)
+        .await
+        .ok()
+}
+
+#[tokio::test]
+async fn reject_writes_only_to_what_the_request_has_seen() {
+    let (mut visit, merging) = scene(Concurrency::Reject).await;
+    let write = |session: &Session| session.insert("name", "noa").unwrap();
+    let late = overtaken(&mut visit, &merging, "/set?k=other&v=x", write).await;
+    assert_eq!(late, (409, 0));
+    assert_eq!(see(&merging, "/get?k=name").await, r#""mia""#);
+    // Whoever only reads is never late, and whoever is not overtaken writes.
+    let read = |session: &Session| drop(session.keys());
+    let reader = overtaken(&mut visit, &merging, "/set?k=more&v=x", read).await;
+    assert_eq!(reader, (200, 0));
+    visit
+        .request(move |session| async move { write(&session) })
+        .await;
+    assert_eq!(see(&merging, "/get?k=name").await, r#""noa""#);
+}
+
+#[tokio::test]
+async fn of_many_that_saw_the_same_reject_lets_one_write() {
+    let ground = Ground::new();
+    let layer = SessionLayer::new(ground.store().await).with_concurrency(Concurrency::Reject);
+    let app = app(layer);
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let pages = join_all((0..20).map(|n| {
+        let (app, browser) = (&app, &browser);
+        async move { browser.peek(app, &format!("/slow?ms=100&k=key{n}")).await }
+    }));
+    let statuses: Vec<u16> = pages
+        .await
+        .iter()
+        .map(|page| page.status.as_u16())
+        .collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1);
+    assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 19);
+}
+
+#[tokio::test]
+async fn reject_still_finds_its_own_commit_whose_answer_was_lost() {
+    use crate::support::late::Post;
+    let late = Late::before(MemoryStore::new());
+    let layer = SessionLayer::new(late.clone()).with_concurrency(Concurrency::Reject);
+    let mut visit = Visit::with(layer);
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    late.plan(&[Post::Hold, Post::DeliverAfterHeld]);
+    visit
+        .request(|session| async move { session.insert("n", 2).unwrap() })
+        .await;
+    assert_eq!(see(&visit, "/number?k=n").await, "2");
+}
+
+#[tokio::test]
+async fn the_last_write_wins_whole_and_nothing_else_is_undone() {
+    let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
+    let write = |session: &Session| session.insert("name", "noa").unwrap();
+    let done = overtaken(&mut visit, &merging, "/set?k=other&v=x", write).await;
+    assert_eq!(done, (200, 0));
+    assert_eq!(
+        see(&merging, "/read").await,
+        "name,token",
+        "the others' key is gone"
+    );
+    let done = overtaken(&mut visit, &merging, "/flash?text=new", write).await;
+    assert_eq!(done, (200, 0), "an equal value is no change");
+    let rewrite = |session: &Session| session.insert("name", "lea").unwrap();
+    let done = overtaken(&mut visit, &merging, "/flash?text=newer", rewrite).await;
+    assert_eq!(done, (200, 0));
+    assert_eq!(see(&merging, "/flashes").await, "hello,new,newer");
+    for path in ["/login?u=mia", "/cycle"] {
+        let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
+        let count = |session: &Session| session.decrement("n", 1).map(|_| ()).unwrap();
+        let late = overtaken(&mut visit, &merging, path, count).await;
+        assert_eq!(late, (409, 0), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_write_brings_no_session_back() {
+    let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
+    let write = |session: &Session| session.insert("name", "noa").unwrap();
+    let late = overtaken(&mut visit, &merging, "/logout", write).await;
+    assert_eq!(late, (409, 0));
+    assert_eq!(see(&merging, "/read").await, "");
+}
+
+#[tokio::test]
+async fn whatever_the_policy_what_is_given_is_given_once() {
+    for policy in [Concurrency::LastWriteWins, Concurrency::Merge] {
+        let (visit, _) = scene(policy).await;
+        let app = app(visit.layer.clone());
+        let ask = |path: &'static str| {
+            let (app, browser) = (&app, &visit.browser);
+            async move {
+                let pages = join_all((0..10).map(|_| browser.peek(app, path))).await;
+                let mut texts: Vec<String> = pages.into_iter().map(|page| page.ok()).collect();
+                texts.sort();
+                texts.dedup();
+                texts
+            }
+        };
+        assert_eq!(ask("/take?k=token").await, ["", "once"]);
+        assert_eq!(ask("/flashes").await, ["", "hello"]);
+        assert_eq!(ask("/incr-now?k=n").await.len(), 10);
+    }
+}
+
+/// Two nodes, each with an application that reads, waits and writes: the way that loses updates everywhere.
+struct Sites {
+    ground: Ground,
+    apps: [Router; 2],
+    browser: Browser,
+    events: Arc<Mutex<Vec<Event>>>,
+    prefix: String,
+    handle: String,
+}
+
+/// How many handlers run at once, and how many did at most.
+#[derive(Clone, Default)]
+struct Gauge(Arc<[AtomicUsize; 2]>);
+
+impl Gauge {
+    fn enter(&self) -> Entered {
+        let inside = self.0[0].fetch_add(1, Ordering::SeqCst) + 1;
+        self.0[1].fetch_max(inside, Ordering::SeqCst);
+        Entered(self.clone())
+    }
+
+    fn most(&self) -> usize {
+        self.0[1].load(Ordering::SeqCst)
+    }
+}
+
+struct Entered(Gauge);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0[0].fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Sites {
+    async fn new(concurrency: Concurrency, gauge: &Gauge) -> Self {
+        let ground = Ground::new();
+        let events = Arc::<Mutex<Vec<Event>>>::default();
+        let prefix = fresh_prefix();
+        let mut apps = Vec::new();
+        for _ in 0..2 {
+            let store =
+                store_with(&ground.url(), |config| config.key_prefix = prefix.clone()).await;
+            let seen = Arc::clone(&events);
+            let layer = SessionLayer::new(store)
+                .with_concurrency(concurrency)
+                .with_observer(move |event: &Event| seen.lock().unwrap().push(event.clone()));
+            apps.push(
+                alone(gauge.clone())
+                    .merge(crate::support::app::routes())
+                    .layer(layer)
+                    .layer(CatchPanicLayer::new()),
+            );
+        }
+        let apps: [Router; 2] = apps.try_into().unwrap();
+        let mut browser = Browser::default();
+        browser.get(&apps[0], "/set?k=name&v=mia").await.ok();
+        let facts = browser.peek(&apps[0], "/facts").await.ok();
+        let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+        let handle = facts["handle"].as_str().unwrap().to_owned();
+        Self {
+            ground,
+            apps,
+            browser,
+            events,
+            prefix,
+            handle,
+        }
+    }
+
+    async fn get(&self, node: usize, path: &str) -> Page {
+        self.browser.peek(&self.apps[node], path).await
+    }
+
+    /// A store of the same sessions.
+    async fn store(&self) -> RedisStore {
+        store_with(&self.ground.url(), |config| {
+            config.key_prefix = self.prefix.clone()
+        })
+        .await
+    }
+
+    /// As if the time of the lease were over.
+    fn end_lease(&self) {
+        let ended: usize = redis::cmd("DEL")
+            .arg(format!("{}{}:lease", self.prefix, self.handle))
+            .query(&mut self.ground.connection())
+            .unwrap();
+        assert_eq!(ended, 1, "a lease is held");
+    }
+}
+
+fn alone(gauge: Gauge) -> Router {
+    let add = move |session: Session| {
+        let entered = gauge.enter();
+        async move {
+            let n = session.get::<u64>("n")?.unwrap_or_default();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            session.insert("n", n + 1)?;
+            drop(entered);
+            Ok::<_, SessionError>(String::new())
+        }
+    };
+    Router::new().route("/add", get(add))
+}
+
+#[tokio::test]
+async fn exclusive_requests_run_one_after_the_other_on_all_nodes() {
+    let gauge = Gauge::default();
+    let sites = Sites::new(exclusive(10_000, 5_000), &gauge).await;
+    let pages = join_all((0..40).map(|n| sites.get(n % 2, "/add"))).await;
+    for page in pages {
+        page.ok();
+    }
+    assert_eq!(sites.get(0, "/number?k=n").await.ok(), "40");
+    assert_eq!(gauge.most(), 1, "one at a time");
+}
+
+#[tokio::test]
+async fn a_lease_is_given_up_when_the_handler_panics_or_its_client_leaves() {
+    let sites = Sites::new(exclusive(2_000, 60_000), &Gauge::default()).await;
+    let soon = |began: Instant| assert!(began.elapsed() < Duration::from_secs(1));
+    let began = Instant::now();
+    assert_eq!(sites.get(0, "/panic").await.status, 500);
+    sites.get(1, "/add").await.ok();
+    soon(began);
+    let left = tokio::time::timeout(
+        Duration::from_millis(50),
+        sites.get(0, "/slow?ms=60000&k=late"),
+    );
+    assert!(left.await.is_err());
+    let began = Instant::now();
+    sites.get(1, "/add").await.ok();
+    soon(began);
+    // And one that was waiting leaves nothing behind either.
+    let busy = sites.get(0, "/slow?ms=300&k=x");
+    let waiting = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let gives_up = tokio::time::timeout(Duration::from_millis(50), sites.get(1, "/add"));
+        assert!(gives_up.await.is_err());
+        sites.get(1, "/add").await.ok();
+    };
+    tokio::join!(busy, waiting).0.ok();
+    assert_eq!(sites.get(0, "/number?k=n").await.ok(), "3");
+}
+
+#[tokio::test]
+async fn who_waits_too_long_is_asked_to_try_again() {
+    let sites = Sites::new(exclusive(100, 5_000), &Gauge::default()).await;
+    for other in [0, 1] {
+        let slow = sites.get(0, "/slow?ms=600");
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let began = Instant::now();
+            let page = sites.get(other, "/add").await;
+            let waited = began.elapsed().as_millis();
+            assert!((100..300).contains(&waited), "waited {waited} ms");
+            page
+        };
+        let (slow, late) = tokio::join!(slow, late);
+        slow.ok();
+        assert_eq!(late.status, 503);
+        assert_eq!(late.headers["retry-after"], "1");
+        assert_eq!(late.set_cookies().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_died_is_waited_for_as_long_as_its_lease() {
+    let sites = Sites::new(exclusive(5_000, 400), &Gauge::default()).await;
+    let handle = sites.handle.parse().unwrap();
+    let lease = Duration::from_millis(400);
+    let store = sites.store().await;
+    let taken = store
+        .acquire(&handle, Owner::random(), lease)
+        .await
+        .unwrap();
+    assert_eq!(taken, Leased::Held);
+    let began = Instant::now();
+    sites.get(0, "/add").await.ok();
+    let waited = began.elapsed().as_millis();
+    assert!((300..1_000).contains(&waited), "waited {waited} ms");
+}
+
+#[tokio::test]
+async fn a_request_that_takes_longer_than_its_lease_keeps_it() {
+    let sites = Sites::new(exclusive(5_000, 300), &Gauge::default()).await;
+    let began = Instant::now();
+    let slow = sites.get(0, "/slow?ms=1000&k=slow");
+    let next = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sites.get(1, "/add").await.ok();
+        assert!(began.elapsed() >= Duration::from_millis(1000), "it waited");
+    };
+    tokio::join!(slow, next).0.ok();
+}
+
+#[tokio::test]
+async fn a_lapsed_lease_loses_nothing() {
+    // Another request changes what it writes itself, or something else.
+    for (path, status) in [("/slow?ms=400&k=n", 409), ("/slow?ms=400&k=other", 200)] {
+        let sites = Sites::new(exclusive(5_000, 600), &Gauge::default()).await;
+        let slow = sites.get(0, path);
+        let other = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            sites.end_lease();
+            sites.get(1, "/add").await.ok();
+        };
+        let (slow, ()) = tokio::join!(slow, other);
+        assert_eq!(slow.status, status, "{path}: {}", slow.text);
+        assert_eq!(sites.get(0, "/number?k=n").await.ok(), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_has_lost_its_lease_is_told_of() {
+    let sites = Sites::new(exclusive(5_000, 300), &Gauge::default()).await;
+    let slow = sites.get(0, "/slow?ms=600&k=n");
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sites.end_lease();
+        sites.get(1, "/slow?ms=700&k=m").await
+    };
+    let (slow, other) = tokio::join!(slow, other);
+    slow.ok();
+    other.ok();
+    let lost = |event: &&Event| matches!(event, Event::LeaseLost { .. });
+    assert_eq!(sites.events.lock().unwrap().iter().filter(lost).count(), 1);
+}
+
+/// Routes that merge take no lease, so they can come between.
+#[tokio::test]
+async fn without_its_lease_a_request_may_rest_on_nothing_that_has_changed() {
+    type Handler = fn(&Session);
+    let reads: Handler = |session| {
+        session.get::<String>("name").unwrap();
+        session.insert("mine", 1).unwrap();
+    };
+    let looks: Handler = |session| {
+        assert!(!session.contains_key("new"));
+        session.insert("mine", 1).unwrap();
+    };
+    let lists: Handler = |session| {
+        session.keys();
+        session.insert("mine", 1).unwrap();
+    };
+    let writes: Handler = |session| session.insert("name", "noa").unwrap();
+    let counts: Handler = |session| session.increment("n", 1).map(|_| ()).unwrap();
+    for (handler, path, status) in [
+        (reads, "/set?k=name&v=x", 409),
+        (reads, "/set?k=new&v=x", 200),
+        (looks, "/set?k=new&v=x", 409),
+        (looks, "/set?k=name&v=x", 200),
+        (lists, "/set?k=new&v=x", 409),
+        (writes, "/set?k=name&v=x", 409),
+        (writes, "/set?k=new&v=x", 200),
+        (counts, "/incr?k=n", 409),
+        (counts, "/flash?text=hi", 200),
+    ] {
+        let (mut visit, merging) = scene(exclusive(1_000, 5_000)).await;
+        let done = overtaken(&mut visit, &merging, path, handler).await;
+        assert_eq!(done, (status, 0), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_that_waits_asks_the_store_rarely() {
+    let sites = Sites::new(exclusive(10_000, 5_000), &Gauge::default()).await;
+    let before = counts(&mut sites.ground.connection()).total();
+    let holder = sites.get(0, "/slow?ms=1000");
+    let crowd = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        join_all((0..50).map(|n| sites.get(n % 2, "/read"))).await
+    };
+    let (holder, crowd) = tokio::join!(holder, crowd);
+    holder.ok();
+    for page in crowd {
+        page.ok();
+    }
+    let asked = counts(&mut sites.ground.connection()).total() - before;
+    // A second of looking by the first of each node, then about ten commands a request, those inside of scripts counted.
+    // If all fifty looked it would be five thousand.
+    assert!(asked < 1500, "{asked} commands for 51 requests");
+}
+
+#[tokio::test]
+async fn logging_out_needs_no_turn_and_a_new_visitor_none_either() {
+    let gauge = Gauge::default();
+    let sites = Sites::new(exclusive(200, 5_000), &gauge).await;
+    let mut newcomer = Browser::default();
+    newcomer.get(&sites.apps[0], "/incr?k=n").await.ok();
+    // On a route that merges, beside one that runs alone.
+    let merging = app(SessionLayer::new(sites.store().await));
+    let slow = sites.get(0, "/slow?ms=500&k=late");
+    let logout = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        sites.browser.peek(&merging, "/logout").await.ok();
+        assert!(began.elapsed() < Duration::from_millis(200));
+    };
+    let (slow, ()) = tokio::join!(slow, logout);
+    assert_eq!(slow.status, 409);
+    assert_eq!(sites.get(1, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn loaded_on_demand_a_session_is_waited_for_on_demand() {
+    let store = MemoryStore::new();
+    let layer = SessionLayer::new(store)
+        .with_load(Load::OnExtract)
+        .with_concurrency(exclusive(50, 5_000));
+    let app = app(layer);
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let slow = browser.peek(&app, "/slow?ms=300");
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        browser.peek(&app, "/plain").await.ok();
+        assert_eq!(browser.peek(&app, "/read").await.status, 503);
+    };
+    tokio::join!(slow, others).0.ok();
+    browser.peek(&app, "/read").await.ok();
+}
+
+#[tokio::test]
+async fn a_store_without_leases_says_so_at_once() {
+    let mut config = SessionConfig::default();
+    config.concurrency = exclusive(100, 5_000);
+    let error =
+        SessionLayer::with_config(Late::before(MemoryStore::new()).without_leases(), config)
+            .unwrap_err();
+    assert!(error.to_string().contains("no leases"), "{error}");
+    let layer = SessionLayer::new(Late::before(MemoryStore::new()).without_leases())
+        .with_concurrency(exclusive(100, 5_000));
+    let app = app(layer);
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    assert_eq!(browser.get(&app, "/read").await.status, 503);
+}
