@@ -548,3 +548,28 @@ async fn a_server_that_takes_no_writes_refuses_and_changes_nothing() {
         assert_eq!(late.compare_and_set(), Some(way));
     }
 }
+
+#[tokio::test]
+async fn a_permission_that_is_taken_away_leaves_the_session_as_it_was() {
+    let server = Server::start();
+    let grant = |rule: &str| {
+        let done: () = redis::cmd("ACL")
+            .arg(&["SETUSER", "app", "on", ">secret", "~*", rule])
+            .query(&mut server.connection())
+            .unwrap();
+        done
+    };
+    grant("+@all");
+    let url = format!("redis://app:secret@{}/", server.address());
+    let store = store_by(CompareAndSet::Watch, &url).await;
+    for command in ["watch", "getrange", "multi", "set", "exec"] {
+        let key = stored(&store, 1).await;
+        grant(&format!("-{command}"));
+        let error = replace(&store, &key, 1, 2).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Refused, "{command}: {error}");
+        assert_eq!(version(&store, &key).await, 1, "{command}");
+        grant("+@all");
+        let replaced = replace(&store, &key, 1, 2).await.unwrap();
+        assert_eq!(replaced, Replaced::Done, "{command}");
+    }
+}

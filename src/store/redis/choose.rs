@@ -2,7 +2,8 @@
 
 use tokio::sync::OnceCell;
 
-use super::pool::{Connections, Failed};
+use super::failed::Failed;
+use super::pool::Connections;
 use super::script::Script;
 use super::{if_eq, watch};
 use crate::store::{CompareAndSet, Replaced, StoreError, Stored};
@@ -117,6 +118,6 @@ impl Replacer {
 
 /// Nothing of what was to be written has been sent.
 fn undecided(failed: Failed) -> StoreError {
-    let message = "Redis was asked how it lets sessions be replaced, and none was";
+    let message = "Redis has not said yet how sessions may be replaced: see the cause; the next request asks again";
     StoreError::unavailable(message).with_source(failed.error)
 }

@@ -4,8 +4,9 @@
 use bb8_redis::bb8::PooledConnection;
 use redis::{Pipeline, Value};
 
+use super::failed::Failed;
 use super::odd;
-use super::pool::{Connections, Failed, Manager, Request};
+use super::pool::{Connections, Manager, Request};
 
 /// Taken out of the second pool. Dropped at any point, it is closed; only [`give_back`](Self::give_back) keeps it.
 pub(super) struct Exclusive<'a> {

@@ -2,7 +2,8 @@
 
 use redis::Value;
 
-use super::pool::{Connections, Failed, Request};
+use super::failed::Failed;
+use super::pool::{Connections, Request};
 use super::{found, is_wrong_type, odd};
 use crate::store::{Replaced, Stored};
 

@@ -19,6 +19,7 @@ mod advice;
 mod choose;
 mod config;
 mod exclusive;
+mod failed;
 mod if_eq;
 mod lease;
 mod pool;
@@ -29,7 +30,8 @@ mod watch;
 use advice::{advice, connect_error};
 use choose::Replacer;
 pub use config::{CompareAndSet, RedisConfig};
-use pool::{Connections, Failed, Manager, Request};
+use failed::Failed;
+use pool::{Connections, Manager, Request};
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
@@ -46,7 +48,7 @@ use pool::{Connections, Failed, Manager, Request};
 /// | the same, on a server that does not know the script yet | `EVALSHA`, `EVAL` | 2 |
 /// | replace, by `IFEQ` | `PTTL`, `SET … IFEQ … GET PX` in one pipeline | 1 |
 /// | replace, by `WATCH` | `WATCH`, `GETRANGE`, `MULTI`; `SET … XX PX`, `EXEC` | 2 |
-/// | the same, when another request was faster | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2 |
+/// | the same, when another request was faster | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2; 4 if it was so in between |
 /// | renew | `PEXPIRE` | 1, beside the handler |
 /// | delete | `UNLINK` | 1 |
 /// | take a lease | `SET … NX PX` | 1 |

@@ -9,7 +9,8 @@ use std::time::Instant;
 use redis::{Cmd, ServerError, Value, cmd};
 
 use super::exclusive::Exclusive;
-use super::pool::{Connections, Failed};
+use super::failed::Failed;
+use super::pool::Connections;
 use super::{found, is_wrong_type, odd};
 use crate::store::{Replaced, StoreError, Stored};
 

@@ -1,0 +1,81 @@
+//! A store whose type is not known.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use super::{
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
+    SessionStore, StoreError, Stored, Touched, Write,
+};
+use crate::Handle;
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// [`SessionStore`] behind a pointer, so that layer, service and session need no type parameter.
+pub(crate) trait AnyStore: Send + Sync {
+    fn namespace(&self) -> &str;
+    fn now(&self) -> SystemTime;
+    fn capabilities(&self) -> Capabilities;
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>>;
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created>;
+    fn replace<'a>(
+        &'a self,
+        key: &'a Handle,
+        expected: &'a Stored,
+        write: Write<'a>,
+    ) -> Answer<'a, Replaced>;
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched>;
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
+    #[allow(dead_code, reason = "the layer takes no leases yet")]
+    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased>;
+    #[allow(dead_code, reason = "as above")]
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()>;
+}
+
+impl<S: SessionStore> AnyStore for S {
+    fn namespace(&self) -> &str {
+        SessionStore::namespace(self)
+    }
+
+    fn now(&self) -> SystemTime {
+        SessionStore::now(self)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        SessionStore::capabilities(self)
+    }
+
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>> {
+        Box::pin(SessionStore::load(self, key, want))
+    }
+
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created> {
+        Box::pin(SessionStore::create(self, key, write))
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a Handle,
+        expected: &'a Stored,
+        write: Write<'a>,
+    ) -> Answer<'a, Replaced> {
+        Box::pin(SessionStore::replace(self, key, expected, write))
+    }
+
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched> {
+        Box::pin(SessionStore::touch(self, key, renewal))
+    }
+
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted> {
+        Box::pin(SessionStore::delete(self, key, durability))
+    }
+
+    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased> {
+        Box::pin(SessionStore::acquire(self, key, owner, lease))
+    }
+
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()> {
+        Box::pin(SessionStore::release(self, key, owner))
+    }
+}

@@ -1,0 +1,65 @@
+//! What a request that failed tells.
+
+use crate::store::StoreError;
+
+/// A request that failed.
+pub(super) struct Failed {
+    pub(super) error: StoreError,
+    /// The first word of what the server said, such as `OOM`.
+    pub(super) code: Option<String>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// What was wrong with the connection.
+#[derive(Clone, Copy)]
+pub(super) enum Trouble {
+    /// The other end is gone.
+    Dropped,
+    /// No answer came in time.
+    Silent,
+}
+
+impl Failed {
+    pub(super) fn new(error: StoreError) -> Self {
+        Self {
+            error,
+            code: None,
+            trouble: None,
+        }
+    }
+
+    /// What was sent could change nothing, whether it was answered or not.
+    pub(super) fn unsent(mut self) -> Self {
+        self.error = self.error.unsent();
+        self
+    }
+
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Dropped))
+    }
+
+    /// The server does not have the command, or not for this user.
+    pub(super) fn is_denial(&self) -> bool {
+        matches!(self.code.as_deref(), Some("NOPERM" | "ERR"))
+    }
+
+    /// The server takes no writes at present.
+    pub(super) fn is_of_writes(&self) -> bool {
+        matches!(
+            self.code.as_deref(),
+            Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS")
+        )
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
