@@ -1,4 +1,4 @@
-//! The change log: what a request did to its session, in a form that can be done again on a newer record.
+//! What a request did to its session, in a form that can be done again on a newer record.
 //!
 //! How changes of concurrent requests merge when a log is replayed:
 //!
@@ -217,7 +217,7 @@ impl Change {
     }
 
     /// The answer that this change gives its result to.
-    fn answer(&self) -> Option<AnswerId> {
+    pub(crate) fn answer(&self) -> Option<AnswerId> {
         match self {
             Self::Increment { answer, .. } => answer.as_ref().map(Answer::id),
             Self::Take { answer, .. } => Some(answer.id()),
@@ -226,7 +226,7 @@ impl Change {
         }
     }
 
-    fn confirm(&self) {
+    pub(crate) fn confirm(&self) {
         match self {
             Self::Increment {
                 answer: Some(answer),
@@ -239,7 +239,7 @@ impl Change {
     }
 
     /// The keys of the data that it changes.
-    fn keys(&self) -> &[String] {
+    pub(crate) fn keys(&self) -> &[String] {
         match self {
             Self::Insert { key, .. }
             | Self::Remove { key }
@@ -258,7 +258,7 @@ impl Change {
     }
 
     /// Whether the value under this key may depend on this change.
-    fn touches(&self, key: &str) -> bool {
+    pub(crate) fn touches(&self, key: &str) -> bool {
         match self {
             Self::Clear { .. } | Self::SetPrincipal { .. } => true,
             _ => self.keys().iter().any(|touched| touched == key),
@@ -347,128 +347,12 @@ fn decode_error<T>(key: &str, source: serde_json::Error) -> SessionError {
     }
 }
 
-/// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ChangeLog(Vec<Change>);
-
-impl ChangeLog {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn append(&mut self, later: &Self) {
-        self.0.extend_from_slice(&later.0);
-    }
-
-    pub(crate) fn push(&mut self, change: Change) {
-        self.0.push(change);
-    }
-
-    /// Puts changes that could not be committed back before those made since.
-    pub(crate) fn put_back(&mut self, mut earlier: Self) {
-        earlier.0.append(&mut self.0);
-        *self = earlier;
-    }
-
-    /// Takes the change back whose caller is told that it failed.
-    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        self.0.retain(|change| change.answer() != Some(answer));
-    }
-
-    /// The changes are in the store, and so is what they have given.
-    pub(crate) fn confirm(&self) {
-        self.0.iter().for_each(Change::confirm);
-    }
-
-    /// Whether the session may change hands by these.
-    pub(crate) fn touches_principal(&self) -> bool {
-        let touches = |change: &Change| {
-            matches!(
-                change,
-                Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
-            )
-        };
-        self.0.iter().any(touches)
-    }
-
-    /// Whether the value under this key may depend on changes that are not committed.
-    pub(crate) fn touches(&self, key: &str) -> bool {
-        self.0.iter().any(|change| change.touches(key))
-    }
-
-    /// Whether timeouts or the cookie's life are to change.
-    pub(crate) fn touches_lifetimes(&self) -> bool {
-        let touches =
-            |change: &Change| matches!(change, Change::Lifetimes(_) | Change::SetPrincipal { .. });
-        self.0.iter().any(touches)
-    }
-
-    /// Drops what needs a new cookie, once none can be sent any more.
-    pub(crate) fn drop_rotations(&mut self) {
-        self.0.retain(|change| change.rotation().is_none());
-    }
-
-    /// Drops what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
-    pub(crate) fn retain_for_failed_request(&mut self) {
-        self.0
-            .retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
-    }
-
-    /// Without what is done to the data.
-    pub(crate) fn without_data(&self) -> Self {
-        let rest = self.0.iter().filter(|change| change.keys().is_empty());
-        Self(rest.cloned().collect())
-    }
-
-    /// The keys of the data that are changed.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
-        self.0.iter().flat_map(Change::keys)
-    }
-
-    /// Does all changes to the record, up to the first that cannot be done.
-    pub(crate) fn apply(
-        &self,
-        record: &mut Record,
-        circumstances: &Circumstances,
-    ) -> Result<(), SessionError> {
-        self.0
-            .iter()
-            .try_for_each(|change| change.apply(record, circumstances))
-    }
-
-    /// Does every change that can be done; false if one could not.
-    pub(crate) fn replay_what_applies(
-        &self,
-        record: &mut Record,
-        circumstances: &Circumstances,
-    ) -> bool {
-        let mut all = true;
-        for change in &self.0 {
-            all &= change.apply(record, circumstances).is_ok();
-        }
-        all
-    }
-
-    /// The last new secret, if there is one.
-    pub(crate) fn new_secret(&self) -> Option<&Secret> {
-        self.0
-            .iter()
-            .rev()
-            .find_map(Change::rotation)
-            .map(|rotation| &rotation.secret)
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::record::tests::record;
 
-    fn now() -> Circumstances {
+    pub(crate) fn now() -> Circumstances {
         Circumstances {
             now: 5_000,
             absolute_timeout: Duration::from_secs(100),
@@ -476,7 +360,7 @@ mod tests {
         }
     }
 
-    fn json(value: impl serde::Serialize) -> Json {
+    pub(crate) fn json(value: impl serde::Serialize) -> Json {
         Json::encode(&value).unwrap()
     }
 
@@ -495,7 +379,7 @@ mod tests {
         }
     }
 
-    fn rotation() -> Rotation {
+    pub(crate) fn rotation() -> Rotation {
         let secret = Secret::random();
         let hash = secret.hash("sessile:", "id");
         Rotation {
@@ -517,7 +401,9 @@ mod tests {
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Record, SessionError> {
         let mut record = base.clone();
-        ChangeLog(changes.into_iter().collect()).apply(&mut record, &now())?;
+        for change in changes {
+            change.apply(&mut record, &now())?;
+        }
         Ok(record)
     }
 
@@ -650,20 +536,8 @@ mod tests {
             now: 16_000,
             ..now()
         };
-        let log = ChangeLog(vec![Change::Rotate(rotation())]);
-        log.apply(&mut rotated, &later).unwrap();
+        let change = Change::Rotate(rotation());
+        change.apply(&mut rotated, &later).unwrap();
         assert_eq!(rotated.retired.len(), 1);
-    }
-
-    #[test]
-    fn a_failed_request_leaves_a_logout_and_no_login() {
-        let mut log = ChangeLog(vec![
-            insert("a", 1),
-            login("mia"),
-            Change::Rotate(rotation()),
-            Change::ClearPrincipal(rotation()),
-        ]);
-        log.retain_for_failed_request();
-        assert_eq!(format!("{log:?}"), "ChangeLog([Rotate, ClearPrincipal])");
     }
 }

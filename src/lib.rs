@@ -9,6 +9,7 @@
 
 mod answer;
 mod change;
+mod change_log;
 mod client_ip;
 mod commit;
 mod config;

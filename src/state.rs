@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::answer::AnswerId;
-use crate::change::{Change, ChangeLog, Circumstances};
+use crate::change::{Change, Circumstances};
+use crate::change_log::ChangeLog;
 use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, Terms, Work};
 use crate::commit::unresolved::Unresolved;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::run::{Base, Commit, Committed, Ended};
-use crate::change::ChangeLog;
+use crate::change_log::ChangeLog;
 
 /// One request's part of a commit of unknown outcome.
 #[derive(Debug)]

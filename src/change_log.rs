@@ -1,0 +1,425 @@
+//! The change log: what one request did, in order, and its replay.
+
+use crate::answer::AnswerId;
+use crate::change::{Change, Circumstances};
+use crate::error::SessionError;
+use crate::record::Record;
+use crate::token::Secret;
+
+/// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ChangeLog(Vec<Change>);
+
+impl ChangeLog {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn append(&mut self, later: &Self) {
+        self.0.extend_from_slice(&later.0);
+    }
+
+    pub(crate) fn push(&mut self, change: Change) {
+        self.0.push(change);
+    }
+
+    /// Puts changes that could not be committed back before those made since.
+    pub(crate) fn put_back(&mut self, mut earlier: Self) {
+        earlier.0.append(&mut self.0);
+        *self = earlier;
+    }
+
+    /// Takes the change back whose caller is told that it failed.
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
+        self.0.retain(|change| change.answer() != Some(answer));
+    }
+
+    /// The changes are in the store, and so is what they have given.
+    pub(crate) fn confirm(&self) {
+        self.0.iter().for_each(Change::confirm);
+    }
+
+    /// Whether the session may change hands by these.
+    pub(crate) fn touches_principal(&self) -> bool {
+        let touches = |change: &Change| {
+            matches!(
+                change,
+                Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
+            )
+        };
+        self.0.iter().any(touches)
+    }
+
+    /// Whether the value under this key may depend on changes that are not committed.
+    pub(crate) fn touches(&self, key: &str) -> bool {
+        self.0.iter().any(|change| change.touches(key))
+    }
+
+    /// Whether timeouts or the cookie's life are to change.
+    pub(crate) fn touches_lifetimes(&self) -> bool {
+        let touches =
+            |change: &Change| matches!(change, Change::Lifetimes(_) | Change::SetPrincipal { .. });
+        self.0.iter().any(touches)
+    }
+
+    /// Drops what needs a new cookie, once none can be sent any more.
+    pub(crate) fn drop_rotations(&mut self) {
+        self.0.retain(|change| change.rotation().is_none());
+    }
+
+    /// Drops what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
+    pub(crate) fn retain_for_failed_request(&mut self) {
+        self.0
+            .retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
+    }
+
+    /// Without what is done to the data.
+    pub(crate) fn without_data(&self) -> Self {
+        let rest = self.0.iter().filter(|change| change.keys().is_empty());
+        Self(rest.cloned().collect())
+    }
+
+    /// The keys of the data that are changed.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().flat_map(Change::keys)
+    }
+
+    /// Does all changes to the record, up to the first that cannot be done.
+    pub(crate) fn apply(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        self.0
+            .iter()
+            .try_for_each(|change| change.apply(record, circumstances))
+    }
+
+    /// Does every change that can be done; false if one could not.
+    pub(crate) fn replay_what_applies(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> bool {
+        let mut all = true;
+        for change in &self.0 {
+            all &= change.apply(record, circumstances).is_ok();
+        }
+        all
+    }
+
+    /// The last new secret, if there is one.
+    pub(crate) fn new_secret(&self) -> Option<&Secret> {
+        self.0
+            .iter()
+            .rev()
+            .find_map(Change::rotation)
+            .map(|rotation| &rotation.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::answer::Answer;
+    use crate::change::tests::{now, rotation};
+    use crate::change::{Check, Rewrite, decode, encode};
+    use crate::flash::{Flash, Level};
+    use crate::record::Json;
+    use crate::record::tests::record;
+
+    #[test]
+    fn a_failed_request_leaves_a_logout_and_no_login() {
+        let mut log = ChangeLog(vec![
+            Op::Insert("a", 1).change().0,
+            Change::SetPrincipal {
+                who: "mia".to_owned(),
+                rotation: rotation(),
+            },
+            Change::Rotate(rotation()),
+            Change::ClearPrincipal(rotation()),
+        ]);
+        log.retain_for_failed_request();
+        assert_eq!(format!("{log:?}"), "ChangeLog([Rotate, ClearPrincipal])");
+    }
+
+    /// What a request may do, said twice: as a change, and as what it means to a map of plain values.
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(&'static str, i64),
+        Remove(&'static str),
+        Clear(Vec<&'static str>),
+        Increment(&'static str, i64),
+        Push(&'static str, i64),
+        /// Doubles and adds, so that the order shows.
+        Update(&'static str, i64),
+        /// Takes one off, down to zero.
+        Spend(&'static str),
+        Take(&'static str),
+        Flash(u8),
+        TakeFlashes,
+    }
+
+    /// What a call gives back.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Given {
+        Value(Option<Value>),
+        Flashes(Vec<String>),
+    }
+
+    enum Slot {
+        None,
+        Value(Answer<Json>),
+        Flashes(Answer<Vec<Flash>>),
+    }
+
+    impl Slot {
+        fn given(&self) -> Option<Given> {
+            match self {
+                Self::None => None,
+                Self::Value(answer) => {
+                    let value = answer.guess().map(|value| value.decode().unwrap());
+                    Some(Given::Value(value))
+                }
+                Self::Flashes(answer) => {
+                    let flashes = answer.guess().unwrap_or_default();
+                    let texts = flashes.into_iter().map(|flash| flash.text).collect();
+                    Some(Given::Flashes(texts))
+                }
+            }
+        }
+    }
+
+    fn rewrite(f: impl Fn(i64) -> Option<i64> + Send + Sync + 'static) -> Rewrite {
+        Arc::new(move |value| {
+            let number = value.map(|value| decode("k", value)).transpose()?;
+            let refused = || SessionError::Refused { key: "k".into() };
+            let number = f(number.unwrap_or_default()).ok_or_else(refused)?;
+            encode("k", &number)
+        })
+    }
+
+    impl Op {
+        fn change(&self) -> (Change, Slot) {
+            let value = |number: &i64| Json::encode(number).unwrap();
+            let change = match self.clone() {
+                Self::Insert(key, n) => Change::Insert {
+                    key: key.into(),
+                    value: value(&n),
+                },
+                Self::Remove(key) => Change::Remove { key: key.into() },
+                Self::Clear(keys) => Change::Clear {
+                    keys: keys.into_iter().map(str::to_owned).collect(),
+                },
+                Self::Increment(key, by) => Change::Increment {
+                    key: key.into(),
+                    by,
+                    answer: None,
+                },
+                Self::Push(key, n) => Change::Push {
+                    key: key.into(),
+                    value: value(&n),
+                },
+                Self::Update(key, n) => Change::Update {
+                    key: key.into(),
+                    rewrite: rewrite(move |value| Some(value.wrapping_mul(2).wrapping_add(n))),
+                },
+                Self::Spend(key) => Change::Update {
+                    key: key.into(),
+                    rewrite: rewrite(|value| (value > 0).then(|| value - 1)),
+                },
+                Self::Take(key) => {
+                    let answer = Answer::new();
+                    let check: Check = |_, _| Ok(());
+                    let change = Change::Take {
+                        key: key.into(),
+                        check,
+                        answer: answer.clone(),
+                    };
+                    return (change, Slot::Value(answer));
+                }
+                Self::Flash(n) => Change::AddFlash(Flash::new(Level::Info, n.to_string())),
+                Self::TakeFlashes => {
+                    let answer = Answer::new();
+                    let change = Change::TakeFlashes {
+                        answer: answer.clone(),
+                    };
+                    return (change, Slot::Flashes(answer));
+                }
+            };
+            (change, Slot::None)
+        }
+    }
+
+    /// A session, as a person would think of it.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    struct Plain {
+        data: BTreeMap<&'static str, Value>,
+        flashes: Vec<String>,
+    }
+
+    impl Plain {
+        /// Does it, or says that it cannot be done.
+        fn op(&mut self, op: &Op) -> Option<Option<Given>> {
+            let number = |value: Option<&Value>| value.map_or(Some(0), Value::as_i64);
+            match op {
+                Op::Insert(key, n) => drop(self.data.insert(key, json!(n))),
+                Op::Remove(key) => drop(self.data.remove(key)),
+                Op::Clear(keys) => self.data.retain(|key, _| !keys.contains(key)),
+                Op::Increment(key, by) => {
+                    let sum = number(self.data.get(key))?.checked_add(*by)?;
+                    self.data.insert(key, json!(sum));
+                }
+                Op::Push(key, n) => {
+                    let list = self.data.get(key).cloned().unwrap_or(json!([]));
+                    let mut list = list.as_array()?.clone();
+                    list.push(json!(n));
+                    self.data.insert(key, json!(list));
+                }
+                Op::Update(key, n) => {
+                    let value = number(self.data.get(key))?;
+                    let value = value.wrapping_mul(2).wrapping_add(*n);
+                    self.data.insert(key, json!(value));
+                }
+                Op::Spend(key) => {
+                    let value = number(self.data.get(key)).filter(|value| *value > 0)?;
+                    self.data.insert(key, json!(value - 1));
+                }
+                Op::Take(key) => return Some(Some(Given::Value(self.data.remove(key)))),
+                Op::Flash(n) => self.flashes.push(n.to_string()),
+                Op::TakeFlashes => {
+                    return Some(Some(Given::Flashes(std::mem::take(&mut self.flashes))));
+                }
+            }
+            Some(None)
+        }
+
+        /// A request: all of it, or nothing.
+        fn request(&mut self, ops: &[Op]) -> Option<Vec<Given>> {
+            let mut done = self.clone();
+            let given: Option<Vec<_>> = ops.iter().map(|op| done.op(op)).collect();
+            let given = given?;
+            *self = done;
+            Some(given.into_iter().flatten().collect())
+        }
+
+        fn of(record: &Record) -> Self {
+            let known = |key: &String| KEYS.into_iter().find(|known| known == key).unwrap();
+            let value = |(key, value): (&String, &Json)| (known(key), value.decode().unwrap());
+            let flashes = record.flash.iter();
+            Self {
+                data: record.data.iter().map(value).collect(),
+                flashes: flashes.map(|flash| flash.text.clone()).collect(),
+            }
+        }
+    }
+
+    const KEYS: [&str; 3] = ["a", "b", "c"];
+
+    fn key() -> impl Strategy<Value = &'static str> {
+        proptest::sample::select(&KEYS[..])
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let n = -3..4_i64;
+        prop_oneof![
+            (key(), n.clone()).prop_map(|(key, n)| Op::Insert(key, n)),
+            key().prop_map(Op::Remove),
+            proptest::sample::subsequence(&KEYS[..], 1..3).prop_map(Op::Clear),
+            (key(), prop_oneof![n.clone(), Just(i64::MAX)])
+                .prop_map(|(key, n)| Op::Increment(key, n)),
+            (key(), n.clone()).prop_map(|(key, n)| Op::Push(key, n)),
+            (key(), n).prop_map(|(key, n)| Op::Update(key, n)),
+            key().prop_map(Op::Spend),
+            key().prop_map(Op::Take),
+            any::<u8>().prop_map(Op::Flash),
+            Just(Op::TakeFlashes),
+        ]
+    }
+
+    /// Requests in the order in which they commit, which need not be the order in which they loaded.
+    fn requests() -> impl Strategy<Value = Vec<Vec<Op>>> {
+        let request = proptest::collection::vec(op(), 1..5);
+        proptest::collection::vec(request, 1..7).prop_shuffle()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Logs made on whatever their requests had loaded, replayed in the order of their commits: the same session, the
+        /// same refusals and the same answers as if the requests had run one after the other.
+        #[test]
+        fn replaying_is_as_if_requests_ran_in_the_order_of_their_commits(requests in requests()) {
+            let mut stored = record();
+            let mut plain = Plain::default();
+            let loaded = stored.clone();
+            for ops in &requests {
+                let (changes, slots): (Vec<_>, Vec<_>) = ops.iter().map(Op::change).unzip();
+                let log = ChangeLog(changes);
+                // What the handler saw, on the old record; answers of then must not remain.
+                log.replay_what_applies(&mut loaded.clone(), &now());
+                let mut replayed = stored.clone();
+                let done = log.apply(&mut replayed, &now());
+                let expected = plain.request(ops);
+                prop_assert_eq!(done.is_ok(), expected.is_some(), "{:?}", done);
+                if done.is_ok() {
+                    stored = replayed;
+                    let given: Vec<_> = slots.iter().filter_map(Slot::given).collect();
+                    prop_assert_eq!(given, expected.unwrap());
+                }
+                prop_assert_eq!(&Plain::of(&stored), &plain);
+            }
+        }
+
+        /// What adds up comes out the same in whichever order requests commit.
+        #[test]
+        fn increments_pushes_and_flashes_add_up_in_any_order(
+            (first, second) in proptest::collection::vec((0..3_usize, 0..9_i64), 1..12)
+                .prop_flat_map(|ops| (Just(ops.clone()), Just(ops).prop_shuffle()))
+        ) {
+            let outcome = |ops: &[(usize, i64)]| {
+                let mut stored = record();
+                for (kind, n) in ops {
+                    let op = match kind {
+                        0 => Op::Increment("a", *n),
+                        1 => Op::Push("b", *n),
+                        _ => Op::Flash(u8::try_from(*n).unwrap()),
+                    };
+                    ChangeLog(vec![op.change().0]).apply(&mut stored, &now()).unwrap();
+                }
+                let mut plain = Plain::of(&stored);
+                plain.flashes.sort();
+                let mut list = plain.data.remove("b").unwrap_or_default();
+                if let Some(list) = list.as_array_mut() {
+                    list.sort_by_key(Value::as_i64);
+                }
+                (plain, list)
+            };
+            prop_assert_eq!(outcome(&first), outcome(&second));
+        }
+
+        /// A log that stops half-way says so, and whoever replays it can tell what it had made of the record.
+        #[test]
+        fn one_change_is_done_whole_or_not_at_all(before in requests(), op in op()) {
+            let mut stored = record();
+            for ops in before {
+                let log = ChangeLog(ops.iter().map(|op| op.change().0).collect());
+                log.replay_what_applies(&mut stored, &now());
+            }
+            let mut after = stored.clone();
+            if op.change().0.apply(&mut after, &now()).is_err() {
+                prop_assert_eq!(Plain::of(&after), Plain::of(&stored));
+            }
+        }
+    }
+}
