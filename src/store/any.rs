@@ -27,9 +27,7 @@ pub(crate) trait AnyStore: Send + Sync {
     ) -> Answer<'a, Replaced>;
     fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched>;
     fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
-    #[allow(dead_code, reason = "the layer takes no leases yet")]
     fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased>;
-    #[allow(dead_code, reason = "as above")]
     fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()>;
 }
 
