@@ -1,7 +1,7 @@
 //! What happened to sessions, for logs, alarms and metrics.
 //!
-//! Every event goes to [`tracing`] under the target `sessile`, and to the [`Observer`] of the layer, if it has one. No
-//! event holds a token; a [`Handle`] is safe to log.
+//! Every event goes to [`tracing`] under the target `sessile`, to the [`Observer`] of the layer, if it has one, and with the
+//! feature `metrics` into counters. No event holds a token; a [`Handle`] is safe to log.
 
 use crate::Handle;
 use crate::error::Gone;
@@ -100,6 +100,30 @@ pub enum Event {
     },
     /// The response sets the session cookie and was marked as cacheable for everyone; it was made `no-store`.
     PublicResponse,
+}
+
+impl Event {
+    /// The variant's name in lower case, such as `store_failed`: for counters and filters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::Committed { .. } => "committed",
+            Self::Rotated { .. } => "rotated",
+            Self::Destroyed { .. } => "destroyed",
+            Self::DestroyFailed { .. } => "destroy_failed",
+            Self::Refused { .. } => "refused",
+            Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
+            Self::AddressUnknown => "address_unknown",
+            Self::MalformedCookie => "malformed_cookie",
+            Self::AmbiguousCookie => "ambiguous_cookie",
+            Self::UnreadableRecord { .. } => "unreadable_record",
+            Self::StoreFailed { .. } => "store_failed",
+            Self::LeaseLost { .. } => "lease_lost",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::ChangesLost { .. } => "changes_lost",
+            Self::PublicResponse => "public_response",
+        }
+    }
 }
 
 /// Hears of every [`Event`] of a layer. Any `Fn(&Event)` is one.

@@ -115,6 +115,8 @@ impl SessionLayer {
     }
 
     fn build(store: impl SessionStore, config: SessionConfig) -> Self {
+        #[cfg(feature = "metrics")]
+        crate::metrics::describe();
         let core = Core {
             store: Box::new(store),
             lines: Arc::default(),
@@ -330,6 +332,8 @@ impl Core {
 impl Settings {
     pub(crate) fn emit(&self, event: &Event) {
         trace(event);
+        #[cfg(feature = "metrics")]
+        crate::metrics::count(event);
         if let Some(observer) = &self.observer {
             observer.on_event(event);
         }

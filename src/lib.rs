@@ -27,6 +27,8 @@ mod inbound;
 mod key;
 mod layer;
 mod lifetime;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outbound;
 mod principal;
 mod read_session;

@@ -410,7 +410,8 @@ impl Session {
     /// # Redis
     ///
     /// Nothing changed: none. Otherwise one round trip: one `EVALSHA`, or for a new session one `SET … NX PX`. One more for
-    /// the first conflict, and two for each further one, which reads the session anew.
+    /// the first conflict, and two for each further one, which reads the session anew. Where the server allows neither
+    /// scripts nor `SET … IFEQ`, each write takes two.
     ///
     /// # Errors
     ///

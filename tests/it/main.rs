@@ -14,6 +14,7 @@ mod identity;
 mod interleavings;
 mod layers;
 mod lifetimes;
+mod metrics;
 mod outages;
 mod policies;
 mod races;
