@@ -81,6 +81,19 @@ async fn a_session_ends_when_it_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_session_that_ends_while_its_request_runs_does_not_come_back() {
+    let watch = Watch::new().await;
+    let slow = watch.browser.peek(&watch.app, "/slow?ms=50&k=late");
+    let ends = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        watch.clock.advance(MINUTE * 31);
+    };
+    let (slow, ()) = tokio::join!(slow, ends);
+    assert_eq!((slow.status.as_u16(), slow.set_cookies().len()), (409, 0));
+    assert_eq!(watch.browser.peek(&watch.app, "/read").await.ok(), "");
+}
+
+#[tokio::test]
 async fn a_session_ends_at_its_absolute_timeout_however_much_it_is_used() {
     let mut watch = Watch::new().await;
     for _ in 0..24 * 6 - 1 {

@@ -5,6 +5,7 @@ mod bad_input;
 mod compare_and_set;
 mod conformance;
 mod connecting;
+mod docs;
 mod exactly_once;
 mod examples;
 mod fates;

@@ -1,0 +1,46 @@
+//! What the documents say is there.
+
+use std::path::Path;
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn every_sentence_of_the_guarantees_names_tests_that_exist() {
+    let guarantees = read("docs/guarantees.md");
+    let named = guarantees.split('`').skip(1).step_by(2);
+    let tests: Vec<_> = named.filter_map(|name| name.split_once("::")).collect();
+    let tests: Vec<_> = tests
+        .into_iter()
+        .filter(|(module, _)| {
+            module
+                .chars()
+                .all(|letter| letter.is_lowercase() || letter == '_')
+        })
+        .collect();
+    assert!(tests.len() > 40, "{tests:?}");
+    for (module, name) in tests {
+        let homes = [
+            format!("tests/it/{module}.rs"),
+            format!("tests/it/{module}/mod.rs"),
+            format!("src/{module}.rs"),
+            format!("src/commit/{module}.rs"),
+        ];
+        let there = homes
+            .iter()
+            .filter(|home| Path::new(env!("CARGO_MANIFEST_DIR")).join(home).exists())
+            .any(|home| read(home).contains(&format!("fn {name}(")));
+        assert!(
+            there,
+            "docs/guarantees.md names {module}::{name}, and there is no such test"
+        );
+    }
+    // Up to what is not promised, each point of a list ends with its tests.
+    let promised = guarantees.split("## What is not promised").next().unwrap();
+    for point in promised.split("\n- ").skip(1) {
+        let point = point.split("\n\n").next().unwrap();
+        assert!(point.trim_end().ends_with('`'), "no test behind: {point}");
+    }
+}
