@@ -1,16 +1,25 @@
 //! A node of the application: a process of its own, as behind a load balancer.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::StatusCode;
 
+use super::server::free_port;
+
 pub struct Node {
+    name: String,
+    environment: Vec<(String, String)>,
     process: Child,
     base: String,
     client: reqwest::Client,
+    events: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 /// What a node answered.
@@ -27,33 +36,81 @@ impl Node {
         Self::example("node", &[("REDIS_URL", redis), ("KEY_PREFIX", key_prefix)])
     }
 
+    /// The application under test, on a port that it can have again after it was killed.
+    pub fn start_to_die(environment: &[(&str, &str)]) -> Self {
+        // Another process may take the port between our look and the node's bind.
+        for _ in 0..10 {
+            let port = free_port().to_string();
+            let mut environment = environment.to_vec();
+            environment.push(("PORT", &port));
+            if let Some(node) = Self::launch("node", &environment) {
+                return node;
+            }
+        }
+        panic!("the node did not start: see its message above");
+    }
+
     /// An example, on a free port, in an environment without a Redis unless told otherwise.
     pub fn example(name: &str, environment: &[(&str, &str)]) -> Self {
-        let binary = binaries().join(name);
-        let mut process = Command::new(&binary)
-            .env_remove("REDIS_URL")
-            .env("PORT", "0")
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
-        let mut output = BufReader::new(process.stdout.take().expect("a pipe"));
-        let mut address = String::new();
-        while !address.contains("127.0.0.1:") {
-            address.clear();
-            let read = output.read_line(&mut address).expect("the node's address");
-            assert!(read > 0, "{name} did not start: see its message above");
-        }
-        // What it logs is read, so that it can go on logging.
-        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        let address = address.trim().rsplit("//").next().expect("an address");
+        let mut environment = environment.to_vec();
+        environment.push(("PORT", "0"));
+        Self::launch(name, &environment)
+            .unwrap_or_else(|| panic!("{name} did not start: see its message above"))
+    }
+
+    fn launch(name: &str, environment: &[(&str, &str)]) -> Option<Self> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
+        let events = Arc::default();
+        let (process, address) = spawn(name, &environment, &events)?;
         // Cookies and redirects are the tests' business.
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-        Self {
+        Some(Self {
+            name: name.to_owned(),
+            environment,
             process,
             base: format!("http://{address}"),
             client: client.build().expect("a client"),
+            events,
+        })
+    }
+
+    /// Stops answering, with all connections open.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Dies without saying good-bye.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("the end of our own child");
+        self.process.wait().expect("the node's end");
+    }
+
+    /// Starts again where it was, once it can: it needs its port and its Redis.
+    pub fn restart(&mut self) {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(20) {
+            if let Some((process, _)) = spawn(&self.name, &self.environment, &self.events) {
+                self.process = process;
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
+        panic!("{} did not start again: see its message above", self.name);
+    }
+
+    /// How often it has told of each event.
+    pub fn events(&self) -> BTreeMap<String, u64> {
+        self.events.lock().expect("no panic while counting").clone()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = Pid::from_raw(self.process.id().cast_signed());
+        kill(process, signal).expect("a signal to our own child");
     }
 
     pub fn base(&self) -> &str {
@@ -93,6 +150,43 @@ impl Drop for Node {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Starts it and waits until it says where it listens; `None` if it ends before.
+fn spawn(
+    name: &str,
+    environment: &[(String, String)],
+    events: &Arc<Mutex<BTreeMap<String, u64>>>,
+) -> Option<(Child, String)> {
+    let binary = binaries().join(name);
+    let mut process = Command::new(&binary)
+        .env_remove("REDIS_URL")
+        .envs(environment.iter().cloned())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    let mut output = BufReader::new(process.stdout.take().expect("a pipe"));
+    let mut address = String::new();
+    while !address.contains("127.0.0.1:") {
+        address.clear();
+        if output.read_line(&mut address).expect("the node's address") == 0 {
+            process.wait().expect("its end");
+            return None;
+        }
+    }
+    // What it logs is read, so that it can go on logging.
+    let events = Arc::clone(events);
+    std::thread::spawn(move || {
+        for line in output.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            if let Some(event) = line.strip_prefix("event ") {
+                let mut events = events.lock().expect("no panic while counting");
+                *events.entry(event.to_owned()).or_default() += 1;
+            }
+        }
+    });
+    let address = address.trim().rsplit("//").next().expect("an address");
+    Some((process, address.to_owned()))
 }
 
 /// Built by whoever runs the tests; cargo finds that there is nothing to do if so.

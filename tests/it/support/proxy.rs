@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use sessile::CompareAndSet;
 
@@ -22,12 +25,23 @@ pub enum Fault {
     SwallowAnswer,
 }
 
-#[derive(Default)]
+/// How a line misbehaves, by chance.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weather {
+    /// The fault, and how many of a thousand requests suffer it.
+    pub fault: Option<(Fault, u32)>,
+    /// Every request is held back for up to this long, and arrives even if its sender has given it up meanwhile.
+    pub delay: Duration,
+}
+
 struct Shared {
     round_trips: AtomicU64,
     /// The first suffers until its number is used up.
     faults: Mutex<VecDeque<(&'static str, Fault, usize)>>,
     delay: AtomicU64,
+    weather: Mutex<(Weather, StdRng)>,
+    /// Grows when all connections are to be closed.
+    cuts: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -38,16 +52,34 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn before(server: SocketAddr) -> Self {
+        Self::seeded(server, 0).await
+    }
+
+    /// A proxy whose weather comes from a seed.
+    pub async fn seeded(server: SocketAddr, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shared = Shared {
+            round_trips: AtomicU64::default(),
+            faults: Mutex::default(),
+            delay: AtomicU64::default(),
+            weather: Mutex::new((Weather::default(), StdRng::seed_from_u64(seed))),
+            cuts: watch::Sender::default(),
+        };
         let proxy = Self {
             address: listener.local_addr().unwrap(),
-            shared: Arc::default(),
+            shared: Arc::new(shared),
         };
         let shared = Arc::clone(&proxy.shared);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
-                tokio::spawn(async move { relay(client, server, &shared).await });
+                tokio::spawn(async move {
+                    let mut cuts = shared.cuts.subscribe();
+                    tokio::select! {
+                        () = relay(client, server, &shared) => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
             }
         });
         proxy
@@ -98,6 +130,16 @@ impl Proxy {
             .delay
             .store(by.as_micros().try_into().unwrap(), Ordering::SeqCst);
     }
+
+    /// How it misbehaves from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        self.shared.weather.lock().unwrap().0 = weather;
+    }
+
+    /// Closes all connections.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
 }
 
 impl Shared {
@@ -112,6 +154,16 @@ impl Shared {
             *left -= 1;
             *fault
         })
+    }
+
+    /// What chance brings to one request.
+    fn chance(&self) -> (Option<Fault>, Duration) {
+        let mut weather = self.weather.lock().unwrap();
+        let (Weather { fault, delay }, dice) = &mut *weather;
+        let fault = fault.and_then(|(fault, of_a_thousand)| {
+            (dice.random_range(0..1000) < of_a_thousand).then_some(fault)
+        });
+        (fault, delay.mul_f64(dice.random()))
     }
 }
 
@@ -131,11 +183,12 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
                     shared.round_trips.fetch_add(1, Ordering::SeqCst);
                     waiting = true;
                 }
-                let delay = shared.delay.load(Ordering::SeqCst);
-                if delay > 0 {
-                    tokio::time::sleep(Duration::from_micros(delay)).await;
+                let (chance, held_back) = shared.chance();
+                let delay = Duration::from_micros(shared.delay.load(Ordering::SeqCst)) + held_back;
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
                 }
-                let fault = shared.fault(&request[..length]);
+                let fault = shared.fault(&request[..length]).or(chance);
                 if fault == Some(Fault::LoseRequest) {
                     return;
                 }

@@ -263,7 +263,10 @@ pub fn ways(server: &Server) -> Vec<CompareAndSet> {
     ways
 }
 
+/// Below those that outgoing connections get, so that a server that is down finds its port free when it comes back, and
+/// nobody who looks for it there meets himself.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    std::iter::repeat_with(|| rand::random_range(10_000..30_000))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
