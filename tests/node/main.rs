@@ -1,11 +1,15 @@
-//! The application under test as a process of its own: `REDIS_URL=… node` prints the address it listens on.
+//! The application under test as a process of its own: `REDIS_URL=… node` prints the address it listens on, and then the
+//! name of every event; `Merged` if other nodes were faster, `Together` if one commit was for several requests.
 
 #![allow(unreachable_pub, reason = "a program exports nothing")]
 
-use sessile::{RedisConfig, RedisStore, SessionLayer};
+use sessile::{Event, RedisConfig, RedisStore, SessionLayer};
 
 #[path = "../it/support/app.rs"]
 mod app;
+mod controls;
+#[path = "../it/support/ledger.rs"]
+mod ledger;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,8 +20,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Ok(name) = std::env::var("SESSILE_TEST_COMPARE_AND_SET") {
         config.compare_and_set = serde_json::from_value(name.into())?;
     }
-    let layer = SessionLayer::new(RedisStore::from_config(config).await?).insecure_for_localhost();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let store = RedisStore::from_config(config).await?;
+    let layer = match std::env::var("NODE_CONTROL") {
+        Ok(name) => SessionLayer::new(controls::Broken {
+            store,
+            control: controls::Control::named(&name),
+        }),
+        Err(_) => SessionLayer::new(store),
+    };
+    let layer = layer.insecure_for_localhost().with_observer(tell);
+    let port: u16 = std::env::var("PORT").map_or(Ok(0), |port| port.parse())?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("{}", listener.local_addr()?);
     Ok(axum::serve(listener, app::app(layer)).await?)
+}
+
+fn tell(event: &Event) {
+    let text = format!("{event:?}");
+    let name = text.split(' ').next().unwrap_or_default();
+    println!("event {name}");
+    if let Event::Committed {
+        requests, attempts, ..
+    } = event
+    {
+        if *attempts > 1 {
+            println!("event Merged");
+        }
+        if *requests > 1 {
+            println!("event Together");
+        }
+    }
 }

@@ -60,6 +60,7 @@ pub fn routes() -> Router {
         .route("/flash", get(flash))
         .route("/flashes", get(flashes))
         .route("/remember", get(remember))
+        .merge(super::ledger::routes())
 }
 
 fn param<'a>(params: &'a Params, name: &str) -> &'a str {

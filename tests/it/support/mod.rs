@@ -3,6 +3,7 @@
 pub mod app;
 pub mod browser;
 pub mod late;
+pub mod ledger;
 pub mod node;
 pub mod proxy;
 pub mod server;
