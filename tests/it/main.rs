@@ -11,6 +11,7 @@ mod examples;
 mod fates;
 mod fingerprint;
 mod flash;
+mod histories;
 mod identity;
 mod interleavings;
 mod layers;

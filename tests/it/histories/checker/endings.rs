@@ -1,0 +1,98 @@
+//! Logouts, rotations and logins: what ends stays ended, and nothing ends by itself.
+
+use super::{Rule, Violation};
+use crate::histories::history::{Ending, Life, Op, Seen, What};
+
+pub fn check(life: &Life) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    violations.extend(after_logout(life));
+    violations.extend(dead_tokens(life));
+    violations.extend(forgotten(life));
+    let silent = life.ops.iter().filter(|op| {
+        let brings = op.what.rotates() || op.what == What::Open;
+        brings && op.is_done_for(&life.tag) && !op.gave_token
+    });
+    let text = "a new token, and no cookie";
+    violations.extend(silent.map(|op| Violation::of(Rule::TokenNotGiven, op, text)));
+    violations
+}
+
+fn after_logout(life: &Life) -> Option<Violation> {
+    let logout = life
+        .ops
+        .iter()
+        .filter(|op| op.what == What::Logout && op.is_done_for(&life.tag))
+        .min_by_key(|op| op.ended)?;
+    let seen = life
+        .ops
+        .iter()
+        .find(|op| logout.precedes(op) && op.is_done_for(&life.tag))?;
+    let text = format!("logged out in #{}", logout.number);
+    Some(Violation::of(Rule::NothingAfterLogout, seen, text))
+}
+
+/// Tokens that were replaced, or have opened nothing.
+fn dead_tokens(life: &Life) -> Vec<Violation> {
+    let is_over = |op: &&Op| {
+        let replaced = op.what.rotates() && op.is_done_for(&life.tag);
+        replaced || op.is_shut_out()
+    };
+    let mut violations = Vec::new();
+    let tokens = life
+        .ops
+        .iter()
+        .filter_map(|op| op.token)
+        .max()
+        .map_or(0, |last| last + 1);
+    for token in 0..tokens {
+        let with_it = || life.ops.iter().filter(|op| op.token == Some(token));
+        let Some(end) = with_it().filter(is_over).min_by_key(|op| op.ended) else {
+            continue;
+        };
+        let open = with_it().find(|op| end.precedes(op) && op.is_done_for(&life.tag));
+        violations.extend(open.map(|op| {
+            let text = format!(
+                "let in with token {token}, which was dead since #{}",
+                end.number
+            );
+            Violation::of(Rule::DeadTokenOpens, op, text)
+        }));
+    }
+    violations
+}
+
+/// Requests that were not let in, and sessions that are not there, without anything that explains it.
+fn forgotten(life: &Life) -> Vec<Violation> {
+    let ends = |op: &Op| op.may_have_happened(&life.tag);
+    let logged_out_by = |seen: &Op| {
+        let logout = |op: &&Op| op.what == What::Logout && ends(op) && op.began <= seen.ended;
+        life.ops.iter().find(logout).is_some()
+    };
+    let replaced_by = |seen: &Op| {
+        life.ops.iter().any(|op| {
+            op.what.rotates() && op.token == seen.token && ends(op) && op.began <= seen.ended
+        })
+    };
+    let mut violations = Vec::new();
+    for op in &life.ops {
+        let absent = matches!(
+            &op.ending,
+            Ending::Done {
+                seen: Seen::Absent,
+                ..
+            }
+        );
+        if absent && !logged_out_by(op) {
+            violations.push(Violation::of(
+                Rule::Forgotten,
+                op,
+                "nothing is stored, and nobody logged out",
+            ));
+        }
+        if op.is_shut_out() && !logged_out_by(op) && !replaced_by(op) {
+            let text = "not let in, and nobody logged out or rotated";
+            violations.push(Violation::of(Rule::Forgotten, op, text));
+        }
+    }
+    violations
+}

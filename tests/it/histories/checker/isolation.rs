@@ -1,0 +1,49 @@
+//! Everything that anybody sees bears its owner's mark.
+
+use serde_json::Value;
+
+use super::items::SET;
+use super::{Rule, Violation};
+use crate::histories::history::{Ending, Life, Page, Seen};
+
+pub fn check(life: &Life) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for op in &life.ops {
+        let Ending::Done { owner, seen } = &op.ending else {
+            continue;
+        };
+        let mut strangers: Vec<&str> = match seen {
+            Seen::Nothing | Seen::Number(_) | Seen::Absent | Seen::Taken(None) => Vec::new(),
+            Seen::Texts(texts) => texts.iter().map(String::as_str).collect(),
+            Seen::Taken(Some(token)) => vec![token],
+            Seen::Page(page) => words(page),
+        };
+        strangers.extend(owner.as_deref());
+        let is_ours = |word: &str| {
+            let rest = word.strip_prefix(life.tag.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if let Some(word) = strangers.into_iter().find(|word| !is_ours(word)) {
+            violations.push(Violation::of(Rule::Isolation, op, format!("sees {word:?}")));
+        }
+    }
+    violations
+}
+
+/// Every word of a page that bears somebody's mark.
+pub fn words(page: &Page) -> Vec<&str> {
+    let mut words: Vec<&str> = page.flashes.iter().map(String::as_str).collect();
+    words.extend(page.principal.as_deref());
+    words.extend(page.data.keys().filter_map(|key| key.strip_prefix(SET)));
+    let mut values: Vec<&Value> = page.data.values().collect();
+    while let Some(value) = values.pop() {
+        match value {
+            Value::String(word) => words.push(word),
+            Value::Array(items) => values.extend(items),
+            // The lines of the cart.
+            Value::Object(entries) => words.extend(entries.keys().map(String::as_str)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    words
+}

@@ -1,0 +1,1035 @@
+//! Each rule: a right history, and one that is wrong by a little.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::registers::{Cluster, contradiction};
+use super::{Rule, check, smallest};
+use crate::histories::history::{Ending, Life, Moment, Op, Page, Seen, What};
+
+const TAG: &str = "s1";
+
+fn op(began: Moment, ended: Moment, what: What, ending: Ending) -> Op {
+    Op {
+        number: began,
+        browser: 0,
+        tab: 0,
+        node: 0,
+        token: Some(0),
+        what,
+        began,
+        ended,
+        ending,
+        gave_token: false,
+    }
+}
+
+fn done(seen: Seen) -> Ending {
+    Ending::Done {
+        owner: Some(TAG.into()),
+        seen,
+    }
+}
+
+/// Acknowledged.
+fn ok(began: Moment, ended: Moment, what: What) -> Op {
+    op(began, ended, what, done(Seen::Nothing))
+}
+
+fn refused(began: Moment, ended: Moment, what: What) -> Op {
+    op(began, ended, what, Ending::NotDone("409"))
+}
+
+fn unknown(began: Moment, ended: Moment, what: What) -> Op {
+    op(began, ended, what, Ending::Unknown("lost"))
+}
+
+fn shut_out(began: Moment, ended: Moment, what: What) -> Op {
+    let ending = Ending::Done {
+        owner: None,
+        seen: Seen::Nothing,
+    };
+    op(began, ended, what, ending)
+}
+
+/// A sight of the session's data.
+fn look(began: Moment, ended: Moment, data: serde_json::Value) -> Op {
+    let page = Page {
+        data: serde_json::from_value(data).unwrap(),
+        ..Page::default()
+    };
+    op(began, ended, What::Look, done(Seen::Page(page)))
+}
+
+fn waiting(began: Moment, ended: Moment, flashes: &[&str]) -> Op {
+    let page = Page {
+        flashes: flashes.iter().map(ToString::to_string).collect(),
+        ..Page::default()
+    };
+    op(began, ended, What::Look, done(Seen::Page(page)))
+}
+
+fn show(began: Moment, ended: Moment, texts: &[&str]) -> Op {
+    let texts = texts.iter().map(ToString::to_string).collect();
+    op(began, ended, What::Show, done(Seen::Texts(texts)))
+}
+
+fn taken(began: Moment, ended: Moment, token: Option<&str>) -> Op {
+    let seen = Seen::Taken(token.map(str::to_owned));
+    op(began, ended, take(), done(seen))
+}
+
+fn number(began: Moment, ended: Moment, number: i64) -> Op {
+    op(began, ended, What::Number, done(Seen::Number(number)))
+}
+
+fn rotated(began: Moment, ended: Moment) -> Op {
+    Op {
+        gave_token: true,
+        ..ok(began, ended, What::Rotate)
+    }
+}
+
+fn with_token(token: usize, op: Op) -> Op {
+    Op {
+        token: Some(token),
+        ..op
+    }
+}
+
+fn nothing_stored(began: Moment) -> Op {
+    op(
+        began,
+        began,
+        What::Inspect,
+        Ending::Done {
+            owner: None,
+            seen: Seen::Absent,
+        },
+    )
+}
+
+fn push(item: &str) -> What {
+    What::Push { item: item.into() }
+}
+
+fn add(item: &str) -> What {
+    What::Add { item: item.into() }
+}
+
+fn line(item: &str, quantity: u64) -> What {
+    What::Line {
+        item: item.into(),
+        quantity,
+    }
+}
+
+fn write(value: &str) -> What {
+    What::Write {
+        key: "reg:0".into(),
+        value: value.into(),
+    }
+}
+
+fn say(text: &str) -> What {
+    What::Say { text: text.into() }
+}
+
+fn offer(token: &str) -> What {
+    What::Offer {
+        key: "token:0".into(),
+        token: token.into(),
+    }
+}
+
+fn take() -> What {
+    What::Take {
+        key: "token:0".into(),
+    }
+}
+
+fn open() -> Op {
+    let opened = op(1, 2, What::Open, done(Seen::Page(Page::default())));
+    Op {
+        gave_token: true,
+        ..opened
+    }
+}
+
+/// What the checker finds, each rule once.
+fn broken(ops: &[Op]) -> Vec<Rule> {
+    let life = Life {
+        tag: TAG.into(),
+        ops: ops.to_vec(),
+    };
+    let mut rules: Vec<Rule> = check(&life)
+        .iter()
+        .map(|violation| violation.rule)
+        .collect();
+    rules.sort_unstable();
+    rules.dedup();
+    rules
+}
+
+fn judge(table: &[(&str, &[Op], &[Rule])]) {
+    for (name, ops, expected) in table {
+        assert_eq!(broken(ops), *expected, "{name}");
+    }
+}
+
+#[test]
+fn counters() {
+    use What::Count;
+    let ok = |began, ended| ok(began, ended, Count);
+    let n = |began, ended, n: i64| look(began, ended, json!({ "count": n }));
+    judge(&[
+        (
+            "counted",
+            &[open(), ok(10, 20), ok(10, 20), n(30, 40, 2)],
+            &[],
+        ),
+        (
+            "not yet answered, seen or not",
+            &[open(), ok(10, 30), n(20, 25, 1), n(20, 25, 0)],
+            &[],
+        ),
+        (
+            "unknown: none",
+            &[open(), unknown(10, 20, Count), n(30, 40, 0)],
+            &[],
+        ),
+        (
+            "unknown: later",
+            &[open(), unknown(10, 20, Count), n(30, 40, 0), n(50, 60, 1)],
+            &[],
+        ),
+        (
+            "lost",
+            &[open(), ok(10, 20), ok(10, 20), n(30, 40, 1)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "lost again",
+            &[open(), ok(10, 20), n(30, 40, 1), n(50, 60, 0)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "twice",
+            &[open(), ok(10, 20), n(30, 40, 2)],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "unknown twice",
+            &[open(), unknown(10, 20, Count), n(30, 40, 2)],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "refused and counted",
+            &[open(), refused(10, 20, Count), n(30, 40, 1), ok(50, 60)],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "twice in the middle",
+            &[open(), ok(10, 20), n(30, 40, 1), ok(50, 60), n(70, 80, 3)],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "lost, then twice",
+            &[open(), ok(10, 20), n(30, 40, 0), ok(50, 60), n(70, 80, 2)],
+            &[Rule::LostUpdate, Rule::CountedTwice],
+        ),
+        (
+            "unknown, and lost again",
+            &[
+                open(),
+                ok(10, 20),
+                unknown(10, 20, Count),
+                n(30, 40, 2),
+                n(50, 60, 1),
+            ],
+            &[Rule::LostUpdate],
+        ),
+    ]);
+}
+
+#[test]
+fn numbers() {
+    judge(&[
+        (
+            "one each",
+            &[
+                number(10, 20, 1),
+                number(15, 25, 3),
+                number(15, 25, 2),
+                number(30, 40, 4),
+            ],
+            &[],
+        ),
+        (
+            "twice",
+            &[number(10, 20, 1), number(15, 25, 1)],
+            &[Rule::NumberGivenTwice],
+        ),
+        (
+            "later and lower",
+            &[number(10, 20, 2), number(30, 40, 1)],
+            &[Rule::NumberGivenTwice],
+        ),
+    ]);
+}
+
+#[test]
+fn items_of_sets_lists_and_carts() {
+    let list = |began, ended, items: &[&str]| look(began, ended, json!({ "list": items }));
+    let set = |began, item: &str| look(began, began + 5, json!({ (format!("set:{item}")): item }));
+    let cart = |began, item: &str, n: u64| look(began, began + 5, json!({ "cart": { (item): n } }));
+    let none = |began| look(began, began + 5, json!({}));
+    judge(&[
+        ("a set", &[ok(10, 20, add("s1.1")), set(30, "s1.1")], &[]),
+        (
+            "a set, lost",
+            &[ok(10, 20, add("s1.1")), none(30)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "a set, unknown",
+            &[unknown(10, 20, add("s1.1")), none(30), set(40, "s1.1")],
+            &[],
+        ),
+        (
+            "a set, seen and lost",
+            &[unknown(10, 20, add("s1.1")), set(30, "s1.1"), none(40)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "a set, refused",
+            &[refused(10, 20, add("s1.1")), none(30)],
+            &[],
+        ),
+        (
+            "a set, refused and there",
+            &[refused(10, 20, add("s1.1")), set(30, "s1.1")],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "a set, of another session",
+            &[
+                rotated(1, 2),
+                shut_out(10, 20, add("s1.1")),
+                set(30, "s1.1"),
+            ],
+            &[Rule::RefusedButDone, Rule::DeadTokenOpens],
+        ),
+        (
+            "a cart",
+            &[ok(10, 20, line("s1.1", 3)), cart(30, "s1.1", 3)],
+            &[],
+        ),
+        (
+            "a cart, twice",
+            &[ok(10, 20, line("s1.1", 3)), cart(30, "s1.1", 6)],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "a cart, lost",
+            &[ok(10, 20, line("s1.1", 3)), none(30)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "a list",
+            &[
+                ok(10, 20, push("s1.1")),
+                ok(30, 40, push("s1.2")),
+                list(50, 60, &["s1.1", "s1.2"]),
+            ],
+            &[],
+        ),
+        (
+            "a list, together in any order",
+            &[
+                ok(10, 40, push("s1.1")),
+                ok(30, 40, push("s1.2")),
+                list(50, 60, &["s1.2", "s1.1"]),
+            ],
+            &[],
+        ),
+        (
+            "a list, out of order",
+            &[
+                ok(10, 20, push("s1.1")),
+                ok(30, 40, push("s1.2")),
+                list(50, 60, &["s1.2", "s1.1"]),
+            ],
+            &[Rule::OutOfOrder],
+        ),
+        (
+            "a list, out of order with another in between",
+            &[
+                ok(10, 20, push("s1.1")),
+                ok(15, 40, push("s1.2")),
+                ok(30, 40, push("s1.3")),
+                list(50, 60, &["s1.3", "s1.2", "s1.1"]),
+            ],
+            &[Rule::OutOfOrder],
+        ),
+        (
+            "a list, changed at its beginning",
+            &[
+                ok(10, 40, push("s1.1")),
+                ok(10, 40, push("s1.2")),
+                list(20, 25, &["s1.2"]),
+                list(50, 60, &["s1.1", "s1.2"]),
+            ],
+            &[Rule::OutOfOrder],
+        ),
+        (
+            "a list, twice",
+            &[ok(10, 20, push("s1.1")), list(30, 40, &["s1.1", "s1.1"])],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "a list, lost",
+            &[ok(10, 20, push("s1.1")), list(30, 40, &[])],
+            &[Rule::LostUpdate],
+        ),
+    ]);
+}
+
+#[test]
+fn registers() {
+    let read = |began, ended, value: &str| look(began, ended, json!({ "reg:0": value }));
+    let none = |began, ended| look(began, ended, json!({}));
+    judge(&[
+        (
+            "written and read",
+            &[none(1, 2), ok(10, 20, write("s1.1")), read(30, 40, "s1.1")],
+            &[],
+        ),
+        (
+            "read meanwhile, old or new",
+            &[
+                ok(10, 30, write("s1.1")),
+                none(20, 25),
+                read(20, 25, "s1.1"),
+            ],
+            &[],
+        ),
+        (
+            "the later wins",
+            &[
+                ok(10, 30, write("s1.1")),
+                ok(10, 30, write("s1.2")),
+                read(40, 50, "s1.1"),
+            ],
+            &[],
+        ),
+        (
+            "lost",
+            &[ok(10, 20, write("s1.1")), none(30, 40)],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "an older one comes back",
+            &[
+                ok(10, 20, write("s1.1")),
+                ok(30, 40, write("s1.2")),
+                read(50, 60, "s1.1"),
+            ],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "to and fro",
+            &[
+                ok(10, 20, write("s1.1")),
+                ok(10, 20, write("s1.2")),
+                read(30, 40, "s1.1"),
+                read(50, 60, "s1.2"),
+                read(70, 80, "s1.1"),
+            ],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "new, then old again",
+            &[
+                ok(10, 60, write("s1.1")),
+                read(20, 25, "s1.1"),
+                none(30, 40),
+            ],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "unknown and late",
+            &[
+                unknown(10, 20, write("s1.1")),
+                none(30, 40),
+                read(50, 60, "s1.1"),
+            ],
+            &[],
+        ),
+        (
+            "unknown and never",
+            &[unknown(10, 20, write("s1.1")), none(30, 40), none(50, 60)],
+            &[],
+        ),
+        (
+            "unknown, and overwritten",
+            &[
+                unknown(10, 20, write("s1.1")),
+                ok(30, 40, write("s1.2")),
+                read(50, 60, "s1.2"),
+            ],
+            &[],
+        ),
+        (
+            "before it was asked for",
+            &[read(10, 20, "s1.1"), ok(30, 40, write("s1.1"))],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "refused and read",
+            &[refused(10, 20, write("s1.1")), read(30, 40, "s1.1")],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "never written",
+            &[ok(10, 20, write("s1.1")), read(15, 40, "s1.7")],
+            &[Rule::NeverWritten],
+        ),
+    ]);
+}
+
+#[test]
+fn both_or_neither() {
+    let pair = What::Pair {
+        value: "s1.1".into(),
+    };
+    let both = json!({ "pair.left": "s1.1", "pair.right": "s1.1" });
+    judge(&[
+        ("both", &[ok(10, 20, pair.clone()), look(30, 40, both)], &[]),
+        (
+            "neither",
+            &[ok(10, 40, pair.clone()), look(30, 35, json!({}))],
+            &[],
+        ),
+        (
+            "half",
+            &[
+                ok(10, 40, pair),
+                look(30, 35, json!({ "pair.left": "s1.1" })),
+            ],
+            &[Rule::HalfDone],
+        ),
+    ]);
+}
+
+#[test]
+fn messages() {
+    let said = || ok(10, 20, say("s1.1"));
+    let shown = |began| show(began, began + 5, &["s1.1"]);
+    judge(&[
+        (
+            "shown once",
+            &[
+                said(),
+                waiting(25, 26, &["s1.1"]),
+                shown(30),
+                waiting(40, 45, &[]),
+                show(50, 55, &[]),
+            ],
+            &[],
+        ),
+        ("still waits", &[said(), waiting(30, 40, &["s1.1"])], &[]),
+        (
+            "unknown: taken or not",
+            &[said(), unknown(30, 40, What::Show), waiting(50, 60, &[])],
+            &[],
+        ),
+        (
+            "unknown: left or not",
+            &[
+                unknown(10, 20, say("s1.1")),
+                waiting(30, 40, &[]),
+                shown(50),
+            ],
+            &[],
+        ),
+        (
+            "twice",
+            &[said(), shown(30), shown(32)],
+            &[Rule::ShownTwice],
+        ),
+        (
+            "twice on one page",
+            &[said(), show(30, 40, &["s1.1", "s1.1"])],
+            &[Rule::ShownTwice],
+        ),
+        (
+            "shown, and waits",
+            &[said(), shown(30), waiting(50, 60, &["s1.1"])],
+            &[Rule::ShownTwice],
+        ),
+        (
+            "waits twice",
+            &[said(), waiting(50, 60, &["s1.1", "s1.1"])],
+            &[Rule::CountedTwice],
+        ),
+        (
+            "lost",
+            &[said(), waiting(30, 40, &[])],
+            &[Rule::MessageLost],
+        ),
+        (
+            "lost, while another request shows others",
+            &[said(), show(5, 15, &[]), waiting(30, 40, &[])],
+            &[Rule::MessageLost],
+        ),
+        (
+            "lost, and a page shows none",
+            &[said(), show(30, 40, &[])],
+            &[Rule::MessageLost],
+        ),
+        (
+            "taken later than it was missed",
+            &[said(), waiting(30, 40, &[]), shown(50)],
+            &[Rule::MessageLost],
+        ),
+        (
+            "refused and shown",
+            &[refused(10, 20, say("s1.1")), shown(30)],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "refused and waits",
+            &[refused(10, 20, say("s1.1")), waiting(30, 40, &["s1.1"])],
+            &[Rule::RefusedButDone],
+        ),
+    ]);
+}
+
+#[test]
+fn one_time_tokens() {
+    let offered = || ok(10, 20, offer("s1.1"));
+    let there = |began| look(began, began + 5, json!({ "token:0": "s1.1" }));
+    let gone = |began| look(began, began + 5, json!({}));
+    let won = |began| taken(began, began + 5, Some("s1.1"));
+    judge(&[
+        (
+            "one winner",
+            &[offered(), there(25), won(30), taken(32, 36, None), gone(50)],
+            &[],
+        ),
+        (
+            "unknown: taken or not",
+            &[offered(), unknown(30, 40, take()), gone(50)],
+            &[],
+        ),
+        (
+            "two winners",
+            &[offered(), won(30), won(32)],
+            &[Rule::TakenTwice],
+        ),
+        (
+            "taken and there",
+            &[offered(), won(30), there(50)],
+            &[Rule::TakenTwice],
+        ),
+        ("lost", &[offered(), gone(30)], &[Rule::LostUpdate]),
+        (
+            "lost for who asks",
+            &[offered(), taken(30, 35, None)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "refused and taken",
+            &[refused(10, 20, offer("s1.1")), won(30)],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "another's",
+            &[offered(), taken(30, 35, Some("s2.1"))],
+            &[Rule::NeverWritten, Rule::Isolation],
+        ),
+    ]);
+}
+
+#[test]
+fn logouts() {
+    let logout = || ok(10, 20, What::Logout);
+    let sight = |began| look(began, began + 5, json!({}));
+    let stranger = |began| shut_out(began, began + 5, What::Look);
+    judge(&[
+        (
+            "final",
+            &[logout(), sight(15), stranger(30), nothing_stored(50)],
+            &[],
+        ),
+        ("refused", &[refused(10, 20, What::Logout), sight(30)], &[]),
+        (
+            "unknown: gone",
+            &[
+                unknown(10, 20, What::Logout),
+                stranger(30),
+                nothing_stored(50),
+            ],
+            &[],
+        ),
+        (
+            "unknown: there, then gone",
+            &[unknown(10, 20, What::Logout), sight(30), stranger(40)],
+            &[],
+        ),
+        (
+            "let in",
+            &[logout(), sight(30)],
+            &[Rule::NothingAfterLogout],
+        ),
+        (
+            "written to",
+            &[logout(), ok(30, 40, What::Count)],
+            &[Rule::NothingAfterLogout],
+        ),
+        (
+            "still stored",
+            &[
+                logout(),
+                op(50, 50, What::Inspect, done(Seen::Page(Page::default()))),
+            ],
+            &[Rule::NothingAfterLogout],
+        ),
+        (
+            "unknown: gone, then there",
+            &[unknown(10, 20, What::Logout), stranger(30), sight(40)],
+            &[Rule::DeadTokenOpens],
+        ),
+    ]);
+}
+
+#[test]
+fn rotations() {
+    let sight = |began| look(began, began + 5, json!({}));
+    let stranger = |began| shut_out(began, began + 5, What::Look);
+    judge(&[
+        (
+            "the new one opens",
+            &[rotated(10, 20), stranger(30), with_token(1, sight(40))],
+            &[],
+        ),
+        (
+            "overtaken",
+            &[rotated(10, 20), sight(15), refused(15, 30, What::Count)],
+            &[],
+        ),
+        (
+            "unknown: the old one",
+            &[unknown(10, 20, What::Login), sight(30)],
+            &[],
+        ),
+        (
+            "unknown: neither",
+            &[unknown(10, 20, What::Login), stranger(30)],
+            &[],
+        ),
+        (
+            "the old one opens",
+            &[rotated(10, 20), sight(30)],
+            &[Rule::DeadTokenOpens],
+        ),
+        (
+            "the old one writes",
+            &[rotated(10, 20), ok(30, 40, What::Count)],
+            &[Rule::DeadTokenOpens],
+        ),
+        (
+            "opens again",
+            &[unknown(10, 20, What::Rotate), stranger(30), sight(40)],
+            &[Rule::DeadTokenOpens],
+        ),
+        (
+            "without a cookie",
+            &[ok(10, 20, What::Rotate)],
+            &[Rule::TokenNotGiven],
+        ),
+        (
+            "begun without a cookie",
+            &[op(1, 2, What::Open, done(Seen::Nothing))],
+            &[Rule::TokenNotGiven],
+        ),
+    ]);
+}
+
+#[test]
+fn requests_overtaken_by_a_rotation() {
+    let sight = |began, item: &str| {
+        with_token(
+            1,
+            look(began, began + 5, json!({ (format!("set:{item}")): item })),
+        )
+    };
+    let none = |began| with_token(1, look(began, began + 5, json!({})));
+    judge(&[
+        (
+            "faster after all",
+            &[rotated(10, 20), ok(5, 30, add("s1.1")), sight(25, "s1.1")],
+            &[],
+        ),
+        (
+            "not overtaken",
+            &[
+                rotated(10, 20),
+                with_token(1, ok(22, 40, add("s1.1"))),
+                none(25),
+                sight(50, "s1.1"),
+            ],
+            &[],
+        ),
+        (
+            "refused",
+            &[rotated(10, 20), refused(5, 30, add("s1.1")), none(25)],
+            &[],
+        ),
+        (
+            "written all the same",
+            &[
+                rotated(10, 20),
+                ok(5, 30, add("s1.1")),
+                none(25),
+                sight(50, "s1.1"),
+            ],
+            &[Rule::DeadTokenWrites],
+        ),
+        (
+            "unknown, and late",
+            &[
+                rotated(10, 20),
+                unknown(5, 8, add("s1.1")),
+                none(25),
+                sight(50, "s1.1"),
+            ],
+            &[Rule::DeadTokenWrites],
+        ),
+    ]);
+}
+
+#[test]
+fn logins() {
+    let login = || Op {
+        gave_token: true,
+        ..ok(10, 20, What::Login)
+    };
+    let page = |principal: Option<&str>| {
+        let page = Page {
+            principal: principal.map(str::to_owned),
+            ..Page::default()
+        };
+        with_token(1, op(30, 40, What::Look, done(Seen::Page(page))))
+    };
+    judge(&[
+        ("signed in", &[login(), page(Some(TAG))], &[]),
+        (
+            "signed out by itself",
+            &[login(), page(None)],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "somebody else",
+            &[login(), page(Some("s2"))],
+            &[Rule::LostUpdate, Rule::Isolation],
+        ),
+    ]);
+}
+
+#[test]
+fn sessions_that_vanish() {
+    let stranger = || shut_out(30, 35, What::Look);
+    judge(&[
+        (
+            "a logout",
+            &[
+                open(),
+                unknown(10, 20, What::Logout),
+                stranger(),
+                nothing_stored(50),
+            ],
+            &[],
+        ),
+        (
+            "a refused logout",
+            &[open(), refused(10, 20, What::Logout), stranger()],
+            &[Rule::Forgotten],
+        ),
+        ("nothing", &[open(), stranger()], &[Rule::Forgotten]),
+        (
+            "a rotation of another token",
+            &[open(), with_token(1, rotated(10, 20)), stranger()],
+            &[Rule::Forgotten],
+        ),
+        (
+            "nothing is stored",
+            &[open(), nothing_stored(50)],
+            &[Rule::Forgotten],
+        ),
+        (
+            "nothing is stored after a rotation",
+            &[open(), unknown(10, 20, What::Rotate), nothing_stored(50)],
+            &[Rule::Forgotten],
+        ),
+    ]);
+}
+
+#[test]
+fn strangers() {
+    let sight = |data| look(10, 20, data);
+    judge(&[
+        (
+            "ours",
+            &[sight(
+                json!({ "owner": "s1", "list": ["s1.3"], "set:s1.4": "s1.4", "cart": { "s1.5": 1 } }),
+            )],
+            &[],
+        ),
+        (
+            "a value",
+            &[sight(json!({ "reg:0": "s11.3" }))],
+            &[Rule::Isolation],
+        ),
+        (
+            "an item",
+            &[sight(json!({ "list": ["s2.3"] }))],
+            &[Rule::Isolation],
+        ),
+        (
+            "a line",
+            &[sight(json!({ "cart": { "s2.3": 1 } }))],
+            &[Rule::Isolation],
+        ),
+        (
+            "a key",
+            &[sight(json!({ "set:s2.3": true }))],
+            &[Rule::Isolation],
+        ),
+        ("a message", &[show(10, 20, &["s2.3"])], &[Rule::Isolation]),
+        (
+            "a whole session",
+            &[op(
+                10,
+                20,
+                What::Count,
+                Ending::Done {
+                    owner: Some("s2".into()),
+                    seen: Seen::Nothing,
+                },
+            )],
+            &[Rule::Isolation],
+        ),
+    ]);
+}
+
+#[test]
+fn answers_that_no_session_gives() {
+    let odd = op(10, 20, What::Look, Ending::Wrong("500".into()));
+    judge(&[("500", &[odd], &[Rule::OddAnswer])]);
+}
+
+#[test]
+fn a_wrong_history_is_made_small() {
+    let mut ops = vec![open()];
+    for round in 1..40 {
+        let at = round * 100;
+        ops.push(ok(at, at + 10, What::Count));
+        ops.push(ok(at, at + 10, add(&format!("s1.{round}"))));
+        let seen = if round >= 20 { round - 1 } else { round };
+        let mut data = json!({ "count": seen });
+        for round in 1..=round {
+            data[format!("set:s1.{round}")] = json!("s1");
+        }
+        ops.push(look(at + 20, at + 30, data));
+    }
+    let life = Life {
+        tag: TAG.into(),
+        ops,
+    };
+    let violations = check(&life);
+    let lost = violations
+        .iter()
+        .find(|violation| violation.rule == Rule::LostUpdate)
+        .unwrap();
+    let small = smallest(&life, lost);
+    let numbers: Vec<u64> = small.ops.iter().map(|op| op.number).collect();
+    assert_eq!(
+        numbers.len(),
+        3,
+        "a sight, an increment, a sight: {numbers:?}"
+    );
+    assert!(
+        check(&small)
+            .iter()
+            .all(|violation| violation.rule == Rule::LostUpdate)
+    );
+}
+
+#[test]
+fn making_small_leaves_out_nothing_that_explains() {
+    let ops = vec![
+        open(),
+        ok(10, 20, What::Count),
+        unknown(10, 20, What::Count),
+        ok(30, 40, What::Count),
+        look(50, 60, json!({ "count": 5 })),
+    ];
+    let life = Life {
+        tag: TAG.into(),
+        ops,
+    };
+    let twice = &check(&life)[0];
+    assert_eq!(twice.rule, Rule::CountedTwice);
+    assert_eq!(smallest(&life, twice).ops.len(), 5);
+}
+
+/// Tries every order, as a register would take its operations: slow, and plainly right.
+fn some_order_is_right(
+    ops: &[(Moment, Moment, Option<usize>, usize)],
+    left: u32,
+    value: usize,
+) -> bool {
+    if left == 0 {
+        return true;
+    }
+    let is_left = |at: &usize| left & (1 << at) != 0;
+    let first_end = (0..ops.len())
+        .filter(is_left)
+        .map(|at| ops[at].1)
+        .min()
+        .unwrap();
+    (0..ops.len()).filter(is_left).any(|at| {
+        let (began, _, write, read) = ops[at];
+        let fits = began <= first_end && (write.is_some() || read == value);
+        fits && some_order_is_right(ops, left & !(1 << at), write.unwrap_or(value))
+    })
+}
+
+proptest! {
+    /// The zones say the same as the search.
+    #[test]
+    fn zones_decide_as_a_search_does(
+        writes in prop::collection::vec((1..30_u64, 0..12_u64), 1..4),
+        reads in prop::collection::vec((1..30_u64, 0..12_u64, 0..4_usize), 0..5),
+    ) {
+        // Twice the time, so that no two moments are the same: beginnings are even, ends odd.
+        let span = |began: Moment, took: Moment| (began * 2, (began + took) * 2 + 1);
+        let mut clusters = vec![Cluster::write(0, 0)];
+        let mut ops = Vec::new();
+        for (at, (began, took)) in writes.iter().enumerate() {
+            let (began, ended) = span(*began, *took);
+            clusters.push(Cluster::write(began, ended));
+            ops.push((began, ended, Some(at + 1), 0));
+        }
+        for (began, took, value) in &reads {
+            let value = value % clusters.len();
+            let (began, ended) = span(*began, *took);
+            clusters[value].read(began, ended);
+            ops.push((began, ended, None, value));
+        }
+        let right = some_order_is_right(&ops, (1 << ops.len()) - 1, 0);
+        prop_assert_eq!(contradiction(&clusters).is_none(), right, "{:?}", ops);
+    }
+}

@@ -1,0 +1,417 @@
+//! Browsers at work: tabs that share a cookie jar, each request to a node of its own choice.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use reqwest::Url;
+use reqwest::cookie::{CookieStore as _, Jar};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER, SET_COOKIE};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::history::{Ending, Life, Moment, Op, Seen, What};
+use super::site::Remains;
+use super::workload::{Workload, judge, path, stored};
+
+/// How long a browser waits for an answer; longer than any node is frozen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many in a thousand requests are given up soon, as when somebody clicks on.
+const HANG_UPS: u32 = 50;
+
+/// How many in a thousand requests carry a token that the browser has had before.
+const OLD_TOKENS: u32 = 30;
+
+/// How many in a thousand requests take their time, with the session loaded.
+const SLOW: u32 = 100;
+
+/// Requests of a session that come after the logout, if there is one.
+const AFTER_LOGOUT: usize = 8;
+
+/// How often a session is asked for after its browser is done with it.
+const HAUNTINGS: usize = 6;
+
+/// How many sessions are looked at together in the end.
+const LOOKS: usize = 16;
+
+/// The characters of a token that name the session: 16 of 32 bytes, so 21 characters and a bit.
+const HANDLE: usize = 21;
+
+/// How much is asked for.
+#[derive(Clone)]
+pub struct Load {
+    /// The tabs of each browser. Those of one entry share a session.
+    pub tabs: Vec<usize>,
+    /// Requests in the life of one session, for each of its tabs.
+    pub requests: Range<usize>,
+    /// How long a tab rests between requests, in milliseconds.
+    pub rest: Range<u64>,
+}
+
+pub struct Run {
+    began: Instant,
+    end: Instant,
+    seed: u64,
+    load: Load,
+    bases: Vec<String>,
+    client: reqwest::Client,
+    requests: AtomicU64,
+    opened: AtomicU64,
+    lives: Mutex<Vec<Arc<Living>>>,
+    /// Requests to sessions that the browsers are done with.
+    hauntings: Mutex<JoinSet<()>>,
+}
+
+/// A session while it is in use.
+struct Living {
+    tag: String,
+    jar: Jar,
+    /// Every token it has had, in the order in which the browser got them.
+    tokens: Mutex<Vec<String>>,
+    ops: Mutex<Vec<Op>>,
+    workload: Workload,
+    left: AtomicUsize,
+    logs_out: bool,
+    /// The browser has found itself locked out.
+    is_over: AtomicBool,
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Seat {
+    browser: usize,
+    tab: usize,
+}
+
+/// Which token a request carries.
+#[derive(Clone, Copy)]
+enum Carry {
+    Jar,
+    Old(usize),
+}
+
+impl Run {
+    pub fn new(bases: Vec<String>, seed: u64, load: Load, began: Instant, end: Instant) -> Self {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        Self {
+            began,
+            end,
+            seed,
+            load,
+            bases,
+            client: client.build().expect("a client"),
+            requests: AtomicU64::new(1),
+            opened: AtomicU64::new(1),
+            lives: Mutex::default(),
+            hauntings: Mutex::default(),
+        }
+    }
+
+    /// Browses until the end.
+    pub async fn browse(self: &Arc<Self>) {
+        let mut browsers = JoinSet::new();
+        for (browser, tabs) in self.load.tabs.iter().copied().enumerate() {
+            let run = Arc::clone(self);
+            browsers.spawn(async move {
+                let mut dice = run.dice(browser as u64);
+                while !run.is_over() {
+                    run.live(browser, tabs, &mut dice).await;
+                }
+            });
+        }
+        while let Some(browsed) = browsers.join_next().await {
+            browsed.expect("a browser that does not panic");
+        }
+        let mut hauntings = std::mem::take(&mut *self.hauntings.lock().unwrap());
+        while let Some(haunted) = hauntings.join_next().await {
+            haunted.expect("a request that does not panic");
+        }
+    }
+
+    /// Looks at every session once more, with every token that it had, and then at what is stored of it.
+    pub async fn finish(&self, remains: impl FnOnce() -> BTreeMap<String, Remains>) -> Vec<Life> {
+        let lives = std::mem::take(&mut *self.lives.lock().unwrap());
+        stream::iter(lives.iter().enumerate())
+            .for_each_concurrent(LOOKS, |(at, life)| async move {
+                let mut dice = self.dice(u64::MAX - at as u64);
+                let tokens = life.tokens.lock().unwrap().len();
+                for token in 0..tokens {
+                    let (seat, carry) = (Seat { browser: 0, tab: 0 }, Carry::Old(token));
+                    self.ask(life, seat, What::Look, carry, PATIENCE, &mut dice)
+                        .await;
+                }
+            })
+            .await;
+        let at = self.now();
+        let remains = remains();
+        let ended = |living: &Arc<Living>| {
+            let mut ops = living.ops.lock().unwrap().clone();
+            ops.extend(
+                living
+                    .handle()
+                    .map(|handle| self.inspect(&remains, &handle, at)),
+            );
+            ops.sort_by_key(|op| op.began);
+            Life {
+                tag: living.tag.clone(),
+                ops,
+            }
+        };
+        lives.iter().map(ended).collect()
+    }
+
+    /// What is left of a session in the store.
+    fn inspect(&self, remains: &BTreeMap<String, Remains>, handle: &str, at: Moment) -> Op {
+        let found = remains.iter().find(|(key, _)| key.starts_with(handle));
+        let page = found.map(|(_, remains)| stored(&remains.record).unwrap_or_default());
+        Op {
+            number: self.requests.fetch_add(1, Ordering::Relaxed),
+            browser: 0,
+            tab: 0,
+            node: 0,
+            token: None,
+            what: What::Inspect,
+            began: at,
+            ended: at,
+            ending: Ending::Done {
+                owner: page
+                    .as_ref()
+                    .and_then(|page| page.text("owner"))
+                    .map(str::to_owned),
+                seen: page.map_or(Seen::Absent, Seen::Page),
+            },
+            gave_token: false,
+        }
+    }
+
+    fn dice(&self, of: u64) -> StdRng {
+        StdRng::seed_from_u64(self.seed.wrapping_mul(0x9e37_79b9).wrapping_add(of))
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    fn now(&self) -> Moment {
+        self.began
+            .elapsed()
+            .as_micros()
+            .try_into()
+            .expect("a short run")
+    }
+
+    /// One session, from its first request to after its last.
+    async fn live(self: &Arc<Self>, browser: usize, tabs: usize, dice: &mut StdRng) {
+        let living = Arc::new(Living {
+            tag: format!("s{}", self.opened.fetch_add(1, Ordering::Relaxed)),
+            jar: Jar::default(),
+            tokens: Mutex::default(),
+            ops: Mutex::default(),
+            workload: Workload::default(),
+            left: AtomicUsize::new(dice.random_range(self.load.requests.clone()) * tabs),
+            logs_out: dice.random_bool(0.75),
+            is_over: AtomicBool::new(false),
+        });
+        let seat = move |tab| Seat { browser, tab };
+        self.ask(&living, seat(0), What::Open, Carry::Jar, PATIENCE, dice)
+            .await;
+        if living.handle().is_none() {
+            // Nobody has it; the next one then.
+            self.lives.lock().unwrap().push(living);
+            sleep(Duration::from_millis(50)).await;
+            return;
+        }
+        let mut work = JoinSet::new();
+        for tab in 0..tabs {
+            let (run, living) = (Arc::clone(self), Arc::clone(&living));
+            let mut dice = StdRng::seed_from_u64(dice.random());
+            work.spawn(async move { run.sit(&living, seat(tab), &mut dice).await });
+        }
+        while let Some(worked) = work.join_next().await {
+            worked.expect("a tab that does not panic");
+        }
+        let (run, mut dice) = (Arc::clone(self), StdRng::seed_from_u64(dice.random()));
+        self.lives.lock().unwrap().push(Arc::clone(&living));
+        let haunting = async move { run.haunt(&living, seat(0), &mut dice).await };
+        self.hauntings.lock().unwrap().spawn(haunting);
+    }
+
+    /// For a while, whoever has a token of the session tries it once more.
+    async fn haunt(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
+        for _ in 0..HAUNTINGS {
+            let token = dice.random_range(0..living.tokens.lock().unwrap().len());
+            let what = match dice.random_bool(0.3) {
+                true => What::Count,
+                false => What::Look,
+            };
+            self.ask(living, seat, what, Carry::Old(token), PATIENCE, dice)
+                .await;
+            sleep(Duration::from_millis(dice.random_range(0..400))).await;
+        }
+    }
+
+    /// One tab, until the session is used up or the browser has lost it.
+    async fn sit(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
+        while !self.is_over() && living.is_in_use() {
+            let one_less = |left: usize| left.checked_sub(1);
+            let left = living
+                .left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+            let Ok(left) = left else { return };
+            // A word of its own: no other request of the session has this many left.
+            let name = format!("{}.{left}", living.tag);
+            let mut what = living.workload.choose(dice, name);
+            if left == AFTER_LOGOUT && living.logs_out {
+                what = What::Logout;
+            }
+            let impatient = dice.random_range(0..1000) < HANG_UPS;
+            let patience = match impatient {
+                true => Duration::from_millis(dice.random_range(0..50)),
+                false => PATIENCE,
+            };
+            let tokens = living.tokens.lock().unwrap().len();
+            let carry = match dice.random_range(0..1000) < OLD_TOKENS {
+                true => Carry::Old(dice.random_range(0..tokens)),
+                false => Carry::Jar,
+            };
+            let locked_out = self.ask(living, seat, what, carry, patience, dice).await;
+            if locked_out && matches!(carry, Carry::Jar) && dice.random_bool(0.3) {
+                living.is_over.store(true, Ordering::Relaxed);
+            }
+            let rest = dice.random_range(self.load.rest.clone());
+            sleep(Duration::from_millis(rest)).await;
+        }
+    }
+
+    /// One request, and what becomes of it; true if it was not let in.
+    async fn ask(
+        &self,
+        living: &Living,
+        seat: Seat,
+        what: What,
+        carry: Carry,
+        patience: Duration,
+        dice: &mut StdRng,
+    ) -> bool {
+        let node = dice.random_range(0..self.bases.len());
+        let slow = match dice.random_range(0..1000) < SLOW {
+            true => dice.random_range(1..60),
+            false => 0,
+        };
+        let url: Url = format!("{}{}", self.bases[node], path(&what, &living.tag, slow))
+            .parse()
+            .expect("an address");
+        let cookie = match carry {
+            Carry::Jar => living.jar.cookies(&url),
+            Carry::Old(token) => living.cookie(token),
+        };
+        let token = cookie.as_ref().and_then(|cookie| living.token(cookie));
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut request = self.client.get(url.clone());
+        if let Some(cookie) = cookie {
+            request = request.header("cookie", cookie);
+        }
+        let gave_token = AtomicBool::new(false);
+        let began = self.now();
+        let exchange = async {
+            let response = request.send().await?;
+            if let Carry::Jar = carry {
+                let given = living.keep(response.headers(), &url);
+                gave_token.store(given, Ordering::Relaxed);
+            } else if living.is_given(response.headers()) {
+                gave_token.store(true, Ordering::Relaxed);
+            }
+            let (status, headers) = (response.status(), response.headers().clone());
+            let text = response.text().await?;
+            let retry_after = headers.contains_key(RETRY_AFTER);
+            Ok::<_, reqwest::Error>(judge(&what, status, retry_after, &text))
+        };
+        let ending = match timeout(patience, exchange).await {
+            Ok(Ok(ending)) => ending,
+            Ok(Err(error)) if error.is_connect() => Ending::NotDone("no connection"),
+            Ok(Err(_)) => Ending::Unknown("the connection broke"),
+            Err(_) if patience < PATIENCE => Ending::Unknown("hung up"),
+            Err(_) => Ending::Unknown("no answer"),
+        };
+        let op = Op {
+            number,
+            browser: seat.browser,
+            tab: seat.tab,
+            node,
+            token,
+            what,
+            began,
+            ended: self.now(),
+            ending,
+            gave_token: gave_token.into_inner(),
+        };
+        let locked_out = op.is_shut_out();
+        living.ops.lock().unwrap().push(op);
+        locked_out
+    }
+}
+
+impl Living {
+    /// Names the session; `None` if the browser never got its token.
+    fn handle(&self) -> Option<String> {
+        let tokens = self.tokens.lock().unwrap();
+        Some(tokens.first()?[..HANDLE].to_owned())
+    }
+
+    /// Whether the browser still has a token of this session: a logout takes it away, and a stranger gets another one.
+    fn is_in_use(&self) -> bool {
+        let anywhere: Url = "http://127.0.0.1/".parse().expect("an address");
+        let cookie = self.jar.cookies(&anywhere);
+        !self.is_over.load(Ordering::Relaxed)
+            && cookie.is_some_and(|cookie| {
+                self.handle()
+                    .is_some_and(|handle| value(&cookie).starts_with(&handle))
+            })
+    }
+
+    fn cookie(&self, token: usize) -> Option<HeaderValue> {
+        let tokens = self.tokens.lock().unwrap();
+        HeaderValue::from_str(&format!("id={}", tokens[token])).ok()
+    }
+
+    /// Which of the session's tokens a cookie carries.
+    fn token(&self, cookie: &HeaderValue) -> Option<usize> {
+        let tokens = self.tokens.lock().unwrap();
+        tokens.iter().position(|token| token == value(cookie))
+    }
+
+    /// Takes the cookies of a response as a browser does; true if there is a new token of this session among them.
+    fn keep(&self, headers: &HeaderMap, url: &Url) -> bool {
+        let given = self.is_given(headers);
+        let mut cookies = headers.get_all(SET_COOKIE).iter();
+        self.jar.set_cookies(&mut cookies, url);
+        given
+    }
+
+    fn is_given(&self, headers: &HeaderMap) -> bool {
+        let mut tokens = self.tokens.lock().unwrap();
+        let given = headers.get_all(SET_COOKIE).iter().map(value);
+        let mut given =
+            given.filter(|token| !token.is_empty() && !tokens.iter().any(|known| known == token));
+        let new = given.next().map(str::to_owned);
+        let ours = new.filter(|new| {
+            tokens
+                .first()
+                .is_none_or(|first| new.starts_with(&first[..HANDLE]))
+        });
+        ours.map(|new| tokens.push(new)).is_some()
+    }
+}
+
+/// The value of the one cookie of a header.
+fn value(header: &HeaderValue) -> &str {
+    let text = header.to_str().unwrap_or_default();
+    let pair = text.split(';').next().unwrap_or_default();
+    pair.split_once('=').map_or("", |(_, value)| value)
+}

@@ -1,0 +1,84 @@
+//! Three nodes and one durable Redis, each node behind a line of its own.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::{Node, Proxy, Server, fresh_prefix};
+
+pub const NODES: usize = 3;
+
+pub struct Site {
+    pub server: Server,
+    pub lines: Vec<Proxy>,
+    pub nodes: Vec<Node>,
+    prefix: String,
+}
+
+/// A session as it is stored.
+pub struct Remains {
+    pub record: Value,
+    /// Milliseconds that it has left; negative if it never ends.
+    pub time_left: i64,
+}
+
+impl Site {
+    /// `control` names what is wrong with the nodes' stores, if anything.
+    pub async fn start(seed: u64, control: Option<&str>) -> Self {
+        let (server, prefix) = (Server::start_durable(), fresh_prefix());
+        let (mut lines, mut nodes) = (Vec::new(), Vec::new());
+        for line in 0..NODES {
+            let line = Proxy::seeded(server.address(), seed.wrapping_add(line as u64)).await;
+            let url = line.url();
+            let mut environment = vec![("REDIS_URL", url.as_str()), ("KEY_PREFIX", &prefix)];
+            environment.extend(control.map(|control| ("NODE_CONTROL", control)));
+            // Waits for the node, which connects through the line.
+            nodes.push(tokio::task::block_in_place(|| {
+                Node::start_to_die(&environment)
+            }));
+            lines.push(line);
+        }
+        Self {
+            server,
+            lines,
+            nodes,
+            prefix,
+        }
+    }
+
+    pub fn bases(&self) -> Vec<String> {
+        self.nodes
+            .iter()
+            .map(|node| node.base().to_owned())
+            .collect()
+    }
+
+    /// How often each event has happened, on all nodes.
+    pub fn events(&self) -> BTreeMap<String, u64> {
+        let mut events = BTreeMap::new();
+        for (event, count) in self.nodes.iter().flat_map(Node::events) {
+            *events.entry(event).or_default() += count;
+        }
+        events
+    }
+
+    /// Every session that is stored, by its handle.
+    pub fn remains(&self) -> BTreeMap<String, Remains> {
+        let mut connection = self.server.connection();
+        let pattern = format!("{}*", self.prefix);
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(pattern)
+            .query(&mut connection)
+            .unwrap();
+        let mut remains = BTreeMap::new();
+        for key in keys {
+            let mut both = redis::pipe();
+            both.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
+            let (text, time_left): (String, i64) = both.query(&mut connection).unwrap();
+            let record = serde_json::from_str(&text).expect("a whole record");
+            let handle = key[self.prefix.len()..].to_owned();
+            remains.insert(handle, Remains { record, time_left });
+        }
+        remains
+    }
+}
