@@ -54,7 +54,8 @@ impl<T> Answer<T> {
         self.slot().confirmed = true;
     }
 
-    /// What the change gives as far as this request can tell.
+    /// What the change gave when it was last done.
+    #[cfg(test)]
     pub(crate) fn guess(&self) -> Option<T> {
         self.slot().value.take()
     }

@@ -226,6 +226,18 @@ impl Change {
         }
     }
 
+    /// The same with an answer of its own, to see what it would do.
+    pub(crate) fn on_trial(&self) -> Self {
+        let mut trial = self.clone();
+        match &mut trial {
+            Self::Increment { answer, .. } => *answer = None,
+            Self::Take { answer, .. } => *answer = Answer::new(),
+            Self::TakeFlashes { answer } => *answer = Answer::new(),
+            _ => {}
+        }
+        trial
+    }
+
     pub(crate) fn confirm(&self) {
         match self {
             Self::Increment {

@@ -77,6 +77,11 @@ impl ChangeLog {
             .retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
     }
 
+    /// Whether any of them gives its caller something that nobody else may get.
+    pub(crate) fn gives(&self) -> bool {
+        self.0.iter().any(|change| change.answer().is_some())
+    }
+
     /// Without what is done to the data.
     pub(crate) fn without_data(&self) -> Self {
         let rest = self.0.iter().filter(|change| change.keys().is_empty());
@@ -99,7 +104,8 @@ impl ChangeLog {
             .try_for_each(|change| change.apply(record, circumstances))
     }
 
-    /// Does every change that can be done; false if one could not.
+    /// Does every change that can be done, to see what comes out: answers are left alone, since a commit may be under way
+    /// that gives them. False if one could not.
     pub(crate) fn replay_what_applies(
         &self,
         record: &mut Record,
@@ -107,7 +113,7 @@ impl ChangeLog {
     ) -> bool {
         let mut all = true;
         for change in &self.0 {
-            all &= change.apply(record, circumstances).is_ok();
+            all &= change.on_trial().apply(record, circumstances).is_ok();
         }
         all
     }

@@ -66,9 +66,7 @@ pub enum Load {
 
 /// What happens to the changes of a request if other requests have changed its session since it was loaded.
 ///
-/// Whatever it is, a session that was destroyed does not come back, a rotation is not undone, and a call that gives its
-/// caller something ([`take`](crate::Session::take), [`increment_now`](crate::Session::increment_now),
-/// [`take_flashes`](crate::Session::take_flashes)) gives it to nobody else.
+/// Whatever it is, a session that was destroyed does not come back, and a rotation is not undone.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -79,17 +77,18 @@ pub enum Concurrency {
     #[default]
     Merge,
     /// The request's data replaces that of the others, whole, as in other session libraries: their changes of other keys are
-    /// lost too.
+    /// lost too, and what they have taken or counted since this request was loaded comes back. A request that changed no
+    /// data replaces none.
     LastWriteWins,
     /// Nothing is written, and the response becomes 409: for forms that must not overwrite what their user has not seen.
     Reject,
     /// Requests of one session run one after the other, on all nodes: for handlers that call the outside world and must not
     /// do so twice at once.
     ///
-    /// A request waits for its turn before its session is loaded and keeps it until its changes are committed. If it is held
+    /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is held
     /// up for so long that its lease ends, another one runs beside it: its own changes are then refused with 409 if a
-    /// key that it has read or written was changed, and merged otherwise. Costs two more round trips a request, and more
-    /// while it waits.
+    /// key that it has read or written was changed, and merged otherwise. Costs three more round trips a request, and
+    /// more while it waits.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
     Exclusive {
         /// How long a request waits for its turn before its response becomes 503 with `Retry-After`. It is not counted

@@ -108,13 +108,14 @@ pub enum SessionError {
         /// Compare-and-sets that were tried.
         attempts: u32,
     },
-    /// Used if other requests had the session to themselves for as long as this one may wait:
-    /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive).
+    /// Used if other requests had the session for as long as this one may wait: `wait` of
+    /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), or the store's `request_budget` if a thousand want to change
+    /// it at once. Nothing was written.
     #[error(
-        "other requests of the session took all of `wait` = {wait:?}: make them faster, or raise it"
+        "other requests of the session took all of the {wait:?} that this one may wait: make them faster, or raise it"
     )]
     Busy {
-        /// How long it has waited.
+        /// How long it may wait.
         wait: Duration,
     },
     /// Used if the session ended, or passed to another login, while the request ran. Nothing was written, and it will not

@@ -82,6 +82,11 @@ pub enum Event {
         /// What the store said.
         error: StoreError,
     },
+    /// So many requests wanted the session that this one was turned away.
+    Busy {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+    },
     /// `Concurrency::Exclusive`: a request was held up for so long that its lease ended, and another one runs beside it.
     LeaseLost {
         /// The session.
@@ -118,6 +123,7 @@ impl Event {
             Self::AmbiguousCookie => "ambiguous_cookie",
             Self::UnreadableRecord { .. } => "unreadable_record",
             Self::StoreFailed { .. } => "store_failed",
+            Self::Busy { .. } => "busy",
             Self::LeaseLost { .. } => "lease_lost",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::ChangesLost { .. } => "changes_lost",
@@ -180,6 +186,9 @@ pub(crate) fn trace(event: &Event) {
         }
         Event::StoreFailed { handle, error } => {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), error = error as &dyn std::error::Error, "session store failed");
+        }
+        Event::Busy { handle } => {
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "too many requests want one session");
         }
         Event::LeaseLost { handle } => {
             tracing::warn!(target: "sessile", %handle, "the lease of a session has ended while its request was running");

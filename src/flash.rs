@@ -160,8 +160,7 @@ impl Session {
             self.change(Change::TakeFlashes {
                 answer: answer.clone(),
             })?;
-            self.settle(Some(answer.id())).await?;
-            flashes = answer.take()?.unwrap_or_default();
+            flashes = self.settle_for(&answer).await?.unwrap_or_default();
         }
         let mut state = self.shared().state();
         state.flashes_taken.extend_from_slice(&flashes);

@@ -129,29 +129,19 @@ impl Visit {
     }
 
     async fn load(&self) -> Result<Session, SessionError> {
-        let lease = self.lease().await?;
-        let began = Instant::now();
+        let mut began = Instant::now();
         let store = &*self.core.store;
         let budget = store.capabilities().request_budget;
-        let freshness = match lease {
-            Some(_) => Freshness::Latest,
-            None => Freshness::Recent,
-        };
-        let stored = match &self.presented {
-            Presented::Token(token) => {
-                let load = store.load(&token.handle, freshness);
-                let loaded = within(began + budget, load).await.map_err(|error| {
-                    let handle = Some(token.handle);
-                    self.settings.emit(&Event::StoreFailed {
-                        handle,
-                        error: error.clone(),
-                    });
-                    SessionError::Store(error)
-                })?;
-                loaded.map(|stored| (token, stored))
-            }
-            Presented::Nothing | Presented::Malformed | Presented::Ambiguous => None,
-        };
+        let mut stored = self.fetch(Freshness::Recent, began + budget).await?;
+        let mut lease = None;
+        if let Some((token, found)) = &stored
+            && let Some(taken) = self.lease(token, found).await?
+        {
+            // Others may have had it meanwhile.
+            began = Instant::now();
+            stored = self.fetch(Freshness::Latest, began + budget).await?;
+            lease = Some(taken);
+        }
         let circumstances = Circumstances {
             now: to_millis(store.now()),
             absolute_timeout: self.settings.config.absolute_timeout,
@@ -180,19 +170,54 @@ impl Visit {
         Ok(Session::new(Arc::new(shared)))
     }
 
-    /// Waits for the session's other requests, if the layer says so.
-    async fn lease(&self) -> Result<Option<Lease>, SessionError> {
-        let (Concurrency::Exclusive { wait, lease }, Presented::Token(token)) =
-            (self.settings.config.concurrency, &self.presented)
-        else {
+    /// What is stored under the handle of the request's token.
+    async fn fetch(
+        &self,
+        want: Freshness,
+        deadline: Instant,
+    ) -> Result<Option<(&Token, Stored)>, SessionError> {
+        let Presented::Token(token) = &self.presented else {
             return Ok(None);
         };
+        let load = self.core.store.load(&token.handle, want);
+        let loaded = within(deadline, load).await.map_err(|error| {
+            let (handle, error) = (Some(token.handle), error);
+            self.settings.emit(&Event::StoreFailed {
+                handle,
+                error: error.clone(),
+            });
+            SessionError::Store(error)
+        })?;
+        Ok(loaded.map(|stored| (token, stored)))
+    }
+
+    /// Waits for the session's other requests, if the layer says so. Only whoever holds the session's secret may make them
+    /// wait: its handle is no secret.
+    async fn lease(&self, token: &Token, found: &Stored) -> Result<Option<Lease>, SessionError> {
+        let Concurrency::Exclusive { wait, lease } = self.settings.config.concurrency else {
+            return Ok(None);
+        };
+        let now = to_millis(self.core.store.now());
+        let holds = |record: &Record| admit(record, &self.hash(token), now) == Admission::Holder;
+        if !Record::decode(found).is_ok_and(|record| holds(&record)) {
+            return Ok(None);
+        }
+        let handle = Some(token.handle);
         let taken = Lease::take(&self.core, &self.settings, token.handle, wait, lease).await;
-        if let Err(SessionError::Store(error)) = &taken {
-            let (handle, error) = (Some(token.handle), error.clone());
-            self.settings.emit(&Event::StoreFailed { handle, error });
+        match &taken {
+            Err(SessionError::Store(error)) => {
+                let error = error.clone();
+                self.settings.emit(&Event::StoreFailed { handle, error });
+            }
+            Err(_) => self.settings.emit(&Event::Busy { handle }),
+            Ok(_) => {}
         }
         taken.map(Some)
+    }
+
+    fn hash(&self, token: &Token) -> SecretHash {
+        let cookie = &self.settings.config.cookie.name;
+        token.secret.hash(self.core.store.namespace(), cookie)
     }
 
     /// What this token may do with what is stored under its handle.
@@ -216,10 +241,7 @@ impl Visit {
                 return (standing, self.compare(None));
             }
         };
-        let hash = token
-            .secret
-            .hash(self.core.store.namespace(), &config.cookie.name);
-        match admit(&record, &hash, now) {
+        match admit(&record, &self.hash(token), now) {
             Admission::Nobody => (Standing::New, self.compare(None)),
             Admission::Retired => (
                 Standing::Barred {

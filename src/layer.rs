@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -335,7 +336,11 @@ impl Settings {
         #[cfg(feature = "metrics")]
         crate::metrics::count(event);
         if let Some(observer) = &self.observer {
-            observer.on_event(event);
+            // Events are told in the middle of commits that are not the observer's to break.
+            let told = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
+            if told.is_err() {
+                tracing::error!(target: "sessile", event = event.name(), "the observer has panicked");
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::request::Parts;
 use serde::Serialize;
@@ -56,10 +57,11 @@ const KEY_LONGEST: usize = 1024;
 ///
 /// A handler that is dropped (the client went away) or panics commits nothing but its [`destroy`](Self::destroy). A commit
 /// that has begun runs to its end.
-#[derive(Clone)]
 #[doc(alias("RedisSessionStorage", "SessionData", "SaveStrategy"))]
 pub struct Session {
     shared: Arc<Shared>,
+    /// How many losses of changes this clone has been told of.
+    losses_heard: AtomicU32,
 }
 
 #[allow(
@@ -68,7 +70,10 @@ pub struct Session {
 )]
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            shared,
+            losses_heard: AtomicU32::new(0),
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -211,13 +216,20 @@ impl Session {
     /// - [`SessionError::TooLarge`]: the key is longer than 1 KiB.
     #[doc(alias = "incr")]
     pub fn increment(&self, key: &str, by: i64) -> Result<i64, SessionError> {
-        let answer = Answer::new();
-        self.change(Change::Increment {
+        self.check_size("key", key.len())?;
+        let circumstances = self.shared.terms().circumstances();
+        let change = Change::Increment {
             key: key.to_owned(),
             by,
-            answer: Some(answer.clone()),
-        })?;
-        answer.guess().ok_or(SessionError::Discarded)
+            answer: None,
+        };
+        let counted = {
+            let mut state = self.shared.state();
+            state.change(change, &circumstances)?;
+            state.view.data.get(key).cloned()
+        };
+        // It is there: the change has just put it there.
+        counted.map_or(Ok(by), |counted| decode(key, &counted))
     }
 
     /// Subtracts from a counter, as [`increment`](Self::increment) adds.
@@ -255,8 +267,9 @@ impl Session {
             by,
             answer: Some(answer.clone()),
         })?;
-        self.settle(Some(answer.id())).await?;
-        answer.take()?.ok_or(SessionError::Discarded)
+        self.settle_for(&answer)
+            .await?
+            .ok_or(SessionError::Discarded)
     }
 
     /// Appends to a list; a missing list is empty. No item is lost, whatever other requests append.
@@ -398,8 +411,8 @@ impl Session {
             check,
             answer: answer.clone(),
         })?;
-        self.settle(Some(answer.id())).await?;
-        answer.take()?.map(|value| decode(&key, &value)).transpose()
+        let value = self.settle_for(&answer).await?;
+        value.map(|value| decode(&key, &value)).transpose()
     }
 
     /// Commits now what was changed so far, instead of after the handler: before a side effect that must not happen
@@ -420,7 +433,8 @@ impl Session {
     ///   the end of the request.
     /// - [`SessionError::TooLarge`], and those of changes that no longer fit what others made of the session.
     /// - [`SessionError::ResponseSent`]: the session is new, and its cookie cannot be sent any more.
-    /// - [`SessionError::Discarded`]: changes were dropped since the request failed or was given up.
+    /// - [`SessionError::Discarded`]: changes of before were dropped, since the request failed or was given up; those of
+    ///   since then are saved.
     ///
     /// # Cancel safety
     ///
@@ -527,8 +541,39 @@ impl Session {
         self.shared.state().change(change, &circumstances)
     }
 
-    pub(crate) async fn settle(&self, answer: Option<AnswerId>) -> Result<(), SessionError> {
-        settle(&self.shared, Occasion::Call { answer }).await
+    async fn settle(&self, answer: Option<AnswerId>) -> Result<(), SessionError> {
+        let settled = settle(&self.shared, Occasion::Call { answer }).await;
+        let state = self.shared.state();
+        let heard = self
+            .losses_heard
+            .swap(state.losses.times, Ordering::Relaxed);
+        match &state.losses.last {
+            // Another clone's commit, or the response's, took changes of this one along and lost them.
+            Some(loss) if heard != state.losses.times => settled.and(Err(loss.clone())),
+            _ => settled,
+        }
+    }
+
+    /// Commits, and returns what the change has given.
+    pub(crate) async fn settle_for<T>(
+        &self,
+        answer: &Answer<T>,
+    ) -> Result<Option<T>, SessionError> {
+        let settled = self.settle(Some(answer.id())).await;
+        match answer.take() {
+            // Whatever became of other changes, this one is in the store.
+            Ok(given) => Ok(given),
+            Err(error) => settled.and(Err(error)),
+        }
+    }
+}
+
+impl Clone for Session {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            losses_heard: AtomicU32::new(self.losses_heard.load(Ordering::Relaxed)),
+        }
     }
 }
 

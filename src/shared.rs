@@ -85,6 +85,7 @@ impl Shared {
         };
         match error {
             SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
+            SessionError::Busy { .. } => self.emit(&Event::Busy { handle }),
             SessionError::OutcomeUnknown => self.emit(&Event::OutcomeUnknown { handle }),
             SessionError::Store(error) => {
                 self.emit(&Event::StoreFailed {
@@ -154,6 +155,7 @@ impl Shared {
             let lease = state.lease.take();
             // No response will carry a cookie any more.
             state.head_sent = true;
+            state.abandoned = true;
             if state.settling > 0 {
                 // What somebody has begun to save is saved, and destroyed what is to be.
                 return;
@@ -177,7 +179,7 @@ impl Drop for Shared {
             let doomed = state.doomed.take();
             (
                 doomed,
-                state.head_sent && !state.is_settled(),
+                state.head_sent && !state.abandoned && !state.log.is_empty(),
                 state.stored_handle(),
             )
         };

@@ -10,6 +10,7 @@ use crate::change_log::ChangeLog;
 use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, Terms, Work};
 use crate::commit::unresolved::Unresolved;
+use crate::config::Concurrency;
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
 use crate::flash::Flash;
@@ -52,8 +53,8 @@ pub(crate) struct State {
     unresolved: Option<Unresolved>,
     /// How many commits wait or are under way.
     pub(crate) settling: u32,
-    /// Changes were dropped that somebody may still want to save.
-    pub(crate) dropped: bool,
+    /// What became of changes that somebody may still want to save, and how often that has happened.
+    pub(crate) losses: Losses,
     /// A commit of this request that nobody will ever know the outcome of.
     pub(crate) lost: bool,
     /// To be deleted before anything else is done.
@@ -64,6 +65,8 @@ pub(crate) struct State {
     pub(crate) generation: u32,
     /// The response is on its way: no cookie can be set any more.
     pub(crate) head_sent: bool,
+    /// There will be no response: the handler was dropped, panicked or failed.
+    pub(crate) abandoned: bool,
     /// When the cookie that the browser has ends by itself; `None` if with the browser.
     pub(crate) cookie_ends: Option<Millis>,
     /// Messages for this page only.
@@ -86,6 +89,20 @@ pub(crate) enum View {
     Stale,
 }
 
+/// Changes that were dropped, or may have been, before whoever made them has saved them.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) times: u32,
+    pub(crate) last: Option<SessionError>,
+}
+
+impl Losses {
+    fn add(&mut self, error: SessionError) {
+        self.times += 1;
+        self.last = Some(error);
+    }
+}
+
 /// How a commit ended, for the session that it was of.
 pub(crate) enum Outcome {
     Committed(Base),
@@ -106,7 +123,7 @@ impl State {
             lease: None,
             in_flight: None,
             settling: 0,
-            dropped: false,
+            losses: Losses::default(),
             discarded: false,
             unresolved: None,
             lost: false,
@@ -114,6 +131,7 @@ impl State {
             destroyed: false,
             generation: 0,
             head_sent: false,
+            abandoned: false,
             cookie_ends: None,
             flash_now: Vec::new(),
             flashes_taken: Vec::new(),
@@ -228,8 +246,15 @@ impl State {
         self.outdate_view();
     }
 
+    /// Takes back the change whose caller is told that it has failed, or may have.
     pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        self.log.withdraw(answer);
+        let logs = [Some(&mut self.log), self.in_flight.as_mut()];
+        for log in logs.into_iter().flatten() {
+            log.withdraw(answer);
+        }
+        if let Some(unresolved) = &mut self.unresolved {
+            unresolved.withdraw(answer);
+        }
         self.outdate_view();
     }
 
@@ -238,7 +263,9 @@ impl State {
         if !self.log.is_empty() {
             let before = self.log.len();
             self.log.retain_for_failed_request();
-            self.dropped |= self.log.len() < before;
+            if self.log.len() < before {
+                self.losses.add(SessionError::Discarded);
+            }
             self.outdate_view();
         }
     }
@@ -294,13 +321,8 @@ impl State {
         }
     }
 
-    /// Takes out what is to be committed; `whole` if its data is to replace what is there. Nothing while a session is still
-    /// to be destroyed.
-    pub(crate) fn take_work(
-        &mut self,
-        terms: Terms,
-        whole: bool,
-    ) -> Result<Option<(Work, u32)>, SessionError> {
+    /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
+    pub(crate) fn take_work(&mut self, terms: Terms) -> Result<Option<(Work, u32)>, SessionError> {
         let base = match &self.standing {
             _ if self.doomed.is_some() => return Ok(None),
             Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
@@ -312,8 +334,9 @@ impl State {
             Standing::New | Standing::Barred { .. } => None,
         };
         let log = std::mem::take(&mut self.log);
-        // A secret is retired from the commit on, not from the call, so a rotation is done again.
-        let done = self.view_is == View::Exact && log.new_secret().is_none();
+        // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
+        // has given it on whatever the session was then.
+        let done = self.view_is == View::Exact && log.new_secret().is_none() && !log.gives();
         let done = done.then(|| Arc::clone(&self.view));
         self.in_flight = Some(log.clone());
         self.discarded = false;
@@ -322,6 +345,9 @@ impl State {
         if let RestsOn::Keys(keys) = &mut rests_on {
             keys.extend(log.keys().cloned());
         }
+        let wins = terms.settings.config.concurrency == Concurrency::LastWriteWins;
+        // What gives its caller something is merged in any case: two must not get the same.
+        let whole = wins && !log.gives() && log.keys().next().is_some();
         let work = Work {
             base,
             log,
@@ -355,6 +381,7 @@ impl State {
             Outcome::Unresolved(unresolved) => self.unresolved = Some(unresolved),
             Outcome::Lost => {
                 self.lost = !self.head_sent;
+                self.losses.add(SessionError::OutcomeUnknown);
                 self.outdate_view();
             }
         }
@@ -366,13 +393,18 @@ impl State {
     pub(crate) fn lose_in_flight(&mut self) {
         if self.in_flight.take().is_some() {
             self.lost = !self.head_sent;
+            self.losses.add(SessionError::Discarded);
             self.outdate_view();
         }
     }
 
     /// Forgets what is not committed; whoever saves it still is told.
     pub(crate) fn forget(&mut self) {
-        self.dropped |= !self.log.is_empty() || self.unresolved.is_some();
+        if self.unresolved.is_some() {
+            self.losses.add(SessionError::OutcomeUnknown);
+        } else if !self.log.is_empty() {
+            self.losses.add(SessionError::Discarded);
+        }
         self.log = ChangeLog::default();
         self.unresolved = None;
         self.in_flight = None;

@@ -4,11 +4,11 @@
 //! requests queue up in order and only the first asks the store, so that a crowd costs no storm of commands.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
-use tokio::task::AbortHandle;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -17,25 +17,24 @@ use super::run::within;
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::layer::{Core, Settings};
-use crate::store::{Leased, Owner};
+use crate::store::{Leased, Owner, StoreError};
 use crate::token::Handle;
 
 /// A shorter lease would end while it is on its way.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// The waits between two looks whether a lease is free: full jitter, doubled up to the longest.
-const FIRST_LOOK: Duration = Duration::from_millis(4);
-const LAST_LOOK: Duration = Duration::from_millis(64);
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(16);
+
+/// How often a process may have the lease in a row before it waits for longer than the others look.
+const IN_A_ROW: u64 = 4;
 
 /// The right to be the only request of a session, given up when dropped.
 pub(crate) struct Lease {
-    core: Arc<Core>,
     handle: Handle,
-    owner: Owner,
-    renewal: Option<AbortHandle>,
-    /// The front of this process's queue.
-    _turn: OwnedMutexGuard<()>,
-    _place: Place,
+    /// Its keeper gives the lease up when this goes.
+    _held: oneshot::Sender<()>,
 }
 
 impl Lease {
@@ -51,76 +50,31 @@ impl Lease {
         wait: Duration,
         lease: Duration,
     ) -> Result<Self, SessionError> {
-        let lease = lease.max(SHORTEST);
         let deadline = Instant::now() + wait;
         let place = core.lessees.join(handle);
         let turn = place.owned_turn(deadline).await;
         let turn = turn.ok_or(SessionError::Busy { wait })?;
-        let mut taken = Self {
+        let (held, released) = oneshot::channel();
+        let (taken, hears) = oneshot::channel();
+        let keeper = Keeper {
             core: Arc::clone(core),
+            settings: Arc::clone(settings),
             handle,
             owner: Owner::random(),
-            renewal: None,
-            _turn: turn,
+            lease: lease.max(SHORTEST),
+            turn,
             _place: place,
         };
-        let mut look = FIRST_LOOK;
-        loop {
-            let budget = core.store.capabilities().request_budget;
-            let acquired = core.store.acquire(&handle, taken.owner, lease);
-            match within(Instant::now() + budget, acquired).await? {
-                Leased::Held => break,
-                Leased::Taken { .. } if Instant::now() >= deadline => {
-                    return Err(SessionError::Busy { wait });
-                }
-                Leased::Taken { left } => {
-                    let pause = look.mul_f64(rand::random::<f64>()).min(left);
-                    tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
-                    look = LAST_LOOK.min(look * 2);
-                }
-            }
+        tokio::spawn(keeper.keep(deadline, taken, released).in_current_span());
+        match hears.await {
+            Ok(Ok(true)) => Ok(Self {
+                handle,
+                _held: held,
+            }),
+            Ok(Ok(false)) => Err(SessionError::Busy { wait }),
+            Ok(Err(error)) => Err(SessionError::Store(error)),
+            Err(_) => Err(SessionError::Busy { wait }),
         }
-        taken.renewal = Some(taken.renew(settings, lease));
-        Ok(taken)
-    }
-
-    /// Keeps the lease for as long as the request runs.
-    fn renew(&self, settings: &Arc<Settings>, lease: Duration) -> AbortHandle {
-        let (core, settings) = (Arc::clone(&self.core), Arc::clone(settings));
-        let (handle, owner) = (self.handle, self.owner);
-        let task = async move {
-            loop {
-                tokio::time::sleep(lease / 3).await;
-                match core.store.acquire(&handle, owner, lease).await {
-                    Ok(Leased::Held) => {}
-                    Ok(Leased::Taken { .. }) => return settings.emit(&Event::LeaseLost { handle }),
-                    Err(error) => {
-                        let handle = Some(handle);
-                        settings.emit(&Event::StoreFailed { handle, error });
-                    }
-                }
-            }
-        };
-        tokio::spawn(task.in_current_span()).abort_handle()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(renewal) = &self.renewal {
-            renewal.abort();
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        // What was being sent when the renewal was stopped may arrive after this; the lease then ends by itself.
-        let (core, handle, owner) = (Arc::clone(&self.core), self.handle, self.owner);
-        let release = async move {
-            let deadline = Instant::now() + core.store.capabilities().request_budget;
-            // If the store cannot be reached, the lease ends by itself.
-            let _ = within(deadline, core.store.release(&handle, owner)).await;
-        };
-        runtime.spawn(release.in_current_span());
     }
 }
 
@@ -130,4 +84,104 @@ impl fmt::Debug for Lease {
             .field("handle", &self.handle)
             .finish_non_exhaustive()
     }
+}
+
+/// Takes, renews and releases one lease: all in one task, so that a command to take it never arrives after the one that
+/// gives it up.
+struct Keeper {
+    core: Arc<Core>,
+    settings: Arc<Settings>,
+    handle: Handle,
+    owner: Owner,
+    lease: Duration,
+    /// The front of this process's queue, and how often it has moved up.
+    turn: OwnedMutexGuard<u64>,
+    _place: Place,
+}
+
+impl Keeper {
+    async fn keep(
+        mut self,
+        deadline: Instant,
+        taken: oneshot::Sender<Result<bool, StoreError>>,
+        mut released: oneshot::Receiver<()>,
+    ) {
+        let outcome = self.acquire(deadline, &mut released).await;
+        let held = matches!(outcome, Ok(true));
+        if taken.send(outcome).is_ok() && held {
+            self.renew(&mut released).await;
+        }
+        // If the store cannot be reached, the lease ends by itself.
+        let _ = self
+            .ask(self.core.store.release(&self.handle, self.owner))
+            .await;
+    }
+
+    /// False if the session was not free in time, or nobody waits for it any more.
+    async fn acquire(
+        &mut self,
+        deadline: Instant,
+        released: &mut oneshot::Receiver<()>,
+    ) -> Result<bool, StoreError> {
+        *self.turn += 1;
+        let mut look = FIRST_LOOK;
+        if (*self.turn).is_multiple_of(IN_A_ROW)
+            && is_over(released, deadline.min(Instant::now() + LAST_LOOK)).await
+        {
+            return Ok(false);
+        }
+        loop {
+            let left = match self.ask_for_it().await? {
+                Leased::Held => return Ok(true),
+                Leased::Taken { left } => left,
+            };
+            let pause = look.mul_f64(rand::random::<f64>()).min(left);
+            let next = deadline.min(Instant::now() + pause);
+            if Instant::now() >= deadline || is_over(released, next).await {
+                return Ok(false);
+            }
+            look = LAST_LOOK.min(look * 2);
+        }
+    }
+
+    /// Keeps the lease for as long as the request runs.
+    async fn renew(&self, released: &mut oneshot::Receiver<()>) {
+        while !is_over(released, Instant::now() + self.lease / 3).await {
+            let handle = self.handle;
+            match self.ask_for_it().await {
+                Ok(Leased::Held) => {}
+                Ok(Leased::Taken { .. }) => {
+                    self.settings.emit(&Event::LeaseLost { handle });
+                    // The queue of this process stays in order.
+                    let _ = released.await;
+                    return;
+                }
+                Err(error) => {
+                    let handle = Some(handle);
+                    self.settings.emit(&Event::StoreFailed { handle, error });
+                }
+            }
+        }
+    }
+
+    async fn ask_for_it(&self) -> Result<Leased, StoreError> {
+        let acquire = self
+            .core
+            .store
+            .acquire(&self.handle, self.owner, self.lease);
+        self.ask(acquire).await
+    }
+
+    async fn ask<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let budget = self.core.store.capabilities().request_budget;
+        within(Instant::now() + budget, answer).await
+    }
+}
+
+/// Waits until then; true as soon as the lease is not wanted any more.
+async fn is_over(released: &mut oneshot::Receiver<()>, until: Instant) -> bool {
+    tokio::time::timeout_at(until, released).await.is_ok()
 }

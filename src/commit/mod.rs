@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::answer::AnswerId;
-use crate::config::Concurrency;
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::shared::Shared;
@@ -56,7 +55,7 @@ const ROUNDS: u32 = 4;
 pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(), SessionError> {
     // Without the gate a commit of another clone may be under way, and what it has taken is not settled.
     if let Ok(_gate) = shared.gate.try_lock()
-        && shared.edit(|state| is_settled_for(state, &occasion))?
+        && shared.edit(|state| is_settled_for(state, &occasion))
     {
         return Ok(());
     }
@@ -96,21 +95,16 @@ impl Drop for Settling {
     }
 }
 
-/// Whether nothing is left to do; if so, the head may go. An error if changes were dropped that the caller meant to save.
-fn is_settled_for(state: &mut State, occasion: &Occasion) -> Result<bool, SessionError> {
-    match occasion {
-        Occasion::Head { failed: true } => state.drop_failed_changes(),
-        Occasion::Head { failed: false } => {}
-        Occasion::Call { .. } if std::mem::take(&mut state.dropped) => {
-            return Err(SessionError::Discarded);
-        }
-        Occasion::Call { .. } => {}
+/// Whether nothing is left to do; if so, the head may go.
+fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
+    if let Occasion::Head { failed: true } = occasion {
+        state.drop_failed_changes();
     }
     let settled = state.is_settled();
     if settled && let Occasion::Head { .. } = occasion {
         state.send_head(true);
     }
-    Ok(settled)
+    settled
 }
 
 /// If a closure of the application panics when it is done again, the response must not claim its change.
@@ -158,10 +152,10 @@ async fn settle_before(
 ) -> Result<(), SessionError> {
     let mut committed = false;
     for _ in 0..ROUNDS {
-        if shared.edit(|state| is_settled_for(state, occasion))? {
+        if shared.edit(|state| is_settled_for(state, occasion)) {
             break;
         }
-        match settle_once(shared, occasion, deadline).await {
+        match settle_once(shared, deadline).await {
             // What a call has made is among what was committed; what clones have changed since is theirs to save.
             Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
             Ok(worked) => committed |= worked,
@@ -174,11 +168,7 @@ async fn settle_before(
 }
 
 /// Does what is to be done next; true if changes were committed.
-async fn settle_once(
-    shared: &Shared,
-    occasion: &Occasion,
-    deadline: Instant,
-) -> Result<bool, SessionError> {
+async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
     let doomed = shared.state().doomed.take();
     if let Some(handle) = doomed {
         end(shared, handle, deadline).await?;
@@ -193,9 +183,7 @@ async fn settle_once(
         let ended = place.resolve(unresolved, deadline).await;
         conclude(shared, ended, generation)?;
     }
-    let work = shared
-        .state()
-        .take_work(shared.terms(), is_whole(shared, occasion))?;
+    let work = shared.state().take_work(shared.terms())?;
     let Some((work, generation)) = work else {
         return Ok(false);
     };
@@ -205,13 +193,6 @@ async fn settle_once(
     };
     conclude(shared, ended, generation)?;
     Ok(true)
-}
-
-/// Whether the request's data replaces what others have written. A call that gives its caller something is merged in any
-/// case: two must not get the same.
-fn is_whole(shared: &Shared, occasion: &Occasion) -> bool {
-    let gives = matches!(occasion, Occasion::Call { answer: Some(_) });
-    shared.settings.config.concurrency == Concurrency::LastWriteWins && !gives
 }
 
 /// Stores a session that nobody else knows yet.

@@ -16,7 +16,6 @@ use tokio::time::{Instant, timeout_at};
 use super::run::{Base, Commit, Ended, Member, Work};
 use super::unresolved::Unresolved;
 use crate::error::SessionError;
-use crate::store::StoreError;
 use crate::token::Handle;
 
 /// How many requests may wait to change one session, and how many of them travel together at most.
@@ -30,7 +29,7 @@ pub(crate) struct Lines(Mutex<HashMap<Handle, Weak<Line>>>);
 /// The line before one session.
 #[derive(Default)]
 pub(super) struct Line {
-    turn: Arc<AsyncMutex<()>>,
+    turn: Arc<AsyncMutex<u64>>,
     waiting: Mutex<Waiting>,
 }
 
@@ -114,29 +113,27 @@ impl Place {
     /// Finds out what became of a commit that got no answer.
     pub(super) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> Ended {
         match self.turn(deadline).await {
-            Some(_turn) => unresolved.resolve(deadline).await,
+            Some(_turn) => unresolved.resolve(deadline, &self.line).await,
             None => Ended::Unknown(unresolved),
         }
     }
 
     /// The turn for longer than one commit, or `None` once the time is up.
-    pub(super) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<()>> {
+    pub(super) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<u64>> {
         let turn = Arc::clone(&self.line.turn);
         timeout_at(deadline, turn.lock_owned()).await.ok()
     }
 
-    async fn turn(&self, deadline: Instant) -> Option<AsyncGuard<'_, ()>> {
+    async fn turn(&self, deadline: Instant) -> Option<AsyncGuard<'_, u64>> {
         timeout_at(deadline, self.line.turn.lock()).await.ok()
     }
 }
 
 fn too_busy(work: Work) -> Ended {
-    let error = StoreError::unavailable(
-        "other commits of this session took all of the request's budget: see `request_budget`",
-    );
+    let wait = work.terms.core.store.capabilities().request_budget;
     Ended::Failed {
         log: work.log,
-        error: SessionError::Store(error),
+        error: SessionError::Busy { wait },
     }
 }
 
@@ -194,8 +191,10 @@ impl Line {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut lines = self.lines.lock();
-        // Nobody can join meanwhile.
-        if Arc::strong_count(&self.line) == 1 {
+        // Nobody joins or leaves meanwhile, so one of them sees that it was the last.
+        drop(std::mem::take(&mut self.line));
+        let empty = |line: &Weak<Line>| line.strong_count() == 0;
+        if lines.get(&self.handle).is_some_and(empty) {
             lines.remove(&self.handle);
         }
     }

@@ -111,7 +111,11 @@ pub(super) struct Member {
 pub(super) struct Commit {
     base: Option<Base>,
     members: Vec<Member>,
+    /// How many requests it is of.
+    requests: usize,
     terms: Terms,
+    /// That of its first request, and the earliest of all.
+    began_with: Instant,
     deadline: Instant,
     id: CommitId,
     state: State,
@@ -167,6 +171,8 @@ impl Commit {
         Self {
             base,
             terms: first.work.terms.clone(),
+            requests: 1,
+            began_with: first.deadline,
             deadline: first.deadline,
             id: first.work.terms.core.next_commit(),
             members: vec![first],
@@ -182,13 +188,11 @@ impl Commit {
             return false;
         };
         let epoch = |work: &Work| work.base.as_ref().map(|base| base.record.epoch);
-        // A commit ends with the time of its first request; one that has much more left shall not fail with it.
-        let slack = self.terms.core.store.capabilities().request_budget / 4;
         !first.work.is_alone()
             && !other.work.is_alone()
             && Arc::ptr_eq(&self.terms.settings, &other.work.terms.settings)
             && epoch(&first.work) == epoch(&other.work)
-            && other.deadline.saturating_duration_since(self.deadline) <= slack
+            && are_alike(self.began_with, other.deadline)
     }
 
     pub(super) fn admit(&mut self, other: Member) {
@@ -225,6 +229,7 @@ impl Commit {
                     // have come between, and an older id in the place of theirs would prove of theirs what is not so.
                     self.id = self.terms.core.next_commit();
                     self.sent = seal(self.base.as_ref(), &mut self.members, self.id);
+                    self.requests = self.members.len();
                     if self.sent.is_none() {
                         return;
                     }
@@ -242,7 +247,7 @@ impl Commit {
     }
 
     /// Finds out what became of bytes that were never answered. Sends them again, and nothing else.
-    pub(super) async fn resolve(mut self, deadline: Instant) -> Resolution {
+    pub(super) async fn resolve(mut self, deadline: Instant, line: &Line) -> Resolution {
         self.deadline = deadline;
         let mut event = Event::Begin;
         let mut failure = None;
@@ -252,7 +257,7 @@ impl Commit {
             event = match action {
                 Action::Resend => self.send(&mut failure).await,
                 Action::Finish(Verdict::Committed) => {
-                    return match self.committed() {
+                    return match self.committed(line.into()) {
                         Some(base) => Resolution::Applied(base),
                         None => Resolution::NeverKnown,
                     };
@@ -388,17 +393,10 @@ impl Commit {
     }
 
     fn tell_committed(mut self, members: Vec<Member>, line: Option<&Line>) {
-        let (attempts, settings) = (self.state.attempts(), Arc::clone(&self.terms.settings));
         let created = self.base.is_none();
-        let Some(base) = self.committed() else { return };
-        settings.emit(&event::Event::Committed {
-            handle: base.token.handle,
-            requests: u32::try_from(members.len()).unwrap_or(u32::MAX),
-            attempts,
-        });
-        if let Some(line) = line {
-            line.note_latest(&base);
-        }
+        let Some(base) = self.committed(line) else {
+            return;
+        };
         for member in members {
             member.work.log.confirm();
             let committed = Committed {
@@ -411,7 +409,7 @@ impl Commit {
     }
 
     /// The session as it is in the store now, as far as its requests may know.
-    fn committed(&mut self) -> Option<Base> {
+    fn committed(&mut self, line: Option<&Line>) -> Option<Base> {
         // `decide` never calls a commit done that was not sent.
         let sent = self.sent.take()?;
         // Found applied below a newer commit, the session is what that one made of it; but if it has changed hands since,
@@ -423,12 +421,30 @@ impl Commit {
             Some((stored, record)) => (stored, Arc::new(record)),
             None => (Stored::new(sent.value, Some(sent.ttl)), sent.record),
         };
-        Some(Base {
+        let base = Base {
             token: sent.token,
             stored,
             record,
-        })
+        };
+        if let Some(line) = line {
+            line.note_latest(&base);
+        }
+        self.terms.settings.emit(&event::Event::Committed {
+            handle: base.token.handle,
+            requests: u32::try_from(self.requests).unwrap_or(u32::MAX),
+            attempts: self.state.attempts(),
+        });
+        Some(base)
     }
+}
+
+/// Whether neither has more than twice the time of the other left. A commit ends with the earliest time of its requests, and
+/// none shall fail for another's want of it.
+fn are_alike(one: Instant, other: Instant) -> bool {
+    let now = Instant::now();
+    let left = |deadline: Instant| deadline.saturating_duration_since(now);
+    let (one, other) = (left(one), left(other));
+    one.min(other) * 2 >= one.max(other)
 }
 
 /// What the record's list of last commits says of ours.

@@ -34,14 +34,33 @@ pub(super) fn seal(base: Option<&Base>, members: &mut Vec<Member>, id: CommitId)
         Some(base) => base.token.clone(),
         None => Token::random(),
     };
-    let seal = Seal { base, token, id };
-    let sent = seal.all(members, false)?;
+    let start = match base {
+        Some(base) => Record::clone(&base.record),
+        None => Record::new(&members.first()?.work.terms.circumstances()),
+    };
+    let seal = Seal {
+        base,
+        start,
+        token,
+        id,
+    };
+    let (mut sent, mut fates) = seal.together(members, false);
     let limit = members.first()?.work.terms.settings.config.max_size;
-    if sent.value.len() <= limit {
-        return Some(sent);
+    if matches!(&sent, Some(Ok(sent)) if sent.value.len() > limit) {
+        // Somebody's changes are too many. One by one it shows whose, and what the others do without them.
+        (sent, fates) = seal.together(members, true);
     }
-    // Somebody's changes are too many, and only one by one it shows whose.
-    seal.all(members, true)
+    let mut kept = Vec::with_capacity(members.len());
+    for (member, fate) in members.drain(..).zip(fates) {
+        match fate {
+            Ok(()) => kept.push(member),
+            Err(Failure::Error(error)) => fail(member, error),
+            Err(Failure::Panic(panic)) => unwind(member, panic),
+        }
+    }
+    *members = kept;
+    let sent = sent?.map_err(|error| fail_all(members, &error));
+    sent.ok()
 }
 
 /// Tells all members that nothing of theirs was written.
@@ -63,21 +82,40 @@ fn unwind(member: Member, panic: Box<dyn Any + Send>) {
 
 struct Seal<'a> {
     base: Option<&'a Base>,
+    /// What the changes are done to.
+    start: Record,
     token: Token,
     id: CommitId,
 }
 
+/// What becomes of a member's changes.
+type Fate = Result<(), Failure>;
+
+enum Failure {
+    Error(SessionError),
+    Panic(Box<dyn Any + Send>),
+}
+
 impl Seal<'_> {
-    fn all(&self, members: &mut Vec<Member>, each_must_fit: bool) -> Option<Sent> {
-        let circumstances = members.first()?.work.terms.circumstances();
-        let mut record = match self.base {
-            Some(base) => Record::clone(&base.record),
-            None => Record::new(&circumstances),
-        };
-        let mut kept = Vec::with_capacity(members.len());
-        for member in members.drain(..) {
-            let work = &member.work;
-            let own = kept.is_empty() && self.is_own(work);
+    /// The changes of all members that can be done, and which these are.
+    fn together(
+        &self,
+        members: &[Member],
+        each_must_fit: bool,
+    ) -> (Option<Result<Sent, SessionError>>, Vec<Fate>) {
+        let (record, fates) = self.all(members, each_must_fit);
+        let mut kept = members.iter().zip(&fates).filter(|(_, fate)| fate.is_ok());
+        let first = kept.next();
+        let sent = first.map(|(member, _)| self.finish(record, &member.work));
+        (sent, fates)
+    }
+
+    fn all(&self, members: &[Member], each_must_fit: bool) -> (Record, Vec<Fate>) {
+        let mut record = self.start.clone();
+        let mut untouched = true;
+        let mut fates = Vec::with_capacity(members.len());
+        for Member { work, .. } in members {
+            let own = untouched && self.is_own(work);
             // A log of one change does all of it or nothing.
             let undo = (work.log.len() > 1 || each_must_fit).then(|| record.clone());
             let applied = catch_unwind(AssertUnwindSafe(|| {
@@ -87,21 +125,18 @@ impl Seal<'_> {
                 }
                 Ok(())
             }));
-            match applied {
-                Ok(Ok(())) => {
-                    kept.push(member);
-                    continue;
-                }
-                Ok(Err(error)) => fail(member, error),
-                Err(panic) => unwind(member, panic),
+            let fate = match applied {
+                Ok(applied) => applied.map_err(Failure::Error),
+                Err(panic) => Err(Failure::Panic(panic)),
+            };
+            match undo {
+                Some(undo) if fate.is_err() => record = undo,
+                _ => {}
             }
-            if let Some(undo) = undo {
-                record = undo;
-            }
+            untouched &= fate.is_err();
+            fates.push(fate);
         }
-        *members = kept;
-        let sent = self.finish(record, &members.first()?.work);
-        sent.map_err(|error| fail_all(members, &error)).ok()
+        (record, fates)
     }
 
     /// Whether the changes were made on the very record that they are to be done to.

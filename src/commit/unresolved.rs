@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::queue::Line;
 use super::run::{Base, Commit, Committed, Ended};
+use crate::answer::AnswerId;
 use crate::change_log::ChangeLog;
 
 /// One request's part of a commit of unknown outcome.
@@ -40,12 +42,16 @@ impl Unresolved {
         }
     }
 
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
+        self.log.withdraw(answer);
+    }
+
     /// Finds out. The caller has the session's turn, so that nobody else does at the same time.
-    pub(super) async fn resolve(self, deadline: Instant) -> Ended {
+    pub(super) async fn resolve(self, deadline: Instant, line: &Line) -> Ended {
         // Whoever loses the commit half-way leaves it unknown for ever.
         let known = self.replace(Resolution::NeverKnown);
         let known = match known {
-            Resolution::Open(commit) => commit.resolve(deadline).await,
+            Resolution::Open(commit) => commit.resolve(deadline, line).await,
             known => known,
         };
         let ended = match &known {
