@@ -431,6 +431,150 @@ async fn a_closure_that_panics_when_it_is_done_again_is_no_success() {
         .await;
 }
 
+/// A visitor whose compare-and-sets go as planned, and the store behind.
+async fn planned() -> (Late, MemoryStore, Visit) {
+    let store = MemoryStore::new();
+    let late = Late::before(store.clone());
+    let mut visit = Visit::with(SessionLayer::new(late.clone()));
+    visit
+        .request(|session| async move {
+            session.insert("name", "mia").unwrap();
+            session.insert("token", "once").unwrap();
+        })
+        .await;
+    (late, store, visit)
+}
+
+/// Another node does something in the same session.
+async fn elsewhere(store: &MemoryStore, visit: &Visit, path: &str) {
+    let other = app(SessionLayer::new(store.clone()));
+    visit.browser.peek(&other, path).await.ok();
+}
+
+#[tokio::test]
+async fn a_number_is_what_the_commit_made_it_and_not_what_it_looked_like() {
+    let (late, store, mut visit) = planned().await;
+    let tab = visit.clone();
+    let (plan, others) = (late.clone(), store.clone());
+    visit
+        .request(move |session| async move {
+            elsewhere(&others, &tab, "/incr?k=n").await;
+            // A conflict; then what is sent arrives late, just before somebody asks again.
+            plan.plan(&[
+                Post::Deliver,
+                Post::Hold,
+                Post::Lose,
+                Post::Lose,
+                Post::DeliverAfterHeld,
+            ]);
+            let (first, second) =
+                tokio::join!(session.increment_now("n", 1), session.increment_now("n", 1));
+            assert!(
+                matches!(first, Err(SessionError::OutcomeUnknown)),
+                "{first:?}"
+            );
+            assert_eq!(second.unwrap(), 3);
+        })
+        .await;
+    assert!(late.is_done());
+    let other = app(SessionLayer::new(store));
+    assert_eq!(visit.browser.peek(&other, "/number?k=n").await.ok(), "3");
+}
+
+#[tokio::test]
+async fn what_was_not_taken_after_all_can_be_taken_again() {
+    let (late, store, mut visit) = planned().await;
+    let tab = visit.clone();
+    visit
+        .request(move |session| async move {
+            late.plan(&[Post::Lose; 3]);
+            let unknown = session.take::<String>("token").await;
+            assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
+            // What another node writes proves that nothing had arrived.
+            elsewhere(&store, &tab, "/incr?k=n").await;
+            let token = session.take::<String>("token").await.unwrap();
+            assert_eq!(token.as_deref(), Some("once"));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn every_clone_hears_of_changes_that_were_lost() {
+    // A closure panics when it is done again, in a commit that holds another clone's change too.
+    let (_late, store, mut visit) = planned().await;
+    let session = visit.keep().await;
+    let (first, second, third) = (session.clone(), session.clone(), session.clone());
+    first
+        .update("again", {
+            let runs = std::sync::atomic::AtomicU32::new(0);
+            move |_: &mut u32| {
+                assert_eq!(runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+            }
+        })
+        .unwrap();
+    second.insert("x", 1).unwrap();
+    third.insert("y", 1).unwrap();
+    elsewhere(&store, &visit, "/incr?k=n").await;
+    let first = tokio::spawn(async move { first.save().await });
+    assert!(first.await.is_err(), "it panics");
+    for clone in [&second, &third] {
+        assert!(matches!(clone.save().await, Err(SessionError::Discarded)));
+        clone.save().await.unwrap();
+    }
+    assert!(!session.contains_key("x"));
+
+    // Nobody will ever know, since the session has ended.
+    let (late, store, mut visit) = planned().await;
+    let session = visit.keep().await;
+    let clones = [session.clone(), session.clone(), session.clone()];
+    for (n, clone) in clones.iter().enumerate() {
+        clone.insert(&format!("key{n}"), n).unwrap();
+    }
+    late.plan(&[Post::Lose; 3]);
+    elsewhere(&store, &visit, "/read").await;
+    let unknown = clones[0].save().await;
+    assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
+    elsewhere(&store, &visit, "/logout").await;
+    for clone in &clones[1..] {
+        let unknown = clone.save().await;
+        assert!(
+            matches!(unknown, Err(SessionError::OutcomeUnknown)),
+            "{unknown:?}"
+        );
+    }
+}
+
+/// The client leaves while a save is under way whose outcome stays unknown: nobody has forgotten to save anything.
+#[tokio::test]
+async fn a_save_that_was_given_up_is_not_called_forgotten() {
+    let (late, _store, visit) = planned().await;
+    let events = Arc::<Mutex<Vec<&'static str>>>::default();
+    let seen = Arc::clone(&events);
+    let layer = visit
+        .layer
+        .with_observer(move |event: &Event| seen.lock().unwrap().push(event.name()));
+    late.plan(&[Post::LoseSlowly(Duration::from_millis(30)); 3]);
+    let app = app(layer);
+    let asked = visit.browser.peek(&app, "/save-then");
+    let left = tokio::time::timeout(Duration::from_millis(10), asked).await;
+    assert!(left.is_err());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(*events.lock().unwrap(), ["outcome_unknown"]);
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_breaks_nothing() {
+    let layer = SessionLayer::new(MemoryStore::new()).with_observer(|_: &Event| panic!("observed"));
+    let mut visit = Visit::with(layer);
+    for n in 1..=2 {
+        visit
+            .request(move |session| async move {
+                assert_eq!(session.increment_now("n", 1).await.unwrap(), n);
+            })
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
     let (_server, proxy, mut visit) = behind_proxy().await;

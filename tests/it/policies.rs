@@ -146,6 +146,43 @@ async fn the_last_write_wins_whole_and_nothing_else_is_undone() {
 }
 
 #[tokio::test]
+async fn a_last_write_of_no_data_replaces_none() {
+    for path in ["/flash?text=hi", "/cycle"] {
+        let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
+        let by = merging.clone();
+        visit
+            .request(move |session| async move {
+                let app = app(by.layer.clone());
+                by.browser.peek(&app, "/set?k=other&v=x").await.ok();
+                match path {
+                    "/cycle" => session.cycle_id().unwrap(),
+                    _ => session.flash_info("hi").unwrap(),
+                }
+            })
+            .await;
+        assert_eq!(see(&visit, "/read").await, "name,other,token", "{path}");
+    }
+}
+
+/// Another clone saves, and takes the change along that is to give something.
+#[tokio::test]
+async fn a_last_write_that_gives_something_gives_what_is_there() {
+    let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
+    visit
+        .request(move |session| async move {
+            session.insert("mine", 1).unwrap();
+            let app = app(merging.layer.clone());
+            let taken = merging.browser.peek(&app, "/take?k=token").await.ok();
+            assert_eq!(taken, "once");
+            let take = session.take::<String>("token");
+            let (saved, taken) = tokio::join!(session.save(), take);
+            saved.unwrap();
+            assert_eq!(taken.unwrap(), None);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn the_last_write_brings_no_session_back() {
     let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
     let write = |session: &Session| session.insert("name", "noa").unwrap();
@@ -340,6 +377,48 @@ async fn who_waits_too_long_is_asked_to_try_again() {
         assert_eq!(late.headers["retry-after"], "1");
         assert_eq!(late.set_cookies().len(), 0);
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_one_who_knows_the_handle_and_not_the_secret() {
+    let sites = Sites::new(exclusive(2_000, 60_000), &Gauge::default()).await;
+    let genuine = sites.browser.cookie.clone().unwrap();
+    let forged = Browser {
+        cookie: Some(format!(
+            "{}{}",
+            &genuine[..genuine.len() - 12],
+            "A".repeat(12)
+        )),
+    };
+    let slow = forged.peek(&sites.apps[0], "/slow?ms=600");
+    let holder = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        sites.get(0, "/add").await.ok();
+        sites.get(1, "/add").await.ok();
+        assert!(began.elapsed() < Duration::from_millis(300));
+    };
+    tokio::join!(slow, holder).0.ok();
+}
+
+#[tokio::test]
+async fn a_busy_node_lets_the_others_in() {
+    let sites = Sites::new(exclusive(10_000, 5_000), &Gauge::default()).await;
+    let busy = (0..20).map(|_| async {
+        sites.get(0, "/slow?ms=30").await.ok();
+        Instant::now()
+    });
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sites.get(1, "/read").await.ok();
+        Instant::now()
+    };
+    let (busy, other) = tokio::join!(join_all(busy), other);
+    let before = busy.iter().filter(|done| **done < other).count();
+    assert!(
+        before < 15,
+        "{before} of 20 went before the other node's one"
+    );
 }
 
 #[tokio::test]

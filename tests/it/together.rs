@@ -138,6 +138,112 @@ async fn what_makes_the_session_too_large_fails_its_own_request_only() {
     assert_eq!(queue.see("/number?k=n").await, "2");
 }
 
+/// Only if all of them were made on the very record that they are done to could one be taken for all.
+#[tokio::test]
+async fn those_who_loaded_the_same_record_all_have_their_part_in_the_next() {
+    let queue = Queue::new().await;
+    // The first one is lost, so that the others start from what they loaded.
+    let lost = Post::LoseSlowly(SLOW);
+    queue.late.plan(&[lost, lost, lost]);
+    let app = app(queue.visit.layer.clone());
+    let first = queue.visit.browser.peek(&app, "/incr?k=first");
+    let rest = async {
+        tokio::time::sleep(SLOW / 2).await;
+        join_all((0..5).map(|_| queue.visit.browser.peek(&app, "/incr?k=n"))).await
+    };
+    let (first, rest) = tokio::join!(first, rest);
+    assert_eq!(first.status, 503);
+    for page in rest {
+        page.ok();
+    }
+    assert_eq!(queue.see("/number?k=n").await, "5");
+}
+
+#[tokio::test]
+async fn a_request_almost_out_of_time_does_not_take_the_time_of_others() {
+    let queue = Queue::new().await;
+    let app = app(queue.visit.layer.clone());
+    let ask = |path| queue.visit.browser.peek(&app, path);
+    let at = |millis| tokio::time::sleep(Duration::from_millis(millis));
+    queue.late.slow_load(Duration::from_millis(850));
+    queue
+        .late
+        .plan(&[Post::Slow(Duration::from_millis(150)); 2]);
+    let hurried = ask("/incr?k=n");
+    let first = async {
+        at(800).await;
+        ask("/incr?k=n").await
+    };
+    let patient = async {
+        at(820).await;
+        ask("/incr?k=n").await
+    };
+    let (hurried, first, patient) = tokio::join!(hurried, first, patient);
+    first.ok();
+    patient.ok();
+    // It had waited for its load most of its time, and was not sent.
+    assert_eq!(hurried.status, 503);
+    assert!(hurried.headers.contains_key("retry-after"));
+    assert_eq!(queue.see("/number?k=n").await, "2");
+}
+
+#[tokio::test]
+async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
+    let mut config = SessionConfig::default();
+    config.max_size = 2048;
+    let queue = Queue::with(config).await;
+    let much = format!("/buy-much?v={}", "x".repeat(3000));
+    // Of one in stock; the first would be sold it if its receipt were not too large.
+    let statuses = queue.at_once(&[&much[..much.len() - 2000], "/buy"]).await;
+    assert_eq!(statuses, [200, 409]);
+    let mut config = SessionConfig::default();
+    config.max_size = 2048;
+    let queue = Queue::with(config).await;
+    let value = "x".repeat(900);
+    let (fill, much) = (
+        format!("/set?k=fill&v={value}"),
+        format!("/buy-much?v={value}"),
+    );
+    let statuses = queue.at_once(&[&fill, &much, "/buy"]).await;
+    assert_eq!(statuses, [200, 500, 200]);
+}
+
+/// Three of one browser: before a login, on the way while it happens, and after.
+#[tokio::test]
+async fn those_of_before_a_login_and_those_of_after_it_do_not_travel_together() {
+    let queue = Queue::new().await;
+    let app = app(queue.visit.layer.clone());
+    let old = queue.visit.browser.clone();
+    let mut new = old.clone();
+    queue
+        .late
+        .plan(&[Post::Slow(SLOW), Post::Deliver, Post::Slow(SLOW * 2)]);
+    let first = old.peek(&app, "/incr?k=n");
+    let login = async {
+        tokio::time::sleep(SLOW / 5).await;
+        new.get(&app, "/login?u=mia").await.ok();
+        // The rotation that waits behind it keeps the session busy, and the one that waits behind that one is of before.
+        new.peek(&app, "/incr?k=n").await
+    };
+    let rotation = async {
+        tokio::time::sleep(SLOW / 4).await;
+        old.peek(&app, "/cycle").await
+    };
+    let behind = async {
+        tokio::time::sleep(SLOW / 3).await;
+        old.peek(&app, "/cycle").await
+    };
+    let late = async {
+        tokio::time::sleep(SLOW / 2).await;
+        old.peek(&app, "/login?u=noa").await
+    };
+    let (first, after, rotation, behind, late) = tokio::join!(first, login, rotation, behind, late);
+    first.ok();
+    after.ok();
+    let refused = [rotation, behind, late].map(|page| page.status.as_u16());
+    assert_eq!(refused, [409; 3]);
+}
+
 #[tokio::test]
 async fn a_rotation_travels_alone_and_those_behind_it_are_refused() {
     let queue = Queue::new().await;
@@ -248,9 +354,13 @@ async fn one_who_saves_again_finds_out_for_all() {
 async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
     let queue = Queue::new().await;
     let mut other = queue.visit.clone();
-    other.layer = other
-        .layer
-        .with_fingerprinting(sessile::Fingerprinting::Off);
+    let heard = Arc::new(AtomicU64::new(0));
+    let hears = Arc::clone(&heard);
+    other.layer = other.layer.with_observer(move |event: &Event| {
+        if let Event::Committed { requests, .. } = event {
+            hears.fetch_add(u64::from(*requests), Ordering::SeqCst);
+        }
+    });
     queue.late.plan(&[Post::Slow(SLOW)]);
     let mine = app(queue.visit.layer.clone());
     let theirs = app(other.layer.clone());
@@ -262,6 +372,7 @@ async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
         page.ok();
     }
     assert_eq!(queue.see("/number?k=n").await, "20");
+    assert_eq!(heard.load(Ordering::SeqCst), 10, "each hears of its own");
 }
 
 #[tokio::test]

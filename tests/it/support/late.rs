@@ -20,6 +20,8 @@ pub enum Post {
     Slow(Duration),
     /// It never arrives.
     Lose,
+    /// It never arrives, and that takes its time.
+    LoseSlowly(Duration),
     /// It arrives later, and is not answered.
     Hold,
     /// It arrives just after what was held.
@@ -40,6 +42,7 @@ pub struct Late {
     plan: Arc<Mutex<VecDeque<Post>>>,
     held: Arc<Mutex<Option<Held>>>,
     leases: bool,
+    slow_load: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Late {
@@ -49,6 +52,7 @@ impl Late {
             plan: Arc::default(),
             held: Arc::default(),
             leases: true,
+            slow_load: Arc::default(),
         }
     }
 
@@ -56,6 +60,11 @@ impl Late {
     pub fn without_leases(self) -> Self {
         let leases = false;
         Self { leases, ..self }
+    }
+
+    /// The next load takes its time.
+    pub fn slow_load(&self, wait: Duration) {
+        *self.slow_load.lock().unwrap() = Some(wait);
     }
 
     /// What becomes of the next compare-and-sets.
@@ -95,6 +104,10 @@ impl SessionStore for Late {
     }
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+        let wait = self.slow_load.lock().unwrap().take();
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
+        }
         self.store.load(key, want).await
     }
 
@@ -117,6 +130,10 @@ impl SessionStore for Late {
         match post {
             Post::Deliver => {}
             Post::Slow(wait) => tokio::time::sleep(wait).await,
+            Post::LoseSlowly(wait) => {
+                tokio::time::sleep(wait).await;
+                return Err(StoreError::unknown("lost"));
+            }
             Post::Lose => return Err(StoreError::unknown("lost")),
             Post::Hold => {
                 let held = Held {
