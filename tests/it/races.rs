@@ -1,7 +1,7 @@
 //! Many requests, two processes, one session.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -59,6 +59,64 @@ impl Site {
             .query(&mut self.ground.connection())
             .unwrap()
     }
+}
+
+/// Everything that merges, by five hundred at once on three nodes.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_writers_on_three_nodes_lose_nothing() {
+    const WRITERS: usize = 500;
+    let (ground, prefix) = (Ground::new(), fresh_prefix());
+    let nodes = [(); 3].map(|()| Node::start(&ground.url(), &prefix));
+    let cookie = nodes[0].get("/set?k=name&v=mia", None).await.cookie;
+    let cookie = cookie.expect("a cookie");
+    // Connections are opened first: it is the session that is to be crowded.
+    let all = |path: fn(usize) -> String| {
+        let (nodes, cookie) = (&nodes, &cookie);
+        join_all((0..WRITERS).map(move |number| async move {
+            let began = Instant::now();
+            let answer = nodes[number % 3].get(&path(number), Some(cookie)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            began.elapsed()
+        }))
+    };
+    all(|_| "/plain".to_owned()).await;
+    let before: Vec<_> = nodes.iter().map(Node::events).collect();
+    let mut took = all(|number| match number % 4 {
+        0 => "/incr?k=n".to_owned(),
+        1 => format!("/push?k=list&v={number}"),
+        2 => format!("/cart?item={}", number / 8),
+        _ => format!("/set?k=key{number}&v=x"),
+    })
+    .await;
+    let get = |path: &'static str| nodes[0].get(path, Some(&cookie));
+    assert_eq!(get("/number?k=n").await.text, "125");
+    let list: BTreeSet<String> = serde_json::from_str(&get("/get?k=list").await.text).unwrap();
+    assert_eq!(list.len(), 125);
+    let cart: HashMap<String, u32> = serde_json::from_str(&get("/get?k=cart").await.text).unwrap();
+    assert_eq!(cart.values().sum::<u32>(), 125);
+    let keys = get("/read").await.text;
+    assert_eq!(
+        keys.split(',').filter(|key| key.starts_with("key")).count(),
+        125
+    );
+
+    let counted = |name: &str| -> u64 {
+        let now = nodes.iter().map(Node::events);
+        let counts = now.zip(&before).map(|(now, before)| {
+            let count = |events: &BTreeMap<String, u64>| events.get(name).copied().unwrap_or(0);
+            count(&now) - count(before)
+        });
+        counts.sum()
+    };
+    let (commits, attempts) = (counted("Committed"), counted("Attempts"));
+    took.sort_unstable();
+    println!(
+        "{WRITERS} writers on 3 nodes: {commits} commits, {:.2} attempts each; p50 {:?}, p99 {:?}",
+        attempts as f64 / commits as f64,
+        took[WRITERS / 2],
+        took[WRITERS * 99 / 100]
+    );
+    assert!(commits > 0 && attempts <= 3 * commits);
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ fn tell(event: &Event) {
         requests, attempts, ..
     } = event
     {
+        println!("event Attempts {attempts}");
         if *attempts > 1 {
             println!("event Merged");
         }

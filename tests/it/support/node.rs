@@ -180,8 +180,10 @@ fn spawn(
         for line in output.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             if let Some(event) = line.strip_prefix("event ") {
+                // A name, and how much it counts if not one.
+                let (name, count) = event.split_once(' ').unwrap_or((event, "1"));
                 let mut events = events.lock().expect("no panic while counting");
-                *events.entry(event.to_owned()).or_default() += 1;
+                *events.entry(name.to_owned()).or_default() += count.parse().unwrap_or(1);
             }
         }
     });
