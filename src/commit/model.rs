@@ -4,8 +4,8 @@
 //! which commits one thing at a time. A client may take a commit of unknown outcome up again, or leave it. The rest of the
 //! crate is a sketch here: a record is the list of the changes in it.
 //!
-//! A record of the model remembers one writer where the real one remembers eight, and the distances told to `decide` are
-//! stretched accordingly, so that two commits of others do what it takes nine for.
+//! A record of the model remembers one writer or two where the real one remembers eight, and the distances told to `decide`
+//! are stretched accordingly, so that two or three commits of others do what it takes nine for.
 
 use std::time::Instant;
 
@@ -42,7 +42,8 @@ struct Record {
     version: (Op, u8),
     count: u8,
     epoch: Epoch,
-    applied: Option<(u8, u8)>,
+    /// The latest at the end.
+    applied: Vec<(u8, u8)>,
     /// Sorted: the order does not matter here.
     data: Vec<Op>,
 }
@@ -163,6 +164,8 @@ struct Protocol {
     visitors: bool,
     /// The node of each client.
     nodes: &'static [u8],
+    /// How many writers a record remembers.
+    remembers: usize,
     faults: u8,
     broken: Option<Rule>,
 }
@@ -248,7 +251,7 @@ impl Protocol {
                 *sequence += 1;
                 task.sequence = *sequence;
                 task.seals += 1;
-                let order = task.seal(writer, event == Event::Gone);
+                let order = task.seal(writer, self.remembers, event == Event::Gone);
                 task.sent = Some(Letter {
                     op: task.op,
                     handle: task.handle,
@@ -294,18 +297,21 @@ impl Protocol {
 }
 
 impl Task {
-    fn seal(&self, writer: u8, create_again: bool) -> Order {
+    fn seal(&self, writer: u8, remembers: usize, create_again: bool) -> Order {
         let mut record = self.base.clone().unwrap_or(Record {
             version: (0, 0),
             count: 0,
             epoch: 0,
-            applied: None,
+            applied: Vec::new(),
             data: Vec::new(),
         });
         let expected = record.version;
         record.version = (self.op, self.seals);
         record.count += 1;
-        record.applied = Some((writer, self.sequence));
+        record.applied.retain(|(by, _)| *by != writer);
+        record.applied.push((writer, self.sequence));
+        let surplus = record.applied.len().saturating_sub(remembers);
+        record.applied.drain(..surplus);
         match self.want {
             Want::Destroy => return Order::Delete,
             Want::Rotate => record.epoch = self.op + 1,
@@ -324,30 +330,31 @@ impl Task {
     }
 
     /// What the store's answer means for the commit.
-    fn hear(&mut self, answer: Answer, writer: u8) -> Event {
+    fn hear(&mut self, answer: Answer, writer: u8, remembers: usize) -> Event {
         match answer {
             Answer::Done => Event::Done,
             Answer::Exists => Event::Exists,
             Answer::Gone => Event::Gone,
             Answer::Conflict(record) => {
-                let newer = self.newer(writer, &record);
+                let newer = self.newer(writer, remembers, &record);
                 self.newer = Some(record);
                 Event::Conflict(newer)
             }
         }
     }
 
-    fn newer(&self, writer: u8, record: &Record) -> Newer {
+    fn newer(&self, writer: u8, remembers: usize, record: &Record) -> Newer {
         let base = self.base.as_ref().expect("only what was loaded conflicts");
-        let trace = match record.applied {
-            Some((by, sequence)) if by == writer => match sequence.cmp(&self.sequence) {
+        let ours = record.applied.iter().find(|(by, _)| *by == writer);
+        let trace = match ours {
+            Some((_, sequence)) => match sequence.cmp(&self.sequence) {
                 std::cmp::Ordering::Equal => Trace::Applied,
                 std::cmp::Ordering::Less => Trace::NotApplied,
                 std::cmp::Ordering::Greater => Trace::Superseded,
             },
-            _ => Trace::Absent,
+            None => Trace::Absent,
         };
-        let distance = usize::from(record.count.saturating_sub(base.count)) + WRITERS - 1;
+        let distance = usize::from(record.count.saturating_sub(base.count)) + WRITERS - remembers;
         Newer {
             trace,
             same_epoch: record.epoch == base.epoch,
@@ -439,7 +446,7 @@ impl Model for Protocol {
             version: (u8::MAX, 0),
             count: 0,
             epoch: 0,
-            applied: None,
+            applied: Vec::new(),
             data: Vec::new(),
         };
         let client = Client {
@@ -524,7 +531,10 @@ impl Model for Protocol {
                 let mut task = task(&world, client);
                 let letter = task.sent.clone().expect("it waits for an answer");
                 let (event, late) = match fate {
-                    Fate::Answered => (task.hear(world.obey(&letter), self.nodes[client]), false),
+                    Fate::Answered => {
+                        let answer = world.obey(&letter);
+                        (task.hear(answer, self.nodes[client], self.remembers), false)
+                    }
                     Fate::Silent { late } => {
                         world.post.push(letter);
                         // In no order: the post keeps none.
@@ -545,7 +555,7 @@ impl Model for Protocol {
                 let event = match world.store[usize::from(task.handle)].clone() {
                     None => Event::Gone,
                     Some(record) => {
-                        let newer = task.newer(self.nodes[client], &record);
+                        let newer = task.newer(self.nodes[client], self.remembers, &record);
                         task.newer = Some(record);
                         Event::Loaded {
                             same_epoch: newer.same_epoch,
@@ -578,6 +588,15 @@ impl Model for Protocol {
                 let found = |client: &Client| client.found_done;
                 world.clients.iter().any(found)
             }),
+            Property::always(
+                "without a fault nothing is unknown",
+                |protocol: &Self, world: &World| {
+                    let unknown = |told: &Option<(Want, Handle, Told)>| {
+                        matches!(told, Some((_, _, Told::Unknown)))
+                    };
+                    world.faults_left < protocol.faults || !world.told.iter().any(unknown)
+                },
+            ),
             Property::always("no acknowledged change is lost", |_, world: &World| {
                 (0_u8..).zip(&world.told).all(|(op, told)| match told {
                     Some((Want::Create | Want::Change | Want::Rotate, handle, Told::Done)) => {
@@ -623,17 +642,19 @@ impl Model for Protocol {
     }
 }
 
-const SCENES: [Protocol; 4] = [
-    scene(true, &[0, 1], 3),
-    scene(false, &[0, 1], 3),
-    scene(false, &[0, 0], 3),
-    scene(false, &[0, 0, 1], 1),
+const SCENES: [Protocol; 5] = [
+    scene(true, &[0, 1], 1, 3),
+    scene(false, &[0, 1], 1, 3),
+    scene(false, &[0, 1], 2, 3),
+    scene(false, &[0, 0], 1, 3),
+    scene(false, &[0, 0, 1], 2, 1),
 ];
 
-const fn scene(visitors: bool, nodes: &'static [u8], faults: u8) -> Protocol {
+const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u8) -> Protocol {
     Protocol {
         visitors,
         nodes,
+        remembers,
         faults,
         broken: None,
     }
