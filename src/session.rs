@@ -290,8 +290,9 @@ impl Session {
 
     /// Changes a value in place and returns what came out; a missing value starts at its default.
     ///
-    /// The closure runs at once, and again at the commit if another request has changed the session meanwhile. It must
-    /// therefore depend on nothing but the value and what was moved into it: clone what you move in.
+    /// The closure runs at once, and again at the commit if another request has changed the session meanwhile; then perhaps
+    /// on another request's task, which waits for it. It must therefore be quick, and depend on nothing but the value and what
+    /// was moved into it: clone what you move in. If it panics then, this request alone fails.
     ///
     /// ```
     /// # use std::collections::BTreeMap;
@@ -428,7 +429,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Gone`], [`SessionError::Conflict`], [`SessionError::Store`]: nothing was written.
+    /// - [`SessionError::Gone`], [`SessionError::Conflict`], [`SessionError::Busy`], [`SessionError::Store`]: nothing was
+    ///   written.
     /// - [`SessionError::OutcomeUnknown`]: it may have been written. The response becomes 503 unless that is resolved by
     ///   the end of the request.
     /// - [`SessionError::TooLarge`], and those of changes that no longer fit what others made of the session.
