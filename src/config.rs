@@ -64,6 +64,22 @@ pub enum Load {
     OnExtract,
 }
 
+/// What happens to a request whose session cannot be loaded, since the store is away or hangs.
+///
+/// Whatever it is, no cookie is set or taken away: an outage logs nobody out.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[doc(alias("fail_open", "fail_closed"))]
+pub enum OnStoreError {
+    /// The response is 503 with `Retry-After`, and the handler does not run. The default.
+    #[default]
+    Reject,
+    /// The handler runs with an empty session, as for a visitor without one: for pages that are worth something to anybody.
+    /// Nothing can be written; if the handler tries to, the response becomes 503 after all.
+    Anonymous,
+}
+
 /// What happens to the changes of a request if other requests have changed its session since it was loaded.
 ///
 /// Whatever it is, a session that was destroyed does not come back, and a rotation is not undone.
@@ -187,6 +203,8 @@ pub struct SessionConfig {
     pub max_size: usize,
     /// When the session is loaded.
     pub load: Load,
+    /// What happens if the session cannot be loaded.
+    pub on_store_error: OnStoreError,
     /// What happens if other requests have changed the session meanwhile.
     pub concurrency: Concurrency,
     /// What to do when a session is used from another network.
@@ -209,6 +227,7 @@ impl Default for SessionConfig {
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
             max_size: 64 * 1024,
             load: Load::default(),
+            on_store_error: OnStoreError::default(),
             concurrency: Concurrency::default(),
             fingerprinting: Fingerprinting::default(),
             ipv4_prefix: 24,

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use crate::change::Circumstances;
 use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, within};
-use crate::config::Concurrency;
+use crate::config::{Concurrency, OnStoreError};
 use crate::cookie::{Presented, read};
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
@@ -25,7 +25,7 @@ use crate::record::{Record, Unreadable};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::state::{Standing, State};
-use crate::store::{Freshness, Renewal, Stored};
+use crate::store::{Freshness, Renewal, StoreError, Stored};
 use crate::token::{Handle, SecretHash, Token};
 
 /// One request under one layer: the token it carries, and the session once somebody has asked for it.
@@ -132,14 +132,14 @@ impl Visit {
         let mut began = Instant::now();
         let store = &*self.core.store;
         let budget = store.capabilities().request_budget;
-        let mut stored = self.fetch(Freshness::Recent, began + budget).await?;
+        let mut stored = self.fetch(Freshness::Recent, began + budget).await;
         let mut lease = None;
-        if let Some((token, found)) = &stored
+        if let Ok(Some((token, found))) = &stored
             && let Some(taken) = self.lease(token, found).await?
         {
             // Others may have had it meanwhile.
             began = Instant::now();
-            stored = self.fetch(Freshness::Latest, began + budget).await?;
+            stored = self.fetch(Freshness::Latest, began + budget).await;
             lease = Some(taken);
         }
         let circumstances = Circumstances {
@@ -148,8 +148,15 @@ impl Visit {
             network: self.network.clone(),
         };
         let (standing, fingerprint) = match stored {
-            Some((token, stored)) => self.judge(token, stored, circumstances.now),
-            None => (Standing::New, self.compare(None)),
+            Ok(Some((token, stored))) => self.judge(token, stored, circumstances.now),
+            Ok(None) => (Standing::New, self.compare(None)),
+            Err(error) => match self.settings.config.on_store_error {
+                OnStoreError::Reject => return Err(SessionError::Store(error)),
+                OnStoreError::Anonymous => {
+                    let (handle, why) = (None, SessionError::Store(error));
+                    (Standing::Barred { handle, why }, self.compare(None))
+                }
+            },
         };
         let mut state = State::new(standing, fingerprint, &circumstances);
         state.spent = began.elapsed();
@@ -175,18 +182,18 @@ impl Visit {
         &self,
         want: Freshness,
         deadline: Instant,
-    ) -> Result<Option<(&Token, Stored)>, SessionError> {
+    ) -> Result<Option<(&Token, Stored)>, StoreError> {
         let Presented::Token(token) = &self.presented else {
             return Ok(None);
         };
         let load = self.core.store.load(&token.handle, want);
         let loaded = within(deadline, load).await.map_err(|error| {
-            let (handle, error) = (Some(token.handle), error);
+            let handle = Some(token.handle);
             self.settings.emit(&Event::StoreFailed {
                 handle,
                 error: error.clone(),
             });
-            SessionError::Store(error)
+            error
         })?;
         Ok(loaded.map(|stored| (token, stored)))
     }
@@ -234,7 +241,7 @@ impl Visit {
                 let standing = match error {
                     Unreadable::Newer(_) => Standing::Barred {
                         handle: None,
-                        why: Gone::Unreadable,
+                        why: SessionError::Gone(Gone::Unreadable),
                     },
                     Unreadable::Malformed(_) | Unreadable::NoVersion => Standing::New,
                 };
@@ -246,7 +253,7 @@ impl Visit {
             Admission::Retired => (
                 Standing::Barred {
                     handle: None,
-                    why: Gone::Rotated,
+                    why: SessionError::Gone(Gone::Rotated),
                 },
                 self.compare(None),
             ),
@@ -256,7 +263,7 @@ impl Visit {
                 if !admits(config.fingerprinting, &fingerprint) {
                     let standing = Standing::Barred {
                         handle: Some(handle),
-                        why: Gone::OtherNetwork,
+                        why: SessionError::Gone(Gone::OtherNetwork),
                     };
                     return (standing, fingerprint);
                 }

@@ -15,7 +15,7 @@ use tower_layer::Layer;
 
 use crate::Handle;
 use crate::commit::queue::Lines;
-use crate::config::{Concurrency, ConfigError, Load, SessionConfig};
+use crate::config::{Concurrency, ConfigError, Load, OnStoreError, SessionConfig};
 use crate::error::SessionError;
 use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
@@ -145,6 +145,13 @@ impl SessionLayer {
     #[must_use]
     pub fn with_load(mut self, load: Load) -> Self {
         self.settings_mut().config.load = load;
+        self
+    }
+
+    /// Sets what happens if a session cannot be loaded; [`OnStoreError::Reject`] by default.
+    #[must_use]
+    pub fn with_on_store_error(mut self, on_store_error: OnStoreError) -> Self {
+        self.settings_mut().config.on_store_error = on_store_error;
         self
     }
 

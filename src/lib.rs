@@ -41,7 +41,9 @@ pub mod store;
 mod token;
 mod version;
 
-pub use config::{Concurrency, ConfigError, CookieConfig, Load, SameSite, SessionConfig};
+pub use config::{
+    Concurrency, ConfigError, CookieConfig, Load, OnStoreError, SameSite, SessionConfig,
+};
 pub use error::{Gone, SessionError};
 pub use event::{Event, Observer};
 pub use factory::{Config, StoreConfig};

@@ -203,7 +203,7 @@ mod tests {
         };
         let barred = || Standing::Barred {
             handle: None,
-            why: Gone::Rotated,
+            why: SessionError::Gone(Gone::Rotated),
         };
         let gone = || Err(SessionError::Gone(Gone::Ended));
         let unknown = || Err(SessionError::OutcomeUnknown);

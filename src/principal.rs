@@ -103,7 +103,7 @@ impl Session {
         let state = self.shared().state();
         match &state.standing {
             _ if state.head_sent => Err(SessionError::ResponseSent),
-            Standing::Barred { why, .. } => Err(SessionError::Gone(*why)),
+            Standing::Barred { why, .. } => Err(why.clone()),
             Standing::Stored(_) => Ok(true),
             Standing::New => Ok(false),
         }

@@ -464,7 +464,7 @@ impl Session {
             let state = shared.state();
             match &state.standing {
                 Standing::New => return Ok(()),
-                Standing::Barred { why, .. } => return Err(SessionError::Gone(*why)),
+                Standing::Barred { why, .. } => return Err(why.clone()),
                 Standing::Stored(base) => (base.token.handle, base.record.epoch, state.generation),
             }
         };

@@ -11,7 +11,7 @@ use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, Terms, Work};
 use crate::commit::unresolved::Unresolved;
 use crate::config::Concurrency;
-use crate::error::{Gone, SessionError};
+use crate::error::SessionError;
 use crate::fingerprint::Fingerprint;
 use crate::flash::Flash;
 use crate::lifetime::Millis;
@@ -27,8 +27,12 @@ pub(crate) enum Standing {
     /// Loaded, or written since.
     Stored(Box<Base>),
     /// The token names a living session that this request may not use. It sees an empty one, writes nothing, and never
-    /// gets a cookie that would push out the one that works. `handle` is there if it may still be destroyed.
-    Barred { handle: Option<Handle>, why: Gone },
+    /// gets a cookie that would push out the one that works. Or the store was away, and nobody can tell. `handle` is there if
+    /// it may still be destroyed.
+    Barred {
+        handle: Option<Handle>,
+        why: SessionError,
+    },
 }
 
 /// The session of one request, shared by all clones of its [`Session`](crate::Session).
@@ -326,7 +330,7 @@ impl State {
         let base = match &self.standing {
             _ if self.doomed.is_some() => return Ok(None),
             Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
-                return Err(SessionError::Gone(*why));
+                return Err(why.clone());
             }
             _ if self.log.is_empty() => return Ok(None),
             Standing::New if self.head_sent => return Err(SessionError::ResponseSent),
