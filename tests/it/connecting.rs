@@ -130,6 +130,13 @@ async fn a_password_never_shows_in_debug() {
 }
 
 #[tokio::test]
+async fn an_ipv6_address_works_in_brackets() {
+    let server = Server::start_with(&["--bind", "127.0.0.1", "::1"]);
+    let url = format!("redis://[::1]:{}/", server.address().port());
+    sessile::conformance::check(RedisStore::from_url(url).await.unwrap()).await;
+}
+
+#[tokio::test]
 async fn other_databases_and_unix_sockets_work() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("redis.sock");
