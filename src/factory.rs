@@ -16,12 +16,12 @@ pub enum StoreConfig {
     /// `memory:` — a [`MemoryStore`]. The default.
     #[default]
     Memory,
-    /// `redis://…` or `unix://…` — a [`RedisStore`].
+    /// `redis://…`, `rediss://…` or `unix://…` — a [`RedisStore`].
     Redis(RedisConfig),
 }
 
 impl StoreConfig {
-    /// The store at this URL, with its default settings: `memory:`, `redis://…` or `unix://…`.
+    /// The store at this URL, with its default settings: `memory:`, `redis://…`, `rediss://…` or `unix://…`.
     ///
     /// The URL is looked at when the layer is made.
     pub fn from_url(url: impl Into<String>) -> Self {

@@ -54,5 +54,7 @@ pub use layer::SessionLayer;
 pub use read_session::ReadSession;
 pub use service::{ResponseFuture, SessionService};
 pub use session::Session;
-pub use store::{CompareAndSet, MemoryStore, RedisConfig, RedisStore, SessionStore, StoreError};
+pub use store::{
+    CompareAndSet, MemoryStore, RedisConfig, RedisStore, SessionStore, StoreError, TlsConfig,
+};
 pub use token::{Handle, InvalidHandle};

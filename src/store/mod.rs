@@ -29,7 +29,7 @@ mod stats;
 pub(crate) use any::AnyStore;
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
-pub use redis::{CompareAndSet, RedisConfig, RedisStore};
+pub use redis::{CompareAndSet, RedisConfig, RedisStore, TlsConfig};
 pub use stats::{Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
 
 /// Keeps sessions as bytes with a version and a time to live.

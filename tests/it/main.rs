@@ -24,5 +24,6 @@ mod round_trips;
 mod secrets;
 mod stats;
 mod support;
+mod tls;
 mod together;
 mod values;

@@ -9,13 +9,31 @@ use crate::config::ConfigError;
 
 /// A connection that could not be made.
 pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
-    let advice = if error.is_connection_refusal() {
+    let advice = if let Some(advice) = handshake_advice(&error) {
+        advice
+    } else if error.is_connection_refusal() {
         "nothing listens there (connection refused): start the server, or correct `url`".to_owned()
     } else if error.is_timeout() {
         let waited = config.connection_timeout;
+        let tls = match is_encrypted(config) {
+            true => ", or a server that speaks no TLS",
+            false => "",
+        };
         format!(
-            "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between?"
+            "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between{tls}?"
         )
+    } else if error.is_connection_dropped() || error.kind() == ErrorKind::Parse {
+        match is_encrypted(config) {
+            true => {
+                "the server ended the connection: if it speaks no TLS there, write `redis://`; if it asks for a certificate, \
+                 write `tls.client_cert` and `tls.client_key`"
+            }
+            false => {
+                "the server ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
+                 `rediss://`"
+            }
+        }
+        .to_owned()
     } else if error.kind() == ErrorKind::AuthenticationFailed {
         "the server refused user name or password: correct them in `url`".to_owned()
     } else {
@@ -26,6 +44,18 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
         advice,
         source: Arc::new(error),
     }
+}
+
+fn is_encrypted(config: &RedisConfig) -> bool {
+    config.url.starts_with("rediss:") || config.url.starts_with("valkeys:")
+}
+
+#[cfg(feature = "tls-rustls")]
+use super::tls::advice as handshake_advice;
+
+#[cfg(not(feature = "tls-rustls"))]
+fn handshake_advice(_: &RedisError) -> Option<String> {
+    None
 }
 
 /// What to do about something the server said.

@@ -7,6 +7,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
+use super::tls::TlsConfig;
 use crate::config::{ConfigError, check_duration, duration};
 
 /// The settings of a [`RedisStore`](crate::RedisStore).
@@ -26,8 +27,11 @@ use crate::config::{ConfigError, check_duration, duration};
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
     /// Where the server is: `redis://user:password@host:port/database`, or `unix:///path/to/socket`. By default
-    /// `redis://127.0.0.1:6379/`.
+    /// `redis://127.0.0.1:6379/`. An IPv6 address is written in brackets, `redis://[::1]:6379/`. With `rediss://` the
+    /// connections are encrypted, which needs the feature `tls-rustls`.
     pub url: String,
+    /// Whose certificate the server must have, and which one we show; for `rediss://` only.
+    pub tls: TlsConfig,
     /// What every key begins with; `sessile:` by default. Letters, digits, `_`, `-` and `:`. Applications that share a
     /// server need prefixes of their own.
     pub key_prefix: String,
@@ -57,6 +61,7 @@ impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379/".to_owned(),
+            tls: TlsConfig::default(),
             key_prefix: "sessile:".to_owned(),
             pool_size: 4,
             compare_and_set: CompareAndSet::default(),
@@ -98,6 +103,7 @@ impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
             .field("url", &without_login(&self.url))
+            .field("tls", &self.tls)
             .field("key_prefix", &self.key_prefix)
             .field("pool_size", &self.pool_size)
             .field("compare_and_set", &self.compare_and_set)
@@ -160,9 +166,19 @@ impl RedisConfig {
 
     fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
         let invalid = |advice: &str| ConfigError::invalid("url", without_login(&self.url), advice);
-        if self.url.starts_with("rediss:") {
+        let encrypted = self.url.starts_with("rediss:") || self.url.starts_with("valkeys:");
+        if encrypted && cfg!(not(feature = "tls-rustls")) {
             return Err(invalid(
-                "TLS is not supported: write `redis://host:port/database`",
+                "TLS needs the feature `tls-rustls`: write `cargo add sessile --features tls-rustls`",
+            ));
+        }
+        if !encrypted && self.tls != TlsConfig::default() {
+            let advice = "it would be ignored: write `rediss://host:port/database` into `url`";
+            return Err(ConfigError::invalid("tls", &self.tls, advice));
+        }
+        if self.url.contains('#') {
+            return Err(invalid(
+                "what follows `#` would be ignored, and no certificate goes unchecked: leave it out; encode `#` in a password as %23",
             ));
         }
         let info = self.url.as_str().into_connection_info().map_err(|_| {
@@ -175,16 +191,16 @@ impl RedisConfig {
             ));
         }
         let query = self.url.split_once('?').map_or("", |(_, query)| query);
-        let tcp = matches!(info.addr(), ConnectionAddr::Tcp(..));
+        let tcp = matches!(
+            info.addr(),
+            ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. }
+        );
         if tcp && !matches!(query, "" | "protocol=resp2" | "protocol=resp3") {
             return Err(invalid(
                 "what follows `?` would be ignored: write the database as `redis://host:port/5`",
             ));
         }
-        if !matches!(
-            info.addr(),
-            ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)
-        ) {
+        if !tcp && !matches!(info.addr(), ConnectionAddr::Unix(_)) {
             return Err(invalid(
                 "write `redis://host:port/database` or `unix:///path/to/socket`",
             ));
@@ -196,7 +212,13 @@ impl RedisConfig {
         // The kernel then gives up a connection whose other end is gone, instead of waiting for a quarter of an hour.
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
         let tcp = tcp.set_user_timeout(self.command_timeout * 4);
-        Ok(info.set_tcp_settings(tcp))
+        let info = info.set_tcp_settings(tcp);
+        #[cfg(feature = "tls-rustls")]
+        if encrypted {
+            super::tls::install_provider();
+            return super::tls::with_certificates(info, &self.tls);
+        }
+        Ok(info)
     }
 }
 
@@ -225,13 +247,14 @@ mod tests {
         good.check().unwrap();
         RedisConfig::new("unix:///run/redis.sock").check().unwrap();
         type Case = (&'static str, fn(&mut RedisConfig));
-        let cases: [Case; 18] = [
+        let cases: [Case; 19] = [
             ("url", |c| c.url = String::new()),
             ("url", |c| c.url = "localhost:6379".into()),
             ("url", |c| c.url = "http://localhost/".into()),
             ("url", |c| c.url = "redis://localhost:x/".into()),
             ("url", |c| c.url = "redis://localhost/notanumber".into()),
-            ("url", |c| c.url = "rediss://localhost/".into()),
+            ("url", |c| c.url = "rediss://localhost/#insecure".into()),
+            ("tls", |c| c.tls.ca = Some("/ca.pem".into())),
             ("url", |c| c.url = "redis://mia@localhost/".into()),
             ("url", |c| c.url = "redis://localhost/?db=5".into()),
             ("key_prefix", |c| c.key_prefix = String::new()),
@@ -255,6 +278,13 @@ mod tests {
             let error = config.check().unwrap_err();
             assert!(error.to_string().starts_with(expected), "{error}");
         }
+        let tls = RedisConfig::new("rediss://localhost/").check();
+        let told = tls.map_or_else(|error| error.to_string(), |_| String::new());
+        assert_eq!(
+            told.contains("--features tls-rustls"),
+            cfg!(not(feature = "tls-rustls")),
+            "{told}"
+        );
         let mut slow = good;
         slow.command_timeout = Duration::from_secs(2);
         let text = slow.check().unwrap_err().to_string();
@@ -291,6 +321,11 @@ mod tests {
             (2, "sessile:")
         );
         assert_eq!(config.compare_and_set, CompareAndSet::Auto);
+        let json = r#"{"url": "rediss://h/", "tls": {"ca": "/etc/ca.pem"}}"#;
+        let config: RedisConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.tls.ca.as_deref(), Some("/etc/ca.pem".as_ref()));
+        let json = r#"{"url": "rediss://h/", "tls": {"insecure": true}}"#;
+        assert!(serde_json::from_str::<RedisConfig>(json).is_err());
         for (name, expected) in [
             ("auto", CompareAndSet::Auto),
             ("script", CompareAndSet::Script),

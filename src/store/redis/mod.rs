@@ -25,6 +25,7 @@ mod lease;
 mod pool;
 mod script;
 mod stats;
+mod tls;
 mod watch;
 
 use advice::{advice, connect_error};
@@ -32,6 +33,7 @@ use choose::Replacer;
 pub use config::{CompareAndSet, RedisConfig};
 use failed::Failed;
 use pool::{Connections, Manager, Request};
+pub use tls::TlsConfig;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
@@ -65,6 +67,13 @@ use pool::{Connections, Manager, Request};
 /// - by `IFEQ` nothing else,
 ///
 /// with `+select` for another database than 0.
+///
+/// # Encrypted connections
+///
+/// With the feature `tls-rustls` and a `rediss://` URL. The server's certificate must be for the host in the URL, and of an
+/// authority of [`TlsConfig::ca`]; without that, of one that browsers trust too. A server that asks for a certificate gets
+/// [`TlsConfig::client_cert`]. If the process has not chosen a `CryptoProvider` of rustls by the time the first store is
+/// made, that of ring is installed for it; an application that wants another installs it before.
 #[derive(Clone)]
 #[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
 pub struct RedisStore {

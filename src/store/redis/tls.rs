@@ -1,0 +1,198 @@
+//! Encrypted connections: whom to trust, and who we are.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+#[cfg(feature = "tls-rustls")]
+pub(super) use with_rustls::{advice, install_provider, with_certificates};
+
+/// Whom to trust, and who to be, at a `rediss://` address. The files are PEM, read when the store is made.
+///
+/// Without any of these the server needs a certificate of an authority that browsers trust too, and anyone may connect.
+/// There is no way to skip the check of the certificate.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificates of the authorities that are trusted, instead of those that come with the crate (Mozilla's). For
+    /// those of the operating system, its bundle, such as `/etc/ssl/certs/ca-certificates.crt`.
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown to a server which asks for one, with those between it and its authority behind it.
+    pub client_cert: Option<PathBuf>,
+    /// Its private key: PKCS#8, PKCS#1 or SEC1, without a password.
+    pub client_key: Option<PathBuf>,
+}
+
+#[cfg(feature = "tls-rustls")]
+mod with_rustls {
+    use std::error::Error;
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use redis::{Client, ClientTlsConfig, ConnectionInfo, RedisError, TlsCertificates};
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::sign::CertifiedKey;
+    use rustls::{AlertDescription, CertificateError, RootCertStore};
+
+    use super::TlsConfig;
+    use crate::config::ConfigError;
+
+    /// rustls takes the process's provider of cryptography, and panics if nobody has chosen one and there are several.
+    pub(in super::super) fn install_provider() {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Another thread may have been faster, and its choice will do.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+    }
+
+    /// The address with what the files say.
+    pub(in super::super) fn with_certificates(
+        info: ConnectionInfo,
+        config: &TlsConfig,
+    ) -> Result<ConnectionInfo, ConfigError> {
+        let certificates = certificates(config)?;
+        let client = Client::build_with_tls(info, certificates).map_err(|error| {
+            ConfigError::invalid("tls", config, format!("{error}: correct the files"))
+        })?;
+        Ok(client.get_connection_info().clone())
+    }
+
+    /// What the files hold, once it is known to be what it should.
+    fn certificates(config: &TlsConfig) -> Result<TlsCertificates, ConfigError> {
+        let root_cert = match &config.ca {
+            Some(path) => Some(authorities(path)?),
+            None => None,
+        };
+        let client_tls = match (&config.client_cert, &config.client_key) {
+            (Some(cert), Some(key)) => Some(client(cert, key)?),
+            (None, None) => None,
+            (Some(cert), None) => {
+                let advice = "write the path of its private key into `tls.client_key`";
+                return Err(ConfigError::invalid("tls.client_cert", cert, advice));
+            }
+            (None, Some(key)) => {
+                let advice = "write the path of its certificate into `tls.client_cert`";
+                return Err(ConfigError::invalid("tls.client_key", key, advice));
+            }
+        };
+        Ok(TlsCertificates {
+            client_tls,
+            root_cert,
+        })
+    }
+
+    fn authorities(path: &Path) -> Result<Vec<u8>, ConfigError> {
+        let (pem, chain) = chain("tls.ca", path)?;
+        let mut store = RootCertStore::empty();
+        for certificate in chain {
+            store.add(certificate).map_err(|error| {
+                let advice = format!("one of its certificates cannot be used: {error}");
+                ConfigError::invalid("tls.ca", path, advice)
+            })?;
+        }
+        Ok(pem)
+    }
+
+    fn client(cert: &Path, key: &Path) -> Result<ClientTlsConfig, ConfigError> {
+        let (client_cert, chain) = chain("tls.client_cert", cert)?;
+        let client_key = read("tls.client_key", key)?;
+        let invalid = |advice: String| ConfigError::invalid("tls.client_key", key, advice);
+        let private = PrivateKeyDer::from_pem_slice(&client_key).map_err(|_| {
+            invalid("it holds no private key in PEM: write the path of a file with `-----BEGIN PRIVATE KEY-----`".to_owned())
+        })?;
+        install_provider();
+        if let Some(provider) = rustls::crypto::CryptoProvider::get_default() {
+            CertifiedKey::from_der(chain, private, provider).map_err(|error| {
+                invalid(format!("it is not the key of `tls.client_cert`: {error}"))
+            })?;
+        }
+        Ok(ClientTlsConfig {
+            client_cert,
+            client_key,
+        })
+    }
+
+    fn chain(
+        setting: &'static str,
+        path: &Path,
+    ) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), ConfigError> {
+        let pem = read(setting, path)?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        match chain {
+            Ok(chain) if !chain.is_empty() => Ok((pem, chain)),
+            _ => {
+                let advice = "it holds no certificate in PEM: write the path of a file with `-----BEGIN CERTIFICATE-----`";
+                Err(ConfigError::invalid(setting, path, advice))
+            }
+        }
+    }
+
+    fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
+        std::fs::read(path).map_err(|error| {
+            let advice = format!("cannot be read ({error}): correct the path, or its permissions");
+            ConfigError::invalid(setting, path, advice)
+        })
+    }
+
+    /// What to do about a handshake that failed; `None` if it was none.
+    pub(in super::super) fn advice(error: &RedisError) -> Option<String> {
+        let error = rustls_error(error)?;
+        let todo = match error {
+            rustls::Error::InvalidCertificate(certificate) => match certificate {
+                CertificateError::UnknownIssuer => {
+                    "the server's certificate is of an authority that is not trusted here: write the path of that \
+                     authority's certificate into `tls.ca`"
+                }
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => {
+                    "the server's certificate is for another host: write the name that it is for into `url`, or give the \
+                     server one for this name"
+                }
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    "the server's certificate has expired: renew it, or correct the clock here"
+                }
+                _ => {
+                    "the server's certificate cannot be used: give the server one that an authority has issued for its name, \
+                     and write the path of the authority's into `tls.ca`"
+                }
+            },
+            rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+                "the server asks for a certificate: write the paths of one and its key into `tls.client_cert` and \
+                 `tls.client_key`"
+            }
+            rustls::Error::AlertReceived(
+                AlertDescription::UnknownCA
+                | AlertDescription::BadCertificate
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateExpired,
+            ) => {
+                "the server does not take the certificate of `tls.client_cert`: write the path of one that its authority has \
+                 issued"
+            }
+            rustls::Error::InvalidMessage(_) => {
+                "what listens there does not speak TLS: write `redis://`, or the server's `tls-port`"
+            }
+            _ => {
+                "the TLS handshake failed: if the server asks for a certificate, write `tls.client_cert` and \
+                 `tls.client_key`; else look at its log"
+            }
+        };
+        Some(format!("{error}: {todo}"))
+    }
+
+    fn rustls_error(error: &RedisError) -> Option<&rustls::Error> {
+        let source = error.source()?;
+        let source: &(dyn Error + 'static) =
+            match source.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+                Some(shared) => &**shared,
+                None => source,
+            };
+        match source.downcast_ref::<io::Error>() {
+            Some(error) => error.get_ref()?.downcast_ref(),
+            None => source.downcast_ref(),
+        }
+    }
+}

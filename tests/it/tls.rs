@@ -1,0 +1,258 @@
+//! Encrypted connections, with authorities and certificates made on the spot.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
+use tempfile::TempDir;
+
+use crate::support::app::app;
+use crate::support::server::free_port;
+use crate::support::{Browser, Server, fresh_prefix};
+
+/// Issues certificates, and keeps all files.
+struct Authority {
+    directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Of authorities with one name, the wrong one would be tried.
+        let name = format!("authority of {}", directory.path().display());
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self {
+            directory,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// A certificate for a host, and its key.
+    fn issue(&self, host: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, host);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let paths = (
+            self.path(&format!("{host}.pem")),
+            self.path(&format!("{host}.key")),
+        );
+        std::fs::write(&paths.0, certificate.pem()).unwrap();
+        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
+        paths
+    }
+
+    /// A server whose certificate is for this host, and its port for TLS.
+    fn server(&self, host: &str, clients: &str) -> (Server, u16) {
+        let port = free_port();
+        let ((cert, key), ca) = (self.issue(host), self.ca());
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let arguments = [
+            "--tls-port".to_owned(),
+            port.to_string(),
+            "--tls-cert-file".to_owned(),
+            text(&cert),
+            "--tls-key-file".to_owned(),
+            text(&key),
+            "--tls-ca-cert-file".to_owned(),
+            text(&ca),
+            "--tls-auth-clients".to_owned(),
+            clients.to_owned(),
+        ];
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        (Server::start_with(&arguments), port)
+    }
+}
+
+fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
+    let mut config = RedisConfig::new(url);
+    config.key_prefix = fresh_prefix();
+    config.tls.ca = ca;
+    config
+}
+
+/// What a store that cannot connect says.
+async fn refused(config: RedisConfig) -> String {
+    match RedisStore::from_config(config).await {
+        Err(error @ ConfigError::Connect { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The setting that a store complains of, and the whole complaint.
+fn invalid(config: RedisConfig) -> (&'static str, String) {
+    match RedisStore::lazy(config) {
+        Err(error) => match error {
+            ConfigError::Invalid { setting, .. } => (setting, error.to_string()),
+            _ => panic!("{error}"),
+        },
+        Ok(store) => panic!("{store:?}"),
+    }
+}
+
+#[tokio::test]
+async fn sessions_work_over_tls_whatever_they_are_replaced_with() {
+    let authority = Authority::new();
+    let (server, port) = authority.server("localhost", "no");
+    for way in crate::support::server::ways(&server) {
+        let mut config = config(format!("rediss://localhost:{port}/"), Some(authority.ca()));
+        config.compare_and_set = way;
+        let store = RedisStore::from_config(config).await.unwrap();
+        sessile::conformance::check(store.clone()).await;
+        let app = app(SessionLayer::new(store));
+        let mut visitor = Browser::default();
+        for n in 1..=3 {
+            assert_eq!(
+                visitor.get(&app, "/incr?k=n").await.ok(),
+                n.to_string(),
+                "{way:?}"
+            );
+        }
+        visitor.get(&app, "/logout").await.ok();
+        assert_eq!(visitor.cookie, None);
+    }
+}
+
+#[tokio::test]
+async fn an_address_will_do_as_a_name_if_the_certificate_is_for_it() {
+    let authority = Authority::new();
+    let (_server, port) = authority.server("127.0.0.1", "no");
+    let url = format!("rediss://127.0.0.1:{port}/3");
+    RedisStore::from_config(config(url, Some(authority.ca())))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_authority_that_is_not_trusted_is_refused_and_told_how_to_be() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (_server, port) = authority.server("localhost", "no");
+    for ca in [None, Some(other.ca())] {
+        let text = refused(config(format!("rediss://localhost:{port}/"), ca)).await;
+        assert!(text.contains("UnknownIssuer"), "{text}");
+        assert!(text.contains("`tls.ca`"), "{text}");
+        assert!(text.contains(&format!("localhost:{port}")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_refused() {
+    let authority = Authority::new();
+    let (_server, port) = authority.server("redis.example.org", "no");
+    let url = format!("rediss://localhost:{port}/");
+    let text = refused(config(url, Some(authority.ca()))).await;
+    assert!(
+        text.contains("redis.example.org") && text.contains("for another host"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_gets_one_or_says_no() {
+    let authority = Authority::new();
+    let (_server, port) = authority.server("localhost", "yes");
+    let (cert, key) = authority.issue("sessile");
+    let mut config = config(format!("rediss://localhost:{port}/"), Some(authority.ca()));
+    let text = refused(config.clone()).await;
+    assert!(
+        text.contains("`tls.client_cert`") && text.contains("`tls.client_key`"),
+        "{text}"
+    );
+
+    config.tls.client_cert = Some(cert.clone());
+    config.tls.client_key = Some(key);
+    let store = RedisStore::from_config(config.clone()).await.unwrap();
+    sessile::conformance::check(store).await;
+
+    let stranger = Authority::new();
+    let (strange_cert, strange_key) = stranger.issue("sessile");
+    config.tls.client_cert = Some(strange_cert);
+    config.tls.client_key = Some(strange_key);
+    let text = refused(config.clone()).await;
+    assert!(text.contains("`tls.client_cert`"), "{text}");
+
+    // The key of another certificate.
+    config.tls.client_cert = Some(cert);
+    let (setting, text) = invalid(config);
+    assert_eq!(setting, "tls.client_key", "{text}");
+    assert!(
+        text.contains("not the key of `tls.client_cert`") && !text.contains("BEGIN"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn files_that_are_missing_or_hold_something_else_are_named() {
+    let authority = Authority::new();
+    let (cert, key) = authority.issue("localhost");
+    let (missing, text) = (authority.path("missing.pem"), authority.path("text.pem"));
+    std::fs::write(&text, "no certificate").unwrap();
+    type Case<'a> = (
+        Option<&'a PathBuf>,
+        Option<&'a PathBuf>,
+        Option<&'a PathBuf>,
+        &'a str,
+        &'a PathBuf,
+    );
+    let cases: [Case<'_>; 9] = [
+        (Some(&missing), None, None, "tls.ca", &missing),
+        (Some(&text), None, None, "tls.ca", &text),
+        (Some(&key), None, None, "tls.ca", &key),
+        (None, Some(&cert), None, "tls.client_cert", &cert),
+        (None, None, Some(&key), "tls.client_key", &key),
+        (
+            None,
+            Some(&missing),
+            Some(&key),
+            "tls.client_cert",
+            &missing,
+        ),
+        (None, Some(&text), Some(&key), "tls.client_cert", &text),
+        (
+            None,
+            Some(&cert),
+            Some(&missing),
+            "tls.client_key",
+            &missing,
+        ),
+        (None, Some(&cert), Some(&text), "tls.client_key", &text),
+    ];
+    for (ca, client_cert, client_key, setting, path) in cases {
+        let mut config = config("rediss://localhost:1/".to_owned(), ca.cloned());
+        config.tls.client_cert = client_cert.cloned();
+        config.tls.client_key = client_key.cloned();
+        let (named, said) = invalid(config);
+        assert_eq!(named, setting, "{said}");
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+        assert!(said.contains("path"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn tls_where_there_is_none_and_none_where_there_is_are_told() {
+    let authority = Authority::new();
+    let (server, port) = authority.server("localhost", "no");
+    let plain = server.address().port();
+    let mut towards_plain = config(format!("rediss://localhost:{plain}/"), Some(authority.ca()));
+    // Redis takes the greeting for half of a command, and waits for the rest.
+    towards_plain.connection_timeout = Duration::from_millis(300);
+    let text = refused(towards_plain).await;
+    assert!(text.contains("TLS"), "{text}");
+    let text = refused(config(format!("redis://localhost:{port}/"), None)).await;
+    assert!(text.contains("`rediss://`"), "{text}");
+}
