@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Cause;
 use crate::fingerprint::Fingerprinting;
 use crate::lifetime::{LONGEST, SHORTEST};
+use crate::store::{Capabilities, Durability};
 
 /// A setting that cannot work, or a store that cannot be reached; the text says what to write instead.
 #[non_exhaustive]
@@ -118,6 +119,48 @@ pub enum Concurrency {
     },
 }
 
+/// How far what a request has done must have spread before it is answered with success.
+///
+/// Redis tells a client that a write is done once the primary has it, and replicas get it a moment later: what a replica
+/// has not got when it takes over is lost. To wait for replicas costs a round trip and theirs, and makes requests fail while
+/// there are none. It is worth that for what must not come undone, such as a logout:
+///
+/// ```
+/// use std::time::Duration;
+/// use sessile::SessionConfig;
+/// use sessile::store::Durability;
+///
+/// let mut config = SessionConfig::default();
+/// config.durability.endings = Some(Durability::Replicas {
+///     n: 1,
+///     timeout: Duration::from_millis(200),
+/// });
+/// ```
+///
+/// If too few replicas have it in time, it is in the store all the same, and done once. The response is then
+///
+/// - 503 without `Retry-After`, [`SessionError::OutcomeUnknown`](crate::SessionError::OutcomeUnknown), for a change of a
+///   session that exists: whether it will still be there after a failover is what is not known, and to repeat it may do it
+///   twice;
+/// - 503 with `Retry-After`, [`SessionError::Store`](crate::SessionError::Store), for a new session, whose token nobody has
+///   got, and for a logout, which is repeated in the background and may be by the visitor.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DurabilityConfig {
+    /// For every change; [`Durability::Primary`] by default.
+    pub commits: Durability,
+    /// For what ends the use of a token: `destroy`, `cycle_id`, `set_principal` and `clear_principal`. As `commits` by
+    /// default.
+    pub endings: Option<Durability>,
+}
+
+impl DurabilityConfig {
+    pub(crate) fn endings(&self) -> Durability {
+        self.endings.unwrap_or(self.commits)
+    }
+}
+
 /// The `SameSite` attribute of the cookie.
 ///
 /// It is no replacement for protection against cross-site request forgery.
@@ -217,6 +260,8 @@ pub struct SessionConfig {
     /// such a request has usually stopped half-way. A logout and a rotation are committed in any case, and if the handler
     /// returned a [`SessionError`](crate::SessionError), nothing else is.
     pub commit_on_server_error: bool,
+    /// How far changes must have spread before a request is answered with success; on the primary by default.
+    pub durability: DurabilityConfig,
 }
 
 impl Default for SessionConfig {
@@ -233,6 +278,7 @@ impl Default for SessionConfig {
             ipv4_prefix: 24,
             ipv6_prefix: 64,
             commit_on_server_error: false,
+            durability: DurabilityConfig::default(),
         }
     }
 }
@@ -265,10 +311,65 @@ impl SessionConfig {
                 return Err(ConfigError::invalid(setting, bits, advice));
             }
         }
+        self.durability.check()?;
         if !(1024..=512 * 1024 * 1024).contains(&self.max_size) {
             let advice =
                 "write a number of bytes from 1024 to 536870912, which is what Redis takes";
             return Err(ConfigError::invalid("max_size", self.max_size, advice));
+        }
+        Ok(())
+    }
+
+    /// Says what this store cannot do.
+    pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
+        if matches!(self.concurrency, Concurrency::Exclusive { .. }) && !can.lease {
+            let advice = "this store has no leases: use another store, or write \"merge\"";
+            return Err(ConfigError::invalid(
+                "concurrency",
+                self.concurrency,
+                advice,
+            ));
+        }
+        for (setting, durability) in self.durability.settings() {
+            let Durability::Replicas { timeout, .. } = durability else {
+                continue;
+            };
+            if !can.durability {
+                let advice = "this store has no replicas to wait for: use another store, or write \"primary\"";
+                return Err(ConfigError::invalid(setting, durability, advice));
+            }
+            if timeout > can.request_budget {
+                let advice = format!(
+                    "its timeout is more than the store's request_budget = {:?}, so it could never be used up: lower it, or \
+                     raise the budget",
+                    can.request_budget
+                );
+                return Err(ConfigError::invalid(setting, durability, advice));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DurabilityConfig {
+    fn settings(&self) -> [(&'static str, Durability); 2] {
+        [
+            ("durability.commits", self.commits),
+            ("durability.endings", self.endings()),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (setting, durability) in self.settings() {
+            if let Durability::Replicas { n, timeout } = durability {
+                if !(1..=1024).contains(&n) {
+                    let advice = "write a number of replicas from 1 to 1024, or \"primary\"";
+                    return Err(ConfigError::invalid(setting, durability, advice));
+                }
+                // WAIT takes whole milliseconds, and waits for ever at zero.
+                let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(60));
+                check_duration(setting, timeout, shortest, longest)?;
+            }
         }
         Ok(())
     }
@@ -391,7 +492,7 @@ mod tests {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.cookie.name = "id".into()).is_ok());
         type Case = (&'static str, fn(&mut SessionConfig));
-        let cases: [Case; 19] = [
+        let cases: [Case; 22] = [
             ("cookie.name", |c| c.cookie.name = String::new()),
             ("cookie.name", |c| c.cookie.name = "a b".into()),
             ("cookie.name", |c| c.cookie.name = "a=b".into()),
@@ -433,6 +534,15 @@ mod tests {
                 c.absolute_timeout = Duration::from_millis(1)
             }),
             ("ipv4_prefix", |c| c.ipv4_prefix = 33),
+            ("durability.commits", |c| {
+                c.durability.commits = replicas(0, 100);
+            }),
+            ("durability.endings", |c| {
+                c.durability.endings = Some(replicas(1, 0));
+            }),
+            ("durability.endings", |c| {
+                c.durability.endings = Some(replicas(1, 61_000));
+            }),
             ("max_size", |c| c.max_size = 0),
         ];
         for (expected, change) in cases {
@@ -449,6 +559,68 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    fn replicas(n: u32, millis: u64) -> Durability {
+        Durability::Replicas {
+            n,
+            timeout: Duration::from_millis(millis),
+        }
+    }
+
+    #[test]
+    fn what_a_store_cannot_do_is_told() {
+        let with = |change: fn(&mut SessionConfig)| {
+            let mut config = SessionConfig::default();
+            change(&mut config);
+            config
+        };
+        let (none, all) = (
+            Capabilities::new(),
+            Capabilities::new().with_durability(true),
+        );
+        let plain = with(|_| ());
+        let commits = with(|c| c.durability.commits = replicas(1, 100));
+        let endings = with(|c| c.durability.endings = Some(replicas(1, 100)));
+        let both = with(|c| {
+            c.durability.commits = replicas(1, 100);
+            c.durability.endings = Some(Durability::Primary);
+        });
+        let slow = with(|c| c.durability.endings = Some(replicas(1, 1001)));
+        for (config, can, told) in [
+            (&plain, none, None),
+            (&commits, none, Some(("durability.commits", "no replicas"))),
+            (&endings, none, Some(("durability.endings", "no replicas"))),
+            (&both, none, Some(("durability.commits", "no replicas"))),
+            (&commits, all, None),
+            (&endings, all, None),
+            (
+                &slow,
+                all,
+                Some(("durability.endings", "request_budget = 1s")),
+            ),
+        ] {
+            match (config.check_for(can), told) {
+                (Ok(()), None) => {}
+                (Err(error), Some((setting, named))) => {
+                    let text = error.to_string();
+                    assert!(text.starts_with(setting) && text.contains(named), "{text}");
+                }
+                (result, _) => panic!("{result:?} {told:?}"),
+            }
+        }
+        assert_eq!(commits.durability.endings(), replicas(1, 100));
+        assert_eq!(both.durability.endings(), Durability::Primary);
+    }
+
+    #[test]
+    fn durability_can_be_read_from_a_file() {
+        let json = r#"{"durability": {"endings": {"replicas": {"n": 2, "timeout": "50ms"}}}}"#;
+        let config: SessionConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.durability.commits, Durability::Primary);
+        assert_eq!(config.durability.endings(), replicas(2, 50));
+        let json = r#"{"durability": {"commits": {"replicas": {"n": 2}}}}"#;
+        assert!(serde_json::from_str::<SessionConfig>(json).is_err());
     }
 
     #[test]

@@ -123,9 +123,11 @@ pub enum SessionError {
     #[error("the session {0}: nothing was written")]
     Gone(Gone),
     /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly. A
-    /// rotation may have been applied too, without the browser having the new token.
+    /// rotation may have been applied too, without the browser having the new token. Used too if it has been applied, and on
+    /// fewer replicas than [`durability`](crate::DurabilityConfig) asks for: whether it outlives the primary is then what is
+    /// unknown.
     #[error(
-        "the store did not answer, so whether the session was changed is unknown: look at it in a new request before repeating"
+        "the store did not say in time that the session is changed for good: look at it in a new request before repeating"
     )]
     OutcomeUnknown,
     /// Used if the store cannot be reached or refuses the operation. Nothing that anyone can see was written: a deletion may

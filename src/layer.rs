@@ -96,22 +96,14 @@ impl SessionLayer {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Invalid`] if they cannot work, such as a `__Host-` cookie without `Secure`; it says what to write
-    /// instead.
+    /// [`ConfigError::Invalid`] if they cannot work, such as a `__Host-` cookie without `Secure`, or not with this store; it
+    /// says what to write instead.
     pub fn with_config(
         store: impl SessionStore,
         config: SessionConfig,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        let exclusive = matches!(config.concurrency, Concurrency::Exclusive { .. });
-        if exclusive && !store.capabilities().lease {
-            let advice = "this store has no leases: use another store, or write \"merge\"";
-            return Err(ConfigError::invalid(
-                "concurrency",
-                config.concurrency,
-                advice,
-            ));
-        }
+        config.check_for(store.capabilities())?;
         Ok(Self::build(store, config))
     }
 

@@ -42,7 +42,8 @@ mod token;
 mod version;
 
 pub use config::{
-    Concurrency, ConfigError, CookieConfig, Load, OnStoreError, SameSite, SessionConfig,
+    Concurrency, ConfigError, CookieConfig, DurabilityConfig, Load, OnStoreError, SameSite,
+    SessionConfig,
 };
 pub use error::{Gone, SessionError};
 pub use event::{Event, Observer};

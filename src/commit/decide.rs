@@ -54,6 +54,8 @@ pub(crate) struct State {
     resends: u32,
     /// The bytes sent last may have been applied, or still be on their way.
     unresolved: bool,
+    /// Replicas must have it too.
+    durable: bool,
     #[cfg(test)]
     broken: Option<Rule>,
 }
@@ -62,12 +64,18 @@ impl State {
     pub(crate) fn new(goal: Goal) -> Self {
         Self {
             goal,
+            durable: false,
             attempts: 0,
             resends: 0,
             unresolved: false,
             #[cfg(test)]
             broken: None,
         }
+    }
+
+    /// The commit counts as done only once replicas have it.
+    pub(crate) fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
     }
 
     /// For tests that must fail without it.
@@ -148,6 +156,9 @@ pub(crate) enum Action {
     Send,
     /// Send the same bytes again.
     Resend,
+    /// Write the record that was found once more, byte for byte: it names our commit, and only what is written is waited
+    /// for.
+    Confirm,
     /// Send a creation under a fresh handle.
     SendAfresh,
     /// Wait with jitter, for longer the higher the number of attempts, and load a fresh record.
@@ -216,7 +227,17 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
 
 fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     if newer.trace == Trace::Applied && state.keeps(Rule::NamedIsDone) {
-        return Action::Finish(Verdict::Committed);
+        return match state.durable {
+            false => Action::Finish(Verdict::Committed),
+            // An earlier send has done it, and whether replicas have it was not said to us.
+            true => {
+                state.unresolved = true;
+                match late {
+                    true => Action::Finish(Verdict::OutcomeUnknown),
+                    false => Action::Confirm,
+                }
+            }
+        };
     }
     if state.unresolved && !proves_not_applied(*state, newer) {
         return Action::Finish(Verdict::NeverKnown);
@@ -252,6 +273,11 @@ fn proves_not_applied(state: State, newer: Newer) -> bool {
 }
 
 fn failed(state: &mut State, kind: StoreErrorKind, late: bool) -> Action {
+    if kind == StoreErrorKind::NotDurable {
+        // It is done, and to send it again would only wait for the same replicas. Taken up again, it is found.
+        state.unresolved = state.goal == Goal::Replace;
+        return Action::Finish(nothing_written(*state, Verdict::Failed));
+    }
     if kind == StoreErrorKind::Unknown {
         // A creation under a handle that nobody will ever hear of has changed nothing that anyone can see.
         state.unresolved = state.goal == Goal::Replace && state.keeps(Rule::SilenceIsUnknown);
@@ -526,6 +552,101 @@ mod tests {
         for (name, goal, events, actions) in table {
             assert_eq!(play(*goal, events), *actions, "{name}");
         }
+    }
+
+    #[test]
+    fn what_replicas_must_have_is_done_once_they_have_it() {
+        use Action::{Confirm, Finish, Resend, Send};
+        use Event::{Begin, Done, Failed, Gone};
+        use StoreErrorKind::NotDurable;
+        use Verdict::{Committed, NeverKnown, OutcomeUnknown};
+        let ours = newer(Trace::Applied, true, 1);
+        let table: &[(&str, Goal, &[Event], &[Action])] = &[
+            (
+                "at once",
+                Goal::Replace,
+                &[Done],
+                &[Send, Finish(Committed)],
+            ),
+            (
+                "they do not say so, which is asked again if somebody needs to know",
+                Goal::Replace,
+                &[Failed(NotDurable), Begin, ours, Done],
+                &[
+                    Send,
+                    Finish(OutcomeUnknown),
+                    Resend,
+                    Confirm,
+                    Finish(Committed),
+                ],
+            ),
+            (
+                "nor then",
+                Goal::Replace,
+                &[Failed(NotDurable), Begin, ours, Failed(NotDurable)],
+                &[
+                    Send,
+                    Finish(OutcomeUnknown),
+                    Resend,
+                    Confirm,
+                    Finish(OutcomeUnknown),
+                ],
+            ),
+            (
+                "the answer was lost, the commit was not, and they are asked",
+                Goal::Replace,
+                &[Failed(Unknown), ours, Done],
+                &[Send, Resend, Confirm, Finish(Committed)],
+            ),
+            (
+                "others commit while they are asked",
+                Goal::Replace,
+                &[Failed(Unknown), ours, ours, Done],
+                &[Send, Resend, Confirm, Confirm, Finish(Committed)],
+            ),
+            (
+                "while they are asked, what was there is not any more, after a failover",
+                Goal::Replace,
+                &[Failed(Unknown), ours, newer(Trace::Absent, true, 1), Done],
+                &[Send, Resend, Confirm, Send, Finish(Committed)],
+            ),
+            (
+                "logged out while they are asked",
+                Goal::Replace,
+                &[Failed(Unknown), ours, Gone],
+                &[Send, Resend, Confirm, Finish(NeverKnown)],
+            ),
+            (
+                "no answer when they are asked",
+                Goal::Replace,
+                &[Failed(Unknown), ours, Failed(Unknown), ours, Done],
+                &[Send, Resend, Confirm, Resend, Confirm, Finish(Committed)],
+            ),
+            (
+                "a new session that they do not have is nobody's",
+                Goal::Create,
+                &[Failed(NotDurable)],
+                &[Send, Finish(Verdict::Failed)],
+            ),
+            (
+                "a deletion that they do not have has failed",
+                Goal::Delete,
+                &[Failed(NotDurable)],
+                &[Send, Finish(Verdict::Failed)],
+            ),
+        ];
+        for (name, goal, events, actions) in table {
+            let (mut state, action) = step(State::new(*goal).durable(true), Begin, false);
+            let mut done = vec![action];
+            for event in *events {
+                let (next, action) = step(state, *event, false);
+                state = next;
+                done.push(action);
+            }
+            assert_eq!(done, *actions, "{name}");
+        }
+        let (sent, _) = step(State::new(Goal::Replace).durable(true), Begin, false);
+        assert_eq!(step(sent, ours, true).1, Finish(OutcomeUnknown));
     }
 
     #[test]

@@ -31,6 +31,7 @@ const LATER: [Duration; 9] = [
 pub(super) async fn delete(
     store: &dyn AnyStore,
     handle: Handle,
+    durability: Durability,
     deadline: Instant,
 ) -> Result<(), StoreError> {
     let mut state = State::new(Goal::Delete);
@@ -49,7 +50,7 @@ pub(super) async fn delete(
                 }));
             }
             _ => {
-                event = match within(deadline, store.delete(&handle, Durability::Primary)).await {
+                event = match within(deadline, store.delete(&handle, durability)).await {
                     Ok(Deleted::Done) => Happened::Done,
                     Ok(Deleted::Missing) => Happened::Gone,
                     Err(error) => {
@@ -80,9 +81,12 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
     }
     let task = async move {
         let budget = core.store.capabilities().request_budget;
+        let durability = settings.config.durability.endings();
         let mut waits = LATER.iter();
         let event = loop {
-            let Err(error) = delete(&*core.store, handle, Instant::now() + budget).await else {
+            let Err(error) =
+                delete(&*core.store, handle, durability, Instant::now() + budget).await
+            else {
                 break Event::Destroyed { handle };
             };
             match waits.next() {

@@ -247,7 +247,8 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
 }
 
 async fn end(shared: &Shared, handle: Handle, deadline: Instant) -> Result<(), SessionError> {
-    match delete(&*shared.core.store, handle, deadline).await {
+    let durability = shared.settings.config.durability.endings();
+    match delete(&*shared.core.store, handle, durability, deadline).await {
         Ok(()) => {
             shared.emit(&Event::Destroyed { handle });
             Ok(())

@@ -259,7 +259,8 @@ impl Protocol {
                 });
                 world.clients[client].doing = Doing::Waiting(task);
             }
-            Action::Resend => world.clients[client].doing = Doing::Waiting(task),
+            // Only a commit that replicas must have is confirmed, and here there are none.
+            Action::Resend | Action::Confirm => world.clients[client].doing = Doing::Waiting(task),
             Action::WaitAndLoad => world.clients[client].doing = Doing::Reading(task),
             Action::Finish(verdict) => self.finish(world, client, task, verdict),
         }

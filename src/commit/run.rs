@@ -21,7 +21,7 @@ use crate::fingerprint::Fingerprinting;
 use crate::layer::{Core, Settings};
 use crate::lifetime::to_millis;
 use crate::record::Record;
-use crate::store::{Created, Freshness, Replaced, StoreError, Stored, Write};
+use crate::store::{Created, Durability, Freshness, Replaced, StoreError, Stored, Write};
 use crate::token::Token;
 use crate::version::CommitId;
 
@@ -92,6 +92,16 @@ impl RestsOn {
 }
 
 impl Work {
+    /// How far it must have spread; those that travel together have the same settings, and one with a new secret travels
+    /// alone.
+    pub(super) fn durability(&self) -> Durability {
+        let durability = &self.terms.settings.config.durability;
+        match self.log.new_secret() {
+            Some(_) => durability.endings(),
+            None => durability.commits,
+        }
+    }
+
     /// Whether it must not share a compare-and-set: it gives the session a new secret, or rests on its own base.
     pub(super) fn is_alone(&self) -> bool {
         self.base.is_none() || self.log.new_secret().is_some() || self.rests_on != RestsOn::Nothing
@@ -175,8 +185,8 @@ impl Commit {
             began_with: first.deadline,
             deadline: first.deadline,
             id: first.work.terms.core.next_commit(),
+            state: State::new(goal).durable(first.work.durability() != Durability::Primary),
             members: vec![first],
-            state: State::new(goal),
             sent: None,
             newer: None,
         }
@@ -236,6 +246,7 @@ impl Commit {
                     self.send(&mut failure).await
                 }
                 Action::Resend => self.send(&mut failure).await,
+                Action::Confirm => self.confirm(&mut failure).await,
                 Action::WaitAndLoad => {
                     let wait = jitter(self.state.attempts());
                     tokio::time::sleep_until(self.deadline.min(Instant::now() + wait)).await;
@@ -256,6 +267,7 @@ impl Commit {
             self.state = state;
             event = match action {
                 Action::Resend => self.send(&mut failure).await,
+                Action::Confirm => self.confirm(&mut failure).await,
                 Action::Finish(Verdict::Committed) => {
                     return match self.committed(line.into()) {
                         Some(base) => Resolution::Applied(base),
@@ -284,7 +296,7 @@ impl Commit {
             return Event::LoadFailed;
         };
         let store = &self.terms.core.store;
-        let write = Write::new(&sent.value, sent.ttl);
+        let write = Write::new(&sent.value, sent.ttl).with_durability(sent.durability);
         let handle = &sent.token.handle;
         let answer = match &self.base {
             None => within(self.deadline, store.create(handle, write))
@@ -302,6 +314,31 @@ impl Commit {
             Ok(Some(Replaced::Gone)) => Event::Gone,
             Ok(Some(Replaced::Conflict(newer))) => self.find(newer),
             Ok(None) => Event::Exists,
+            Err(error) => {
+                let kind = error.kind();
+                *failure = Some(error);
+                Event::Failed(kind)
+            }
+        }
+    }
+
+    /// Writes what was found once more, since a store tells of replicas only for what it has written itself. By
+    /// compare-and-set, so that it is the server which has our commit that is asked, also after a failover.
+    async fn confirm(&mut self, failure: &mut Option<StoreError>) -> Event {
+        let (Some(sent), Some((found, record))) = (&self.sent, &self.newer) else {
+            return Event::LoadFailed;
+        };
+        let ttl = match found.time_left() {
+            Some(left) if record.version != sent.record.version => left,
+            _ => sent.ttl,
+        };
+        let write = Write::new(found.value(), ttl).with_durability(sent.durability);
+        let store = &self.terms.core.store;
+        let replace = store.replace(&sent.token.handle, found, write);
+        match within(self.deadline, replace).await {
+            Ok(Replaced::Done) => Event::Done,
+            Ok(Replaced::Gone) => Event::Gone,
+            Ok(Replaced::Conflict(newer)) => self.find(newer),
             Err(error) => {
                 let kind = error.kind();
                 *failure = Some(error);

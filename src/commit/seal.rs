@@ -15,6 +15,7 @@ use crate::change::Circumstances;
 use crate::error::{Gone, SessionError};
 use crate::lifetime::ttl;
 use crate::record::Record;
+use crate::store::Durability;
 use crate::token::Token;
 use crate::version::{CommitId, Epoch, Version};
 
@@ -24,6 +25,7 @@ pub(super) struct Sent {
     pub(super) token: Token,
     pub(super) value: Bytes,
     pub(super) ttl: Duration,
+    pub(super) durability: Durability,
     pub(super) record: Arc<Record>,
 }
 
@@ -189,6 +191,7 @@ impl Seal<'_> {
             token,
             value,
             ttl,
+            durability: work.durability(),
             record: Arc::new(record),
         })
     }

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::Handle;
+use crate::config::duration;
 use crate::error::Cause;
 
 mod any;
@@ -144,6 +146,8 @@ pub struct Capabilities {
     pub request_budget: Duration,
     /// Whether it has leases: [`SessionStore::acquire`]. No by default.
     pub lease: bool,
+    /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it is then never asked to.
+    pub durability: bool,
 }
 
 impl Capabilities {
@@ -152,6 +156,7 @@ impl Capabilities {
         Self {
             request_budget: Duration::from_secs(1),
             lease: false,
+            durability: false,
         }
     }
 
@@ -166,6 +171,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_lease(mut self, lease: bool) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// Says whether this store can wait for replicas.
+    #[must_use]
+    pub fn with_durability(mut self, durability: bool) -> Self {
+        self.durability = durability;
         self
     }
 }
@@ -187,12 +199,27 @@ pub enum Freshness {
 }
 
 /// How far a write must have spread before it counts as done.
+///
+/// In a configuration file: `"primary"`, or `{ replicas = { n = 1, timeout = "100ms" } }`.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Durability {
     /// The primary has it in memory.
     #[default]
     Primary,
+    /// The primary and this many of its replicas have it in memory. If they do not say so in time, the write has been done
+    /// and the request fails: [`StoreErrorKind::NotDurable`].
+    ///
+    /// A failover that promotes one of these replicas does not lose the write. One that promotes another replica may:
+    /// Redis does not know which of them have it.
+    Replicas {
+        /// How many; at least one.
+        n: u32,
+        /// How long to wait for them, after the primary has answered; never longer than the store's request budget.
+        #[serde(with = "duration")]
+        timeout: Duration,
+    },
 }
 
 /// A session as the store has it.
@@ -267,6 +294,13 @@ impl<'a> Write<'a> {
             ttl,
             durability: Durability::Primary,
         }
+    }
+
+    /// Sets how far it must have spread.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
     }
 }
 
@@ -352,6 +386,8 @@ pub enum StoreErrorKind {
     Refused,
     /// It was sent and no answer came: it may have been done, or be done later.
     Unknown,
+    /// It was done on the primary, and too few replicas have said that they have it: see [`Durability::Replicas`].
+    NotDurable,
 }
 
 /// A failure of the store.
@@ -377,6 +413,11 @@ impl StoreError {
     /// Sent, and not answered.
     pub fn unknown(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Unknown, message.into())
+    }
+
+    /// Done, but not on as many replicas as asked for.
+    pub fn not_durable(message: impl Into<String>) -> Self {
+        Self::new(StoreErrorKind::NotDurable, message.into())
     }
 
     fn new(kind: StoreErrorKind, message: String) -> Self {

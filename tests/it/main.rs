@@ -6,6 +6,7 @@ mod compare_and_set;
 mod conformance;
 mod connecting;
 mod docs;
+mod durability;
 mod exactly_once;
 mod examples;
 mod fates;

@@ -2,7 +2,9 @@
 
 use tokio::sync::OnceCell;
 
+use super::exclusive::Exclusive;
 use super::failed::Failed;
+use super::lane::Lane;
 use super::pool::Connections;
 use super::script::Script;
 use super::{if_eq, watch};
@@ -74,13 +76,38 @@ impl Replacer {
     ) -> Result<Replaced, StoreError> {
         let replaced = match self.way(connections).await.map_err(undecided)? {
             Way::Script => {
-                let script = &self.script;
-                script.replace(connections, key, expected, value, ttl).await
+                let lane = &mut Lane::Shared(connections);
+                self.script.replace(lane, key, expected, value, ttl).await
             }
-            Way::IfEq => if_eq::replace(connections, key, expected, value, ttl).await,
+            Way::IfEq => {
+                let lane = &mut Lane::Shared(connections);
+                if_eq::replace(lane, key, expected, value, ttl).await
+            }
             Way::Watch => watch::replace(connections, key, expected, value, ttl).await,
         };
         Ok(replaced?)
+    }
+
+    /// The same on a connection that nobody else uses, which is returned to be asked for more.
+    pub(super) async fn replace_alone<'c>(
+        &self,
+        connections: &'c Connections,
+        key: &str,
+        expected: &Stored,
+        value: &[u8],
+        ttl: u64,
+    ) -> Result<(Replaced, Exclusive<'c>), StoreError> {
+        let way = self.way(connections).await.map_err(undecided)?;
+        if way == Way::Watch {
+            return Ok(watch::replace_alone(connections, key, expected, value, ttl).await?);
+        }
+        let mut connection = connections.exclusive().await?;
+        let lane = &mut Lane::Own(&mut connection);
+        let replaced = match way {
+            Way::IfEq => if_eq::replace(lane, key, expected, value, ttl).await,
+            Way::Script | Way::Watch => self.script.replace(lane, key, expected, value, ttl).await,
+        };
+        Ok((replaced?, connection))
     }
 
     async fn way(&self, connections: &Connections) -> Result<Way, Failed> {

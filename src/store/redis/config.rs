@@ -41,8 +41,9 @@ pub struct RedisConfig {
     pub pool_size: u32,
     /// How a session is replaced only if nobody else has changed it meanwhile; `auto` by default.
     pub compare_and_set: CompareAndSet,
-    /// How many connections there may be besides, for what needs one to itself: [`CompareAndSet::Watch`]. 4 by default,
-    /// from 1 to 1024. They are opened when they are needed first.
+    /// How many connections there may be besides, for what needs one to itself: [`CompareAndSet::Watch`], and
+    /// [`Durability::Replicas`](crate::store::Durability::Replicas), of which no more wait at once. 4 by default, from 1 to
+    /// 1024. They are opened when they are needed first.
     pub exclusive_pool_size: u32,
     /// How long connecting may take, with log-in; 1 s by default.
     #[serde(with = "duration")]

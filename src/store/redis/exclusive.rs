@@ -1,8 +1,10 @@
-//! A connection that one request has to itself: what WATCH watches and MULTI queues belongs to a connection, not to a
-//! request, so on a shared one the changes of others would go unseen.
+//! A connection that one request has to itself: what WATCH watches, MULTI queues and WAIT waits for belongs to a connection,
+//! not to a request, so on a shared one the changes of others would go unseen.
+
+use std::time::Duration;
 
 use bb8_redis::bb8::PooledConnection;
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
 use super::failed::Failed;
 use super::odd;
@@ -31,15 +33,41 @@ impl Exclusive<'_> {
     /// commands.
     pub(super) async fn ask(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Value>, Failed> {
         let request = Request::Pipeline(pipeline.ignore_errors());
-        match self.connections.send_on(&mut self.guard, &request).await? {
+        match self.send(&request).await? {
             Value::Array(answers) if answers.len() == pipeline.len() => Ok(answers),
             _ => Err(odd("a pipeline").into()),
         }
     }
 
+    /// Sends one command, and returns what the server does not say no to.
+    pub(super) async fn one(&mut self, command: &Cmd) -> Result<Value, Failed> {
+        self.send(&Request::Command(command)).await
+    }
+
+    /// The same, for one that takes this much longer by itself.
+    pub(super) async fn one_within(
+        &mut self,
+        command: &Cmd,
+        longer: Duration,
+    ) -> Result<Value, Failed> {
+        let limit = self.connections.command_timeout() + longer;
+        let request = Request::Command(command);
+        self.connections
+            .send_within(&mut self.guard, &request, limit)
+            .await
+    }
+
+    pub(super) async fn send(&mut self, request: &Request<'_>) -> Result<Value, Failed> {
+        self.connections.send_on(&mut self.guard, request).await
+    }
+
     /// What an error among the answers means.
     pub(super) fn refused(&self, error: redis::ServerError) -> Failed {
         self.connections.refused(error)
+    }
+
+    pub(super) fn connections(&self) -> &Connections {
+        self.connections
     }
 
     /// For the next one who needs it. Nothing may be watched, queued or unanswered.

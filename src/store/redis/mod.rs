@@ -21,8 +21,10 @@ mod config;
 mod exclusive;
 mod failed;
 mod if_eq;
+mod lane;
 mod lease;
 mod pool;
+mod replicas;
 mod script;
 mod stats;
 mod tls;
@@ -33,6 +35,7 @@ use choose::Replacer;
 pub use config::{CompareAndSet, RedisConfig};
 use failed::Failed;
 use pool::{Connections, Manager, Request};
+use replicas::Wanted;
 pub use tls::TlsConfig;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
@@ -56,6 +59,10 @@ pub use tls::TlsConfig;
 /// | take a lease | `SET … NX PX` | 1 |
 /// | renew it, or meet another owner's | `SET … NX PX`, and as to replace | 1 more than to replace |
 /// | give it up | as to replace | as to replace |
+/// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after what it writes | 1 more, which lasts until replicas have it |
+/// | the same: delete what is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
+///
+/// What waits for replicas has a connection to itself meanwhile, one of [`RedisConfig::exclusive_pool_size`].
 ///
 /// How sessions are replaced is a setting, [`RedisConfig::compare_and_set`]. A lease is a key of its own,
 /// `<key_prefix><handle>:lease`.
@@ -66,7 +73,7 @@ pub use tls::TlsConfig;
 /// - by `WATCH` `+getrange +watch +multi +exec +discard`,
 /// - by `IFEQ` nothing else,
 ///
-/// with `+select` for another database than 0.
+/// with `+select` for another database than 0, and `+wait` for [`Durability::Replicas`].
 ///
 /// # Encrypted connections
 ///
@@ -233,6 +240,7 @@ impl SessionStore for RedisStore {
         Capabilities::new()
             .with_request_budget(self.inner.config.request_budget)
             .with_lease(true)
+            .with_durability(true)
     }
 
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
@@ -247,6 +255,9 @@ impl SessionStore for RedisStore {
             .arg("NX")
             .arg("PX")
             .arg(millis(write.ttl));
+        if let Some(wanted) = wanted(write.durability) {
+            return replicas::create(&self.inner.connections, &command, wanted).await;
+        }
         match self
             .inner
             .connections
@@ -265,17 +276,22 @@ impl SessionStore for RedisStore {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
-        let inner = &self.inner;
-        inner
-            .replacer
-            .replace(
-                &inner.connections,
-                &self.key(key),
-                expected,
-                write.value,
-                millis(write.ttl),
-            )
-            .await
+        let (key, value, ttl) = (self.key(key), &write.value[..], millis(write.ttl));
+        let Inner {
+            connections,
+            replacer,
+            ..
+        } = &*self.inner;
+        match wanted(write.durability) {
+            Some(wanted) => {
+                replicas::replace(connections, replacer, &key, expected, value, ttl, wanted).await
+            }
+            None => {
+                replacer
+                    .replace(connections, &key, expected, value, ttl)
+                    .await
+            }
+        }
     }
 
     async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
@@ -298,7 +314,12 @@ impl SessionStore for RedisStore {
         }
     }
 
-    async fn delete(&self, key: &Handle, _: Durability) -> Result<Deleted, StoreError> {
+    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        if let Some(wanted) = wanted(durability) {
+            let mark = format!("{}mark", self.inner.config.key_prefix);
+            let connections = &self.inner.connections;
+            return replicas::delete(connections, &self.key(key), &mark, wanted).await;
+        }
         let mut command = redis::cmd("UNLINK");
         command.arg(self.key(key));
         match self
@@ -348,6 +369,14 @@ async fn load(connections: &Connections, key: &str) -> Result<Option<Stored>, Fa
     match <[Value; 2]>::try_from(answers) {
         Ok([left, value]) => Ok(stored(value, &left)?),
         Err(_) => Err(odd("GET").into()),
+    }
+}
+
+/// The replicas that must have a write, if any.
+fn wanted(durability: Durability) -> Option<Wanted> {
+    match durability {
+        Durability::Primary => None,
+        Durability::Replicas { n, timeout } => Some(Wanted { n, timeout }),
     }
 }
 

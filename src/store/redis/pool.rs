@@ -238,6 +238,17 @@ impl Connections {
         connection: &mut Connection,
         request: &Request<'_>,
     ) -> Result<Value, Failed> {
+        self.send_within(connection, request, self.command_timeout)
+            .await
+    }
+
+    /// Sends something that may take another time than `command_timeout`.
+    pub(super) async fn send_within(
+        &self,
+        connection: &mut Connection,
+        request: &Request<'_>,
+        limit: Duration,
+    ) -> Result<Value, Failed> {
         let inner = &mut connection.inner;
         let answer = async {
             match request {
@@ -245,7 +256,7 @@ impl Connections {
                 Request::Pipeline(pipeline) => pipeline.query_async(inner).await,
             }
         };
-        match tokio::time::timeout(self.command_timeout, answer).await {
+        match tokio::time::timeout(limit, answer).await {
             Ok(Ok(Value::ServerError(error))) => Err(self.judge(connection, error.into())),
             Ok(Ok(value)) => {
                 if let Value::Array(values) = &value {
@@ -260,8 +271,8 @@ impl Connections {
                     connection.health.broken.store(true, Ordering::Release);
                 }
                 let message = format!(
-                    "Redis at {} did not answer within command_timeout = {:?}",
-                    self.address, self.command_timeout
+                    "Redis at {} did not answer within {limit:?}: see `command_timeout`",
+                    self.address
                 );
                 Err(Failed {
                     trouble: Some(Trouble::Silent),

@@ -3,6 +3,7 @@
 use redis::Value;
 
 use super::failed::Failed;
+use super::lane::Lane;
 use super::pool::{Connections, Request};
 use super::{found, is_wrong_type, odd};
 use crate::store::{Replaced, Stored};
@@ -36,7 +37,7 @@ impl Script {
     /// Replaces the value whose version is that of `expected`.
     pub(super) async fn replace(
         &self,
-        connections: &Connections,
+        lane: &mut Lane<'_, '_>,
         key: &str,
         expected: &Stored,
         value: &[u8],
@@ -44,7 +45,7 @@ impl Script {
     ) -> Result<Replaced, Failed> {
         let ttl = ttl.to_string();
         let arguments = [expected.version(), value, ttl.as_bytes()];
-        match self.run(connections, key, &arguments).await {
+        match self.run(lane, key, &arguments).await {
             Ok(Value::Int(1)) => Ok(Replaced::Done),
             Ok(Value::Int(0)) => Ok(Replaced::Gone),
             Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
@@ -88,15 +89,15 @@ impl Script {
     /// and has done nothing; it then gets the text.
     async fn run(
         &self,
-        connections: &Connections,
+        lane: &mut Lane<'_, '_>,
         key: &str,
         arguments: &[&[u8]],
     ) -> Result<Value, Failed> {
         let by_name = self.call(true, key, arguments);
-        match connections.send(&Request::Command(&by_name)).await {
+        match lane.send(&Request::Command(&by_name)).await {
             Err(failed) if failed.code.as_deref() == Some("NOSCRIPT") => {
                 let whole = self.call(false, key, arguments);
-                connections.send(&Request::Command(&whole)).await
+                lane.send(&Request::Command(&whole)).await
             }
             answer => answer,
         }

@@ -28,6 +28,19 @@ pub(super) async fn replace(
     value: &[u8],
     ttl: u64,
 ) -> Result<Replaced, Failed> {
+    let (replaced, connection) = replace_alone(connections, key, expected, value, ttl).await?;
+    connection.give_back();
+    Ok(replaced)
+}
+
+/// The same, for one who has more to ask on the connection, which is left as if it were new.
+pub(super) async fn replace_alone<'c>(
+    connections: &'c Connections,
+    key: &str,
+    expected: &Stored,
+    value: &[u8],
+    ttl: u64,
+) -> Result<(Replaced, Exclusive<'c>), Failed> {
     let began = Instant::now();
     let (mut connection, mut present) = begin(connections, key).await?;
     loop {
@@ -40,21 +53,14 @@ pub(super) async fn replace(
             let replaced = give_up(&mut connection, key)
                 .await
                 .map_err(Failed::unsent)?;
-            connection.give_back();
-            return Ok(replaced);
+            return Ok((replaced, connection));
         }
         let mut set = cmd("SET");
         set.arg(key).arg(value).arg("XX").arg("PX").arg(ttl);
         match execute(&mut connection, set).await? {
-            Some(Value::Okay) => {
-                connection.give_back();
-                return Ok(Replaced::Done);
-            }
+            Some(Value::Okay) => return Ok((Replaced::Done, connection)),
             // It has expired since it was watched.
-            Some(Value::Nil) => {
-                connection.give_back();
-                return Ok(Replaced::Gone);
-            }
+            Some(Value::Nil) => return Ok((Replaced::Gone, connection)),
             Some(_) => return Err(odd("EXEC").into()),
             // Another value, or the same one renewed: a PEXPIRE counts as a change, and is none.
             None if began.elapsed() < connections.command_timeout() => {

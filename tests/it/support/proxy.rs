@@ -35,6 +35,7 @@ pub struct Weather {
 }
 
 struct Shared {
+    server: Mutex<SocketAddr>,
     round_trips: AtomicU64,
     /// The first suffers until its number is used up.
     faults: Mutex<VecDeque<(&'static str, Fault, usize)>>,
@@ -59,6 +60,7 @@ impl Proxy {
     pub async fn seeded(server: SocketAddr, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Shared {
+            server: Mutex::new(server),
             round_trips: AtomicU64::default(),
             faults: Mutex::default(),
             delay: AtomicU64::default(),
@@ -73,6 +75,7 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
+                let server = *shared.server.lock().unwrap();
                 tokio::spawn(async move {
                     let mut cuts = shared.cuts.subscribe();
                     tokio::select! {
@@ -87,6 +90,16 @@ impl Proxy {
 
     pub fn url(&self) -> String {
         format!("redis://{}/", self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes all connections; new ones lead to another server, as after a failover.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.shared.server.lock().unwrap() = server;
+        self.cut();
     }
 
     /// How often a connection has asked and then waited for the answer.

@@ -83,6 +83,38 @@ impl Server {
         process.wait().expect("the server's end");
     }
 
+    /// Follows the primary at this address, and returns once the primary knows that it has all that is there.
+    pub fn follow(&self, primary: SocketAddr) {
+        let (host, port) = (primary.ip().to_string(), primary.port().to_string());
+        self.replicaof(&host, &port);
+        let client = redis::Client::open(format!("redis://{primary}/")).unwrap();
+        let mut primary = client.get_connection().unwrap();
+        // The first may come with the snapshot; only the second shows that the stream behind it flows.
+        for _ in 0..2 {
+            let (_, replicas): ((), u32) = redis::pipe()
+                .cmd("SET")
+                .arg(&["test:mark", "", "PX", "1"])
+                .cmd("WAIT")
+                .arg(&["1", "10000"])
+                .query(&mut primary)
+                .unwrap();
+            assert_eq!(replicas, 1, "no replica; its log:\n{}", self.log());
+        }
+    }
+
+    /// Follows nobody any more: a failover.
+    pub fn promote(&self) {
+        self.replicaof("NO", "ONE");
+    }
+
+    fn replicaof(&self, host: &str, port: &str) {
+        let done: () = redis::cmd("REPLICAOF")
+            .arg(&[host, port])
+            .query(&mut self.connection())
+            .unwrap();
+        done
+    }
+
     /// Starts again on the same port with what is on disk.
     pub fn restart(&mut self) {
         if self.process.is_some() {

@@ -1,0 +1,116 @@
+//! Writes that count once replicas have them.
+//!
+//! `WAIT` tells how many replicas have what was written **on its own connection**. So a write and its `WAIT` share one that
+//! nobody else uses, and on a connection that wrote nothing `WAIT` answers at once and proves nothing: a compare-and-set
+//! that met another value has nothing to wait for, and a deletion of what is gone already first writes something else.
+//! Replication is one stream, so that replicas which have the later write have the deletion too, whoever made it.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::choose::Replacer;
+use super::exclusive::Exclusive;
+use super::failed::Failed;
+use super::pool::Connections;
+use super::{millis, odd};
+use crate::store::{Created, Deleted, Replaced, StoreError, Stored};
+
+/// How many replicas, and how long they may take.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) n: u32,
+    pub(super) timeout: Duration,
+}
+
+/// Does a `SET … NX`, and waits for replicas if it has written.
+pub(super) async fn create(
+    connections: &Connections,
+    command: &Cmd,
+    wanted: Wanted,
+) -> Result<Created, StoreError> {
+    let mut connection = connections.exclusive().await?;
+    let created = match connection.one(command).await? {
+        Value::Okay => {
+            wait(&mut connection, wanted).await?;
+            Created::Done
+        }
+        Value::Nil => Created::Exists,
+        _ => return Err(odd("SET")),
+    };
+    connection.give_back();
+    Ok(created)
+}
+
+pub(super) async fn replace(
+    connections: &Connections,
+    replacer: &Replacer,
+    key: &str,
+    expected: &Stored,
+    value: &[u8],
+    ttl: u64,
+    wanted: Wanted,
+) -> Result<Replaced, StoreError> {
+    let (replaced, mut connection) = replacer
+        .replace_alone(connections, key, expected, value, ttl)
+        .await?;
+    if replaced == Replaced::Done {
+        wait(&mut connection, wanted).await?;
+    }
+    connection.give_back();
+    Ok(replaced)
+}
+
+/// Deletes, and waits. `mark` is a key that nobody reads.
+pub(super) async fn delete(
+    connections: &Connections,
+    key: &str,
+    mark: &str,
+    wanted: Wanted,
+) -> Result<Deleted, StoreError> {
+    let mut unlink = redis::cmd("UNLINK");
+    unlink.arg(key);
+    let mut connection = connections.exclusive().await?;
+    let deleted = match connection.one(&unlink).await? {
+        Value::Int(0) => {
+            let mut set = redis::cmd("SET");
+            set.arg(mark).arg(&["", "PX", "1"]);
+            connection.one(&set).await?;
+            Deleted::Missing
+        }
+        Value::Int(_) => Deleted::Done,
+        _ => return Err(odd("UNLINK")),
+    };
+    wait(&mut connection, wanted).await?;
+    connection.give_back();
+    Ok(deleted)
+}
+
+/// Waits until replicas have what was written on this connection last. Whatever goes wrong, that is in the primary.
+async fn wait(connection: &mut Exclusive<'_>, wanted: Wanted) -> Result<(), StoreError> {
+    let Wanted { n, timeout } = wanted;
+    let mut command = redis::cmd("WAIT");
+    command.arg(n).arg(millis(timeout));
+    let error = match connection.one_within(&command, timeout).await {
+        Ok(Value::Int(have)) if have >= i64::from(n) => return Ok(()),
+        Ok(Value::Int(have)) => StoreError::not_durable(format!(
+            "{have} of the {n} replicas that `durability` asks for have the write after {timeout:?}: it is on the primary \
+             alone; look at the replicas"
+        )),
+        Ok(_) => not_told(odd("WAIT").into()),
+        Err(failed) => not_told(failed),
+    };
+    tracing::warn!(target: "sessile", %error, source = ?std::error::Error::source(&error), "not durable");
+    Err(error)
+}
+
+fn not_told(failed: Failed) -> StoreError {
+    let advice = match failed.code.as_deref() {
+        Some("NOPERM") => "grant the user `+wait`, which `durability` needs",
+        _ => "whether replicas have the write is not known",
+    };
+    StoreError::not_durable(format!(
+        "the primary has the write, but WAIT failed: {advice}"
+    ))
+    .with_source(failed.error)
+}
