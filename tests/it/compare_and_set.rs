@@ -83,6 +83,17 @@ async fn every_way_is_a_session_store() {
     }
 }
 
+#[test]
+#[ignore = "says to scripts/test what there is to be tested"]
+fn says_which_ways_there_are() {
+    let names: Vec<String> = ways(&Server::start())
+        .into_iter()
+        .map(|way| serde_json::to_value(way).unwrap())
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect();
+    println!("ways of this server: {}", names.join(" "));
+}
+
 #[tokio::test]
 async fn a_way_that_the_server_lacks_is_told() {
     let server = Server::start();

@@ -137,6 +137,32 @@ async fn an_ipv6_address_works_in_brackets() {
 }
 
 #[tokio::test]
+async fn the_url_says_which_protocol_is_spoken() {
+    let server = Server::start();
+    for (query, spoken) in [
+        ("", " resp=2"),
+        ("?protocol=resp2", " resp=2"),
+        ("?protocol=resp3", " resp=3"),
+    ] {
+        let url = format!("{}{query}", server.url());
+        let store = RedisStore::from_url(url.as_str()).await.unwrap();
+        let clients: String = redis::cmd("CLIENT")
+            .arg("LIST")
+            .query(&mut server.connection())
+            .unwrap();
+        let (asking, others): (Vec<_>, Vec<_>) = clients
+            .lines()
+            .partition(|client| client.contains("cmd=client|list"));
+        assert_eq!(asking.len(), 1, "{clients}");
+        assert!(
+            others.iter().any(|client| client.contains(spoken)),
+            "{clients}"
+        );
+        drop(store);
+    }
+}
+
+#[tokio::test]
 async fn other_databases_and_unix_sockets_work() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("redis.sock");

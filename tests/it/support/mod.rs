@@ -68,9 +68,19 @@ pub fn compare_and_set() -> CompareAndSet {
         .unwrap_or_else(|error| panic!("SESSILE_TEST_COMPARE_AND_SET: {error}"))
 }
 
+/// A URL by which stores speak what the tests are to speak: `resp2`, which they do where a test does not say, or `resp3`.
+pub fn by_protocol(url: &str) -> String {
+    match std::env::var("SESSILE_TEST_PROTOCOL") {
+        Ok(protocol) if url.starts_with("redis") && !url.contains('?') => {
+            format!("{url}?protocol={protocol}")
+        }
+        _ => url.to_owned(),
+    }
+}
+
 /// A store of a prefix of its own, since servers are shared.
 pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisStore {
-    let mut config = RedisConfig::new(url);
+    let mut config = RedisConfig::new(by_protocol(url));
     config.key_prefix = fresh_prefix();
     config.compare_and_set = compare_and_set();
     change(&mut config);

@@ -59,7 +59,10 @@ impl Node {
     }
 
     fn launch(name: &str, environment: &[(&str, &str)]) -> Option<Self> {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let owned = |(name, value): &(&str, &str)| match *name {
+            "REDIS_URL" => ((*name).to_owned(), super::by_protocol(value)),
+            _ => ((*name).to_owned(), (*value).to_owned()),
+        };
         let environment: Vec<_> = environment.iter().map(owned).collect();
         let events = Arc::default();
         let (process, address) = spawn(name, &environment, &events)?;
