@@ -23,6 +23,7 @@ mod policies;
 mod races;
 mod round_trips;
 mod secrets;
+mod shutdown;
 mod stats;
 mod support;
 mod tls;

@@ -1,9 +1,11 @@
 //! The application under test as a process of its own: `REDIS_URL=… node` prints the address it listens on, and then the
 //! name of every event; `Merged` if other nodes were faster, `Together` if one commit was for several requests.
+//! On SIGTERM it finishes what it has begun.
 
 #![allow(unreachable_pub, reason = "a program exports nothing")]
 
 use sessile::{Event, RedisConfig, RedisStore, SessionLayer};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[path = "../it/support/app.rs"]
 mod app;
@@ -32,7 +34,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port: u16 = std::env::var("PORT").map_or(Ok(0), |port| port.parse())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("{}", listener.local_addr()?);
-    Ok(axum::serve(listener, app::app(layer)).await?)
+    let server = axum::serve(listener, app::app(layer));
+    let mut asked_to_end = signal(SignalKind::terminate())?;
+    let end = async move {
+        asked_to_end.recv().await;
+    };
+    Ok(server.with_graceful_shutdown(end).await?)
 }
 
 fn tell(event: &Event) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,7 +16,7 @@ use super::server::free_port;
 pub struct Node {
     name: String,
     environment: Vec<(String, String)>,
-    process: Child,
+    process: Mutex<Child>,
     base: String,
     client: reqwest::Client,
     events: Arc<Mutex<BTreeMap<String, u64>>>,
@@ -71,7 +71,7 @@ impl Node {
         Some(Self {
             name: name.to_owned(),
             environment,
-            process,
+            process: Mutex::new(process),
             base: format!("http://{address}"),
             client: client.build().expect("a client"),
             events,
@@ -89,8 +89,27 @@ impl Node {
 
     /// Dies without saying good-bye.
     pub fn kill(&mut self) {
-        self.process.kill().expect("the end of our own child");
-        self.process.wait().expect("the node's end");
+        let process = self.process.get_mut().expect("no panic while waiting");
+        process.kill().expect("the end of our own child");
+        process.wait().expect("the node's end");
+    }
+
+    /// Asked to end, as by whoever deploys.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Waits until it has ended by itself, and says how.
+    pub async fn end(&self) -> ExitStatus {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(20) {
+            let ended = self.process().try_wait().expect("our own child");
+            if let Some(status) = ended {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{} does not end", self.name);
     }
 
     /// Starts again where it was, once it can: it needs its port and its Redis.
@@ -98,7 +117,7 @@ impl Node {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(20) {
             if let Some((process, _)) = spawn(&self.name, &self.environment, &self.events) {
-                self.process = process;
+                self.process = Mutex::new(process);
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -111,8 +130,12 @@ impl Node {
         self.events.lock().expect("no panic while counting").clone()
     }
 
+    fn process(&self) -> MutexGuard<'_, Child> {
+        self.process.lock().expect("no panic while waiting")
+    }
+
     fn signal(&self, signal: Signal) {
-        let process = Pid::from_raw(self.process.id().cast_signed());
+        let process = Pid::from_raw(self.process().id().cast_signed());
         kill(process, signal).expect("a signal to our own child");
     }
 
@@ -150,8 +173,9 @@ async fn answer(mut request: reqwest::RequestBuilder, cookie: Option<&str>) -> A
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let mut process = self.process();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 
@@ -161,7 +185,7 @@ fn spawn(
     environment: &[(String, String)],
     events: &Arc<Mutex<BTreeMap<String, u64>>>,
 ) -> Option<(Child, String)> {
-    let binary = binaries().join(name);
+    let binary = binary(name);
     let mut process = Command::new(&binary)
         .env_remove("REDIS_URL")
         .envs(environment.iter().cloned())
@@ -192,6 +216,11 @@ fn spawn(
     });
     let address = address.trim().rsplit("//").next().expect("an address");
     Some((process, address.to_owned()))
+}
+
+/// The program of an example.
+pub fn binary(name: &str) -> PathBuf {
+    binaries().join(name)
 }
 
 /// Built by whoever runs the tests; cargo finds that there is nothing to do if so.
