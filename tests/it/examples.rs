@@ -220,3 +220,18 @@ async fn two_shops_on_one_redis_share_the_cart() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_short_soak_finds_nothing_wrong() {
+    let server = std::env::var("SESSILE_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let soaked = tokio::process::Command::new(crate::support::node::binary("soak"))
+        .args(["--minutes", "0.25", "--browsers", "16", "--every", "3"])
+        .args(["--server", &server])
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&soaked.stdout);
+    let wrong = String::from_utf8_lossy(&soaked.stderr);
+    assert!(soaked.status.success(), "{text}{wrong}");
+    assert!(text.contains("suffered: {\""), "{text}");
+}
