@@ -155,6 +155,8 @@ enum Fate {
     Silent {
         late: bool,
     },
+    /// It stays on its way, and the client hears nothing of that: the store's own client will send a second copy.
+    Repeated,
     Refused,
 }
 
@@ -167,6 +169,10 @@ struct Protocol {
     /// How many writers a record remembers.
     remembers: usize,
     faults: u8,
+    /// The store's client repeats by itself what it gets no answer to.
+    resends: bool,
+    /// And commits are not told.
+    hidden: bool,
     broken: Option<Rule>,
 }
 
@@ -179,9 +185,10 @@ enum Answer {
 
 impl Protocol {
     fn fresh(&self, goal: Goal) -> State {
+        let state = State::new(goal).with_store_resends(self.resends && !self.hidden);
         match self.broken {
-            Some(rule) => State::new(goal).breaking(rule),
-            None => State::new(goal),
+            Some(rule) => state.breaking(rule),
+            None => state,
         }
     }
 
@@ -500,6 +507,9 @@ impl Model for Protocol {
                             Fate::Refused,
                         ];
                         acts.extend(faults.map(|fate| Act::Send(number, fate)));
+                        if self.resends {
+                            acts.push(Act::Send(number, Fate::Repeated));
+                        }
                     }
                 }
                 Doing::Reading(_) => acts.push(Act::Read(number)),
@@ -543,6 +553,13 @@ impl Model for Protocol {
                         (Event::Failed(StoreErrorKind::Unknown), late)
                     }
                     Fate::Refused => (Event::Failed(StoreErrorKind::Refused), false),
+                    Fate::Repeated => {
+                        world.post.push(letter);
+                        world.post.sort_unstable();
+                        world.faults_left -= 1;
+                        world.clear_post();
+                        return Some(world);
+                    }
                 };
                 world.faults_left -= u8::from(fate != Fate::Answered);
                 self.go_on(&mut world, client, task, event, late);
@@ -643,12 +660,16 @@ impl Model for Protocol {
     }
 }
 
-const SCENES: [Protocol; 5] = [
+const SCENES: [Protocol; 6] = [
     scene(true, &[0, 1], 1, 3),
     scene(false, &[0, 1], 1, 3),
     scene(false, &[0, 1], 2, 3),
     scene(false, &[0, 0], 1, 3),
     scene(false, &[0, 0, 1], 2, 1),
+    Protocol {
+        resends: true,
+        ..scene(false, &[0, 1], 1, 2)
+    },
 ];
 
 const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u8) -> Protocol {
@@ -657,8 +678,29 @@ const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u
         nodes,
         remembers,
         faults,
+        resends: false,
+        hidden: false,
         broken: None,
     }
+}
+
+#[test]
+fn a_store_that_repeats_by_itself_and_does_not_say_so_does_things_twice() {
+    let scene = Protocol {
+        resends: true,
+        ..scene(false, &[0, 1], 1, 1)
+    };
+    let goes_wrong = |hidden| {
+        let checker = Protocol {
+            hidden,
+            ..scene.clone()
+        };
+        let checker = checker.checker().threads(2).spawn_bfs().join();
+        let violated: Vec<_> = checker.discoveries().into_keys().collect();
+        violated.into_iter().any(|name| !HOPES.contains(&name))
+    };
+    assert!(goes_wrong(true), "it could go unnoticed");
+    assert!(!goes_wrong(false));
 }
 
 #[test]

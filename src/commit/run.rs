@@ -185,7 +185,9 @@ impl Commit {
             began_with: first.deadline,
             deadline: first.deadline,
             id: first.work.terms.core.next_commit(),
-            state: State::new(goal).durable(first.work.durability() != Durability::Primary),
+            state: State::new(goal)
+                .durable(first.work.durability() != Durability::Primary)
+                .with_store_resends(first.work.terms.core.store.capabilities().resends),
             members: vec![first],
             sent: None,
             newer: None,

@@ -148,6 +148,13 @@ pub struct Capabilities {
     pub lease: bool,
     /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it is then never asked to.
     pub durability: bool,
+    /// Whether one call may reach the store more than once, because a client or proxy in between repeats by itself what it
+    /// got no answer to. No by default.
+    ///
+    /// Then `Conflict`, `Gone` or a refusal may be the answer to a second copy of a write whose first copy was done, and
+    /// commits take none of them for a proof that nothing was written. A store that says no here, and repeats a `replace`
+    /// all the same, makes changes count twice.
+    pub resends: bool,
 }
 
 impl Capabilities {
@@ -157,6 +164,7 @@ impl Capabilities {
             request_budget: Duration::from_secs(1),
             lease: false,
             durability: false,
+            resends: false,
         }
     }
 
@@ -178,6 +186,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_durability(mut self, durability: bool) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Says whether one call may reach this store more than once.
+    #[must_use]
+    pub fn with_resends(mut self, resends: bool) -> Self {
+        self.resends = resends;
         self
     }
 }

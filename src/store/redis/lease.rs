@@ -52,6 +52,10 @@ pub(super) async fn acquire(
                 Replaced::Done => return Ok(Leased::Held),
                 Replaced::Gone => break,
                 Replaced::Conflict(present) if present.value() == FREE => {}
+                // It was ours between two copies of one call, of which this answers the second.
+                Replaced::Conflict(present) if present.value() == mine.as_str() => {
+                    return Ok(Leased::Held);
+                }
                 Replaced::Conflict(present) => {
                     // Somebody else's key, if it has no end.
                     let left = present.time_left().unwrap_or(Duration::MAX);
