@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod bad_input;
+mod cluster;
 mod compare_and_set;
 mod conformance;
 mod connecting;
@@ -23,6 +24,7 @@ mod policies;
 mod races;
 mod round_trips;
 mod secrets;
+mod sentinel;
 mod shutdown;
 mod stats;
 mod support;

@@ -29,8 +29,9 @@ impl From<Way> for CompareAndSet {
 }
 
 /// The ways that come into question, the best first.
-fn candidates(asked: CompareAndSet) -> &'static [Way] {
+fn candidates(asked: CompareAndSet, cluster: bool) -> &'static [Way] {
     match asked {
+        CompareAndSet::Auto if cluster => &[Way::Script, Way::IfEq],
         CompareAndSet::Auto => &[Way::Script, Way::IfEq, Way::Watch],
         CompareAndSet::Script => &[Way::Script],
         CompareAndSet::IfEq => &[Way::IfEq],
@@ -41,6 +42,7 @@ fn candidates(asked: CompareAndSet) -> &'static [Way] {
 /// Replaces values that are still the expected ones.
 pub(super) struct Replacer {
     asked: CompareAndSet,
+    cluster: bool,
     chosen: OnceCell<Way>,
     script: Script,
     /// A key that does not exist.
@@ -48,9 +50,10 @@ pub(super) struct Replacer {
 }
 
 impl Replacer {
-    pub(super) fn new(asked: CompareAndSet, probe: String) -> Self {
+    pub(super) fn new(asked: CompareAndSet, cluster: bool, probe: String) -> Self {
         Self {
             asked,
+            cluster,
             chosen: OnceCell::new(),
             script: Script::new(),
             probe,
@@ -120,7 +123,7 @@ impl Replacer {
     /// The first way that the server has and lets this user go. Any other trouble decides nothing.
     async fn find(&self, connections: &Connections) -> Result<Way, Failed> {
         let mut denied = None;
-        for way in candidates(self.asked) {
+        for way in candidates(self.asked, self.cluster) {
             match self.try_out(*way, connections).await {
                 Ok(()) => {
                     tracing::info!(target: "sessile", compare_and_set = ?way, "the way to replace sessions is chosen");

@@ -7,6 +7,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
+use super::place::Place;
 use super::tls::TlsConfig;
 use crate::config::{ConfigError, check_duration, duration};
 
@@ -29,6 +30,13 @@ pub struct RedisConfig {
     /// Where the server is: `redis://user:password@host:port/database`, or `unix:///path/to/socket`. By default
     /// `redis://127.0.0.1:6379/`. An IPv6 address is written in brackets, `redis://[::1]:6379/`. With `rediss://` the
     /// connections are encrypted, which needs the feature `tls-rustls`.
+    ///
+    /// Where there are several servers:
+    ///
+    /// - `redis+cluster://user:password@host:port,host:port/` is a Redis Cluster, with the feature `cluster`. Name a few of
+    ///   its nodes, of which one must be there at the start; the others are found.
+    /// - `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database` is the primary that these sentinels know
+    ///   by that name, such as `mymaster`. They are asked, without user and password, for every connection that is made.
     pub url: String,
     /// Whose certificate the server must have, and which one we show; for `rediss://` only.
     pub tls: TlsConfig,
@@ -36,7 +44,8 @@ pub struct RedisConfig {
     /// server need prefixes of their own.
     pub key_prefix: String,
     /// How many connections are kept open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
-    /// little: one connection carries tens of thousands of requests a second.
+    /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 are kept, to every
+    /// node.
     #[doc(alias = "max_connections")]
     pub pool_size: u32,
     /// How a session is replaced only if nobody else has changed it meanwhile; `auto` by default.
@@ -49,7 +58,8 @@ pub struct RedisConfig {
     #[serde(with = "duration")]
     pub connection_timeout: Duration,
     /// How long the server may take to answer one command, and how long a command waits for a connection; 500 ms by
-    /// default, and never more than `request_budget`.
+    /// default, and never more than `request_budget`. On a cluster, for following slots that move too, and half of it for
+    /// one node.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
     /// How long one request may wait for a store that does not do its work: for its load, and for the commits that fail,
@@ -84,7 +94,7 @@ impl Default for RedisConfig {
 #[serde(rename_all = "snake_case")]
 pub enum CompareAndSet {
     /// The first of `script`, `if_eq` and `watch` that the server has and lets this user call; the default. Chosen once,
-    /// when the store connects or is first needed.
+    /// when the store connects or is first needed. On a cluster, never `watch`.
     #[default]
     Auto,
     /// A short script that runs in Redis: one round trip on a shared connection, and only the new value is sent. Needs
@@ -92,7 +102,7 @@ pub enum CompareAndSet {
     Script,
     /// `WATCH`, `MULTI` and `EXEC`, for servers where scripts are denied: two round trips on a connection that nobody else
     /// uses meanwhile, of which there are [`exclusive_pool_size`](RedisConfig::exclusive_pool_size). Needs
-    /// `+watch +multi +exec +discard +getrange`.
+    /// `+watch +multi +exec +discard +getrange`. Not on a cluster.
     Watch,
     /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, and the least
     /// work for the server, but the old value is sent too, and comes back. Needs no permission of its own.
@@ -129,7 +139,7 @@ impl RedisConfig {
     }
 
     /// Says what cannot work, or how to connect.
-    pub(super) fn check(&self) -> Result<ConnectionInfo, ConfigError> {
+    pub(super) fn check(&self) -> Result<Place, ConfigError> {
         for (setting, value) in [
             ("connection_timeout", self.connection_timeout),
             ("command_timeout", self.command_timeout),
@@ -162,10 +172,14 @@ impl RedisConfig {
             let advice = "write 1 to 128 letters, digits, `_`, `-` or `:`, such as \"sessile:\"";
             return Err(ConfigError::invalid("key_prefix", &self.key_prefix, advice));
         }
-        self.connection_info()
+        self.place()
     }
 
-    fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
+    pub(super) fn bad_url(&self, advice: &str) -> ConfigError {
+        ConfigError::invalid("url", without_login(&self.url), advice)
+    }
+
+    pub(super) fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
         let invalid = |advice: &str| ConfigError::invalid("url", without_login(&self.url), advice);
         let encrypted = self.url.starts_with("rediss:") || self.url.starts_with("valkeys:");
         if encrypted && cfg!(not(feature = "tls-rustls")) {
@@ -298,6 +312,9 @@ mod tests {
             "redis://mia:s3cret@host:6379/0",
             "redis://mia:s3@cret@host:6379/x",
             "redis+unix:///run/redis.sock?pass=s3cret&db=1",
+            "redis+cluster://mia:s3cret@a:1,b:2/5",
+            "redis+sentinel://mia:s3@cret@a:1,b:2/",
+            "redis+sentinel://mia:s3cret@a:1,b:2/mymaster",
             "rediss://:s3cret@host",
             "s3cret@host",
             "unix:/run/redis.sock?pass=s3cret&db=1",

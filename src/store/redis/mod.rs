@@ -17,18 +17,23 @@ use crate::config::ConfigError;
 
 mod advice;
 mod choose;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod config;
 mod exclusive;
 mod failed;
 mod if_eq;
 mod lane;
 mod lease;
+mod place;
 mod pool;
 mod replicas;
 mod script;
+mod sentinel;
 mod stats;
 mod tls;
 mod watch;
+mod wire;
 
 use advice::{advice, connect_error};
 use choose::Replacer;
@@ -92,6 +97,7 @@ struct Inner {
     replacer: Replacer,
     config: RedisConfig,
     address: Arc<str>,
+    cluster: bool,
 }
 
 impl RedisStore {
@@ -118,10 +124,10 @@ impl RedisStore {
     ///
     /// Those of [`from_url`](Self::from_url), and [`ConfigError::Invalid`] for a setting that cannot work.
     pub async fn from_config(config: RedisConfig) -> Result<Self, ConfigError> {
-        let info = config.check()?;
-        let address = info.addr().to_string();
+        let place = config.check()?;
+        let address = place.to_string();
         let failed = |error: RedisError| connect_error(&address, &config, error);
-        let manager = Manager::new(info, config.connection_timeout).map_err(failed)?;
+        let manager = Manager::new(place, &config).map_err(failed)?;
         drop(manager.connect().await.map_err(failed)?);
         let store = Self::lazy(config)?;
         store.probe().await?;
@@ -136,22 +142,25 @@ impl RedisStore {
     /// - [`ConfigError::Invalid`]: a setting cannot work.
     /// - [`ConfigError::NoRuntime`]: it was called outside of a tokio runtime.
     pub fn lazy(config: RedisConfig) -> Result<Self, ConfigError> {
-        let info = config.check()?;
-        let address: Arc<str> = info.addr().to_string().into();
+        let place = config.check()?;
+        let address: Arc<str> = place.to_string().into();
+        let cluster = place.is_cluster();
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let manager = Manager::new(info, config.connection_timeout)
+        let manager = Manager::new(place, &config)
             .map_err(|error| connect_error(&address, &config, error))?;
         let connections = Connections::new(manager, Arc::clone(&address), &config);
         let inner = Inner {
             connections,
             replacer: Replacer::new(
                 config.compare_and_set,
+                cluster,
                 format!("{}probe", config.key_prefix),
             ),
             config,
             address,
+            cluster,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -240,7 +249,10 @@ impl SessionStore for RedisStore {
         Capabilities::new()
             .with_request_budget(self.inner.config.request_budget)
             .with_lease(true)
-            .with_durability(true)
+            // WAIT asks the replicas of one connection's server.
+            .with_durability(!self.inner.cluster)
+            // The client of a cluster repeats what gets no answer, and does not tell.
+            .with_resends(self.inner.cluster)
     }
 
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {

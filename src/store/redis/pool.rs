@@ -13,27 +13,26 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, PooledConnection, RunError};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, ServerError,
-    ServerErrorKind, Value,
-};
+use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
 use tokio::sync::watch;
 
 use super::RedisConfig;
 use super::failed::{Failed, Trouble};
+use super::place::Place;
+pub(super) use super::wire::Request;
+use super::wire::{Shard, Source, Wire};
 use crate::store::{PoolStats, StoreError};
 
 /// A connection that does not answer this often in a row is replaced.
 const TIMEOUTS_MOST: u32 = 3;
 
-/// How many requests may wait for a slot in one connection's queue.
-const QUEUE: usize = 1024;
+/// More sockets to each node of a cluster help nobody.
+const SIZE_OF_CLUSTERS: u32 = 2;
 
 /// One socket: shared, unless it is of the second pool.
 #[derive(Clone)]
 pub(super) struct Connection {
-    inner: MultiplexedConnection,
+    wire: Wire,
     health: Arc<Health>,
 }
 
@@ -46,18 +45,12 @@ struct Health {
     timeouts: AtomicU32,
 }
 
-/// What is sent in one go.
-pub(super) enum Request<'a> {
-    Command(&'a redis::Cmd),
-    Pipeline(&'a redis::Pipeline),
-}
-
 /// Makes connections, for bb8.
 #[derive(Clone)]
 pub(super) struct Manager {
-    client: Client,
-    config: AsyncConnectionConfig,
+    source: Arc<Source>,
     timeout: Duration,
+    size: u32,
     shared: Arc<Shared>,
 }
 
@@ -84,28 +77,25 @@ pub(super) struct Connections {
 }
 
 impl Manager {
-    pub(super) fn new(info: ConnectionInfo, timeout: Duration) -> Result<Self, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            // One timer around the whole command serves better than one more inside of it.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
+    pub(super) fn new(place: Place, config: &RedisConfig) -> Result<Self, RedisError> {
+        let size = match place.is_cluster() {
+            true => config.pool_size.min(SIZE_OF_CLUSTERS),
+            false => config.pool_size,
+        };
         Ok(Self {
-            client: Client::open(info)?,
-            config,
-            timeout,
+            source: Arc::new(Source::new(place, config)?),
+            timeout: config.connection_timeout,
+            size,
             shared: Arc::default(),
         })
     }
 
     async fn open(&self) -> Result<Connection, RedisError> {
         let generation = self.shared.generation.load(Ordering::Acquire);
-        let mut inner = self
-            .client
-            .get_multiplexed_async_connection_with_config(&self.config)
-            .await?;
+        let mut wire = self.source.open().await?;
         // Proves that the server answers this user, and tells its time.
-        let (secs, micros): (u64, u32) = redis::cmd("TIME").query_async(&mut inner).await?;
+        let time = wire.ask(&Request::Command(&redis::cmd("TIME"))).await?;
+        let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
         let now = UNIX_EPOCH + Duration::new(secs, micros.saturating_mul(1000));
         *self
             .shared
@@ -120,7 +110,7 @@ impl Manager {
             timeouts: AtomicU32::new(0),
         };
         Ok(Connection {
-            inner,
+            wire,
             health: Arc::new(health),
         })
     }
@@ -191,21 +181,21 @@ impl Connections {
                 .connection_timeout(config.connection_timeout.min(config.command_timeout))
                 .error_sink(Box::new(Failures(Arc::clone(&shared))))
         };
+        let size = manager.size;
         let pool = builder()
-            .max_size(config.pool_size)
+            .max_size(size)
             // A pool only grows when none is idle; a connection that is cloned out is always idle.
-            .min_idle(config.pool_size)
+            .min_idle(size)
             .build_unchecked(manager.clone());
         let exclusive = builder()
             .max_size(config.exclusive_pool_size)
             .build_unchecked(manager);
-        let (command_timeout, size) = (config.command_timeout, config.pool_size);
         Self {
             pool,
             exclusive,
             shared,
             address,
-            command_timeout,
+            command_timeout: config.command_timeout,
             size,
         }
     }
@@ -249,13 +239,7 @@ impl Connections {
         request: &Request<'_>,
         limit: Duration,
     ) -> Result<Value, Failed> {
-        let inner = &mut connection.inner;
-        let answer = async {
-            match request {
-                Request::Command(command) => inner.req_packed_command(command).await,
-                Request::Pipeline(pipeline) => pipeline.query_async(inner).await,
-            }
-        };
+        let answer = connection.wire.ask(request);
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(Value::ServerError(error))) => Err(self.judge(connection, error.into())),
             Ok(Ok(value)) => {
@@ -267,7 +251,10 @@ impl Connections {
             }
             Ok(Err(error)) => Err(self.judge(connection, error)),
             Err(_) => {
-                if connection.health.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MOST {
+                if !connection.wire.mend()
+                    && connection.health.timeouts.fetch_add(1, Ordering::Relaxed) + 1
+                        >= TIMEOUTS_MOST
+                {
                     connection.health.broken.store(true, Ordering::Release);
                 }
                 let message = format!(
@@ -278,6 +265,18 @@ impl Connections {
                     trouble: Some(Trouble::Silent),
                     ..Failed::new(StoreError::unknown(message))
                 })
+            }
+        }
+    }
+
+    /// The parts of the keys, each on a server of its own.
+    pub(super) async fn shards(&self) -> Result<Vec<Shard>, Failed> {
+        let mut connection = Connection::clone(&*self.check_out(&self.pool).await?);
+        let shards = connection.wire.shards();
+        match tokio::time::timeout(self.command_timeout, shards).await {
+            Ok(shards) => shards.map_err(|error| self.judge(&connection, error)),
+            Err(_) => {
+                Err(StoreError::unknown("the cluster did not say where its slots are").into())
             }
         }
     }
@@ -365,10 +364,11 @@ impl Connections {
     /// A server that was demoted, or has lost its primary, does not close its connections: they must be left, so that the
     /// address leads to the new primary. At most once a second, in case it keeps leading to the old one.
     fn leave_if_demoted(&self, connection: &Connection, kind: ServerErrorKind) {
-        if !matches!(
+        let demoted = matches!(
             kind,
             ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown
-        ) {
+        );
+        if !demoted || connection.wire.mend() {
             return;
         }
         let mut left = self
@@ -399,6 +399,17 @@ impl Connections {
 
     /// What an error means for the connection, and for what was sent.
     fn judge(&self, connection: &Connection, error: RedisError) -> Failed {
+        let server_said = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+        if !server_said && connection.wire.mend() {
+            let trouble = match error.is_timeout() {
+                true => Trouble::Silent,
+                false => Trouble::Dropped,
+            };
+            return Failed {
+                trouble: Some(trouble),
+                ..self.failed(error)
+            };
+        }
         let dropped = error.is_connection_dropped();
         if dropped {
             self.give_up(connection.health.generation);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::pool::{Connections, Request};
+use super::wire::Shard;
 use super::{RedisStore, odd};
 use crate::Handle;
 use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreError, StoreStats};
@@ -15,7 +16,8 @@ impl RedisStore {
     ///
     /// Nothing is collected: it takes as much memory as one `SCAN` returns. `progress` hears after each of them. Keys of
     /// others are skipped, also those that begin with this store's prefix and go on otherwise. A session that is created or
-    /// ends meanwhile is counted or not, and one may be counted twice if Redis resizes its table meanwhile.
+    /// ends meanwhile is counted or not, and one may be counted twice if Redis resizes its table meanwhile. On a cluster all
+    /// primaries are gone through, one after the other; so a session whose slot moves meanwhile is counted or not, or twice.
     ///
     /// # Redis
     ///
@@ -51,24 +53,30 @@ impl RedisStore {
             of: database_size(connections).await?,
             sessions: 0,
         };
-        let mut cursor = b"0".to_vec();
-        loop {
-            let (next, keys) = self.scan(&cursor, options.count).await?;
-            told.keys = told.of.min(told.keys + u64::from(options.count));
-            let ours: Vec<_> = keys
-                .into_iter()
-                .filter(|key| self.is_session(key))
-                .collect();
-            measure(connections, &ours, &mut stats).await?;
-            told.sessions = stats.sessions;
-            if next == b"0" {
-                told.keys = told.of;
+        let mut shards = connections.shards().await?.into_iter().peekable();
+        while let Some(shard) = shards.next() {
+            let mut cursor = b"0".to_vec();
+            loop {
+                let (next, keys) = self.scan(shard, &cursor, options.count).await?;
+                told.keys = told.of.min(told.keys + u64::from(options.count));
+                let ours: Vec<_> = keys
+                    .into_iter()
+                    .filter(|key| self.is_session(key))
+                    .collect();
+                measure(connections, &ours, &mut stats).await?;
+                told.sessions = stats.sessions;
+                if next == b"0" {
+                    break;
+                }
                 progress(told);
-                return Ok(stats);
+                cursor = next;
+            }
+            if shards.peek().is_none() {
+                told.keys = told.of;
             }
             progress(told);
-            cursor = next;
         }
+        Ok(stats)
     }
 
     /// Whether the store can be read, and how its connections are. It reads a key that does not exist, instead of sending
@@ -96,7 +104,12 @@ impl RedisStore {
     }
 
     /// One step through the database: where to go on, and the names found that begin as ours do.
-    async fn scan(&self, cursor: &[u8], count: u32) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
+    async fn scan(
+        &self,
+        shard: Shard,
+        cursor: &[u8],
+        count: u32,
+    ) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
         let mut scan = redis::cmd("SCAN");
         // No character that a prefix may have means anything in a pattern.
         let pattern = format!("{}*", self.inner.config.key_prefix);
@@ -105,7 +118,7 @@ impl RedisStore {
             .arg(pattern)
             .arg("COUNT")
             .arg(count);
-        let request = Request::Command(&scan);
+        let request = Request::On(shard, &scan);
         let Value::Array(answer) = self.inner.connections.send_idempotent(&request).await? else {
             return Err(odd("SCAN"));
         };

@@ -2,10 +2,13 @@
 
 pub mod app;
 pub mod browser;
+pub mod cluster;
 pub mod late;
 pub mod ledger;
+pub mod load;
 pub mod node;
 pub mod proxy;
+pub mod sentinel;
 pub mod server;
 pub mod spy;
 pub mod visit;
@@ -13,8 +16,10 @@ pub mod visit;
 use std::io::Write as _;
 
 pub use browser::Browser;
+pub use cluster::Cluster;
 pub use node::Node;
 pub use proxy::Proxy;
+pub use sentinel::Sentinels;
 pub use server::Server;
 pub use spy::Spy;
 pub use visit::Visit;

@@ -18,6 +18,8 @@ pub struct Server {
     port: u16,
     directory: TempDir,
     arguments: Vec<String>,
+    /// A configuration file, where arguments do not do.
+    config: Option<String>,
 }
 
 impl Server {
@@ -33,6 +35,16 @@ impl Server {
 
     pub fn start_with(arguments: &[&str]) -> Self {
         super::report("a server of its own");
+        Self::start_as(arguments, None)
+    }
+
+    /// A sentinel with this configuration.
+    pub fn start_sentinel(config: &str) -> Self {
+        super::report("a sentinel of its own");
+        Self::start_as(&["--sentinel"], Some(config.to_owned()))
+    }
+
+    fn start_as(arguments: &[&str], config: Option<String>) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let arguments = arguments.iter().map(ToString::to_string).collect();
         let mut server = Self {
@@ -40,6 +52,7 @@ impl Server {
             port: 0,
             directory,
             arguments,
+            config,
         };
         // Another process may take the port between our look and the server's bind.
         for _ in 0..10 {
@@ -54,6 +67,10 @@ impl Server {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -144,7 +161,13 @@ impl Server {
     fn launch(&mut self) {
         let binary = std::env::var(VARIABLE).unwrap_or_else(|_| "redis-server".to_owned());
         let log = std::fs::File::create(self.log_path()).expect("a log file");
+        let config = self.config.as_ref().map(|config| {
+            let path = self.directory.path().join("config");
+            std::fs::write(&path, config).expect("a configuration file");
+            path
+        });
         let process = Command::new(&binary)
+            .args(config)
             .args([
                 "--port",
                 &self.port.to_string(),

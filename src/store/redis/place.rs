@@ -1,0 +1,252 @@
+//! Where the sessions are: one server, a cluster, or whichever server the sentinels call the primary.
+
+use std::fmt;
+
+use redis::ConnectionInfo;
+
+use super::sentinel::Sentinels;
+use super::{CompareAndSet, RedisConfig};
+use crate::config::ConfigError;
+
+/// What the URL leads to.
+#[derive(Debug)]
+pub(super) enum Place {
+    Server(Box<ConnectionInfo>),
+    #[cfg(feature = "cluster")]
+    Cluster(Vec<ConnectionInfo>),
+    Sentinels(Sentinels),
+}
+
+impl Place {
+    pub(super) fn is_cluster(&self) -> bool {
+        match self {
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => true,
+            Self::Server(_) | Self::Sentinels(_) => false,
+        }
+    }
+}
+
+/// Without user and password.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(info) => info.addr().fmt(f),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(nodes) => f.write_str(&addresses(nodes)),
+            Self::Sentinels(sentinels) => sentinels.fmt(f),
+        }
+    }
+}
+
+pub(super) fn addresses(nodes: &[ConnectionInfo]) -> String {
+    let addresses: Vec<_> = nodes.iter().map(|node| node.addr().to_string()).collect();
+    addresses.join(",")
+}
+
+/// A URL that names several servers, in its parts.
+#[derive(Debug, PartialEq)]
+struct Several<'a> {
+    kind: Kind,
+    /// `redis` or `rediss`.
+    scheme: &'a str,
+    /// User and password with the `@`, if there are any.
+    login: &'a str,
+    hosts: Vec<&'a str>,
+    /// What follows the first `/` after the hosts.
+    path: &'a str,
+    query: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Cluster,
+    Sentinel,
+}
+
+impl<'a> Several<'a> {
+    fn of(url: &'a str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (scheme, kind) = match scheme.split_once('+')? {
+            (scheme @ ("redis" | "rediss"), "cluster") => (scheme, Kind::Cluster),
+            (scheme @ ("redis" | "rediss"), "sentinel") => (scheme, Kind::Sentinel),
+            _ => return None,
+        };
+        let (login, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Some(Self {
+            kind,
+            scheme,
+            login,
+            hosts: hosts.split(',').collect(),
+            path,
+            query,
+        })
+    }
+}
+
+impl RedisConfig {
+    /// What the URL leads to, or what is wrong with it.
+    pub(super) fn place(&self) -> Result<Place, ConfigError> {
+        let Some(several) = Several::of(&self.url) else {
+            return Ok(Place::Server(Box::new(self.connection_info()?)));
+        };
+        if several.hosts.iter().any(|host| host.is_empty()) {
+            return Err(self.bad_url(several.kind.form()));
+        }
+        match several.kind {
+            Kind::Cluster => self.cluster(&several),
+            Kind::Sentinel => self.sentinels(&several),
+        }
+    }
+
+    fn cluster(&self, several: &Several<'_>) -> Result<Place, ConfigError> {
+        if cfg!(not(feature = "cluster")) {
+            return Err(self.bad_url(
+                "Redis Cluster needs the feature `cluster`: write `cargo add sessile --features cluster`",
+            ));
+        }
+        if several.scheme == "rediss" {
+            return Err(self.bad_url("TLS to a cluster is not supported: write `redis+cluster://`"));
+        }
+        if !matches!(several.path, "" | "0") {
+            return Err(self.bad_url(
+                "a cluster has no databases but 0: leave the number out, and tell applications apart by `key_prefix`",
+            ));
+        }
+        if self.compare_and_set == CompareAndSet::Watch {
+            return Err(ConfigError::invalid(
+                "compare_and_set",
+                self.compare_and_set,
+                "on a cluster there is no connection to WATCH on, since keys move: write \"auto\", \"script\" or \"if_eq\"",
+            ));
+        }
+        let node = |host: &&str| self.at(several, several.login, host, "");
+        let nodes: Result<Vec<_>, _> = several.hosts.iter().map(node).collect();
+        #[cfg(feature = "cluster")]
+        return nodes.map(Place::Cluster);
+        #[cfg(not(feature = "cluster"))]
+        return nodes.and(Err(self.bad_url(several.kind.form())));
+    }
+
+    fn sentinels(&self, several: &Several<'_>) -> Result<Place, ConfigError> {
+        let (name, database) = several.path.split_once('/').unwrap_or((several.path, ""));
+        if name.is_empty() || database.contains('/') {
+            return Err(self.bad_url(several.kind.form()));
+        }
+        let sentinel = |host: &&str| {
+            let host = match port_of(host) {
+                Some(_) => (*host).to_owned(),
+                None => format!("{host}:26379"),
+            };
+            self.at(several, "", &host, "")
+        };
+        let nodes: Result<Vec<_>, _> = several.hosts.iter().map(sentinel).collect();
+        // Its address is found out when it is needed.
+        let primary = self.at(several, several.login, several.hosts[0], database)?;
+        Ok(Place::Sentinels(Sentinels::new(
+            nodes?,
+            name.to_owned(),
+            primary,
+        )))
+    }
+
+    /// How to connect to one of several servers.
+    fn at(
+        &self,
+        several: &Several<'_>,
+        login: &str,
+        host: &str,
+        database: &str,
+    ) -> Result<ConnectionInfo, ConfigError> {
+        let Several { scheme, query, .. } = several;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let one = Self {
+            url: format!("{scheme}://{login}{host}/{database}{mark}{query}"),
+            ..self.clone()
+        };
+        one.connection_info()
+    }
+}
+
+impl Kind {
+    fn form(self) -> &'static str {
+        match self {
+            Self::Cluster => "write `redis+cluster://user:password@host:port,host:port/`",
+            Self::Sentinel => {
+                "write `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database`, with the name that the \
+                 sentinels know the primary by, such as `mymaster`"
+            }
+        }
+    }
+}
+
+fn port_of(host: &str) -> Option<u16> {
+    host.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: &str) -> Result<Place, ConfigError> {
+        RedisConfig::new(url).place()
+    }
+
+    #[test]
+    fn urls_lead_to_places() {
+        for (url, shown) in [
+            ("redis://h:1/5", "h:1"),
+            (
+                "redis+sentinel://mia:s3cret@a:1,b,[::1]:3/mymaster/2",
+                "mymaster of the sentinels a:1,b:26379,::1:3",
+            ),
+            (
+                "redis+sentinel://a/mymaster",
+                "mymaster of the sentinels a:26379",
+            ),
+            #[cfg(feature = "cluster")]
+            ("redis+cluster://mia:s3c@ret@a:1,b:2/", "a:1,b:2"),
+            #[cfg(feature = "cluster")]
+            ("redis+cluster://a/0?protocol=resp3", "a:6379"),
+        ] {
+            assert_eq!(place(url).unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_answered_with_what_to_write() {
+        for (url, advice) in [
+            ("redis+sentinel://a:1,,b/mymaster", "sentinel:port"),
+            ("redis+sentinel://a:1/", "such as `mymaster`"),
+            ("redis+sentinel://a:1/m/0/1", "such as `mymaster`"),
+            ("redis+sentinel://mia@a:1/m", "without a password"),
+            #[cfg(feature = "cluster")]
+            ("redis+cluster://a,/", "redis+cluster://user:password"),
+            #[cfg(feature = "cluster")]
+            ("redis+cluster://a/5", "no databases but 0"),
+            #[cfg(feature = "cluster")]
+            ("redis+cluster://a:x/", "redis://user:password"),
+            #[cfg(feature = "cluster")]
+            ("rediss+cluster://a/", "TLS"),
+            #[cfg(not(feature = "cluster"))]
+            ("redis+cluster://a:1,b:2/", "--features cluster"),
+        ] {
+            let text = place(url).unwrap_err().to_string();
+            assert!(
+                text.starts_with("url") && text.contains(advice),
+                "{url}: {text}"
+            );
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn watch_is_none_of_a_clusters_ways() {
+        let mut config = RedisConfig::new("redis+cluster://a/");
+        config.compare_and_set = CompareAndSet::Watch;
+        let text = config.check().unwrap_err().to_string();
+        assert!(text.starts_with("compare_and_set = Watch"), "{text}");
+    }
+}

@@ -1,0 +1,145 @@
+//! A Redis Cluster: slots that move, primaries that die, and a client that repeats by itself.
+
+use std::time::{Duration, Instant};
+
+use sessile::store::StatsOptions;
+use sessile::{CompareAndSet, RedisConfig, RedisStore, SessionLayer, SessionStore};
+use tokio::sync::Mutex;
+
+use crate::support::app::app;
+use crate::support::cluster::is_primary;
+use crate::support::load::{Load, nodes};
+use crate::support::{Browser, Cluster, Server, store_with};
+
+/// Six servers at a time are enough for one machine.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_a_session_store() {
+    let _turn = TURN.lock().await;
+    let cluster = Cluster::start();
+    let mut ways = vec![CompareAndSet::Script];
+    if crate::support::server::ways(&Server::start()).contains(&CompareAndSet::IfEq) {
+        ways.push(CompareAndSet::IfEq);
+    }
+    for way in ways {
+        let store = store_with(&cluster.url(), |config| config.compare_and_set = way).await;
+        assert_eq!(store.compare_and_set(), Some(way));
+        assert!(store.capabilities().resends);
+        sessile::conformance::check(store).await;
+    }
+    let mut config = RedisConfig::new(cluster.url());
+    config.key_prefix = crate::support::fresh_prefix();
+    let store = RedisStore::from_config(config).await.unwrap();
+    assert_eq!(store.compare_and_set(), Some(CompareAndSet::Script));
+    assert!(store.health().await.is_ok());
+    sessions_are_counted_on_all_primaries(&cluster, &store).await;
+    what_it_is_not_is_said(&cluster).await;
+}
+
+async fn sessions_are_counted_on_all_primaries(cluster: &Cluster, store: &RedisStore) {
+    let app = app(SessionLayer::new(store.clone()));
+    for _ in 0..200 {
+        Browser::default().get(&app, "/set?k=name&v=mia").await.ok();
+    }
+    for primary in 0..3 {
+        assert!(cluster.used_slots(primary).len() > 20, "on all of them");
+    }
+    let mut last = None;
+    let stats = store
+        .stats(StatsOptions::new().with_count(10), |progress| {
+            last = Some(progress)
+        })
+        .await
+        .unwrap();
+    assert_eq!((stats.sessions, stats.time_left.half_hour), (200, 200));
+    let last = last.unwrap();
+    let keys = u64::try_from(cluster.keys()).unwrap();
+    assert_eq!((last.keys, last.of, last.sessions), (keys, keys, 200));
+}
+
+async fn what_it_is_not_is_said(cluster: &Cluster) {
+    let one = Server::start();
+    let url = format!("redis+cluster://{}/", one.address());
+    let text = RedisStore::from_url(url).await.unwrap_err().to_string();
+    assert!(
+        text.contains("no cluster") && text.contains("redis://"),
+        "{text}"
+    );
+    // A node of a cluster knows where a key is, and a client that does not ask where goes wrong two times of three.
+    let mut told = String::new();
+    for primary in cluster.primaries() {
+        if let Err(error) = RedisStore::from_url(primary.url()).await {
+            told = error.to_string();
+        }
+    }
+    assert!(told.contains("redis+cluster://"), "{told}");
+    let nowhere = format!(
+        "redis+cluster://127.0.0.1:{}/",
+        crate::support::server::free_port()
+    );
+    let text = RedisStore::from_url(nowhere).await.unwrap_err().to_string();
+    assert!(text.contains("refused"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_slots_move_nothing_is_lost_or_done_twice() {
+    let _turn = TURN.lock().await;
+    let cluster = Cluster::start();
+    let nodes = nodes(3, &cluster.url(), |_| ()).await;
+    let load = Load::start(nodes, 60).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let slots = cluster.used_slots(0);
+    tokio::task::block_in_place(|| {
+        for some in slots.chunks(5) {
+            cluster.move_slots(some, 0, 1, Duration::from_millis(300));
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let outcome = load.check(None).await;
+    println!("{} slots moved: {outcome:?}", slots.len());
+    assert!(slots.len() > 8 && cluster.used_slots(0).is_empty());
+    assert!(outcome.done > 500, "{outcome:?}");
+    assert_eq!(outcome.lost, 0);
+    // Redirections are followed; that one is not, in time, is no rule.
+    let failed = outcome.not_done + outcome.unknown;
+    assert!(failed * 50 < outcome.done, "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
+    let _turn = TURN.lock().await;
+    let mut cluster = Cluster::start();
+    let nodes = nodes(3, &cluster.url(), |_| ()).await;
+    for hangs in [false, true] {
+        let load = Load::start(nodes.clone(), 60).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let primary = usize::from(hangs);
+        let began = Instant::now();
+        match hangs {
+            false => cluster.servers[primary].kill(),
+            true => cluster.servers[primary].freeze(),
+        }
+        while !is_primary(&cluster.servers[3 + primary]) {
+            assert!(began.elapsed() < Duration::from_secs(15), "no failover");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let taken_over = began.elapsed();
+        let back = load.all_work_within(Duration::from_secs(10)).await;
+        let calm = Instant::now();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let long_before = began - Duration::from_millis(500);
+        let outcome = load.check(Some((long_before, calm))).await;
+        let how = if hangs { "hangs" } else { "is dead" };
+        println!(
+            "a primary {how}: taken over after {taken_over:?}, all sessions work {back:?} later; {outcome:?}; \
+             {} acknowledged changes were not replicated",
+            outcome.lost
+        );
+        let window = outcome.window.unwrap_or_default();
+        assert!(window < taken_over + Duration::from_secs(5), "{window:?}");
+        if hangs {
+            cluster.servers[primary].thaw();
+        }
+    }
+}

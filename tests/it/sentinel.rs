@@ -1,0 +1,1 @@
+//! A primary that sentinels watch over.

@@ -1,0 +1,155 @@
+//! A cluster of the test's own: three primaries, each with a replica.
+
+use std::time::{Duration, Instant};
+
+use super::Server;
+use super::server::free_port;
+
+const PRIMARIES: usize = 3;
+const SLOTS: u16 = 16384;
+
+/// After how long a server that does not answer is given up.
+const NODE_TIMEOUT: &str = "1000";
+
+pub struct Cluster {
+    /// The primaries first.
+    pub servers: Vec<Server>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let mut buses = Vec::new();
+        let mut servers = Vec::new();
+        for _ in 0..2 * PRIMARIES {
+            let bus = free_port().to_string();
+            let arguments = [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-node-timeout", NODE_TIMEOUT],
+                ["--cluster-port", &bus],
+                ["--cluster-replica-validity-factor", "0"],
+                ["--repl-diskless-sync-delay", "0"],
+            ];
+            servers.push(Server::start_with(&arguments.concat()));
+            buses.push(bus);
+        }
+        let cluster = Self { servers };
+        for (number, server) in cluster.servers.iter().enumerate() {
+            let epoch = (number + 1).to_string();
+            ask::<()>(server, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+            let port = server.port().to_string();
+            let meet = ["CLUSTER", "MEET", "127.0.0.1", &port, &buses[number]];
+            ask::<()>(&cluster.servers[0], &meet);
+        }
+        for number in 0..PRIMARIES {
+            let share = |number: usize| usize::from(SLOTS) * number / PRIMARIES;
+            let (first, last) = (
+                share(number).to_string(),
+                (share(number + 1) - 1).to_string(),
+            );
+            let range = ["CLUSTER", "ADDSLOTSRANGE", &first, &last];
+            ask::<()>(&cluster.servers[number], &range);
+        }
+        cluster.wait_for("all know each other", |server| {
+            ask::<String>(server, &["CLUSTER", "INFO"]).contains("cluster_known_nodes:6")
+        });
+        for number in 0..PRIMARIES {
+            let primary = cluster.name(number);
+            let replicate = ["CLUSTER", "REPLICATE", &primary];
+            ask::<()>(&cluster.servers[PRIMARIES + number], &replicate);
+        }
+        cluster.wait_for("the cluster is ready", |server| {
+            let info: String = ask(server, &["CLUSTER", "INFO"]);
+            let replication: String = ask(server, &["INFO", "replication"]);
+            let ranges: Vec<redis::Value> = ask(server, &["CLUSTER", "SLOTS"]);
+            let complete = |range: &redis::Value| {
+                matches!(range, redis::Value::Array(parts) if parts.len() == 4)
+            };
+            info.contains("cluster_state:ok")
+                && ranges.len() == PRIMARIES
+                && ranges.iter().all(complete)
+                && (replication.contains("role:master")
+                    || replication.contains("master_link_status:up"))
+        });
+        cluster
+    }
+
+    /// Names all primaries.
+    pub fn url(&self) -> String {
+        let primaries = self.servers[..PRIMARIES].iter();
+        let addresses: Vec<_> = primaries.map(|node| node.address().to_string()).collect();
+        format!("redis+cluster://{}/", addresses.join(","))
+    }
+
+    pub fn primaries(&self) -> &[Server] {
+        &self.servers[..PRIMARIES]
+    }
+
+    /// How many keys the primaries have.
+    pub fn keys(&self) -> usize {
+        let size = |server: &Server| ask::<usize>(server, &["DBSIZE"]);
+        self.primaries().iter().map(size).sum()
+    }
+
+    /// The slots of a primary that have keys.
+    pub fn used_slots(&self, primary: usize) -> Vec<u16> {
+        let server = &self.servers[primary];
+        let keys: Vec<String> = ask(server, &["KEYS", "*"]);
+        let slot = |key: &String| ask(server, &["CLUSTER", "KEYSLOT", key]);
+        let mut slots: Vec<u16> = keys.iter().map(slot).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// Moves slots from one primary to another, and lets them be on their way for a while, with all of their keys at the
+    /// new place already.
+    pub fn move_slots(&self, slots: &[u16], from: usize, to: usize, pause: Duration) {
+        let (here, there) = (&self.servers[from], &self.servers[to]);
+        let (old, new) = (self.name(from), self.name(to));
+        let port = there.port().to_string();
+        for slot in slots {
+            let slot = slot.to_string();
+            ask::<()>(there, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &old]);
+            ask::<()>(here, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &new]);
+            loop {
+                let keys: Vec<String> = ask(here, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
+                if keys.is_empty() {
+                    break;
+                }
+                let head = ["MIGRATE", "127.0.0.1", &port, "", "0", "1000", "KEYS"];
+                let keys = keys.iter().map(String::as_str);
+                ask::<()>(here, &head.into_iter().chain(keys).collect::<Vec<_>>());
+            }
+        }
+        std::thread::sleep(pause);
+        for slot in slots {
+            let set = ["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &new];
+            ask::<()>(there, &set);
+            ask::<()>(here, &set);
+        }
+    }
+
+    fn name(&self, number: usize) -> String {
+        ask(&self.servers[number], &["CLUSTER", "MYID"])
+    }
+
+    fn wait_for(&self, what: &str, done: impl Fn(&Server) -> bool) {
+        let began = Instant::now();
+        while !self.servers.iter().all(&done) {
+            assert!(began.elapsed() < Duration::from_secs(20), "not yet: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Whether a server has taken over.
+pub fn is_primary(server: &Server) -> bool {
+    ask::<String>(server, &["INFO", "replication"]).contains("role:master")
+}
+
+pub fn ask<T: redis::FromRedisValue>(server: &Server, words: &[&str]) -> T {
+    let answer = redis::cmd(words[0])
+        .arg(&words[1..])
+        .query(&mut server.connection());
+    answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}

@@ -1,0 +1,55 @@
+//! A primary with a replica, and three sentinels that watch over them.
+
+use std::time::{Duration, Instant};
+
+use super::Server;
+use super::cluster::ask;
+
+pub struct Sentinels {
+    pub primary: Server,
+    pub replica: Server,
+    pub sentinels: Vec<Server>,
+}
+
+impl Sentinels {
+    pub fn start() -> Self {
+        let primary = Server::start();
+        let port = primary.port().to_string();
+        let replicate = ["--replicaof", "127.0.0.1", &port];
+        let replica =
+            Server::start_with(&[&replicate[..], &["--repl-diskless-sync-delay", "0"]].concat());
+        let config = format!(
+            "sentinel monitor mymaster 127.0.0.1 {port} 2\n\
+             sentinel down-after-milliseconds mymaster 500\n\
+             sentinel failover-timeout mymaster 3000\n"
+        );
+        let start = |_| Server::start_sentinel(&config);
+        let all = Self {
+            primary,
+            replica,
+            sentinels: (0..3).map(start).collect(),
+        };
+        let began = Instant::now();
+        while !all.are_ready() {
+            assert!(began.elapsed() < Duration::from_secs(20), "not ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        all
+    }
+
+    /// Whether all know each other, and the replica.
+    fn are_ready(&self) -> bool {
+        let knows = |sentinel: &Server| {
+            let info: String = ask(sentinel, &["INFO", "sentinel"]);
+            info.contains("slaves=1,sentinels=3")
+        };
+        let replication: String = ask(&self.replica, &["INFO", "replication"]);
+        replication.contains("master_link_status:up") && self.sentinels.iter().all(knows)
+    }
+
+    pub fn url(&self) -> String {
+        let sentinels = self.sentinels.iter();
+        let addresses: Vec<_> = sentinels.map(|node| node.address().to_string()).collect();
+        format!("redis+sentinel://{}/mymaster", addresses.join(","))
+    }
+}
