@@ -101,9 +101,9 @@ async fn while_slots_move_nothing_is_lost_or_done_twice() {
     assert!(slots.len() > 8 && cluster.used_slots(0).is_empty());
     assert!(outcome.done > 500, "{outcome:?}");
     assert_eq!(outcome.lost, 0);
-    // Redirections are followed; that one is not, in time, is no rule.
+    // Redirections are followed, also while others use the same socket.
     let failed = outcome.not_done + outcome.unknown;
-    assert!(failed * 50 < outcome.done, "{outcome:?}");
+    assert!(failed * 200 < outcome.done, "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,1 +1,81 @@
-//! A primary that sentinels watch over.
+//! A primary that sentinels watch over, and the replica that takes over.
+
+use std::time::{Duration, Instant};
+
+use sessile::{ConfigError, RedisConfig, RedisStore};
+
+use crate::support::cluster::is_primary;
+use crate::support::load::{Load, nodes};
+use crate::support::server::free_port;
+use crate::support::{Sentinels, store_with};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_sessions_go_on_at_the_new_primary() {
+    let mut servers = Sentinels::start();
+    sessile::conformance::check(store_with(&servers.url(), |_| ()).await).await;
+    let nodes = nodes(3, &servers.url(), |_| ()).await;
+    let load = Load::start(nodes, 60).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let killed = Instant::now();
+    servers.primary.kill();
+    while !is_primary(&servers.replica) {
+        assert!(killed.elapsed() < Duration::from_secs(20), "no failover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let taken_over = killed.elapsed();
+    let back = load.all_work_within(Duration::from_secs(10)).await;
+    let calm = Instant::now();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let long_before = killed - Duration::from_millis(500);
+    let outcome = load.check(Some((long_before, calm))).await;
+    println!(
+        "taken over after {taken_over:?}, all sessions work {back:?} later; {outcome:?}; {} acknowledged changes were not \
+         replicated",
+        outcome.lost
+    );
+    let window = outcome.window.unwrap_or_default();
+    assert!(window < taken_over + Duration::from_secs(5), "{window:?}");
+    what_sentinels_do_not_know_is_said(&servers).await;
+}
+
+async fn refused(url: String) -> String {
+    let error = RedisStore::from_url(url).await.unwrap_err();
+    assert!(matches!(error, ConfigError::Connect { .. }), "{error}");
+    error.to_string()
+}
+
+async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
+    let text = refused(servers.url().replace("mymaster", "shop")).await;
+    for sentinel in &servers.sentinels {
+        let said = format!("{} knows no `shop`", sentinel.address());
+        assert!(text.contains(&said), "{text}");
+    }
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let text = refused(format!("redis+sentinel://{nowhere}/mymaster")).await;
+    assert!(
+        text.contains(&nowhere) && text.contains("refused"),
+        "{text}"
+    );
+    // One that is there is enough.
+    let some = format!(
+        "redis+sentinel://{nowhere},{}/mymaster",
+        servers.sentinels[0].address()
+    );
+    RedisStore::from_url(&some).await.unwrap();
+    // One that hangs leaves time for the others.
+    servers.sentinels[0].freeze();
+    RedisStore::from_url(servers.url()).await.unwrap();
+    let mut config = RedisConfig::new(format!(
+        "redis+sentinel://{}/mymaster",
+        servers.sentinels[0].address()
+    ));
+    config.connection_timeout = Duration::from_millis(400);
+    let began = Instant::now();
+    let text = RedisStore::from_config(config)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("did not answer"), "{text}");
+    assert!(began.elapsed() < Duration::from_secs(1));
+    servers.sentinels[0].thaw();
+}

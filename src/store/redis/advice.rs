@@ -76,6 +76,17 @@ pub(super) fn advice(
             let grants = grants(compare_and_set);
             format!("{said}: grant the user {grants} on keys that begin with `key_prefix`")
         }
+        Some("MOVED" | "ASK" | "CLUSTERDOWN") => {
+            format!(
+                "{said}: this server is a node of a cluster, and has only some of the keys; write `redis+cluster://host:port,host:port/`"
+            )
+        }
+        _ if said.contains("cluster support disabled") => {
+            format!("{said}: this server is no cluster; write `redis://host:port/`")
+        }
+        _ if said.contains("no sentinel names a primary") => {
+            format!("{said}: correct sentinels and name in `url`, or look at the sentinels' logs")
+        }
         Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
         Some("ERR") if said.contains("syntax") && compare_and_set == CompareAndSet::IfEq => {
             format!(

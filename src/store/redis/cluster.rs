@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{Cmd, ConnectionInfo, ProtocolVersion, RedisError, Value};
+use redis::{Cmd, ConnectionInfo, ErrorKind, ProtocolVersion, RedisError, ServerErrorKind, Value};
 
 use super::RedisConfig;
 use super::wire::{Request, Shard};
@@ -21,6 +21,12 @@ use super::wire::{Request, Shard};
 const RETRIES: u32 = 5;
 /// The waits before it, in milliseconds, growing from the one to the other: short, as all of it shares `command_timeout`.
 const WAITS: (u64, u64) = (10, 100);
+
+/// How often a command is sent once more that went from server to server until it was given up. The client says ASKING on
+/// a socket that others use too, one of whose commands may come in between; then the redirection leads back.
+const ROUNDS: u32 = 8;
+/// The wait before it, with jitter.
+const ROUND: Duration = Duration::from_millis(5);
 
 /// How often the cluster is asked anew at most.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -115,7 +121,18 @@ impl Cluster {
             None => SingleNodeRoutingInfo::RandomPrimary,
         };
         let routing = RoutingInfo::SingleNode(node);
-        self.connection().route_command(command, routing).await
+        let mut round = 1;
+        loop {
+            let mut connection = self.connection();
+            let answer = connection.route_command(command.clone(), routing.clone());
+            match answer.await {
+                Err(error) if is_redirection(&error) && round < ROUNDS => {
+                    tokio::time::sleep(ROUND.mul_f64(rand::random())).await;
+                    round += 1;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The first slot of each primary.
@@ -155,6 +172,14 @@ impl Cluster {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the server has done nothing, and named another.
+fn is_redirection(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask)
+    )
 }
 
 /// The one key of a command; none of those that have no key.
