@@ -16,7 +16,7 @@ pub enum StoreConfig {
     /// `memory:` — a [`MemoryStore`]. The default.
     #[default]
     Memory,
-    /// `redis://…`, `rediss://…` or `unix://…` — a [`RedisStore`].
+    /// `redis://…`, `rediss://…`, `redis+cluster://…`, `redis+sentinel://…` or `unix://…` — a [`RedisStore`].
     Redis(RedisConfig),
 }
 

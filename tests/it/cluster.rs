@@ -7,7 +7,7 @@ use sessile::{CompareAndSet, RedisConfig, RedisStore, SessionLayer, SessionStore
 use tokio::sync::Mutex;
 
 use crate::support::app::app;
-use crate::support::cluster::is_primary;
+use crate::support::cluster::{ask, is_primary};
 use crate::support::load::{Load, nodes};
 use crate::support::{Browser, Cluster, Server, store_with};
 
@@ -22,8 +22,18 @@ async fn a_cluster_is_a_session_store() {
     if crate::support::server::ways(&Server::start()).contains(&CompareAndSet::IfEq) {
         ways.push(CompareAndSet::IfEq);
     }
+    // The permissions of the documentation.
+    for server in &cluster.servers {
+        let user = ["ACL", "SETUSER", "app", "on", ">secret", "~test:*", "-@all"];
+        let grants = ["+get", "+pttl", "+set", "+pexpire", "+unlink", "+time"];
+        let of_script = ["+getrange", "+evalsha", "+eval"];
+        let of_cluster = ["+ping", "+asking", "+cluster|slots"];
+        let words = [&user[..], &grants, &of_script, &of_cluster].concat();
+        ask::<()>(server, &words);
+    }
+    let url = cluster.url().replace("://", "://app:secret@");
     for way in ways {
-        let store = store_with(&cluster.url(), |config| config.compare_and_set = way).await;
+        let store = store_with(&url, |config| config.compare_and_set = way).await;
         assert_eq!(store.compare_and_set(), Some(way));
         assert!(store.capabilities().resends);
         sessile::conformance::check(store).await;
@@ -112,8 +122,8 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
     let mut cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), |_| ()).await;
     for hangs in [false, true] {
-        let load = Load::start(nodes.clone(), 60).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let load = Load::start(nodes.clone(), 45).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         let primary = usize::from(hangs);
         let began = Instant::now();
         match hangs {
@@ -127,7 +137,7 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
         let taken_over = began.elapsed();
         let back = load.all_work_within(Duration::from_secs(10)).await;
         let calm = Instant::now();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         let long_before = began - Duration::from_millis(500);
         let outcome = load.check(Some((long_before, calm))).await;
         let how = if hangs { "hangs" } else { "is dead" };

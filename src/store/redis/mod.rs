@@ -78,7 +78,8 @@ pub use tls::TlsConfig;
 /// - by `WATCH` `+getrange +watch +multi +exec +discard`,
 /// - by `IFEQ` nothing else,
 ///
-/// with `+select` for another database than 0, and `+wait` for [`Durability::Replicas`].
+/// with `+select` for another database than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+ping +asking
+/// +cluster|slots`.
 ///
 /// # Encrypted connections
 ///
@@ -86,6 +87,19 @@ pub use tls::TlsConfig;
 /// authority of [`TlsConfig::ca`]; without that, of one that browsers trust too. A server that asks for a certificate gets
 /// [`TlsConfig::client_cert`]. If the process has not chosen a `CryptoProvider` of rustls by the time the first store is
 /// made, that of ring is installed for it; an application that wants another installs it before.
+///
+/// # A cluster, or sentinels
+///
+/// The [URL](RedisConfig::url) says so. On a Redis Cluster a session is in one slot. Slots that move and replicas that take
+/// over are followed while a request waits, within its `command_timeout`; the commands of the table's pipelines are sent
+/// side by side, and the time of day is that of any of the primaries. The client of a cluster repeats by itself what gets no
+/// answer, so commits take only what the record itself says for a proof ([`Capabilities::resends`]): a commit that meets a
+/// session which has just ended, or to which more than eight others were done, is answered 503 and not 409.
+///
+/// With sentinels the primary is looked up for each connection that is made. A connection that is lost, or whose server is a
+/// replica by now, is replaced, and so leads to the new primary.
+///
+/// While a replica takes over, the sessions of its primary answer 503, and no cookie is taken away.
 #[derive(Clone)]
 #[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
 pub struct RedisStore {

@@ -31,7 +31,7 @@ impl Sentinels {
         }
     }
 
-    /// Connects to the primary that the first of the sentinels names which names one. `limit` is for all of it.
+    /// Connects to the primary that the first sentinel to name one which is there names. `limit` is for all of it.
     pub(super) async fn open(
         &self,
         config: &AsyncConnectionConfig,
@@ -40,6 +40,7 @@ impl Sentinels {
         // So that one that is silent leaves time for the others, and for the primary.
         let share = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
         let mut said = Vec::new();
+        let mut failure = None;
         for node in &self.nodes {
             let address = match tokio::time::timeout(share, self.ask(node, config)).await {
                 Ok(Ok(Some(address))) => address,
@@ -56,14 +57,18 @@ impl Sentinels {
                     continue;
                 }
             };
-            let mut connection = self.connect(address.clone(), config).await?;
-            if is_primary(&mut connection).await? {
-                return Ok(connection);
+            match self.connect(address.clone(), config).await {
+                Ok(Some(connection)) => return Ok(connection),
+                Ok(None) => said.push(format!(
+                    "{} names {address}, which is a replica",
+                    node.addr()
+                )),
+                // Another sentinel may know of the failover already.
+                Err(error) => failure = Some(error),
             }
-            said.push(format!(
-                "{} names {address}, which is a replica",
-                node.addr()
-            ));
+        }
+        if let Some(error) = failure {
+            return Err(error);
         }
         let message = "no sentinel names a primary";
         Err((ErrorKind::Io, message, said.join("; ")).into())
@@ -99,14 +104,16 @@ impl Sentinels {
         )
     }
 
+    /// `None` if the server there is no primary.
     async fn connect(
         &self,
         address: ConnectionAddr,
         config: &AsyncConnectionConfig,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        Client::open(self.primary.clone().set_addr(address))?
+    ) -> Result<Option<MultiplexedConnection>, RedisError> {
+        let mut connection = Client::open(self.primary.clone().set_addr(address))?
             .get_multiplexed_async_connection_with_config(config)
-            .await
+            .await?;
+        Ok(is_primary(&mut connection).await?.then_some(connection))
     }
 }
 
