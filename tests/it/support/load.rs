@@ -1,6 +1,6 @@
 //! Many sessions that are changed all the time, over several nodes, with what their requests were told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -43,6 +43,13 @@ struct Push {
     ended: Instant,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    session: usize,
+    began: Instant,
+    ended: Instant,
+}
+
 /// Requests that go on until they are stopped. Half of them push a value that no other pushes, half count.
 pub struct Load {
     nodes: Vec<Router>,
@@ -50,7 +57,7 @@ pub struct Load {
     pushes: Arc<Mutex<Vec<Push>>>,
     /// Done and unknown increments of each session.
     counts: Arc<Mutex<Vec<(u64, u64)>>>,
-    failures: Arc<Mutex<Vec<Instant>>>,
+    failures: Arc<Mutex<Vec<Failure>>>,
     next: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -64,6 +71,8 @@ pub struct Outcome {
     pub unknown: usize,
     /// Acknowledged pushes and counts that are not there.
     pub lost: usize,
+    /// Sessions all of whose requests were done.
+    pub unhurt: usize,
     /// From the first request that failed to the end of the last.
     pub window: Option<Duration>,
 }
@@ -117,7 +126,12 @@ impl Load {
                     status => panic!("{status}: {}", page.text),
                 };
                 if told != Told::Done {
-                    failures.lock().unwrap().extend([began, ended]);
+                    let failure = Failure {
+                        session,
+                        began,
+                        ended,
+                    };
+                    failures.lock().unwrap().push(failure);
                 }
                 if value % 2 == 0 {
                     let push = Push {
@@ -195,13 +209,18 @@ impl Load {
         }
         let of = |told| pushes.iter().filter(|push| push.told == told).count();
         let failures = self.failures.lock().unwrap();
-        let window = failures.iter().max().zip(failures.iter().min());
+        let first = failures.iter().map(|failure| failure.began).min();
+        let last = failures.iter().map(|failure| failure.ended).max();
+        let hit: BTreeSet<_> = failures.iter().map(|failure| failure.session).collect();
         Outcome {
             done: of(Told::Done),
             not_done: of(Told::NotDone),
             unknown: of(Told::Unknown) + unknown,
             lost,
-            window: window.map(|(last, first)| last.duration_since(*first)),
+            unhurt: self.browsers.len() - hit.len(),
+            window: last
+                .zip(first)
+                .map(|(last, first)| last.duration_since(first)),
         }
     }
 
