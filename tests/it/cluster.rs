@@ -148,8 +148,10 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
         );
         let window = outcome.window.unwrap_or_default();
         assert!(window < taken_over + Duration::from_secs(5), "{window:?}");
-        // Two thirds of the sessions are with other primaries.
-        assert!(outcome.unhurt >= 45 / 3, "{outcome:?}");
+        // Two thirds of the sessions are with other primaries. One that hangs holds up a few of their requests too.
+        let failed = outcome.not_done + outcome.unknown;
+        assert!(failed * 5 < outcome.done, "{outcome:?}");
+        assert!(hangs || outcome.unhurt >= 45 / 3, "{outcome:?}");
         if hangs {
             cluster.servers[primary].thaw();
         }

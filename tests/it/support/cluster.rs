@@ -27,6 +27,8 @@ impl Cluster {
                 ["--cluster-node-timeout", NODE_TIMEOUT],
                 ["--cluster-port", &bus],
                 ["--cluster-replica-validity-factor", "0"],
+                // Otherwise all of them refuse to serve while one is missing.
+                ["--cluster-require-full-coverage", "no"],
                 ["--repl-diskless-sync-delay", "0"],
             ];
             servers.push(Server::start_with(&arguments.concat()));
