@@ -20,6 +20,10 @@ pub(super) enum Request<'a> {
     /// On a cluster its commands are sent one by one, all at once, each to where its key is.
     Pipeline(&'a redis::Pipeline),
     /// A command about a part of the keys.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        allow(dead_code, reason = "without clusters there is one part only")
+    )]
     On(Shard, &'a Cmd),
 }
 
