@@ -187,13 +187,9 @@ impl Visit {
             return Ok(None);
         };
         let load = self.core.store.load(&token.handle, want);
-        let loaded = within(deadline, load).await.map_err(|error| {
-            let handle = Some(token.handle);
-            self.settings.emit(&Event::StoreFailed {
-                handle,
-                error: error.clone(),
-            });
-            error
+        let loaded = within(deadline, load).await.inspect_err(|error| {
+            let (handle, error) = (Some(token.handle), error.clone());
+            self.settings.emit(&Event::StoreFailed { handle, error });
         })?;
         Ok(loaded.map(|stored| (token, stored)))
     }

@@ -146,6 +146,10 @@ pub struct PoolStats {
     pub broken: u64,
     /// Requests that gave up waiting for a connection.
     pub timed_out: u64,
+    /// Whether the circuit breaker is open: the server has failed too often, requests fail at once, and a probe looks
+    /// whether it is back.
+    #[doc(alias = "breaker")]
+    pub left_alone: bool,
 }
 
 #[cfg(test)]

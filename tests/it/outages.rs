@@ -1,9 +1,11 @@
 //! Redis dies, hangs, and says no.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use sessile::{RedisConfig, RedisStore, SessionLayer};
+use sessile::{OnStoreError, RedisConfig, RedisStore, SessionLayer};
 
 use crate::support::app::app;
 use crate::support::proxy::Fault;
@@ -104,6 +106,137 @@ async fn a_frozen_server_holds_nobody_longer_than_the_budget() {
     for visitor in &mut visitors {
         assert_eq!(visitor.get(&app, "/read").await.ok(), "name");
     }
+}
+
+#[tokio::test]
+async fn pages_for_anybody_are_served_without_the_store_and_write_nothing() {
+    let server = Server::start_durable();
+    let store = store_with(&server.url(), |_| ()).await;
+    let layer = SessionLayer::new(store).with_on_store_error(OnStoreError::Anonymous);
+    let app = app(layer);
+    let mut visitor = browsers(&app, 1).await.remove(0);
+    let cookie = visitor.cookie.clone();
+    server.freeze();
+    for path in ["/read", "/whoami", "/flashes"] {
+        assert_eq!(visitor.get(&app, path).await.ok(), "", "{path}");
+    }
+    for path in [
+        "/set?k=name&v=noa",
+        "/login?u=mia",
+        "/cycle",
+        "/logout",
+        "/logout-and-say",
+    ] {
+        let page = visitor.get(&app, path).await;
+        assert_eq!(
+            (page.status.as_u16(), page.set_cookies().len()),
+            (503, 0),
+            "{path}"
+        );
+        assert!(page.headers.contains_key("retry-after"), "{path}");
+    }
+    assert_eq!(visitor.cookie, cookie);
+    server.thaw();
+    wait_until_back(&app, &visitor).await;
+    assert_eq!(visitor.get(&app, "/read").await.ok(), "name");
+}
+
+async fn wait_until_back(app: &axum::Router, visitor: &Browser) {
+    let back = Instant::now();
+    while visitor.peek(app, "/number?k=n").await.status != 200 {
+        assert!(back.elapsed() < Duration::from_secs(2), "not back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// 200 requests a second before a server that hangs: `SESSILE_TEST_FREEZE=10` for ten seconds of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_left_alone_until_it_answers_again() {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let frozen = std::env::var("SESSILE_TEST_FREEZE");
+    let frozen = Duration::from_secs(frozen.map_or(3, |secs| secs.parse().expect("seconds")));
+    let server = Server::start();
+    let app = app(SessionLayer::new(store_with(&server.url(), |_| ()).await));
+    let visitor = browsers(&app, 1).await.remove(0);
+    let under_way = Arc::new(AtomicUsize::new(0));
+    let (quiet, after) = (Duration::from_millis(500), Duration::from_millis(1500));
+    let memory = resident();
+    let began = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    let (mut most, mut froze, mut thawed) = (0, None, None);
+    let mut beat = tokio::time::interval(PAUSE);
+    while began.elapsed() < quiet + frozen + after {
+        beat.tick().await;
+        if froze.is_none() && began.elapsed() >= quiet {
+            server.freeze();
+            froze = Some(Instant::now());
+        }
+        if thawed.is_none() && began.elapsed() >= quiet + frozen {
+            server.thaw();
+            thawed = Some(Instant::now());
+        }
+        let (app, visitor, gauge) = (app.clone(), visitor.clone(), Arc::clone(&under_way));
+        most = most.max(under_way.fetch_add(1, Ordering::SeqCst));
+        tasks.spawn(async move {
+            let asked = Instant::now();
+            let page = visitor.peek(&app, "/incr?k=n").await;
+            gauge.fetch_sub(1, Ordering::SeqCst);
+            (asked, asked.elapsed(), page.status.as_u16())
+        });
+    }
+    let answers = tasks.join_all().await;
+    let (froze, thawed) = (froze.unwrap(), thawed.unwrap());
+    let mut took: Vec<_> = answers.iter().map(|(_, took, _)| *took).collect();
+    took.sort_unstable();
+    let p99 = took[took.len() * 99 / 100];
+    let open = froze + Duration::from_millis(1200)..thawed;
+    let mut while_open: Vec<_> = answers
+        .iter()
+        .filter(|(asked, ..)| open.contains(asked))
+        .map(|(_, took, _)| *took)
+        .collect();
+    while_open.sort_unstable();
+    let median = while_open[while_open.len() / 2];
+    let good = answers
+        .iter()
+        .filter(|(asked, _, status)| *status == 200 && *asked > thawed);
+    let back = good.map(|(asked, ..)| *asked).min().expect("it is back") - thawed;
+    println!(
+        "{} requests, {frozen:?} frozen: p99 {p99:?}, median while open {median:?}, {most} under way at most, back after \
+         {back:?}, resident {memory} -> {} KiB",
+        answers.len(),
+        resident()
+    );
+    assert!(p99 <= BUDGET + BUDGET / 4, "{p99:?}");
+    assert!(median < Duration::from_millis(100), "{median:?}");
+    assert!(most < 350, "{most} requests waited at once");
+    assert!(back < Duration::from_secs(1), "{back:?}");
+    let counted: usize = visitor
+        .peek(&app, "/number?k=n")
+        .await
+        .ok()
+        .parse()
+        .unwrap();
+    let told = |wanted: u16| {
+        answers
+            .iter()
+            .filter(|(.., status)| *status == wanted)
+            .count()
+    };
+    assert!(
+        (told(200)..=told(200) + told(503)).contains(&counted),
+        "{counted}"
+    );
+}
+
+/// Memory of this process, in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
 }
 
 #[tokio::test]

@@ -22,7 +22,9 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
         format!(
             "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between{tls}?"
         )
-    } else if error.is_connection_dropped() || error.kind() == ErrorKind::Parse {
+    } else if !config.url.starts_with("redis+")
+        && (error.is_connection_dropped() || error.kind() == ErrorKind::Parse)
+    {
         match is_encrypted(config) {
             true => {
                 "the server ended the connection: if it speaks no TLS there, write `redis://`; if it asks for a certificate, \

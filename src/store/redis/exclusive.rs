@@ -19,6 +19,7 @@ pub(super) struct Exclusive<'a> {
 impl Connections {
     /// A connection that nobody else uses.
     pub(super) async fn exclusive(&self) -> Result<Exclusive<'_>, Failed> {
+        self.admit()?;
         let guard = self.check_out(&self.exclusive).await?;
         guard.set_dirty(true);
         Ok(Exclusive {

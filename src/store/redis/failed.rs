@@ -43,6 +43,14 @@ impl Failed {
         matches!(self.code.as_deref(), Some("NOPERM" | "ERR"))
     }
 
+    /// The server does not do its work, whatever it is asked.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(
+            self.code.as_deref(),
+            None | Some("LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "BUSY")
+        )
+    }
+
     /// The server takes no writes at present.
     pub(super) fn is_of_writes(&self) -> bool {
         matches!(

@@ -16,6 +16,7 @@ use crate::Handle;
 use crate::config::ConfigError;
 
 mod advice;
+mod breaker;
 mod choose;
 #[cfg(feature = "cluster")]
 mod cluster;

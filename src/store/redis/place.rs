@@ -14,7 +14,7 @@ pub(super) enum Place {
     Server(Box<ConnectionInfo>),
     #[cfg(feature = "cluster")]
     Cluster(Vec<ConnectionInfo>),
-    Sentinels(Sentinels),
+    Sentinels(Box<Sentinels>),
 }
 
 impl Place {
@@ -145,11 +145,8 @@ impl RedisConfig {
         let nodes: Result<Vec<_>, _> = several.hosts.iter().map(sentinel).collect();
         // Its address is found out when it is needed.
         let primary = self.at(several, several.login, several.hosts[0], database)?;
-        Ok(Place::Sentinels(Sentinels::new(
-            nodes?,
-            name.to_owned(),
-            primary,
-        )))
+        let sentinels = Sentinels::new(nodes?, name.to_owned(), primary);
+        Ok(Place::Sentinels(Box::new(sentinels)))
     }
 
     /// How to connect to one of several servers.

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, PooledConnection, RunError};
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 
 use super::RedisConfig;
+use super::breaker::{Breaker, waits};
 use super::failed::{Failed, Trouble};
 use super::place::Place;
 pub(super) use super::wire::Request;
@@ -74,6 +76,9 @@ pub(super) struct Connections {
     address: Arc<str>,
     command_timeout: Duration,
     size: u32,
+    breaker: Arc<Breaker>,
+    /// A key that does not exist.
+    probe: Arc<str>,
 }
 
 impl Manager {
@@ -197,6 +202,8 @@ impl Connections {
             address,
             command_timeout: config.command_timeout,
             size,
+            breaker: Arc::default(),
+            probe: format!("{}probe", config.key_prefix).into(),
         }
     }
 
@@ -219,6 +226,12 @@ impl Connections {
     ///
     /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        self.admit()?;
+        self.send_anyway(request).await
+    }
+
+    /// The same though the breaker is open.
+    pub(super) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, Failed> {
         let mut connection = Connection::clone(&*self.check_out(&self.pool).await?);
         self.send_on(&mut connection, request).await
     }
@@ -240,7 +253,19 @@ impl Connections {
         limit: Duration,
     ) -> Result<Value, Failed> {
         let answer = connection.wire.ask(request);
-        match tokio::time::timeout(limit, answer).await {
+        let answer = tokio::time::timeout(limit, answer).await;
+        let answer = self.read_answer(connection, answer, limit);
+        self.note(answer.as_ref().err());
+        answer
+    }
+
+    fn read_answer(
+        &self,
+        connection: &Connection,
+        answer: Result<Result<Value, RedisError>, Elapsed>,
+        limit: Duration,
+    ) -> Result<Value, Failed> {
+        match answer {
             Ok(Ok(Value::ServerError(error))) => Err(self.judge(connection, error.into())),
             Ok(Ok(value)) => {
                 if let Value::Array(values) = &value {
@@ -308,6 +333,49 @@ impl Connections {
         self.command_timeout
     }
 
+    /// Fails at once while the server is left alone.
+    pub(super) fn admit(&self) -> Result<(), Failed> {
+        if !self.breaker.is_open() {
+            return Ok(());
+        }
+        let message = format!(
+            "Redis at {} has failed too often and is left alone for a moment",
+            self.address
+        );
+        let error = StoreError::unavailable(message);
+        let cause = self.shared.failure.borrow().clone();
+        Err(Failed::new(match cause {
+            Some(cause) => error.with_source(cause),
+            None => error,
+        }))
+    }
+
+    /// Tells the breaker how a call ended. If that opens it, somebody looks for the server to come back.
+    fn note(&self, failed: Option<&Failed>) {
+        if !self.breaker.note(failed.is_some_and(Failed::is_outage)) {
+            return;
+        }
+        tracing::warn!(target: "sessile", address = &*self.address, "Redis fails too often: it is left alone until it answers a probe");
+        let connections = self.clone();
+        tokio::spawn(async move {
+            let mut key = redis::cmd("GET");
+            key.arg(&*connections.probe);
+            for wait in waits() {
+                tokio::time::sleep(wait).await;
+                if Arc::strong_count(&connections.breaker) == 1 {
+                    // The store is gone.
+                    return;
+                }
+                let probe = connections.send_anyway(&Request::Command(&key)).await;
+                if !probe.is_err_and(|failed| failed.is_outage()) {
+                    connections.breaker.close();
+                    tracing::info!(target: "sessile", address = &*connections.address, "Redis answers again");
+                    return;
+                }
+            }
+        });
+    }
+
     pub(super) fn stats(&self) -> PoolStats {
         let state = self.pool.state();
         let counted = &state.statistics;
@@ -317,6 +385,7 @@ impl Connections {
             made: counted.connections_created,
             broken: counted.connections_closed_broken,
             timed_out: counted.get_timed_out,
+            left_alone: self.breaker.is_open(),
         }
     }
 
@@ -332,7 +401,8 @@ impl Connections {
                 // Nothing listens there: waiting would only pile up requests.
                 () = refusal(&mut failures) => Err(RunError::TimedOut),
             };
-            let guard = guard.map_err(|error| self.unavailable(error))?;
+            let guard = guard.map_err(|error| self.unavailable(error));
+            let guard = guard.inspect_err(|failed| self.note(Some(failed)))?;
             if self.shared.is_usable(&guard) {
                 return Ok(guard);
             }

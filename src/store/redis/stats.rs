@@ -90,7 +90,11 @@ impl RedisStore {
         let mut get = redis::cmd("GET");
         get.arg(format!("{}probe", self.inner.config.key_prefix));
         let began = Instant::now();
-        let read = self.inner.connections.send(&Request::Command(&get)).await;
+        let read = self
+            .inner
+            .connections
+            .send_anyway(&Request::Command(&get))
+            .await;
         let read = read.map(|_| began.elapsed()).map_err(StoreError::from);
         Health {
             read,

@@ -39,19 +39,19 @@ pub(super) struct Source {
 }
 
 enum To {
-    Server(Client),
-    Sentinels(Sentinels),
+    Server(Box<Client>),
+    Sentinels(Box<Sentinels>),
     #[cfg(feature = "cluster")]
-    Cluster(redis::cluster::ClusterClient),
+    Cluster(Box<redis::cluster::ClusterClient>),
 }
 
 impl Source {
     pub(super) fn new(place: Place, config: &RedisConfig) -> Result<Self, RedisError> {
         let to = match place {
-            Place::Server(info) => To::Server(Client::open(*info)?),
+            Place::Server(info) => To::Server(Box::new(Client::open(*info)?)),
             Place::Sentinels(sentinels) => To::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
-            Place::Cluster(nodes) => To::Cluster(cluster::client(nodes, config)?),
+            Place::Cluster(nodes) => To::Cluster(Box::new(cluster::client(nodes, config)?)),
         };
         let limit = config.connection_timeout;
         let config = AsyncConnectionConfig::new()
