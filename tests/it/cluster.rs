@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::support::app::app;
 use crate::support::cluster::{ask, is_primary};
-use crate::support::load::{Load, nodes};
+use crate::support::load::{Load, nodes, sessions};
 use crate::support::{Browser, Cluster, Server, store_with};
 
 /// Six servers at a time are enough for one machine.
@@ -97,9 +97,10 @@ async fn while_slots_move_nothing_is_lost_or_done_twice() {
     let _turn = TURN.lock().await;
     let cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), |_| ()).await;
-    let load = Load::start(nodes, 60).await;
+    let load = Load::start(nodes, sessions(60)).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let slots = cluster.used_slots(0);
+    let mut slots = cluster.used_slots(0);
+    slots.truncate(100);
     tokio::task::block_in_place(|| {
         for some in slots.chunks(5) {
             cluster.move_slots(some, 0, 1, Duration::from_millis(300));
@@ -108,7 +109,8 @@ async fn while_slots_move_nothing_is_lost_or_done_twice() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let outcome = load.check(None).await;
     println!("{} slots moved: {outcome:?}", slots.len());
-    assert!(slots.len() > 8 && cluster.used_slots(0).is_empty());
+    let left = cluster.used_slots(0);
+    assert!(slots.len() > 8 && !slots.iter().any(|slot| left.contains(slot)));
     assert!(outcome.done > 500, "{outcome:?}");
     assert_eq!(outcome.lost, 0);
     // Redirections are followed, also while others use the same socket.
@@ -122,7 +124,7 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
     let mut cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), |_| ()).await;
     for hangs in [false, true] {
-        let load = Load::start(nodes.clone(), 45).await;
+        let load = Load::start(nodes.clone(), sessions(45)).await;
         tokio::time::sleep(Duration::from_millis(600)).await;
         let primary = usize::from(hangs);
         let began = Instant::now();
@@ -151,7 +153,7 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
         // Two thirds of the sessions are with other primaries. One that hangs holds up a few of their requests too.
         let failed = outcome.not_done + outcome.unknown;
         assert!(failed * 5 < outcome.done, "{outcome:?}");
-        assert!(hangs || outcome.unhurt >= 45 / 3, "{outcome:?}");
+        assert!(hangs || outcome.unhurt >= sessions(45) / 3, "{outcome:?}");
         if hangs {
             cluster.servers[primary].thaw();
         }

@@ -8,7 +8,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::app::{app, routes};
-use crate::support::{Browser, Spy};
+use crate::support::{Browser, Server, Spy, store_with};
 
 struct Room {
     app: axum::Router,
@@ -160,6 +160,50 @@ async fn a_handler_that_was_dropped_has_committed_nothing() {
     request.abort();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(room.keys().await, "name");
+}
+
+/// The client goes away at any moment: while the session is loaded, in the handler, in the middle of the commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_that_leave_leave_nothing_half_done() {
+    let server = Server::start();
+    let store = store_with(&server.url(), |_| ()).await;
+    let app = app(SessionLayer::new(store.clone()));
+    let mut browsers = vec![Browser::default(); 20];
+    for browser in &mut browsers {
+        browser.get(&app, "/set?k=name&v=mia").await.ok();
+    }
+    let clients = (0..1000_u64).map(|number| {
+        let (app, browser) = (app.clone(), browsers[number as usize % 20].clone());
+        async move {
+            tokio::time::sleep(Duration::from_millis(number)).await;
+            let patience = Duration::from_micros(rand::random_range(0..50_000));
+            let asked = browser.peek(&app, "/both?ms=10");
+            tokio::time::timeout(patience, asked)
+                .await
+                .map(|page| page.status)
+        }
+    });
+    let answers = futures_util::future::join_all(clients).await;
+    let stayed = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!((200..950).contains(&stayed), "{stayed} of 1000 have stayed");
+    assert!(answers.iter().flatten().all(|status| *status == 200));
+    let mut counted = 0;
+    for browser in &browsers {
+        let [first, second] = ["first", "second"].map(|key| {
+            let (app, browser) = (app.clone(), browser.clone());
+            async move {
+                let page = browser.peek(&app, &format!("/number?k={key}")).await;
+                page.ok().parse::<usize>().unwrap()
+            }
+        });
+        let (first, second) = (first.await, second.await);
+        assert_eq!(first, second, "both or neither");
+        counted += first;
+    }
+    assert!((stayed..=1000).contains(&counted), "{counted} of {stayed}");
+    let pool = store.pool();
+    assert_eq!((pool.open, pool.size, pool.left_alone), (4, 4, false));
+    println!("{stayed} of 1000 stayed, {counted} counted, {pool:?}");
 }
 
 #[tokio::test]

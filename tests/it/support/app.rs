@@ -50,6 +50,7 @@ pub fn routes() -> Router {
         .route("/logout", get(logout))
         .route("/logout-and-say", get(logout_and_say))
         .route("/slow", get(slow))
+        .route("/both", get(both))
         .route("/slow-logout", get(slow_logout))
         .route("/save-then", get(save_then))
         .route("/save-twice", get(save_twice))
@@ -170,6 +171,14 @@ async fn slow(session: Session, params: Params) -> Answer {
         "" => {}
         key => session.insert(key, "slow")?,
     }
+    Ok(String::new())
+}
+
+/// Counts under two keys, some time apart.
+async fn both(session: Session, params: Params) -> Answer {
+    session.increment("first", 1)?;
+    tokio::time::sleep(Duration::from_millis(number_param(&params, "ms"))).await;
+    session.increment("second", 1)?;
     Ok(String::new())
 }
 

@@ -63,6 +63,15 @@ pub struct Load {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
+const WRITERS_MOST: usize = 120;
+
+/// How many sessions there are: `SESSILE_TEST_SESSIONS`, or as many as a test needs.
+pub fn sessions(least: usize) -> usize {
+    let wanted = std::env::var("SESSILE_TEST_SESSIONS").ok();
+    let wanted = wanted.map(|wanted| wanted.parse().expect("SESSILE_TEST_SESSIONS: a number"));
+    wanted.map_or(least, |wanted: usize| wanted.max(least))
+}
+
 /// What is left of the changes afterwards.
 #[derive(Debug)]
 pub struct Outcome {
@@ -78,7 +87,7 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// Two writers a session, on different nodes.
+    /// Two writers a session, on different nodes; or so many as the machine can bear, that go from one session to the next.
     pub async fn start(nodes: Vec<Router>, sessions: usize) -> Self {
         let mut browsers = vec![Browser::default(); sessions];
         for browser in &mut browsers {
@@ -94,15 +103,16 @@ impl Load {
             stop: Arc::default(),
             tasks: Vec::new(),
         };
-        for writer in 0..2 * sessions {
-            let task = load.writer(writer % sessions, writer);
+        let writers = WRITERS_MOST.min(2 * sessions);
+        for writer in 0..writers {
+            let task = load.writer(writer, writers);
             load.tasks.push(tokio::spawn(task));
         }
         load
     }
 
-    fn writer(&self, session: usize, writer: usize) -> impl Future<Output = ()> + use<> {
-        let (nodes, browser) = (self.nodes.clone(), self.browsers[session].clone());
+    fn writer(&self, writer: usize, writers: usize) -> impl Future<Output = ()> + use<> {
+        let (nodes, browsers) = (self.nodes.clone(), self.browsers.clone());
         let (pushes, counts) = (Arc::clone(&self.pushes), Arc::clone(&self.counts));
         let (failures, next) = (Arc::clone(&self.failures), Arc::clone(&self.next));
         let stop = Arc::clone(&self.stop);
@@ -110,6 +120,8 @@ impl Load {
             let mut turn = writer;
             while !stop.load(Ordering::Relaxed) {
                 turn += 1;
+                let session = (writer + (turn - writer - 1) * writers) % browsers.len();
+                let browser = &browsers[session];
                 let value = next.fetch_add(1, Ordering::Relaxed);
                 let path = match value % 2 {
                     0 => format!("/push?k=list&v={value}"),
