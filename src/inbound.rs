@@ -314,6 +314,7 @@ impl Visit {
 /// Renews the key beside whatever the request does. If it fails, the next request does it.
 pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, renewal: Renewal) {
     let (core, settings) = (Arc::clone(core), Arc::clone(settings));
+    let background = core.background.clone();
     let task = async move {
         let deadline = Instant::now() + core.store.capabilities().request_budget;
         if let Err(error) = within(deadline, core.store.touch(&handle, renewal)).await {
@@ -321,7 +322,7 @@ pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, 
             settings.emit(&Event::StoreFailed { handle, error });
         }
     };
-    tokio::spawn(task.in_current_span());
+    background.spawn(task.in_current_span());
 }
 
 /// Whether somebody looks at the response. Messages on a page that the browser loads in advance may never be seen.

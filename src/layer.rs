@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
+use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 
 use crate::Handle;
@@ -65,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) lines: Arc<Lines>,
     /// Those who wait for a lease.
     pub(crate) lessees: Arc<Lines>,
+    /// What goes on although no request waits for it.
+    pub(crate) background: TaskTracker,
     writer: Writer,
     sequence: AtomicU64,
     /// Sessions that are destroyed in the background.
@@ -114,6 +117,7 @@ impl SessionLayer {
             store: Box::new(store),
             lines: Arc::default(),
             lessees: Arc::default(),
+            background: TaskTracker::new(),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
             destroying: Mutex::default(),
@@ -241,6 +245,31 @@ impl SessionLayer {
         let settings = self.settings_mut();
         settings.config.cookie = settings.config.cookie.without_tls();
         self
+    }
+
+    /// Waits until nothing goes on beside requests any more, in this layer and its clones: commits and logouts whose client
+    /// has gone away, renewals, leases that are being given up. For the end of a process, once its server has ended:
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use sessile::{MemoryStore, SessionLayer};
+    /// # async fn serve(listener: tokio::net::TcpListener, app: axum::Router) -> std::io::Result<()> {
+    /// # let layer = SessionLayer::new(MemoryStore::new());
+    /// axum::serve(listener, app.layer(layer.clone())).await?;
+    /// let _ = tokio::time::timeout(Duration::from_secs(5), layer.drained()).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A logout that the store refuses is tried again for about five minutes, so give up at some time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is given up if the future is dropped.
+    #[doc(alias("shutdown", "flush", "close"))]
+    pub async fn drained(&self) {
+        self.core.background.close();
+        self.core.background.wait().await;
     }
 
     fn settings_mut(&mut self) -> &mut Settings {

@@ -79,6 +79,7 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
             return shared.emit(&Event::DestroyFailed { handle, error });
         }
     }
+    let background = core.background.clone();
     let task = async move {
         let budget = core.store.capabilities().request_budget;
         let durability = settings.config.durability.endings();
@@ -97,5 +98,5 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
         core.end_destroying(handle);
         settings.emit(&event);
     };
-    runtime.spawn(task.in_current_span());
+    background.spawn_on(task.in_current_span(), &runtime);
 }

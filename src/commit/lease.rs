@@ -65,7 +65,8 @@ impl Lease {
             turn,
             _place: place,
         };
-        tokio::spawn(keeper.keep(deadline, taken, released).in_current_span());
+        let keeping = keeper.keep(deadline, taken, released).in_current_span();
+        core.background.spawn(keeping);
         match hears.await {
             Ok(Ok(true)) => Ok(Self {
                 handle,

@@ -61,7 +61,8 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
     }
     let settling = Settling::begin(shared);
     let task = async move { settle_in_turn(&settling.shared, occasion).await };
-    match tokio::spawn(task.in_current_span()).await {
+    let background = &shared.core.background;
+    match background.spawn(task.in_current_span()).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

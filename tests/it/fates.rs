@@ -8,6 +8,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::app::{app, routes};
+use crate::support::late::{Late, Post};
 use crate::support::{Browser, Server, Spy, store_with};
 
 struct Room {
@@ -204,6 +205,29 @@ async fn a_thousand_clients_that_leave_leave_nothing_half_done() {
     let pool = store.pool();
     assert_eq!((pool.open, pool.size, pool.left_alone), (4, 4, false));
     println!("{stayed} of 1000 stayed, {counted} counted, {pool:?}");
+}
+
+/// At the end of a process: nothing that has begun is cut off.
+#[tokio::test]
+async fn what_goes_on_beside_requests_is_waited_for() {
+    let late = Late::before(MemoryStore::new());
+    let layer = SessionLayer::new(late.clone());
+    let app = app(layer.clone());
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    late.plan(&[Post::Slow(Duration::from_millis(200))]);
+    let asked = browser.peek(&app, "/incr?k=n");
+    let left = tokio::time::timeout(Duration::from_millis(50), asked).await;
+    assert!(left.is_err());
+    let began = std::time::Instant::now();
+    layer.drained().await;
+    assert!(began.elapsed() >= Duration::from_millis(100));
+    assert_eq!(browser.peek(&app, "/number?k=n").await.ok(), "1");
+    let asked = browser.peek(&app, "/logout?then=hang");
+    let left = tokio::time::timeout(Duration::from_millis(50), asked).await;
+    assert!(left.is_err());
+    layer.drained().await;
+    assert_eq!(browser.peek(&app, "/read").await.ok(), "");
 }
 
 #[tokio::test]
