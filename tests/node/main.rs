@@ -31,6 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Err(_) => SessionLayer::new(store),
     };
     let layer = layer.insecure_for_localhost().with_observer(tell);
+    let background = layer.clone();
     let port: u16 = std::env::var("PORT").map_or(Ok(0), |port| port.parse())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("{}", listener.local_addr()?);
@@ -39,7 +40,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let end = async move {
         asked_to_end.recv().await;
     };
-    Ok(server.with_graceful_shutdown(end).await?)
+    server.with_graceful_shutdown(end).await?;
+    background.drained().await;
+    Ok(())
 }
 
 fn tell(event: &Event) {
