@@ -534,9 +534,9 @@ async fn a_crowd_that_waits_asks_the_store_rarely() {
         page.ok();
     }
     let asked = counts(&mut sites.ground.connection()).total() - before;
-    // A second of looking by the first of each node, then about ten commands a request, those inside of scripts counted.
-    // If all fifty looked it would be five thousand.
-    assert!(asked < 1500, "{asked} commands for 51 requests");
+    // A second of looking by the first of each node, then ten to twenty commands a request, with those inside of scripts and
+    // transactions. If all fifty looked it would be twenty thousand.
+    assert!(asked < 3000, "{asked} commands for 51 requests");
 }
 
 #[tokio::test]
