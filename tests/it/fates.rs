@@ -178,7 +178,7 @@ async fn a_thousand_clients_that_leave_leave_nothing_half_done() {
         async move {
             tokio::time::sleep(Duration::from_millis(number)).await;
             let patience = Duration::from_micros(rand::random_range(0..50_000));
-            let asked = browser.peek(&app, "/both?ms=10");
+            let asked = browser.peek(&app, "/two-keys?ms=10");
             tokio::time::timeout(patience, asked)
                 .await
                 .map(|page| page.status)

@@ -50,7 +50,7 @@ pub fn routes() -> Router {
         .route("/logout", get(logout))
         .route("/logout-and-say", get(logout_and_say))
         .route("/slow", get(slow))
-        .route("/both", get(both))
+        .route("/two-keys", get(two_keys))
         .route("/slow-logout", get(slow_logout))
         .route("/save-then", get(save_then))
         .route("/save-twice", get(save_twice))
@@ -175,7 +175,7 @@ async fn slow(session: Session, params: Params) -> Answer {
 }
 
 /// Counts under two keys, some time apart.
-async fn both(session: Session, params: Params) -> Answer {
+async fn two_keys(session: Session, params: Params) -> Answer {
     session.increment("first", 1)?;
     tokio::time::sleep(Duration::from_millis(number_param(&params, "ms"))).await;
     session.increment("second", 1)?;
