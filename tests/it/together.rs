@@ -13,7 +13,7 @@ use crate::support::app::app;
 use crate::support::late::{Late, Post};
 use crate::support::{Proxy, Server, Spy, Visit, store_with};
 
-const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A session whose next compare-and-set takes so long that everything asked for after it waits and travels together.
 struct Queue {

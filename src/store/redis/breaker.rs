@@ -1,7 +1,7 @@
 //! The circuit breaker: a server that does not do its work is left alone for a moment, so that requests fail at once
 //! instead of piling up before it.
 //!
-//! It opens by the rate of failures, so that one shard of many does not stop the others. While it is open one probe at a
+//! It opens by the share of calls that fail; in a cluster only if nearly all do, so that one shard does not stop the others. While it is open one probe at a
 //! time looks whether the server reads again; no user's request has to try.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,16 @@ const CALLS_LEAST: u32 = 20;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_millis(400);
 
-#[derive(Debug, Default)]
-pub(super) struct Breaker(Mutex<State>);
+/// How many of a hundred calls fail when a server does not do its work, and when a cluster does not: what one dead primary
+/// refuses comes back sooner, and so more often, than what the others do.
+const OF_A_SERVER: u32 = 50;
+const OF_A_CLUSTER: u32 = 90;
+
+#[derive(Debug)]
+pub(super) struct Breaker {
+    percent: u32,
+    state: Mutex<State>,
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
@@ -31,6 +39,13 @@ struct State {
 }
 
 impl Breaker {
+    pub(super) fn new(cluster: bool) -> Self {
+        Self {
+            percent: if cluster { OF_A_CLUSTER } else { OF_A_SERVER },
+            state: Mutex::default(),
+        }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.state().open
     }
@@ -39,7 +54,7 @@ impl Breaker {
     pub(super) fn note(&self, failed: bool) -> bool {
         let mut state = self.state();
         let opened;
-        (*state, opened) = note(*state, failed, Instant::now());
+        (*state, opened) = note(*state, self.percent, failed, Instant::now());
         opened
     }
 
@@ -48,11 +63,11 @@ impl Breaker {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn note(mut state: State, failed: bool, now: Instant) -> (State, bool) {
+fn note(mut state: State, percent: u32, failed: bool, now: Instant) -> (State, bool) {
     if state.open {
         // What was sent before it opened.
         return (state, false);
@@ -65,7 +80,7 @@ fn note(mut state: State, failed: bool, now: Instant) -> (State, bool) {
     }
     state.calls += 1;
     state.failures += u32::from(failed);
-    state.open = state.calls >= CALLS_LEAST && state.failures * 2 >= state.calls;
+    state.open = state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * percent;
     (state, state.open)
 }
 
@@ -81,11 +96,15 @@ mod tests {
 
     /// Plays calls, a millisecond apart, and says after which it opened.
     fn opens(calls: impl Iterator<Item = bool>) -> Option<usize> {
+        opens_at(OF_A_SERVER, calls)
+    }
+
+    fn opens_at(percent: u32, calls: impl Iterator<Item = bool>) -> Option<usize> {
         let mut state = State::default();
         let mut now = Instant::now();
         for (number, failed) in calls.enumerate() {
             let opened;
-            (state, opened) = note(state, failed, now);
+            (state, opened) = note(state, percent, failed, now);
             if opened {
                 return Some(number + 1);
             }
@@ -110,6 +129,11 @@ mod tests {
         let breaks = (0..2000).map(|number| number >= 1000);
         let opened = opens(breaks).unwrap();
         assert!((1020..1600).contains(&opened), "{opened}");
+        // A dead primary of a cluster refuses faster than the others answer.
+        let most = || (0..3000).map(|number| number % 4 != 0);
+        assert_eq!(opens(most()), Some(20));
+        assert_eq!(opens_at(OF_A_CLUSTER, most()), None);
+        assert_eq!(opens_at(OF_A_CLUSTER, [bad; 1000].into_iter()), Some(20));
         // A failure every now and then.
         let rare = (0..5000).map(|number| number % 20 == 0);
         assert_eq!(opens(rare), None);
@@ -117,7 +141,7 @@ mod tests {
 
     #[test]
     fn open_it_counts_nothing_and_closed_it_begins_anew() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new(false);
         let opened = (0..30).filter(|_| breaker.note(true)).count();
         assert_eq!((opened, breaker.is_open()), (1, true));
         breaker.close();

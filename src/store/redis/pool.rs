@@ -202,7 +202,7 @@ impl Connections {
             address,
             command_timeout: config.command_timeout,
             size,
-            breaker: Arc::default(),
+            breaker: Arc::new(Breaker::new(config.url.starts_with("redis+cluster:"))),
             probe: format!("{}probe", config.key_prefix).into(),
         }
     }
