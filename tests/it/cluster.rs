@@ -64,8 +64,13 @@ async fn sessions_are_counted_on_all_primaries(cluster: &Cluster, store: &RedisS
         .unwrap();
     assert_eq!((stats.sessions, stats.time_left.half_hour), (200, 200));
     let last = last.unwrap();
+    assert_eq!(last.sessions, 200);
+    // Keys whose time is up are counted until the server drops them, which it does at any moment.
     let keys = u64::try_from(cluster.keys()).unwrap();
-    assert_eq!((last.keys, last.of, last.sessions), (keys, keys, 200));
+    assert!(
+        keys <= last.of && last.of < keys + 50 && last.keys >= 200,
+        "{keys} {last:?}"
+    );
 }
 
 async fn what_it_is_not_is_said(cluster: &Cluster) {
