@@ -267,8 +267,8 @@ impl<S: SessionStore> Suite<S> {
     async fn lets_sessions_expire(&self) {
         let first = value(1, b"");
         let key = Handle::random();
-        assert_eq!(self.create(&key, &first, SHORT).await, Created::Done);
         let replaced = self.stored(&first).await;
+        assert_eq!(self.create(&key, &first, SHORT).await, Created::Done);
         let second = value(2, b"");
         let write = Write::new(&second, SHORT);
         let expected = Stored::new(first.clone(), None);

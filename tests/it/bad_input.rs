@@ -10,7 +10,7 @@ use sessile::{Event, MemoryStore, SessionLayer};
 
 use crate::support::app::app;
 use crate::support::browser::fetch;
-use crate::support::{Browser, Ground, Spy};
+use crate::support::{Browser, Gate, Ground, Spy};
 
 fn request(cookies: &[&[u8]]) -> Request<Body> {
     let mut request = Request::get("/read");
@@ -222,9 +222,11 @@ async fn a_value_that_is_spoiled_while_the_handler_runs_is_not_overwritten() {
     for spoil in ["string", "list", "newer"] {
         let tampered = Tampered::new().await;
         let spoiled = tampered.value().replace("\"format\":1", "\"format\":2");
-        let slow = tampered.browser.peek(&tampered.app, "/slow?ms=200&k=late");
+        let gate = Gate::new();
+        let path = format!("/slow?k=late&{}", gate.query());
+        let slow = tampered.browser.peek(&tampered.app, &path);
         let change = async {
-            tokio::time::sleep(std::time::Duration::from_millis(80)).await;
+            gate.arrived(1).await;
             match spoil {
                 "string" => tampered.set("x"),
                 "newer" => tampered.set(&spoiled.replacen("\"version\":\"0", "\"version\":\"1", 1)),
@@ -233,6 +235,7 @@ async fn a_value_that_is_spoiled_while_the_handler_runs_is_not_overwritten() {
                     let _: () = tampered.run(redis::cmd("RPUSH").arg(&tampered.key).arg("a"));
                 }
             }
+            gate.open();
         };
         let (page, ()) = tokio::join!(slow, change);
         assert_eq!(

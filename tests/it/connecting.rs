@@ -1,24 +1,21 @@
 //! What can go wrong before the first request, and what it says.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
-use crate::support::Server;
+use crate::support::patience::unhurried;
 use crate::support::server::{free_port, ways};
+use crate::support::{Server, until};
 
 async fn refused(url: String) -> String {
-    refused_with(RedisConfig::new(url)).await
+    let mut config = RedisConfig::new(url);
+    unhurried(&mut config);
+    refused_with(config).await
 }
 
 async fn refused_with(config: RedisConfig) -> String {
-    let began = Instant::now();
     let error = RedisStore::from_config(config).await.unwrap_err();
-    assert!(
-        began.elapsed() < Duration::from_millis(1500),
-        "{:?}",
-        began.elapsed()
-    );
     assert!(matches!(error, ConfigError::Connect { .. }), "{error:?}");
     format!("{error} {error:?}")
 }
@@ -38,7 +35,7 @@ async fn a_server_that_is_not_there_is_named() {
 async fn a_server_that_does_not_answer_is_named() {
     let server = Server::start();
     server.freeze();
-    let text = refused(server.url()).await;
+    let text = refused_with(RedisConfig::new(server.url())).await;
     assert!(text.contains("connection_timeout = 1s"), "{text}");
     server.thaw();
 }
@@ -101,6 +98,7 @@ async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
         let grants = [&grants, own].concat();
         let mut config = RedisConfig::new(format!("redis://app:secret@{}/", server.address()));
         config.compare_and_set = way;
+        unhurried(&mut config);
         set_user(&grants, "");
         let store = RedisStore::from_config(config.clone()).await.unwrap();
         sessile::conformance::check(store).await;
@@ -189,14 +187,17 @@ fn outside_of_a_runtime_it_says_so() {
 #[tokio::test]
 async fn the_servers_clock_counts_and_not_the_nodes() {
     let server = Server::start();
-    let store = RedisStore::from_url(server.url()).await.unwrap();
-    let (secs, micros): (u64, u32) = redis::cmd("TIME").query(&mut server.connection()).unwrap();
-    let theirs = std::time::UNIX_EPOCH + Duration::new(secs, micros * 1000);
+    let theirs = || {
+        let mut connection = server.connection();
+        let (secs, micros): (u64, u32) = redis::cmd("TIME").query(&mut connection).unwrap();
+        std::time::UNIX_EPOCH + Duration::new(secs, micros * 1000)
+    };
+    let before = theirs();
+    let store = crate::support::store_with(&server.url(), |_| ()).await;
     let ours = sessile::SessionStore::now(&store);
-    let apart = ours
-        .duration_since(theirs)
-        .unwrap_or_else(|error| error.duration());
-    assert!(apart < Duration::from_millis(100), "{apart:?}");
+    // Two clocks of one machine may run a little apart.
+    let slack = Duration::from_millis(5);
+    assert!((before - slack..=theirs() + slack).contains(&ours));
 }
 
 #[tokio::test]
@@ -214,14 +215,6 @@ async fn as_many_connections_as_configured_are_kept() {
             .unwrap();
         list.lines().count() - 1
     };
-    let began = Instant::now();
-    while clients() != 7 {
-        assert!(
-            began.elapsed() < Duration::from_secs(2),
-            "{} connections",
-            clients()
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("seven connections are open", async || clients() == 7).await;
     drop(store);
 }

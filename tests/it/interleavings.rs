@@ -2,15 +2,16 @@
 //! outcome that is easy to get.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sessile::store::ManualClock;
 use sessile::{Event, MemoryStore, SessionError, SessionLayer};
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
+use crate::support::patience::until_seen;
 use crate::support::proxy::Fault;
-use crate::support::{Browser, Proxy, Server, Visit, store_with};
+use crate::support::{Browser, Proxy, Server, Visit, store_with, until};
 
 /// A visitor behind a proxy that can lose answers, and a second node that talks to Redis directly.
 struct Scene {
@@ -27,7 +28,8 @@ impl Scene {
         let prefix = crate::support::fresh_prefix();
         let store = store_with(&proxy.url(), |config| {
             config.key_prefix = prefix.clone();
-            config.command_timeout = Duration::from_millis(100);
+            config.command_timeout = Duration::from_secs(1);
+            config.request_budget = Duration::from_secs(20);
         })
         .await;
         let visit = Visit::with(SessionLayer::new(store));
@@ -105,7 +107,7 @@ async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
             proxy.inject_commits(Fault::SwallowAnswer, 1);
             // The first send is applied; while its answer is waited for, another node signs the visitor in.
             let login = async {
-                tokio::time::sleep(Duration::from_millis(40)).await;
+                until_seen("it has been sent", || proxy.faults_left() == 0).await;
                 signed_in.get(&other, "/login?u=mia").await.ok();
                 signed_in.get(&other, "/set?k=private&v=x").await.ok();
             };
@@ -127,12 +129,14 @@ async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
 #[tokio::test]
 async fn a_save_that_nobody_waits_for_is_waited_for_by_the_response() {
     let (_server, proxy, mut visit) = behind_proxy().await;
-    proxy.delay(Duration::from_millis(100));
     visit
-        .request(|session| async move {
+        .request(move |session| async move {
             session.insert("name", "mia").unwrap();
-            let saved = tokio::time::timeout(Duration::from_millis(20), session.save()).await;
-            assert!(saved.is_err());
+            let creation = proxy.hold("NX");
+            tokio::select! {
+                saved = session.save() => panic!("{saved:?} before it was sent"),
+                () = creation.arrived() => creation.release(),
+            }
         })
         .await;
     assert!(
@@ -144,7 +148,7 @@ async fn a_save_that_nobody_waits_for_is_waited_for_by_the_response() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_destroy_after_the_response_is_carried_out() {
     let mut visit = Visit::in_memory();
     visit
@@ -153,14 +157,11 @@ async fn a_destroy_after_the_response_is_carried_out() {
     let late = visit.keep().await;
     late.destroy();
     drop(late);
-    for _ in 0..100 {
-        let app = app(visit.layer.clone());
-        if visit.browser.peek(&app, "/read").await.ok().is_empty() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the session is still there");
+    let app = app(visit.layer.clone());
+    until("the session is gone", async || {
+        visit.browser.peek(&app, "/read").await.ok().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -169,13 +170,14 @@ async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
         .await;
-    proxy.delay(Duration::from_millis(60));
+    let commit = proxy.hold_commit();
     visit
-        .request(|session| async move {
+        .request(move |session| async move {
             session.insert("more", true).unwrap();
             tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                commit.arrived().await;
                 session.destroy();
+                commit.release();
             });
         })
         .await;
@@ -217,7 +219,6 @@ async fn changes_that_nobody_saves_after_the_response_are_an_event() {
 async fn a_closure_that_uses_the_session_survives_a_store_that_fails() {
     let mut scene = Scene::new().await;
     scene.server.kill();
-    let began = Instant::now();
     let page = scene
         .visit
         .page(|_| async move { unreachable!("the session cannot be loaded") })
@@ -241,23 +242,20 @@ async fn a_closure_that_uses_the_session_survives_a_store_that_fails() {
         })
         .await;
     assert_eq!(page.status, 503);
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        began.elapsed()
-    );
 }
 
 #[tokio::test]
 async fn two_requests_of_one_session_in_a_hang_are_both_503() {
     let mut scene = Scene::new().await;
     let server = Arc::new(scene.server);
+    let all_loaded = Arc::new(tokio::sync::Barrier::new(3));
     let tabs = (0..3).map(|_| {
         let (mut tab, frozen) = (scene.visit.clone(), Arc::clone(&server));
+        let all_loaded = Arc::clone(&all_loaded);
         async move {
             tab.page(move |session| async move {
                 session.increment("n", 1).unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                all_loaded.wait().await;
                 frozen.freeze();
             })
             .await
@@ -304,7 +302,7 @@ async fn what_a_caller_is_told_has_failed_is_not_done_later() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_insert_that_equals_a_pending_change_still_counts() {
     let mut visit = Visit::in_memory();
     visit
@@ -545,7 +543,7 @@ async fn every_clone_hears_of_changes_that_were_lost() {
 }
 
 /// The client leaves while a save is under way whose outcome stays unknown: nobody has forgotten to save anything.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_save_that_was_given_up_is_not_called_forgotten() {
     let (late, _store, visit) = planned().await;
     let events = Arc::<Mutex<Vec<&'static str>>>::default();
@@ -588,11 +586,13 @@ async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
         .page(move |session| async move {
             session.increment("n", 1).unwrap();
             injected.inject_commits(Fault::LoseRequest, 3);
-            injected.delay(Duration::from_millis(50));
+            let commit = injected.hold_commit();
             tokio::spawn(async move {
                 // The response's commit is under way, and will fail.
-                tokio::time::sleep(Duration::from_millis(25)).await;
-                let taken = session.take::<String>("token").await;
+                commit.arrived().await;
+                let fails = async { commit.release() };
+                let take = session.take::<String>("token");
+                let (taken, ()) = tokio::join!(biased; take, fails);
                 send.lock().unwrap().take().unwrap().send(taken).unwrap();
             });
         })
@@ -646,14 +646,15 @@ async fn what_a_clone_fails_to_save_does_not_fail_what_was_taken() {
     visit
         .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
         .await;
-    proxy.delay(Duration::from_millis(40));
+    let commit = proxy.hold_commit();
     let page = visit
-        .page(|session| async move {
+        .page(move |session| async move {
             let large = async {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                commit.arrived().await;
                 // Each fits, both do not.
                 session.insert("one", "x".repeat(40_000)).unwrap();
                 session.insert("other", "x".repeat(40_000)).unwrap();
+                commit.release();
             };
             let (taken, ()) = tokio::join!(session.take::<String>("token"), large);
             assert_eq!(taken.unwrap().as_deref(), Some("secret"));
@@ -834,20 +835,20 @@ async fn a_number_whose_change_a_clone_discards_is_not_given() {
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
         .await;
-    proxy.delay(Duration::from_millis(80));
+    let commit = proxy.hold_commit();
     visit
-        .request(|session| async move {
+        .request(move |session| async move {
             session.insert("saved", true).unwrap();
-            let after = |millis| tokio::time::sleep(Duration::from_millis(millis));
             let number = async {
-                after(20).await;
-                session.increment_now("n", 1).await
+                commit.arrived().await;
+                let discard = async {
+                    session.discard_changes();
+                    commit.release();
+                };
+                let number = session.increment_now("n", 1);
+                tokio::join!(biased; number, discard).0
             };
-            let discard = async {
-                after(40).await;
-                session.discard_changes();
-            };
-            let (saved, number, ()) = tokio::join!(session.save(), number, discard);
+            let (saved, number) = tokio::join!(session.save(), number);
             saved.unwrap();
             assert!(matches!(number, Err(SessionError::Discarded)), "{number:?}");
         })

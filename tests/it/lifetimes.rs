@@ -7,7 +7,7 @@ use sessile::store::ManualClock;
 use sessile::{MemoryStore, SessionConfig, SessionLayer};
 
 use crate::support::app::{app, routes};
-use crate::support::{Browser, Ground, Spy};
+use crate::support::{Browser, Ground, Spy, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -80,7 +80,7 @@ async fn a_session_ends_when_it_is_not_used() {
     assert!(!watch.hit_after(MINUTE * 30).await);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_session_that_ends_while_its_request_runs_does_not_come_back() {
     let watch = Watch::new().await;
     let slow = watch.browser.peek(&watch.app, "/slow?ms=50&k=late");
@@ -281,14 +281,12 @@ impl Keys {
     /// Reads until the key has about this much time left: what was renewed just now is not renewed again for a second.
     async fn read_and_expect(&mut self, expected: Duration) {
         let expected = i64::try_from(expected.as_millis()).unwrap();
-        for _ in 0..150 {
+        let what = format!("about {expected} ms left");
+        until(&what, async || {
             assert_eq!(self.browser.get(&self.app, "/read").await.ok(), "name");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            if (expected - 5_000..=expected).contains(&self.left()) {
-                return;
-            }
-        }
-        panic!("{} ms left, not {expected}", self.left());
+            (expected - 50_000..=expected).contains(&self.left())
+        })
+        .await;
     }
 }
 
@@ -315,7 +313,8 @@ async fn redis_keys_are_renewed_at_half_and_never_live_for_ever() {
 async fn a_thousand_reads_at_once_renew_the_key_once() {
     let server = crate::support::Server::start();
     let store = crate::support::store_with(&server.url(), |_| ()).await;
-    let app = app(SessionLayer::new(store));
+    let layer = SessionLayer::new(store);
+    let app = app(layer.clone());
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=name&v=mia").await.ok();
     let key: Vec<String> = redis::cmd("KEYS")
@@ -329,12 +328,16 @@ async fn a_thousand_reads_at_once_renew_the_key_once() {
         .unwrap();
     assert_eq!(halved, 1);
     server.reset_counts();
+    let began = std::time::Instant::now();
     let reads = (0..1000).map(|_| browser.peek(&app, "/read"));
     for page in futures_util::future::join_all(reads).await {
         assert_eq!(page.ok(), "name");
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(server.counts().of("pexpire"), 1);
+    layer.drained().await;
+    // Once a second, should they take longer.
+    let seconds = began.elapsed().as_secs();
+    let renewals = server.counts().of("pexpire");
+    assert!((1..=1 + seconds).contains(&renewals), "{renewals}");
 }
 
 #[tokio::test]
@@ -356,17 +359,20 @@ async fn a_commit_renews_the_key() {
 }
 
 #[tokio::test]
-async fn a_real_session_of_a_second_ends_after_a_second() {
-    let mut keys = Keys::new(|config| config.idle_timeout = Duration::from_secs(1)).await;
-    for _ in 0..6 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+async fn a_real_session_stays_while_it_is_used_and_ends_when_it_is_not() {
+    const IDLE: Duration = Duration::from_secs(4);
+    let mut keys = Keys::new(|config| config.idle_timeout = IDLE).await;
+    let began = std::time::Instant::now();
+    while began.elapsed() < IDLE + IDLE / 2 {
         assert_eq!(
             keys.browser.get(&keys.app, "/read").await.ok(),
             "name",
             "used, it stays"
         );
+        tokio::time::sleep(IDLE / 40).await;
     }
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let unused = std::time::Instant::now();
+    until("its key is gone", async || keys.left() == -2).await;
+    assert!(unused.elapsed() >= IDLE / 2 - IDLE / 20);
     assert_eq!(keys.browser.get(&keys.app, "/read").await.ok(), "");
-    assert_eq!(keys.left(), -2);
 }

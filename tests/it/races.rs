@@ -1,14 +1,14 @@
 //! Many requests, two processes, one session.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use sessile::RedisConfig;
 use sessile::store::StatsOptions;
 
 use crate::support::node::Answer;
-use crate::support::{Ground, Node, fresh_prefix, store_with};
+use crate::support::{Gate, Ground, Node, fresh_prefix, store_with};
 
 const REQUESTS: usize = 50;
 
@@ -190,14 +190,24 @@ async fn one_of_fifty_gets_the_token() {
     );
 }
 
-/// Starts a slow request that writes, does something else meanwhile, and returns how the slow one ended.
-async fn overtaken(site: &Site, by: &str) -> (Answer, Answer) {
-    let slow = site.nodes[0].get("/slow?ms=400&k=late", Some(&site.cookie));
+/// Holds a request back once it has its session, does something else on the other node meanwhile, and returns how both
+/// ended.
+async fn held_back(site: &Site, path: &str, by: &str) -> (Answer, Answer) {
+    let gate = Gate::new();
+    let path = format!("{path}&{}", gate.query());
+    let slow = site.nodes[0].get(&path, Some(&site.cookie));
     let fast = async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        site.nodes[1].get(by, Some(&site.cookie)).await
+        gate.arrived(1).await;
+        let answer = site.nodes[1].get(by, Some(&site.cookie)).await;
+        gate.open();
+        answer
     };
     tokio::join!(slow, fast)
+}
+
+/// The same with a request that writes.
+async fn overtaken(site: &Site, by: &str) -> (Answer, Answer) {
+    held_back(site, "/slow?k=late", by).await
 }
 
 #[tokio::test]
@@ -221,12 +231,7 @@ async fn a_slow_write_overtaken_by_a_logout_brings_nothing_back() {
 #[tokio::test]
 async fn a_slow_read_overtaken_by_a_logout_brings_nothing_back() {
     let site = Site::new().await;
-    let slow = site.nodes[0].get("/slow?ms=400", Some(&site.cookie));
-    let logout = async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        site.nodes[1].get("/logout", Some(&site.cookie)).await
-    };
-    let (slow, _) = tokio::join!(slow, logout);
+    let (slow, _) = held_back(&site, "/slow?k=", "/logout").await;
     assert_eq!((slow.status.as_u16(), slow.cookie), (200, None));
     assert_eq!(site.sessions().await, 0);
 }

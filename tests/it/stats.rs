@@ -59,12 +59,13 @@ async fn two_hundred_thousand_keys_are_counted_right_and_block_nobody() {
         (last.keys, last.of, last.sessions),
         (200_000, 200_000, 100_000)
     );
-    // What else the machine does may delay one call; their mean tells how long Redis is busy with one.
-    let scan = server.counts().mean("scan");
-    assert!(
-        scan < Duration::from_millis(2),
-        "Redis was busy for {scan:?} a call"
-    );
+    // Beside it, one look at all keys at once, which keeps Redis from all others for as long.
+    let _: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query(&mut server.connection())
+        .unwrap();
+    let (scan, all) = (server.counts().mean("scan"), server.counts().mean("keys"));
+    assert!(scan < all / 20, "{scan:?} a call, and {all:?} for all keys");
 
     let fewer = store
         .stats(StatsOptions::new().with_count(10_000), |_| ())

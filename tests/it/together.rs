@@ -1,4 +1,6 @@
 //! Requests of one process that wait for one session, and travel to the store together.
+//!
+//! In memory, the clock stands still while anybody has something to do: what comes first does not depend on the machine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
-use crate::support::{Proxy, Server, Spy, Visit, store_with};
+use crate::support::{Browser, Gate, Proxy, Server, Spy, Visit, store_with};
 
 const SLOW: Duration = Duration::from_millis(100);
 
@@ -87,7 +89,7 @@ impl Queue {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn those_who_wait_share_one_compare_and_set() {
     let queue = Queue::new().await;
     let paths: Vec<String> = (0..100).map(|n| format!("/set?k=k{n}&v=x")).collect();
@@ -103,7 +105,7 @@ async fn those_who_wait_share_one_compare_and_set() {
     assert_eq!(queue.see("/read").await.split(',').count(), 103);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
     let queue = Queue::new().await;
     // The stock is 1 when they are loaded, so all but one are refused at the commit.
@@ -128,7 +130,7 @@ async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_makes_the_session_too_large_fails_its_own_request_only() {
     let mut config = SessionConfig::default();
     config.max_size = 2048;
@@ -142,7 +144,7 @@ async fn what_makes_the_session_too_large_fails_its_own_request_only() {
 }
 
 /// Only if all of them were made on the very record that they are done to could one be taken for all.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn those_who_loaded_the_same_record_all_have_their_part_in_the_next() {
     let queue = Queue::new().await;
     // The first one is lost, so that the others start from what they loaded.
@@ -162,7 +164,7 @@ async fn those_who_loaded_the_same_record_all_have_their_part_in_the_next() {
     assert_eq!(queue.see("/number?k=n").await, "5");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_almost_out_of_time_does_not_take_the_time_of_others() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
@@ -190,7 +192,7 @@ async fn a_request_almost_out_of_time_does_not_take_the_time_of_others() {
     assert_eq!(queue.see("/number?k=n").await, "2");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
     let mut config = SessionConfig::default();
     config.max_size = 2048;
@@ -211,7 +213,7 @@ async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
     assert_eq!(statuses, [200, 500, 200]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn those_of_before_a_login_and_those_of_after_it_do_not_travel_together() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
@@ -235,7 +237,7 @@ async fn those_of_before_a_login_and_those_of_after_it_do_not_travel_together() 
     assert_eq!(new.peek(&app, "/read").await.ok(), "m,name,stock");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rotation_travels_alone_and_those_behind_it_are_refused() {
     let queue = Queue::new().await;
     let statuses = queue
@@ -249,7 +251,7 @@ async fn a_rotation_travels_alone_and_those_behind_it_are_refused() {
     assert_eq!(statuses, [200, 409]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn together_or_not_a_lost_answer_counts_once() {
     for plan in [
         &[Post::Lose][..],
@@ -269,7 +271,7 @@ async fn together_or_not_a_lost_answer_counts_once() {
 }
 
 /// Nobody may join bytes that may have arrived already: the copy that arrives would be done without them, or they twice.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whoever_comes_while_an_answer_is_missing_waits_for_the_next_commit() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
@@ -294,7 +296,7 @@ async fn whoever_comes_while_an_answer_is_missing_waits_for_the_next_commit() {
 }
 
 /// Nobody answers, and each request has its own time: none is told a failure that is none.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn if_nobody_answers_all_are_told_that_it_is_not_known() {
     let queue = Queue::new().await;
     let statuses = queue
@@ -310,7 +312,7 @@ async fn if_nobody_answers_all_are_told_that_it_is_not_known() {
 
 /// The handler swallows the error of `save`, and the commit that follows finds out what became of the bytes, which are not
 /// its own alone.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_who_saves_again_finds_out_for_all() {
     for arrives in [true, false] {
         let queue = Queue::new().await;
@@ -323,7 +325,7 @@ async fn one_who_saves_again_finds_out_for_all() {
         let rest = async {
             tokio::time::sleep(SLOW / 2).await;
             let later = async {
-                let both = ["/save-twice", "/save-twice"];
+                let both = ["/save-twice?ms=200"; 2];
                 join_all(both.map(|path| queue.visit.browser.peek(&app, path))).await
             };
             let arrival = async {
@@ -341,7 +343,7 @@ async fn one_who_saves_again_finds_out_for_all() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
     let queue = Queue::new().await;
     let mut other = queue.visit.clone();
@@ -366,7 +368,7 @@ async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
     assert_eq!(heard.load(Ordering::SeqCst), 10, "each hears of its own");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn so_many_that_they_cannot_wait_are_turned_away_and_the_others_are_all_there() {
     let queue = Queue::new().await;
     let paths = vec!["/incr?k=n"; 1500];
@@ -377,33 +379,38 @@ async fn so_many_that_they_cannot_wait_are_turned_away_and_the_others_are_all_th
     assert_eq!(queue.see("/number?k=n").await, done.to_string());
 }
 
-async fn counted(layer: SessionLayer, requests: usize) -> String {
-    let app = app(layer.clone());
-    let mut visit = Visit::with(layer);
-    visit.browser.get(&app, "/incr?k=n").await.ok();
-    let pages = join_all((1..requests).map(|_| {
-        let (app, browser) = (app.clone(), visit.browser.clone());
-        async move { browser.peek(&app, "/incr?k=n").await }
-    }));
-    for page in pages.await {
-        page.ok();
-    }
-    visit.browser.peek(&app, "/number?k=n").await.ok()
-}
-
+/// All of them are loaded before the first commit is let through to the server; whoever comes meanwhile waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_writers_cost_a_few_compare_and_sets() {
+    const WRITERS: u64 = 500;
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
-    // As far away as a server in the same city: who asks meanwhile waits.
-    proxy.delay(Duration::from_millis(3));
     let spy = Spy::on(store_with(&proxy.url(), |_| ()).await);
     let calls = Arc::clone(&spy.calls);
-    assert_eq!(counted(SessionLayer::new(spy), 500).await, "500");
+    let app = app(SessionLayer::new(spy));
+    let mut browser = Browser::default();
+    browser.get(&app, "/incr?k=n").await.ok();
+    let gate = Gate::new();
+    let path = format!("/two-keys?{}", gate.query());
+    let pages = join_all((0..WRITERS).map(|_| browser.peek(&app, &path)));
+    let commit = proxy.hold_commit();
+    let at_once = async {
+        gate.arrived(WRITERS.try_into().unwrap()).await;
+        gate.open();
+        commit.arrived().await;
+        let loaded = calls.load.load(Ordering::SeqCst);
+        assert_eq!(loaded, WRITERS);
+        commit.release();
+    };
+    let (pages, ()) = tokio::join!(pages, at_once);
+    for page in pages {
+        page.ok();
+    }
     let [_, created, replaced, ..] = calls.so_far();
+    assert_eq!(browser.peek(&app, "/number?k=first").await.ok(), "500");
     assert_eq!(created, 1);
     assert!(
-        replaced <= 100,
-        "{replaced} compare-and-sets for 500 writers"
+        replaced <= WRITERS / 5,
+        "{replaced} compare-and-sets for {WRITERS} writers"
     );
 }

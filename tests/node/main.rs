@@ -1,8 +1,12 @@
 //! The application under test as a process of its own: `REDIS_URL=… node` prints the address it listens on, and then the
 //! name of every event; `Merged` if other nodes were faster, `Together` if one commit was for several requests.
-//! On SIGTERM it finishes what it has begun.
+//! On SIGTERM it finishes what it has begun. With `NODE_HURRIES` it has the timeouts that users get.
 
 #![allow(unreachable_pub, reason = "a program exports nothing")]
+#![allow(
+    dead_code,
+    reason = "the support of the tests has more than a node needs"
+)]
 
 use sessile::{Event, RedisConfig, RedisStore, SessionLayer};
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,8 +14,12 @@ use tokio::signal::unix::{SignalKind, signal};
 #[path = "../it/support/app.rs"]
 mod app;
 mod controls;
+#[path = "../it/support/gate.rs"]
+mod gate;
 #[path = "../it/support/ledger.rs"]
 mod ledger;
+#[path = "../it/support/patience.rs"]
+mod patience;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,6 +29,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if let Ok(name) = std::env::var("SESSILE_TEST_COMPARE_AND_SET") {
         config.compare_and_set = serde_json::from_value(name.into())?;
+    }
+    if std::env::var_os("NODE_HURRIES").is_none() {
+        patience::unhurried(&mut config);
     }
     let store = RedisStore::from_config(config).await?;
     let layer = match std::env::var("NODE_CONTROL") {

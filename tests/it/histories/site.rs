@@ -30,7 +30,11 @@ impl Site {
         for line in 0..NODES {
             let line = Proxy::seeded(server.address(), seed.wrapping_add(line as u64)).await;
             let url = line.url();
-            let mut environment = vec![("REDIS_URL", url.as_str()), ("KEY_PREFIX", &prefix)];
+            let mut environment = vec![
+                ("REDIS_URL", url.as_str()),
+                ("KEY_PREFIX", &prefix),
+                ("NODE_HURRIES", "yes"),
+            ];
             environment.extend(control.map(|control| ("NODE_CONTROL", control)));
             // Waits for the node, which connects through the line.
             nodes.push(tokio::task::block_in_place(|| {
@@ -43,6 +47,23 @@ impl Site {
             lines,
             nodes,
             prefix,
+        }
+    }
+
+    /// Waits for requests that are still at work though nobody waits for them: nodes end when they have finished what they
+    /// have begun, and lines are clear when they have passed on what they held back.
+    pub async fn settle(&mut self) {
+        for node in &self.nodes {
+            node.terminate();
+        }
+        for node in &self.nodes {
+            node.end().await;
+        }
+        for line in &self.lines {
+            line.is_clear().await;
+        }
+        for node in &mut self.nodes {
+            tokio::task::block_in_place(|| node.restart());
         }
     }
 

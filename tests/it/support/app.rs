@@ -164,9 +164,17 @@ async fn logout_and_say(session: Session) -> Answer {
     Ok(String::new())
 }
 
+/// Waits where it is told to: for some time, or at a gate.
+async fn linger(params: &Params) {
+    tokio::time::sleep(Duration::from_millis(number_param(params, "ms"))).await;
+    if let Some(gate) = params.get("gate") {
+        super::gate::pass(gate).await;
+    }
+}
+
 /// Waits with the session loaded, then writes.
 async fn slow(session: Session, params: Params) -> Answer {
-    tokio::time::sleep(Duration::from_millis(number_param(&params, "ms"))).await;
+    linger(&params).await;
     match param(&params, "k") {
         "" => {}
         key => session.insert(key, "slow")?,
@@ -174,17 +182,17 @@ async fn slow(session: Session, params: Params) -> Answer {
     Ok(String::new())
 }
 
-/// Counts under two keys, some time apart.
+/// Counts under two keys, and waits in between.
 async fn two_keys(session: Session, params: Params) -> Answer {
     session.increment("first", 1)?;
-    tokio::time::sleep(Duration::from_millis(number_param(&params, "ms"))).await;
+    linger(&params).await;
     session.increment("second", 1)?;
     Ok(String::new())
 }
 
 /// Logs out after waiting with the session loaded.
 async fn slow_logout(session: Session, params: Params) -> Answer {
-    tokio::time::sleep(Duration::from_millis(number_param(&params, "ms"))).await;
+    linger(&params).await;
     session.destroy();
     Ok(String::new())
 }
@@ -204,11 +212,11 @@ async fn save_then(session: Session, params: Params) -> Response {
     (StatusCode::from_u16(status).unwrap_or(StatusCode::OK), text).into_response()
 }
 
-/// Saves, and saves again whatever came of it after some time.
-async fn save_twice(session: Session) -> Answer {
+/// Saves, waits, and saves again whatever came of it.
+async fn save_twice(session: Session, params: Params) -> Answer {
     session.increment("saved", 1)?;
     let first = session.save().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    linger(&params).await;
     let second = session.save().await;
     let text = |saved: Result<(), SessionError>| {
         saved.map_or_else(|error| format!("{error:?}"), |()| "saved".to_owned())

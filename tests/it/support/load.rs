@@ -9,7 +9,7 @@ use axum::Router;
 use sessile::{RedisConfig, SessionLayer};
 
 use super::app::app;
-use super::{Browser, fresh_prefix, store_with};
+use super::{Browser, fresh_prefix, store_with, until};
 
 /// A node each: an application with a store of its own.
 pub async fn nodes(count: usize, url: &str, change: impl Fn(&mut RedisConfig)) -> Vec<Router> {
@@ -237,14 +237,24 @@ impl Load {
     }
 
     /// How long it takes from now until every session can be changed, each on one of the nodes.
-    pub async fn all_work_within(&self, limit: Duration) -> Duration {
+    pub async fn all_work(&self) -> Duration {
         let began = Instant::now();
         for (browser, node) in self.browsers.iter().zip(self.nodes.iter().cycle()) {
-            while browser.peek(node, "/set?k=name&v=mia").await.status != 200 {
-                assert!(began.elapsed() < limit, "not yet");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            until("every session can be changed", async || {
+                browser.peek(node, "/set?k=name&v=mia").await.status == 200
+            })
+            .await;
         }
         began.elapsed()
+    }
+
+    /// Goes on until so many more pushes are done.
+    pub async fn more(&self, pushes: usize) {
+        let done = || {
+            let pushes = self.pushes.lock().unwrap();
+            pushes.iter().filter(|push| push.told == Told::Done).count()
+        };
+        let enough = done() + pushes;
+        until("enough is done", async || done() >= enough).await;
     }
 }

@@ -3,10 +3,12 @@
 pub mod app;
 pub mod browser;
 pub mod cluster;
+pub mod gate;
 pub mod late;
 pub mod ledger;
 pub mod load;
 pub mod node;
+pub mod patience;
 pub mod proxy;
 pub mod sentinel;
 pub mod server;
@@ -17,7 +19,9 @@ use std::io::Write as _;
 
 pub use browser::Browser;
 pub use cluster::Cluster;
+pub use gate::Gate;
 pub use node::Node;
+pub use patience::{PATIENCE, until};
 pub use proxy::Proxy;
 pub use sentinel::Sentinels;
 pub use server::Server;
@@ -83,11 +87,12 @@ pub fn by_protocol(url: &str) -> String {
     }
 }
 
-/// A store of a prefix of its own, since servers are shared.
+/// A store of a prefix of its own, since servers are shared. It is in no hurry, where a test does not say.
 pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisStore {
     let mut config = RedisConfig::new(by_protocol(url));
     config.key_prefix = fresh_prefix();
     config.compare_and_set = compare_and_set();
+    patience::unhurried(&mut config);
     change(&mut config);
     RedisStore::from_config(config)
         .await

@@ -5,12 +5,12 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::StatusCode;
 
+use super::patience::{until, until_blocking};
 use super::server::free_port;
 
 pub struct Node {
@@ -34,6 +34,16 @@ impl Node {
     /// The application under test.
     pub fn start(redis: &str, key_prefix: &str) -> Self {
         Self::example("node", &[("REDIS_URL", redis), ("KEY_PREFIX", key_prefix)])
+    }
+
+    /// The same with the timeouts that users get, for a store that does not answer.
+    pub fn start_hurried(redis: &str, key_prefix: &str) -> Self {
+        let environment = [
+            ("REDIS_URL", redis),
+            ("KEY_PREFIX", key_prefix),
+            ("NODE_HURRIES", "yes"),
+        ];
+        Self::example("node", &environment)
     }
 
     /// The application under test, on a port that it can have again after it was killed.
@@ -101,28 +111,24 @@ impl Node {
 
     /// Waits until it has ended by itself, and says how.
     pub async fn end(&self) -> ExitStatus {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(20) {
-            let ended = self.process().try_wait().expect("our own child");
-            if let Some(status) = ended {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("{} does not end", self.name);
+        let mut ended = None;
+        until(&format!("the end of {}", self.name), async || {
+            ended = self.process().try_wait().expect("our own child");
+            ended.is_some()
+        })
+        .await;
+        ended.expect("it has ended")
     }
 
     /// Starts again where it was, once it can: it needs its port and its Redis.
     pub fn restart(&mut self) {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(20) {
-            if let Some((process, _)) = spawn(&self.name, &self.environment, &self.events) {
+        until_blocking("a node that has started again", || {
+            let started = spawn(&self.name, &self.environment, &self.events);
+            started.is_some_and(|(process, _)| {
                 self.process = Mutex::new(process);
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("{} did not start again: see its message above", self.name);
+                true
+            })
+        });
     }
 
     /// How often it has told of each event.
@@ -223,10 +229,13 @@ pub fn binary(name: &str) -> PathBuf {
     binaries().join(name)
 }
 
-/// Built by whoever runs the tests; cargo finds that there is nothing to do if so.
+/// Built now, unless whoever runs the tests has done so and says it: a test process each would ask cargo otherwise.
 fn binaries() -> &'static PathBuf {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
+        if std::env::var_os("SESSILE_TEST_EXAMPLES_BUILT").is_some() {
+            return beside_the_tests();
+        }
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         let mut build = Command::new(cargo);
@@ -245,11 +254,12 @@ fn binaries() -> &'static PathBuf {
             build.status().expect("cargo").success(),
             "the examples could not be built"
         );
-        let tests = std::env::current_exe().expect("the path of this test");
-        tests
-            .parent()
-            .and_then(|deps| deps.parent())
-            .expect("target/…")
-            .join("examples")
+        beside_the_tests()
     })
+}
+
+fn beside_the_tests() -> PathBuf {
+    let tests = std::env::current_exe().expect("the path of this test");
+    let target = tests.parent().and_then(|deps| deps.parent());
+    target.expect("target/…").join("examples")
 }

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use sessile::CompareAndSet;
 
@@ -34,6 +34,28 @@ pub struct Weather {
     pub delay: Duration,
 }
 
+/// A request that the proxy has, and the server has not got yet.
+#[derive(Clone)]
+pub struct Hold(Arc<Held>);
+
+struct Held {
+    word: &'static str,
+    arrived: Semaphore,
+    released: Semaphore,
+}
+
+impl Hold {
+    /// Waits until there is such a request.
+    pub async fn arrived(&self) {
+        self.0.arrived.acquire().await.unwrap().forget();
+    }
+
+    /// Lets it go on.
+    pub fn release(&self) {
+        self.0.released.add_permits(1);
+    }
+}
+
 struct Shared {
     server: Mutex<SocketAddr>,
     round_trips: AtomicU64,
@@ -41,6 +63,11 @@ struct Shared {
     faults: Mutex<VecDeque<(&'static str, Fault, usize)>>,
     delay: AtomicU64,
     weather: Mutex<(Weather, StdRng)>,
+    /// What is held back until the test says so.
+    hold: Mutex<Option<Hold>>,
+    /// Requests that have not been passed on yet.
+    under_way: AtomicU64,
+    passed_on: Notify,
     /// Grows when all connections are to be closed.
     cuts: watch::Sender<u64>,
 }
@@ -65,6 +92,9 @@ impl Proxy {
             faults: Mutex::default(),
             delay: AtomicU64::default(),
             weather: Mutex::new((Weather::default(), StdRng::seed_from_u64(seed))),
+            hold: Mutex::default(),
+            under_way: AtomicU64::default(),
+            passed_on: Notify::new(),
             cuts: watch::Sender::default(),
         };
         let proxy = Self {
@@ -112,13 +142,36 @@ impl Proxy {
         *self.shared.faults.lock().unwrap() = [(word, fault, times)].into();
     }
 
+    /// Holds back the next request that contains `word`; nothing else goes over its connection meanwhile.
+    pub fn hold(&self, word: &'static str) -> Hold {
+        let hold = Hold(Arc::new(Held {
+            word,
+            arrived: Semaphore::new(0),
+            released: Semaphore::new(0),
+        }));
+        *self.shared.hold.lock().unwrap() = Some(hold.clone());
+        hold
+    }
+
+    /// Holds back the next compare-and-set.
+    pub fn hold_commit(&self) -> Hold {
+        self.hold(commit_word())
+    }
+
+    /// Waits until every request that came so far has been passed on, or lost.
+    pub async fn is_clear(&self) {
+        loop {
+            let passed_on = self.shared.passed_on.notified();
+            if self.shared.under_way.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            passed_on.await;
+        }
+    }
+
     /// The next compare-and-set suffers `fault`, and so do its repetitions, up to this many times in all.
     pub fn inject_commits(&self, fault: Fault, times: usize) {
-        let word = match super::compare_and_set() {
-            CompareAndSet::Watch => "EXEC",
-            CompareAndSet::IfEq => "IFEQ",
-            _ => "EVALSHA",
-        };
+        let word = commit_word();
         if word != "EXEC" || times == 0 {
             return self.inject(word, fault, times);
         }
@@ -155,14 +208,48 @@ impl Proxy {
     }
 }
 
+/// What every compare-and-set contains.
+fn commit_word() -> &'static str {
+    match super::compare_and_set() {
+        CompareAndSet::Watch => "EXEC",
+        CompareAndSet::IfEq => "IFEQ",
+        _ => "EVALSHA",
+    }
+}
+
+fn contains(request: &[u8], word: &str) -> bool {
+    request
+        .windows(word.len())
+        .any(|part| part == word.as_bytes())
+}
+
+/// A request between its arrival and its being passed on.
+struct UnderWay<'a>(&'a Shared);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.0.passed_on.notify_waiters();
+    }
+}
+
 impl Shared {
+    fn under_way(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self)
+    }
+
+    /// Takes the hold that is meant for this request.
+    fn hold(&self, request: &[u8]) -> Option<Hold> {
+        let mut hold = self.hold.lock().unwrap();
+        hold.take_if(|hold| contains(request, hold.0.word))
+    }
+
     fn fault(&self, request: &[u8]) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap();
         faults.retain(|(_, _, left)| *left > 0);
         let (word, fault, left) = faults.front_mut()?;
-        let found = request
-            .windows(word.len())
-            .any(|part| part == word.as_bytes());
+        let found = contains(request, word);
         found.then(|| {
             *left -= 1;
             *fault
@@ -195,6 +282,12 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
                 if !waiting {
                     shared.round_trips.fetch_add(1, Ordering::SeqCst);
                     waiting = true;
+                }
+                let _under_way = shared.under_way();
+                let hold = shared.hold(&request[..length]);
+                if let Some(Hold(held)) = hold {
+                    held.arrived.add_permits(1);
+                    held.released.acquire().await.unwrap().forget();
                 }
                 let (chance, held_back) = shared.chance();
                 let delay = Duration::from_micros(shared.delay.load(Ordering::SeqCst)) + held_back;

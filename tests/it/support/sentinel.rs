@@ -1,9 +1,8 @@
 //! A primary with a replica, and three sentinels that watch over them.
 
-use std::time::{Duration, Instant};
-
 use super::Server;
 use super::cluster::ask;
+use super::patience::until_blocking;
 
 pub struct Sentinels {
     pub primary: Server,
@@ -20,8 +19,8 @@ impl Sentinels {
             Server::start_with(&[&replicate[..], &["--repl-diskless-sync-delay", "0"]].concat());
         let config = format!(
             "sentinel monitor mymaster 127.0.0.1 {port} 2\n\
-             sentinel down-after-milliseconds mymaster 500\n\
-             sentinel failover-timeout mymaster 3000\n"
+             sentinel down-after-milliseconds mymaster 5000\n\
+             sentinel failover-timeout mymaster 10000\n"
         );
         let start = |_| Server::start_sentinel(&config);
         let all = Self {
@@ -29,11 +28,7 @@ impl Sentinels {
             replica,
             sentinels: (0..3).map(start).collect(),
         };
-        let began = Instant::now();
-        while !all.are_ready() {
-            assert!(began.elapsed() < Duration::from_secs(20), "not ready");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until_blocking("the sentinels are ready", || all.are_ready());
         all
     }
 

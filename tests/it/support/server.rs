@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 use sessile::CompareAndSet;
 use tempfile::TempDir;
 
+use super::patience::PATIENCE;
+
 /// Which server to start; `redis-server` by default. Any version of Redis or Valkey.
 const VARIABLE: &str = "SESSILE_TEST_SERVER";
 
@@ -58,7 +60,7 @@ impl Server {
         for _ in 0..10 {
             server.port = free_port();
             server.launch();
-            if server.answers_within(Duration::from_secs(10)) {
+            if server.answers() {
                 return server;
             }
         }
@@ -108,11 +110,12 @@ impl Server {
         let mut primary = client.get_connection().unwrap();
         // The first may come with the snapshot; only the second shows that the stream behind it flows.
         for _ in 0..2 {
+            let wait = PATIENCE.as_millis().to_string();
             let (_, replicas): ((), u32) = redis::pipe()
                 .cmd("SET")
                 .arg(&["test:mark", "", "PX", "1"])
                 .cmd("WAIT")
-                .arg(&["1", "10000"])
+                .arg(&["1", &wait])
                 .query(&mut primary)
                 .unwrap();
             assert_eq!(replicas, 1, "no replica; its log:\n{}", self.log());
@@ -138,11 +141,7 @@ impl Server {
             self.kill();
         }
         self.launch();
-        assert!(
-            self.answers_within(Duration::from_secs(10)),
-            "no restart; the log:\n{}",
-            self.log()
-        );
+        assert!(self.answers(), "no restart; the log:\n{}", self.log());
     }
 
     /// How often each command was called, inside of scripts too, since [`reset_counts`](Self::reset_counts).
@@ -190,16 +189,15 @@ impl Server {
         }));
     }
 
-    fn answers_within(&mut self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
+    /// Waits until it answers; false if it has ended instead, since its port is taken.
+    fn answers(&mut self) -> bool {
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             let process = self.process.as_mut().expect("a server that was started");
             if process.try_wait().ok().flatten().is_some() {
                 return false;
             }
-            let connected =
-                TcpStream::connect_timeout(&self.address(), Duration::from_secs(1)).is_ok();
-            let ready = connected
+            let ready = TcpStream::connect(self.address()).is_ok()
                 && redis::Client::open(self.url())
                     .and_then(|client| client.get_connection())
                     .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection))
