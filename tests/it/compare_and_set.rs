@@ -408,7 +408,11 @@ async fn what_happens_between_watch_and_exec_is_seen_and_a_renewal_is_no_conflic
 async fn a_session_that_is_renewed_without_end_is_not_waited_for_without_end() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
-    let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.compare_and_set = CompareAndSet::Watch;
+        config.command_timeout = Duration::from_secs(1);
+    })
+    .await;
     let handle = stored(&store, 1).await;
     let key = key_of(&store, &handle);
     let mut connection = server.connection();

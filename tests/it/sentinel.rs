@@ -6,7 +6,7 @@ use sessile::{ConfigError, RedisConfig, RedisStore};
 
 use crate::support::cluster::is_primary;
 use crate::support::load::{Load, nodes};
-use crate::support::patience::by_default;
+use crate::support::patience::{by_default, unhurried};
 use crate::support::server::free_port;
 use crate::support::{Sentinels, store_with, until};
 
@@ -62,7 +62,8 @@ async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
     );
     let patient = |url: String| {
         let mut config = RedisConfig::new(url);
-        config.connection_timeout = Duration::from_secs(20);
+        unhurried(&mut config);
+        config.connection_timeout = Duration::from_secs(12);
         RedisStore::from_config(config)
     };
     patient(some).await.unwrap();
