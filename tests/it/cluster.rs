@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use sessile::store::StatsOptions;
-use sessile::{CompareAndSet, RedisConfig, RedisStore, SessionLayer, SessionStore};
+use sessile::{CompareAndSet, RedisStore, SessionLayer, SessionStore};
 use tokio::sync::Mutex;
 
 use crate::support::app::app;
 use crate::support::cluster::{ask, is_primary};
 use crate::support::load::{Load, nodes, sessions};
-use crate::support::{Browser, Cluster, Server, store_with, until};
+use crate::support::{Browser, Cluster, Server, connect, store_with, until};
 
 /// Six servers at a time are enough for one machine.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -38,9 +38,10 @@ async fn a_cluster_is_a_session_store() {
         assert!(store.capabilities().resends);
         sessile::conformance::check(store).await;
     }
-    let mut config = RedisConfig::new(cluster.url());
-    config.key_prefix = crate::support::fresh_prefix();
-    let store = RedisStore::from_config(config).await.unwrap();
+    let store = store_with(&cluster.url(), |config| {
+        config.compare_and_set = CompareAndSet::Auto;
+    })
+    .await;
     assert_eq!(store.compare_and_set(), Some(CompareAndSet::Script));
     assert!(store.health().await.is_ok());
     sessions_are_counted_on_all_primaries(&cluster, &store).await;
@@ -76,7 +77,7 @@ async fn sessions_are_counted_on_all_primaries(cluster: &Cluster, store: &RedisS
 async fn what_it_is_not_is_said(cluster: &Cluster) {
     let one = Server::start();
     let url = format!("redis+cluster://{}/", one.address());
-    let text = RedisStore::from_url(url).await.unwrap_err().to_string();
+    let text = connect(url).await.unwrap_err().to_string();
     assert!(
         text.contains("no cluster") && text.contains("redis://"),
         "{text}"
@@ -84,7 +85,7 @@ async fn what_it_is_not_is_said(cluster: &Cluster) {
     // A node of a cluster knows where a key is, and a client that does not ask where goes wrong two times of three.
     let mut told = String::new();
     for primary in cluster.primaries() {
-        if let Err(error) = RedisStore::from_url(primary.url()).await {
+        if let Err(error) = connect(primary.url()).await {
             told = error.to_string();
         }
     }
@@ -93,7 +94,7 @@ async fn what_it_is_not_is_said(cluster: &Cluster) {
         "redis+cluster://127.0.0.1:{}/",
         crate::support::server::free_port()
     );
-    let text = RedisStore::from_url(nowhere).await.unwrap_err().to_string();
+    let text = connect(nowhere).await.unwrap_err().to_string();
     assert!(text.contains("refused"), "{text}");
 }
 

@@ -10,7 +10,7 @@ use sessile::{
 };
 
 use crate::support::app::app;
-use crate::support::patience::looked_at;
+use crate::support::patience::{looked_at, unhurried};
 use crate::support::proxy::Fault;
 use crate::support::server::ways;
 use crate::support::{Browser, Proxy, Server, fresh_prefix, store_with, until};
@@ -101,6 +101,7 @@ async fn a_way_that_the_server_lacks_is_told() {
     let server = Server::start();
     let mut config = RedisConfig::new(server.url());
     config.compare_and_set = CompareAndSet::IfEq;
+    unhurried(&mut config);
     let made = RedisStore::from_config(config).await;
     if ways(&server).contains(&CompareAndSet::IfEq) {
         assert_eq!(made.unwrap().compare_and_set(), Some(CompareAndSet::IfEq));

@@ -6,7 +6,7 @@ use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
 use crate::support::patience::unhurried;
 use crate::support::server::{free_port, ways};
-use crate::support::{Server, until};
+use crate::support::{Server, connect, until};
 
 async fn refused(url: String) -> String {
     let mut config = RedisConfig::new(url);
@@ -62,7 +62,7 @@ async fn a_wrong_password_is_told_and_not_shown() {
             "{text}"
         );
     }
-    RedisStore::from_url(format!("redis://:right-one@{address}/"))
+    connect(format!("redis://:right-one@{address}/"))
         .await
         .unwrap();
 }
@@ -121,7 +121,7 @@ async fn a_password_never_shows_in_debug() {
         .query(&mut server.connection())
         .unwrap();
     assert_eq!(done, ());
-    let store = RedisStore::from_url(format!("redis://:hidden-one@{address}/"))
+    let store = connect(format!("redis://:hidden-one@{address}/"))
         .await
         .unwrap();
     assert!(!format!("{store:?}").contains("hidden-one"));
@@ -131,7 +131,7 @@ async fn a_password_never_shows_in_debug() {
 async fn an_ipv6_address_works_in_brackets() {
     let server = Server::start_with(&["--bind", "127.0.0.1", "::1"]);
     let url = format!("redis://[::1]:{}/", server.address().port());
-    sessile::conformance::check(RedisStore::from_url(url).await.unwrap()).await;
+    sessile::conformance::check(connect(url).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn the_url_says_which_protocol_is_spoken() {
         ("?protocol=resp3", " resp=3"),
     ] {
         let url = format!("{}{query}", server.url());
-        let store = RedisStore::from_url(url.as_str()).await.unwrap();
+        let store = connect(url.as_str()).await.unwrap();
         let clients: String = redis::cmd("CLIENT")
             .arg("LIST")
             .query(&mut server.connection())
@@ -169,7 +169,7 @@ async fn other_databases_and_unix_sockets_work() {
         format!("unix://{}", socket.display()),
         format!("{}5", server.url()),
     ] {
-        sessile::conformance::check(RedisStore::from_url(url.as_str()).await.unwrap()).await;
+        sessile::conformance::check(connect(url.as_str()).await.unwrap()).await;
     }
     let keys: String = redis::cmd("INFO")
         .arg("keyspace")

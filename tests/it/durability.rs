@@ -12,6 +12,7 @@ use sessile::{
 };
 
 use crate::support::app::app;
+use crate::support::patience::unhurried;
 use crate::support::proxy::Fault;
 use crate::support::server::{free_port, ways};
 use crate::support::{Browser, Proxy, Server, Visit, store_with, until};
@@ -399,6 +400,7 @@ async fn what_a_failover_has_lost_never_overwrites_what_was_committed_since() {
     let bytes = lost.value().clone();
     for way in ways(&pair.replica) {
         let mut config = sessile::RedisConfig::new(pair.address.url());
+        unhurried(&mut config);
         config.key_prefix = store.namespace().to_owned();
         config.compare_and_set = way;
         let store = RedisStore::from_config(config).await.unwrap();

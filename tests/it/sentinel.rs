@@ -8,7 +8,7 @@ use crate::support::cluster::is_primary;
 use crate::support::load::{Load, nodes};
 use crate::support::patience::{by_default, unhurried};
 use crate::support::server::free_port;
-use crate::support::{Sentinels, store_with, until};
+use crate::support::{Sentinels, connect, store_with, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_sessions_go_on_at_the_new_primary() {
@@ -38,7 +38,7 @@ async fn after_a_failover_sessions_go_on_at_the_new_primary() {
 }
 
 async fn refused(url: String) -> String {
-    let error = RedisStore::from_url(url).await.unwrap_err();
+    let error = connect(url).await.unwrap_err();
     assert!(matches!(error, ConfigError::Connect { .. }), "{error}");
     error.to_string()
 }

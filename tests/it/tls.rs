@@ -8,6 +8,7 @@ use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
 use tempfile::TempDir;
 
 use crate::support::app::app;
+use crate::support::patience::unhurried;
 use crate::support::server::free_port;
 use crate::support::{Browser, Server, fresh_prefix};
 
@@ -81,6 +82,7 @@ impl Authority {
 
 fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
     let mut config = RedisConfig::new(url);
+    unhurried(&mut config);
     config.key_prefix = fresh_prefix();
     config.tls.ca = ca;
     config

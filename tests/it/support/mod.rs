@@ -28,7 +28,7 @@ pub use server::Server;
 pub use spy::Spy;
 pub use visit::Visit;
 
-use sessile::{CompareAndSet, RedisConfig, RedisStore};
+use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
 /// Where a test that may share a server runs: the one of `REDIS_URL`, or one of its own.
 pub enum Ground {
@@ -97,6 +97,13 @@ pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> Red
     RedisStore::from_config(config)
         .await
         .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A store of the default prefix, in no hurry either; or why there is none.
+pub async fn connect(url: impl Into<String>) -> Result<RedisStore, ConfigError> {
+    let mut config = RedisConfig::new(url);
+    patience::unhurried(&mut config);
+    RedisStore::from_config(config).await
 }
 
 pub fn fresh_prefix() -> String {
