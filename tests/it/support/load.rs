@@ -30,6 +30,8 @@ pub async fn nodes(count: usize, url: &str, change: impl Fn(&mut RedisConfig)) -
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Told {
     Done,
+    /// In another session: the one that the browser had was gone.
+    Elsewhere,
     NotDone,
     Unknown,
 }
@@ -131,6 +133,7 @@ impl Load {
                 let page = browser.peek(&nodes[turn % nodes.len()], &path).await;
                 let ended = Instant::now();
                 let told = match page.status.as_u16() {
+                    200 if !page.set_cookies().is_empty() => Told::Elsewhere,
                     200 => Told::Done,
                     409 => Told::NotDone,
                     503 if page.headers.contains_key("retry-after") => Told::NotDone,
@@ -213,6 +216,10 @@ impl Load {
                         push.began < window.1 && push.ended > window.0,
                         "lost long before or after: {push:?}, {window:?}"
                     );
+                    lost += 1;
+                }
+                Told::Elsewhere => {
+                    assert!(may_lose.is_some(), "its session is gone: {push:?}");
                     lost += 1;
                 }
                 Told::NotDone => assert!(!there, "said not to be done: {push:?}"),
