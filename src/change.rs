@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::answer::{Answer, AnswerId};
-use crate::error::SessionError;
-use crate::flash::{Flash, add};
+use crate::error::{JsonError, SessionError};
+use crate::flash::{Flash, add, take};
+use crate::json::Json;
+use crate::kept::Kept;
 use crate::lifetime::{Millis, after};
-use crate::record::{Json, Record, Retired};
+use crate::record::{Record, Retired};
 use crate::token::{Secret, SecretHash};
 use crate::version::Epoch;
 
@@ -83,9 +85,9 @@ pub(crate) enum Change {
         check: Check,
         answer: Answer<Json>,
     },
-    AddFlash(Flash),
+    AddFlash(Kept<Flash>),
     TakeFlashes {
-        answer: Answer<Vec<Flash>>,
+        answer: Answer<Vec<Kept<Flash>>>,
     },
     Lifetimes(Lifetimes),
     Rotate(Rotation),
@@ -152,14 +154,13 @@ impl Change {
                 }
             }
             Self::Push { key, value } => {
-                let list = match record.data.get(key) {
-                    Some(list) => list.clone(),
-                    None => encode::<[(); 0]>(key, &[])?,
-                };
-                let longer = list
-                    .with_item(value)
-                    .map_err(|error| decode_error::<Vec<()>>(key, error))?;
-                record.data.insert(key.clone(), longer);
+                let error = |source| decode_error::<Vec<()>>(key, source);
+                if let Some(list) = record.data.get_mut(key) {
+                    return list.push(value).map_err(error);
+                }
+                let mut list = encode::<[(); 0]>(key, &[])?;
+                list.push(value).map_err(error)?;
+                record.data.insert(key.clone(), list);
             }
             Self::Update { key, rewrite } => {
                 let value = rewrite(record.data.get(key))?;
@@ -172,7 +173,7 @@ impl Change {
                 answer.give(record.data.remove(key));
             }
             Self::AddFlash(flash) => add(&mut record.flash, flash),
-            Self::TakeFlashes { answer } => answer.give(Some(std::mem::take(&mut record.flash))),
+            Self::TakeFlashes { answer } => answer.give(Some(take(&mut record.flash))),
             Self::Lifetimes(lifetimes) => {
                 record.idle_timeout = lifetimes.idle.or(record.idle_timeout);
                 record.absolute_timeout = lifetimes.absolute.or(record.absolute_timeout);
@@ -252,6 +253,8 @@ impl Change {
 
     /// The keys of the data that it changes.
     pub(crate) fn keys(&self) -> &[String] {
+        #[cfg(test)]
+        tests::LOOKED_AT.with(|looked| looked.set(looked.get() + 1));
         match self {
             Self::Insert { key, .. }
             | Self::Remove { key }
@@ -269,12 +272,9 @@ impl Change {
         }
     }
 
-    /// Whether the value under this key may depend on this change.
-    pub(crate) fn touches(&self, key: &str) -> bool {
-        match self {
-            Self::Clear { .. } | Self::SetPrincipal { .. } => true,
-            _ => self.keys().iter().any(|touched| touched == key),
-        }
+    /// Whether any value may depend on this change, whatever its key.
+    pub(crate) fn touches_all(&self) -> bool {
+        matches!(self, Self::Clear { .. } | Self::SetPrincipal { .. })
     }
 
     /// The secret in the cookie once this change is committed.
@@ -308,11 +308,12 @@ fn restart(record: &mut Record, at: Millis, circumstances: &Circumstances) {
 
 fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
     let secret = std::mem::replace(&mut record.secret, rotation.hash.clone());
-    record.retired.retain(|retired| retired.until > now);
-    record.retired.push(Retired {
+    let is_recent = |retired: &Kept<Retired>| retired.known().is_none_or(|it| it.until > now);
+    record.retired.retain(is_recent);
+    record.retired.push(Kept::new(Retired {
         secret,
         until: after(now, RETIRED_FOR),
-    });
+    }));
     let surplus = record.retired.len().saturating_sub(RETIRED_MOST);
     record.retired.drain(..surplus);
     record.epoch = rotation.epoch;
@@ -335,11 +336,23 @@ pub(crate) fn encode<T: serde::Serialize + ?Sized>(
     key: &str,
     value: &T,
 ) -> Result<Json, SessionError> {
-    Json::encode(value).map_err(|source| SessionError::Encode {
+    Json::encode(value).map_err(|source| encode_error::<T>(key, source))
+}
+
+/// An item of a list.
+pub(crate) fn encode_item<T: serde::Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+) -> Result<Json, SessionError> {
+    Json::encode_item(value).map_err(|source| encode_error::<T>(key, source))
+}
+
+fn encode_error<T: ?Sized>(key: &str, source: JsonError) -> SessionError {
+    SessionError::Encode {
         key: key.to_owned(),
         type_name: std::any::type_name::<T>(),
-        source: Arc::new(source),
-    })
+        source,
+    }
 }
 
 pub(crate) fn decode<T: serde::de::DeserializeOwned>(
@@ -351,18 +364,25 @@ pub(crate) fn decode<T: serde::de::DeserializeOwned>(
         .map_err(|error| decode_error::<T>(key, error))
 }
 
-fn decode_error<T>(key: &str, source: serde_json::Error) -> SessionError {
+fn decode_error<T>(key: &str, source: JsonError) -> SessionError {
     SessionError::Decode {
         key: key.to_owned(),
         type_name: std::any::type_name::<T>(),
-        source: Arc::new(source),
+        source,
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::record::tests::record;
+
+    thread_local! {
+        /// How many changes this thread has looked at, to tell whether the work grows with the square of a log.
+        pub(crate) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
 
     pub(crate) fn now() -> Circumstances {
         Circumstances {
@@ -538,8 +558,11 @@ pub(crate) mod tests {
         assert_ne!(rotated.epoch, base.epoch);
         assert_ne!(rotated.secret, base.secret);
         assert_eq!(rotated.retired.len(), 1);
-        assert_eq!(rotated.retired[0].secret, base.secret);
-        assert_eq!(rotated.retired[0].until, 15_000);
+        let retired = Retired {
+            secret: base.secret.clone(),
+            until: 15_000,
+        };
+        assert_eq!(rotated.retired[0].known(), Some(&retired));
         for _ in 0..20 {
             rotated = replay(&rotated, [Change::Rotate(rotation())]).unwrap();
         }

@@ -1,5 +1,7 @@
 //! The change log: what one request did, in order, and its replay.
 
+use std::collections::HashSet;
+
 use crate::answer::AnswerId;
 use crate::change::{Change, Circumstances};
 use crate::error::SessionError;
@@ -8,89 +10,137 @@ use crate::token::Secret;
 
 /// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ChangeLog(Vec<Change>);
+pub(crate) struct ChangeLog {
+    changes: Vec<Change>,
+    /// What is asked at every call of a handler, so that a log of thousands is not searched for each.
+    touched: Touched,
+}
+
+/// What the changes of a log are about.
+#[derive(Clone, Debug, Default)]
+struct Touched {
+    keys: HashSet<String>,
+    all_keys: bool,
+    principal: bool,
+    lifetimes: bool,
+    secret: bool,
+    answers: bool,
+}
+
+impl Touched {
+    fn note(&mut self, change: &Change) {
+        for key in change.keys() {
+            if !self.keys.contains(key) {
+                self.keys.insert(key.clone());
+            }
+        }
+        self.all_keys |= change.touches_all();
+        self.principal |= matches!(
+            change,
+            Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
+        );
+        self.lifetimes |= matches!(change, Change::Lifetimes(_) | Change::SetPrincipal { .. });
+        self.secret |= change.rotation().is_some();
+        self.answers |= change.answer().is_some();
+    }
+}
+
+impl From<Vec<Change>> for ChangeLog {
+    fn from(changes: Vec<Change>) -> Self {
+        let mut touched = Touched::default();
+        changes.iter().for_each(|change| touched.note(change));
+        Self { changes, touched }
+    }
+}
 
 impl ChangeLog {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.changes.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.changes.len()
     }
 
     pub(crate) fn append(&mut self, later: &Self) {
-        self.0.extend_from_slice(&later.0);
+        for change in &later.changes {
+            self.push(change.clone());
+        }
     }
 
     pub(crate) fn push(&mut self, change: Change) {
-        self.0.push(change);
+        self.touched.note(&change);
+        self.changes.push(change);
     }
 
     /// Puts changes that could not be committed back before those made since.
     pub(crate) fn put_back(&mut self, mut earlier: Self) {
-        earlier.0.append(&mut self.0);
+        earlier.append(self);
         *self = earlier;
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&Change) -> bool) {
+        let before = self.len();
+        self.changes.retain(keep);
+        if self.len() < before {
+            *self = std::mem::take(&mut self.changes).into();
+        }
     }
 
     /// Takes the change back whose caller is told that it failed.
     pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        self.0.retain(|change| change.answer() != Some(answer));
+        if self.touched.answers {
+            self.retain(|change| change.answer() != Some(answer));
+        }
     }
 
     /// The changes are in the store, and so is what they have given.
     pub(crate) fn confirm(&self) {
-        self.0.iter().for_each(Change::confirm);
+        self.changes.iter().for_each(Change::confirm);
     }
 
     /// Whether the session may change hands by these.
     pub(crate) fn touches_principal(&self) -> bool {
-        let touches = |change: &Change| {
-            matches!(
-                change,
-                Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
-            )
-        };
-        self.0.iter().any(touches)
+        self.touched.principal
     }
 
     /// Whether the value under this key may depend on changes that are not committed.
     pub(crate) fn touches(&self, key: &str) -> bool {
-        self.0.iter().any(|change| change.touches(key))
+        self.touched.all_keys || self.touched.keys.contains(key)
     }
 
     /// Whether timeouts or the cookie's life are to change.
     pub(crate) fn touches_lifetimes(&self) -> bool {
-        let touches =
-            |change: &Change| matches!(change, Change::Lifetimes(_) | Change::SetPrincipal { .. });
-        self.0.iter().any(touches)
+        self.touched.lifetimes
     }
 
     /// Drops what needs a new cookie, once none can be sent any more.
     pub(crate) fn drop_rotations(&mut self) {
-        self.0.retain(|change| change.rotation().is_none());
+        if self.touched.secret {
+            self.retain(|change| change.rotation().is_none());
+        }
     }
 
     /// Drops what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
     pub(crate) fn retain_for_failed_request(&mut self) {
-        self.0
-            .retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
+        self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
     }
 
     /// Whether any of them gives its caller something that nobody else may get.
     pub(crate) fn gives(&self) -> bool {
-        self.0.iter().any(|change| change.answer().is_some())
+        self.touched.answers
     }
 
     /// Without what is done to the data.
     pub(crate) fn without_data(&self) -> Self {
-        let rest = self.0.iter().filter(|change| change.keys().is_empty());
-        Self(rest.cloned().collect())
+        let rest = self.changes.iter();
+        let rest = rest.filter(|change| change.keys().is_empty());
+        Self::from(rest.cloned().collect::<Vec<_>>())
     }
 
     /// The keys of the data that are changed.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
-        self.0.iter().flat_map(Change::keys)
+        self.touched.keys.iter()
     }
 
     /// Does all changes to the record, up to the first that cannot be done.
@@ -99,7 +149,7 @@ impl ChangeLog {
         record: &mut Record,
         circumstances: &Circumstances,
     ) -> Result<(), SessionError> {
-        self.0
+        self.changes
             .iter()
             .try_for_each(|change| change.apply(record, circumstances))
     }
@@ -112,7 +162,7 @@ impl ChangeLog {
         circumstances: &Circumstances,
     ) -> bool {
         let mut all = true;
-        for change in &self.0 {
+        for change in &self.changes {
             all &= change.on_trial().apply(record, circumstances).is_ok();
         }
         all
@@ -120,11 +170,11 @@ impl ChangeLog {
 
     /// The last new secret, if there is one.
     pub(crate) fn new_secret(&self) -> Option<&Secret> {
-        self.0
-            .iter()
-            .rev()
-            .find_map(Change::rotation)
-            .map(|rotation| &rotation.secret)
+        if !self.touched.secret {
+            return None;
+        }
+        let rotation = self.changes.iter().rev().find_map(Change::rotation);
+        rotation.map(|rotation| &rotation.secret)
     }
 }
 
@@ -141,12 +191,13 @@ mod tests {
     use crate::change::tests::{now, rotation};
     use crate::change::{Check, Rewrite, decode, encode};
     use crate::flash::{Flash, Level};
-    use crate::record::Json;
+    use crate::json::Json;
+    use crate::kept::Kept;
     use crate::record::tests::record;
 
     #[test]
     fn a_failed_request_leaves_a_logout_and_no_login() {
-        let mut log = ChangeLog(vec![
+        let mut log = ChangeLog::from(vec![
             Op::Insert("a", 1).change().0,
             Change::SetPrincipal {
                 who: "mia".to_owned(),
@@ -156,7 +207,7 @@ mod tests {
             Change::ClearPrincipal(rotation()),
         ]);
         log.retain_for_failed_request();
-        assert_eq!(format!("{log:?}"), "ChangeLog([Rotate, ClearPrincipal])");
+        assert_eq!(format!("{:?}", log.changes), "[Rotate, ClearPrincipal]");
     }
 
     /// What a request may do, said twice: as a change, and as what it means to a map of plain values.
@@ -183,10 +234,15 @@ mod tests {
         Flashes(Vec<String>),
     }
 
+    fn texts(flashes: &[Kept<Flash>]) -> Vec<String> {
+        let known = flashes.iter().filter_map(Kept::known);
+        known.map(|flash| flash.text.clone()).collect()
+    }
+
     enum Slot {
         None,
         Value(Answer<Json>),
-        Flashes(Answer<Vec<Flash>>),
+        Flashes(Answer<Vec<Kept<Flash>>>),
     }
 
     impl Slot {
@@ -199,8 +255,7 @@ mod tests {
                 }
                 Self::Flashes(answer) => {
                     let flashes = answer.guess().unwrap_or_default();
-                    let texts = flashes.into_iter().map(|flash| flash.text).collect();
-                    Some(Given::Flashes(texts))
+                    Some(Given::Flashes(texts(&flashes)))
                 }
             }
         }
@@ -254,7 +309,9 @@ mod tests {
                     };
                     return (change, Slot::Value(answer));
                 }
-                Self::Flash(n) => Change::AddFlash(Flash::new(Level::Info, n.to_string())),
+                Self::Flash(n) => {
+                    Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
+                }
                 Self::TakeFlashes => {
                     let answer = Answer::new();
                     let change = Change::TakeFlashes {
@@ -322,10 +379,9 @@ mod tests {
         fn of(record: &Record) -> Self {
             let known = |key: &String| KEYS.into_iter().find(|known| known == key).unwrap();
             let value = |(key, value): (&String, &Json)| (known(key), value.decode().unwrap());
-            let flashes = record.flash.iter();
             Self {
                 data: record.data.iter().map(value).collect(),
-                flashes: flashes.map(|flash| flash.text.clone()).collect(),
+                flashes: texts(&record.flash),
             }
         }
     }
@@ -371,7 +427,7 @@ mod tests {
             let loaded = stored.clone();
             for ops in &requests {
                 let (changes, slots): (Vec<_>, Vec<_>) = ops.iter().map(Op::change).unzip();
-                let log = ChangeLog(changes);
+                let log = ChangeLog::from(changes);
                 // What the handler saw, on the old record; answers of then must not remain.
                 log.replay_what_applies(&mut loaded.clone(), &now());
                 let mut replayed = stored.clone();
@@ -401,7 +457,7 @@ mod tests {
                         1 => Op::Push("b", *n),
                         _ => Op::Flash(u8::try_from(*n).unwrap()),
                     };
-                    ChangeLog(vec![op.change().0]).apply(&mut stored, &now()).unwrap();
+                    ChangeLog::from(vec![op.change().0]).apply(&mut stored, &now()).unwrap();
                 }
                 let mut plain = Plain::of(&stored);
                 plain.flashes.sort();
@@ -419,7 +475,7 @@ mod tests {
         fn one_change_is_done_whole_or_not_at_all(before in requests(), op in op()) {
             let mut stored = record();
             for ops in before {
-                let log = ChangeLog(ops.iter().map(|op| op.change().0).collect());
+                let log = ChangeLog::from(ops.iter().map(|op| op.change().0).collect::<Vec<_>>());
                 log.replay_what_applies(&mut stored, &now());
             }
             let mut after = stored.clone();

@@ -242,7 +242,12 @@ pub struct SessionConfig {
     /// (NIST SP 800-63B: at most 24 h for AAL2).
     #[serde(with = "duration")]
     pub absolute_timeout: Duration,
-    /// How many bytes the stored session may take; 64 KiB by default, so that no request can fill the store.
+    /// How many bytes a session's data and flash messages may take, keys and values as they are written in JSON; 64 KiB by
+    /// default, so that no request can fill the store. About half a kilobyte that sessile itself keeps is not counted.
+    ///
+    /// A change that leaves the session no larger than it was always fits, also after the limit was lowered: signing in and
+    /// out, rotating, and removing things. What does not fit is refused with
+    /// [`SessionError::TooLarge`](crate::SessionError::TooLarge) and is an [`Event::TooLarge`](crate::Event::TooLarge).
     pub max_size: usize,
     /// When the session is loaded.
     pub load: Load,

@@ -25,17 +25,16 @@ pub enum SessionError {
         "no session layer around this handler: add `.layer(SessionLayer::new(store))` to the router, after its routes"
     )]
     MissingLayer,
-    /// Used if a value cannot be written as JSON, such as a map whose keys are not strings.
-    #[error(
-        "session value {key:?} of type {type_name} cannot be written as JSON: change its `Serialize`"
-    )]
+    /// Used if a value cannot be written as JSON and read again, such as a map whose keys are not strings, a float that is
+    /// NaN or infinite, or a value that is nested too deeply. The session is as it was.
+    #[error("session value {key:?} of type {type_name} cannot be written as JSON")]
     Encode {
         /// The key that was written.
         key: String,
         /// The Rust type of the value.
         type_name: &'static str,
-        /// What serde said.
-        source: Cause,
+        /// Why, without anything of the value.
+        source: JsonError,
     },
     /// Used if a stored value is not of the type asked for. The value is kept as it is.
     #[error(
@@ -46,8 +45,8 @@ pub enum SessionError {
         key: String,
         /// The Rust type asked for.
         type_name: &'static str,
-        /// What serde said.
-        source: Cause,
+        /// Why, without anything of the value.
+        source: JsonError,
     },
     /// Used if `increment` or `decrement` meets a value that is not a whole number. The value is kept.
     #[error("session value {key:?} is not a whole number: count under another key")]
@@ -61,20 +60,15 @@ pub enum SessionError {
         /// The key that was counted.
         key: String,
     },
-    /// Used if a key, a value or the whole session is larger than it may be. The store keeps what it had.
+    /// Used if a key, a value, a principal or the whole session is larger than it may be. The store keeps what it had. A
+    /// change that leaves a session no larger than it was is never too large.
     #[error("the {what} takes {size} bytes, more than {limit}: {advice}", advice = advice_for(what))]
     TooLarge {
-        /// `key`, `value` or `session`.
+        /// `key`, `value`, `principal` or `session`.
         what: &'static str,
         /// Bytes that it takes.
         size: usize,
         /// Bytes that it may take.
-        limit: usize,
-    },
-    /// Used if more flash messages would wait in the session than anybody reads. Those that wait are kept.
-    #[error("{limit} flash messages wait in the session already: take them before adding more")]
-    TooManyFlashes {
-        /// How many may wait.
         limit: usize,
     },
     /// Used if a session is given a timeout that cannot work.
@@ -138,8 +132,105 @@ pub enum SessionError {
 
 fn advice_for(what: &str) -> &'static str {
     match what {
-        "key" => "use a short name",
+        "key" | "principal" => "use a short name",
         _ => "store less, or raise `max_size`",
+    }
+}
+
+/// Why a value cannot be written as JSON, or read from it.
+///
+/// It holds nothing of the value, and no message of a `Serialize` or `Deserialize` of yours, in which a value may be: it can be
+/// logged.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonError {
+    /// What is wrong.
+    pub kind: JsonErrorKind,
+    /// The line of the stored JSON at which reading stopped, from 1; 0 if it was written, or if that is not known.
+    pub line: usize,
+    /// The column of that line, in bytes, from 1.
+    pub column: usize,
+}
+
+/// What is wrong with JSON, or with a value that was to become JSON.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonErrorKind {
+    /// It is JSON, and of another type than the one that was asked for.
+    Mismatch,
+    /// It is not JSON.
+    Syntax,
+    /// It ends too early.
+    Truncated,
+    /// The type's `Serialize` failed, or it has a map whose keys are neither strings nor numbers.
+    Unwritable,
+    /// There is a float in it that is NaN or infinite.
+    NotFinite,
+    /// It is nested deeper than it can be read again.
+    TooDeep {
+        /// How many levels of lists, maps and structs there may be.
+        limit: usize,
+    },
+}
+
+impl JsonError {
+    /// A value that cannot be written.
+    pub(crate) fn in_value(kind: JsonErrorKind) -> Self {
+        let (line, column) = (0, 0);
+        Self { kind, line, column }
+    }
+
+    pub(crate) fn not_a_list() -> Self {
+        Self {
+            kind: JsonErrorKind::Mismatch,
+            line: 1,
+            column: 1,
+        }
+    }
+
+    /// What serde_json says of JSON, without its words: they quote what they have found.
+    pub(crate) fn reading(error: &serde_json::Error) -> Self {
+        use serde_json::error::Category;
+        Self {
+            kind: match error.classify() {
+                Category::Data => JsonErrorKind::Mismatch,
+                Category::Eof => JsonErrorKind::Truncated,
+                // Nothing is read from a stream.
+                Category::Syntax | Category::Io => JsonErrorKind::Syntax,
+            },
+            line: error.line(),
+            column: error.column(),
+        }
+    }
+}
+
+impl Error for JsonError {}
+
+impl std::fmt::Display for JsonError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.kind.fmt(f)?;
+        match self.line {
+            0 => Ok(()),
+            line => write!(f, " at line {line}, column {}", self.column),
+        }
+    }
+}
+
+impl std::fmt::Display for JsonErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mismatch => "the JSON is of another type",
+            Self::Syntax => "this is not JSON",
+            Self::Truncated => "the JSON ends too early",
+            Self::Unwritable => "its `Serialize` failed, or the keys of a map are not strings",
+            Self::NotFinite => "JSON has no NaN and no infinity: use an `Option`, or a string",
+            Self::TooDeep { limit } => {
+                return write!(
+                    f,
+                    "it is nested deeper than the {limit} levels that can be read"
+                );
+            }
+        })
     }
 }
 
@@ -185,7 +276,6 @@ impl SessionError {
             | Self::NotANumber { .. }
             | Self::Overflow { .. }
             | Self::TooLarge { .. }
-            | Self::TooManyFlashes { .. }
             | Self::InvalidTimeout { .. }
             | Self::Discarded
             | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,

@@ -51,6 +51,17 @@ pub enum Event {
         /// Why.
         why: Gone,
     },
+    /// A call or a commit was refused, since a key, a value, a principal or the whole session was larger than it may be.
+    TooLarge {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+        /// `key`, `value`, `principal` or `session`.
+        what: &'static str,
+        /// Bytes that it takes.
+        size: usize,
+        /// Bytes that it may take.
+        limit: usize,
+    },
     /// A session is used from another network than the one it belongs to. Once per session and network, as far as this
     /// process remembers.
     FingerprintMismatch {
@@ -117,6 +128,7 @@ impl Event {
             Self::Destroyed { .. } => "destroyed",
             Self::DestroyFailed { .. } => "destroy_failed",
             Self::Refused { .. } => "refused",
+            Self::TooLarge { .. } => "too_large",
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
             Self::AddressUnknown => "address_unknown",
             Self::MalformedCookie => "malformed_cookie",
@@ -166,6 +178,14 @@ pub(crate) fn trace(event: &Event) {
         }
         Event::Refused { handle, why } => {
             tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "changes refused");
+        }
+        Event::TooLarge {
+            handle,
+            what,
+            size,
+            limit,
+        } => {
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), what, size, limit, "too large for a session; see `max_size`");
         }
         Event::FingerprintMismatch {
             handle,

@@ -6,10 +6,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::answer::Answer;
 use crate::change::Change;
 use crate::error::SessionError;
+use crate::json::Json;
+use crate::kept::Kept;
 use crate::session::Session;
 
 /// How many flashes wait in a session at most. Beyond that nobody reads them.
@@ -61,29 +64,53 @@ impl Flash {
     }
 }
 
+/// Reads a flash that any version may have written: a level that is not known here is shown as [`Level::Info`].
+pub(crate) fn read(json: &Json) -> Option<Flash> {
+    #[derive(Deserialize)]
+    struct Fields {
+        level: Option<Box<RawValue>>,
+        text: String,
+    }
+
+    let Fields { level, text } = json.decode().ok()?;
+    let level = level.and_then(|level| serde_json::from_str(level.get()).ok());
+    Some(Flash::new(level.unwrap_or(Level::Info), text))
+}
+
 /// Adds a flash to those that wait; the oldest makes room.
-pub(crate) fn add(waiting: &mut Vec<Flash>, flash: &Flash) {
+pub(crate) fn add(waiting: &mut Vec<Kept<Flash>>, flash: &Kept<Flash>) {
     waiting.push(flash.clone());
     let surplus = waiting.len().saturating_sub(MOST);
     waiting.drain(..surplus);
+}
+
+/// Takes the flashes that can be shown; those that only a later version can read wait for it.
+pub(crate) fn take(waiting: &mut Vec<Kept<Flash>>) -> Vec<Kept<Flash>> {
+    waiting
+        .extract_if(.., |flash| flash.known().is_some())
+        .collect()
+}
+
+fn known(flashes: &[Kept<Flash>]) -> impl Iterator<Item = Flash> {
+    flashes.iter().filter_map(Kept::known).cloned()
 }
 
 /// Messages for the next page.
 impl Session {
     /// Leaves a message for the next page: whichever request first calls [`take_flashes`](Self::take_flashes).
     ///
+    /// 64 wait at most: one more takes the place of the oldest.
+    ///
     /// # Errors
     ///
-    /// - [`SessionError::TooManyFlashes`]: 64 wait already. If concurrent requests exceed that together, the oldest are
-    ///   dropped.
-    /// - [`SessionError::TooLarge`]: the text is larger than `max_size`.
+    /// [`SessionError::TooLarge`]: it takes more than `max_size`.
     #[doc(alias("flash_message", "add_flash"))]
     pub fn flash(&self, level: Level, text: impl Into<String>) -> Result<(), SessionError> {
-        let flash = Flash::new(level, text.into());
-        self.check_size("value", flash.text.len())?;
-        if self.shared().state().view.flash.len() >= MOST {
-            return Err(SessionError::TooManyFlashes { limit: MOST });
-        }
+        self.add_flash(Kept::new(Flash::new(level, text.into())))
+    }
+
+    fn add_flash(&self, flash: Kept<Flash>) -> Result<(), SessionError> {
+        self.check_size("value", flash.len())?;
         self.change(Change::AddFlash(flash))
     }
 
@@ -155,7 +182,8 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut flashes = Vec::new();
-        if !self.shared().state().view.flash.is_empty() {
+        let waits = known(&self.shared().state().view.flash).next().is_some();
+        if waits {
             let answer = Answer::new();
             self.change(Change::TakeFlashes {
                 answer: answer.clone(),
@@ -163,24 +191,20 @@ impl Session {
             flashes = self.settle_for(&answer).await?.unwrap_or_default();
         }
         let mut state = self.shared().state();
+        flashes.extend(state.flash_now.drain(..).map(Kept::new));
         state.flashes_taken.extend_from_slice(&flashes);
-        flashes.append(&mut state.flash_now);
-        Ok(flashes)
+        Ok(known(&flashes).collect())
     }
 
     /// The messages that wait, without taking them; another request may show them.
     pub fn peek_flashes(&self) -> Vec<Flash> {
         let state = self.shared().state();
-        state
-            .view
-            .flash
-            .iter()
-            .chain(&state.flash_now)
-            .cloned()
-            .collect()
+        let for_this_page = state.flash_now.iter().cloned();
+        known(&state.view.flash).chain(for_this_page).collect()
     }
 
-    /// Leaves the messages that this request has taken for the next page after all.
+    /// Leaves the messages that this request has taken for the next page after all, also those of
+    /// [`flash_now`](Self::flash_now).
     ///
     /// # Errors
     ///
@@ -189,7 +213,7 @@ impl Session {
     pub fn keep_flashes(&self) -> Result<(), SessionError> {
         let taken = std::mem::take(&mut self.shared().state().flashes_taken);
         for (kept, flash) in taken.iter().enumerate() {
-            if let Err(error) = self.flash(flash.level, flash.text.as_str()) {
+            if let Err(error) = self.add_flash(flash.clone()) {
                 self.shared()
                     .state()
                     .flashes_taken
@@ -209,8 +233,10 @@ mod tests {
     fn the_oldest_makes_room() {
         let mut waiting = Vec::new();
         for number in 0..=MOST {
-            add(&mut waiting, &Flash::new(Level::Info, number.to_string()));
+            let flash = Flash::new(Level::Info, number.to_string());
+            add(&mut waiting, &Kept::new(flash));
         }
-        assert_eq!((waiting.len(), waiting[0].text.as_str()), (MOST, "1"));
+        let oldest = waiting[0].known().unwrap();
+        assert_eq!((waiting.len(), oldest.text.as_str()), (MOST, "1"));
     }
 }

@@ -19,6 +19,7 @@ use crate::cookie::{Presented, read};
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
 use crate::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
+use crate::kept::Kept;
 use crate::layer::{Core, SessionLayer, Settings};
 use crate::lifetime::{Millis, renewal, to_millis};
 use crate::record::{Record, Unreadable};
@@ -230,7 +231,10 @@ impl Visit {
         let record = match Record::decode(&stored) {
             Ok(record) => record,
             Err(error) => {
-                let reason = error.to_string();
+                let reason = match &error {
+                    Unreadable::Malformed(source) => format!("{error}: {source}"),
+                    Unreadable::Newer(_) | Unreadable::NoVersion => error.to_string(),
+                };
                 self.settings
                     .emit(&Event::UnreadableRecord { handle, reason });
                 // A newer version of sessile may know the token; what is no record at all knows none.
@@ -355,6 +359,7 @@ fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admission {
     } else if record
         .retired
         .iter()
+        .filter_map(Kept::known)
         .any(|retired| retired.until > now && retired.secret == *secret)
     {
         Admission::Retired
@@ -374,10 +379,11 @@ mod tests {
     fn only_the_present_secret_opens_a_living_session() {
         let mut record = record();
         let old = Secret::random().hash("sessile:", "id");
-        record.retired.push(Retired {
+        let retired = Retired {
             secret: old.clone(),
             until: 20_000,
-        });
+        };
+        record.retired.push(Kept::new(retired));
         record.deadline = 90_000;
         let right = record.secret.clone();
         let wrong = Secret::random().hash("sessile:", "id");

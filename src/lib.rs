@@ -22,8 +22,11 @@ mod event;
 mod extract;
 mod factory;
 mod fingerprint;
+mod finite;
 mod flash;
 mod inbound;
+mod json;
+mod kept;
 mod key;
 mod layer;
 mod lifetime;
@@ -38,6 +41,7 @@ mod session;
 mod shared;
 mod state;
 pub mod store;
+mod tape;
 mod token;
 mod version;
 
@@ -45,7 +49,7 @@ pub use config::{
     Concurrency, ConfigError, CookieConfig, DurabilityConfig, Load, OnStoreError, SameSite,
     SessionConfig,
 };
-pub use error::{Gone, SessionError};
+pub use error::{Gone, JsonError, JsonErrorKind, SessionError};
 pub use event::{Event, Observer};
 pub use factory::{Config, StoreConfig};
 pub use fingerprint::{Fingerprint, Fingerprinting};

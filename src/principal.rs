@@ -67,12 +67,15 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`cycle_id`](Self::cycle_id).
+    /// - [`SessionError::TooLarge`]: the name is longer than `max_size`.
+    /// - Those of [`cycle_id`](Self::cycle_id).
     #[doc(alias("login", "log_in", "authenticate"))]
     pub async fn set_principal(&self, who: impl Into<String>) -> Result<(), SessionError> {
         self.may_rotate()?;
+        let who = who.into();
+        self.check_size("principal", who.len())?;
         self.change(Change::SetPrincipal {
-            who: who.into(),
+            who,
             rotation: self.rotation(),
         })
     }

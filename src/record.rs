@@ -9,81 +9,32 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::change::Circumstances;
-use crate::flash::Flash;
+use crate::error::JsonError;
+use crate::flash::{self, Flash};
+use crate::json::{Json, string_len};
+use crate::kept::Kept;
 use crate::lifetime::{Millis, after, duration_millis};
 use crate::store::Stored;
 use crate::token::SecretHash;
 use crate::version::{CommitId, Epoch, Version};
 
-/// The format of the record. A record of a higher one is left alone; fields that a later version adds without raising it
-/// are kept as they came.
+/// The format of the record. A record of a higher one is left alone.
+///
+/// A later version may add, without raising it, fields to the record, to a flash and to an entry of `retired`, levels of
+/// flashes, and entries of both lists that are something else altogether: all of it is kept byte for byte, until the
+/// entry itself goes. It must raise it to give any other field another type or meaning, since the record is then not read:
+/// `version`, `applied`, `epoch`, `secret` and `deadline` decide what is done twice and who may open the session, and
+/// the rest is too small to be read by halves. So it must for a field that has to go when the session changes hands:
+/// what is not known here stays through a login.
 const FORMAT: u32 = 1;
 
 /// How many writers' last commits a record remembers.
 pub(crate) const WRITERS: usize = 8;
-
-/// From this size on, simd-json is slower for no shape of value and a fifth faster for structs, with the copy that it needs
-/// (`cargo bench --bench json`).
-const SIMD_FROM: usize = 4096;
-
-/// How deep a value may be nested: serde_json's limit, so that both parsers refuse the same values.
-const MAX_DEPTH: usize = 128;
-
-/// Decodes one value of a session. The only place that chooses a JSON parser.
-fn decode_value<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
-    if json.len() >= SIMD_FROM {
-        let mut scratch = json.to_vec();
-        let mut buffers = simd_json::Buffers::with_max_depth(json.len(), MAX_DEPTH);
-        if let Ok(value) = simd_json::serde::from_slice_with_buffers(&mut scratch, &mut buffers) {
-            return Ok(value);
-        }
-        // serde_json knows a few types that simd-json does not, and its errors are the ones documented.
-    }
-    serde_json::from_slice(json)
-}
-
-/// One value of a session, as JSON.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Json(Bytes);
-
-impl Json {
-    pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
-        serde_json::to_vec(value).map(|json| Self(json.into()))
-    }
-
-    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        decode_value(&self.0)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// This list with one more item at its end. The items that are there stay as they are.
-    pub(crate) fn with_item(&self, item: &Self) -> Result<Self, serde_json::Error> {
-        let items: Vec<IgnoredAny> = self.decode()?;
-        let end = self.0.len() - 1;
-        let mut json = Vec::with_capacity(self.0.len() + item.0.len() + 1);
-        json.extend_from_slice(&self.0[..end]);
-        if !items.is_empty() {
-            json.push(b',');
-        }
-        json.extend_from_slice(&item.0);
-        json.push(b']');
-        Ok(Self(json.into()))
-    }
-}
-
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Json({} bytes)", self.0.len())
-    }
-}
 
 impl Serialize for SecretHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -99,7 +50,7 @@ impl<'de> Deserialize<'de> for SecretHash {
 }
 
 /// A secret that was replaced a moment ago, kept only to be recognised.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Retired {
     pub(crate) secret: SecretHash,
     pub(crate) until: Millis,
@@ -113,7 +64,7 @@ pub(crate) struct Record {
     pub(crate) applied: Vec<CommitId>,
     pub(crate) epoch: Epoch,
     pub(crate) secret: SecretHash,
-    pub(crate) retired: Vec<Retired>,
+    pub(crate) retired: Vec<Kept<Retired>>,
     pub(crate) created: Millis,
     /// When the absolute timeout began: at creation, or at the last login.
     pub(crate) started: Millis,
@@ -130,7 +81,7 @@ pub(crate) struct Record {
     pub(crate) former_principal: Option<String>,
     pub(crate) fingerprint: Option<String>,
     pub(crate) data: BTreeMap<String, Json>,
-    pub(crate) flash: Vec<Flash>,
+    pub(crate) flash: Vec<Kept<Flash>>,
     /// Fields of a later version of sessile, kept as they came.
     pub(crate) unknown: Vec<(String, Json)>,
 }
@@ -144,7 +95,7 @@ struct Head<'a> {
     epoch: Epoch,
     secret: &'a SecretHash,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    retired: &'a [Retired],
+    retired: &'a [Kept<Retired>],
     created: Millis,
     started: Millis,
     last_accessed: Millis,
@@ -162,7 +113,7 @@ struct Head<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     fingerprint: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    flash: &'a [Flash],
+    flash: &'a [Kept<Flash>],
 }
 
 /// Why a stored value is not a record that can be used.
@@ -171,7 +122,7 @@ pub(crate) enum Unreadable {
     #[error("it is of format {0}, and this version of sessile reads up to {FORMAT}")]
     Newer(u32),
     #[error("it is not a session record")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] JsonError),
     #[error("it does not begin with a version")]
     NoVersion,
 }
@@ -199,6 +150,15 @@ impl Record {
             flash: Vec::new(),
             unknown: Vec::new(),
         }
+    }
+
+    /// What `max_size` limits: the data, keys and values as they are written, and the flashes. What sessile itself keeps is
+    /// not counted, so that a session at its limit can still be signed in and out.
+    pub(crate) fn size(&self) -> usize {
+        let data = self.data.iter();
+        let data = data.map(|(key, value)| string_len(key) + value.len());
+        let flashes = self.flash.iter().map(Kept::len);
+        data.chain(flashes).sum()
     }
 
     pub(crate) fn encode(&self) -> Result<Bytes, serde_json::Error> {
@@ -251,14 +211,14 @@ impl Record {
                 // A newer format may have changed any field, so ask for nothing but its number.
                 return Err(match serde_json::from_slice::<FormatOnly>(bytes) {
                     Ok(FormatOnly { format }) if format > FORMAT => Unreadable::Newer(format),
-                    _ => Unreadable::Malformed(error),
+                    _ => Unreadable::Malformed(JsonError::reading(&error)),
                 });
             }
         };
         if wire.format > FORMAT {
             return Err(Unreadable::Newer(wire.format));
         }
-        let keep = |raw: &RawValue| Json(bytes.slice_ref(raw.get().as_bytes()));
+        let keep = |raw: &RawValue| Json::part_of(bytes, raw);
         let record = Self {
             data: wire
                 .data
@@ -275,7 +235,11 @@ impl Record {
             applied: wire.applied,
             epoch: wire.epoch,
             secret: wire.secret,
-            retired: wire.retired,
+            retired: wire
+                .retired
+                .into_iter()
+                .map(|raw| Kept::read(keep(raw), |json| json.decode().ok()))
+                .collect(),
             created: wire.created,
             started: wire.started,
             last_accessed: wire.last_accessed,
@@ -286,7 +250,11 @@ impl Record {
             principal: wire.principal,
             former_principal: wire.former_principal,
             fingerprint: wire.fingerprint,
-            flash: wire.flash,
+            flash: wire
+                .flash
+                .into_iter()
+                .map(|raw| Kept::read(keep(raw), flash::read))
+                .collect(),
         };
         let prefix = record.version.prefix();
         if stored.version() == prefix.as_bytes() {
@@ -315,7 +283,7 @@ fn write_entries<'a>(
         }
         serde_json::to_writer(&mut *json, key)?;
         json.push(b':');
-        json.extend_from_slice(&value.0);
+        json.extend_from_slice(value.as_bytes());
     }
     Ok(())
 }
@@ -332,7 +300,7 @@ struct Wire<'a> {
     applied: Vec<CommitId>,
     epoch: Epoch,
     secret: SecretHash,
-    retired: Vec<Retired>,
+    retired: Vec<&'a RawValue>,
     created: Millis,
     started: Millis,
     last_accessed: Millis,
@@ -344,7 +312,7 @@ struct Wire<'a> {
     former_principal: Option<String>,
     fingerprint: Option<String>,
     data: Entries<'a>,
-    flash: Vec<Flash>,
+    flash: Vec<&'a RawValue>,
     unknown: Vec<(String, &'a RawValue)>,
 }
 
@@ -532,7 +500,7 @@ pub(crate) mod tests {
         );
         let json = json.replace("}}", r#"}, "later":{"x": 1}}"#);
         let record = Record::decode(&stored(json.clone())).unwrap();
-        assert_eq!(record.data["a b\""].0, odd.as_bytes());
+        assert_eq!(record.data["a b\""].as_bytes(), odd.as_bytes());
         let again = text(&record);
         assert!(again.contains(odd), "{again}");
         assert!(again.ends_with(r#""z":null},"later":{"x": 1}}"#), "{again}");
@@ -619,30 +587,5 @@ pub(crate) mod tests {
         );
         let decoded = Record::decode(&stored(record.encode().unwrap())).unwrap();
         assert_eq!(decoded.applied, record.applied);
-    }
-
-    #[test]
-    fn small_and_large_values_decode_alike() {
-        for items in [1_u64, 10_000] {
-            let json = Json::encode(&(0..items).collect::<Vec<_>>()).unwrap();
-            assert_eq!(json.len() >= SIMD_FROM, items > 1);
-            assert_eq!(json.decode::<Vec<u64>>().unwrap().len() as u64, items);
-            // Only serde_json can leave values raw; a large value must not lose that.
-            assert_eq!(
-                json.decode::<Vec<Box<RawValue>>>().unwrap().len() as u64,
-                items
-            );
-            assert!(json.decode::<String>().is_err());
-        }
-    }
-
-    #[test]
-    fn an_item_is_added_to_a_list_and_to_nothing_else() {
-        let one = Json::encode(&1).unwrap();
-        let list = Json::encode::<[u8]>(&[]).unwrap();
-        let list = list.with_item(&one).unwrap().with_item(&one).unwrap();
-        assert_eq!(list.0, "[1,1]");
-        assert!(one.with_item(&one).is_err());
-        assert!(Json::encode("]").unwrap().with_item(&one).is_err());
     }
 }

@@ -10,14 +10,15 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::answer::{Answer, AnswerId};
-use crate::change::{Change, Rewrite, decode, encode};
+use crate::change::{Change, Rewrite, decode, encode, encode_item};
 use crate::commit::run::within;
 use crate::commit::{Occasion, settle};
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
 use crate::inbound::Visits;
+use crate::json::Json;
 use crate::key::SessionKey;
-use crate::record::{Json, Record};
+use crate::record::Record;
 use crate::shared::Shared;
 use crate::state::{Standing, State};
 use crate::store::Freshness;
@@ -122,8 +123,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Encode`]: it cannot be written as JSON.
-    /// - [`SessionError::TooLarge`]: it is larger than `max_size`, or the key longer than 1 KiB.
+    /// - [`SessionError::Encode`]: it cannot be written as JSON and read again; so for a float that is NaN or infinite,
+    ///   wherever in the value, and for more than 127 levels of lists, maps and structs.
+    /// - [`SessionError::TooLarge`]: it is larger than `max_size` and than what is there, or the key longer than 1 KiB.
     #[doc(alias("set", "put", "session_set"))]
     pub fn insert<T: Serialize>(
         &self,
@@ -131,7 +133,8 @@ impl Session {
         value: T,
     ) -> Result<(), SessionError> {
         let key = key.name();
-        let value = self.encode(key, &value)?;
+        let value = encode(key, &value)?;
+        self.check_value(key, &value)?;
         let there = self.shared.state().has_already(key, &value);
         if there {
             self.shared.state().note_read(key);
@@ -276,12 +279,14 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Encode`]: the item cannot be written as JSON.
+    /// - [`SessionError::Encode`]: the item cannot be written as JSON and read again, as for [`insert`](Self::insert);
+    ///   the list is one of the 127 levels.
     /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
     /// - [`SessionError::Decode`]: the value is no list; it is kept.
     #[doc(alias = "append")]
     pub fn push<T: Serialize>(&self, key: &str, value: T) -> Result<(), SessionError> {
-        let value = self.encode(key, &value)?;
+        let value = encode_item(key, &value)?;
+        self.check_size("value", value.len())?;
         self.change(Change::Push {
             key: key.to_owned(),
             value,
@@ -308,7 +313,7 @@ impl Session {
     /// # Errors
     ///
     /// - [`SessionError::Decode`]: the value is of another type; it is kept.
-    /// - [`SessionError::Encode`]: the result cannot be written as JSON.
+    /// - [`SessionError::Encode`]: the result cannot be written as JSON and read again, as for [`insert`](Self::insert).
     /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
     /// - [`SessionError::Conflict`]: clones of this session changed the value 100 times while the closure ran.
     #[doc(alias("modify", "upsert"))]
@@ -360,7 +365,7 @@ impl Session {
             let seen = self.shared.state().view.data.get(key).cloned();
             let (value, json) = apply(seen.as_ref())?;
             self.check_size("key", key.len())?;
-            self.check_size("value", json.len())?;
+            self.check_value(key, &json)?;
             let mut state = self.shared.state();
             if state.view.data.get(key) != seen.as_ref() {
                 continue;
@@ -516,11 +521,14 @@ impl Session {
         self.shared.state().fingerprint.clone()
     }
 
-    /// The value as JSON, if key and value are of a size that can be stored.
-    fn encode<T: Serialize>(&self, key: &str, value: &T) -> Result<Json, SessionError> {
-        let value = encode(key, value)?;
-        self.check_size("value", value.len())?;
-        Ok(value)
+    /// Whether there may be a value of this size under the key: one that is too large may become smaller.
+    fn check_value(&self, key: &str, value: &Json) -> Result<(), SessionError> {
+        let size = value.len();
+        let before = self.shared.state().view.data.get(key).map_or(0, Json::len);
+        match size <= before {
+            true => Ok(()),
+            false => self.check_size("value", size),
+        }
     }
 
     pub(crate) fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
@@ -528,11 +536,12 @@ impl Session {
             "key" => KEY_LONGEST,
             _ => self.shared.settings.config.max_size,
         };
-        if size > limit {
-            Err(SessionError::TooLarge { what, size, limit })
-        } else {
-            Ok(())
+        if size <= limit {
+            return Ok(());
         }
+        let error = SessionError::TooLarge { what, size, limit };
+        self.shared.report(&error);
+        Err(error)
     }
 
     pub(crate) fn change(&self, change: Change) -> Result<(), SessionError> {

@@ -76,7 +76,7 @@ impl Shared {
         self.settings.emit(event);
     }
 
-    /// Tells of a commit that failed.
+    /// Tells of a commit that failed, or of a call that was refused before.
     pub(crate) fn report(&self, error: &SessionError) {
         let handle = match &self.state().standing {
             Standing::Stored(base) => Some(base.token.handle),
@@ -86,6 +86,12 @@ impl Shared {
         match error {
             SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
             SessionError::Busy { .. } => self.emit(&Event::Busy { handle }),
+            SessionError::TooLarge { what, size, limit } => self.emit(&Event::TooLarge {
+                handle,
+                what,
+                size: *size,
+                limit: *limit,
+            }),
             SessionError::OutcomeUnknown => self.emit(&Event::OutcomeUnknown { handle }),
             SessionError::Store(error) => {
                 self.emit(&Event::StoreFailed {

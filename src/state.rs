@@ -14,8 +14,10 @@ use crate::config::Concurrency;
 use crate::error::SessionError;
 use crate::fingerprint::Fingerprint;
 use crate::flash::Flash;
+use crate::json::Json;
+use crate::kept::Kept;
 use crate::lifetime::Millis;
-use crate::record::{Json, Record};
+use crate::record::Record;
 use crate::store::Stored;
 use crate::token::Handle;
 
@@ -75,8 +77,8 @@ pub(crate) struct State {
     pub(crate) cookie_ends: Option<Millis>,
     /// Messages for this page only.
     pub(crate) flash_now: Vec<Flash>,
-    /// Messages that this request has taken out of the session.
-    pub(crate) flashes_taken: Vec<Flash>,
+    /// Messages that this request has shown: out of the session, and those for this page.
+    pub(crate) flashes_taken: Vec<Kept<Flash>>,
     pub(crate) fingerprint: Fingerprint,
     /// Time that the load and failed commits took of the request's budget.
     pub(crate) spent: Duration,
@@ -418,5 +420,81 @@ impl State {
     fn outdate_view(&mut self) {
         self.revision += 1;
         self.view_is = View::Stale;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::tests::{LOOKED_AT, json, now};
+    use crate::flash::Level;
+    use crate::record::tests::record;
+
+    fn insert(state: &mut State, key: String, value: usize) -> Change {
+        let value = json(value);
+        assert!(!state.has_already(&key, &value));
+        Change::Insert { key, value }
+    }
+
+    fn remove(state: &mut State, key: String) -> Change {
+        assert!(state.view.data.contains_key(&key) || !state.is_pending(&key));
+        Change::Remove { key }
+    }
+
+    /// What a call looks at before it makes its change.
+    type Call = fn(&mut State, usize) -> Change;
+
+    const CALLS: [(&str, Call); 8] = [
+        ("insert of different keys", |state, n| {
+            insert(state, n.to_string(), n)
+        }),
+        ("insert of one key", |state, n| insert(state, "k".into(), n)),
+        ("remove", |state, n| remove(state, n.to_string())),
+        ("push", |_, n| Change::Push {
+            key: "k".into(),
+            value: json(n),
+        }),
+        ("increment", |_, _| Change::Increment {
+            key: "k".into(),
+            by: 1,
+            answer: None,
+        }),
+        ("flash", |_, n| {
+            Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
+        }),
+        ("set_persistent", |state, n| {
+            state.has_lifetimes(|record| record.persistent);
+            Change::Lifetimes(crate::change::Lifetimes {
+                persistent: Some(n % 2 == 0),
+                ..Default::default()
+            })
+        }),
+        ("principal", |state, _| {
+            state.is_nobodys();
+            insert(state, "k".into(), 1)
+        }),
+    ];
+
+    #[test]
+    fn the_work_for_calls_and_their_commit_grows_with_their_number_and_not_its_square() {
+        const CALLED: usize = 8_000;
+        for (name, call) in CALLS {
+            let mut state = State::new(Standing::New, Fingerprint::Off, &now());
+            LOOKED_AT.set(0);
+            for number in 0..CALLED {
+                let change = call(&mut state, number);
+                state.change(change, &now()).unwrap();
+            }
+            let mut log = ChangeLog::default();
+            log.append(&state.log);
+            log.put_back(ChangeLog::default());
+            assert!(log.new_secret().is_none() && !log.gives() && !log.touches_principal());
+            assert!(log.keys().count() <= log.len() && log.without_data().len() <= log.len());
+            log.drop_rotations();
+            log.apply(&mut record(), &now()).unwrap();
+            assert!(log.replay_what_applies(&mut record(), &now()));
+            let looked_at = LOOKED_AT.get();
+            assert!(looked_at <= 8 * CALLED, "{name}: {looked_at}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::run::{Base, Ended, Member, Work};
 use crate::change::Circumstances;
-use crate::error::{Gone, SessionError};
+use crate::error::{Gone, JsonError, JsonErrorKind, SessionError};
 use crate::lifetime::ttl;
 use crate::record::Record;
 use crate::store::Durability;
@@ -46,12 +46,16 @@ pub(super) fn seal(base: Option<&Base>, members: &mut Vec<Member>, id: CommitId)
         token,
         id,
     };
-    let (mut sent, mut fates) = seal.together(members, false);
     let limit = members.first()?.work.terms.settings.config.max_size;
-    if matches!(&sent, Some(Ok(sent)) if sent.value.len() > limit) {
-        // Somebody's changes are too many. One by one it shows whose, and what the others do without them.
-        (sent, fates) = seal.together(members, true);
+    // One by one it shows whose changes are too many, and what the others do without them.
+    let one_by_one = members.len() == 1 || seal.start.size() > limit;
+    let (mut record, mut fates) = seal.all(members, one_by_one);
+    if !one_by_one && record.size() > limit {
+        (record, fates) = seal.all(members, true);
     }
+    let mut done = members.iter().zip(&fates).filter(|(_, fate)| fate.is_ok());
+    let first = done.next();
+    let sent = first.map(|(member, _)| seal.finish(record, &member.work));
     let mut kept = Vec::with_capacity(members.len());
     for (member, fate) in members.drain(..).zip(fates) {
         match fate {
@@ -100,18 +104,6 @@ enum Failure {
 
 impl Seal<'_> {
     /// The changes of all members that can be done, and which these are.
-    fn together(
-        &self,
-        members: &[Member],
-        each_must_fit: bool,
-    ) -> (Option<Result<Sent, SessionError>>, Vec<Fate>) {
-        let (record, fates) = self.all(members, each_must_fit);
-        let mut kept = members.iter().zip(&fates).filter(|(_, fate)| fate.is_ok());
-        let first = kept.next();
-        let sent = first.map(|(member, _)| self.finish(record, &member.work));
-        (sent, fates)
-    }
-
     fn all(&self, members: &[Member], each_must_fit: bool) -> (Record, Vec<Fate>) {
         let mut record = self.start.clone();
         let mut untouched = true;
@@ -120,12 +112,13 @@ impl Seal<'_> {
             let own = untouched && self.is_own(work);
             // A log of one change does all of it or nothing.
             let undo = (work.log.len() > 1 || each_must_fit).then(|| record.clone());
+            let before = match each_must_fit {
+                true => record.size(),
+                false => usize::MAX,
+            };
             let applied = catch_unwind(AssertUnwindSafe(|| {
                 apply(work, own, &mut record)?;
-                if each_must_fit {
-                    self.check_size(&record, work)?;
-                }
-                Ok(())
+                check_size(&record, before, work)
             }));
             let fate = match applied {
                 Ok(applied) => applied.map_err(Failure::Error),
@@ -182,10 +175,10 @@ impl Seal<'_> {
             .idle_timeout
             .unwrap_or(terms.settings.config.idle_timeout);
         let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
-        let value = record.encode().map_err(|source| SessionError::Encode {
+        let value = record.encode().map_err(|_| SessionError::Encode {
             key: String::new(),
             type_name: "the session record",
-            source: Arc::new(source),
+            source: JsonError::in_value(JsonErrorKind::Unwritable),
         })?;
         Ok(Sent {
             token,
@@ -195,18 +188,23 @@ impl Seal<'_> {
             record: Arc::new(record),
         })
     }
+}
 
-    fn check_size(&self, record: &Record, work: &Work) -> Result<(), SessionError> {
-        let size = self.finish(record.clone(), work)?.value.len();
-        let limit = work.terms.settings.config.max_size;
-        match size <= limit {
-            true => Ok(()),
-            false => Err(SessionError::TooLarge {
-                what: "session",
-                size,
-                limit,
-            }),
-        }
+/// What is no larger than before fits in any case, so that a session above a limit that was lowered can be made smaller,
+/// signed out and rotated.
+fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), SessionError> {
+    let limit = work.terms.settings.config.max_size.max(before);
+    if limit == usize::MAX {
+        return Ok(());
+    }
+    let size = record.size();
+    match size <= limit {
+        true => Ok(()),
+        false => Err(SessionError::TooLarge {
+            what: "session",
+            size,
+            limit: work.terms.settings.config.max_size,
+        }),
     }
 }
 

@@ -106,6 +106,7 @@ proptest! {
 
 struct Tampered {
     ground: Ground,
+    layer: SessionLayer,
     app: axum::Router,
     events: Arc<Mutex<Vec<String>>>,
     browser: Browser,
@@ -120,7 +121,8 @@ impl Tampered {
         let events = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&events);
         let observe = move |event: &Event| seen.lock().unwrap().push(format!("{event:?}"));
-        let app = app(SessionLayer::new(store).with_observer(observe));
+        let layer = SessionLayer::new(store).with_observer(observe);
+        let app = app(layer.clone());
         let mut browser = Browser::default();
         browser.get(&app, "/set?k=name&v=mia").await.ok();
         let pattern = format!("{prefix}*");
@@ -131,6 +133,7 @@ impl Tampered {
         let [key] = keys.try_into().unwrap();
         Self {
             ground,
+            layer,
             app,
             events,
             browser,
@@ -280,6 +283,55 @@ async fn fields_of_a_later_version_survive_a_write() {
         "{}",
         tampered.value()
     );
+}
+
+#[tokio::test]
+async fn messages_of_a_later_version_are_shown_as_far_as_they_are_understood_and_kept() {
+    let tampered = Tampered::new().await;
+    let urgent = r#"{"level":"urgent","text":"now","button":{"n": 1.0}}"#;
+    let bare = r#"{"text":"bare"}"#;
+    let odd = r#"{"level":{"of": 2},"text":"odd"}"#;
+    let unreadable = r#"["a message of", {"another":"kind"}]"#;
+    let flashes = format!("\"flash\":[{urgent},{bare},{odd},{unreadable}],\"data\":");
+    let retired = r#"{"secret":"of another kind","until":9999999999999}"#;
+    let retired = format!("\"retired\":[{retired}],\"created\":");
+    let value = tampered.value().replacen("\"data\":", &flashes, 1);
+    tampered.set(&value.replacen("\"created\":", &retired, 1));
+
+    let browser = &tampered.browser;
+    assert_eq!(browser.peek(&tampered.app, "/read").await.ok(), "name");
+    assert!(!tampered.has_told("UnreadableRecord"));
+    browser.peek(&tampered.app, "/incr?k=n").await.ok();
+    let value = tampered.value();
+    assert!(value.contains(&flashes[..flashes.len() - 8]), "{value}");
+    assert!(value.contains(&retired[..retired.len() - 10]), "{value}");
+
+    let routes = axum::Router::new().route(
+        "/keep",
+        axum::routing::get(|session: sessile::Session| async move {
+            let taken = session.take_flashes().await.unwrap();
+            let shown = taken.iter().map(|it| format!("{} {}", it.level, it.text));
+            let shown = shown.collect::<Vec<_>>().join(",");
+            assert!(session.peek_flashes().is_empty());
+            session.keep_flashes().unwrap();
+            shown
+        }),
+    );
+    let app = routes.layer(tampered.layer.clone());
+    let shown = browser.peek(&app, "/keep").await.ok();
+    assert_eq!(shown, "info now,info bare,info odd");
+    let value = tampered.value();
+    let kept = format!("\"flash\":[{unreadable},{urgent},{bare},{odd}]");
+    assert!(value.contains(&kept), "{value}");
+
+    let shown = browser.peek(&tampered.app, "/flashes").await.ok();
+    assert_eq!(shown, "now,bare,odd");
+    for number in 0..64 {
+        let add = format!("/flash?text={number}");
+        browser.peek(&tampered.app, &add).await.ok();
+        let waits = tampered.value().contains(unreadable);
+        assert_eq!(waits, number < 63, "the oldest of 64 goes");
+    }
 }
 
 #[tokio::test]

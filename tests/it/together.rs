@@ -133,7 +133,7 @@ async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
 #[tokio::test(start_paused = true)]
 async fn what_makes_the_session_too_large_fails_its_own_request_only() {
     let mut config = SessionConfig::default();
-    config.max_size = 2048;
+    config.max_size = 1500;
     let queue = Queue::with(config).await;
     let value = "x".repeat(900);
     let [a, b, c] = ["a", "b", "c"].map(|key| format!("/set?k={key}&v={value}"));
@@ -141,6 +141,29 @@ async fn what_makes_the_session_too_large_fails_its_own_request_only() {
     assert_eq!(statuses, [200, 200, 500, 500, 200]);
     assert_eq!(queue.see("/read").await, "a,first,n,name,stock");
     assert_eq!(queue.see("/number?k=n").await, "2");
+}
+
+#[tokio::test]
+async fn above_a_limit_that_was_lowered_who_makes_the_session_smaller_fits() {
+    let mut config = SessionConfig::default();
+    config.max_size = 1024;
+    let queue = Queue::with(config).await;
+    let unlimited = app(SessionLayer::new(queue.store.clone()));
+    let large = "x".repeat(2000);
+    let fill = format!("/set?k=fill&v={large}");
+    // The first counter keeps its one digit.
+    for path in ["/incr?k=first", &fill] {
+        queue.visit.browser.peek(&unlimited, path).await.ok();
+    }
+    let statuses = queue
+        .at_once(&[
+            "/remove?k=name",
+            "/set?k=a&v=grows-by-more-than-was-removed",
+            "/set?k=fill&v=small",
+            "/set?k=b&v=fits-again",
+        ])
+        .await;
+    assert_eq!(statuses, [200, 500, 200, 200]);
 }
 
 /// Only if all of them were made on the very record that they are done to could one be taken for all.
@@ -202,7 +225,7 @@ async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
     let statuses = queue.at_once(&[&much[..much.len() - 2000], "/buy"]).await;
     assert_eq!(statuses, [200, 409]);
     let mut config = SessionConfig::default();
-    config.max_size = 2048;
+    config.max_size = 1500;
     let queue = Queue::with(config).await;
     let value = "x".repeat(900);
     let (fill, much) = (

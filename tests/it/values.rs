@@ -1,9 +1,10 @@
 //! The calls on a session, within one request and from one to the next.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sessile::{Key, MemoryStore, SessionConfig, SessionError, SessionLayer};
+use sessile::{Event, JsonErrorKind, Key, MemoryStore, SessionConfig, SessionError, SessionLayer};
 
 use crate::support::app::app;
 use crate::support::{Browser, Visit};
@@ -352,6 +353,269 @@ async fn the_facts_of_a_session_are_right() {
                 format!("{session:?}"),
                 format!("Session {{ handle: Some(Handle({handle})), .. }}")
             );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_float_that_json_cannot_hold_is_refused_by_every_call() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("price", 1.5).unwrap() })
+        .await;
+    visit
+        .request(|session| async move {
+            for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                for error in [
+                    session.insert("price", float).unwrap_err(),
+                    session.insert("price", Some(vec![float])).unwrap_err(),
+                    session.push("list", (1, float)).unwrap_err(),
+                    session
+                        .update("price", move |price: &mut f64| *price = float)
+                        .unwrap_err(),
+                    session
+                        .try_update("price", move |_: Option<f64>| Some(float))
+                        .unwrap_err(),
+                ] {
+                    assert!(matches!(error, SessionError::Encode { .. }), "{error:?}");
+                }
+            }
+            assert!(!session.is_modified());
+            session.insert("none", None::<f64>).unwrap();
+            session.insert("unit", ()).unwrap();
+            assert_eq!(session.get("none").unwrap(), Some(None::<f64>));
+            assert_eq!(session.get::<f64>("price").unwrap(), Some(1.5));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_would_be_too_deep_to_be_read_again_is_refused_and_what_is_there_stays() {
+    fn nested(levels: usize) -> serde_json::Value {
+        (1..levels).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]))
+    }
+
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move {
+            session.insert("deepest", nested(127)).unwrap();
+            session.push("list", nested(126)).unwrap();
+            for error in [
+                session.insert("deepest", nested(128)).unwrap_err(),
+                session.push("list", nested(127)).unwrap_err(),
+                session
+                    .update("deepest", |value: &mut serde_json::Value| {
+                        *value = serde_json::json!([value.take()]);
+                    })
+                    .unwrap_err(),
+            ] {
+                let source = std::error::Error::source(&error).unwrap().to_string();
+                assert!(matches!(error, SessionError::Encode { .. }), "{error:?}");
+                assert!(source.contains("127 levels"), "{source}");
+            }
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            let deepest = session.get::<serde_json::Value>("deepest").unwrap();
+            assert_eq!(deepest, Some(nested(127)));
+            let list = session.get::<Vec<serde_json::Value>>("list").unwrap();
+            assert_eq!(list, Some(vec![nested(126)]));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_ended() {
+    let store = MemoryStore::new();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&events);
+    let mut visit = Visit::with(SessionLayer::new(store.clone()));
+    visit
+        .request(|session| async move {
+            session.insert("large", vec!["x".repeat(1000); 3]).unwrap();
+            session.flash_info("hello").unwrap();
+        })
+        .await;
+    let mut config = SessionConfig::default();
+    config.max_size = 1024;
+    visit.layer = SessionLayer::with_config(store, config)
+        .unwrap()
+        .with_observer(move |event: &Event| {
+            if let Event::TooLarge { handle, what, .. } = event {
+                seen.lock().unwrap().push((handle.is_some(), *what));
+            }
+        });
+    let told = |expected: &[(bool, &'static str)]| {
+        assert_eq!(std::mem::take(&mut *events.lock().unwrap()), expected);
+    };
+
+    visit
+        .request(|session| async move {
+            session.set_principal("m".repeat(500)).await.unwrap();
+            session.set_persistent(true).unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move { session.cycle_id().unwrap() })
+        .await;
+    visit
+        .request(|session| async move {
+            session.set_idle_timeout(Duration::from_secs(3600)).unwrap();
+            session.clear_principal().unwrap();
+            assert_eq!(session.take_flashes().await.unwrap().len(), 1);
+        })
+        .await;
+    told(&[]);
+
+    let grown = visit
+        .page(|session| async move { session.insert("more", 1).unwrap() })
+        .await;
+    assert_eq!(grown.status, 500);
+    told(&[(true, "session")]);
+    visit
+        .request(|session| async move {
+            assert!(session.insert("more", "x".repeat(1025)).is_err());
+            assert!(session.insert("k".repeat(1025).as_str(), 1).is_err());
+            assert!(session.flash_info("x".repeat(1025)).is_err());
+            assert!(session.set_principal("x".repeat(1025)).await.is_err());
+        })
+        .await;
+    told(&[
+        (true, "value"),
+        (true, "key"),
+        (true, "value"),
+        (true, "principal"),
+    ]);
+
+    // Smaller, and still above the limit; then by a closure; then by removing.
+    visit
+        .request(|session| async move {
+            session.insert("large", vec!["x".repeat(900); 3]).unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            let shorten = |list: &mut Vec<String>| drop(list.pop());
+            session.update("large", shorten).unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            assert_eq!(
+                session.get::<Vec<String>>("large").unwrap().unwrap().len(),
+                2
+            );
+            session.discard("large");
+            session.insert("more", 1).unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move { session.destroy() })
+        .await;
+    told(&[]);
+}
+
+#[tokio::test]
+async fn only_data_and_messages_count_towards_the_limit() {
+    let mut config = SessionConfig::default();
+    config.max_size = 1024;
+    let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+    // Keys and values with their quotes, and a message as it is stored.
+    let others = r#""key""n"7"""#.len() + r#"{"level":"info","text":"hello"}"#.len();
+    for (letters, status) in [(1024 - others, 200), (1025 - others, 500)] {
+        let page = Visit::with(layer.clone())
+            .page(move |session| async move {
+                session.insert("key", "x".repeat(letters)).unwrap();
+                session.insert("n", 7).unwrap();
+                session.flash_info("hello").unwrap();
+            })
+            .await;
+        assert_eq!(page.status, status);
+    }
+}
+
+/// A type whose messages quote what they have found, as many do.
+#[derive(Debug)]
+struct Quoting;
+
+impl<'de> serde::Deserialize<'de> for Quoting {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let found = String::deserialize(deserializer)?;
+        Err(serde::de::Error::custom(format!("{found} is not for me")))
+    }
+}
+
+impl serde::Serialize for Quoting {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("s3cr3t cannot be written"))
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it is never read")]
+struct Strict {
+    name: String,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[allow(dead_code, reason = "it is never read")]
+enum Choice {
+    One,
+}
+
+#[tokio::test]
+async fn errors_show_nothing_of_a_value() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move {
+            let padding = " ".repeat(8 * 1024);
+            session.insert("small", "s3cr3t").unwrap();
+            session.insert("large", format!("s3cr3t{padding}")).unwrap();
+            session
+                .insert("fields", BTreeMap::from([("s3cr3t", 1)]))
+                .unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            let mut errors = Vec::new();
+            for key in ["small", "large"] {
+                errors.extend([
+                    session.get::<u64>(key).unwrap_err(),
+                    session.get::<Quoting>(key).unwrap_err(),
+                    session.get::<Choice>(key).unwrap_err(),
+                    session.remove::<Vec<u8>>(key).unwrap_err(),
+                    session.take::<u64>(key).await.unwrap_err(),
+                    session.push(key, 1).unwrap_err(),
+                    session.increment(key, 1).unwrap_err(),
+                    session.increment_now(key, 1).await.unwrap_err(),
+                    session.update(key, |_: &mut u64| ()).unwrap_err(),
+                    session
+                        .try_update(key, |_: Option<u64>| Some(1))
+                        .unwrap_err(),
+                ]);
+            }
+            errors.push(session.get::<Strict>("fields").unwrap_err());
+            errors.push(session.get::<Choice>("fields").unwrap_err());
+            errors.push(session.insert("own", Quoting).unwrap_err());
+            errors.push(session.push("own", Quoting).unwrap_err());
+            for error in &errors {
+                let mut texts = format!("{error}\n{error:?}\n{error:#?}");
+                let mut source = std::error::Error::source(error);
+                while let Some(cause) = source {
+                    texts += &format!("\n{cause}\n{cause:?}");
+                    source = cause.source();
+                }
+                assert!(!texts.contains("s3cr3t"), "{texts}");
+            }
+            let SessionError::Decode { source, .. } = &errors[0] else {
+                panic!("{:?}", errors[0]);
+            };
+            assert_eq!(source.kind, JsonErrorKind::Mismatch);
+            assert_eq!((source.line, source.column), (1, 8));
+            session.discard_changes();
         })
         .await;
 }

@@ -1,0 +1,492 @@
+//! Decoding by simd-json, with the results of serde_json.
+//!
+//! simd-json finds the structure; what serde is told of it is told here, since simd-json's own deserializer takes an `f32`
+//! from an `f64`, which rounds twice, reads `-0` as `0`, and accepts lists that are longer than their type. Whatever could
+//! come out differently is left to serde_json.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use serde::de::value::BorrowedStrDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+use serde::forward_to_deserialize_any;
+use simd_json::{Buffers, Node, StaticNode};
+
+/// The value, or `None` if serde_json must say what it is.
+pub(crate) fn decode<T: DeserializeOwned>(json: &[u8], max_depth: usize) -> Option<T> {
+    let mut scratch = json.to_vec();
+    let mut buffers = Buffers::with_max_depth(json.len(), max_depth);
+    let tape = simd_json::Deserializer::from_slice_with_buffers(&mut scratch, &mut buffers)
+        .ok()?
+        .into_tape();
+    let mut nodes = Nodes { rest: &tape.0 };
+    let value = T::deserialize(&mut nodes).ok()?;
+    nodes.rest.is_empty().then_some(value)
+}
+
+/// The name by which serde_json asks its own deserializer for raw JSON.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
+/// Whether the application has switched on serde_json's `arbitrary_precision`, which keeps the digits of a number whose type
+/// is not known. They are not on the tape.
+static KEEPS_DIGITS: LazyLock<bool> = LazyLock::new(|| {
+    let number: Result<serde_json::Number, _> = serde_json::from_str("1.00");
+    number.is_ok_and(|number| number.to_string() == "1.00")
+});
+
+/// Left to serde_json, also for its words.
+#[derive(Debug)]
+struct Unclear;
+
+impl fmt::Display for Unclear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("left to serde_json")
+    }
+}
+
+impl std::error::Error for Unclear {}
+
+impl de::Error for Unclear {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+/// What is left to read of a value.
+struct Nodes<'a, 'de> {
+    rest: &'a [Node<'de>],
+}
+
+impl<'a, 'de> Nodes<'a, 'de> {
+    fn next(&mut self) -> Result<Node<'de>, Unclear> {
+        let (first, rest) = self.rest.split_first().ok_or(Unclear)?;
+        self.rest = rest;
+        Ok(*first)
+    }
+
+    fn string(&mut self) -> Result<&'de str, Unclear> {
+        match self.next()? {
+            Node::String(text) => Ok(text),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Static(number) => visit_number(number, visitor),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn seq<V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, Unclear> {
+        let mut items = Items { nodes: self, left };
+        let value = visitor.visit_seq(&mut items)?;
+        items.end(value)
+    }
+
+    fn map<V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, Unclear> {
+        let mut items = Items { nodes: self, left };
+        let value = visitor.visit_map(&mut items)?;
+        items.end(value)
+    }
+
+    fn skip(&mut self) -> Result<(), Unclear> {
+        if let Node::Array { count, .. } | Node::Object { count, .. } = self.next()? {
+            self.rest = self.rest.get(count..).ok_or(Unclear)?;
+        }
+        Ok(())
+    }
+}
+
+fn visit_number<'de, V: Visitor<'de>>(number: StaticNode, visitor: V) -> Result<V::Value, Unclear> {
+    match number {
+        // Only digits with a minus before them are on the tape as signed.
+        StaticNode::I64(0) => visitor.visit_f64(-0.0),
+        StaticNode::I64(number) => visitor.visit_i64(number),
+        StaticNode::U64(number) => visitor.visit_u64(number),
+        #[allow(
+            clippy::useless_conversion,
+            reason = "with simd-json's `ordered-float` it is another type"
+        )]
+        StaticNode::F64(number) => visitor.visit_f64(number.into()),
+        // Not a number, or of a feature of simd-json that the application has switched on.
+        _ => Err(Unclear),
+    }
+}
+
+/// The `f32` next to what was written, if the `f64` next to it tells.
+///
+/// It does unless it lies half-way between two `f32`: then what was written may have been on either side.
+fn single(number: f64) -> Option<f32> {
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is the point")]
+    let nearest = number as f32;
+    let there = f64::from(nearest);
+    let neighbour = f64::from(match there < number {
+        true => nearest.next_up(),
+        false => nearest.next_down(),
+    });
+    let tells = there == number || (there - number).abs() < (neighbour - number).abs();
+    (nearest.is_finite() && neighbour.is_finite() && tells).then_some(nearest)
+}
+
+macro_rules! numbers {
+    ($($method:ident)*) => {
+        $(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+                self.number(visitor)
+            }
+        )*
+    };
+}
+
+macro_rules! strings {
+    ($($method:ident)*) => {
+        $(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+                visitor.visit_borrowed_str(self.string()?)
+            }
+        )*
+    };
+}
+
+impl<'de> Deserializer<'de> for &mut Nodes<'_, 'de> {
+    type Error = Unclear;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::String(text) => visitor.visit_borrowed_str(text),
+            Node::Static(StaticNode::Null) => visitor.visit_unit(),
+            Node::Static(StaticNode::Bool(value)) => visitor.visit_bool(value),
+            Node::Static(_) if *KEEPS_DIGITS => Err(Unclear),
+            Node::Static(number) => visit_number(number, visitor),
+            Node::Array { len, .. } => self.seq(len, visitor),
+            Node::Object { len, .. } => self.map(len, visitor),
+        }
+    }
+
+    numbers!(
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_f64
+    );
+
+    strings!(deserialize_char deserialize_str deserialize_string deserialize_identifier);
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Static(StaticNode::F64(number)) => {
+                #[allow(
+                    clippy::useless_conversion,
+                    reason = "with simd-json's `ordered-float` it is another type"
+                )]
+                let number = single(number.into()).ok_or(Unclear)?;
+                visitor.visit_f64(f64::from(number))
+            }
+            Node::Static(number) => visit_number(number, visitor),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Static(StaticNode::I64(number)) => visitor.visit_i128(number.into()),
+            Node::Static(StaticNode::U64(number)) => visitor.visit_i128(number.into()),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Static(StaticNode::U64(number)) => visitor.visit_u128(number.into()),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Static(StaticNode::Bool(value)) => visitor.visit_bool(value),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::String(text) => visitor.visit_borrowed_bytes(text.as_bytes()),
+            Node::Array { len, .. } => self.seq(len, visitor),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        self.deserialize_bytes(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        if let Some(Node::Static(StaticNode::Null)) = self.rest.first() {
+            self.next()?;
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
+        }
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Static(StaticNode::Null) => visitor.visit_unit(),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        match name {
+            RAW_VALUE => Err(Unclear),
+            _ => visitor.visit_newtype_struct(self),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Array { len, .. } => self.seq(len, visitor),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Unclear> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Object { len, .. } => self.map(len, visitor),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::Array { len, .. } => self.seq(len, visitor),
+            Node::Object { len, .. } => self.map(len, visitor),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        match self.next()? {
+            Node::String(variant) => visitor.visit_enum(BorrowedStrDeserializer::new(variant)),
+            Node::Object { len: 1, .. } => visitor.visit_enum(Variant(self)),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        self.skip()?;
+        visitor.visit_unit()
+    }
+}
+
+/// The items of a list, or the entries of an object.
+struct Items<'n, 'a, 'de> {
+    nodes: &'n mut Nodes<'a, 'de>,
+    left: usize,
+}
+
+impl Items<'_, '_, '_> {
+    fn end<T>(self, value: T) -> Result<T, Unclear> {
+        match self.left {
+            0 => Ok(value),
+            _ => Err(Unclear),
+        }
+    }
+}
+
+impl<'de> SeqAccess<'de> for Items<'_, '_, 'de> {
+    type Error = Unclear;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Unclear> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        seed.deserialize(&mut *self.nodes).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de> MapAccess<'de> for Items<'_, '_, 'de> {
+    type Error = Unclear;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Unclear> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let key = self.nodes.string()?;
+        seed.deserialize(Key(key)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unclear> {
+        seed.deserialize(&mut *self.nodes)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+/// A variant with content.
+struct Variant<'n, 'a, 'de>(&'n mut Nodes<'a, 'de>);
+
+impl<'de> EnumAccess<'de> for Variant<'_, '_, 'de> {
+    type Error = Unclear;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Unclear> {
+        let variant = seed.deserialize(&mut *self.0)?;
+        Ok((variant, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'_, '_, 'de> {
+    type Error = Unclear;
+
+    fn unit_variant(self) -> Result<(), Unclear> {
+        de::Deserialize::deserialize(self.0)
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Unclear> {
+        seed.deserialize(self.0)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Unclear> {
+        self.0.deserialize_seq(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        self.0.deserialize_struct("", fields, visitor)
+    }
+}
+
+/// The key of an entry; a number or a truth value in it is written as a string.
+struct Key<'de>(&'de str);
+
+macro_rules! numeric_keys {
+    ($($method:ident)*) => {
+        $(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+                // serde_json allows for space around a number, but not around one in a key.
+                if self.0.contains(|letter: char| letter.is_ascii_whitespace()) {
+                    return Err(Unclear);
+                }
+                let mut number = serde_json::Deserializer::from_str(self.0);
+                let value = number.$method(visitor).map_err(|_| Unclear)?;
+                number.end().map_err(|_| Unclear)?;
+                Ok(value)
+            }
+        )*
+    };
+}
+
+impl<'de> Deserializer<'de> for Key<'de> {
+    type Error = Unclear;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        visitor.visit_borrowed_str(self.0)
+    }
+
+    numeric_keys!(
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
+        deserialize_f32 deserialize_f64
+    );
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        match self.0 {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            _ => Err(Unclear),
+        }
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        visitor.visit_borrowed_bytes(self.0.as_bytes())
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        self.deserialize_bytes(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        match name {
+            RAW_VALUE => Err(Unclear),
+            _ => visitor.visit_newtype_struct(self),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unclear> {
+        visitor.visit_enum(BorrowedStrDeserializer::new(self.0))
+    }
+
+    forward_to_deserialize_any! {
+        char str string unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
