@@ -163,6 +163,31 @@ impl DurabilityConfig {
 
 /// The `SameSite` attribute of the cookie.
 ///
+/// What caches are told of a response whose handler asked for the session of somebody who is signed in: of one that has a
+/// principal when it is loaded or committed.
+///
+/// Without `no-store` a browser may show such a page after the logout, out of its history or its cache, to whoever presses
+/// the back button, and a shared cache may show it to others.
+///
+/// The cost: browsers keep a page with `no-store` out of their back/forward cache, or take it out at the next change of a
+/// cookie, so that going back loads it again. Where that matters more, give the response a `Cache-Control` of its own, such
+/// as `private, no-cache`: it stays as it is, unless it says `public` or `s-maxage`.
+///
+/// Sources: RFC 9111 §5.2.2.5; OWASP Session Management Cheat Sheet, "Web Content Caching".
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[doc(alias("back_button", "bfcache", "cache_limiter"))]
+pub enum SignedInCaching {
+    /// `Cache-Control: no-store`, unless the handler has set a `Cache-Control` without `public` and `s-maxage`. Fields that
+    /// let shared caches store it, such as `CDN-Cache-Control`, are removed. The default.
+    #[default]
+    NoStore,
+    /// What the handler says, and nothing besides. A response that sets the session cookie or takes it away is kept out of
+    /// shared caches all the same.
+    Unchanged,
+}
+
 /// It is no replacement for protection against cross-site request forgery.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +297,8 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {
+    /// What caches are told of responses that depend on who is signed in; `no_store` by default.
+    pub signed_in_caching: SignedInCaching,
             cookie: CookieConfig::default(),
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
@@ -290,6 +317,7 @@ impl Default for SessionConfig {
 
 impl SessionConfig {
     /// Says what cannot work.
+            signed_in_caching: SignedInCaching::default(),
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
         for (setting, value) in [

@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use cookie::time::{Duration as CookieDuration, OffsetDateTime};
 use cookie::{Cookie, Expiration};
-use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 
 use crate::config::{CookieConfig, SameSite};
+use crate::lifetime::LONGEST_COOKIE;
 use crate::token::Token;
-
-/// Browsers keep no cookie for longer (RFC 6265bis §5.6).
-const LONGEST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// What a request carries under the name of the session cookie.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +86,7 @@ pub(crate) fn write(
     }
     cookie = match kept {
         Some((_, None)) => cookie,
-        Some((_, Some(max_age))) => cookie.max_age(whole_seconds(max_age.min(LONGEST))),
+        Some((_, Some(max_age))) => cookie.max_age(whole_seconds(max_age.min(LONGEST_COOKIE))),
         None => cookie
             .max_age(CookieDuration::ZERO)
             .expires(Expiration::DateTime(OffsetDateTime::UNIX_EPOCH)),
@@ -104,20 +102,37 @@ fn whole_seconds(duration: Duration) -> CookieDuration {
     CookieDuration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
-/// Whether a `Set-Cookie` header is for the cookie of this name.
-pub(crate) fn is_named(header: &HeaderValue, name: &str) -> bool {
-    let bytes = header.as_bytes();
-    let end = bytes
+/// Removes every `Set-Cookie` for the cookie of this name; true if there was one.
+pub(crate) fn strip(headers: &mut HeaderMap, name: &str) -> bool {
+    let all = headers.get_all(SET_COOKIE);
+    if !all.iter().any(|cookie| is_named(cookie, name)) {
+        return false;
+    }
+    let others: Vec<HeaderValue> = all
         .iter()
-        .position(|byte| matches!(byte, b'=' | b';'))
-        .unwrap_or(bytes.len());
-    trim(&bytes[..end]) == name.as_bytes()
+        .filter(|cookie| !is_named(cookie, name))
+        .cloned()
+        .collect();
+    headers.remove(SET_COOKIE);
+    for cookie in others {
+        headers.append(SET_COOKIE, cookie);
+    }
+    true
+}
+
+/// Whether a `Set-Cookie` header is for the cookie of this name.
+fn is_named(header: &HeaderValue, name: &str) -> bool {
+    let pair = header.as_bytes().split(|byte| *byte == b';').next();
+    let pair = trim(pair.unwrap_or_default());
+    // The value of a cookie without a name is sent back without the `=` before it, and then looks like name and value.
+    let pair = pair.strip_prefix(b"=").unwrap_or(pair);
+    let found = pair.split(|byte| *byte == b'=').next();
+    trim(found.unwrap_or_default()) == name.as_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::header::SET_COOKIE;
 
     const NAME: &str = "__Host-id";
 
@@ -250,16 +265,32 @@ mod tests {
 
     #[test]
     fn only_our_own_set_cookie_is_ours() {
-        let mut headers = HeaderMap::new();
         for (value, ours) in [
-            ("__Host-id=x; Path=/", true),
-            (" __Host-id =x", true),
-            ("__Host-id", true),
-            ("__Host-idx=x", false),
-            ("theme=__Host-id=x", false),
+            (&b"__Host-id=x; Path=/"[..], true),
+            (b" __Host-id =x", true),
+            (b"\t__Host-id\t=", true),
+            (b"__Host-id", true),
+            (b"__Host-id=\xff\xfe; Path=/", true),
+            (b"=__Host-id=x", true),
+            (b" = __Host-id =x; Path=/", true),
+            (b"==__Host-id=x", false),
+            (b"__Host-idx=x", false),
+            (b"__host-id=x", false),
+            (b"\"__Host-id\"=x", false),
+            (b"__%48ost-id=x", false),
+            (b"theme=__Host-id=x", false),
+            (b"theme=dark; __Host-id=x", false),
         ] {
-            headers.insert(SET_COOKIE, HeaderValue::from_static(value));
-            assert_eq!(is_named(&headers[SET_COOKIE], NAME), ours, "{value}");
+            let value = HeaderValue::from_bytes(value).unwrap();
+            assert_eq!(is_named(&value, NAME), ours, "{value:?}");
         }
+        let mut headers = HeaderMap::new();
+        for value in ["theme=dark", "__Host-id=a", "lang=de", "__Host-id=b"] {
+            headers.append(SET_COOKIE, HeaderValue::from_static(value));
+        }
+        assert!(strip(&mut headers, NAME));
+        let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(left, ["theme=dark", "lang=de"]);
+        assert!(!strip(&mut headers, NAME));
     }
 }

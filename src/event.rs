@@ -114,8 +114,16 @@ pub enum Event {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
-    /// The response sets the session cookie and was marked as cacheable for everyone; it was made `no-store`.
+    /// The response sets the session cookie, or its handler asked for a signed-in session, and its headers let shared caches
+    /// store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. These were taken away.
     PublicResponse,
+    /// Something inside the layer has set a cookie of the session cookie's name. It was taken away: browsers would have lost
+    /// their session, and what has set it would have set the session of whoever it likes. Give that cookie another name, or
+    /// change the session through [`Session`](crate::Session).
+    ForeignSetCookie {
+        /// The name.
+        name: String,
+    },
 }
 
 impl Event {
@@ -140,6 +148,7 @@ impl Event {
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::ChangesLost { .. } => "changes_lost",
             Self::PublicResponse => "public_response",
+            Self::ForeignSetCookie { .. } => "foreign_set_cookie",
         }
     }
 }
@@ -220,7 +229,10 @@ pub(crate) fn trace(event: &Event) {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "changes made after the response were never saved; call `save().await`");
         }
         Event::PublicResponse => {
-            tracing::warn!(target: "sessile", "a response that sets the session cookie was cacheable for everyone; it is `no-store` now");
+            tracing::warn!(target: "sessile", "shared caches were allowed to store a response that sets the session cookie or depends on who is signed in; they are not any more: leave `public`, `s-maxage` and fields such as `CDN-Cache-Control` out of it");
+        }
+        Event::ForeignSetCookie { name } => {
+            tracing::warn!(target: "sessile", name, "a `Set-Cookie` of the session cookie's name was removed from the response: give that cookie another name, or change the session through `Session`");
         }
     }
 }

@@ -16,7 +16,7 @@ use tower_layer::Layer;
 
 use crate::Handle;
 use crate::commit::queue::Lines;
-use crate::config::{Concurrency, ConfigError, Load, OnStoreError, SessionConfig};
+use crate::config::{Concurrency, ConfigError, Load, OnStoreError, SessionConfig, SignedInCaching};
 use crate::error::SessionError;
 use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
@@ -175,6 +175,14 @@ impl SessionLayer {
         self
     }
 
+    /// Sets what caches are told of a response whose handler asked for the session of somebody who is signed in;
+    /// [`SignedInCaching::NoStore`] by default.
+    #[must_use]
+    pub fn with_signed_in_caching(mut self, caching: SignedInCaching) -> Self {
+        self.settings_mut().config.signed_in_caching = caching;
+        self
+    }
+
     /// Sets what happens when a session is used from another network; [`Fingerprinting::Soft`] by default.
     #[must_use]
     pub fn with_fingerprinting(mut self, mode: Fingerprinting) -> Self {
@@ -217,7 +225,8 @@ impl SessionLayer {
     }
 
     /// Builds the response for a session that could not be loaded or committed, and for a [`SessionError`] that a handler
-    /// returned; plain text without internals by default. Cookies that the handler set are kept.
+    /// returned; plain text without internals by default. Cookies that the handler set are kept, but for one of the session
+    /// cookie's name.
     #[must_use]
     pub fn with_on_error(
         mut self,

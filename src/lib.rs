@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 mod answer;
+mod cache_control;
 mod change;
 mod change_log;
 mod client_ip;
@@ -47,7 +48,7 @@ mod version;
 
 pub use config::{
     Concurrency, ConfigError, CookieConfig, DurabilityConfig, Load, OnStoreError, SameSite,
-    SessionConfig,
+    SessionConfig, SignedInCaching,
 };
 pub use error::{Gone, JsonError, JsonErrorKind, SessionError};
 pub use event::{Event, Observer};

@@ -36,6 +36,9 @@ pub(crate) fn after(now: Millis, wait: Duration) -> Millis {
 pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
 pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// Browsers keep no cookie for longer (RFC 6265bis §5.6).
+pub(crate) const LONGEST_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
 pub(crate) fn check_timeout(value: Duration) -> Result<(), SessionError> {
     match (SHORTEST..=LONGEST).contains(&value) {
         true => Ok(()),
@@ -70,6 +73,39 @@ pub(crate) fn renewal(
     } else {
         (left > allowed + worth).then_some(Renewal::Set(allowed))
     }
+}
+
+/// What the browser has of a session's cookie, before the response to a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BrowserCookie {
+    /// When it ends by itself; `None` if with the browser.
+    pub(crate) ends: Option<Millis>,
+    /// It has grown so old that the browser would drop it before the session ends.
+    pub(crate) is_old: bool,
+}
+
+impl BrowserCookie {
+    /// What the browser has that sends the token of this session.
+    pub(crate) fn of(record: &Record, now: Millis) -> Self {
+        let sent = record.cookie_sent.unwrap_or(record.started);
+        let dropped = after(sent, LONGEST_COOKIE);
+        Self {
+            ends: cookie_end(record),
+            is_old: record.persistent
+                && dropped < record.deadline
+                && now >= after(sent, LONGEST_COOKIE / 2),
+        }
+    }
+
+    /// Whether the response sends the cookie again, although the token stays as it is.
+    pub(crate) fn is_outdated_by(self, record: &Record) -> bool {
+        self.is_old || self.ends != cookie_end(record)
+    }
+}
+
+/// When the session's cookie is to end by itself.
+pub(crate) fn cookie_end(record: &Record) -> Option<Millis> {
+    record.persistent.then_some(record.deadline)
 }
 
 /// When the session was last seen, told by how much of its idle timeout is used up.
@@ -208,7 +244,9 @@ impl Session {
     }
 
     /// Says whether the cookie outlives the browser: "remember me". It then has a `Max-Age` of what is left of the absolute
-    /// timeout, 400 days at most (RFC 6265bis §5.6); the session itself lives as long as its timeouts say, so set these too.
+    /// timeout, 400 days at most (RFC 6265bis §5.6): if the session lives for longer, a response whose handler asked for it
+    /// sends the cookie again once it is 200 days old. The session itself lives as long as its timeouts say, so set these
+    /// too.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -299,6 +337,32 @@ mod tests {
         }
         let short = renewal(Some(secs(1) / 2), secs(1), FAR, 0);
         assert_eq!(short, Some(extend(secs(1))));
+    }
+
+    #[test]
+    fn a_cookie_is_old_at_half_of_its_life_if_it_ends_before_the_session() {
+        const DAY: Millis = 24 * 60 * MIN * 1000;
+        for (persistent, sent, deadline, now, is_old) in [
+            (true, None, 1000, 199, false),
+            (true, None, 1000, 200, true),
+            (true, None, 401, 200, true),
+            (true, None, 400, 399, false),
+            (false, None, 1000, 200, false),
+            (true, Some(200), 1000, 399, false),
+            (true, Some(200), 1000, 400, true),
+            (true, Some(600), 1000, 999, false),
+        ] {
+            let mut record = crate::record::tests::record();
+            record.started = 0;
+            record.persistent = persistent;
+            record.cookie_sent = sent.map(|day: Millis| day * DAY);
+            record.deadline = deadline * DAY;
+            let cookie = BrowserCookie::of(&record, now * DAY);
+            assert_eq!(cookie.is_old, is_old, "{sent:?} {deadline} {now}");
+            assert_eq!(cookie.is_outdated_by(&record), is_old);
+            record.deadline += 1;
+            assert_eq!(cookie.is_outdated_by(&record), is_old || persistent);
+        }
     }
 
     #[test]

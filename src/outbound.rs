@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, SET_COOKIE, VARY};
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
 
+use crate::cache_control::{Outcome, Private, keep_private};
 use crate::commit::{Occasion, settle};
-use crate::cookie::{Presented, is_named, write};
+use crate::config::SignedInCaching;
+use crate::cookie::{Presented, strip, write};
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::inbound::Visit;
 use crate::layer::Settings;
-use crate::lifetime::{Millis, to_millis};
+use crate::lifetime::{Millis, cookie_end, to_millis};
 use crate::state::{Standing, State};
 use crate::token::Token;
 
@@ -21,19 +23,24 @@ use crate::token::Token;
 /// committed is replaced: the handler's answer would claim what has not happened.
 pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
     let settings = &visit.settings;
-    let mut response = hooked(settings, response);
+    let mut response = hooked(settings, only_others_cookies(settings, response));
     if let Some(session) = visit.depart() {
         let shared = session.shared();
         let failed = is_failed(settings, &response);
         let committed = settle(shared, Occasion::Head { failed }).await;
         let lease = shared.state().lease.take();
         drop(lease);
-        let due = cookie_due(&visit.presented, &shared.state(), &committed);
+        let (due, signed_in) = {
+            let state = shared.state();
+            let accessed = visit.is_accessed();
+            let due = cookie_due(&visit.presented, &state, accessed, &committed);
+            (due, state.was_signed_in && accessed)
+        };
         if let Err(error) = committed {
             response = error_response(settings, &error, response.headers());
         }
         let now = to_millis(shared.core.store.now());
-        bake(settings, due, now, response.headers_mut());
+        bake(settings, due, now, signed_in, response.headers_mut());
     }
     if visit.is_accessed() {
         vary_by_cookie(response.headers_mut());
@@ -63,16 +70,26 @@ fn is_failed<R>(settings: &Settings, response: &Response<R>) -> bool {
     session_error || (server_error && !settings.config.commit_on_server_error)
 }
 
+/// The response without cookies of our name: whoever has set them was not us.
+fn only_others_cookies<R>(settings: &Settings, mut response: Response<R>) -> Response<R> {
+    let name = &settings.config.cookie.name;
+    if strip(response.headers_mut(), name) {
+        let name = name.clone();
+        settings.emit(&Event::ForeignSetCookie { name });
+    }
+    response
+}
+
+/// The response for an error, with the cookies that the replaced one was to set.
 fn error_response<R: From<Bytes>>(
     settings: &Settings,
     error: &SessionError,
     replaced: &HeaderMap,
 ) -> Response<R> {
-    let mut response = settings.error_response(error).map(R::from);
+    let response = settings.error_response(error).map(R::from);
+    let mut response = only_others_cookies(settings, response);
     for cookie in replaced.get_all(SET_COOKIE) {
-        if !is_named(cookie, &settings.config.cookie.name) {
-            response.headers_mut().append(SET_COOKIE, cookie.clone());
-        }
+        response.headers_mut().append(SET_COOKIE, cookie.clone());
     }
     response.extensions_mut().insert(error.clone());
     response
@@ -87,17 +104,27 @@ enum Due {
     Remove,
 }
 
-fn cookie_due(presented: &Presented, state: &State, committed: &Result<(), SessionError>) -> Due {
+/// A response whose handler did not ask for the session is left as it is, so that caches may keep it, although the cookie has
+/// grown old.
+fn cookie_due(
+    presented: &Presented,
+    state: &State,
+    accessed: bool,
+    committed: &Result<(), SessionError>,
+) -> Due {
     match &state.standing {
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
         _ if matches!(committed, Err(SessionError::Gone(_))) => Due::Nothing,
         Standing::Stored(base) => {
-            let ends = state.cookie_end();
+            let mut cookie = state.cookie;
+            cookie.is_old &= accessed;
             match presented {
-                Presented::Token(token) if *token == base.token && ends == state.cookie_ends => {
+                Presented::Token(token)
+                    if *token == base.token && !cookie.is_outdated_by(&base.record) =>
+                {
                     Due::Nothing
                 }
-                _ => Due::Keep(base.token.clone(), ends),
+                _ => Due::Keep(base.token.clone(), cookie_end(&base.record)),
             }
         }
         Standing::New if state.destroyed && *presented != Presented::Nothing => Due::Remove,
@@ -105,56 +132,43 @@ fn cookie_due(presented: &Presented, state: &State, committed: &Result<(), Sessi
     }
 }
 
-/// Adds our cookie, in place of any other of its name (RFC 6265bis §4.1.1: one of a name), and keeps the response out of
-/// shared caches.
-fn bake(settings: &Settings, due: Due, now: Millis, headers: &mut HeaderMap) {
+/// Adds our cookie, the only one of its name (RFC 6265bis §4.1.1), and keeps the response out of shared caches if it has
+/// that cookie or is for somebody who is signed in.
+fn bake(settings: &Settings, due: Due, now: Millis, signed_in: bool, headers: &mut HeaderMap) {
     let config = &settings.config.cookie;
+    let why = match (&due, settings.config.signed_in_caching) {
+        (Due::Keep(..) | Due::Remove, _) => Private::SetsCookie,
+        (Due::Nothing, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
+        (Due::Nothing, SignedInCaching::NoStore | SignedInCaching::Unchanged) => return,
+    };
     let cookie = match due {
-        Due::Nothing => return,
+        Due::Nothing => None,
         Due::Keep(token, ends) => {
             let max_age = ends.map(|ends| Duration::from_millis(ends.saturating_sub(now)));
             write(config, Some((&token, max_age)))
         }
         Due::Remove => write(config, None),
     };
-    let others: Vec<HeaderValue> = headers
-        .get_all(SET_COOKIE)
-        .iter()
-        .filter(|cookie| !is_named(cookie, &config.name))
-        .cloned()
-        .collect();
-    headers.remove(SET_COOKIE);
-    for cookie in others.into_iter().chain(cookie) {
+    if let Some(cookie) = cookie {
         headers.append(SET_COOKIE, cookie);
     }
-    let says = |word: &str| has_word(headers, CACHE_CONTROL, word);
-    if !says("no-store") && !says("private") {
-        if says("public") || says("s-maxage") {
-            settings.emit(&Event::PublicResponse);
-        }
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if keep_private(headers, why) == Outcome::WasPublic {
+        settings.emit(&Event::PublicResponse);
     }
 }
 
 fn vary_by_cookie(headers: &mut HeaderMap) {
-    if !has_word(headers, VARY, "cookie") && !has_word(headers, VARY, "*") {
+    if !varies_by(headers, "cookie") && !varies_by(headers, "*") {
         headers.append(VARY, HeaderValue::from_static("cookie"));
     }
 }
 
-/// Whether a comma-separated header lists a word, with or without a `=value`.
-fn has_word(headers: &HeaderMap, name: http::HeaderName, word: &str) -> bool {
+fn varies_by(headers: &HeaderMap, name: &str) -> bool {
     headers
-        .get_all(name)
+        .get_all(VARY)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .map(|item| {
-            item.split(|byte| *byte == b'=')
-                .next()
-                .unwrap_or_default()
-                .trim_ascii()
-        })
-        .any(|item| item.eq_ignore_ascii_case(word.as_bytes()))
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// Carries out a `destroy` whose handler was dropped, panicked, or failed without a response.
@@ -263,25 +277,26 @@ mod tests {
             };
             let mut state = State::new(standing, Fingerprint::Off, &fresh);
             state.destroyed = destroyed;
-            assert_eq!(cookie_due(&presented, &state, &committed), expected);
+            assert_eq!(cookie_due(&presented, &state, true, &committed), expected);
+            // An old cookie is replaced by one of the same token, if the handler asked for the session.
+            if expected == Due::Nothing
+                && matches!(state.standing, Standing::Stored(_))
+                && committed.is_ok()
+            {
+                state.cookie.is_old = true;
+                assert_eq!(
+                    cookie_due(&presented, &state, false, &committed),
+                    Due::Nothing
+                );
+                let due = cookie_due(&presented, &state, true, &committed);
+                assert_eq!(due, Due::Keep(old.clone(), None));
+            }
         }
     }
 
     #[test]
-    fn headers_are_read_word_by_word() {
+    fn what_a_response_varies_by_is_said_once() {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            CACHE_CONTROL,
-            HeaderValue::from_static("Public , max-age=600,s-maxage=5"),
-        );
-        for (word, there) in [
-            ("public", true),
-            ("s-maxage", true),
-            ("private", false),
-            ("max", false),
-        ] {
-            assert_eq!(has_word(&headers, CACHE_CONTROL, word), there, "{word}");
-        }
         headers.insert(VARY, HeaderValue::from_static("accept, COOKIE"));
         vary_by_cookie(&mut headers);
         assert_eq!(headers.get_all(VARY).iter().count(), 1);

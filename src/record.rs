@@ -76,6 +76,8 @@ pub(crate) struct Record {
     pub(crate) absolute_timeout: Option<Duration>,
     /// Whether the cookie outlives the browser.
     pub(crate) persistent: bool,
+    /// When a persistent cookie was sent last, as far as a commit has noted it.
+    pub(crate) cookie_sent: Option<Millis>,
     pub(crate) principal: Option<String>,
     /// Whose data this is: the principal, or the last one that was. Never the principal's when they are equal.
     pub(crate) former_principal: Option<String>,
@@ -106,6 +108,8 @@ struct Head<'a> {
     absolute_timeout: Option<Millis>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     persistent: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cookie_sent: Option<Millis>,
     #[serde(skip_serializing_if = "Option::is_none")]
     principal: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +147,7 @@ impl Record {
             idle_timeout: None,
             absolute_timeout: None,
             persistent: false,
+            cookie_sent: None,
             principal: None,
             former_principal: None,
             fingerprint: None,
@@ -176,6 +181,7 @@ impl Record {
             idle_timeout: self.idle_timeout.map(duration_millis),
             absolute_timeout: self.absolute_timeout.map(duration_millis),
             persistent: self.persistent,
+            cookie_sent: self.cookie_sent,
             principal: self.principal.as_deref(),
             former_principal: self.former_principal.as_deref(),
             fingerprint: self.fingerprint.as_deref(),
@@ -247,6 +253,7 @@ impl Record {
             idle_timeout: wire.idle_timeout.map(Duration::from_millis),
             absolute_timeout: wire.absolute_timeout.map(Duration::from_millis),
             persistent: wire.persistent,
+            cookie_sent: wire.cookie_sent,
             principal: wire.principal,
             former_principal: wire.former_principal,
             fingerprint: wire.fingerprint,
@@ -308,6 +315,7 @@ struct Wire<'a> {
     idle_timeout: Option<Millis>,
     absolute_timeout: Option<Millis>,
     persistent: bool,
+    cookie_sent: Option<Millis>,
     principal: Option<String>,
     former_principal: Option<String>,
     fingerprint: Option<String>,
@@ -332,6 +340,7 @@ enum Field {
     IdleTimeout,
     AbsoluteTimeout,
     Persistent,
+    CookieSent,
     Principal,
     FormerPrincipal,
     Fingerprint,
@@ -366,6 +375,7 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                 let mut idle_timeout = None;
                 let mut absolute_timeout = None;
                 let mut persistent = false;
+                let mut cookie_sent = None;
                 let mut flash = Vec::new();
                 let mut principal = None;
                 let mut former_principal = None;
@@ -385,6 +395,7 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                         Field::IdleTimeout => idle_timeout = map.next_value()?,
                         Field::AbsoluteTimeout => absolute_timeout = map.next_value()?,
                         Field::Persistent => persistent = map.next_value()?,
+                        Field::CookieSent => cookie_sent = map.next_value()?,
                         Field::Flash => flash = map.next_value()?,
                         Field::LastAccessed => last_accessed = Some(map.next_value()?),
                         Field::Deadline => deadline = Some(map.next_value()?),
@@ -410,6 +421,7 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                     idle_timeout,
                     absolute_timeout,
                     persistent,
+                    cookie_sent,
                     flash,
                     principal,
                     former_principal,
@@ -474,6 +486,7 @@ pub(crate) mod tests {
             idle_timeout: None,
             absolute_timeout: None,
             persistent: false,
+            cookie_sent: None,
             flash: Vec::new(),
             principal: None,
             former_principal: None,

@@ -16,7 +16,7 @@ use crate::fingerprint::Fingerprint;
 use crate::flash::Flash;
 use crate::json::Json;
 use crate::kept::Kept;
-use crate::lifetime::Millis;
+use crate::lifetime::BrowserCookie;
 use crate::record::Record;
 use crate::store::Stored;
 use crate::token::Handle;
@@ -73,8 +73,10 @@ pub(crate) struct State {
     pub(crate) head_sent: bool,
     /// There will be no response: the handler was dropped, panicked or failed.
     pub(crate) abandoned: bool,
-    /// When the cookie that the browser has ends by itself; `None` if with the browser.
-    pub(crate) cookie_ends: Option<Millis>,
+    /// Somebody was signed in when the session was loaded, or since.
+    pub(crate) was_signed_in: bool,
+    /// The cookie that the browser has, if the session was loaded.
+    pub(crate) cookie: BrowserCookie,
     /// Messages for this page only.
     pub(crate) flash_now: Vec<Flash>,
     /// Messages that this request has shown: out of the session, and those for this page.
@@ -138,25 +140,19 @@ impl State {
             generation: 0,
             head_sent: false,
             abandoned: false,
-            cookie_ends: None,
+            was_signed_in: false,
+            cookie: BrowserCookie::default(),
             flash_now: Vec::new(),
             flashes_taken: Vec::new(),
             fingerprint,
             spent: Duration::ZERO,
         };
-        state.cookie_ends = state.cookie_end();
         if let Standing::Stored(base) = &state.standing {
+            state.was_signed_in = base.record.principal.is_some();
+            state.cookie = BrowserCookie::of(&base.record, fresh.now);
             state.view = Arc::clone(&base.record);
         }
         state
-    }
-
-    /// When the session's cookie is to end by itself.
-    pub(crate) fn cookie_end(&self) -> Option<Millis> {
-        match &self.standing {
-            Standing::Stored(base) if base.record.persistent => Some(base.record.deadline),
-            Standing::Stored(_) | Standing::New | Standing::Barred { .. } => None,
-        }
     }
 
     pub(crate) fn stored_handle(&self) -> Option<Handle> {
@@ -279,6 +275,7 @@ impl State {
     /// Another request's work was read from the store.
     pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
         if let Standing::Stored(base) = &mut self.standing {
+            self.was_signed_in |= record.principal.is_some();
             base.stored = stored;
             base.record = Arc::new(record);
             self.outdate_view();
@@ -361,6 +358,7 @@ impl State {
             terms,
             rests_on,
             whole,
+            cookie: (!self.head_sent).then_some(self.cookie),
         };
         Ok(Some((work, self.generation)))
     }
@@ -375,6 +373,7 @@ impl State {
         }
         match outcome {
             Outcome::Committed(base) => {
+                self.was_signed_in |= base.record.principal.is_some();
                 self.standing = Standing::Stored(Box::new(base));
                 self.outdate_view();
             }

@@ -19,7 +19,7 @@ use crate::error::{Gone, SessionError};
 use crate::event;
 use crate::fingerprint::Fingerprinting;
 use crate::layer::{Core, Settings};
-use crate::lifetime::to_millis;
+use crate::lifetime::{BrowserCookie, to_millis};
 use crate::record::Record;
 use crate::store::{Created, Durability, Freshness, Replaced, StoreError, Stored, Write};
 use crate::token::Token;
@@ -69,6 +69,8 @@ pub(crate) struct Work {
     pub(crate) rests_on: RestsOn,
     /// The request's data replaces whatever is there, instead of being merged.
     pub(crate) whole: bool,
+    /// The cookie that the browser has, if the response can still replace it.
+    pub(crate) cookie: Option<BrowserCookie>,
 }
 
 /// What must not have changed since the session was loaded, for the changes to be done to what it is now.

@@ -118,6 +118,7 @@ impl Seal<'_> {
             };
             let applied = catch_unwind(AssertUnwindSafe(|| {
                 apply(work, own, &mut record)?;
+                self.note_cookie(&mut record, work);
                 check_size(&record, before, work)
             }));
             let fate = match applied {
@@ -140,6 +141,19 @@ impl Seal<'_> {
             (Some(base), Some(own)) => base.record.version == own.record.version,
             (None, None) => true,
             _ => false,
+        }
+    }
+
+    /// Says in the record that the response to this work sends a persistent cookie.
+    fn note_cookie(&self, record: &mut Record, work: &Work) {
+        let renewed = self.base.is_none() || work.log.new_secret().is_some();
+        let sent = work
+            .cookie
+            .is_some_and(|cookie| renewed || cookie.is_outdated_by(record));
+        if !record.persistent {
+            record.cookie_sent = None;
+        } else if sent {
+            record.cookie_sent = Some(work.terms.circumstances().now);
         }
     }
 

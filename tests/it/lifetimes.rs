@@ -1,15 +1,20 @@
 //! Idle and absolute timeouts, and how seldom a key is renewed.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
 use sessile::store::ManualClock;
 use sessile::{MemoryStore, SessionConfig, SessionLayer};
 
 use crate::support::app::{app, routes};
+use crate::support::spy::Calls;
 use crate::support::{Browser, Ground, Spy, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct Watch {
     clock: ManualClock,
@@ -165,6 +170,110 @@ async fn a_persistent_cookie_lives_as_long_as_the_session_and_is_sent_when_that_
     let page = watch.browser.get(&watch.app, "/login?u=noa").await;
     assert_eq!(max_age(&page), None);
     assert!(!watch.hit_after(MINUTE * 31).await);
+}
+
+/// A browser that drops a persistent cookie when its `Max-Age` is over.
+struct Jar {
+    browser: Browser,
+    /// Days left of the cookie.
+    left: Option<u64>,
+}
+
+impl Jar {
+    /// Asks `days` after it has asked last; true if that has brought a cookie.
+    async fn get_after(
+        &mut self,
+        days: u64,
+        clock: &ManualClock,
+        app: &Router,
+        path: &str,
+    ) -> bool {
+        clock.advance(DAY * u32::try_from(days).unwrap());
+        self.left = self.left.map(|left| left.saturating_sub(days));
+        if self.left == Some(0) {
+            self.browser.cookie = None;
+        }
+        let page = self.browser.get(app, path).await;
+        let sent = page
+            .set_cookies()
+            .first()
+            .map(|cookie| (*cookie).to_owned());
+        page.ok();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let Some(cookie) = sent else { return false };
+        let age = cookie.rsplit_once("Max-Age=").unwrap().1.parse::<u64>();
+        self.left = Some(age.unwrap() / (24 * 60 * 60));
+        true
+    }
+}
+
+/// An app whose sessions may live for ten years, and somebody who is remembered there.
+async fn remembered() -> (ManualClock, Arc<Calls>, Router, Jar) {
+    let remember = |session: sessile::Session| async move {
+        session.set_principal("mia").await?;
+        session.set_persistent(true)
+    };
+    let clock = ManualClock::new();
+    let spy = Spy::on(MemoryStore::new().with_clock(clock.clone()));
+    let calls = Arc::clone(&spy.calls);
+    let mut config = SessionConfig::default();
+    config.idle_timeout = DAY * 365;
+    config.absolute_timeout = DAY * 3650;
+    let layer = SessionLayer::with_config(spy, config).unwrap();
+    let app = routes()
+        .route("/remember-for-years", get(remember))
+        .layer(layer);
+    let mut jar = Jar {
+        browser: Browser::default(),
+        left: None,
+    };
+    assert!(jar.get_after(0, &clock, &app, "/remember-for-years").await);
+    assert_eq!(jar.left, Some(400), "no browser keeps it for longer");
+    (clock, calls, app, jar)
+}
+
+#[tokio::test]
+async fn a_visitor_who_only_reads_is_remembered_for_years() {
+    let (clock, calls, app, mut jar) = remembered().await;
+    let written = calls.so_far()[1..3].to_vec();
+    let mut sent = Vec::new();
+    for visit in 1..=121_u64 {
+        if jar.get_after(30, &clock, &app, "/whoami").await {
+            sent.push(visit * 30);
+        }
+        let page = jar.browser.peek(&app, "/whoami").await;
+        assert_eq!(page.ok(), "mia", "after {} days", visit * 30);
+    }
+    assert_eq!(sent.first(), Some(&210), "not before half of its life");
+    assert_eq!(calls.so_far()[1..3], written, "nothing was written for it");
+    assert!(jar.left <= Some(20), "it ends with the session");
+}
+
+#[tokio::test]
+async fn the_next_change_notes_that_the_cookie_was_sent() {
+    let (clock, _, app, mut jar) = remembered().await;
+    let mut sent = Vec::new();
+    for week in 1..=3650 / 7 {
+        for path in ["/incr?k=n", "/whoami"] {
+            let days = if path == "/whoami" { 0 } else { 7 };
+            if jar.get_after(days, &clock, &app, path).await {
+                assert_eq!(path, "/incr?k=n", "noted by then");
+                sent.push(week * 7);
+            }
+        }
+    }
+    // Every 203 days, until the last one lasts as long as the session.
+    let expected: Vec<_> = (1..=17).map(|times| times * 203).collect();
+    assert_eq!(sent, expected);
+}
+
+#[tokio::test]
+async fn an_old_cookie_is_not_sent_with_what_does_not_depend_on_it() {
+    let (clock, _, app, mut jar) = remembered().await;
+    assert!(!jar.get_after(250, &clock, &app, "/plain").await);
+    assert!(jar.get_after(0, &clock, &app, "/whoami").await);
 }
 
 #[tokio::test]

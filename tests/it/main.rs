@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod bad_input;
+mod browsers;
 mod cluster;
 mod compare_and_set;
 mod conformance;
