@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cookie_domain;
+use crate::duration;
 use crate::error::Cause;
 use crate::fingerprint::Fingerprinting;
 use crate::lifetime::{LONGEST, SHORTEST};
@@ -161,8 +163,6 @@ impl DurabilityConfig {
     }
 }
 
-/// The `SameSite` attribute of the cookie.
-///
 /// What caches are told of a response whose handler asked for the session of somebody who is signed in: of one that has a
 /// principal when it is loaded or committed.
 ///
@@ -188,6 +188,8 @@ pub enum SignedInCaching {
     Unchanged,
 }
 
+/// The `SameSite` attribute of the cookie.
+///
 /// It is no replacement for protection against cross-site request forgery.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +215,11 @@ pub struct CookieConfig {
     pub name: String,
     /// The `Path` attribute; `/` by default.
     pub path: String,
-    /// The `Domain` attribute; none by default, so that no sibling host can read or set the cookie.
+    /// The `Domain` attribute, such as `example.org`: the cookie is then for this host and all hosts below it. None by
+    /// default, so that no sibling host can read or set the cookie. A dot before it means nothing (RFC 6265 §5.2.3).
+    ///
+    /// Refused is what no browser keeps: a single label such as `localhost` or `com`, an IP address, and a public suffix
+    /// such as `co.uk` or `github.io` (<https://publicsuffix.org>, as this version of sessile knows it).
     pub domain: Option<String>,
     /// The `SameSite` attribute; `lax` by default.
     pub same_site: SameSite,
@@ -250,7 +256,8 @@ impl Default for CookieConfig {
 /// # Ok::<(), sessile::ConfigError>(())
 /// ```
 ///
-/// It is a serde type: durations are written as `"30m"`, and what is left out has its default.
+/// It is a serde type: durations are written as `"30d"`, `"1h 30m"` or `"500ms"`, and what is left out has its default. A day
+/// has 24 hours; months and years are refused.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -290,6 +297,8 @@ pub struct SessionConfig {
     /// such a request has usually stopped half-way. A logout and a rotation are committed in any case, and if the handler
     /// returned a [`SessionError`](crate::SessionError), nothing else is.
     pub commit_on_server_error: bool,
+    /// What caches are told of responses that depend on who is signed in; `no_store` by default.
+    pub signed_in_caching: SignedInCaching,
     /// How far changes must have spread before a request is answered with success; on the primary by default.
     pub durability: DurabilityConfig,
 }
@@ -297,8 +306,6 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {
-    /// What caches are told of responses that depend on who is signed in; `no_store` by default.
-    pub signed_in_caching: SignedInCaching,
             cookie: CookieConfig::default(),
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
@@ -310,6 +317,7 @@ impl Default for SessionConfig {
             ipv4_prefix: 24,
             ipv6_prefix: 64,
             commit_on_server_error: false,
+            signed_in_caching: SignedInCaching::default(),
             durability: DurabilityConfig::default(),
         }
     }
@@ -317,7 +325,6 @@ impl Default for SessionConfig {
 
 impl SessionConfig {
     /// Says what cannot work.
-            signed_in_caching: SignedInCaching::default(),
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
         for (setting, value) in [
@@ -373,9 +380,9 @@ impl SessionConfig {
             }
             if timeout > can.request_budget {
                 let advice = format!(
-                    "its timeout is more than the store's request_budget = {:?}, so it could never be used up: lower it, or \
+                    "its timeout is more than the store's request_budget = {}, so it could never be used up: lower it, or \
                      raise the budget",
-                    can.request_budget
+                    duration::text(can.request_budget)
                 );
                 return Err(ConfigError::invalid(setting, durability, advice));
             }
@@ -417,9 +424,11 @@ pub(crate) fn check_duration(
     if (shortest..=longest).contains(&value) {
         return Ok(());
     }
-    let advice =
-        format!("write a duration from {shortest:?} to {longest:?}, such as \"500ms\" or \"30s\"");
-    Err(ConfigError::invalid(setting, value, advice))
+    Err(ConfigError::Invalid {
+        setting,
+        value: duration::text(value),
+        advice: duration::advice(shortest, longest),
+    })
 }
 
 impl CookieConfig {
@@ -433,34 +442,40 @@ impl CookieConfig {
         };
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if self.name.is_empty() || self.name.len() > 256 || !self.name.bytes().all(token) {
-            let advice = "write 1 to 256 letters, digits, `-` or `_`, such as \"__Host-id\"";
-            return invalid("cookie.name", &self.name, advice);
+            // A name that the cookie's other attributes allow.
+            let example = if self.is_host_only() {
+                "__Host-id"
+            } else {
+                "id"
+            };
+            let advice =
+                format!("write 1 to 256 letters, digits, `-` or `_`, such as \"{example}\"");
+            return invalid("cookie.name", &self.name, &advice);
         }
         let text = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
         if !self.path.starts_with('/') || self.path.len() > 1024 || !self.path.bytes().all(text) {
             let advice = "write a path that begins with `/`, such as \"/\"";
             return invalid("cookie.path", &self.path, advice);
         }
-        if let Some(domain) = &self.domain {
-            let host = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
-            if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(host) {
-                let advice = "write a host name without scheme and port, such as \"example.org\"";
-                return invalid("cookie.domain", domain, advice);
-            }
+        let prefixed = |prefix: &str| has_prefix(&self.name, prefix);
+        if let Some(domain) = &self.domain
+            && let Err(what) = cookie_domain::check(domain)
+        {
+            let advice = if prefixed("__Host-") {
+                "write no domain: a `__Host-` cookie has none"
+            } else {
+                "write none, for this host only, or one that this host is or is below, such as \"example.org\""
+            };
+            return invalid("cookie.domain", domain, &format!("{what}: {advice}"));
         }
-        // Browsers compare the prefixes without regard to case.
-        let prefixed = |prefix: &str| {
-            self.name
-                .get(..prefix.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-        };
-        if prefixed("__Host-") && (!self.secure || self.path != "/" || self.domain.is_some()) {
+        if prefixed("__Host-") && !self.is_host_only() {
             let advice = "browsers take a `__Host-` cookie only with `secure = true`, `path = \"/\"` and no `domain`: \
                           keep these, or choose another name, such as \"id\"";
             return invalid("cookie.name", &self.name, advice);
         }
-        if prefixed("__Secure-") && !self.secure {
-            let advice = "browsers take a `__Secure-` cookie only with `secure = true`: set it, or choose another name";
+        if (prefixed("__Secure-") || prefixed("__Http-")) && !self.secure {
+            let advice = "browsers take a `__Secure-` or `__Http-` cookie only with `secure = true`: set it, or choose another \
+                          name, such as \"id\"";
             return invalid("cookie.name", &self.name, advice);
         }
         if self.same_site == SameSite::None && !self.secure {
@@ -476,15 +491,16 @@ impl CookieConfig {
         Ok(())
     }
 
-    /// What can be kept of the cookie over plain HTTP.
+    /// Whether browsers would take it under a name with `__Host-`.
+    fn is_host_only(&self) -> bool {
+        self.secure && self.path == "/" && self.domain.is_none()
+    }
+
+    /// What can be kept of the cookie over plain HTTP on `localhost`, which is in no domain.
     pub(crate) fn without_tls(&self) -> Self {
-        let name = ["__Host-", "__Secure-"]
+        let name = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"]
             .into_iter()
-            .find(|prefix| {
-                self.name
-                    .get(..prefix.len())
-                    .is_some_and(|name| name.eq_ignore_ascii_case(prefix))
-            })
+            .find(|prefix| has_prefix(&self.name, prefix))
             .map_or(self.name.as_str(), |prefix| &self.name[prefix.len()..]);
         let name = if name.is_empty() { "id" } else { name };
         let same_site = if self.same_site == SameSite::None {
@@ -495,7 +511,7 @@ impl CookieConfig {
         Self {
             name: name.to_owned(),
             path: self.path.clone(),
-            domain: self.domain.clone(),
+            domain: None,
             same_site,
             secure: false,
             partitioned: false,
@@ -503,11 +519,10 @@ impl CookieConfig {
     }
 }
 
-/// Durations as people write them: `"30m"`, `"1h 30m"`, `"500ms"`.
-pub(crate) mod duration {
-    pub(crate) use jiff::fmt::serde::unsigned_duration::friendly::compact::required::{
-        deserialize, serialize,
-    };
+/// Browsers compare the prefixes of names without regard to case.
+fn has_prefix(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 #[cfg(test)]
@@ -674,12 +689,24 @@ mod tests {
 
     #[test]
     fn without_tls_the_cookie_keeps_what_it_can() {
-        let plain = CookieConfig::default().without_tls();
-        assert_eq!((plain.name.as_str(), plain.secure), ("id", false));
-        let config = SessionConfig {
-            cookie: plain,
-            ..SessionConfig::default()
-        };
-        config.check().unwrap();
+        for (name, domain, plain) in [
+            ("__Host-id", None, "id"),
+            ("__host-shop", None, "shop"),
+            ("__Host-", None, "id"),
+            ("__Host-Http-id", None, "id"),
+            ("__Secure-id", Some("example.org"), "id"),
+            ("__Http-id", Some("example.org"), "id"),
+            ("id", Some("example.org"), "id"),
+        ] {
+            let mut config = SessionConfig::default();
+            config.cookie.name = name.to_owned();
+            config.cookie.domain = domain.map(str::to_owned);
+            config.check().unwrap();
+            config.cookie = config.cookie.without_tls();
+            config.check().unwrap();
+            let cookie = &config.cookie;
+            assert_eq!((cookie.name.as_str(), cookie.secure), (plain, false));
+            assert_eq!(cookie.domain, None, "{name}: localhost is in no domain");
+        }
     }
 }

@@ -17,6 +17,8 @@ mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod cookie;
+mod cookie_domain;
+mod duration;
 mod error;
 mod event;
 #[cfg(feature = "axum")]

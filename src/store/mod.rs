@@ -19,7 +19,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Handle;
-use crate::config::duration;
+use crate::duration;
 use crate::error::Cause;
 
 mod any;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::place::Place;
 use super::tls::TlsConfig;
-use crate::config::{ConfigError, check_duration, duration};
+use crate::config::{ConfigError, check_duration};
+use crate::duration;
 
 /// The settings of a [`RedisStore`](crate::RedisStore).
 ///
@@ -149,14 +150,14 @@ impl RedisConfig {
         }
         if self.command_timeout > self.request_budget {
             let advice = format!(
-                "it is more than request_budget = {:?}, so it could never be used up: lower it, or raise the budget",
-                self.request_budget
+                "it is more than request_budget = {}, so it could never be used up: lower it, or raise the budget",
+                duration::text(self.request_budget)
             );
-            return Err(ConfigError::invalid(
-                "command_timeout",
-                self.command_timeout,
+            return Err(ConfigError::Invalid {
+                setting: "command_timeout",
+                value: duration::text(self.command_timeout),
                 advice,
-            ));
+            });
         }
         for (setting, size) in [
             ("pool_size", self.pool_size),

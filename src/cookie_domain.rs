@@ -1,0 +1,123 @@
+//! Which `Domain` attributes browsers keep a cookie for.
+
+/// What is wrong with the domain, if no browser would keep a cookie for it.
+pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
+    // RFC 6265 §5.2.3: it means nothing.
+    let domain = domain.strip_prefix('.').unwrap_or(domain);
+    if domain.contains([':', '[', ']']) && domain.parse::<std::net::Ipv6Addr>().is_ok()
+        || domain.starts_with('[')
+    {
+        return Err("browsers keep no cookie for the domain of an IP address");
+    }
+    let host = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    if !domain.bytes().all(host) {
+        return Err("a domain is a host name without scheme and port");
+    }
+    if domain.len() > 253 {
+        return Err("a host name has 253 letters at most");
+    }
+    let labels: Vec<&str> = domain.split('.').collect();
+    if labels.iter().any(|label| label.is_empty()) {
+        return Err("a host name has something between its dots, and none at its end");
+    }
+    if labels
+        .iter()
+        .any(|label| label.len() > 63 || label.starts_with('-') || label.ends_with('-'))
+    {
+        return Err("a part of a host name has 63 letters at most, and no `-` at its ends");
+    }
+    // Browsers read a host whose last label is a number as an address, whatever is before it.
+    if labels.last().is_some_and(|label| is_number(label)) {
+        return Err("browsers keep no cookie for the domain of an IP address");
+    }
+    if labels.len() == 1 {
+        return Err("browsers keep no cookie for a domain of one label, such as `localhost`");
+    }
+    let lower = domain.to_ascii_lowercase();
+    if psl::suffix(lower.as_bytes()).is_some_and(|suffix| suffix.as_bytes() == lower.as_bytes()) {
+        return Err(
+            "browsers keep no cookie for a public suffix, below which anybody may have a host",
+        );
+    }
+    Ok(())
+}
+
+/// Decimal, octal or hexadecimal.
+fn is_number(label: &str) -> bool {
+    let hex = label
+        .strip_prefix("0x")
+        .or_else(|| label.strip_prefix("0X"));
+    match hex {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_taken_if_browsers_keep_cookies_for_it() {
+        let long = format!("{}.org", "a".repeat(63));
+        for domain in [
+            "example.org",
+            "Shop.Example.ORG",
+            ".example.org",
+            "example.co.uk",
+            "mia.github.io",
+            "xn--bcher-kva.example",
+            "app.localhost",
+            "app.internal",
+            "a-b.example.org",
+            "1.example.org",
+            "0x7f.example.org",
+            &long,
+        ] {
+            assert_eq!(check(domain), Ok(()), "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_refused_if_no_browser_keeps_cookies_for_it() {
+        let (label, name) = ("a".repeat(64), format!("{}org", "a.".repeat(126)));
+        for (domain, why) in [
+            ("", "dots"),
+            (".", "dots"),
+            ("..example.org", "dots"),
+            ("example..org", "dots"),
+            ("example.org.", "dots"),
+            ("localhost", "one label"),
+            (".localhost", "one label"),
+            ("com", "one label"),
+            ("127.0.0.1", "address"),
+            (".127.0.0.1", "address"),
+            ("127.1", "address"),
+            ("2130706433", "address"),
+            ("0x7f000001", "address"),
+            ("0177.0.0.01", "address"),
+            ("example.0x", "address"),
+            ("example.42", "address"),
+            ("::1", "address"),
+            ("[::1]", "address"),
+            ("2001:db8::1", "address"),
+            ("co.uk", "public suffix"),
+            (".co.uk", "public suffix"),
+            ("Co.Uk", "public suffix"),
+            ("github.io", "public suffix"),
+            ("-a.example.org", "`-`"),
+            ("a-.example.org", "`-`"),
+            (&format!("{label}.org"), "63"),
+            (&format!("aa.{name}"), "253"),
+            ("http://example.org", "scheme"),
+            ("example.org:8080", "port"),
+            ("example.org/", "scheme"),
+            ("a b.org", "host name"),
+            ("bücher.example", "host name"),
+            ("*.example.org", "host name"),
+        ] {
+            let told = check(domain).expect_err(domain);
+            assert!(told.contains(why), "{domain}: {told}");
+        }
+    }
+}
