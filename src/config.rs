@@ -424,11 +424,21 @@ pub(crate) fn check_duration(
     if (shortest..=longest).contains(&value) {
         return Ok(());
     }
-    Err(ConfigError::Invalid {
+    Err(bad_duration(setting, value, shortest, longest))
+}
+
+/// The refusal of a duration that should lie in these limits.
+pub(crate) fn bad_duration(
+    setting: &'static str,
+    value: Duration,
+    shortest: Duration,
+    longest: Duration,
+) -> ConfigError {
+    ConfigError::Invalid {
         setting,
         value: duration::text(value),
         advice: duration::advice(shortest, longest),
-    })
+    }
 }
 
 impl CookieConfig {

@@ -20,7 +20,8 @@ const UNITS: [(&str, u128); 7] = [
 ];
 
 /// Good values of short and long settings.
-const EXAMPLES: [Duration; 5] = [
+const EXAMPLES: [Duration; 6] = [
+    Duration::from_millis(100),
     Duration::from_millis(500),
     Duration::from_secs(5),
     Duration::from_secs(30 * 60),
@@ -202,10 +203,11 @@ mod tests {
         let millis = Duration::from_millis;
         for (shortest, longest, expected) in [
             (0, 1, ["0s", "1ms"]),
-            (1, 60_000, ["500ms", "5s"]),
+            (1, 60_000, ["100ms", "500ms"]),
             (100, 3_600_000, ["5s", "30m"]),
             (1000, 315_360_000_000, ["30m", "1d"]),
             (1000, 20_000, ["1s", "20s"]),
+            (1, 1000, ["100ms", "500ms"]),
             (400, 12_000, ["5s", "12s"]),
         ] {
             let (shortest, longest) = (millis(shortest), millis(longest));

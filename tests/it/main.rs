@@ -1,6 +1,7 @@
 //! The tests that need a store: one module a subject.
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod advice;
 mod bad_input;
 mod browsers;
 mod cluster;

@@ -80,11 +80,11 @@ pub(super) fn advice(
         }
         Some("MOVED" | "ASK" | "CLUSTERDOWN") => {
             format!(
-                "{said}: this server is a node of a cluster, and has only some of the keys; write `redis+cluster://host:port,host:port/`"
+                "{said}: this server is a node of a cluster, and has only some of the keys; write `redis+cluster://host:6379,host:6379/`"
             )
         }
         _ if said.contains("cluster support disabled") => {
-            format!("{said}: this server is no cluster; write `redis://host:port/`")
+            format!("{said}: this server is no cluster; write `redis://host:6379/`")
         }
         _ if said.contains("no sentinel names a primary") => {
             format!("{said}: correct sentinels and name in `url`, or look at the sentinels' logs")

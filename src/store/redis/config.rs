@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::Place;
 use super::tls::TlsConfig;
-use crate::config::{ConfigError, check_duration};
+use crate::config::{ConfigError, bad_duration, check_duration};
 use crate::duration;
 
 /// The settings of a [`RedisStore`](crate::RedisStore).
@@ -141,12 +141,21 @@ impl RedisConfig {
 
     /// Says what cannot work, or how to connect.
     pub(super) fn check(&self) -> Result<Place, ConfigError> {
-        for (setting, value) in [
-            ("connection_timeout", self.connection_timeout),
-            ("command_timeout", self.command_timeout),
-            ("request_budget", self.request_budget),
-        ] {
-            check_duration(setting, value, SHORTEST, LONGEST)?;
+        let limits = SHORTEST..=LONGEST;
+        let (command, budget) = (self.command_timeout, self.request_budget);
+        check_duration(
+            "connection_timeout",
+            self.connection_timeout,
+            SHORTEST,
+            LONGEST,
+        )?;
+        // What is advised of one of them goes with the other.
+        if !limits.contains(&budget) {
+            let shortest = command.clamp(SHORTEST, LONGEST);
+            return Err(bad_duration("request_budget", budget, shortest, LONGEST));
+        }
+        if !limits.contains(&command) {
+            return Err(bad_duration("command_timeout", command, SHORTEST, budget));
         }
         if self.command_timeout > self.request_budget {
             let advice = format!(
@@ -189,7 +198,7 @@ impl RedisConfig {
             ));
         }
         if !encrypted && self.tls != TlsConfig::default() {
-            let advice = "it would be ignored: write `rediss://host:port/database` into `url`";
+            let advice = "it would be ignored: write `rediss://host:6379/0` into `url`";
             return Err(ConfigError::invalid("tls", &self.tls, advice));
         }
         if self.url.contains('#') {
@@ -198,12 +207,12 @@ impl RedisConfig {
             ));
         }
         let info = self.url.as_str().into_connection_info().map_err(|_| {
-            invalid("write `redis://user:password@host:port/database` or `unix:///path/to/socket`; encode `@`, `:` and `/` in a password as %40, %3A and %2F")
+            invalid("write `redis://user:password@host:6379/0` or `unix:///path/to/socket`; encode `@`, `:` and `/` in a password as %40, %3A and %2F")
         })?;
         if info.redis_settings().username().is_some() && info.redis_settings().password().is_none()
         {
             return Err(invalid(
-                "a user without a password would be ignored: give the user a password, and write `redis://user:password@host:port/database`",
+                "a user without a password would be ignored: give the user a password, and write `redis://user:password@host:6379/0`",
             ));
         }
         let query = self.url.split_once('?').map_or("", |(_, query)| query);
@@ -213,12 +222,12 @@ impl RedisConfig {
         );
         if tcp && !matches!(query, "" | "protocol=resp2" | "protocol=resp3") {
             return Err(invalid(
-                "what follows `?` would be ignored: write the database as `redis://host:port/5`",
+                "what follows `?` would be ignored: write the database as `redis://host:6379/5`",
             ));
         }
         if !tcp && !matches!(info.addr(), ConnectionAddr::Unix(_)) {
             return Err(invalid(
-                "write `redis://host:port/database` or `unix:///path/to/socket`",
+                "write `redis://host:6379/0` or `unix:///path/to/socket`",
             ));
         }
         // Sent with every connection, it needs a permission and would hide why a connection is refused.

@@ -170,10 +170,10 @@ impl RedisConfig {
 impl Kind {
     fn form(self) -> &'static str {
         match self {
-            Self::Cluster => "write `redis+cluster://user:password@host:port,host:port/`",
+            Self::Cluster => "write `redis+cluster://user:password@host:6379,host:6379/`",
             Self::Sentinel => {
-                "write `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database`, with the name that the \
-                 sentinels know the primary by, such as `mymaster`"
+                "write `redis+sentinel://user:password@sentinel:26379,sentinel:26379/mymaster/0`, with the name that the \
+                 sentinels know the primary by in the place of `mymaster`"
             }
         }
     }
@@ -215,9 +215,9 @@ mod tests {
     #[test]
     fn what_leads_nowhere_is_answered_with_what_to_write() {
         for (url, advice) in [
-            ("redis+sentinel://a:1,,b/mymaster", "sentinel:port"),
-            ("redis+sentinel://a:1/", "such as `mymaster`"),
-            ("redis+sentinel://a:1/m/0/1", "such as `mymaster`"),
+            ("redis+sentinel://a:1,,b/mymaster", "sentinel:26379"),
+            ("redis+sentinel://a:1/", "in the place of `mymaster`"),
+            ("redis+sentinel://a:1/m/0/1", "in the place of `mymaster`"),
             ("redis+sentinel://mia@a:1/m", "without a password"),
             #[cfg(feature = "cluster")]
             ("redis+cluster://a,/", "redis+cluster://user:password"),

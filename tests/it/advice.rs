@@ -1,0 +1,167 @@
+//! Settings that cannot work are refused with what to write instead, and that works.
+
+use serde_json::{Value, json};
+use sessile::{RedisConfig, RedisStore, SessionConfig, SessionLayer};
+
+/// What is said of these settings, if anything is wrong.
+fn refusal(settings: &Value) -> Option<String> {
+    let redis: Result<RedisConfig, _> = serde_json::from_value(settings["store"].clone());
+    let session: Result<SessionConfig, _> = serde_json::from_value(settings["session"].clone());
+    let (redis, session) = match (redis, session) {
+        (Ok(redis), Ok(session)) => (redis, session),
+        (Err(error), _) | (_, Err(error)) => return Some(error.to_string()),
+    };
+    let store = match RedisStore::lazy(redis) {
+        Ok(store) => store,
+        Err(error) => return Some(error.to_string()),
+    };
+    let layer = SessionLayer::with_config(store, session);
+    layer.err().map(|error| error.to_string())
+}
+
+/// All of the settings, with this one set.
+fn with(path: &str, value: &Value) -> Value {
+    let timeout = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
+    let mut settings = json!({
+        "store": { "url": "redis://127.0.0.1:6379/" },
+        "session": {
+            "cookie": { "name": "__Host-id" },
+            "concurrency": { "exclusive": { "wait": "5s", "lease": "5s" } },
+            "durability": { "commits": timeout, "endings": timeout },
+        },
+    });
+    let mut place = &mut settings;
+    for key in path.split('.') {
+        place = &mut place[key];
+    }
+    *place = value.clone();
+    match path {
+        "session.cookie.domain" => settings["session"]["cookie"]["name"] = json!("id"),
+        // A cluster has no replicas to wait for.
+        "store.url" => settings["session"] = json!({}),
+        _ => {}
+    }
+    settings
+}
+
+const DURATIONS: [&str; 9] = [
+    "session.idle_timeout",
+    "session.absolute_timeout",
+    "session.concurrency.exclusive.wait",
+    "session.concurrency.exclusive.lease",
+    "session.durability.commits.replicas.timeout",
+    "session.durability.endings.replicas.timeout",
+    "store.connection_timeout",
+    "store.command_timeout",
+    "store.request_budget",
+];
+
+/// What stands between quotes.
+fn quoted(text: &str, quote: char) -> Vec<&str> {
+    text.split(quote).skip(1).step_by(2).collect()
+}
+
+#[tokio::test]
+async fn the_durations_that_advice_names_are_accepted() {
+    for path in DURATIONS {
+        for bad in ["0s", "1ns", "100000000h", "36501d", "x", "30", "1mo", "-1s"] {
+            let Some(told) = refusal(&with(path, &json!(bad))) else {
+                assert!(path.ends_with("wait"), "{path} = {bad} was accepted");
+                continue;
+            };
+            assert!(!told.contains("jiff") && !told.contains("Span"), "{told}");
+            let advice = told.split_once(": write ").expect(&told).1;
+            let of_the_setting = advice.starts_with("a duration");
+            let named = quoted(advice, '"');
+            assert!(named.len() >= 2, "{told}");
+            for value in named {
+                let mut settings = with(path, &json!(value));
+                // The limit is that of the budget, of which the default is less.
+                if path.contains("durability") && value == "1m" {
+                    settings["store"]["request_budget"] = json!("1m");
+                }
+                let again = refusal(&settings);
+                // What is no duration at all is answered without knowing which setting it is of.
+                if of_the_setting {
+                    assert_eq!(again, None, "{told}");
+                } else {
+                    let again = again.unwrap_or_default();
+                    assert!(!again.contains("with a unit"), "{told} {again}");
+                }
+            }
+        }
+        let told = refusal(&with(path, &json!(30))).unwrap();
+        assert!(told.contains("in quotes with its unit"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn the_numbers_and_names_that_advice_names_are_accepted() {
+    let long = "x".repeat(300);
+    for (path, bad) in [
+        ("session.max_size", json!(0)),
+        ("session.ipv4_prefix", json!(0)),
+        ("session.ipv6_prefix", json!(200)),
+        ("session.durability.commits.replicas.n", json!(0)),
+        ("store.pool_size", json!(0)),
+        ("store.exclusive_pool_size", json!(2000)),
+    ] {
+        let told = refusal(&with(path, &bad)).unwrap();
+        let advice = told.split_once(": write ").expect(&told).1;
+        let numbers: Vec<u64> = advice
+            .split(|letter: char| !letter.is_ascii_digit())
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        assert!(numbers.len() >= 2, "{told}");
+        for number in numbers {
+            assert_eq!(refusal(&with(path, &json!(number))), None, "{told}");
+        }
+    }
+    for (path, bad) in [
+        ("session.cookie.name", ""),
+        ("session.cookie.name", long.as_str()),
+        ("session.cookie.path", "app"),
+        ("session.cookie.domain", "localhost"),
+        ("session.cookie.domain", "127.0.0.1"),
+        ("store.key_prefix", "a{b}"),
+    ] {
+        let told = refusal(&with(path, &json!(bad))).unwrap();
+        let named = quoted(told.split_once("such as ").expect(&told).1, '"');
+        assert_eq!(named.len(), 1, "{told}");
+        assert_eq!(refusal(&with(path, &json!(named[0]))), None, "{told}");
+    }
+    // The name that is advised goes with the other settings of the cookie.
+    let mut settings = with("session.cookie.domain", &json!("example.org"));
+    settings["session"]["cookie"]["name"] = json!("a b");
+    let told = refusal(&settings).unwrap();
+    let name = quoted(told.split_once("such as ").unwrap().1, '"')[0];
+    settings["session"]["cookie"]["name"] = json!(name);
+    assert_eq!(refusal(&settings), None, "{told}");
+}
+
+#[tokio::test]
+async fn the_urls_that_advice_names_are_accepted() {
+    for bad in [
+        "",
+        "localhost:6379",
+        "http://localhost/",
+        "redis://localhost:x/",
+        "redis://localhost/notanumber",
+        "redis://mia@localhost/",
+        "redis://localhost/?db=5",
+        "redis+cluster://a,/",
+        "redis+sentinel://a:1/",
+        "redis+sentinel://a:1,,b/mymaster",
+    ] {
+        let told = refusal(&with("store.url", &json!(bad))).unwrap();
+        let advice = told.split_once(": ").expect(&told).1;
+        let urls: Vec<_> = quoted(advice, '`')
+            .into_iter()
+            .filter(|quoted| quoted.contains("://"))
+            .collect();
+        assert!(!urls.is_empty(), "{told}");
+        for url in urls {
+            assert_eq!(refusal(&with("store.url", &json!(url))), None, "{told}");
+        }
+    }
+}
