@@ -52,6 +52,26 @@ const REMEMBERED_MOST: usize = 4096;
 /// their own: give each its layer, then `merge` or `nest` them. A layer inside another of the same cookie name joins its
 /// session, and the outer one's settings hold; one of another name is another session.
 ///
+/// # Order of layers
+///
+/// A response that this layer replaces, 409 or 503, has the headers of the layers outside of it only. Put CORS, security
+/// headers, compression and tracing outside: in axum by a call of `.layer()` after that for this layer, in a
+/// `ServiceBuilder` before it.
+///
+/// ```
+/// # use axum::{Router, routing::get};
+/// # use sessile::{MemoryStore, SessionLayer};
+/// use tower_http::cors::CorsLayer;
+///
+/// let app: Router = Router::new()
+///     .route("/", get(|| async {}))
+///     .layer(SessionLayer::new(MemoryStore::new()))
+///     .layer(CorsLayer::permissive());
+/// ```
+///
+/// What is inside must not set a cookie of the session cookie's name; it is removed, with
+/// [`Event::ForeignSetCookie`].
+///
 /// The body of the inner service's responses must be `From<Bytes>`, as axum's is: in a `ServiceBuilder`, put layers that
 /// change the body before this one.
 #[derive(Clone, Debug)]
@@ -243,8 +263,8 @@ impl SessionLayer {
         self
     }
 
-    /// Makes the cookie work over plain HTTP, for development: without `Secure`, and without the prefix `__Host-` or
-    /// `__Secure-` of its name, which browsers take only with it.
+    /// Makes the cookie work over plain HTTP on `localhost`, for development: without `Secure`, without the prefix `__Host-` or
+    /// `__Secure-` of its name, which browsers take only with it, and without `Domain`, since `localhost` is in none.
     ///
     /// # Security
     ///

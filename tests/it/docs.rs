@@ -10,7 +10,8 @@ fn read(path: impl AsRef<Path>) -> String {
 #[test]
 fn every_sentence_of_the_guarantees_names_tests_that_exist() {
     let guarantees = read("docs/guarantees.md");
-    let named = guarantees.split('`').skip(1).step_by(2);
+    let documents = guarantees.clone() + &read("docs/migration.md");
+    let named = documents.split('`').skip(1).step_by(2);
     let tests: Vec<_> = named.filter_map(|name| name.split_once("::")).collect();
     let tests: Vec<_> = tests
         .into_iter()
@@ -34,7 +35,7 @@ fn every_sentence_of_the_guarantees_names_tests_that_exist() {
             .any(|home| read(home).contains(&format!("fn {name}(")));
         assert!(
             there,
-            "docs/guarantees.md names {module}::{name}, and there is no such test"
+            "the documents name {module}::{name}, and there is no such test"
         );
     }
     // Up to what is not promised, each point of a list ends with its tests.
