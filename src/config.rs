@@ -474,7 +474,7 @@ impl CookieConfig {
             let advice = if prefixed("__Host-") {
                 "write no domain: a `__Host-` cookie has none"
             } else {
-                "write none, for this host only, or one that this host is or is below, such as \"example.org\""
+                "write none, for this host only, or a domain of this host, such as \"example.org\""
             };
             return invalid("cookie.domain", domain, &format!("{what}: {advice}"));
         }
