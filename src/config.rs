@@ -689,6 +689,14 @@ mod tests {
         assert_eq!(config.idle_timeout, Duration::from_secs(900));
         assert_eq!(config.absolute_timeout, Duration::from_secs(86_400));
         assert_eq!(config.cookie.same_site, SameSite::Strict);
+        for (word, expected) in [
+            ("no_store", SignedInCaching::NoStore),
+            ("unchanged", SignedInCaching::Unchanged),
+        ] {
+            let json = format!(r#"{{"signed_in_caching": "{word}"}}"#);
+            let config: SessionConfig = serde_json::from_str(&json).unwrap();
+            assert_eq!(config.signed_in_caching, expected);
+        }
         let written = serde_json::to_string(&config).unwrap();
         assert_eq!(
             serde_json::from_str::<SessionConfig>(&written).unwrap(),
