@@ -110,8 +110,9 @@ impl Seal<'_> {
         let mut fates = Vec::with_capacity(members.len());
         for Member { work, .. } in members {
             let own = untouched && self.is_own(work);
-            // A log of one change does all of it or nothing.
-            let undo = (work.log.len() > 1 || each_must_fit).then(|| record.clone());
+            // A log of one change does all of it or nothing, and what one alone has failed to do goes nowhere.
+            let may_fail_half_way = work.log.len() > 1 || each_must_fit;
+            let undo = (members.len() > 1 && may_fail_half_way).then(|| record.clone());
             let before = match each_must_fit {
                 true => record.size(),
                 false => usize::MAX,
