@@ -1,10 +1,12 @@
 //! One value of a session as JSON. What is written here can be read here, bit for bit.
 
-use std::fmt;
+use std::{fmt, io};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Serializer;
+use serde_json::ser::{CompactFormatter, Formatter};
 use serde_json::value::RawValue;
 
 use crate::error::{JsonError, JsonErrorKind};
@@ -42,7 +44,9 @@ impl Json {
     }
 
     fn encode_within<T: Serialize + ?Sized>(value: &T, levels: usize) -> Result<Self, JsonError> {
-        let json = serde_json::to_vec(value)
+        let mut json = Vec::with_capacity(128);
+        value
+            .serialize(&mut Serializer::with_formatter(&mut json, EitherPrecision))
             .map_err(|_| JsonError::in_value(JsonErrorKind::Unwritable))?;
         if json.windows(4).any(|bytes| bytes == b"null") {
             finite::check(value).map_err(JsonError::in_value)?;
@@ -61,7 +65,14 @@ impl Json {
     }
 
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
-        decode_value(&self.0).map_err(|error| JsonError::reading(&error))
+        decode_value(&self.0).map_err(|error| {
+            let mut error = JsonError::reading(&error);
+            // serde_json has no class of its own for that, and what is stored is JSON.
+            if error.kind == JsonErrorKind::Syntax && depth(&self.0) > MAX_DEPTH {
+                error.kind = JsonErrorKind::TooDeep { limit: MAX_DEPTH };
+            }
+            error
+        })
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -95,6 +106,29 @@ impl Json {
         list.put_u8(b']');
         self.0 = list.freeze();
         Ok(())
+    }
+}
+
+/// Writes an `f32` so that it comes back whether it is read as an `f32` or as an `f64` first, as serde does within a flattened
+/// struct or an untagged enum: the shortest decimal may lie so near to the middle of two `f32` that it is rounded twice.
+struct EitherPrecision;
+
+impl Formatter for EitherPrecision {
+    fn write_f32<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f32) -> io::Result<()> {
+        let mut shortest = Vec::with_capacity(16);
+        CompactFormatter.write_f32(&mut shortest, value)?;
+        let double: Option<f64> = str::from_utf8(&shortest)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "serde rounds in the same way"
+        )]
+        if double.is_some_and(|double| (double as f32).to_bits() == value.to_bits()) {
+            writer.write_all(&shortest)
+        } else {
+            CompactFormatter.write_f64(writer, f64::from(value))
+        }
     }
 }
 
@@ -182,6 +216,27 @@ mod tests {
         Circle(f64),
         Line(i128, Option<f32>),
         Named { side: u128, name: String },
+    }
+
+    /// serde reads what is in here as `f64` first.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        Named { single: f32 },
+        Bare(f32),
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Singles {
+        single: f32,
+        singles: Vec<f32>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Flattened {
+        #[serde(flatten)]
+        singles: Singles,
+        untagged: Untagged,
     }
 
     /// Too long to be shown when a test fails.
@@ -471,6 +526,10 @@ mod tests {
             Json::encode_item(&nested(MAX_DEPTH)).unwrap_err().kind,
             too_deep
         );
+        // An older version may have stored it.
+        let stored = json(&nested(MAX_DEPTH + 1).to_string());
+        let error = stored.decode::<serde_json::Value>().unwrap_err();
+        assert_eq!(error.kind, too_deep);
         let mut list = Json::encode::<[u8]>(&[]).unwrap();
         list.push(&Json::encode_item(&nested(MAX_DEPTH - 1)).unwrap())
             .unwrap();
@@ -520,6 +579,31 @@ mod tests {
         }
         assert_eq!(list.decode::<Vec<String>>().unwrap().len(), 8_000);
         assert!(copies < 64, "{copies}");
+    }
+
+    #[test]
+    fn a_single_precision_float_comes_back_where_serde_reads_it_as_a_double() {
+        for single in [
+            7.038_531e-26_f32,
+            -7.038_531e-26,
+            0.1,
+            1e-45,
+            -0.0,
+            f32::MAX,
+        ] {
+            for count in [1, SIMD_FROM] {
+                for untagged in [Untagged::Named { single }, Untagged::Bare(single)] {
+                    let singles = Singles {
+                        single,
+                        singles: vec![single; count],
+                    };
+                    let value = Flattened { singles, untagged };
+                    let found: Flattened = Json::encode(&value).unwrap().decode().unwrap();
+                    assert_eq!(format!("{found:?}"), format!("{value:?}"));
+                }
+            }
+        }
+        assert_eq!(Json::encode(&0.1_f32).unwrap().as_bytes(), b"0.1");
     }
 
     #[test]
