@@ -17,6 +17,9 @@ use simd_json::{Buffers, Node, StaticNode};
 
 /// The value, or `None` if serde_json must say what it is.
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8], max_depth: usize) -> Option<T> {
+    if !*IS_EXACT {
+        return None;
+    }
     let mut scratch = json.to_vec();
     let mut buffers = Buffers::with_max_depth(json.len(), max_depth);
     let tape = simd_json::Deserializer::from_slice_with_buffers(&mut scratch, &mut buffers)
@@ -35,6 +38,14 @@ const RAW_VALUE: &str = "$serde_json::private::RawValue";
 static KEEPS_DIGITS: LazyLock<bool> = LazyLock::new(|| {
     let number: Result<serde_json::Number, _> = serde_json::from_str("1.00");
     number.is_ok_and(|number| number.to_string() == "1.00")
+});
+
+/// Whether simd-json reads floats bit for bit. It does not if the application has switched on its `approx-number-parsing`,
+/// which loses the sign of a zero and the last digits of others.
+static IS_EXACT: LazyLock<bool> = LazyLock::new(|| {
+    let floats: Result<[f64; 2], _> =
+        simd_json::serde::from_slice(&mut b"[-0.0,526.5631]".to_vec());
+    floats.is_ok_and(|floats| floats.map(f64::to_bits) == [-0.0_f64, 526.5631].map(f64::to_bits))
 });
 
 /// Left to serde_json, also for its words.
