@@ -130,7 +130,8 @@ pub enum SessionError {
     Store(#[from] StoreError),
 }
 
-fn advice_for(what: &str) -> &'static str {
+/// What to do about something that is too large.
+pub(crate) fn advice_for(what: &str) -> &'static str {
     match what {
         "key" | "principal" => "use a short name",
         _ => "store less, or raise `max_size`",

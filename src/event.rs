@@ -4,7 +4,7 @@
 //! feature `metrics` into counters. No event holds a token; a [`Handle`] is safe to log.
 
 use crate::Handle;
-use crate::error::Gone;
+use crate::error::{Gone, advice_for};
 use crate::store::StoreError;
 
 /// Something that happened to a session.
@@ -194,7 +194,7 @@ pub(crate) fn trace(event: &Event) {
             size,
             limit,
         } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), what, size, limit, "too large for a session; see `max_size`");
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), what, size, limit, "too large for a session: {}", advice_for(what));
         }
         Event::FingerprintMismatch {
             handle,
