@@ -275,7 +275,8 @@ pub struct SessionConfig {
     #[serde(with = "duration")]
     pub absolute_timeout: Duration,
     /// How many bytes a session's data and flash messages may take, keys and values as they are written in JSON; 64 KiB by
-    /// default, so that no request can fill the store. About half a kilobyte that sessile itself keeps is not counted.
+    /// default, so that no request can fill the store, from 1 KiB to 128 MiB. About half a kilobyte that sessile itself keeps
+    /// is not counted.
     ///
     /// A change that leaves the session no larger than it was always fits, also after the limit was lowered: signing in and
     /// out, rotating, and removing things. What does not fit is refused with
@@ -323,6 +324,10 @@ impl Default for SessionConfig {
     }
 }
 
+/// Redis closes the connection, on which other requests wait too, for a value of more than 512 MiB (`proto-max-bulk-len`). The
+/// record is larger than what is counted: by two bytes for each entry, and by the names of two principals.
+const LARGEST: usize = 128 * 1024 * 1024;
+
 impl SessionConfig {
     /// Says what cannot work.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -352,9 +357,8 @@ impl SessionConfig {
             }
         }
         self.durability.check()?;
-        if !(1024..=512 * 1024 * 1024).contains(&self.max_size) {
-            let advice =
-                "write a number of bytes from 1024 to 536870912, which is what Redis takes";
+        if !(1024..=LARGEST).contains(&self.max_size) {
+            let advice = "write a number of bytes from 1024 to 134217728: Redis takes no record that is much larger";
             return Err(ConfigError::invalid("max_size", self.max_size, advice));
         }
         Ok(())
@@ -550,7 +554,7 @@ mod tests {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.cookie.name = "id".into()).is_ok());
         type Case = (&'static str, fn(&mut SessionConfig));
-        let cases: [Case; 22] = [
+        let cases: [Case; 23] = [
             ("cookie.name", |c| c.cookie.name = String::new()),
             ("cookie.name", |c| c.cookie.name = "a b".into()),
             ("cookie.name", |c| c.cookie.name = "a=b".into()),
@@ -602,6 +606,8 @@ mod tests {
                 c.durability.endings = Some(replicas(1, 61_000));
             }),
             ("max_size", |c| c.max_size = 0),
+            // With what is not counted, the record would be more than Redis takes.
+            ("max_size", |c| c.max_size = 512 * 1024 * 1024),
         ];
         for (expected, change) in cases {
             let error = with(change).unwrap_err();
