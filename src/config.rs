@@ -512,10 +512,12 @@ impl CookieConfig {
 
     /// What can be kept of the cookie over plain HTTP on `localhost`, which is in no domain.
     pub(crate) fn without_tls(&self) -> Self {
-        let name = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"]
-            .into_iter()
-            .find(|prefix| has_prefix(&self.name, prefix))
-            .map_or(self.name.as_str(), |prefix| &self.name[prefix.len()..]);
+        const PREFIXES: [&str; 4] = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"];
+        // Behind one prefix there may be another.
+        let mut name = self.name.as_str();
+        while let Some(prefix) = PREFIXES.iter().find(|prefix| has_prefix(name, prefix)) {
+            name = &name[prefix.len()..];
+        }
         let name = if name.is_empty() { "id" } else { name };
         let same_site = if self.same_site == SameSite::None {
             SameSite::Lax
@@ -718,6 +720,7 @@ mod tests {
             ("__host-shop", None, "shop"),
             ("__Host-", None, "id"),
             ("__Host-Http-id", None, "id"),
+            ("__Host-__Secure-id", None, "id"),
             ("__Secure-id", Some("example.org"), "id"),
             ("__Http-id", Some("example.org"), "id"),
             ("id", Some("example.org"), "id"),
