@@ -47,7 +47,13 @@ impl Json {
         let mut json = Vec::with_capacity(128);
         value
             .serialize(&mut Serializer::with_formatter(&mut json, EitherPrecision))
-            .map_err(|_| JsonError::in_value(JsonErrorKind::Unwritable))?;
+            // As a key of a map, a float that is not finite is an error already.
+            .map_err(|_| {
+                finite::check(value)
+                    .err()
+                    .unwrap_or(JsonErrorKind::Unwritable)
+            })
+            .map_err(JsonError::in_value)?;
         if json.windows(4).any(|bytes| bytes == b"null") {
             finite::check(value).map_err(JsonError::in_value)?;
         }
@@ -496,12 +502,25 @@ mod tests {
         assert!(tape::decode::<BTreeMap<i32, Shape>>(br#"{"1":{"Line":[1,0.5]}}"#, 127).is_some());
     }
 
+    /// A map of one entry, whose key is a float.
+    struct KeyedBy(f64);
+
+    impl Serialize for KeyedBy {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map([(self.0, 1)])
+        }
+    }
+
     #[test]
     fn a_float_that_json_cannot_hold_is_an_error_and_not_a_null() {
         for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let error = Json::encode(&BTreeMap::from([("a", (1, Some(float)))])).unwrap_err();
             assert_eq!(error.kind, JsonErrorKind::NotFinite);
         }
+        let error = Json::encode(&KeyedBy(f64::NAN)).unwrap_err();
+        assert_eq!(error.kind, JsonErrorKind::NotFinite);
+        let error = Json::encode(&BTreeMap::from([((1, 2), 1)])).unwrap_err();
+        assert_eq!(error.kind, JsonErrorKind::Unwritable);
         let fine = Json::encode(&(None::<f64>, (), "null", 1.5)).unwrap();
         assert_eq!(fine.as_bytes(), br#"[null,null,"null",1.5]"#);
     }
@@ -604,6 +623,35 @@ mod tests {
             }
         }
         assert_eq!(Json::encode(&0.1_f32).unwrap().as_bytes(), b"0.1");
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Outer<T> {
+        #[serde(flatten)]
+        inner: Inner<T>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Inner<T> {
+        value: T,
+        padding: String,
+    }
+
+    #[test]
+    fn what_serde_cannot_read_back_is_an_error_when_it_is_read() {
+        fn refused<T: Serialize + DeserializeOwned>(value: &T) {
+            for length in [0, SIMD_FROM] {
+                let padding = "x".repeat(length);
+                let inner = Inner { value, padding };
+                let json = Json::encode(&Outer { inner }).unwrap();
+                assert!(json.decode::<Inner<T>>().is_ok(), "it is there");
+                let error = json.decode::<Outer<T>>().map(drop).unwrap_err();
+                assert_eq!(error.kind, JsonErrorKind::Mismatch);
+            }
+        }
+        refused(&5_i128);
+        refused(&u128::MAX);
+        refused(&BTreeMap::from([(1, 2)]));
     }
 
     #[test]
