@@ -121,6 +121,9 @@ impl Session {
 
     /// Puts a value under a key. An equal value is no change.
     ///
+    /// It comes back bit for bit, but for what serde itself does not read back: flattened structs, untagged enums and enums
+    /// with `#[serde(tag = "…")]` alone hold no 128-bit integers, and no maps whose keys are not strings.
+    ///
     /// # Errors
     ///
     /// - [`SessionError::Encode`]: it cannot be written as JSON and read again; so for a float that is NaN or infinite,
