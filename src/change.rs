@@ -184,8 +184,7 @@ impl Change {
             }
             Self::Rotate(rotation) => rotate(record, rotation, circumstances.now),
             Self::SetPrincipal { who, rotation } => {
-                let owner = record.principal.take().or(record.former_principal.take());
-                if owner.is_some_and(|owner| owner != *who) {
+                if record.is_anothers(who) {
                     record.data.clear();
                     record.flash.clear();
                     record.idle_timeout = None;

@@ -204,7 +204,8 @@ impl Session {
     }
 
     /// Leaves the messages that this request has taken for the next page after all, also those of
-    /// [`flash_now`](Self::flash_now).
+    /// [`flash_now`](Self::flash_now). After a [`destroy`](Self::destroy) or the login of another principal there are none: they
+    /// were for somebody else.
     ///
     /// # Errors
     ///

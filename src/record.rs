@@ -271,6 +271,12 @@ impl Record {
         }
     }
 
+    /// Whether the data is that of another principal.
+    pub(crate) fn is_anothers(&self, who: &str) -> bool {
+        let owner = self.principal.as_ref().or(self.former_principal.as_ref());
+        owner.is_some_and(|owner| owner != who)
+    }
+
     /// Notes that `id` is the latest commit of its writer.
     pub(crate) fn note_applied(&mut self, id: CommitId) {
         self.applied.retain(|earlier| earlier.writer != id.writer);

@@ -170,7 +170,12 @@ impl State {
         if self.head_sent && change.rotation().is_some() {
             return Err(SessionError::ResponseSent);
         }
+        let passes_on =
+            matches!(&change, Change::SetPrincipal { who, .. } if self.view.is_anothers(who));
         change.apply(Arc::make_mut(&mut self.view), circumstances)?;
+        if passes_on {
+            self.flashes_taken.clear();
+        }
         self.log.push(change);
         self.revision += 1;
         Ok(())
@@ -237,6 +242,7 @@ impl State {
         self.unresolved = None;
         self.in_flight = None;
         self.lost = false;
+        self.flashes_taken.clear();
         self.view = Arc::new(Record::new(circumstances));
         self.view_is = View::Exact;
     }

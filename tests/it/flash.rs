@@ -90,6 +90,34 @@ async fn messages_that_were_taken_can_be_kept_for_the_next_page() {
 }
 
 #[tokio::test]
+async fn messages_that_were_taken_are_not_kept_for_somebody_else() {
+    for (next, kept) in [(Some("mia"), 1), (Some("noa"), 0), (None, 0)] {
+        let mut visit = Visit::in_memory();
+        visit
+            .request(|session| async move {
+                session.set_principal("mia").await.unwrap();
+                session.flash_info("for mia").unwrap();
+            })
+            .await;
+        visit
+            .request(move |session| async move {
+                assert_eq!(session.take_flashes().await.unwrap().len(), 1);
+                match next {
+                    Some(name) => session.set_principal(name).await.unwrap(),
+                    None => session.destroy(),
+                }
+                session.keep_flashes().unwrap();
+            })
+            .await;
+        visit
+            .request(move |session| async move {
+                assert_eq!(session.peek_flashes().len(), kept, "{next:?}");
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn requests_that_show_nothing_leave_messages_waiting() {
     let app = app(SessionLayer::new(MemoryStore::new()));
     let mut browser = Browser::default();
