@@ -117,9 +117,9 @@ pub enum Event {
     /// The response sets the session cookie, or its handler asked for a signed-in session, and its headers let shared caches
     /// store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. These were taken away.
     PublicResponse,
-    /// Something inside the layer has set a cookie of the session cookie's name. It was taken away: browsers would have lost
-    /// their session, and what has set it would have set the session of whoever it likes. Give that cookie another name, or
-    /// change the session through [`Session`](crate::Session).
+    /// Something inside the layer has set a cookie of the session cookie's name. It was taken away, since it would have
+    /// replaced the visitor's session by another one, or by none. Give that cookie another name, or change the session through
+    /// [`Session`](crate::Session).
     ForeignSetCookie {
         /// The name.
         name: String,
