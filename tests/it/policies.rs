@@ -470,7 +470,7 @@ async fn a_node_that_died_is_waited_for_as_long_as_its_lease() {
 
 #[tokio::test]
 async fn a_request_that_takes_longer_than_its_lease_keeps_it() {
-    const LEASE: u64 = 3_000;
+    const LEASE: u64 = 6_000;
     let sites = Sites::new(exclusive(600_000, LEASE), &Gauge::default()).await;
     let (gate, path) = gated("/slow?k=slow");
     let slow = sites.get(0, &path);
