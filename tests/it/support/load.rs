@@ -1,6 +1,7 @@
 //! Many sessions that are changed all the time, over several nodes, with what their requests were told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -75,17 +76,32 @@ pub fn sessions(least: usize) -> usize {
 }
 
 /// What is left of the changes afterwards.
-#[derive(Debug)]
 pub struct Outcome {
-    pub done: usize,
-    pub not_done: usize,
-    pub unknown: usize,
+    done: usize,
+    not_done: usize,
+    unknown: usize,
     /// Acknowledged pushes and counts that are not there.
     pub lost: usize,
     /// Sessions all of whose requests were done.
     pub unhurt: usize,
     /// From the first request that failed to the end of the last.
-    pub window: Option<Duration>,
+    window: Option<Duration>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} pushes done, {} refused, {} requests unknown, {} acknowledged changes lost, {} sessions unhurt, errors for \
+             {:?}",
+            self.done,
+            self.not_done,
+            self.unknown,
+            self.lost,
+            self.unhurt,
+            self.window.unwrap_or_default()
+        )
+    }
 }
 
 impl Load {
