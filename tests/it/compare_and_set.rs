@@ -483,11 +483,21 @@ async fn a_commit_over_watch_that_is_dropped_half_way_leaves_no_trace_on_the_con
 async fn only_exec_leaves_the_outcome_open() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
-    let store = store_with(&proxy.url(), |config| {
-        config.compare_and_set = CompareAndSet::Watch;
-        config.command_timeout = Duration::from_millis(60);
-    })
-    .await;
+    let prefix = fresh_prefix();
+    let by_watch = |patience: Duration| {
+        let (url, prefix) = (proxy.url(), prefix.clone());
+        async move {
+            let store = store_with(&url, |config| {
+                config.key_prefix = prefix;
+                config.compare_and_set = CompareAndSet::Watch;
+                config.command_timeout = patience;
+            });
+            store.await
+        }
+    };
+    let store = by_watch(LONG).await;
+    // For answers that never come.
+    let hurried = by_watch(Duration::from_secs(2)).await;
     let (unavailable, unknown) = (StoreErrorKind::Unavailable, StoreErrorKind::Unknown);
     for (word, fault, times, expected, after) in [
         ("WATCH", Fault::LoseRequest, 1, None, 2),
@@ -500,7 +510,11 @@ async fn only_exec_leaves_the_outcome_open() {
     ] {
         let key = stored(&store, 1).await;
         proxy.inject(word, fault, times);
-        let failed = replace(&store, &key, 1, 2).await.err();
+        let asked = match fault {
+            Fault::SwallowAnswer => &hurried,
+            Fault::LoseRequest | Fault::LoseAnswer => &store,
+        };
+        let failed = replace(asked, &key, 1, 2).await.err();
         let kind = failed.map(|error| error.kind());
         assert_eq!(kind, expected, "{word} {fault:?} {times}");
         assert_eq!(proxy.faults_left(), 0);

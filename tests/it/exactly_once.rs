@@ -25,7 +25,7 @@ impl Line {
         let proxy = Proxy::before(server.address()).await;
         let store = store_with(&proxy.url(), |config| {
             config.pool_size = 4;
-            config.command_timeout = Duration::from_millis(500);
+            config.command_timeout = Duration::from_secs(1);
         })
         .await;
         let app = app(SessionLayer::new(store));
