@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use redis::{FromRedisValue, RedisResult};
+
 use super::Server;
 use super::patience::until_blocking;
 use super::server::free_port;
@@ -53,7 +55,8 @@ impl Cluster {
             ask::<()>(&cluster.servers[number], &range);
         }
         cluster.wait_for("all know each other", |server| {
-            ask::<String>(server, &["CLUSTER", "INFO"]).contains("cluster_known_nodes:6")
+            let info: String = answer(server, &["CLUSTER", "INFO"])?;
+            Ok(info.contains("cluster_known_nodes:6"))
         });
         for number in 0..PRIMARIES {
             let primary = cluster.name(number);
@@ -61,17 +64,17 @@ impl Cluster {
             ask::<()>(&cluster.servers[PRIMARIES + number], &replicate);
         }
         cluster.wait_for("the cluster is ready", |server| {
-            let info: String = ask(server, &["CLUSTER", "INFO"]);
-            let replication: String = ask(server, &["INFO", "replication"]);
-            let ranges: Vec<redis::Value> = ask(server, &["CLUSTER", "SLOTS"]);
+            let info: String = answer(server, &["CLUSTER", "INFO"])?;
+            let replication: String = answer(server, &["INFO", "replication"])?;
+            let ranges: Vec<redis::Value> = answer(server, &["CLUSTER", "SLOTS"])?;
             let complete = |range: &redis::Value| {
                 matches!(range, redis::Value::Array(parts) if parts.len() == 4)
             };
-            info.contains("cluster_state:ok")
+            Ok(info.contains("cluster_state:ok")
                 && ranges.len() == PRIMARIES
                 && ranges.iter().all(complete)
                 && (replication.contains("role:master")
-                    || replication.contains("master_link_status:up"))
+                    || replication.contains("master_link_status:up")))
         });
         cluster
     }
@@ -136,19 +139,24 @@ impl Cluster {
         ask(&self.servers[number], &["CLUSTER", "MYID"])
     }
 
-    fn wait_for(&self, what: &str, done: impl Fn(&Server) -> bool) {
-        until_blocking(what, || self.servers.iter().all(&done));
+    fn wait_for(&self, what: &str, done: impl Fn(&Server) -> RedisResult<bool>) {
+        let done = |server: &Server| done(server).unwrap_or(false);
+        until_blocking(what, || self.servers.iter().all(done));
     }
 }
 
 /// Whether a server has taken over.
 pub fn is_primary(server: &Server) -> bool {
-    ask::<String>(server, &["INFO", "replication"]).contains("role:master")
+    let replication: RedisResult<String> = answer(server, &["INFO", "replication"]);
+    replication.is_ok_and(|text| text.contains("role:master"))
 }
 
-pub fn ask<T: redis::FromRedisValue>(server: &Server, words: &[&str]) -> T {
-    let answer = redis::cmd(words[0])
-        .arg(&words[1..])
-        .query(&mut server.connection());
-    answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+pub fn ask<T: FromRedisValue>(server: &Server, words: &[&str]) -> T {
+    answer(server, words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+/// What a server says that may hang up: one whose role changes closes its connections.
+pub fn answer<T: FromRedisValue>(server: &Server, words: &[&str]) -> RedisResult<T> {
+    let mut connection = redis::Client::open(server.url())?.get_connection()?;
+    redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
 }

@@ -1,7 +1,9 @@
 //! A primary with a replica, and three sentinels that watch over them.
 
+use redis::RedisResult;
+
 use super::Server;
-use super::cluster::ask;
+use super::cluster::answer;
 use super::patience::until_blocking;
 
 pub struct Sentinels {
@@ -28,18 +30,21 @@ impl Sentinels {
             replica,
             sentinels: (0..3).map(start).collect(),
         };
-        until_blocking("the sentinels are ready", || all.are_ready());
+        until_blocking("the sentinels are ready", || {
+            all.are_ready().unwrap_or(false)
+        });
         all
     }
 
     /// Whether all know each other, and the replica.
-    fn are_ready(&self) -> bool {
-        let knows = |sentinel: &Server| {
-            let info: String = ask(sentinel, &["INFO", "sentinel"]);
-            info.contains("slaves=1,sentinels=3")
-        };
-        let replication: String = ask(&self.replica, &["INFO", "replication"]);
-        replication.contains("master_link_status:up") && self.sentinels.iter().all(knows)
+    fn are_ready(&self) -> RedisResult<bool> {
+        let replication: String = answer(&self.replica, &["INFO", "replication"])?;
+        let mut ready = replication.contains("master_link_status:up");
+        for sentinel in &self.sentinels {
+            let info: String = answer(sentinel, &["INFO", "sentinel"])?;
+            ready &= info.contains("slaves=1,sentinels=3");
+        }
+        Ok(ready)
     }
 
     pub fn url(&self) -> String {
