@@ -111,20 +111,20 @@ async fn whatever_breaks_nothing_is_lost_or_done_twice_and_a_logout_is_final() {
     for round in 0.. {
         let length = Duration::from_secs(seconds);
         let more = run(seed + round, None, &Evil::ALL, many(), length).await;
-        past.add(more, round);
+        let violations = wrong(&more.lives);
+        assert!(
+            violations.is_empty(),
+            "{}all of it: {}\nagain: {again}",
+            explain(&violations),
+            keep(&violations, seed)
+        );
+        past.add(more);
         let tally = Tally::of(&past.lives);
         println!(
             "{tally}{} sessions\n{:?}\n{:?}",
             past.lives.len(),
             past.evils,
             past.events
-        );
-        let violations = wrong(&past.lives);
-        assert!(
-            violations.is_empty(),
-            "{}all of it: {}\nagain: {again}",
-            explain(&violations),
-            keep(&violations, seed)
         );
         let missing = missing(&past, &tally, seconds);
         if missing.is_empty() {
@@ -136,15 +136,8 @@ async fn whatever_breaks_nothing_is_lost_or_done_twice_and_a_logout_is_final() {
 }
 
 impl Past {
-    /// Sessions of another run have other names.
-    fn add(&mut self, other: Self, round: u64) {
-        self.lives.extend(other.lives.into_iter().map(|life| Life {
-            tag: match round {
-                0 => life.tag,
-                _ => format!("{round}:{}", life.tag),
-            },
-            ..life
-        }));
+    fn add(&mut self, other: Self) {
+        self.lives.extend(other.lives);
         for (evil, times) in other.evils {
             *self.evils.entry(evil).or_default() += times;
         }
