@@ -114,13 +114,21 @@ async fn order(session: Session) -> Result<Redirect, SessionError> {
         session.flash_info("Please sign in to order; your cart waits for you.")?;
         return Ok(Redirect::to("/sign-in"));
     }
-    // Of two clicks on "Order", one gets the cart.
-    match session.take(CART).await? {
-        Some(cart) if !cart.is_empty() => {
-            let number = session.increment_now("orders", 1).await?;
+    // The cart becomes an order in one step: of two clicks one gets it, and no failure leaves it in neither place.
+    let order = session.transaction(|data| {
+        let cart = data.remove(CART)?.unwrap_or_default();
+        if cart.is_empty() {
+            return Ok(None);
+        }
+        let number = data.increment("orders", 1)?;
+        data.insert(format!("orders/{number}").as_str(), cart)?;
+        Ok::<_, SessionError>(Some(number))
+    });
+    match order.await? {
+        Some(number) => {
             session.flash_success(format!("Thank you! Your order no. {number} is on its way."))?;
         }
-        _ => session.flash_warning("There was nothing in your cart.")?,
+        None => session.flash_warning("There was nothing in your cart.")?,
     }
     Ok(Redirect::to("/"))
 }

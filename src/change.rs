@@ -7,11 +7,13 @@
 //! | `insert`, `remove` | the later commit wins, key by key |
 //! | `increment`, `push` | add up |
 //! | `update`, `try_update` | the closure runs again, on the newer value |
+//! | `transaction` | the closure runs again, on all of the newer data |
 //! | `take`, `take_flashes` | takes what is there then, or nothing |
 //! | `flash` | both are shown |
 //! | `clear` | removes the keys it saw |
 //! | rotation, principal | only within the epoch they were made in, see [`crate::commit`] |
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,7 @@ use crate::kept::Kept;
 use crate::lifetime::{Millis, after};
 use crate::record::{Record, Retired};
 use crate::token::{Secret, SecretHash};
+use crate::transaction::Transaction;
 use crate::version::Epoch;
 
 /// How long a replaced secret is recognised, so that a request sent before the browser saw the new cookie cannot push
@@ -85,6 +88,7 @@ pub(crate) enum Change {
         check: Check,
         answer: Answer<Json>,
     },
+    Transaction(Transaction),
     AddFlash(Kept<Flash>),
     TakeFlashes {
         answer: Answer<Vec<Kept<Flash>>>,
@@ -108,6 +112,7 @@ impl fmt::Debug for Change {
             Self::Push { .. } => "Push",
             Self::Update { .. } => "Update",
             Self::Take { .. } => "Take",
+            Self::Transaction(_) => "Transaction",
             Self::AddFlash(_) => "AddFlash",
             Self::TakeFlashes { .. } => "TakeFlashes",
             Self::Lifetimes(_) => "Lifetimes",
@@ -147,21 +152,13 @@ impl Change {
                 }
             }
             Self::Increment { key, by, answer } => {
-                let sum = sum(key, record.data.get(key), *by)?;
-                record.data.insert(key.clone(), encode(key, &sum)?);
+                let sum = count(&mut record.data, key, *by)?;
                 if let Some(answer) = answer {
                     answer.give(Some(sum));
                 }
             }
-            Self::Push { key, value } => {
-                let error = |source| decode_error::<Vec<()>>(key, source);
-                if let Some(list) = record.data.get_mut(key) {
-                    return list.push(value).map_err(error);
-                }
-                let mut list = encode::<[(); 0]>(key, &[])?;
-                list.push(value).map_err(error)?;
-                record.data.insert(key.clone(), list);
-            }
+            Self::Push { key, value } => append(&mut record.data, key, value)?,
+            Self::Transaction(transaction) => transaction.run(&mut record.data)?,
             Self::Update { key, rewrite } => {
                 let value = rewrite(record.data.get(key))?;
                 record.data.insert(key.clone(), value);
@@ -222,6 +219,7 @@ impl Change {
             Self::Increment { answer, .. } => answer.as_ref().map(Answer::id),
             Self::Take { answer, .. } => Some(answer.id()),
             Self::TakeFlashes { answer } => Some(answer.id()),
+            Self::Transaction(transaction) => Some(transaction.answer()),
             _ => None,
         }
     }
@@ -233,6 +231,7 @@ impl Change {
             Self::Increment { answer, .. } => *answer = None,
             Self::Take { answer, .. } => *answer = Answer::new(),
             Self::TakeFlashes { answer } => *answer = Answer::new(),
+            Self::Transaction(transaction) => *transaction = transaction.on_trial(),
             _ => {}
         }
         trial
@@ -246,11 +245,12 @@ impl Change {
             } => answer.confirm(),
             Self::Take { answer, .. } => answer.confirm(),
             Self::TakeFlashes { answer } => answer.confirm(),
+            Self::Transaction(transaction) => transaction.confirm(),
             _ => {}
         }
     }
 
-    /// The keys of the data that it changes.
+    /// The keys of the data that it changes, as far as they are known before it is done.
     pub(crate) fn keys(&self) -> &[String] {
         #[cfg(test)]
         tests::LOOKED_AT.with(|looked| looked.set(looked.get() + 1));
@@ -262,18 +262,14 @@ impl Change {
             | Self::Update { key, .. }
             | Self::Take { key, .. } => std::slice::from_ref(key),
             Self::Clear { keys } => keys,
-            Self::AddFlash(_)
+            Self::Transaction(_)
+            | Self::AddFlash(_)
             | Self::TakeFlashes { .. }
             | Self::Lifetimes(_)
             | Self::Rotate(_)
             | Self::SetPrincipal { .. }
             | Self::ClearPrincipal(_) => &[],
         }
-    }
-
-    /// Whether any value may depend on this change, whatever its key.
-    pub(crate) fn touches_all(&self) -> bool {
-        matches!(self, Self::Clear { .. } | Self::SetPrincipal { .. })
     }
 
     /// The secret in the cookie once this change is committed.
@@ -289,6 +285,7 @@ impl Change {
             | Self::Push { .. }
             | Self::Update { .. }
             | Self::Take { .. }
+            | Self::Transaction(_)
             | Self::AddFlash(_)
             | Self::TakeFlashes { .. }
             | Self::Lifetimes(_) => None,
@@ -316,6 +313,33 @@ fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
     let surplus = record.retired.len().saturating_sub(RETIRED_MOST);
     record.retired.drain(..surplus);
     record.epoch = rotation.epoch;
+}
+
+/// Adds to a counter.
+pub(crate) fn count(
+    data: &mut BTreeMap<String, Json>,
+    key: &str,
+    by: i64,
+) -> Result<i64, SessionError> {
+    let sum = sum(key, data.get(key), by)?;
+    data.insert(key.to_owned(), encode(key, &sum)?);
+    Ok(sum)
+}
+
+/// Appends an item to a list; a missing list is empty.
+pub(crate) fn append(
+    data: &mut BTreeMap<String, Json>,
+    key: &str,
+    item: &Json,
+) -> Result<(), SessionError> {
+    let error = |source| decode_error::<Vec<()>>(key, source);
+    if let Some(list) = data.get_mut(key) {
+        return list.push(item).map_err(error);
+    }
+    let mut list = encode::<[(); 0]>(key, &[])?;
+    list.push(item).map_err(error)?;
+    data.insert(key.to_owned(), list);
+    Ok(())
 }
 
 /// The counter's value with `by` added; a missing counter stands at zero.

@@ -20,9 +20,7 @@ pub(crate) struct ChangeLog {
 #[derive(Clone, Debug, Default)]
 struct Touched {
     keys: HashSet<String>,
-    all_keys: bool,
     principal: bool,
-    lifetimes: bool,
     secret: bool,
     answers: bool,
 }
@@ -34,12 +32,10 @@ impl Touched {
                 self.keys.insert(key.clone());
             }
         }
-        self.all_keys |= change.touches_all();
         self.principal |= matches!(
             change,
             Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
         );
-        self.lifetimes |= matches!(change, Change::Lifetimes(_) | Change::SetPrincipal { .. });
         self.secret |= change.rotation().is_some();
         self.answers |= change.answer().is_some();
     }
@@ -104,16 +100,6 @@ impl ChangeLog {
         self.touched.principal
     }
 
-    /// Whether the value under this key may depend on changes that are not committed.
-    pub(crate) fn touches(&self, key: &str) -> bool {
-        self.touched.all_keys || self.touched.keys.contains(key)
-    }
-
-    /// Whether timeouts or the cookie's life are to change.
-    pub(crate) fn touches_lifetimes(&self) -> bool {
-        self.touched.lifetimes
-    }
-
     /// Drops what needs a new cookie, once none can be sent any more.
     pub(crate) fn drop_rotations(&mut self) {
         if self.touched.secret {
@@ -129,6 +115,12 @@ impl ChangeLog {
     /// Whether any of them gives its caller something that nobody else may get.
     pub(crate) fn gives(&self) -> bool {
         self.touched.answers
+    }
+
+    /// Whether it looks at what is there by itself, all of it.
+    pub(crate) fn is_all_transactions(&self) -> bool {
+        let mut changes = self.changes.iter();
+        changes.all(|change| matches!(change, Change::Transaction(_)))
     }
 
     /// Without what is done to the data.

@@ -116,6 +116,22 @@ pub enum SessionError {
     /// be created again: a logout is final.
     #[error("the session {0}: nothing was written")]
     Gone(Gone),
+    /// Used if the closure of a [`transaction`](crate::Session::transaction) said no when its session was committed by a clone
+    /// of it; the caller of `transaction` itself gets what the closure returned. Nothing was written.
+    #[error(
+        "a transaction on a clone of the session was aborted by its closure: nothing was written"
+    )]
+    Aborted,
+    /// Used if a part of what a request has changed is in the store, since `save`, `increment_now`, `take`, `take_flashes` or
+    /// `transaction` has committed it, and the rest is not. To repeat the request would do that part twice.
+    #[error(
+        "a part of the request's changes was committed, and the rest was not: do all of them in one `transaction`, or look at the session before repeating"
+    )]
+    PartlyCommitted {
+        /// Why the rest is not in the store.
+        #[source]
+        rest: Box<Self>,
+    },
     /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly. A
     /// rotation may have been applied too, without the browser having the new token. Used too if it has been applied, and on
     /// fewer replicas than [`durability`](crate::DurabilityConfig) asks for: whether it outlives the primary is then what is
@@ -263,11 +279,14 @@ impl std::fmt::Display for Gone {
 impl SessionError {
     /// The status of the response that this error becomes.
     ///
-    /// 409 for `Conflict`, `Gone` and `Refused`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown` (without, since
-    /// repeating the request may do its work twice); 500 for everything that only the application's code can mend.
+    /// 409 for `Conflict`, `Gone`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
+    /// (without, since repeating the request may do its work twice); 500 for `PartlyCommitted`, and for everything that only the
+    /// application's code can mend.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } => StatusCode::CONFLICT,
+            Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } | Self::Aborted => {
+                StatusCode::CONFLICT
+            }
             Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -279,6 +298,7 @@ impl SessionError {
             | Self::TooLarge { .. }
             | Self::InvalidTimeout { .. }
             | Self::Discarded
+            | Self::PartlyCommitted { .. }
             | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -292,7 +312,12 @@ impl SessionError {
             Self::Store(_) | Self::Busy { .. } => {
                 "The session is unavailable right now. Try again in a moment.\n"
             }
-            Self::Refused { .. } => "This is not possible any more. Load the page again.\n",
+            Self::PartlyCommitted { .. } => {
+                "A part of this was done and the rest was not. Look before you repeat it.\n"
+            }
+            Self::Refused { .. } | Self::Aborted => {
+                "This is not possible any more. Load the page again.\n"
+            }
             Self::Gone(Gone::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::Gone(_) | Self::Conflict { .. } => {
                 "The session was changed by another request. Load the page again.\n"
@@ -334,6 +359,14 @@ mod tests {
             (SessionError::Conflict { attempts: 3 }, 409, false),
             (SessionError::Gone(Gone::Ended), 409, false),
             (SessionError::Refused { key: "k".into() }, 409, false),
+            (SessionError::Aborted, 409, false),
+            (
+                SessionError::PartlyCommitted {
+                    rest: Box::new(SessionError::Store(StoreError::unavailable("down"))),
+                },
+                500,
+                false,
+            ),
             (SessionError::MissingLayer, 500, false),
             (
                 SessionError::TooLarge {

@@ -8,6 +8,7 @@ use http::request::Parts;
 use crate::error::SessionError;
 use crate::read_session::ReadSession;
 use crate::session::Session;
+use crate::transaction::TransactionError;
 
 /// Used as `session: Session`. Rejected with [`SessionError::MissingLayer`] if no layer is around the handler, and with
 /// [`SessionError::Store`] if the session could not be loaded.
@@ -53,6 +54,15 @@ fn unless_absent<T>(session: Result<T, SessionError>) -> Result<Option<T>, Sessi
         Ok(session) => Ok(Some(session)),
         Err(SessionError::MissingLayer) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+impl<E: IntoResponse> IntoResponse for TransactionError<E> {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Aborted(error) => error.into_response(),
+            Self::Session(error) => error.into_response(),
+        }
     }
 }
 

@@ -47,6 +47,13 @@ impl<T> Kept<T> {
     }
 }
 
+/// By what is stored, whoever knows what it means.
+impl<T> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
+}
+
 impl<T> Serialize for Kept<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let raw: &RawValue =

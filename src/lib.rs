@@ -7,6 +7,11 @@
 // Here and not in Cargo.toml, since tests, benches and examples may unwrap.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+/// Its examples are tested as those of the README are.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../docs/handlers.md")]
+mod handlers {}
+
 mod answer;
 mod cache_control;
 mod change;
@@ -46,6 +51,7 @@ mod state;
 pub mod store;
 mod tape;
 mod token;
+mod transaction;
 mod version;
 
 pub use config::{
@@ -66,3 +72,4 @@ pub use store::{
     CompareAndSet, MemoryStore, RedisConfig, RedisStore, SessionStore, StoreError, TlsConfig,
 };
 pub use token::{Handle, InvalidHandle};
+pub use transaction::{Data, TransactionError};

@@ -80,7 +80,8 @@ pub(crate) fn renewal(
 pub(crate) struct BrowserCookie {
     /// When it ends by itself; `None` if with the browser.
     pub(crate) ends: Option<Millis>,
-    /// It has grown so old that the browser would drop it before the session ends.
+    /// It has grown so old that the browser would drop it before the session ends, or the browser may have got another from
+    /// a request that was faster.
     pub(crate) is_old: bool,
 }
 
@@ -209,10 +210,6 @@ impl Session {
     /// [`SessionError::InvalidTimeout`] below a second or above ten years.
     pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
         check_timeout(timeout)?;
-        let same = |record: &Record| record.idle_timeout == Some(timeout);
-        if self.shared().state().has_lifetimes(same) {
-            return Ok(());
-        }
         self.change(Change::Lifetimes(Lifetimes {
             idle: Some(timeout),
             ..Lifetimes::default()
@@ -231,10 +228,6 @@ impl Session {
         let now = to_millis(self.shared().core.store.now());
         if after(self.shared().state().view.started, timeout) <= now {
             return Err(SessionError::InvalidTimeout { value: timeout });
-        }
-        let same = |record: &Record| record.absolute_timeout == Some(timeout);
-        if self.shared().state().has_lifetimes(same) {
-            return Ok(());
         }
         let absolute = Some(timeout);
         self.change(Change::Lifetimes(Lifetimes {
@@ -267,14 +260,8 @@ impl Session {
     /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
     #[doc(alias("remember_me", "set_longterm"))]
     pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
-        {
-            let state = self.shared().state();
-            if state.head_sent {
-                return Err(SessionError::ResponseSent);
-            }
-            if state.has_lifetimes(|record| record.persistent == persistent) {
-                return Ok(());
-            }
+        if self.shared().state().head_sent {
+            return Err(SessionError::ResponseSent);
         }
         let persistent = Some(persistent);
         self.change(Change::Lifetimes(Lifetimes {

@@ -23,7 +23,8 @@ use crate::token::Token;
 /// committed is replaced: the handler's answer would claim what has not happened.
 pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
     let settings = &visit.settings;
-    let mut response = hooked(settings, only_others_cookies(settings, response));
+    let response = only_others_cookies(settings, response);
+    let mut response = replaced_if_failed(visit, response);
     if let Some(session) = visit.depart() {
         let shared = session.shared();
         let failed = is_failed(settings, &response);
@@ -53,13 +54,21 @@ pub(crate) fn turn_away<R: From<Bytes>>(visit: &Visit, error: &SessionError) -> 
     error_response(&visit.settings, error, &HeaderMap::new())
 }
 
-/// A session error that the handler returned gets the response of the layer's hook too.
-fn hooked<R: From<Bytes>>(settings: &Settings, response: Response<R>) -> Response<R> {
-    match response.extensions().get::<SessionError>() {
-        Some(error) if settings.has_error_hook() => {
-            error_response(settings, &error.clone(), response.headers())
-        }
-        _ => response,
+/// A session error that the handler returned gets the response of the layer's hook too. And it does not know what else of the
+/// request is in the store.
+fn replaced_if_failed<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
+    let settings = &visit.settings;
+    let Some(error) = response.extensions().get::<SessionError>() else {
+        return response;
+    };
+    let told = match visit.loaded() {
+        Some(session) => session.shared().state().of_the_request(error.clone()),
+        None => error.clone(),
+    };
+    let is_another = std::mem::discriminant(&told) != std::mem::discriminant(error);
+    match is_another || settings.has_error_hook() {
+        true => error_response(settings, &told, response.headers()),
+        false => response,
     }
 }
 
@@ -114,7 +123,7 @@ fn cookie_due(
 ) -> Due {
     match &state.standing {
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
-        _ if matches!(committed, Err(SessionError::Gone(_))) => Due::Nothing,
+        _ if is_gone(committed) => Due::Nothing,
         Standing::Stored(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
@@ -129,6 +138,13 @@ fn cookie_due(
         }
         Standing::New if state.destroyed && *presented != Presented::Nothing => Due::Remove,
         Standing::New | Standing::Barred { .. } => Due::Nothing,
+    }
+}
+
+fn is_gone(committed: &Result<(), SessionError>) -> bool {
+    match committed {
+        Err(SessionError::PartlyCommitted { rest }) => matches!(**rest, SessionError::Gone(_)),
+        committed => matches!(committed, Err(SessionError::Gone(_))),
     }
 }
 

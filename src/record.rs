@@ -271,6 +271,24 @@ impl Record {
         }
     }
 
+    /// Whether changes that gave it no new secret have left it as `before` was.
+    pub(crate) fn holds_the_same(&self, before: &Self) -> bool {
+        let lifetimes = |of: &Self| (of.idle_timeout, of.absolute_timeout, of.persistent);
+        self.deadline == before.deadline
+            && lifetimes(self) == lifetimes(before)
+            && self.data == before.data
+            && self.flash == before.flash
+    }
+
+    /// The same, of a session that is not stored.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.idle_timeout.is_none()
+            && self.absolute_timeout.is_none()
+            && !self.persistent
+            && self.data.is_empty()
+            && self.flash.is_empty()
+    }
+
     /// Whether the data is that of another principal.
     pub(crate) fn is_anothers(&self, who: &str) -> bool {
         let owner = self.principal.as_ref().or(self.former_principal.as_ref());

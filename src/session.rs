@@ -49,6 +49,7 @@ const KEY_LONGEST: usize = 1024;
 /// | [`increment`](Self::increment), [`decrement`](Self::decrement), [`push`](Self::push) | add up |
 /// | [`update`](Self::update), [`try_update`](Self::try_update) | the closure runs again, on the newer value |
 /// | [`clear`](Self::clear) | removes the keys it saw |
+/// | [`transaction`](Self::transaction) | the closure runs again, on all of the newer data |
 /// | [`take`](Self::take) | one of them gets the value |
 ///
 /// A session that was destroyed, or passed to another login, takes no more changes of requests that began before:
@@ -119,7 +120,8 @@ impl Session {
         value.map(|value| decode(key, &value)).transpose()
     }
 
-    /// Puts a value under a key. An equal value is no change.
+    /// Puts a value under a key. If at the end of the request all of its changes leave the session as it was loaded, it has
+    /// only read, and nothing is written.
     ///
     /// It comes back bit for bit, but for what serde itself does not read back: flattened structs, untagged enums and enums
     /// with `#[serde(tag = "…")]` alone hold no 128-bit integers, and no maps whose keys are not strings.
@@ -138,16 +140,10 @@ impl Session {
         let key = key.name();
         let value = encode(key, &value)?;
         self.check_value(key, &value)?;
-        let there = self.shared.state().has_already(key, &value);
-        if there {
-            self.shared.state().note_read(key);
-            Ok(())
-        } else {
-            self.change(Change::Insert {
-                key: key.to_owned(),
-                value,
-            })
-        }
+        self.change(Change::Insert {
+            key: key.to_owned(),
+            value,
+        })
     }
 
     /// Removes a key and returns its value.
@@ -164,25 +160,17 @@ impl Session {
     ) -> Result<Option<T>, SessionError> {
         let name = key.name();
         let value = self.get(name)?;
-        if value.is_some() {
-            self.discard(name);
-        }
+        self.discard(name);
         Ok(value)
     }
 
     /// Removes a key without looking at its value.
     #[doc(alias("forget", "unset"))]
     pub fn discard(&self, key: &str) {
-        let there = {
-            let state = self.shared.state();
-            state.view.data.contains_key(key) || state.is_pending(key)
-        };
-        if there {
-            // Removing cannot fail: it looks at nothing.
-            let _ = self.change(Change::Remove {
-                key: key.to_owned(),
-            });
-        }
+        // Removing cannot fail: it looks at nothing.
+        let _ = self.change(Change::Remove {
+            key: key.to_owned(),
+        });
     }
 
     /// Whether there is a value under a key.
@@ -365,7 +353,11 @@ impl Session {
         let apply = Arc::new(apply);
         for _ in 0..REWRITES {
             // The closure is the application's: it may use this session, so no lock is held while it runs.
-            let seen = self.shared.state().view.data.get(key).cloned();
+            let seen = {
+                let mut state = self.shared.state();
+                state.note_read(key);
+                state.view.data.get(key).cloned()
+            };
             let (value, json) = apply(seen.as_ref())?;
             self.check_size("key", key.len())?;
             self.check_value(key, &json)?;
@@ -373,17 +365,13 @@ impl Session {
             if state.view.data.get(key) != seen.as_ref() {
                 continue;
             }
-            if !state.has_already(key, &json) {
-                let again = Arc::clone(&apply);
-                let rewrite: Rewrite = Arc::new(move |json| again(json).map(|(_, json)| json));
-                let change = Change::Update {
-                    key: key.to_owned(),
-                    rewrite,
-                };
-                state.note(change, key, json);
-            } else {
-                state.note_read(key);
-            }
+            let again = Arc::clone(&apply);
+            let rewrite: Rewrite = Arc::new(move |json| again(json).map(|(_, json)| json));
+            let change = Change::Update {
+                key: key.to_owned(),
+                rewrite,
+            };
+            state.note(change, key, json);
             return Ok(value);
         }
         Err(SessionError::Conflict { attempts: REWRITES })
@@ -513,10 +501,10 @@ impl Session {
         !matches!(self.shared.state().standing, Standing::Stored(_))
     }
 
-    /// Whether there is anything to commit.
+    /// Whether there is anything to commit. Changes that leave the session as it was are none.
     #[doc(alias("is_dirty", "is_changed"))]
     pub fn is_modified(&self) -> bool {
-        !self.shared.state().is_settled()
+        !self.shared.edit(|state| state.is_settled())
     }
 
     /// How the client's network compares with the one that the session belongs to.
@@ -535,16 +523,8 @@ impl Session {
     }
 
     pub(crate) fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
-        let limit = match what {
-            "key" => KEY_LONGEST,
-            _ => self.shared.settings.config.max_size,
-        };
-        if size <= limit {
-            return Ok(());
-        }
-        let error = SessionError::TooLarge { what, size, limit };
-        self.shared.report(&error);
-        Err(error)
+        let max_size = self.shared.settings.config.max_size;
+        check_size(what, size, max_size).inspect_err(|error| self.shared.report(error))
     }
 
     pub(crate) fn change(&self, change: Change) -> Result<(), SessionError> {
@@ -579,6 +559,21 @@ impl Session {
             Ok(given) => Ok(given),
             Err(error) => settled.and(Err(error)),
         }
+    }
+}
+
+pub(crate) fn check_size(
+    what: &'static str,
+    size: usize,
+    max_size: usize,
+) -> Result<(), SessionError> {
+    let limit = match what {
+        "key" => KEY_LONGEST,
+        _ => max_size,
+    };
+    match size <= limit {
+        true => Ok(()),
+        false => Err(SessionError::TooLarge { what, size, limit }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one request knows of its session: the record it loaded, and the changes since.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ pub(crate) struct State {
     pub(crate) settling: u32,
     /// What became of changes that somebody may still want to save, and how often that has happened.
     pub(crate) losses: Losses,
+    /// Changes of this request are in the store, and its response has not been sent.
+    pub(crate) committed: bool,
+    /// What this request has read is known to be as it was, although its lease has lapsed.
+    pub(crate) reads_hold: bool,
     /// A commit of this request that nobody will ever know the outcome of.
     pub(crate) lost: bool,
     /// To be deleted before anything else is done.
@@ -134,6 +138,8 @@ impl State {
             losses: Losses::default(),
             discarded: false,
             unresolved: None,
+            committed: false,
+            reads_hold: false,
             lost: false,
             doomed: None,
             destroyed: false,
@@ -190,15 +196,11 @@ impl State {
         self.revision += 1;
     }
 
-    /// Whether the store has this value under the key, and no change of this request says otherwise. Only then is writing
-    /// it no change; what is pending may come out differently.
-    pub(crate) fn has_already(&self, key: &str, value: &Json) -> bool {
-        !self.is_pending(key) && self.view.data.get(key) == Some(value)
-    }
-
-    /// Whether the value under the key may still come out differently.
-    pub(crate) fn is_pending(&self, key: &str) -> bool {
-        self.in_flight.is_some() || self.log.touches(key)
+    /// Notes a change of all of the data that was done already, and its result.
+    pub(crate) fn note_all(&mut self, change: Change, data: BTreeMap<String, Json>) {
+        Arc::make_mut(&mut self.view).data = data;
+        self.log.push(change);
+        self.revision += 1;
     }
 
     /// Whether nobody's session is this, whatever becomes of pending changes.
@@ -216,12 +218,6 @@ impl State {
             keys.extend(base.record.data.keys());
         }
         keys.into_iter().cloned().collect()
-    }
-
-    /// The same for timeouts and the cookie's life.
-    pub(crate) fn has_lifetimes(&self, has: impl FnOnce(&Record) -> bool) -> bool {
-        let pending = self.in_flight.is_some() || self.log.touches_lifetimes();
-        !pending && has(&self.view)
     }
 
     /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
@@ -299,10 +295,28 @@ impl State {
         self.outdate_view();
     }
 
+    /// Whether the changes, one by one, leave the session as this request read it: it has only read, then, and nothing is to
+    /// be written. Judged as a whole, since what leaves one value alone rests on it as what changes another does.
+    ///
+    /// After the response what was read is too old to be judged by.
+    fn changes_nothing(&self) -> bool {
+        if self.log.is_empty() {
+            return true;
+        }
+        let known = self.view_is == View::Exact && !self.head_sent && self.in_flight.is_none();
+        if !known || self.log.gives() || self.log.new_secret().is_some() {
+            return false;
+        }
+        match &self.standing {
+            Standing::Stored(base) => self.view.holds_the_same(&base.record),
+            Standing::New | Standing::Barred { .. } => self.view.holds_nothing(),
+        }
+    }
+
     /// Whether there is nothing to tell the store, as far as no commit is under way.
     pub(crate) fn is_settled(&self) -> bool {
         let refused = self.destroyed && matches!(self.standing, Standing::Barred { .. });
-        self.log.is_empty()
+        self.changes_nothing()
             && self.unresolved.is_none()
             && self.doomed.is_none()
             && !self.lost
@@ -312,6 +326,24 @@ impl State {
     /// Takes out the commit that is to be resolved first.
     pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
         Some((self.unresolved.take()?, self.generation))
+    }
+
+    /// What was read, if that may have changed meanwhile and nothing is written that would find out: the request had the
+    /// session for itself, and its lease has lapsed.
+    pub(crate) fn unproved_reads(&self) -> Option<(RestsOn, Base)> {
+        let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
+        let mut rests_on = self.rests_on.clone();
+        if let RestsOn::Keys(keys) = &mut rests_on {
+            keys.extend(self.log.keys().cloned());
+        }
+        match &self.standing {
+            Standing::Stored(base)
+                if lapsed && !self.reads_hold && !self.head_sent && !rests_on.is_empty() =>
+            {
+                Some((rests_on, Base::clone(base)))
+            }
+            _ => None,
+        }
     }
 
     /// The handler has seen the value of a key.
@@ -350,7 +382,11 @@ impl State {
         self.in_flight = Some(log.clone());
         self.discarded = false;
         self.revision += 1;
-        let mut rests_on = self.rests_on.clone();
+        let mut rests_on = match terms.settings.config.concurrency {
+            // It looks at everything by itself, and again if that has changed.
+            Concurrency::Reject if log.is_all_transactions() => RestsOn::Nothing,
+            _ => self.rests_on.clone(),
+        };
         if let RestsOn::Keys(keys) = &mut rests_on {
             keys.extend(log.keys().cloned());
         }
@@ -379,6 +415,7 @@ impl State {
         }
         match outcome {
             Outcome::Committed(base) => {
+                self.committed |= !self.head_sent;
                 self.was_signed_in |= base.record.principal.is_some();
                 self.standing = Standing::Stored(Box::new(base));
                 self.outdate_view();
@@ -409,6 +446,20 @@ impl State {
         }
     }
 
+    /// What an error means for the request as a whole: if a part of it is in the store, it is not true that nothing was
+    /// written, and repeating it would do that part twice.
+    pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
+        match error {
+            error if !self.committed => error,
+            SessionError::OutcomeUnknown | SessionError::PartlyCommitted { .. } => error,
+            // It is still to be deleted, and will be.
+            _ if self.doomed.is_some() => SessionError::OutcomeUnknown,
+            error => SessionError::PartlyCommitted {
+                rest: Box::new(error),
+            },
+        }
+    }
+
     /// Forgets what is not committed; whoever saves it still is told.
     pub(crate) fn forget(&mut self) {
         if self.unresolved.is_some() {
@@ -436,14 +487,9 @@ mod tests {
     use crate::record::tests::record;
 
     fn insert(state: &mut State, key: String, value: usize) -> Change {
+        state.note_read(&key);
         let value = json(value);
-        assert!(!state.has_already(&key, &value));
         Change::Insert { key, value }
-    }
-
-    fn remove(state: &mut State, key: String) -> Change {
-        assert!(state.view.data.contains_key(&key) || !state.is_pending(&key));
-        Change::Remove { key }
     }
 
     /// What a call looks at before it makes its change.
@@ -454,7 +500,7 @@ mod tests {
             insert(state, n.to_string(), n)
         }),
         ("insert of one key", |state, n| insert(state, "k".into(), n)),
-        ("remove", |state, n| remove(state, n.to_string())),
+        ("remove", |_, n| Change::Remove { key: n.to_string() }),
         ("push", |_, n| Change::Push {
             key: "k".into(),
             value: json(n),
@@ -467,8 +513,7 @@ mod tests {
         ("flash", |_, n| {
             Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
         }),
-        ("set_persistent", |state, n| {
-            state.has_lifetimes(|record| record.persistent);
+        ("set_persistent", |_, n| {
             Change::Lifetimes(crate::change::Lifetimes {
                 persistent: Some(n % 2 == 0),
                 ..Default::default()

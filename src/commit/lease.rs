@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -33,6 +33,7 @@ const IN_A_ROW: u64 = 4;
 /// The right to be the only request of a session, given up when dropped.
 pub(crate) struct Lease {
     handle: Handle,
+    term: Arc<Term>,
     /// Its keeper gives the lease up when this goes.
     _held: oneshot::Sender<()>,
 }
@@ -56,12 +57,14 @@ impl Lease {
         let turn = turn.ok_or(SessionError::Busy { wait })?;
         let (held, released) = oneshot::channel();
         let (taken, hears) = oneshot::channel();
+        let term = Arc::new(Term::default());
         let keeper = Keeper {
             core: Arc::clone(core),
             settings: Arc::clone(settings),
             handle,
             owner: Owner::random(),
             lease: lease.max(SHORTEST),
+            term: Arc::clone(&term),
             turn,
             _place: place,
         };
@@ -70,12 +73,42 @@ impl Lease {
         match hears.await {
             Ok(Ok(true)) => Ok(Self {
                 handle,
+                term,
                 _held: held,
             }),
             Ok(Ok(false)) => Err(SessionError::Busy { wait }),
             Ok(Err(error)) => Err(SessionError::Store(error)),
             Err(_) => Err(SessionError::Busy { wait }),
         }
+    }
+
+    /// Whether nobody else can have had the session since it was taken.
+    pub(crate) fn is_held(&self) -> bool {
+        let ends = self.term.lock();
+        ends.is_some_and(|ends| Instant::now() < ends)
+    }
+}
+
+/// Until when a lease is held at least, without a gap since it was taken: once over, it stays over.
+#[derive(Default)]
+struct Term(Mutex<Option<Instant>>);
+
+impl Term {
+    /// The store has given or renewed it, some time after it was asked.
+    fn extend(&self, asked: Instant, lease: Duration) {
+        let mut ends = self.lock();
+        if ends.is_none_or(|ends| Instant::now() < ends) {
+            *ends = Some(asked + lease);
+        }
+    }
+
+    /// Somebody else has it.
+    fn end(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,6 +128,7 @@ struct Keeper {
     handle: Handle,
     owner: Owner,
     lease: Duration,
+    term: Arc<Term>,
     /// The front of this process's queue, and how often it has moved up.
     turn: OwnedMutexGuard<u64>,
     _place: Place,
@@ -152,6 +186,7 @@ impl Keeper {
             match self.ask_for_it().await {
                 Ok(Leased::Held) => {}
                 Ok(Leased::Taken { .. }) => {
+                    self.term.end();
                     self.settings.emit(&Event::LeaseLost { handle });
                     // The queue of this process stays in order.
                     let _ = released.await;
@@ -166,11 +201,16 @@ impl Keeper {
     }
 
     async fn ask_for_it(&self) -> Result<Leased, StoreError> {
+        let asked = Instant::now();
         let acquire = self
             .core
             .store
             .acquire(&self.handle, self.owner, self.lease);
-        self.ask(acquire).await
+        let answer = self.ask(acquire).await;
+        if let Ok(Leased::Held) = answer {
+            self.term.extend(asked, self.lease);
+        }
+        answer
     }
 
     async fn ask<T>(

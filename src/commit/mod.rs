@@ -13,10 +13,13 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::answer::AnswerId;
-use crate::error::SessionError;
+use crate::change_log::ChangeLog;
+use crate::error::{Gone, SessionError};
 use crate::event::Event;
+use crate::record::Record;
 use crate::shared::Shared;
 use crate::state::{Outcome, State};
+use crate::store::Freshness;
 use crate::token::Handle;
 
 pub(crate) mod decide;
@@ -33,7 +36,7 @@ pub(crate) mod unresolved;
 use destroy::delete;
 pub(crate) use destroy::destroy_later;
 use lease::Lease;
-use run::{Commit, Ended, Member, Work};
+use run::{Commit, Ended, Member, Work, within};
 
 /// When a session is committed.
 pub(crate) enum Occasion {
@@ -102,7 +105,12 @@ fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
         state.drop_failed_changes();
     }
     let settled = state.is_settled();
-    if settled && let Occasion::Head { .. } = occasion {
+    if settled && let Occasion::Head { failed } = occasion {
+        if !failed && state.unproved_reads().is_some() {
+            return false;
+        }
+        // What leaves the session as it was has been read, not written.
+        state.log = ChangeLog::default();
         state.send_head(true);
     }
     settled
@@ -143,7 +151,10 @@ async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), Sessi
     if let Err(error) = &result {
         shared.report(error);
     }
-    result
+    result.map_err(|error| match occasion {
+        Occasion::Head { .. } => shared.state().of_the_request(error),
+        Occasion::Call { .. } => error,
+    })
 }
 
 async fn settle_before(
@@ -156,6 +167,10 @@ async fn settle_before(
         if shared.edit(|state| is_settled_for(state, occasion)) {
             break;
         }
+        if shared.state().is_settled() {
+            prove_reads(shared, deadline).await?;
+            continue;
+        }
         match settle_once(shared, deadline).await {
             // What a call has made is among what was committed; what clones have changed since is theirs to save.
             Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
@@ -165,6 +180,26 @@ async fn settle_before(
             Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+/// Looks whether what a request has read is still so, that was to have the session for itself and has lost its lease.
+async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    let unproved = shared.state().unproved_reads();
+    let Some((rests_on, base)) = unproved else {
+        return Ok(());
+    };
+    let load = shared
+        .core
+        .store
+        .load(&base.token.handle, Freshness::Latest);
+    let stored = within(deadline, load).await?;
+    let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
+    let record = Record::decode(&stored).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    if rests_on.clashes(&base.record, &record) {
+        return Err(SessionError::Conflict { attempts: 0 });
+    }
+    shared.state().reads_hold = true;
     Ok(())
 }
 
@@ -220,6 +255,7 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             if committed.rotated {
                 shared.emit(&Event::Rotated { handle });
             }
+            shared.state().cookie.is_old |= committed.changes_cookie;
             let current = conclude(Outcome::Committed(committed.base));
             if created && !current {
                 // `destroy` was called meanwhile, and nobody will ever hold the token of this session.

@@ -19,7 +19,7 @@ use crate::error::{Gone, SessionError};
 use crate::event;
 use crate::fingerprint::Fingerprinting;
 use crate::layer::{Core, Settings};
-use crate::lifetime::{BrowserCookie, to_millis};
+use crate::lifetime::{BrowserCookie, cookie_end, to_millis};
 use crate::record::Record;
 use crate::store::{Created, Durability, Freshness, Replaced, StoreError, Stored, Write};
 use crate::token::Token;
@@ -82,7 +82,15 @@ pub(crate) enum RestsOn {
 }
 
 impl RestsOn {
-    fn clashes(&self, own: &Record, newer: &Record) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Keys(keys) => keys.is_empty(),
+            Self::Everything => false,
+        }
+    }
+
+    pub(super) fn clashes(&self, own: &Record, newer: &Record) -> bool {
         match self {
             Self::Nothing => false,
             Self::Keys(keys) => keys
@@ -160,6 +168,8 @@ pub(crate) struct Committed {
     pub(crate) base: Base,
     pub(crate) created: bool,
     pub(crate) rotated: bool,
+    /// The record that was replaced has a cookie of another life: whoever wrote it may have sent it.
+    pub(crate) changes_cookie: bool,
 }
 
 impl Commit {
@@ -435,15 +445,18 @@ impl Commit {
 
     fn tell_committed(mut self, members: Vec<Member>, line: Option<&Line>) {
         let created = self.base.is_none();
+        let replaced = self.base.as_ref().map(|base| cookie_end(&base.record));
         let Some(base) = self.committed(line) else {
             return;
         };
+        let changes_cookie = replaced.is_some_and(|ends| ends != cookie_end(&base.record));
         for member in members {
             member.work.log.confirm();
             let committed = Committed {
                 base: base.clone(),
                 created,
                 rotated: !created && member.work.log.new_secret().is_some(),
+                changes_cookie,
             };
             let _ = member.reply.send(Ended::Committed(Box::new(committed)));
         }

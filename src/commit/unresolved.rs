@@ -61,6 +61,7 @@ impl Unresolved {
                     base: base.clone(),
                     created: false,
                     rotated: self.log.new_secret().is_some(),
+                    changes_cookie: false,
                 }))
             }
             Resolution::NotApplied => Ended::NotApplied(self.log.clone()),

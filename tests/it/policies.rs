@@ -579,7 +579,13 @@ async fn without_its_lease_a_request_may_rest_on_nothing_that_has_changed() {
     };
     let writes: Handler = |session| session.insert("name", "noa").unwrap();
     let counts: Handler = |session| session.increment("n", 1).map(|_| ()).unwrap();
+    let refuses: Handler = |session| {
+        refuse(session);
+        session.insert("mine", 1).unwrap();
+    };
     for (handler, path, status) in [
+        (refuses, "/set?k=name&v=x", 409),
+        (refuses, "/set?k=new&v=x", 200),
         (reads, "/set?k=name&v=x", 409),
         (reads, "/set?k=new&v=x", 200),
         (looks, "/set?k=new&v=x", 409),
@@ -593,6 +599,57 @@ async fn without_its_lease_a_request_may_rest_on_nothing_that_has_changed() {
         let (mut visit, merging) = scene(exclusive(1_000, 5_000)).await;
         let done = overtaken(&mut visit, &merging, path, handler).await;
         assert_eq!(done, (status, 0), "{path}");
+    }
+}
+
+fn refuse(session: &Session) {
+    let refused = session.try_update("name", |_: Option<String>| None);
+    assert!(matches!(refused, Err(SessionError::Refused { .. })));
+}
+
+/// What only reads sends nothing that would find out.
+#[tokio::test(start_paused = true)]
+async fn without_its_lease_a_request_that_writes_nothing_has_read_what_is_still_so() {
+    type Handler = fn(&Session);
+    let reads: Handler = |session| drop(session.get::<String>("name").unwrap());
+    let lists: Handler = |session| drop(session.keys());
+    let writes_the_same: Handler = |session| session.insert("name", "mia").unwrap();
+    let does_nothing: Handler = |_| ();
+    for (handler, path, status) in [
+        (reads, "/set?k=name&v=x", 409),
+        (reads, "/set?k=new&v=x", 200),
+        (reads, "/logout", 409),
+        (lists, "/set?k=new&v=x", 409),
+        (writes_the_same, "/set?k=name&v=x", 409),
+        (writes_the_same, "/set?k=new&v=x", 200),
+        (refuse, "/set?k=name&v=x", 409),
+        (refuse, "/set?k=new&v=x", 200),
+        (does_nothing, "/set?k=name&v=x", 200),
+        (does_nothing, "/logout", 200),
+    ] {
+        for lapses in [true, false] {
+            let late = Late::before(MemoryStore::new());
+            let merging = Visit::with(SessionLayer::new(late.clone()));
+            let mut visit = merging.clone();
+            visit
+                .request(|session| async move { session.insert("name", "mia").unwrap() })
+                .await;
+            let by = visit.browser.clone();
+            visit.layer = visit.layer.with_concurrency(exclusive(1_000, 5_000));
+            let page = visit
+                .page(move |session| async move {
+                    handler(&session);
+                    if lapses {
+                        late.lose_leases();
+                    }
+                    tokio::time::sleep(Duration::from_secs(6)).await;
+                    by.peek(&app(merging.layer.clone()), path).await.ok();
+                })
+                .await;
+            let expected = if lapses { status } else { 200 };
+            let told = (page.status.as_u16(), page.set_cookies().len());
+            assert_eq!(told, (expected, 0), "{path}, lapses: {lapses}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use axum::Router;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use sessile::{MemoryStore, Session, SessionLayer};
 
@@ -29,10 +30,11 @@ impl Visit {
     }
 
     /// Runs a handler and returns what the browser got.
-    pub async fn page<F, Fut>(&mut self, handler: F) -> Page
+    pub async fn page<F, Fut, R>(&mut self, handler: F) -> Page
     where
         F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send,
+        Fut: Future<Output = R> + Send,
+        R: IntoResponse + 'static,
     {
         let handler = |session: Session| async move { handler(session).await };
         let app = Router::new()
