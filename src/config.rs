@@ -110,12 +110,12 @@ pub enum Concurrency {
     /// more while it waits.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
     Exclusive {
-        /// How long a request waits for its turn before its response becomes 503 with `Retry-After`. It is not counted
-        /// against the store's budget.
+        /// How long a request waits for its turn before its response becomes 503 with `Retry-After`; ten years at most. It is
+        /// not counted against the store's budget.
         #[serde(with = "duration")]
         wait: Duration,
         /// How long others wait for a node that has died, and at what intervals, a third of it, the lease of a running
-        /// request is renewed; 5 s is a good value. Leases need not outlast requests.
+        /// request is renewed; 5 s is a good value, from 100 ms to an hour. Leases need not outlast requests.
         #[serde(with = "duration")]
         lease: Duration,
     },
@@ -338,11 +338,7 @@ impl SessionConfig {
         ] {
             check_duration(setting, value, SHORTEST, LONGEST)?;
         }
-        if let Concurrency::Exclusive { wait, lease } = self.concurrency {
-            check_duration("concurrency.exclusive.wait", wait, Duration::ZERO, LONGEST)?;
-            let (shortest, longest) = (Duration::from_millis(100), Duration::from_secs(3600));
-            check_duration("concurrency.exclusive.lease", lease, shortest, longest)?;
-        }
+        self.concurrency.check()?;
         for (setting, bits, range) in [
             ("ipv4_prefix", self.ipv4_prefix, 8..=32),
             ("ipv6_prefix", self.ipv6_prefix, 32..=128),
@@ -392,6 +388,31 @@ impl SessionConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// The limits of [`Concurrency::Exclusive`]. A shorter lease would end while it is on its way.
+const WAIT: (Duration, Duration) = (Duration::ZERO, LONGEST);
+const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+
+impl Concurrency {
+    pub(crate) fn check(self) -> Result<(), ConfigError> {
+        let Self::Exclusive { wait, lease } = self else {
+            return Ok(());
+        };
+        check_duration("concurrency.exclusive.wait", wait, WAIT.0, WAIT.1)?;
+        check_duration("concurrency.exclusive.lease", lease, LEASE.0, LEASE.1)
+    }
+
+    /// The nearest that works.
+    pub(crate) fn clamped(self) -> Self {
+        match self {
+            Self::Exclusive { wait, lease } => Self::Exclusive {
+                wait: wait.clamp(WAIT.0, WAIT.1),
+                lease: lease.clamp(LEASE.0, LEASE.1),
+            },
+            other => other,
+        }
     }
 }
 
@@ -632,6 +653,26 @@ mod tests {
             n,
             timeout: Duration::from_millis(millis),
         }
+    }
+
+    #[test]
+    fn the_nearest_waits_and_leases_that_work_are_those_that_the_check_lets_pass() {
+        let extremes = [
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_secs(5),
+            Duration::from_secs(u64::MAX),
+            Duration::MAX,
+        ];
+        for wait in extremes {
+            for lease in extremes {
+                let concurrency = Concurrency::Exclusive { wait, lease };
+                let clamped = concurrency.clamped();
+                clamped.check().unwrap();
+                assert_eq!(concurrency.check().is_ok(), concurrency == clamped);
+            }
+        }
+        assert_eq!(Concurrency::Reject.clamped(), Concurrency::Reject);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, within};
 use crate::config::{Concurrency, OnStoreError};
 use crate::cookie::{Presented, read};
+use crate::deadline::deadline;
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
 use crate::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
@@ -132,15 +133,19 @@ impl Visit {
     async fn load(&self) -> Result<Session, SessionError> {
         let mut began = Instant::now();
         let store = &*self.core.store;
-        let budget = store.capabilities().request_budget;
-        let mut stored = self.fetch(Freshness::Recent, began + budget).await;
+        let budget = self.core.request_budget();
+        let mut stored = self
+            .fetch(Freshness::Recent, deadline(began, budget))
+            .await;
         let mut lease = None;
         if let Ok(Some((token, found))) = &stored
             && let Some(taken) = self.lease(token, found).await?
         {
             // Others may have had it meanwhile.
             began = Instant::now();
-            stored = self.fetch(Freshness::Latest, began + budget).await;
+            stored = self
+                .fetch(Freshness::Latest, deadline(began, budget))
+                .await;
             lease = Some(taken);
         }
         let circumstances = Circumstances {
@@ -320,7 +325,7 @@ pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, 
     let (core, settings) = (Arc::clone(core), Arc::clone(settings));
     let background = core.background.clone();
     let task = async move {
-        let deadline = Instant::now() + core.store.capabilities().request_budget;
+        let deadline = deadline(Instant::now(), core.request_budget());
         if let Err(error) = within(deadline, core.store.touch(&handle, renewal)).await {
             let handle = Some(handle);
             settings.emit(&Event::StoreFailed { handle, error });

@@ -29,6 +29,9 @@ use crate::version::{CommitId, Writer};
 /// the rest end with their idle timeout.
 const DESTROYING_MOST: usize = 1024;
 
+/// With less, a store would be asked for nothing.
+const SHORTEST_BUDGET: Duration = Duration::from_millis(1);
+
 /// How many sessions are remembered, so that a mismatch is reported and a key is renewed once.
 const REMEMBERED_MOST: usize = 4096;
 
@@ -188,10 +191,14 @@ impl SessionLayer {
     /// ```
     ///
     /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and says so in
-    /// the log; [`with_config`](Self::with_config) finds that out at once.
+    /// the log; [`with_config`](Self::with_config) finds that out at once. For a `wait` or a `lease` that is out of its limits,
+    /// which `with_config` refuses, the nearest that works is taken, and the log says so.
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
-        self.settings_mut().config.concurrency = concurrency;
+        if let Err(error) = concurrency.check() {
+            tracing::warn!(target: "sessile", %error, "the nearest value that works is taken");
+        }
+        self.settings_mut().config.concurrency = concurrency.clamped();
         self
     }
 
@@ -343,6 +350,14 @@ impl Core {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         destroying.remove(&handle);
+    }
+
+    /// How long one request may wait for the store.
+    pub(crate) fn request_budget(&self) -> Duration {
+        self.store
+            .capabilities()
+            .request_budget
+            .max(SHORTEST_BUDGET)
     }
 
     /// The id of a commit that begins now.

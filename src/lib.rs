@@ -23,6 +23,7 @@ mod config;
 pub mod conformance;
 mod cookie;
 mod cookie_domain;
+mod deadline;
 mod duration;
 mod error;
 mod event;

@@ -21,7 +21,11 @@ pub(crate) fn to_millis(time: SystemTime) -> Millis {
 }
 
 pub(crate) fn to_time(millis: Millis) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(millis)
+    // The end of the year 9999, which every platform's clock can tell; some cannot tell much more.
+    const LATEST: Duration = Duration::from_secs(253_402_300_799);
+    UNIX_EPOCH
+        .checked_add(Duration::from_millis(millis))
+        .unwrap_or(UNIX_EPOCH + LATEST)
 }
 
 pub(crate) fn duration_millis(duration: Duration) -> Millis {

@@ -13,6 +13,7 @@ use crate::answer::{Answer, AnswerId};
 use crate::change::{Change, Rewrite, decode, encode, encode_item};
 use crate::commit::run::within;
 use crate::commit::{Occasion, settle};
+use crate::deadline::deadline;
 use crate::error::{Gone, SessionError};
 use crate::fingerprint::Fingerprint;
 use crate::inbound::Visits;
@@ -464,7 +465,7 @@ impl Session {
                 Standing::Stored(base) => (base.token.handle, base.record.epoch, state.generation),
             }
         };
-        let deadline = Instant::now() + shared.time_left();
+        let deadline = deadline(Instant::now(), shared.time_left());
         let load = shared.core.store.load(&handle, Freshness::Latest);
         let stored = within(deadline, load)
             .await?

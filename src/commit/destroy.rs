@@ -8,6 +8,7 @@ use tracing::Instrument as _;
 
 use super::decide::{Action, Event as Happened, Goal, State, Verdict, step};
 use super::run::within;
+use crate::deadline::deadline;
 use crate::event::Event;
 use crate::layer::Destroying;
 use crate::shared::Shared;
@@ -81,13 +82,11 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
     }
     let background = core.background.clone();
     let task = async move {
-        let budget = core.store.capabilities().request_budget;
         let durability = settings.config.durability.endings();
         let mut waits = LATER.iter();
         let event = loop {
-            let Err(error) =
-                delete(&*core.store, handle, durability, Instant::now() + budget).await
-            else {
+            let deadline = deadline(Instant::now(), core.request_budget());
+            let Err(error) = delete(&*core.store, handle, durability, deadline).await else {
                 break Event::Destroyed { handle };
             };
             match waits.next() {

@@ -14,14 +14,12 @@ use tracing::Instrument as _;
 
 use super::queue::Place;
 use super::run::within;
+use crate::deadline::deadline;
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::layer::{Core, Settings};
 use crate::store::{Leased, Owner, StoreError};
 use crate::token::Handle;
-
-/// A shorter lease would end while it is on its way.
-const SHORTEST: Duration = Duration::from_millis(100);
 
 /// The waits between two looks whether a lease is free: full jitter, doubled up to the longest.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
@@ -51,7 +49,7 @@ impl Lease {
         wait: Duration,
         lease: Duration,
     ) -> Result<Self, SessionError> {
-        let deadline = Instant::now() + wait;
+        let deadline = deadline(Instant::now(), wait);
         let place = core.lessees.join(handle);
         let turn = place.owned_turn(deadline).await;
         let turn = turn.ok_or(SessionError::Busy { wait })?;
@@ -63,8 +61,8 @@ impl Lease {
             settings: Arc::clone(settings),
             handle,
             owner: Owner::random(),
-            lease: lease.max(SHORTEST),
             term: Arc::clone(&term),
+            lease,
             turn,
             _place: place,
         };
@@ -98,7 +96,7 @@ impl Term {
     fn extend(&self, asked: Instant, lease: Duration) {
         let mut ends = self.lock();
         if ends.is_none_or(|ends| Instant::now() < ends) {
-            *ends = Some(asked + lease);
+            *ends = Some(deadline(asked, lease));
         }
     }
 
@@ -181,7 +179,7 @@ impl Keeper {
 
     /// Keeps the lease for as long as the request runs.
     async fn renew(&self, released: &mut oneshot::Receiver<()>) {
-        while !is_over(released, Instant::now() + self.lease / 3).await {
+        while !is_over(released, deadline(Instant::now(), self.lease / 3)).await {
             let handle = self.handle;
             match self.ask_for_it().await {
                 Ok(Leased::Held) => {}
@@ -217,8 +215,11 @@ impl Keeper {
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let budget = self.core.store.capabilities().request_budget;
-        within(Instant::now() + budget, answer).await
+        within(
+            deadline(Instant::now(), self.core.request_budget()),
+            answer,
+        )
+        .await
     }
 }
 

@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 
 use crate::answer::AnswerId;
 use crate::change_log::ChangeLog;
+use crate::deadline::deadline;
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
@@ -131,7 +132,8 @@ async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), Sessi
     let _gate = shared.gate.lock().await;
     let _unwound = Unwound(shared);
     let began = Instant::now();
-    let result = settle_before(shared, &occasion, began + shared.time_left()).await;
+    let deadline = deadline(began, shared.time_left());
+    let result = settle_before(shared, &occasion, deadline).await;
     shared.edit(|state| {
         if result.is_err() {
             if !state.head_sent {

@@ -130,7 +130,7 @@ impl Place {
 }
 
 fn too_busy(work: Work) -> Ended {
-    let wait = work.terms.core.store.capabilities().request_budget;
+    let wait = work.terms.core.request_budget();
     Ended::Failed {
         log: work.log,
         error: SessionError::Busy { wait },

@@ -117,7 +117,8 @@ impl MemoryStore {
     /// This store, empty, with another clock.
     #[must_use]
     pub fn with_clock(self, clock: ManualClock) -> Self {
-        let sessions = self.inner.capacity_per_shard * self.inner.shards.len();
+        let shards = self.inner.shards.len();
+        let sessions = self.inner.capacity_per_shard.saturating_mul(shards);
         Self::build(sessions, Clock::Manual(clock))
     }
 

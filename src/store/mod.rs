@@ -141,8 +141,8 @@ pub trait SessionStore: Send + Sync + 'static {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// How long one request may wait for a store that does not do its work: for its load, and for the commits that fail,
-    /// together. 1 s by default.
+    /// How long one request may wait for a store that does not do its work: for its load, and for the commits and reloads that
+    /// fail, together. 1 s by default; less than a millisecond counts as one.
     pub request_budget: Duration,
     /// Whether it has leases: [`SessionStore::acquire`]. No by default.
     pub lease: bool,

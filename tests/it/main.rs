@@ -12,6 +12,7 @@ mod docs;
 mod durability;
 mod exactly_once;
 mod examples;
+mod extremes;
 mod fates;
 mod fingerprint;
 mod flash;

@@ -63,8 +63,8 @@ pub struct RedisConfig {
     /// one node.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
-    /// How long one request may wait for a store that does not do its work: for its load, and for the commits that fail,
-    /// together; 1 s by default. After a commit that succeeds, what is left counts for the next.
+    /// How long one request may wait for a store that does not do its work: for its load, and for the commits and reloads that
+    /// fail, together; 1 s by default. After a commit that succeeds, what is left counts for the next.
     #[serde(with = "duration")]
     pub request_budget: Duration,
 }

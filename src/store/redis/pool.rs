@@ -101,7 +101,11 @@ impl Manager {
         // Proves that the server answers this user, and tells its time.
         let time = wire.ask(&Request::Command(&redis::cmd("TIME"))).await?;
         let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
-        let now = UNIX_EPOCH + Duration::new(secs, micros.saturating_mul(1000));
+        let since = Duration::from_secs(secs).saturating_add(Duration::from_micros(micros.into()));
+        let now = UNIX_EPOCH.checked_add(since).ok_or_else(|| {
+            let message = "the answer to TIME is no time: is a proxy between?";
+            std::io::Error::new(std::io::ErrorKind::InvalidData, message)
+        })?;
         *self
             .shared
             .clock
@@ -215,7 +219,7 @@ impl Connections {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
         {
-            Some((heard, time)) => time + heard.elapsed(),
+            Some((heard, time)) => time.checked_add(heard.elapsed()).unwrap_or(time),
             None => SystemTime::now(),
         }
     }

@@ -35,6 +35,7 @@ impl Calls {
 
 pub struct Spy<S> {
     store: S,
+    capabilities: Option<Capabilities>,
     pub calls: Arc<Calls>,
 }
 
@@ -42,7 +43,17 @@ impl<S> Spy<S> {
     pub fn on(store: S) -> Self {
         Self {
             store,
+            capabilities: None,
             calls: Arc::default(),
+        }
+    }
+
+    /// As a store that says something else of itself.
+    pub fn with_capabilities(self, capabilities: Capabilities) -> Self {
+        let capabilities = Some(capabilities);
+        Self {
+            capabilities,
+            ..self
         }
     }
 }
@@ -61,7 +72,8 @@ impl<S: SessionStore> SessionStore for Spy<S> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+        let own = || self.store.capabilities();
+        self.capabilities.unwrap_or_else(own)
     }
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {

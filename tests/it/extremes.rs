@@ -1,0 +1,157 @@
+//! Settings as far out as they can be: refused when a layer or a store is made, or harmless in every request.
+
+use std::time::Duration;
+
+use sessile::store::{Capabilities, Durability, ManualClock};
+use sessile::{
+    Concurrency, ConfigError, MemoryStore, RedisConfig, RedisStore, SessionConfig, SessionLayer,
+};
+
+use crate::support::{Spy, Visit};
+
+const EXTREMES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_nanos(1),
+    Duration::from_nanos(u64::MAX),
+    Duration::from_secs(u64::MAX),
+    Duration::MAX,
+];
+
+/// Requests of every kind are served.
+async fn serves(layer: SessionLayer) {
+    let mut visit = Visit::with(layer.clone());
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    visit
+        .request(|session| async move {
+            session.reload().await.unwrap();
+            session.touch();
+            session.increment("n", 1).unwrap();
+            session.save().await.unwrap();
+            assert!(session.expires_at() > session.created_at());
+            assert_eq!(session.take::<u32>("n").await.unwrap(), Some(2));
+        })
+        .await;
+    visit
+        .request(|session| async move { session.destroy() })
+        .await;
+    layer.drained().await;
+}
+
+async fn serves_or_is_refused(setting: &str, layer: Result<SessionLayer, ConfigError>) {
+    match layer {
+        Ok(layer) => serves(layer).await,
+        Err(error) => {
+            let text = error.to_string();
+            assert!(
+                text.starts_with(setting) && text.contains("write"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_of_extremes_is_refused_or_serves_requests() {
+    type Set = fn(&mut SessionConfig, Duration);
+    let settings: [(&str, Set); 6] = [
+        ("idle_timeout", |config, value| config.idle_timeout = value),
+        ("absolute_timeout", |config, value| {
+            config.absolute_timeout = value;
+        }),
+        ("concurrency.exclusive.wait", |config, wait| {
+            let lease = Duration::from_secs(5);
+            config.concurrency = Concurrency::Exclusive { wait, lease };
+        }),
+        ("concurrency.exclusive.lease", |config, lease| {
+            let wait = Duration::from_secs(5);
+            config.concurrency = Concurrency::Exclusive { wait, lease };
+        }),
+        ("durability.commits", |config, timeout| {
+            config.durability.commits = Durability::Replicas { n: 1, timeout };
+        }),
+        ("durability.endings", |config, timeout| {
+            config.durability.endings = Some(Durability::Replicas { n: 1, timeout });
+        }),
+    ];
+    for (setting, set) in settings {
+        for value in EXTREMES {
+            let mut config = SessionConfig::default();
+            set(&mut config, value);
+            let can = Capabilities::new().with_lease(true).with_durability(true);
+            let store = Spy::on(MemoryStore::new()).with_capabilities(can);
+            serves_or_is_refused(setting, SessionLayer::with_config(store, config)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_and_leases_of_any_length_that_a_builder_is_given_serve_requests() {
+    for wait in EXTREMES {
+        for lease in EXTREMES {
+            let concurrency = Concurrency::Exclusive { wait, lease };
+            serves(SessionLayer::new(MemoryStore::new()).with_concurrency(concurrency)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_with_a_budget_of_any_length_serves_requests() {
+    for budget in EXTREMES {
+        let can = Capabilities::new().with_request_budget(budget);
+        let store = || Spy::on(MemoryStore::new()).with_capabilities(can);
+        serves(SessionLayer::new(store())).await;
+        let layer = SessionLayer::with_config(store(), SessionConfig::default());
+        serves(layer.unwrap()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_store_of_any_capacity_serves_requests() {
+    for capacity in [0, 1, usize::MAX / 2, usize::MAX] {
+        let store = MemoryStore::with_capacity(capacity);
+        serves(SessionLayer::new(store.clone())).await;
+        serves(SessionLayer::new(store.with_clock(ManualClock::new()))).await;
+    }
+}
+
+/// Two sessions fit where very many are to fit.
+#[tokio::test]
+async fn a_memory_store_with_a_clock_of_its_own_keeps_its_capacity() {
+    let store = MemoryStore::with_capacity(usize::MAX).with_clock(ManualClock::new());
+    let layer = SessionLayer::new(store.clone());
+    for _ in 0..2 {
+        Visit::with(layer.clone())
+            .request(|session| async move { session.insert("n", 1).unwrap() })
+            .await;
+    }
+    assert_eq!(store.stats().sessions, 2);
+}
+
+#[tokio::test]
+async fn a_redis_config_of_extremes_is_refused() {
+    type Set = fn(&mut RedisConfig, Duration);
+    let settings: [(&str, Set); 3] = [
+        ("connection_timeout", |config, value| {
+            config.connection_timeout = value;
+        }),
+        ("command_timeout", |config, value| {
+            config.command_timeout = value;
+        }),
+        ("request_budget", |config, value| {
+            config.request_budget = value;
+        }),
+    ];
+    for (setting, set) in settings {
+        for value in EXTREMES {
+            let mut config = RedisConfig::default();
+            set(&mut config, value);
+            let error = RedisStore::lazy(config).map(drop).unwrap_err().to_string();
+            assert!(
+                error.starts_with(setting) && error.contains("write"),
+                "{error}"
+            );
+        }
+    }
+}
