@@ -360,6 +360,56 @@ impl SessionConfig {
         Ok(())
     }
 
+    /// The settings that differ from those of another.
+    pub(crate) fn differences<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static str> {
+        // Taken apart, so that a new setting is not forgotten here.
+        let Self {
+            cookie,
+            idle_timeout,
+            absolute_timeout,
+            max_size,
+            load,
+            on_store_error,
+            concurrency,
+            fingerprinting,
+            ipv4_prefix,
+            ipv6_prefix,
+            commit_on_server_error,
+            signed_in_caching,
+            durability,
+        } = self;
+        let commit_anyway = *commit_on_server_error;
+        let settings = [
+            ("cookie", *cookie != other.cookie),
+            ("idle_timeout", *idle_timeout != other.idle_timeout),
+            (
+                "absolute_timeout",
+                *absolute_timeout != other.absolute_timeout,
+            ),
+            ("max_size", *max_size != other.max_size),
+            ("load", *load != other.load),
+            ("on_store_error", *on_store_error != other.on_store_error),
+            ("concurrency", *concurrency != other.concurrency),
+            ("fingerprinting", *fingerprinting != other.fingerprinting),
+            ("ipv4_prefix", *ipv4_prefix != other.ipv4_prefix),
+            ("ipv6_prefix", *ipv6_prefix != other.ipv6_prefix),
+            (
+                "commit_on_server_error",
+                commit_anyway != other.commit_on_server_error,
+            ),
+            (
+                "signed_in_caching",
+                *signed_in_caching != other.signed_in_caching,
+            ),
+            (
+                "durability",
+                durability.settings() != other.durability.settings(),
+            ),
+        ];
+        let different = |(name, different): (_, bool)| different.then_some(name);
+        settings.into_iter().filter_map(different)
+    }
+
     /// Says what this store cannot do.
     pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
         if matches!(self.concurrency, Concurrency::Exclusive { .. }) && !can.lease {

@@ -124,6 +124,16 @@ pub enum Event {
         /// The name.
         name: String,
     },
+    /// A layer inside another one of the same cookie name has joined the other's session, and was made with other settings,
+    /// which are not in force. Once for two layers. Give these routes a layer of their own beside the other one, with `merge`
+    /// or `nest`, or its cookie another name.
+    SettingsIgnored {
+        /// The cookie's name.
+        cookie: String,
+        /// The inner layer's settings that differ, by their names in [`SessionConfig`](crate::SessionConfig); `store`,
+        /// `client_ip`, `on_error` and `observer` for what it was made with besides.
+        settings: Vec<&'static str>,
+    },
 }
 
 impl Event {
@@ -149,6 +159,7 @@ impl Event {
             Self::ChangesLost { .. } => "changes_lost",
             Self::PublicResponse => "public_response",
             Self::ForeignSetCookie { .. } => "foreign_set_cookie",
+            Self::SettingsIgnored { .. } => "settings_ignored",
         }
     }
 }
@@ -233,6 +244,9 @@ pub(crate) fn trace(event: &Event) {
         }
         Event::ForeignSetCookie { name } => {
             tracing::warn!(target: "sessile", name, "a `Set-Cookie` of the session cookie's name was removed from the response: give that cookie another name, or change the session through `Session`");
+        }
+        Event::SettingsIgnored { cookie, settings } => {
+            tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one of the same cookie and joins its session, so these settings of the inner one are not in force: give the routes their own layer beside the other one, with `merge` or `nest`, or its cookie another name");
         }
     }
 }

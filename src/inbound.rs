@@ -73,6 +73,7 @@ impl Visit {
         if let Some(outer) = outer {
             // The innermost layer's session is the last.
             let outer = visits.remove(outer);
+            layer.join(&outer.core, &outer.settings);
             visits.push(outer);
             parts.extensions.insert(Visits(visits));
             return None;

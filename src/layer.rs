@@ -22,7 +22,7 @@ use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
 use crate::lifetime::{Millis, duration_millis};
 use crate::service::SessionService;
-use crate::store::{AnyStore, SessionStore};
+use crate::store::{AnyStore, SessionStore, is_same_store};
 use crate::version::{CommitId, Writer};
 
 /// How many destructions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of
@@ -52,8 +52,12 @@ const REMEMBERED_MOST: usize = 4096;
 /// ```
 ///
 /// Clones share the store; a `with_…` on a clone changes that clone only, so that routers side by side can have settings of
-/// their own: give each its layer, then `merge` or `nest` them. A layer inside another of the same cookie name joins its
-/// session, and the outer one's settings hold; one of another name is another session.
+/// their own: give each its layer, then `merge` or `nest` them.
+///
+/// A layer inside another of the same cookie name joins its session, and the outer one's settings hold: store, timeouts,
+/// fingerprinting, concurrency, hooks and all the rest. Where the inner one was made with others, that is an
+/// [`Event::SettingsIgnored`] and a warning in the log, once for the two: a `Strict` layer inside a `Soft` one protects nothing.
+/// A layer of another cookie name is another session.
 ///
 /// # Order of layers
 ///
@@ -98,6 +102,8 @@ pub(crate) struct Core {
     mismatches: Mutex<HashSet<(Handle, String)>>,
     renewed: Mutex<HashMap<Handle, Millis>>,
     address_missed: AtomicBool,
+    /// Layers, by their settings, and those inside of them whose settings are ignored.
+    joined: Mutex<HashSet<(usize, usize)>>,
 }
 
 /// What a clone may have of its own.
@@ -147,6 +153,7 @@ impl SessionLayer {
             mismatches: Mutex::default(),
             renewed: Mutex::default(),
             address_missed: AtomicBool::new(false),
+            joined: Mutex::default(),
         };
         let settings = Settings {
             config,
@@ -308,6 +315,27 @@ impl SessionLayer {
         self.core.background.wait().await;
     }
 
+    /// Tells which settings are not in force inside of another layer of the same cookie, whose session this one joins.
+    pub(crate) fn join(&self, outer: &Core, outers: &Arc<Settings>) {
+        let is_same_store = || is_same_store(&*self.core.store, &*outer.store);
+        let store = !std::ptr::eq(&*self.core, outer) && !is_same_store();
+        let mut ignored = vec!["store"];
+        ignored.retain(|_| store);
+        ignored.extend(self.settings.ignored_inside(outers));
+        if ignored.is_empty() || !outer.first_join(outers, &self.settings) {
+            return;
+        }
+        let event = Event::SettingsIgnored {
+            cookie: self.settings.config.cookie.name.clone(),
+            settings: ignored,
+        };
+        outers.emit(&event);
+        // It is the inner layer that does not do what it was made for.
+        if is_other(self.settings.observer.as_ref(), outers.observer.as_ref()) {
+            self.settings.tell(&event);
+        }
+    }
+
     fn settings_mut(&mut self) -> &mut Settings {
         Arc::make_mut(&mut self.settings)
     }
@@ -396,6 +424,15 @@ impl Core {
         true
     }
 
+    /// Whether it has not been reported yet that the settings of this layer are ignored inside of that one.
+    fn first_join(&self, outer: &Arc<Settings>, inner: &Arc<Settings>) -> bool {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        if joined.len() >= REMEMBERED_MOST {
+            joined.clear();
+        }
+        joined.insert((Arc::as_ptr(outer).addr(), Arc::as_ptr(inner).addr()))
+    }
+
     /// Whether it has not been reported yet that client addresses are missing.
     pub(crate) fn first_missing_address(&self) -> bool {
         !self.address_missed.swap(true, Ordering::Relaxed)
@@ -407,6 +444,10 @@ impl Settings {
         trace(event);
         #[cfg(feature = "metrics")]
         crate::metrics::count(event);
+        self.tell(event);
+    }
+
+    fn tell(&self, event: &Event) {
         if let Some(observer) = &self.observer {
             // Events are told in the middle of commits that are not the observer's to break.
             let told = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
@@ -414,6 +455,28 @@ impl Settings {
                 tracing::error!(target: "sessile", event = event.name(), "the observer has panicked");
             }
         }
+    }
+
+    /// The settings that are not in force inside of a layer with these others.
+    fn ignored_inside(&self, outer: &Self) -> impl Iterator<Item = &'static str> {
+        let hooks = [
+            (
+                "client_ip",
+                is_other(self.client_ip.as_ref(), outer.client_ip.as_ref()),
+            ),
+            (
+                "on_error",
+                is_other(self.on_error.as_ref(), outer.on_error.as_ref()),
+            ),
+            (
+                "observer",
+                is_other(self.observer.as_ref(), outer.observer.as_ref()),
+            ),
+        ];
+        let hooks = hooks
+            .into_iter()
+            .filter_map(|(name, other)| other.then_some(name));
+        self.config.differences(&outer.config).chain(hooks)
     }
 
     /// The network of the request's client, or `None` if nobody needs it or it is not known.
@@ -440,6 +503,11 @@ impl Settings {
     pub(crate) fn has_error_hook(&self) -> bool {
         self.on_error.is_some()
     }
+}
+
+/// Whether there is a hook, and it is not the outer layer's.
+fn is_other<T: ?Sized>(inner: Option<&Arc<T>>, outer: Option<&Arc<T>>) -> bool {
+    inner.is_some_and(|inner| outer.is_none_or(|outer| !Arc::ptr_eq(inner, outer)))
 }
 
 impl fmt::Debug for Core {

@@ -1,12 +1,13 @@
 //! A store whose type is not known.
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
-    SessionStore, StoreError, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, MemoryStore, Owner, RedisStore,
+    Renewal, Replaced, SessionStore, StoreError, Stored, Touched, Write,
 };
 use crate::Handle;
 
@@ -14,6 +15,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send +
 
 /// [`SessionStore`] behind a pointer, so that layer, service and session need no type parameter.
 pub(crate) trait AnyStore: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
     fn namespace(&self) -> &str;
     fn now(&self) -> SystemTime;
     fn capabilities(&self) -> Capabilities;
@@ -31,7 +33,23 @@ pub(crate) trait AnyStore: Send + Sync {
     fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()>;
 }
 
+/// Whether both keep the same sessions. Of the application's own stores only type and namespace are known.
+pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
+    let (a, b) = (one.as_any(), other.as_any());
+    if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
+        return MemoryStore::is_same(a, b);
+    }
+    if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
+        return RedisStore::is_same(a, b);
+    }
+    a.type_id() == b.type_id() && one.namespace() == other.namespace()
+}
+
 impl<S: SessionStore> AnyStore for S {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
     fn namespace(&self) -> &str {
         SessionStore::namespace(self)
     }

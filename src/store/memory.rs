@@ -134,6 +134,11 @@ impl MemoryStore {
         }
     }
 
+    /// Whether the other is a clone of this one.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Counts the sessions.
     pub fn stats(&self) -> StoreStats {
         let now = self.now_millis();

@@ -28,7 +28,7 @@ mod memory;
 mod redis;
 mod stats;
 
-pub(crate) use any::AnyStore;
+pub(crate) use any::{AnyStore, is_same_store};
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
 pub use redis::{CompareAndSet, RedisConfig, RedisStore, TlsConfig};

@@ -10,7 +10,8 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
 use sessile::{
-    Event, Load, MemoryStore, ReadSession, Session, SessionConfig, SessionError, SessionLayer,
+    Concurrency, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession, SameSite,
+    Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
 };
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -46,6 +47,108 @@ async fn an_inner_layer_of_the_same_name_joins_the_outer_session() {
     assert_eq!(page.set_cookies().len(), 1);
     assert_eq!(browser.get(&app, "/read").await.ok(), "name");
     assert_eq!(browser.get(&app, "/inner/read").await.ok(), "name");
+}
+
+type Told = Arc<Mutex<Vec<String>>>;
+
+/// An observer of settings that are ignored.
+fn ignored() -> (Told, impl Fn(&Event) + Send + Sync + 'static) {
+    let told = Told::default();
+    let hears = Arc::clone(&told);
+    let observe = move |event: &Event| {
+        if let Event::SettingsIgnored { cookie, settings } = event {
+            let told = format!("{cookie}: {}", settings.join(", "));
+            hears.lock().unwrap().push(told);
+        }
+    };
+    (told, observe)
+}
+
+/// What is told of one layer inside another, in two requests.
+async fn told_of(outer: SessionLayer, inner: SessionLayer) -> Vec<String> {
+    let (told, observe) = ignored();
+    let inner = Router::new().nest("/inner", routes().layer(inner));
+    let app = inner.merge(routes()).layer(outer.with_observer(observe));
+    for _ in 0..2 {
+        Browser::default().get(&app, "/inner/read").await.ok();
+        Browser::default().get(&app, "/read").await.ok();
+    }
+    let told = told.lock().unwrap();
+    told.clone()
+}
+
+fn configured(store: &MemoryStore, change: impl FnOnce(&mut SessionConfig)) -> SessionLayer {
+    let mut config = SessionConfig::default();
+    change(&mut config);
+    SessionLayer::with_config(store.clone(), config).unwrap()
+}
+
+#[tokio::test]
+async fn settings_of_an_inner_layer_that_are_not_in_force_are_told_once() {
+    type Set = fn(&mut SessionConfig);
+    let settings: [(&str, Set); 12] = [
+        ("cookie", |config| config.cookie.same_site = SameSite::Strict),
+        ("idle_timeout", |config| config.idle_timeout /= 2),
+        ("absolute_timeout", |config| config.absolute_timeout /= 2),
+        ("max_size", |config| config.max_size /= 2),
+        ("load", |config| config.load = Load::OnExtract),
+        ("on_store_error", |config| {
+            config.on_store_error = OnStoreError::Anonymous;
+        }),
+        ("concurrency", |config| {
+            config.concurrency = Concurrency::Reject;
+        }),
+        ("fingerprinting", |config| {
+            config.fingerprinting = Fingerprinting::Strict;
+        }),
+        ("ipv4_prefix", |config| config.ipv4_prefix = 16),
+        ("ipv6_prefix", |config| config.ipv6_prefix = 48),
+        ("commit_on_server_error", |config| {
+            config.commit_on_server_error = true;
+        }),
+        ("signed_in_caching", |config| {
+            config.signed_in_caching = SignedInCaching::Unchanged;
+        }),
+    ];
+    let store = MemoryStore::new();
+    for (setting, set) in settings {
+        let told = told_of(configured(&store, |_| ()), configured(&store, set)).await;
+        assert_eq!(told, [format!("__Host-id: {setting}")]);
+        // The other way round, it is the outer one that is stricter.
+        let told = told_of(configured(&store, set), configured(&store, |_| ())).await;
+        assert_eq!(told, [format!("__Host-id: {setting}")]);
+        let told = told_of(configured(&store, set), configured(&store, set)).await;
+        assert_eq!(told, Vec::<String>::new());
+    }
+    let hooked = configured(&store, |config| config.max_size = 4096)
+        .with_client_ip(|_| None)
+        .with_on_error(|_| Response::new(Bytes::new()));
+    let told = told_of(configured(&store, |_| ()), hooked).await;
+    assert_eq!(told, ["__Host-id: max_size, client_ip, on_error"]);
+}
+
+#[tokio::test]
+async fn a_store_of_an_inner_layer_that_is_not_used_is_told() {
+    let store = MemoryStore::new();
+    let layer = SessionLayer::new(store.clone());
+    for same in [layer.clone(), SessionLayer::new(store)] {
+        assert_eq!(told_of(layer.clone(), same).await, Vec::<String>::new());
+    }
+    let told = told_of(layer.clone(), SessionLayer::new(MemoryStore::new())).await;
+    assert_eq!(told, ["__Host-id: store"]);
+    let other_type = SessionLayer::new(Spy::on(MemoryStore::new()));
+    assert_eq!(told_of(layer, other_type).await, ["__Host-id: store"]);
+}
+
+/// Whoever has made the inner layer hears of it too.
+#[tokio::test]
+async fn an_observer_that_is_not_in_force_is_told_so() {
+    let store = MemoryStore::new();
+    let (told, observe) = ignored();
+    let inner = SessionLayer::new(store.clone()).with_observer(observe);
+    let expected = ["__Host-id: observer"];
+    assert_eq!(told_of(SessionLayer::new(store), inner).await, expected);
+    assert_eq!(*told.lock().unwrap(), expected);
 }
 
 #[tokio::test]

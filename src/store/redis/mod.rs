@@ -234,6 +234,12 @@ impl RedisStore {
         }
     }
 
+    /// Whether the other uses the same keys of the same server.
+    pub(in crate::store) fn is_same(&self, other: &Self) -> bool {
+        let (one, other) = (&self.inner.config, &other.inner.config);
+        one.url == other.url && one.key_prefix == other.key_prefix
+    }
+
     fn key(&self, handle: &Handle) -> String {
         format!("{}{handle}", self.inner.config.key_prefix)
     }
