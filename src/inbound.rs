@@ -276,7 +276,7 @@ impl Visit {
                 let idle = record.idle_timeout.unwrap_or(config.idle_timeout);
                 let renewal = renewal(stored.time_left(), idle, record.deadline, now);
                 if let Some(renewal) = renewal
-                    && self.core.may_renew(handle, idle, now)
+                    && self.core.may_renew(handle, renewal, idle, now)
                 {
                     renew(&self.core, &self.settings, handle, renewal);
                 }
@@ -322,7 +322,7 @@ impl Visit {
 }
 
 /// Renews the key beside whatever the request does. If it fails, the next request does it.
-pub(crate) fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, renewal: Renewal) {
+fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, renewal: Renewal) {
     let (core, settings) = (Arc::clone(core), Arc::clone(settings));
     let background = core.background.clone();
     let task = async move {
@@ -348,7 +348,7 @@ fn is_shown(parts: &Parts) -> bool {
 
 /// Who the bearer of a token is to a record.
 #[derive(Debug, PartialEq)]
-enum Admission {
+pub(crate) enum Admission {
     /// Nobody: the secret is wrong, or the session is past its deadline.
     Nobody,
     /// Held the secret until a moment ago; another response brings the new one.
@@ -357,7 +357,7 @@ enum Admission {
     Holder,
 }
 
-fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admission {
+pub(crate) fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admission {
     if record.deadline <= now {
         Admission::Nobody
     } else if record.secret == *secret {

@@ -22,7 +22,7 @@ use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
 use crate::lifetime::{Millis, duration_millis};
 use crate::service::SessionService;
-use crate::store::{AnyStore, SessionStore, is_same_store};
+use crate::store::{AnyStore, Renewal, SessionStore, is_same_store};
 use crate::version::{CommitId, Writer};
 
 /// How many destructions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of
@@ -100,7 +100,8 @@ pub(crate) struct Core {
     /// Sessions that are destroyed in the background.
     destroying: Mutex<HashSet<Handle>>,
     mismatches: Mutex<HashSet<(Handle, String)>>,
-    renewed: Mutex<HashMap<Handle, Millis>>,
+    /// When sessions were renewed last, and whether that has shortened their time.
+    renewed: Mutex<HashMap<Handle, (Millis, bool)>>,
     address_missed: AtomicBool,
     /// Layers, by their settings, and those inside of them whose settings are ignored.
     joined: Mutex<HashSet<(usize, usize)>>,
@@ -409,18 +410,29 @@ impl Core {
         seen.insert((handle, network.to_owned()))
     }
 
-    /// Whether the session was not renewed just now: a page and its fifty images need it once.
-    pub(crate) fn may_renew(&self, handle: Handle, idle: Duration, now: Millis) -> bool {
+    /// Whether the session was not renewed just now: a page and its fifty images need it once. What cuts the time left is sent
+    /// after what has extended it: a shorter timeout may have been committed in between.
+    pub(crate) fn may_renew(
+        &self,
+        handle: Handle,
+        renewal: Renewal,
+        idle: Duration,
+        now: Millis,
+    ) -> bool {
+        let cuts = matches!(renewal, Renewal::Set(_));
         let pause = duration_millis(Duration::from_secs(1).min(idle / 4));
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         if renewed.len() >= REMEMBERED_MOST {
             renewed.clear();
         }
         let last = renewed.get(&handle).copied();
-        if last.is_some_and(|last| now.saturating_sub(last) < pause) {
+        let is_enough = |(at, has_cut): (Millis, bool)| {
+            now.saturating_sub(at) < pause && (has_cut || !cuts)
+        };
+        if last.is_some_and(is_enough) {
             return false;
         }
-        renewed.insert(handle, now);
+        renewed.insert(handle, (now, cuts));
         true
     }
 

@@ -45,6 +45,7 @@ mod outbound;
 mod principal;
 mod read_session;
 mod record;
+mod renew;
 mod service;
 mod session;
 mod shared;

@@ -5,9 +5,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::change::{Change, Lifetimes};
+use crate::commit::run::Base;
 use crate::error::SessionError;
-use crate::inbound::renew;
 use crate::record::Record;
+use crate::renew::look_and_renew;
 use crate::session::Session;
 use crate::state::Standing;
 use crate::store::Renewal;
@@ -183,27 +184,24 @@ impl Session {
     }
 
     /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
-    /// Requests renew it by themselves. It goes by the timeouts that the session had when it was last loaded or saved, and
-    /// shortens nothing.
+    /// Requests renew it by themselves.
+    ///
+    /// It looks first, and goes by the timeouts that the session has by then, whoever has set them. A session that has ended
+    /// or was rotated since it was loaded, or that [`Fingerprinting::Strict`](crate::Fingerprinting) hides from this
+    /// client, is left alone.
     ///
     /// # Redis
     ///
-    /// One `PEXPIRE … GT`, in the background. None if the session is not stored.
+    /// One `GET` and one `PTTL`, in one round trip, and then one `PEXPIRE`, all in the background. None if the session is not
+    /// stored.
     #[doc(alias("keep_alive", "extend"))]
     pub fn touch(&self) {
         let shared = self.shared();
-        let now = to_millis(shared.core.store.now());
-        let renewal = match &shared.state().standing {
-            Standing::Stored(base) => {
-                let idle = shared.idle_timeout(&base.record);
-                ttl(idle, base.record.deadline, now)
-                    .map(|ttl| (base.token.handle, Renewal::Extend(ttl)))
-            }
-            Standing::New | Standing::Barred { .. } => None,
+        let base = match &shared.state().standing {
+            Standing::Stored(base) => Base::clone(base),
+            Standing::New | Standing::Barred { .. } => return,
         };
-        if let Some((handle, renewal)) = renewal {
-            renew(&shared.core, &shared.settings, handle, renewal);
-        }
+        look_and_renew(&base, shared.terms());
     }
 
     /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another

@@ -1,23 +1,25 @@
 //! Idle and absolute timeouts, and how seldom a key is renewed.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use sessile::store::ManualClock;
-use sessile::{MemoryStore, SessionConfig, SessionLayer};
+use sessile::{Fingerprinting, MemoryStore, Session, SessionConfig, SessionLayer};
 
 use crate::support::app::{app, routes};
+use crate::support::late::Late;
 use crate::support::spy::Calls;
-use crate::support::{Browser, Ground, Spy, until};
+use crate::support::{Browser, Ground, Spy, Visit, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct Watch {
     clock: ManualClock,
+    layer: SessionLayer,
     app: axum::Router,
     calls: std::sync::Arc<crate::support::spy::Calls>,
     browser: Browser,
@@ -28,11 +30,13 @@ impl Watch {
         let clock = ManualClock::new();
         let spy = Spy::on(MemoryStore::new().with_clock(clock.clone()));
         let calls = spy.calls.clone();
-        let app = app(SessionLayer::new(spy));
+        let layer = SessionLayer::new(spy);
+        let app = app(layer.clone());
         let mut browser = Browser::default();
         browser.get(&app, "/set?k=name&v=mia").await.ok();
         Self {
             clock,
+            layer,
             app,
             calls,
             browser,
@@ -331,12 +335,120 @@ async fn a_touch_renews_a_session_that_nobody_asks_for() {
     for _ in 0..5 {
         clock.advance(MINUTE * 20);
         stream.touch();
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
+        visit.layer.drained().await;
     }
     visit
         .request(|session| async move { assert!(session.contains_key("n")) })
+        .await;
+}
+
+/// A session of half an hour, and a handle of it that outlives its request. Then another request changes the session; the
+/// handle renews it, and the session is looked for after some time.
+async fn alive_after(
+    change: impl FnOnce(Session) + Clone + Send + Sync + 'static,
+    touched_after: Duration,
+    looked_after: Duration,
+) -> bool {
+    let clock = ManualClock::new();
+    let layer = SessionLayer::new(MemoryStore::new().with_clock(clock.clone()));
+    let mut visit = Visit::with(layer.clone());
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let stream = visit.keep().await;
+    visit
+        .request(move |session| async move { change(session) })
+        .await;
+    clock.advance(touched_after);
+    stream.touch();
+    layer.drained().await;
+    clock.advance(looked_after);
+    visit.browser.peek(&app(layer), "/read").await.ok() == "n"
+}
+
+#[tokio::test]
+async fn a_touch_goes_by_the_timeout_that_the_session_has_by_then() {
+    let shorter = |session: Session| session.set_idle_timeout(MINUTE * 2).unwrap();
+    assert!(alive_after(shorter, MINUTE, MINUTE + MINUTE / 2).await);
+    assert!(!alive_after(shorter, MINUTE, MINUTE * 2).await);
+    let longer = |session: Session| session.set_idle_timeout(MINUTE * 60).unwrap();
+    assert!(alive_after(longer, MINUTE * 30, MINUTE * 50).await);
+}
+
+#[tokio::test]
+async fn a_touch_by_who_may_not_use_the_session_any_more_does_not_renew_it() {
+    let unchanged = |_: Session| ();
+    assert!(alive_after(unchanged, MINUTE * 20, MINUTE * 20).await);
+    let rotated = |session: Session| session.cycle_id().unwrap();
+    assert!(alive_after(rotated, MINUTE * 20, MINUTE * 9).await);
+    assert!(!alive_after(rotated, MINUTE * 20, MINUTE * 10).await);
+}
+
+#[tokio::test]
+async fn a_touch_from_another_network_does_not_renew_a_session_that_is_hidden_from_there() {
+    let address = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&address);
+    let clock = ManualClock::new();
+    let soft = SessionLayer::new(MemoryStore::new().with_clock(clock.clone()))
+        .with_client_ip(move |_| *seen.lock().unwrap());
+    let mut visit = Visit::with(soft.clone());
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    // It belongs to no network yet, and the next to write takes it.
+    visit.layer = soft.with_fingerprinting(Fingerprinting::Strict);
+    *address.lock().unwrap() = "203.0.113.7".parse().ok();
+    let stream = visit.keep().await;
+    *address.lock().unwrap() = "198.51.100.7".parse().ok();
+    visit
+        .request(|session| async move { session.insert("n", 2).unwrap() })
+        .await;
+    clock.advance(MINUTE * 20);
+    stream.touch();
+    visit.layer.drained().await;
+    clock.advance(MINUTE * 10);
+    visit
+        .request(|session| async move { assert!(session.is_new()) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_touch_looks_once_and_renews_once() {
+    let watch = Watch::new().await;
+    let mut visit = Visit::with(watch.layer.clone());
+    visit.browser = watch.browser.clone();
+    let stream = visit.keep().await;
+    let before = watch.calls.so_far();
+    stream.touch();
+    watch.layer.drained().await;
+    let [load, create, replace, touch, delete] = before;
+    let expected = [load + 1, create, replace, touch + 1, delete];
+    assert_eq!(watch.calls.so_far(), expected);
+}
+
+/// A load finds little time left and renews the session beside its handler, which takes a while. Meanwhile a shorter
+/// timeout is committed.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_overtakes_a_shorter_timeout_is_cut_by_the_next_load() {
+    let clock = ManualClock::new();
+    let late = Late::before(MemoryStore::new().with_clock(clock.clone()));
+    let layer = SessionLayer::new(late.clone());
+    let mut visit = Visit::with(layer.clone());
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    clock.advance(MINUTE * 20);
+    late.slow_touch(Duration::from_millis(500));
+    visit
+        .request(|session| async move { session.set_idle_timeout(MINUTE).unwrap() })
+        .await;
+    layer.drained().await;
+    // Just after the renewal that was too long.
+    visit.request(|_| async {}).await;
+    layer.drained().await;
+    clock.advance(MINUTE);
+    visit
+        .request(|session| async move { assert!(session.is_new()) })
         .await;
 }
 

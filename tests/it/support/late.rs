@@ -45,6 +45,7 @@ pub struct Late {
     leases: bool,
     lost_leases: Arc<AtomicBool>,
     slow_load: Arc<Mutex<Option<Duration>>>,
+    slow_touch: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Late {
@@ -56,6 +57,7 @@ impl Late {
             leases: true,
             lost_leases: Arc::default(),
             slow_load: Arc::default(),
+            slow_touch: Arc::default(),
         }
     }
 
@@ -73,6 +75,11 @@ impl Late {
     /// The next load takes its time.
     pub fn slow_load(&self, wait: Duration) {
         *self.slow_load.lock().unwrap() = Some(wait);
+    }
+
+    /// The next renewal takes its time.
+    pub fn slow_touch(&self, wait: Duration) {
+        *self.slow_touch.lock().unwrap() = Some(wait);
     }
 
     /// What becomes of the next compare-and-sets.
@@ -159,6 +166,10 @@ impl SessionStore for Late {
     }
 
     async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+        let wait = self.slow_touch.lock().unwrap().take();
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
+        }
         self.store.touch(key, renewal).await
     }
 
