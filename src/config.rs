@@ -361,7 +361,7 @@ impl SessionConfig {
     }
 
     /// The settings that differ from those of another.
-    pub(crate) fn differences<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
         // Taken apart, so that a new setting is not forgotten here.
         let Self {
             cookie,
@@ -407,7 +407,7 @@ impl SessionConfig {
             ),
         ];
         let different = |(name, different): (_, bool)| different.then_some(name);
-        settings.into_iter().filter_map(different)
+        settings.into_iter().filter_map(different).collect()
     }
 
     /// Says what this store cannot do.

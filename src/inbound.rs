@@ -132,21 +132,24 @@ impl Visit {
     }
 
     async fn load(&self) -> Result<Session, SessionError> {
-        let mut began = Instant::now();
+        let began = Instant::now();
         let store = &*self.core.store;
         let budget = self.core.request_budget();
         let mut stored = self
             .fetch(Freshness::Recent, deadline(began, budget))
             .await;
+        let mut spent = began.elapsed();
         let mut lease = None;
         if let Ok(Some((token, found))) = &stored
             && let Some(taken) = self.lease(token, found).await?
         {
             // Others may have had it meanwhile.
-            began = Instant::now();
+            let began = Instant::now();
+            let left = budget.saturating_sub(spent);
             stored = self
-                .fetch(Freshness::Latest, deadline(began, budget))
+                .fetch(Freshness::Latest, deadline(began, left))
                 .await;
+            spent += began.elapsed();
             lease = Some(taken);
         }
         let circumstances = Circumstances {
@@ -166,7 +169,7 @@ impl Visit {
             },
         };
         let mut state = State::new(standing, fingerprint, &circumstances);
-        state.spent = began.elapsed();
+        state.spent = spent;
         state.lease = lease.map(Arc::new);
         state.rests_on = match self.settings.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => RestsOn::Nothing,

@@ -470,7 +470,7 @@ impl Settings {
     }
 
     /// The settings that are not in force inside of a layer with these others.
-    fn ignored_inside(&self, outer: &Self) -> impl Iterator<Item = &'static str> {
+    fn ignored_inside(&self, outer: &Self) -> Vec<&'static str> {
         let hooks = [
             (
                 "client_ip",
@@ -488,7 +488,9 @@ impl Settings {
         let hooks = hooks
             .into_iter()
             .filter_map(|(name, other)| other.then_some(name));
-        self.config.differences(&outer.config).chain(hooks)
+        let mut ignored = self.config.differences(&outer.config);
+        ignored.extend(hooks);
+        ignored
     }
 
     /// The network of the request's client, or `None` if nobody needs it or it is not known.

@@ -40,7 +40,7 @@ pub(crate) fn look_and_renew(base: &Base, terms: Terms) {
             let now = to_millis(core.store.now());
             if let Some(renewal) = stored.and_then(|stored| holder.may(&stored, now)) {
                 // What others commit in between is mended by the next load.
-                within(deadline, core.store.touch(&handle, renewal)).await?;
+                let _ = within(deadline, core.store.touch(&handle, renewal)).await?;
             }
             Ok(())
         }

@@ -7,22 +7,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::answer::{Answer, AnswerId};
 use crate::change::{Change, Rewrite, decode, encode, encode_item};
-use crate::commit::run::within;
-use crate::commit::{Occasion, settle};
-use crate::deadline::deadline;
-use crate::error::{Gone, SessionError};
+use crate::commit::{Occasion, reload, settle};
+use crate::error::SessionError;
 use crate::fingerprint::Fingerprint;
 use crate::inbound::Visits;
 use crate::json::Json;
 use crate::key::SessionKey;
-use crate::record::Record;
 use crate::shared::Shared;
 use crate::state::{Standing, State};
-use crate::store::Freshness;
 use crate::token::Handle;
 
 /// How often an update is tried whose value other clones of the session change meanwhile.
@@ -445,41 +440,27 @@ impl Session {
 
     /// Reads the session again and does this request's changes to what is there now. A new session is left as it is.
     ///
+    /// If a [`save`](Self::save) of before got no answer, that is resolved first: what it has changed is then either in what was
+    /// read, or is done to it, and not both.
+    ///
     /// # Redis
     ///
-    /// One `GET` and one `PTTL`, in one round trip.
+    /// One `GET` and one `PTTL`, in one round trip. Before them, if there is something to resolve, what
+    /// [`save`](Self::save) sends.
     ///
     /// # Errors
     ///
     /// - [`SessionError::Gone`]: the session has ended, or passed on.
-    /// - [`SessionError::Store`]: it could not be read; the session is as it was.
+    /// - [`SessionError::Store`]: it could not be read, or the request has used up its
+    ///   [`request_budget`](crate::RedisConfig::request_budget); the session is as it was.
+    /// - [`SessionError::OutcomeUnknown`]: what became of the `save` still cannot be told; the session is as it was.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the session is read all the same.
     #[doc(alias = "refresh")]
     pub async fn reload(&self) -> Result<(), SessionError> {
-        let shared = &self.shared;
-        let _gate = shared.gate.lock().await;
-        let (handle, epoch, generation) = {
-            let state = shared.state();
-            match &state.standing {
-                Standing::New => return Ok(()),
-                Standing::Barred { why, .. } => return Err(why.clone()),
-                Standing::Stored(base) => (base.token.handle, base.record.epoch, state.generation),
-            }
-        };
-        let deadline = deadline(Instant::now(), shared.time_left());
-        let load = shared.core.store.load(&handle, Freshness::Latest);
-        let stored = within(deadline, load)
-            .await?
-            .ok_or(SessionError::Gone(Gone::Ended))?;
-        let record = Record::decode(&stored).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
-        if record.epoch != epoch {
-            return Err(SessionError::Gone(Gone::Rotated));
-        }
-        shared.edit(|state| {
-            if state.generation == generation {
-                state.replace_base(stored, record);
-            }
-        });
-        Ok(())
+        reload(&self.shared).await
     }
 
     /// Forgets what was changed and is not committed yet. A [`destroy`](Self::destroy) is carried out all the same.

@@ -86,7 +86,7 @@ pub(crate) struct State {
     /// Messages that this request has shown: out of the session, and those for this page.
     pub(crate) flashes_taken: Vec<Kept<Flash>>,
     pub(crate) fingerprint: Fingerprint,
-    /// Time that the load and failed commits took of the request's budget.
+    /// Time that the load, and commits and reloads that failed, took of the request's budget.
     pub(crate) spent: Duration,
 }
 
@@ -271,6 +271,13 @@ impl State {
                 self.losses.add(SessionError::Discarded);
             }
             self.outdate_view();
+        }
+    }
+
+    /// Counts what a load or commit that failed took against the request's budget.
+    pub(crate) fn spend(&mut self, time: Duration) {
+        if !self.head_sent {
+            self.spent += time;
         }
     }
 

@@ -6,6 +6,7 @@
 //! [`queue`] lets one commit of a session at a time through and requests that wait travel together, [`unresolved`] keeps what
 //! got no answer; this module takes the changes from a request's session and puts the result back.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use crate::error::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
 use crate::shared::Shared;
-use crate::state::{Outcome, State};
+use crate::state::{Outcome, Standing, State};
 use crate::store::Freshness;
 use crate::token::Handle;
 
@@ -37,6 +38,7 @@ pub(crate) mod unresolved;
 use destroy::delete;
 pub(crate) use destroy::destroy_later;
 use lease::Lease;
+use queue::Place;
 use run::{Commit, Ended, Member, Work, within};
 
 /// When a session is committed.
@@ -65,6 +67,24 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
     }
     let settling = Settling::begin(shared);
     let task = async move { settle_in_turn(&settling.shared, occasion).await };
+    to_its_end(shared, task).await
+}
+
+/// Brings the session to where the store is. Runs to its end although the caller is dropped.
+///
+/// # Panics
+///
+/// As [`settle`].
+pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), SessionError> {
+    let settling = Settling::begin(shared);
+    let task = async move { reload_in_turn(&settling.shared).await };
+    to_its_end(shared, task).await
+}
+
+async fn to_its_end(
+    shared: &Shared,
+    task: impl Future<Output = Result<(), SessionError>> + Send + 'static,
+) -> Result<(), SessionError> {
     let background = &shared.core.background;
     match background.spawn(task.in_current_span()).await {
         Ok(result) => result,
@@ -136,9 +156,7 @@ async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), Sessi
     let result = settle_before(shared, &occasion, deadline).await;
     shared.edit(|state| {
         if result.is_err() {
-            if !state.head_sent {
-                state.spent += began.elapsed();
-            }
+            state.spend(began.elapsed());
             if let Occasion::Call {
                 answer: Some(answer),
             } = occasion
@@ -216,10 +234,8 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     }
     let handle = shared.state().stored_handle();
     let place = handle.map(|handle| shared.core.lines.join(handle));
-    let unresolved = shared.state().take_unresolved();
-    if let (Some(place), Some((unresolved, generation))) = (&place, unresolved) {
-        let ended = place.resolve(unresolved, deadline).await;
-        conclude(shared, ended, generation)?;
+    if let Some(place) = &place {
+        resolve(shared, place, deadline).await?;
     }
     let work = shared.state().take_work(shared.terms())?;
     let Some((work, generation)) = work else {
@@ -231,6 +247,60 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     };
     conclude(shared, ended, generation)?;
     Ok(true)
+}
+
+/// Finds out what became of a commit of this session that got no answer, if there is one.
+async fn resolve(shared: &Shared, place: &Place, deadline: Instant) -> Result<(), SessionError> {
+    let unresolved = shared.state().take_unresolved();
+    let Some((unresolved, generation)) = unresolved else {
+        return Ok(());
+    };
+    let ended = place.resolve(unresolved, deadline).await;
+    conclude(shared, ended, generation)
+}
+
+async fn reload_in_turn(shared: &Shared) -> Result<(), SessionError> {
+    let _gate = shared.gate.lock().await;
+    let began = Instant::now();
+    let result = reload_before(shared, deadline(began, shared.time_left())).await;
+    if result.is_err() {
+        shared.state().spend(began.elapsed());
+    }
+    result
+}
+
+async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    let handle = match &shared.state().standing {
+        Standing::New => return Ok(()),
+        Standing::Barred { why, .. } => return Err(why.clone()),
+        Standing::Stored(base) => base.token.handle,
+    };
+    // What is read may hold its changes already, and they would be done to it once more.
+    let place = shared.core.lines.join(handle);
+    resolve(shared, &place, deadline).await?;
+    let (epoch, generation) = match &*shared.state() {
+        State {
+            standing: Standing::Stored(base),
+            generation,
+            ..
+        } => (base.record.epoch, *generation),
+        // Destroyed meanwhile.
+        _ => return Ok(()),
+    };
+    let load = shared.core.store.load(&handle, Freshness::Latest);
+    let stored = within(deadline, load)
+        .await?
+        .ok_or(SessionError::Gone(Gone::Ended))?;
+    let record = Record::decode(&stored).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    if record.epoch != epoch {
+        return Err(SessionError::Gone(Gone::Rotated));
+    }
+    shared.edit(|state| {
+        if state.generation == generation {
+            state.replace_base(stored, record);
+        }
+    });
+    Ok(())
 }
 
 /// Stores a session that nobody else knows yet.

@@ -23,6 +23,8 @@ async fn serves(layer: SessionLayer) {
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
+    // Who waits for nothing must not meet a lease that is being given up.
+    layer.drained().await;
     visit
         .request(|session| async move {
             session.reload().await.unwrap();
@@ -33,6 +35,7 @@ async fn serves(layer: SessionLayer) {
             assert_eq!(session.take::<u32>("n").await.unwrap(), Some(2));
         })
         .await;
+    layer.drained().await;
     visit
         .request(|session| async move { session.destroy() })
         .await;

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sessile::store::ManualClock;
-use sessile::{Event, MemoryStore, SessionError, SessionLayer};
+use sessile::{Event, MemoryStore, Session, SessionError, SessionLayer};
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
-use crate::support::patience::until_seen;
+use crate::support::patience::{looked_at, until_seen};
 use crate::support::proxy::Fault;
-use crate::support::{Browser, Proxy, Server, Visit, store_with, until};
+use crate::support::spy::Calls;
+use crate::support::{Browser, Proxy, Server, Spy, Visit, store_with, until};
 
 /// A visitor behind a proxy that can lose answers, and a second node that talks to Redis directly.
 struct Scene {
@@ -89,6 +90,113 @@ async fn an_unresolved_commit_taken_up_again_overwrites_nobody() {
         keys == "name,theirs" || keys == "mine,name,theirs",
         "{keys}"
     );
+}
+
+/// A visitor whose compare-and-sets are lost or late as planned, in a store that counts what it is asked.
+async fn late_visit() -> (Late, Arc<Calls>, Visit) {
+    let late = Late::before(MemoryStore::new());
+    let spy = Spy::on(late.clone());
+    let calls = Arc::clone(&spy.calls);
+    let mut visit = Visit::with(SessionLayer::new(spy));
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    (late, calls, visit)
+}
+
+/// Counts, and saves without an answer.
+async fn count_unanswered(session: &Session) {
+    session.increment("n", 1).unwrap();
+    assert!(matches!(
+        session.save().await,
+        Err(SessionError::OutcomeUnknown)
+    ));
+    assert_eq!(session.get("n").unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a_reload_shows_once_what_an_unanswered_save_has_changed() {
+    let plans: [&[Post]; 2] = [
+        &[Post::Hold, Post::Lose, Post::Lose],
+        &[Post::Lose, Post::Lose, Post::Lose],
+    ];
+    for plan in plans {
+        let (late, _, mut visit) = late_visit().await;
+        late.plan(plan);
+        visit
+            .request(|session| async move {
+                count_unanswered(&session).await;
+                late.deliver_held().await;
+                session.reload().await.unwrap();
+                assert_eq!(session.get("n").unwrap(), Some(1));
+                session.increment("n", 1).unwrap();
+            })
+            .await;
+        visit
+            .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(2)) })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_cannot_tell_leaves_the_session_as_it_was() {
+    let (late, _, mut visit) = late_visit().await;
+    late.plan(&[Post::Lose; 6]);
+    visit
+        .request(|session| async move {
+            count_unanswered(&session).await;
+            let reloaded = session.reload().await;
+            assert!(matches!(reloaded, Err(SessionError::OutcomeUnknown)));
+            assert_eq!(session.get("n").unwrap(), Some(1));
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(1)) })
+        .await;
+}
+
+/// Whoever leaves while a reload finds out leaves it to go on.
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_nobody_waits_for_finds_out_all_the_same() {
+    let (late, _, mut visit) = late_visit().await;
+    late.plan(&[Post::Hold, Post::Lose, Post::Lose]);
+    visit
+        .request(|session| async move {
+            count_unanswered(&session).await;
+            late.deliver_held().await;
+            late.plan(&[Post::Slow(Duration::from_millis(100))]);
+            assert!(looked_at(1, session.reload()).await.is_none());
+            session.save().await.unwrap();
+            assert_eq!(session.get("n").unwrap(), Some(1));
+        })
+        .await;
+}
+
+/// Paused time: what passes is what somebody has waited for.
+#[tokio::test(start_paused = true)]
+async fn reloads_and_commits_of_a_store_that_hangs_share_one_budget() {
+    let (late, calls, mut visit) = late_visit().await;
+    let asked = Arc::clone(&calls);
+    let began = tokio::time::Instant::now();
+    let page = visit
+        .page(|session| async move {
+            late.freeze();
+            let before = asked.so_far();
+            for _ in 0..4 {
+                let reloaded = session.reload().await;
+                assert!(matches!(reloaded, Err(SessionError::Store(_))));
+            }
+            session.increment("n", 1).unwrap();
+            assert!(session.save().await.is_err());
+            let after = asked.so_far();
+            assert_eq!(after[0] - before[0], 1, "the first takes all of the budget");
+            assert_eq!(after[2], before[2]);
+        })
+        .await;
+    assert_eq!(page.status, 503);
+    let budget = Duration::from_secs(1);
+    let waited = began.elapsed();
+    assert!(waited >= budget && waited < budget * 2, "{waited:?}");
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ pub struct Late {
     lost_leases: Arc<AtomicBool>,
     slow_load: Arc<Mutex<Option<Duration>>>,
     slow_touch: Arc<Mutex<Option<Duration>>>,
+    frozen: Arc<AtomicBool>,
 }
 
 impl Late {
@@ -58,6 +59,7 @@ impl Late {
             lost_leases: Arc::default(),
             slow_load: Arc::default(),
             slow_touch: Arc::default(),
+            frozen: Arc::default(),
         }
     }
 
@@ -75,6 +77,17 @@ impl Late {
     /// The next load takes its time.
     pub fn slow_load(&self, wait: Duration) {
         *self.slow_load.lock().unwrap() = Some(wait);
+    }
+
+    /// Answers no loads and no compare-and-sets any more.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
+    }
+
+    async fn thawed(&self) {
+        if self.frozen.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The next renewal takes its time.
@@ -119,6 +132,7 @@ impl SessionStore for Late {
     }
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+        self.thawed().await;
         let wait = self.slow_load.lock().unwrap().take();
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
@@ -136,6 +150,7 @@ impl SessionStore for Late {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
+        self.thawed().await;
         let post = self
             .plan
             .lock()
