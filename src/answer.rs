@@ -1,14 +1,15 @@
 //! What a call gets back that commits at once: nothing before its change is in the store.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::SessionError;
+use crate::lock::Lock;
 
 /// Where a change that is committed at once leaves its result, anew at every replay.
 pub(crate) struct Answer<T> {
     id: AnswerId,
-    slot: Arc<Mutex<Slot<T>>>,
+    slot: Arc<Lock<Slot<T>>>,
 }
 
 struct Slot<T> {
@@ -31,7 +32,7 @@ impl<T> Answer<T> {
         };
         Self {
             id,
-            slot: Arc::new(Mutex::new(slot)),
+            slot: Arc::new(Lock::new(slot)),
         }
     }
 
@@ -39,30 +40,29 @@ impl<T> Answer<T> {
         self.id
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot<T>> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn give(&self, value: Option<T>) {
-        *self.slot() = Slot {
+        let slot = Slot {
             value,
             confirmed: false,
         };
+        let before = std::mem::replace(&mut *self.slot.lock(), slot);
+        // Its type may be the application's.
+        drop(before);
     }
 
     pub(crate) fn confirm(&self) {
-        self.slot().confirmed = true;
+        self.slot.lock().confirmed = true;
     }
 
     /// What the change gave when it was last done.
     #[cfg(test)]
     pub(crate) fn guess(&self) -> Option<T> {
-        self.slot().value.take()
+        self.slot.lock().value.take()
     }
 
     /// What the change has given.
     pub(crate) fn take(&self) -> Result<Option<T>, SessionError> {
-        let mut slot = self.slot();
+        let mut slot = self.slot.lock();
         match slot.confirmed {
             true => Ok(slot.value.take()),
             false => Err(SessionError::Discarded),

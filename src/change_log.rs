@@ -49,6 +49,16 @@ impl From<Vec<Change>> for ChangeLog {
     }
 }
 
+/// Closures of the application may be dropped with a log.
+#[cfg(debug_assertions)]
+impl Drop for ChangeLog {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            crate::lock::assert_none_held();
+        }
+    }
+}
+
 impl ChangeLog {
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -71,22 +81,28 @@ impl ChangeLog {
 
     /// Puts changes that could not be committed back before those made since.
     pub(crate) fn put_back(&mut self, mut earlier: Self) {
-        earlier.append(self);
+        for change in std::mem::take(&mut self.changes) {
+            earlier.push(change);
+        }
         *self = earlier;
     }
 
-    fn retain(&mut self, keep: impl FnMut(&Change) -> bool) {
-        let before = self.len();
-        self.changes.retain(keep);
-        if self.len() < before {
+    /// Takes out what is not to be kept.
+    fn retain(&mut self, keep: impl Fn(&Change) -> bool) -> Self {
+        let removed = self.changes.extract_if(.., |change| !keep(change));
+        let removed: Vec<Change> = removed.collect();
+        if !removed.is_empty() {
             *self = std::mem::take(&mut self.changes).into();
         }
+        removed.into()
     }
 
     /// Takes the change back whose caller is told that it failed.
-    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        if self.touched.answers {
-            self.retain(|change| change.answer() != Some(answer));
+    #[must_use]
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) -> Self {
+        match self.touched.answers {
+            true => self.retain(|change| change.answer() != Some(answer)),
+            false => Self::default(),
         }
     }
 
@@ -100,16 +116,19 @@ impl ChangeLog {
         self.touched.principal
     }
 
-    /// Drops what needs a new cookie, once none can be sent any more.
-    pub(crate) fn drop_rotations(&mut self) {
-        if self.touched.secret {
-            self.retain(|change| change.rotation().is_none());
+    /// Takes out what needs a new cookie, once none can be sent any more.
+    #[must_use]
+    pub(crate) fn take_rotations(&mut self) -> Self {
+        match self.touched.secret {
+            true => self.retain(|change| change.rotation().is_none()),
+            false => Self::default(),
         }
     }
 
-    /// Drops what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
-    pub(crate) fn retain_for_failed_request(&mut self) {
-        self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)));
+    /// Takes out what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
+    #[must_use]
+    pub(crate) fn retain_for_failed_request(&mut self) -> Self {
+        self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
     }
 
     /// Whether any of them gives its caller something that nobody else may get.
@@ -198,7 +217,8 @@ mod tests {
             Change::Rotate(rotation()),
             Change::ClearPrincipal(rotation()),
         ]);
-        log.retain_for_failed_request();
+        let removed = log.retain_for_failed_request();
+        assert_eq!(removed.len(), 2);
         assert_eq!(format!("{:?}", log.changes), "[Rotate, ClearPrincipal]");
     }
 

@@ -166,7 +166,8 @@ impl Event {
 
 /// Hears of every [`Event`] of a layer. Any `Fn(&Event)` is one.
 ///
-/// It is called on a task of the runtime, not always the request's: hand work on, do not wait, and use no task-locals.
+/// It is called on a task of the runtime, not always the request's: hand work on, do not wait, and use no task-locals. It
+/// may use a session that it has.
 pub trait Observer: Send + Sync + 'static {
     /// Called once for every event.
     fn on_event(&self, event: &Event);

@@ -153,10 +153,8 @@ impl Session {
     /// Leaves a message for this very page: [`take_flashes`](Self::take_flashes) returns it later in this request, and
     /// nothing is stored.
     pub fn flash_now(&self, level: Level, text: impl Into<String>) {
-        self.shared()
-            .state()
-            .flash_now
-            .push(Flash::new(level, text.into()));
+        let flash = Flash::new(level, text.into());
+        self.shared().state().flash_now.push(flash);
     }
 
     /// Takes the messages that wait, to show them. Each is returned to one request only, over all tabs and nodes. Commits

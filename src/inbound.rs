@@ -135,9 +135,7 @@ impl Visit {
         let began = Instant::now();
         let store = &*self.core.store;
         let budget = self.core.request_budget();
-        let mut stored = self
-            .fetch(Freshness::Recent, deadline(began, budget))
-            .await;
+        let mut stored = self.fetch(Freshness::Recent, deadline(began, budget)).await;
         let mut spent = began.elapsed();
         let mut lease = None;
         if let Ok(Some((token, found))) = &stored
@@ -146,9 +144,7 @@ impl Visit {
             // Others may have had it meanwhile.
             let began = Instant::now();
             let left = budget.saturating_sub(spent);
-            stored = self
-                .fetch(Freshness::Latest, deadline(began, left))
-                .await;
+            stored = self.fetch(Freshness::Latest, deadline(began, left)).await;
             spent += began.elapsed();
             lease = Some(taken);
         }

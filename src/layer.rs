@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use crate::error::SessionError;
 use crate::event::{Event, Observer, trace};
 use crate::fingerprint::{Fingerprinting, network};
 use crate::lifetime::{Millis, duration_millis};
+use crate::lock::{Lock, assert_none_held};
 use crate::service::SessionService;
 use crate::store::{AnyStore, Renewal, SessionStore, is_same_store};
 use crate::version::{CommitId, Writer};
@@ -98,13 +99,13 @@ pub(crate) struct Core {
     writer: Writer,
     sequence: AtomicU64,
     /// Sessions that are destroyed in the background.
-    destroying: Mutex<HashSet<Handle>>,
-    mismatches: Mutex<HashSet<(Handle, String)>>,
+    destroying: Lock<HashSet<Handle>>,
+    mismatches: Lock<HashSet<(Handle, String)>>,
     /// When sessions were renewed last, and whether that has shortened their time.
-    renewed: Mutex<HashMap<Handle, (Millis, bool)>>,
+    renewed: Lock<HashMap<Handle, (Millis, bool)>>,
     address_missed: AtomicBool,
     /// Layers, by their settings, and those inside of them whose settings are ignored.
-    joined: Mutex<HashSet<(usize, usize)>>,
+    joined: Lock<HashSet<(usize, usize)>>,
 }
 
 /// What a clone may have of its own.
@@ -150,11 +151,11 @@ impl SessionLayer {
             background: TaskTracker::new(),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
-            destroying: Mutex::default(),
-            mismatches: Mutex::default(),
-            renewed: Mutex::default(),
+            destroying: Lock::default(),
+            mismatches: Lock::default(),
+            renewed: Lock::default(),
             address_missed: AtomicBool::new(false),
-            joined: Mutex::default(),
+            joined: Lock::default(),
         };
         let settings = Settings {
             config,
@@ -359,10 +360,7 @@ pub(crate) enum Destroying {
 
 impl Core {
     pub(crate) fn begin_destroying(&self, handle: Handle) -> Destroying {
-        let mut destroying = self
-            .destroying
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut destroying = self.destroying.lock();
         if destroying.contains(&handle) {
             return Destroying::UnderWay;
         }
@@ -374,10 +372,7 @@ impl Core {
     }
 
     pub(crate) fn end_destroying(&self, handle: Handle) {
-        let mut destroying = self
-            .destroying
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut destroying = self.destroying.lock();
         destroying.remove(&handle);
     }
 
@@ -400,10 +395,7 @@ impl Core {
 
     /// Whether this mismatch has not been reported yet.
     pub(crate) fn first_mismatch(&self, handle: Handle, network: &str) -> bool {
-        let mut seen = self
-            .mismatches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.mismatches.lock();
         if seen.len() >= REMEMBERED_MOST {
             seen.clear();
         }
@@ -421,14 +413,13 @@ impl Core {
     ) -> bool {
         let cuts = matches!(renewal, Renewal::Set(_));
         let pause = duration_millis(Duration::from_secs(1).min(idle / 4));
-        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewed = self.renewed.lock();
         if renewed.len() >= REMEMBERED_MOST {
             renewed.clear();
         }
         let last = renewed.get(&handle).copied();
-        let is_enough = |(at, has_cut): (Millis, bool)| {
-            now.saturating_sub(at) < pause && (has_cut || !cuts)
-        };
+        let is_enough =
+            |(at, has_cut): (Millis, bool)| now.saturating_sub(at) < pause && (has_cut || !cuts);
         if last.is_some_and(is_enough) {
             return false;
         }
@@ -438,7 +429,7 @@ impl Core {
 
     /// Whether it has not been reported yet that the settings of this layer are ignored inside of that one.
     fn first_join(&self, outer: &Arc<Settings>, inner: &Arc<Settings>) -> bool {
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut joined = self.joined.lock();
         if joined.len() >= REMEMBERED_MOST {
             joined.clear();
         }
@@ -453,6 +444,7 @@ impl Core {
 
 impl Settings {
     pub(crate) fn emit(&self, event: &Event) {
+        assert_none_held();
         trace(event);
         #[cfg(feature = "metrics")]
         crate::metrics::count(event);
@@ -499,6 +491,7 @@ impl Settings {
         if config.fingerprinting == Fingerprinting::Off {
             return None;
         }
+        assert_none_held();
         let address = match &self.client_ip {
             Some(client_ip) => client_ip(parts),
             None => crate::client_ip::peer(&parts.extensions),
@@ -508,6 +501,7 @@ impl Settings {
 
     /// The response that an error becomes.
     pub(crate) fn error_response(&self, error: &SessionError) -> Response<Bytes> {
+        assert_none_held();
         match &self.on_error {
             Some(on_error) => on_error(error),
             None => error.response(),

@@ -39,6 +39,7 @@ mod kept;
 mod key;
 mod layer;
 mod lifetime;
+mod lock;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod outbound;

@@ -59,11 +59,7 @@ impl Holder {
         let record = Record::decode(stored).ok()?;
         let config = &self.terms.settings.config;
         let bound = record.fingerprint.as_deref();
-        let fingerprint = compare(
-            config.fingerprinting,
-            bound,
-            self.terms.network.as_deref(),
-        );
+        let fingerprint = compare(config.fingerprinting, bound, self.terms.network.as_deref());
         if record.epoch != self.epoch
             || admit(&record, &self.secret, now) != Admission::Holder
             || !admits(config.fingerprinting, &fingerprint)

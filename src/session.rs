@@ -286,6 +286,11 @@ impl Session {
     /// on another request's task, which waits for it. It must therefore be quick, and depend on nothing but the value and what
     /// was moved into it: clone what you move in. If it panics then, this request alone fails.
     ///
+    /// It is kept until its change is committed or dropped, which is at the end of the request. After the response it is kept
+    /// until [`save`](Self::save) succeeds, or [`discard_changes`](Self::discard_changes) or [`destroy`](Self::destroy) is
+    /// called: a closure that holds a clone of its own session then keeps that session in memory for as long, since the last
+    /// clone is never dropped.
+    ///
     /// ```
     /// # use std::collections::BTreeMap;
     /// # use sessile::{Key, Session, SessionError};
@@ -394,18 +399,42 @@ impl Session {
         key: impl SessionKey<T>,
     ) -> Result<Option<T>, SessionError> {
         let key = key.name().to_owned();
-        if !self.contains_key(&key) {
+        let answer = Answer::new();
+        if !self.note_taken::<T>(&key, &answer)? {
             return Ok(None);
         }
-        let answer = Answer::new();
-        let check = |key: &str, value: &Json| decode::<T>(key, value).map(drop);
-        self.change(Change::Take {
-            key: key.clone(),
-            check,
-            answer: answer.clone(),
-        })?;
         let value = self.settle_for(&answer).await?;
         value.map(|value| decode(&key, &value)).transpose()
+    }
+
+    /// False if there is nothing to take.
+    fn note_taken<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        answer: &Answer<Json>,
+    ) -> Result<bool, SessionError> {
+        let check = |key: &str, value: &Json| decode::<T>(key, value).map(drop);
+        for _ in 0..REWRITES {
+            let seen = {
+                let mut state = self.shared.state();
+                state.note_read(key);
+                state.view.data.get(key).cloned()
+            };
+            let Some(seen) = seen else { return Ok(false) };
+            // The type is the application's, so no lock is held while it is read.
+            check(key, &seen)?;
+            let mut state = self.shared.state();
+            if state.view.data.get(key) == Some(&seen) {
+                let change = Change::Take {
+                    key: key.to_owned(),
+                    check,
+                    answer: answer.clone(),
+                };
+                state.note_taken(change, key);
+                return Ok(true);
+            }
+        }
+        Err(SessionError::Conflict { attempts: REWRITES })
     }
 
     /// Commits now what was changed so far, instead of after the handler: before a side effect that must not happen

@@ -1,16 +1,19 @@
 //! What the clones of a session share, and how they get at it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 
+use crate::change_log::ChangeLog;
 use crate::commit::destroy_later;
 use crate::commit::run::Terms;
 use crate::error::SessionError;
 use crate::event::Event;
 use crate::layer::{Core, Settings};
+use crate::lock::{Guard, Lock};
 use crate::record::Record;
 use crate::state::{Standing, State, View};
 
@@ -28,7 +31,34 @@ pub(crate) struct Shared {
     pub(crate) shows_flashes: bool,
     /// One commit of a request at a time.
     pub(crate) gate: AsyncMutex<()>,
-    state: Mutex<State>,
+    state: Lock<State>,
+}
+
+/// The state, locked. Logs that were removed from it are dropped once it is not locked any more.
+pub(crate) struct StateGuard<'a> {
+    // In this order.
+    state: Guard<'a, State>,
+    removed: Vec<ChangeLog>,
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        self.removed = self.state.take_removed();
+    }
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
 }
 
 impl Shared {
@@ -40,7 +70,7 @@ impl Shared {
         shows_flashes: bool,
         state: State,
     ) -> Self {
-        let (gate, state) = (AsyncMutex::new(()), Mutex::new(state));
+        let (gate, state) = (AsyncMutex::new(()), Lock::new(state));
         Self {
             core,
             settings,
@@ -53,8 +83,11 @@ impl Shared {
     }
 
     /// Never held across an `await`, nor while code of the application runs.
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> StateGuard<'_> {
+        StateGuard {
+            state: self.state.lock(),
+            removed: Vec::new(),
+        }
     }
 
     pub(crate) fn terms(&self) -> Terms {
@@ -159,16 +192,7 @@ impl Shared {
         let (doomed, _lease) = {
             let mut state = self.state();
             let lease = state.lease.take();
-            // No response will carry a cookie any more.
-            state.head_sent = true;
-            state.abandoned = true;
-            if state.settling > 0 {
-                // What somebody has begun to save is saved, and destroyed what is to be.
-                return;
-            }
-            // Closures in the log may hold the session itself.
-            state.forget();
-            (state.doomed.take(), lease)
+            (state.abandon(), lease)
         };
         if let Some(handle) = doomed {
             destroy_later(self, handle);

@@ -63,7 +63,7 @@ pub(crate) struct State {
     pub(crate) losses: Losses,
     /// Changes of this request are in the store, and its response has not been sent.
     pub(crate) committed: bool,
-    /// What this request has read is known to be as it was, although its lease has lapsed.
+    /// What this request has read so far was still so at its last commit, or when it was looked at since.
     pub(crate) reads_hold: bool,
     /// A commit of this request that nobody will ever know the outcome of.
     pub(crate) lost: bool,
@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) head_sent: bool,
     /// There will be no response: the handler was dropped, panicked or failed.
     pub(crate) abandoned: bool,
+    /// It was abandoned while commits were under way, and is to be forgotten after them.
+    forget_when_settled: bool,
     /// Somebody was signed in when the session was loaded, or since.
     pub(crate) was_signed_in: bool,
     /// The cookie that the browser has, if the session was loaded.
@@ -86,6 +88,8 @@ pub(crate) struct State {
     /// Messages that this request has shown: out of the session, and those for this page.
     pub(crate) flashes_taken: Vec<Kept<Flash>>,
     pub(crate) fingerprint: Fingerprint,
+    /// Logs that nobody needs any more. [`StateGuard`](crate::shared::StateGuard) drops them once the state is not locked.
+    removed: Vec<ChangeLog>,
     /// Time that the load, and commits and reloads that failed, took of the request's budget.
     pub(crate) spent: Duration,
 }
@@ -123,6 +127,16 @@ pub(crate) enum Outcome {
     Lost,
 }
 
+impl Outcome {
+    fn into_log(self) -> ChangeLog {
+        match self {
+            Self::Failed(log) => log,
+            Self::Unresolved(mut unresolved) => unresolved.take_log(),
+            Self::Committed(_) | Self::Lost => ChangeLog::default(),
+        }
+    }
+}
+
 impl State {
     pub(crate) fn new(standing: Standing, fingerprint: Fingerprint, fresh: &Circumstances) -> Self {
         let mut state = Self {
@@ -146,11 +160,13 @@ impl State {
             generation: 0,
             head_sent: false,
             abandoned: false,
+            forget_when_settled: false,
             was_signed_in: false,
             cookie: BrowserCookie::default(),
             flash_now: Vec::new(),
             flashes_taken: Vec::new(),
             fingerprint,
+            removed: Vec::new(),
             spent: Duration::ZERO,
         };
         if let Standing::Stored(base) = &state.standing {
@@ -203,6 +219,13 @@ impl State {
         self.revision += 1;
     }
 
+    /// Notes that a value is taken that its caller can read.
+    pub(crate) fn note_taken(&mut self, change: Change, key: &str) {
+        Arc::make_mut(&mut self.view).data.remove(key);
+        self.log.push(change);
+        self.revision += 1;
+    }
+
     /// Whether nobody's session is this, whatever becomes of pending changes.
     pub(crate) fn is_nobodys(&self) -> bool {
         let pending = self.in_flight.is_some() || self.log.touches_principal();
@@ -234,9 +257,7 @@ impl State {
         self.destroyed = true;
         self.generation += 1;
         self.revision += 1;
-        self.log = ChangeLog::default();
-        self.unresolved = None;
-        self.in_flight = None;
+        self.remove_all();
         self.lost = false;
         self.flashes_taken.clear();
         self.view = Arc::new(Record::new(circumstances));
@@ -245,31 +266,38 @@ impl State {
 
     /// Forgets changes that are not committed yet.
     pub(crate) fn discard(&mut self) {
-        self.log = ChangeLog::default();
+        let log = std::mem::take(&mut self.log);
+        self.remove(log);
         self.discarded = self.in_flight.is_some();
+        if let Some(unresolved) = &mut self.unresolved {
+            // Whether they are in the store is still to be found out, and they are not wanted back. What is pending stays so.
+            let log = unresolved.take_log();
+            self.remove(log);
+            let in_flight = self.in_flight.replace(ChangeLog::default());
+            self.remove(in_flight.unwrap_or_default());
+        }
         self.outdate_view();
     }
 
     /// Takes back the change whose caller is told that it has failed, or may have.
     pub(crate) fn withdraw(&mut self, answer: AnswerId) {
         let logs = [Some(&mut self.log), self.in_flight.as_mut()];
-        for log in logs.into_iter().flatten() {
-            log.withdraw(answer);
-        }
-        if let Some(unresolved) = &mut self.unresolved {
-            unresolved.withdraw(answer);
-        }
+        let logs = logs.into_iter().flatten();
+        let mut removed: Vec<_> = logs.map(|log| log.withdraw(answer)).collect();
+        let unresolved = self.unresolved.as_mut();
+        removed.extend(unresolved.map(|unresolved| unresolved.withdraw(answer)));
+        self.removed.append(&mut removed);
         self.outdate_view();
     }
 
     /// Drops what a failed request must not leave behind.
     pub(crate) fn drop_failed_changes(&mut self) {
         if !self.log.is_empty() {
-            let before = self.log.len();
-            self.log.retain_for_failed_request();
-            if self.log.len() < before {
+            let dropped = self.log.retain_for_failed_request();
+            if !dropped.is_empty() {
                 self.losses.add(SessionError::Discarded);
             }
+            self.remove(dropped);
             self.outdate_view();
         }
     }
@@ -298,7 +326,8 @@ impl State {
         if !committed {
             self.forget();
         }
-        self.log.drop_rotations();
+        let rotations = self.log.take_rotations();
+        self.remove(rotations);
         self.outdate_view();
     }
 
@@ -355,6 +384,7 @@ impl State {
 
     /// The handler has seen the value of a key.
     pub(crate) fn note_read(&mut self, key: &str) {
+        self.reads_hold = false;
         if let RestsOn::Keys(keys) = &mut self.rests_on
             && !keys.contains(key)
         {
@@ -364,6 +394,7 @@ impl State {
 
     /// The handler has seen which keys there are.
     pub(crate) fn note_read_all(&mut self) {
+        self.reads_hold = false;
         if let RestsOn::Keys(_) = self.rests_on {
             self.rests_on = RestsOn::Everything;
         }
@@ -415,25 +446,37 @@ impl State {
     /// Takes in how a commit ended; false if the session was destroyed meanwhile.
     pub(crate) fn conclude(&mut self, generation: u32, outcome: Outcome) -> bool {
         if self.generation != generation {
+            self.remove(outcome.into_log());
             return false;
         }
         if !matches!(outcome, Outcome::Unresolved(_)) {
-            self.in_flight = None;
+            let in_flight = self.in_flight.take();
+            self.remove(in_flight.unwrap_or_default());
         }
         match outcome {
             Outcome::Committed(base) => {
                 self.committed |= !self.head_sent;
+                self.reads_hold = true;
                 self.was_signed_in |= base.record.principal.is_some();
                 self.standing = Standing::Stored(Box::new(base));
                 self.outdate_view();
             }
             Outcome::Failed(log) => {
-                if !self.discarded {
-                    self.log.put_back(log);
+                match self.discarded {
+                    true => self.remove(log),
+                    false => self.log.put_back(log),
                 }
                 self.outdate_view();
             }
-            Outcome::Unresolved(unresolved) => self.unresolved = Some(unresolved),
+            Outcome::Unresolved(mut unresolved) => {
+                if self.discarded {
+                    self.remove(unresolved.take_log());
+                    let in_flight = self.in_flight.replace(ChangeLog::default());
+                    self.remove(in_flight.unwrap_or_default());
+                    self.outdate_view();
+                }
+                self.unresolved = Some(unresolved);
+            }
             Outcome::Lost => {
                 self.lost = !self.head_sent;
                 self.losses.add(SessionError::OutcomeUnknown);
@@ -446,7 +489,8 @@ impl State {
     /// A closure of the application panicked in the middle of a commit. If the handler catches that, its response must
     /// not claim the changes.
     pub(crate) fn lose_in_flight(&mut self) {
-        if self.in_flight.take().is_some() {
+        if let Some(log) = self.in_flight.take() {
+            self.remove(log);
             self.lost = !self.head_sent;
             self.losses.add(SessionError::Discarded);
             self.outdate_view();
@@ -474,10 +518,59 @@ impl State {
         } else if !self.log.is_empty() {
             self.losses.add(SessionError::Discarded);
         }
-        self.log = ChangeLog::default();
-        self.unresolved = None;
-        self.in_flight = None;
+        self.remove_all();
         self.outdate_view();
+    }
+
+    /// No response will come. What was not committed is forgotten, and the session returned that is still to be destroyed;
+    /// but what somebody has begun to save is saved first, and destroyed what is to be.
+    pub(crate) fn abandon(&mut self) -> Option<Handle> {
+        // No response will carry a cookie any more.
+        self.head_sent = true;
+        self.abandoned = true;
+        self.forget_when_settled = true;
+        self.forget_if_settled()
+    }
+
+    /// A commit is over, whatever came of it.
+    pub(crate) fn end_settling(&mut self) -> Option<Handle> {
+        self.settling -= 1;
+        self.forget_if_settled()
+    }
+
+    fn forget_if_settled(&mut self) -> Option<Handle> {
+        if self.settling > 0 || !std::mem::take(&mut self.forget_when_settled) {
+            return None;
+        }
+        // Closures in the log may hold the session itself.
+        self.forget();
+        self.doomed.take()
+    }
+
+    fn remove_all(&mut self) {
+        let unresolved = self.unresolved.take();
+        let unresolved = unresolved.map(|mut unresolved| unresolved.take_log());
+        let pending = [self.in_flight.take(), unresolved].into_iter().flatten();
+        let log = std::mem::take(&mut self.log);
+        self.removed.extend(pending.chain([log]));
+    }
+
+    /// Takes out changes that leave the session as it was: it has been read, not written.
+    pub(crate) fn remove_unchanging(&mut self) {
+        let log = std::mem::take(&mut self.log);
+        self.remove(log);
+    }
+
+    /// Takes a log out of use. It must not be dropped here: its closures are the application's, and what they have captured
+    /// may use the session when it is dropped.
+    fn remove(&mut self, log: ChangeLog) {
+        if !log.is_empty() {
+            self.removed.push(log);
+        }
+    }
+
+    pub(crate) fn take_removed(&mut self) -> Vec<ChangeLog> {
+        std::mem::take(&mut self.removed)
     }
 
     fn outdate_view(&mut self) {
@@ -547,7 +640,7 @@ mod tests {
             log.put_back(ChangeLog::default());
             assert!(log.new_secret().is_none() && !log.gives() && !log.touches_principal());
             assert!(log.keys().count() <= log.len() && log.without_data().len() <= log.len());
-            log.drop_rotations();
+            drop(log.take_rotations());
             log.apply(&mut record(), &now()).unwrap();
             assert!(log.replay_what_applies(&mut record(), &now()));
             let looked_at = LOOKED_AT.get();

@@ -215,11 +215,7 @@ impl Keeper {
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(
-            deadline(Instant::now(), self.core.request_budget()),
-            answer,
-        )
-        .await
+        within(deadline(Instant::now(), self.core.request_budget()), answer).await
     }
 }
 

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::answer::AnswerId;
-use crate::change_log::ChangeLog;
 use crate::deadline::deadline;
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
@@ -116,7 +115,10 @@ impl Settling {
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        self.shared.state().settling -= 1;
+        let doomed = self.shared.state().end_settling();
+        if let Some(handle) = doomed {
+            destroy_later(&self.shared, handle);
+        }
     }
 }
 
@@ -130,8 +132,7 @@ fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
         if !failed && state.unproved_reads().is_some() {
             return false;
         }
-        // What leaves the session as it was has been read, not written.
-        state.log = ChangeLog::default();
+        state.remove_unchanging();
         state.send_head(true);
     }
     settled

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::run::{Base, Commit, Ended, Member, Work};
 use super::unresolved::Unresolved;
 use crate::error::SessionError;
+use crate::lock::Lock;
 use crate::token::Handle;
 
 /// How many requests may wait to change one session, and how many of them travel together at most.
@@ -24,13 +25,13 @@ const TOGETHER_MOST: usize = 256;
 
 /// The lines of all sessions that somebody commits to.
 #[derive(Default)]
-pub(crate) struct Lines(Mutex<HashMap<Handle, Weak<Line>>>);
+pub(crate) struct Lines(Lock<HashMap<Handle, Weak<Line>>>);
 
 /// The line before one session.
 #[derive(Default)]
 pub(super) struct Line {
     turn: Arc<AsyncMutex<u64>>,
-    waiting: Mutex<Waiting>,
+    waiting: Lock<Waiting>,
 }
 
 #[derive(Default)]
@@ -51,7 +52,7 @@ pub(super) struct Place {
 
 impl Lines {
     pub(super) fn join(self: &Arc<Self>, handle: Handle) -> Place {
-        let mut lines = self.lock();
+        let mut lines = self.0.lock();
         let entry = lines.entry(handle).or_default();
         let line = entry.upgrade().unwrap_or_else(|| {
             let fresh = Arc::new(Line::default());
@@ -63,10 +64,6 @@ impl Lines {
             handle,
             lines: Arc::clone(self),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Line>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +137,7 @@ fn too_busy(work: Work) -> Ended {
 impl Line {
     /// Joins those who wait; gives the work back if they are too many.
     fn enter(&self, member: Member) -> Result<u64, Box<Work>> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         if waiting.members.len() >= WAITING_MOST {
             return Err(Box::new(member.work));
         }
@@ -152,7 +149,7 @@ impl Line {
 
     /// Gives up waiting; `None` if somebody has taken the changes along already.
     fn leave(&self, number: u64) -> Option<Work> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let place = waiting.members.iter().position(|(n, _)| *n == number)?;
         let (_, member) = waiting.members.remove(place)?;
         Some(member.work)
@@ -160,14 +157,17 @@ impl Line {
 
     /// The commit of whoever has waited longest.
     fn next(&self) -> Option<Commit> {
-        let mut waiting = self.waiting();
-        let (_, first) = waiting.members.pop_front()?;
-        Some(Commit::of(first, waiting.latest.as_ref()))
+        let (first, latest) = {
+            let mut waiting = self.waiting.lock();
+            let (_, first) = waiting.members.pop_front()?;
+            (first, waiting.latest.clone())
+        };
+        Some(Commit::of(first, latest.as_ref()))
     }
 
     /// Lets those who wait and fit in travel with this commit.
     pub(super) fn let_join(&self, commit: &mut Commit) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let mut rest = VecDeque::new();
         for (number, member) in waiting.members.drain(..) {
             if commit.size() < TOGETHER_MOST && commit.admits(&member) {
@@ -180,23 +180,22 @@ impl Line {
     }
 
     pub(super) fn note_latest(&self, base: &Base) {
-        self.waiting().latest = Some(base.clone());
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().latest = Some(base.clone());
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut lines = self.lines.lock();
+        let mut lines = self.lines.0.lock();
         // Nobody joins or leaves meanwhile, so one of them sees that it was the last.
-        drop(std::mem::take(&mut self.line));
+        let last = Arc::into_inner(std::mem::take(&mut self.line));
         let empty = |line: &Weak<Line>| line.strong_count() == 0;
         if lines.get(&self.handle).is_some_and(empty) {
             lines.remove(&self.handle);
         }
+        drop(lines);
+        // At the end of the runtime changes may still wait in it.
+        drop(last);
     }
 }
 
@@ -225,6 +224,6 @@ mod tests {
         drop(held);
         assert!(second.turn(soon()).await.is_some());
         drop((first, second, elsewhere));
-        assert!(lines.lock().is_empty());
+        assert!(lines.0.lock().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //! The bytes belong to all requests whose changes they hold; whichever needs to know first finds out for all. Only those
 //! bytes are sent again: if they prove not to have been applied, each request has its own changes back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -11,11 +11,12 @@ use super::queue::Line;
 use super::run::{Base, Commit, Committed, Ended};
 use crate::answer::AnswerId;
 use crate::change_log::ChangeLog;
+use crate::lock::Lock;
 
 /// One request's part of a commit of unknown outcome.
 #[derive(Debug)]
 pub(crate) struct Unresolved {
-    shared: Arc<Mutex<Resolution>>,
+    shared: Arc<Lock<Resolution>>,
     log: ChangeLog,
 }
 
@@ -31,19 +32,26 @@ pub(super) enum Resolution {
 }
 
 impl Unresolved {
-    pub(super) fn share(commit: Commit) -> Arc<Mutex<Resolution>> {
-        Arc::new(Mutex::new(Resolution::Open(Box::new(commit))))
+    pub(super) fn share(commit: Commit) -> Arc<Lock<Resolution>> {
+        Arc::new(Lock::new(Resolution::Open(Box::new(commit))))
     }
 
-    pub(super) fn of(shared: &Arc<Mutex<Resolution>>, log: ChangeLog) -> Self {
+    pub(super) fn of(shared: &Arc<Lock<Resolution>>, log: ChangeLog) -> Self {
         Self {
             shared: Arc::clone(shared),
             log,
         }
     }
 
-    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        self.log.withdraw(answer);
+    #[must_use]
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) -> ChangeLog {
+        self.log.withdraw(answer)
+    }
+
+    /// Takes the request's changes out, which it does not want back any more.
+    #[must_use]
+    pub(crate) fn take_log(&mut self) -> ChangeLog {
+        std::mem::take(&mut self.log)
     }
 
     /// Finds out. The caller has the session's turn, so that nobody else does at the same time.
@@ -73,7 +81,6 @@ impl Unresolved {
     }
 
     fn replace(&self, known: Resolution) -> Resolution {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut shared, known)
+        std::mem::replace(&mut *self.shared.lock(), known)
     }
 }

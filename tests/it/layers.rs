@@ -87,7 +87,9 @@ fn configured(store: &MemoryStore, change: impl FnOnce(&mut SessionConfig)) -> S
 async fn settings_of_an_inner_layer_that_are_not_in_force_are_told_once() {
     type Set = fn(&mut SessionConfig);
     let settings: [(&str, Set); 12] = [
-        ("cookie", |config| config.cookie.same_site = SameSite::Strict),
+        ("cookie", |config| {
+            config.cookie.same_site = SameSite::Strict
+        }),
         ("idle_timeout", |config| config.idle_timeout /= 2),
         ("absolute_timeout", |config| config.absolute_timeout /= 2),
         ("max_size", |config| config.max_size /= 2),

@@ -23,6 +23,7 @@ mod layers;
 mod lifetimes;
 mod metrics;
 mod outages;
+mod own_code;
 mod partly;
 mod policies;
 mod races;
