@@ -1,5 +1,6 @@
 //! Writes that count once replicas have them, and what becomes of those that count before.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -457,4 +458,90 @@ fn a_store_that_has_no_replicas_is_not_asked_for_them() {
         text.starts_with("durability.endings") && text.contains("no replicas"),
         "{text}"
     );
+}
+
+/// Sessions that are all signed in.
+async fn many_signed_in(app: &axum::Router, many: usize) -> Vec<Browser> {
+    let mut browsers = Vec::new();
+    for _ in 0..many {
+        browsers.push(signed_in(app).await);
+    }
+    browsers
+}
+
+/// Reads until the others are through, and a few times more; each must be answered.
+async fn reads_beside<F: Future>(app: &axum::Router, reader: &Browser, others: F) -> F::Output {
+    let mut others = std::pin::pin!(others);
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    let done = loop {
+        tokio::select! {
+            biased;
+            done = &mut others => break done,
+            _ = pace.tick() => {
+                reader.peek(app, "/read").await.ok();
+            }
+        }
+    };
+    for _ in 0..10 {
+        reader.peek(app, "/read").await.ok();
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logouts_that_wait_for_replicas_do_not_stop_those_who_read() {
+    let pair = Pair::start().await;
+    let store = store_with(&pair.address.url(), |config| {
+        config.exclusive_pool_size = 1;
+        config.connection_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let plain = app(layer(store.clone(), |_| ()));
+    let waits = app(layer(store, endings));
+    let reader = signed_in(&plain).await;
+    let browsers = many_signed_in(&plain, 100).await;
+    pair.replica.freeze();
+    let wait = pair.address.hold("WAIT");
+    let logout = |browser: Browser| {
+        let app = waits.clone();
+        tokio::spawn(async move { browser.peek(&app, "/logout").await.status.as_u16() })
+    };
+    let mut browsers = browsers.into_iter();
+    let first = logout(browsers.next().unwrap());
+    // The only connection is waiting from now on.
+    wait.arrived().await;
+    wait.release();
+    let others = futures_util::future::join_all(browsers.map(logout));
+    let statuses = reads_beside(&plain, &reader, others).await;
+    assert!(statuses.into_iter().all(|status| status.unwrap() == 503));
+    pair.replica.thaw();
+    assert_eq!(first.await.unwrap(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_wait_for_a_connection_do_not_stop_those_who_read() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.compare_and_set = sessile::CompareAndSet::Watch;
+        config.exclusive_pool_size = 1;
+        config.connection_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let app = app(layer(store, |_| ()));
+    let reader = signed_in(&app).await;
+    let browsers = many_signed_in(&app, 100).await;
+    let commit = |browser: Browser| {
+        let app = app.clone();
+        tokio::spawn(async move { browser.peek(&app, "/incr?k=n").await.status.as_u16() })
+    };
+    let mut browsers = browsers.into_iter();
+    let exec = proxy.hold("EXEC");
+    let first = commit(browsers.next().unwrap());
+    exec.arrived().await;
+    let others = futures_util::future::join_all(browsers.map(commit));
+    let statuses = reads_beside(&app, &reader, others).await;
+    assert!(statuses.into_iter().all(|status| status.unwrap() == 503));
+    exec.release();
+    assert_eq!(first.await.unwrap(), 200);
 }

@@ -20,7 +20,7 @@ impl Connections {
     /// A connection that nobody else uses.
     pub(super) async fn exclusive(&self) -> Result<Exclusive<'_>, Failed> {
         self.admit()?;
-        let guard = self.check_out(&self.exclusive).await?;
+        let guard = self.check_out_exclusive().await?;
         guard.set_dirty(true);
         Ok(Exclusive {
             connections: self,

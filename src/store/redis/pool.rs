@@ -71,7 +71,7 @@ struct Shared {
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: Pool<Manager>,
-    pub(super) exclusive: Pool<Manager>,
+    exclusive: Pool<Manager>,
     shared: Arc<Shared>,
     address: Arc<str>,
     command_timeout: Duration,
@@ -236,7 +236,7 @@ impl Connections {
 
     /// The same though the breaker is open.
     pub(super) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, Failed> {
-        let mut connection = Connection::clone(&*self.check_out(&self.pool).await?);
+        let mut connection = Connection::clone(&*self.check_out().await?);
         self.send_on(&mut connection, request).await
     }
 
@@ -245,11 +245,15 @@ impl Connections {
         connection: &mut Connection,
         request: &Request<'_>,
     ) -> Result<Value, Failed> {
-        self.send_within(connection, request, self.command_timeout)
-            .await
+        let answer = self
+            .send_within(connection, request, self.command_timeout)
+            .await;
+        self.note(answer.as_ref().err());
+        answer
     }
 
-    /// Sends something that may take another time than `command_timeout`.
+    /// Sends something that may take another time than `command_timeout`. How long that is says nothing of the server, so the
+    /// breaker does not hear of it.
     pub(super) async fn send_within(
         &self,
         connection: &mut Connection,
@@ -258,9 +262,7 @@ impl Connections {
     ) -> Result<Value, Failed> {
         let answer = connection.wire.ask(request);
         let answer = tokio::time::timeout(limit, answer).await;
-        let answer = self.read_answer(connection, answer, limit);
-        self.note(answer.as_ref().err());
-        answer
+        self.read_answer(connection, answer, limit)
     }
 
     fn read_answer(
@@ -300,7 +302,7 @@ impl Connections {
 
     /// The parts of the keys, each on a server of its own.
     pub(super) async fn shards(&self) -> Result<Vec<Shard>, Failed> {
-        let mut connection = Connection::clone(&*self.check_out(&self.pool).await?);
+        let mut connection = Connection::clone(&*self.check_out().await?);
         let shards = connection.wire.shards();
         match tokio::time::timeout(self.command_timeout, shards).await {
             Ok(shards) => shards.map_err(|error| self.judge(&connection, error)),
@@ -393,10 +395,39 @@ impl Connections {
         }
     }
 
-    pub(super) async fn check_out<'a>(
+    /// A connection of the pool whose connections are shared, so that none there means that none can be made.
+    async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failed> {
+        let guard = self.wait_for(&self.pool).await;
+        let guard = guard.map_err(|error| self.unavailable(error));
+        guard.inspect_err(|failed| self.note(Some(failed)))
+    }
+
+    /// A connection that nobody else has. That others have them all says nothing of the server.
+    pub(super) async fn check_out_exclusive(
+        &self,
+    ) -> Result<PooledConnection<'_, Manager>, Failed> {
+        let guard = self.wait_for(&self.exclusive).await;
+        guard.map_err(|error| {
+            let failure = self.shared.failure.borrow().clone();
+            if failure.is_some_and(|failure| failure.is_io_error()) {
+                let failed = self.unavailable(error);
+                self.note(Some(&failed));
+                return failed;
+            }
+            let config = self.exclusive.config();
+            let message = format!(
+                "none of the {} connections to Redis at {} that WATCH and WAIT need to themselves was free within {:?}: \
+                 raise `exclusive_pool_size`",
+                config.max_size, self.address, config.connection_timeout
+            );
+            Failed::new(StoreError::unavailable(message))
+        })
+    }
+
+    async fn wait_for<'a>(
         &self,
         pool: &'a Pool<Manager>,
-    ) -> Result<PooledConnection<'a, Manager>, Failed> {
+    ) -> Result<PooledConnection<'a, Manager>, RunError<RedisError>> {
         let mut failures = self.shared.failure.subscribe();
         loop {
             let guard = tokio::select! {
@@ -405,8 +436,7 @@ impl Connections {
                 // Nothing listens there: waiting would only pile up requests.
                 () = refusal(&mut failures) => Err(RunError::TimedOut),
             };
-            let guard = guard.map_err(|error| self.unavailable(error));
-            let guard = guard.inspect_err(|failed| self.note(Some(failed)))?;
+            let guard = guard?;
             if self.shared.is_usable(&guard) {
                 return Ok(guard);
             }
