@@ -143,7 +143,8 @@ pub enum Concurrency {
 ///
 /// - 503 without `Retry-After`, [`SessionError::OutcomeUnknown`](crate::SessionError::OutcomeUnknown), for a change of a
 ///   session that exists: whether it will still be there after a failover is what is not known, and to repeat it may do it
-///   twice;
+///   twice. The session shows it from then on. After `cycle_id`, `set_principal` or `clear_principal` the response carries the
+///   new cookie, which works; if a failover then forgets them, that browser is signed out;
 /// - 503 with `Retry-After`, [`SessionError::Store`](crate::SessionError::Store), for a new session, whose token nobody has
 ///   got, and for a logout, which is repeated in the background and may be by the visitor.
 #[non_exhaustive]

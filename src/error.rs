@@ -134,14 +134,15 @@ pub enum SessionError {
     },
     /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly. A
     /// rotation may have been applied too, without the browser having the new token. Used too if it has been applied, and on
-    /// fewer replicas than [`durability`](crate::DurabilityConfig) asks for: whether it outlives the primary is then what is
-    /// unknown.
+    /// fewer replicas than [`durability`](crate::DurabilityConfig) asks for: the session then shows it, the response carries the
+    /// cookie that goes with it, and whether it outlives the primary is what is unknown.
     #[error(
         "the store did not say in time that the session is changed for good: look at it in a new request before repeating"
     )]
     OutcomeUnknown,
     /// Used if the store cannot be reached or refuses the operation. Nothing that anyone can see was written: a deletion may
-    /// have happened, and is tried again; a new session may have been stored whose token nobody has.
+    /// have happened, and is tried again; a new session may have been stored whose token nobody has, and is deleted in the
+    /// background.
     #[error("the session store failed")]
     Store(#[from] StoreError),
 }

@@ -28,7 +28,7 @@ use crate::version::{CommitId, Writer};
 
 /// How many destructions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of
 /// the rest end with their idle timeout.
-const DESTROYING_MOST: usize = 1024;
+pub(crate) const DESTROYING_MOST: usize = 1024;
 
 /// With less, a store would be asked for nothing.
 const SHORTEST_BUDGET: Duration = Duration::from_millis(1);
@@ -359,12 +359,13 @@ pub(crate) enum Destroying {
 }
 
 impl Core {
-    pub(crate) fn begin_destroying(&self, handle: Handle) -> Destroying {
+    /// Notes that it is destroyed in the background, unless so many are already.
+    pub(crate) fn begin_destroying(&self, handle: Handle, most: usize) -> Destroying {
         let mut destroying = self.destroying.lock();
         if destroying.contains(&handle) {
             return Destroying::UnderWay;
         }
-        if destroying.len() >= DESTROYING_MOST {
+        if destroying.len() >= most {
             return Destroying::TooMany;
         }
         destroying.insert(handle);

@@ -23,8 +23,7 @@ use crate::token::Token;
 /// committed is replaced: the handler's answer would claim what has not happened.
 pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
     let settings = &visit.settings;
-    let response = only_others_cookies(settings, response);
-    let mut response = replaced_if_failed(visit, response);
+    let mut response = only_others_cookies(settings, response);
     if let Some(session) = visit.depart() {
         let shared = session.shared();
         let failed = is_failed(settings, &response);
@@ -37,11 +36,15 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
             let due = cookie_due(&visit.presented, &state, accessed, &committed);
             (due, state.was_signed_in && accessed)
         };
-        if let Err(error) = committed {
-            response = error_response(settings, &error, response.headers());
-        }
+        response = match committed {
+            Err(error) => error_response(settings, &error, response.headers()),
+            // By now it is known whether anything of a request is in the store whose handler has returned an error.
+            Ok(()) => replaced_if_failed(visit, response),
+        };
         let now = to_millis(shared.core.store.now());
         bake(settings, due, now, signed_in, response.headers_mut());
+    } else {
+        response = replaced_if_failed(visit, response);
     }
     if visit.is_accessed() {
         vary_by_cookie(response.headers_mut());

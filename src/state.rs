@@ -123,16 +123,23 @@ impl Losses {
 pub(crate) enum Outcome {
     Committed(Base),
     Failed(ChangeLog),
+    /// Not in the store, as has been found out; what the session is again, if it was taken for what was sent.
+    NotApplied(ChangeLog, Option<Base>),
     Unresolved(Unresolved),
-    Lost,
+    /// In the primary, and so is this session; whether replicas have it is to be found out.
+    NotDurable(Unresolved, Base),
+    /// Nobody will ever know; what the session is again, if it was taken for what was sent.
+    Lost(Option<Base>),
 }
 
 impl Outcome {
     fn into_log(self) -> ChangeLog {
         match self {
-            Self::Failed(log) => log,
-            Self::Unresolved(mut unresolved) => unresolved.take_log(),
-            Self::Committed(_) | Self::Lost => ChangeLog::default(),
+            Self::Failed(log) | Self::NotApplied(log, _) => log,
+            Self::Unresolved(mut unresolved) | Self::NotDurable(mut unresolved, _) => {
+                unresolved.take_log()
+            }
+            Self::Committed(_) | Self::Lost(_) => ChangeLog::default(),
         }
     }
 }
@@ -268,12 +275,12 @@ impl State {
     pub(crate) fn discard(&mut self) {
         let log = std::mem::take(&mut self.log);
         self.remove(log);
-        self.discarded = self.in_flight.is_some();
+        self.discarded = self.in_flight.is_some() || self.unresolved.is_some();
         if let Some(unresolved) = &mut self.unresolved {
             // Whether they are in the store is still to be found out, and they are not wanted back. What is pending stays so.
             let log = unresolved.take_log();
             self.remove(log);
-            let in_flight = self.in_flight.replace(ChangeLog::default());
+            let in_flight = self.in_flight.as_mut().map(std::mem::take);
             self.remove(in_flight.unwrap_or_default());
         }
         self.outdate_view();
@@ -461,12 +468,10 @@ impl State {
                 self.standing = Standing::Stored(Box::new(base));
                 self.outdate_view();
             }
-            Outcome::Failed(log) => {
-                match self.discarded {
-                    true => self.remove(log),
-                    false => self.log.put_back(log),
-                }
-                self.outdate_view();
+            Outcome::Failed(log) => self.put_back(log),
+            Outcome::NotApplied(log, before) => {
+                self.take_back(before);
+                self.put_back(log);
             }
             Outcome::Unresolved(mut unresolved) => {
                 if self.discarded {
@@ -477,13 +482,39 @@ impl State {
                 }
                 self.unresolved = Some(unresolved);
             }
-            Outcome::Lost => {
+            Outcome::NotDurable(mut unresolved, base) => {
+                if self.discarded {
+                    self.remove(unresolved.take_log());
+                }
+                self.committed |= !self.head_sent;
+                self.was_signed_in |= base.record.principal.is_some();
+                self.standing = Standing::Stored(Box::new(base));
+                self.unresolved = Some(unresolved);
+                self.outdate_view();
+            }
+            Outcome::Lost(before) => {
+                self.take_back(before);
                 self.lost = !self.head_sent;
                 self.losses.add(SessionError::OutcomeUnknown);
                 self.outdate_view();
             }
         }
         true
+    }
+
+    fn put_back(&mut self, log: ChangeLog) {
+        match self.discarded {
+            true => self.remove(log),
+            false => self.log.put_back(log),
+        }
+        self.outdate_view();
+    }
+
+    /// The session is not what was sent after all.
+    fn take_back(&mut self, before: Option<Base>) {
+        if let Some(before) = before {
+            self.standing = Standing::Stored(Box::new(before));
+        }
     }
 
     /// A closure of the application panicked in the middle of a commit. If the handler catches that, its response must

@@ -54,6 +54,8 @@ pub(crate) struct State {
     resends: u32,
     /// The bytes sent last may have been applied, or still be on their way.
     unresolved: bool,
+    /// They have been applied on the primary. Whether replicas have them is what is unresolved.
+    on_primary: bool,
     /// Replicas must have it too.
     durable: bool,
     /// The store repeats by itself what it is sent, so an answer is that to the last copy, and tells nothing of the first.
@@ -72,6 +74,7 @@ impl State {
             attempts: 0,
             resends: 0,
             unresolved: false,
+            on_primary: false,
             store_resends: false,
             asked: false,
             #[cfg(test)]
@@ -198,6 +201,8 @@ pub(crate) enum Verdict {
     Failed,
     /// The changes may be in the store, or still arrive there. Sending them again may tell.
     OutcomeUnknown,
+    /// The changes are in the primary, once, and too few replicas have said that they have them. Asking again may tell.
+    NotDurable,
     /// The changes may have been in the store, and nothing there tells any more.
     NeverKnown,
 }
@@ -257,9 +262,9 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
             false => Action::Finish(Verdict::Committed),
             // An earlier send has done it, and whether replicas have it was not said to us.
             true => {
-                state.unresolved = true;
+                (state.unresolved, state.on_primary) = (true, true);
                 match late {
-                    true => Action::Finish(Verdict::OutcomeUnknown),
+                    true => Action::Finish(Verdict::NotDurable),
                     false => Action::Confirm,
                 }
             }
@@ -269,7 +274,7 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
         return Action::Finish(Verdict::NeverKnown);
     }
     // The bytes sent compare against a version that is history now, so a late copy of them cannot be applied either.
-    state.unresolved = false;
+    (state.unresolved, state.on_primary) = (false, false);
     state.resends = 0;
     if !may_enter(*state, newer.same_epoch) {
         Action::Finish(Verdict::OtherEpoch)
@@ -302,6 +307,7 @@ fn failed(state: &mut State, kind: StoreErrorKind, late: bool) -> Action {
     if kind == StoreErrorKind::NotDurable {
         // It is done, and to send it again would only wait for the same replicas. Taken up again, it is found.
         state.unresolved = state.goal == Goal::Replace;
+        state.on_primary = state.unresolved;
         return Action::Finish(nothing_written(*state, Verdict::Failed));
     }
     if kind == StoreErrorKind::Unknown {
@@ -333,10 +339,10 @@ fn send_afresh(state: &mut State) -> Action {
 
 /// The verdict, if it is certain that nothing was written.
 fn nothing_written(state: State, verdict: Verdict) -> Verdict {
-    if state.unresolved {
-        Verdict::OutcomeUnknown
-    } else {
-        verdict
+    match (state.unresolved, state.on_primary) {
+        (false, _) => verdict,
+        (true, false) => Verdict::OutcomeUnknown,
+        (true, true) => Verdict::NotDurable,
     }
 }
 
@@ -589,8 +595,9 @@ mod tests {
         use Action::{Confirm, Finish, Resend, Send};
         use Event::{Begin, Done, Failed, Gone};
         use StoreErrorKind::NotDurable;
-        use Verdict::{Committed, NeverKnown, OutcomeUnknown};
+        use Verdict::{Committed, NeverKnown};
         let ours = newer(Trace::Applied, true, 1);
+        let short = Finish(Verdict::NotDurable);
         let table: &[(&str, Goal, &[Event], &[Action])] = &[
             (
                 "at once",
@@ -602,24 +609,45 @@ mod tests {
                 "they do not say so, which is asked again if somebody needs to know",
                 Goal::Replace,
                 &[Failed(NotDurable), Begin, ours, Done],
-                &[
-                    Send,
-                    Finish(OutcomeUnknown),
-                    Resend,
-                    Confirm,
-                    Finish(Committed),
-                ],
+                &[Send, short, Resend, Confirm, Finish(Committed)],
             ),
             (
                 "nor then",
                 Goal::Replace,
                 &[Failed(NotDurable), Begin, ours, Failed(NotDurable)],
+                &[Send, short, Resend, Confirm, short],
+            ),
+            (
+                "when they are asked again, nobody answers",
+                Goal::Replace,
+                &[
+                    Failed(NotDurable),
+                    Begin,
+                    Failed(Unavailable),
+                    Failed(Unavailable),
+                    Failed(Unavailable),
+                ],
+                &[Send, short, Resend, Resend, Resend, short],
+            ),
+            (
+                "when they are asked again, what was there is not any more, after a failover",
+                Goal::Replace,
+                &[
+                    Failed(NotDurable),
+                    Begin,
+                    newer(Trace::Absent, true, 1),
+                    Failed(Unknown),
+                    Failed(Unknown),
+                    Failed(Unknown),
+                ],
                 &[
                     Send,
-                    Finish(OutcomeUnknown),
+                    short,
                     Resend,
-                    Confirm,
-                    Finish(OutcomeUnknown),
+                    Send,
+                    Resend,
+                    Resend,
+                    Finish(Verdict::OutcomeUnknown),
                 ],
             ),
             (
@@ -676,7 +704,7 @@ mod tests {
             assert_eq!(done, *actions, "{name}");
         }
         let (sent, _) = step(State::new(Goal::Replace).durable(true), Begin, false);
-        assert_eq!(step(sent, ours, true).1, Finish(OutcomeUnknown));
+        assert_eq!(step(sent, ours, true).1, short);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::decide::{Action, Event as Happened, Goal, State, Verdict, step};
 use super::run::within;
 use crate::deadline::deadline;
 use crate::event::Event;
-use crate::layer::Destroying;
+use crate::layer::{Core, DESTROYING_MOST, Destroying};
 use crate::shared::Shared;
 use crate::store::{AnyStore, Deleted, Durability, StoreError};
 use crate::token::Handle;
@@ -27,6 +27,10 @@ const LATER: [Duration; 9] = [
     Duration::from_secs(90),
     Duration::from_secs(100),
 ];
+
+/// Beyond this many deletions that wait, a session that nobody holds the token of is left to expire: a logout needs the place
+/// more.
+const UNCLAIMED_MOST: usize = DESTROYING_MOST / 2;
 
 /// Deletes a session. A deletion may be sent any number of times.
 pub(super) async fn delete(
@@ -72,7 +76,7 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
         return;
     };
     let (core, settings) = (Arc::clone(&shared.core), Arc::clone(&shared.settings));
-    match core.begin_destroying(handle) {
+    match core.begin_destroying(handle, DESTROYING_MOST) {
         Destroying::Begun => {}
         Destroying::UnderWay => return,
         Destroying::TooMany => {
@@ -83,19 +87,48 @@ pub(crate) fn destroy_later(shared: &Shared, handle: Handle) {
     let background = core.background.clone();
     let task = async move {
         let durability = settings.config.durability.endings();
-        let mut waits = LATER.iter();
-        let event = loop {
-            let deadline = deadline(Instant::now(), core.request_budget());
-            let Err(error) = delete(&*core.store, handle, durability, deadline).await else {
-                break Event::Destroyed { handle };
-            };
-            match waits.next() {
-                Some(wait) => tokio::time::sleep(*wait).await,
-                None => break Event::DestroyFailed { handle, error },
-            }
+        let event = match delete_patiently(&core, handle, durability).await {
+            Ok(()) => Event::Destroyed { handle },
+            Err(error) => Event::DestroyFailed { handle, error },
         };
-        core.end_destroying(handle);
         settings.emit(&event);
     };
     background.spawn_on(task.in_current_span(), &runtime);
+}
+
+/// Deletes in the background what a creation without a clear answer may have left, whose token nobody holds. If that fails, it
+/// ends with its idle timeout; a copy that arrives later still does too.
+pub(super) fn delete_unclaimed(core: &Arc<Core>, handle: Handle) {
+    match core.begin_destroying(handle, UNCLAIMED_MOST) {
+        Destroying::Begun => {}
+        Destroying::UnderWay | Destroying::TooMany => return,
+    }
+    let (core, background) = (Arc::clone(core), core.background.clone());
+    let task = async move {
+        // Replicas that do not have the creation need not be waited for, and one stream brings them both.
+        let deleted = delete_patiently(&core, handle, Durability::Primary).await;
+        if let Err(error) = deleted {
+            tracing::debug!(target: "sessile", %handle, %error, "a session that nobody holds the token of is left to expire");
+        }
+    };
+    background.spawn(task.in_current_span());
+}
+
+/// Deletes a session, and tries again for about five minutes.
+async fn delete_patiently(
+    core: &Core,
+    handle: Handle,
+    durability: Durability,
+) -> Result<(), StoreError> {
+    let mut waits = LATER.iter();
+    let deleted = loop {
+        let deadline = deadline(Instant::now(), core.request_budget());
+        let deleted = delete(&*core.store, handle, durability, deadline).await;
+        match (&deleted, waits.next()) {
+            (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
+            _ => break deleted,
+        }
+    };
+    core.end_destroying(handle);
+    deleted
 }

@@ -313,7 +313,7 @@ async fn create(work: Work, deadline: Instant) -> Ended {
         reply,
     };
     Commit::of(member, None).run(None).await;
-    ended.await.unwrap_or(Ended::NeverKnown)
+    ended.await.unwrap_or(Ended::NeverKnown { base: None })
 }
 
 /// Puts the result of a commit into the request's session.
@@ -336,8 +336,8 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             }
             Ok(())
         }
-        Ended::NotApplied(log) => {
-            conclude(Outcome::Failed(log));
+        Ended::NotApplied { log, base } => {
+            conclude(Outcome::NotApplied(log, base));
             Ok(())
         }
         Ended::Failed { log, error } => {
@@ -348,8 +348,16 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             conclude(Outcome::Unresolved(unresolved));
             Err(SessionError::OutcomeUnknown)
         }
-        Ended::NeverKnown => {
-            conclude(Outcome::Lost);
+        Ended::NotDurable { unresolved, done } => {
+            if done.rotated {
+                let handle = done.base.token.handle;
+                shared.emit(&Event::Rotated { handle });
+            }
+            conclude(Outcome::NotDurable(unresolved, done.base));
+            Err(SessionError::OutcomeUnknown)
+        }
+        Ended::NeverKnown { base } => {
+            conclude(Outcome::Lost(base));
             Err(SessionError::OutcomeUnknown)
         }
         Ended::Panicked(panic) => std::panic::resume_unwind(panic),

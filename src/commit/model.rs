@@ -89,6 +89,8 @@ struct Task {
     sent: Option<Letter>,
     seals: u8,
     sequence: u8,
+    /// What was found, which names this commit, is written once more.
+    confirming: bool,
     /// It is being found out what became of it.
     resolving: bool,
     taken_up: bool,
@@ -118,6 +120,15 @@ enum Told {
     Done,
     NothingWritten,
     Unknown,
+    /// Done, as far as the primary remembers it.
+    NotDurable,
+}
+
+impl Told {
+    /// The session is what the client has made of it.
+    fn is_in_primary(self) -> bool {
+        matches!(self, Self::Done | Self::NotDurable)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +169,8 @@ enum Fate {
     /// It stays on its way, and the client hears nothing of that: the store's own client will send a second copy.
     Repeated,
     Refused,
+    /// It is done and answered, and too few replicas have it.
+    Short,
 }
 
 #[derive(Clone, Debug)]
@@ -173,6 +186,8 @@ struct Protocol {
     resends: bool,
     /// And commits are not told.
     hidden: bool,
+    /// Commits wait for replicas.
+    durable: bool,
     broken: Option<Rule>,
 }
 
@@ -185,7 +200,9 @@ enum Answer {
 
 impl Protocol {
     fn fresh(&self, goal: Goal) -> State {
-        let state = State::new(goal).with_store_resends(self.resends && !self.hidden);
+        let state = State::new(goal)
+            .durable(self.durable && goal != Goal::Delete)
+            .with_store_resends(self.resends && !self.hidden);
         match self.broken {
             Some(rule) => state.breaking(rule),
             None => state,
@@ -231,6 +248,7 @@ impl Protocol {
             sent: None,
             seals: 0,
             sequence: 0,
+            confirming: false,
             resolving: false,
             taken_up: false,
         });
@@ -241,7 +259,9 @@ impl Protocol {
         let (state, action) = step(task.state, event, late);
         task.state = state;
         let writer = self.nodes[client];
-        if task.resolving && !matches!(action, Action::Resend | Action::Finish(_)) {
+        task.confirming = action == Action::Confirm;
+        let finds_out = matches!(action, Action::Resend | Action::Confirm | Action::Finish(_));
+        if task.resolving && !finds_out {
             // Proved not applied: the request has its changes back, and commits anew.
             return world.give_back(self, client, task);
         }
@@ -266,7 +286,6 @@ impl Protocol {
                 });
                 world.clients[client].doing = Doing::Waiting(task);
             }
-            // Only a commit that replicas must have is confirmed, and here there are none.
             Action::Resend | Action::Confirm => world.clients[client].doing = Doing::Waiting(task),
             Action::WaitAndLoad => world.clients[client].doing = Doing::Reading(task),
             Action::Finish(verdict) => self.finish(world, client, task, verdict),
@@ -276,6 +295,7 @@ impl Protocol {
     fn finish(&self, world: &mut World, client: usize, task: Task, verdict: Verdict) {
         let told = match verdict {
             Verdict::Committed => Told::Done,
+            Verdict::NotDurable => Told::NotDurable,
             Verdict::OutcomeUnknown | Verdict::NeverKnown => Told::Unknown,
             _ if task.resolving => return world.give_back(self, client, task),
             // A deletion that failed is tried again in the background.
@@ -287,7 +307,7 @@ impl Protocol {
             | Verdict::Failed => Told::NothingWritten,
         };
         world.told[usize::from(task.op)] = Some((task.want, task.handle, told));
-        if told == Told::Done {
+        if told.is_in_primary() {
             world.clients[client].found_done |= task.resolving;
             let epoch = match task.want {
                 Want::Rotate => task.op + 1,
@@ -298,7 +318,9 @@ impl Protocol {
         }
         world.clients[client].steps += 1;
         world.clients[client].doing = match verdict {
-            Verdict::OutcomeUnknown if !task.taken_up => Doing::Unresolved(task),
+            Verdict::OutcomeUnknown | Verdict::NotDurable if !task.taken_up => {
+                Doing::Unresolved(task)
+            }
             _ => Doing::Nothing,
         };
     }
@@ -334,6 +356,22 @@ impl Task {
                 made_in: self.made_in,
             },
             _ => Order::Create(record),
+        }
+    }
+
+    /// What is sent next.
+    fn letter(&self) -> Letter {
+        let sent = self.sent.clone().expect("it waits for an answer");
+        match &self.newer {
+            Some(found) if self.confirming => Letter {
+                order: Order::Replace {
+                    expected: found.version,
+                    by: found.clone(),
+                    made_in: found.epoch,
+                },
+                ..sent
+            },
+            _ => sent,
         }
     }
 
@@ -507,6 +545,9 @@ impl Model for Protocol {
                             Fate::Refused,
                         ];
                         acts.extend(faults.map(|fate| Act::Send(number, fate)));
+                        if self.durable {
+                            acts.push(Act::Send(number, Fate::Short));
+                        }
                         if self.resends {
                             acts.push(Act::Send(number, Fate::Repeated));
                         }
@@ -540,7 +581,7 @@ impl Model for Protocol {
                     self.go_on(&mut world, client, task, Event::Begin, false);
                 }
                 let mut task = task(&world, client);
-                let letter = task.sent.clone().expect("it waits for an answer");
+                let letter = task.letter();
                 let (event, late) = match fate {
                     Fate::Answered => {
                         let answer = world.obey(&letter);
@@ -553,6 +594,13 @@ impl Model for Protocol {
                         (Event::Failed(StoreErrorKind::Unknown), late)
                     }
                     Fate::Refused => (Event::Failed(StoreErrorKind::Refused), false),
+                    Fate::Short => match world.obey(&letter) {
+                        Answer::Done => (Event::Failed(StoreErrorKind::NotDurable), false),
+                        answer => {
+                            let node = self.nodes[client];
+                            (task.hear(answer, node, self.remembers), false)
+                        }
+                    },
                     Fate::Repeated => {
                         world.post.push(letter);
                         world.post.sort_unstable();
@@ -619,7 +667,9 @@ impl Model for Protocol {
             ),
             Property::always("no acknowledged change is lost", |_, world: &World| {
                 (0_u8..).zip(&world.told).all(|(op, told)| match told {
-                    Some((Want::Create | Want::Change | Want::Rotate, handle, Told::Done)) => {
+                    Some((Want::Create | Want::Change | Want::Rotate, handle, told))
+                        if told.is_in_primary() =>
+                    {
                         let stored = &world.store[usize::from(*handle)];
                         stored
                             .as_ref()
@@ -662,7 +712,7 @@ impl Model for Protocol {
     }
 }
 
-const SCENES: [Protocol; 6] = [
+const SCENES: [Protocol; 7] = [
     scene(true, &[0, 1], 1, 3),
     scene(false, &[0, 1], 1, 3),
     scene(false, &[0, 1], 2, 3),
@@ -670,6 +720,10 @@ const SCENES: [Protocol; 6] = [
     scene(false, &[0, 0, 1], 2, 1),
     Protocol {
         resends: true,
+        ..scene(false, &[0, 1], 1, 2)
+    },
+    Protocol {
+        durable: true,
         ..scene(false, &[0, 1], 1, 2)
     },
 ];
@@ -682,6 +736,7 @@ const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u
         faults,
         resends: false,
         hidden: false,
+        durable: false,
         broken: None,
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
+use super::destroy::delete_unclaimed;
 use super::queue::Line;
 use super::seal::{Sent, fail_all, seal};
 use super::unresolved::{Resolution, Unresolved};
@@ -21,7 +22,9 @@ use crate::fingerprint::Fingerprinting;
 use crate::layer::{Core, Settings};
 use crate::lifetime::{BrowserCookie, cookie_end, to_millis};
 use crate::record::Record;
-use crate::store::{Created, Durability, Freshness, Replaced, StoreError, Stored, Write};
+use crate::store::{
+    Created, Durability, Freshness, Replaced, StoreError, StoreErrorKind, Stored, Write,
+};
 use crate::token::Token;
 use crate::version::CommitId;
 
@@ -152,12 +155,19 @@ pub(crate) enum Ended {
     Committed(Box<Committed>),
     /// Nothing was written; these are the changes.
     Failed { log: ChangeLog, error: SessionError },
-    /// Nothing was written, as has been found out; these are the changes, to be committed anew.
-    NotApplied(ChangeLog),
+    /// Nothing was written, as has been found out; these are the changes, to be committed anew. The session is the one of
+    /// before again, if it was taken for what was sent.
+    NotApplied { log: ChangeLog, base: Option<Base> },
     /// The changes may be in the store; that can be looked into.
     Unknown(Unresolved),
-    /// The changes may have been in the store; nothing will tell.
-    NeverKnown,
+    /// The changes are in the primary, and so is this session; whether replicas have them can be looked into.
+    NotDurable {
+        unresolved: Unresolved,
+        done: Box<Committed>,
+    },
+    /// The changes may have been in the store; nothing will tell. The session is the one of before again, if it was taken for
+    /// what was sent.
+    NeverKnown { base: Option<Base> },
     /// A closure of the application panicked. Nothing was written.
     Panicked(Box<dyn Any + Send>),
 }
@@ -288,7 +298,13 @@ impl Commit {
                         None => Resolution::NeverKnown,
                     };
                 }
-                Action::Finish(Verdict::OutcomeUnknown) => return Resolution::Open(Box::new(self)),
+                Action::Finish(Verdict::NotDurable) => {
+                    let base = self.in_primary(line.into());
+                    return Resolution::Open(Box::new(self), base);
+                }
+                Action::Finish(Verdict::OutcomeUnknown) => {
+                    return Resolution::Open(Box::new(self), None);
+                }
                 Action::Finish(Verdict::NeverKnown) => return Resolution::NeverKnown,
                 Action::Send
                 | Action::SendAfresh
@@ -330,6 +346,12 @@ impl Commit {
             Ok(None) => Event::Exists,
             Err(error) => {
                 let kind = error.kind();
+                if self.base.is_none()
+                    && matches!(kind, StoreErrorKind::Unknown | StoreErrorKind::NotDurable)
+                {
+                    // Nobody will ever hold its token.
+                    delete_unclaimed(&self.terms.core, *handle);
+                }
                 *failure = Some(error);
                 Event::Failed(kind)
             }
@@ -418,17 +440,21 @@ impl Commit {
         let mut members = std::mem::take(&mut self.members);
         let error = match verdict {
             Verdict::Committed => return self.tell_committed(members, line),
-            Verdict::OutcomeUnknown => {
+            Verdict::OutcomeUnknown | Verdict::NotDurable => {
+                let base = match verdict {
+                    Verdict::NotDurable => self.in_primary(line),
+                    _ => None,
+                };
                 let shared = Unresolved::share(self);
-                for member in members {
-                    let unresolved = Unresolved::of(&shared, member.work.log);
-                    let _ = member.reply.send(Ended::Unknown(unresolved));
+                for Member { work, reply, .. } in members {
+                    let unresolved = Unresolved::of(&shared, work.log, work.base);
+                    let _ = reply.send(unresolved.ended(base.clone()));
                 }
                 return;
             }
             Verdict::NeverKnown => {
                 for member in members {
-                    let _ = member.reply.send(Ended::NeverKnown);
+                    let _ = member.reply.send(Ended::NeverKnown { base: None });
                 }
                 return;
             }
@@ -462,10 +488,21 @@ impl Commit {
         }
     }
 
-    /// The session as it is in the store now, as far as its requests may know.
+    /// The session after a commit that counts as done.
     fn committed(&mut self, line: Option<&Line>) -> Option<Base> {
+        let base = self.in_primary(line)?;
+        self.terms.settings.emit(&event::Event::Committed {
+            handle: base.token.handle,
+            requests: u32::try_from(self.requests).unwrap_or(u32::MAX),
+            attempts: self.state.attempts(),
+        });
+        Some(base)
+    }
+
+    /// The session as it is in the store now, as far as its requests may know.
+    fn in_primary(&mut self, line: Option<&Line>) -> Option<Base> {
         // `decide` never calls a commit done that was not sent.
-        let sent = self.sent.take()?;
+        let sent = self.sent.clone()?;
         // Found applied below a newer commit, the session is what that one made of it; but if it has changed hands since,
         // what is in it now is none of these requests' business, and their next commit will be refused.
         let newer = self.newer.take().filter(|(_, record)| {
@@ -483,11 +520,6 @@ impl Commit {
         if let Some(line) = line {
             line.note_latest(&base);
         }
-        self.terms.settings.emit(&event::Event::Committed {
-            handle: base.token.handle,
-            requests: u32::try_from(self.requests).unwrap_or(u32::MAX),
-            attempts: self.state.attempts(),
-        });
         Some(base)
     }
 }

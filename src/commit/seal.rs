@@ -20,7 +20,7 @@ use crate::token::Token;
 use crate::version::{CommitId, Epoch, Version};
 
 /// The bytes that were sent last, and what they mean.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sent {
     pub(super) token: Token,
     pub(super) value: Bytes,

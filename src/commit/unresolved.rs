@@ -13,18 +13,22 @@ use crate::answer::AnswerId;
 use crate::change_log::ChangeLog;
 use crate::lock::Lock;
 
-/// One request's part of a commit of unknown outcome.
+/// One request's part of a commit of unknown outcome, or of one that too few replicas have.
 #[derive(Debug)]
 pub(crate) struct Unresolved {
     shared: Arc<Lock<Resolution>>,
     log: ChangeLog,
+    /// The session that the changes were made on.
+    own: Option<Base>,
+    /// The request's session is what was sent: it is in the primary.
+    in_primary: bool,
 }
 
 /// What is known of the bytes.
 #[derive(Debug)]
 pub(super) enum Resolution {
-    /// Nothing yet.
-    Open(Box<Commit>),
+    /// Nothing yet, or only that the primary has them: the session is this one there.
+    Open(Box<Commit>, Option<Base>),
     Applied(Base),
     NotApplied,
     /// Nothing in the store tells any more.
@@ -33,13 +37,38 @@ pub(super) enum Resolution {
 
 impl Unresolved {
     pub(super) fn share(commit: Commit) -> Arc<Lock<Resolution>> {
-        Arc::new(Lock::new(Resolution::Open(Box::new(commit))))
+        Arc::new(Lock::new(Resolution::Open(Box::new(commit), None)))
     }
 
-    pub(super) fn of(shared: &Arc<Lock<Resolution>>, log: ChangeLog) -> Self {
+    pub(super) fn of(shared: &Arc<Lock<Resolution>>, log: ChangeLog, own: Option<Base>) -> Self {
         Self {
             shared: Arc::clone(shared),
             log,
+            own,
+            in_primary: false,
+        }
+    }
+
+    /// It is still open. `base` is the session as the primary has it, if that is known.
+    pub(super) fn ended(mut self, base: Option<Base>) -> Ended {
+        let Some(base) = base else {
+            return Ended::Unknown(self);
+        };
+        let done = Box::new(self.done(base));
+        self.in_primary = true;
+        Ended::NotDurable {
+            unresolved: self,
+            done,
+        }
+    }
+
+    fn done(&self, base: Base) -> Committed {
+        Committed {
+            base,
+            created: false,
+            // Once is enough to tell.
+            rotated: !self.in_primary && self.log.new_secret().is_some(),
+            changes_cookie: false,
         }
     }
 
@@ -59,24 +88,28 @@ impl Unresolved {
         // Whoever loses the commit half-way leaves it unknown for ever.
         let known = self.replace(Resolution::NeverKnown);
         let known = match known {
-            Resolution::Open(commit) => commit.resolve(deadline, line).await,
+            Resolution::Open(commit, _) => commit.resolve(deadline, line).await,
             known => known,
         };
-        let ended = match &known {
+        let shared = Arc::clone(&self.shared);
+        let before = self.own.clone().filter(|_| self.in_primary);
+        let (ended, known) = match known {
             Resolution::Applied(base) => {
                 self.log.confirm();
-                Ended::Committed(Box::new(Committed {
-                    base: base.clone(),
-                    created: false,
-                    rotated: self.log.new_secret().is_some(),
-                    changes_cookie: false,
-                }))
+                let done = Box::new(self.done(base.clone()));
+                (Ended::Committed(done), Resolution::Applied(base))
             }
-            Resolution::NotApplied => Ended::NotApplied(self.log.clone()),
-            Resolution::NeverKnown => Ended::NeverKnown,
-            Resolution::Open(_) => Ended::Unknown(Self::of(&self.shared, self.log.clone())),
+            Resolution::NotApplied => {
+                let log = self.log;
+                let ended = Ended::NotApplied { log, base: before };
+                (ended, Resolution::NotApplied)
+            }
+            Resolution::NeverKnown => (Ended::NeverKnown { base: before }, Resolution::NeverKnown),
+            Resolution::Open(commit, base) => {
+                (self.ended(base.clone()), Resolution::Open(commit, base))
+            }
         };
-        self.replace(known);
+        *shared.lock() = known;
         ended
     }
 

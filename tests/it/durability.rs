@@ -16,7 +16,7 @@ use crate::support::app::app;
 use crate::support::patience::unhurried;
 use crate::support::proxy::Fault;
 use crate::support::server::{free_port, ways};
-use crate::support::{Browser, Proxy, Server, Visit, store_with, until};
+use crate::support::{Browser, PATIENCE, Proxy, Server, Visit, store_with, until};
 
 /// Waits for as long as a replica that answers may take on a busy machine.
 const ONE: Durability = Durability::Replicas {
@@ -458,6 +458,188 @@ fn a_store_that_has_no_replicas_is_not_asked_for_them() {
         text.starts_with("durability.endings") && text.contains("no replicas"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_no_replica_has_in_time_is_503_with_the_cookie_that_works() {
+    let pair = Pair::start().await;
+    let store = pair.store().await;
+    let waits = app(layer(store.clone(), everything));
+    let app = app(layer(store, |config| {
+        config.durability.endings = Some(IN_VAIN)
+    }));
+    for (path, who) in [
+        ("/login?u=mia", "mia"),
+        ("/cycle", "mia"),
+        ("/step-down", ""),
+    ] {
+        let mut visitor = match path {
+            "/login?u=mia" => Browser::default(),
+            _ => signed_in(&waits).await,
+        };
+        visitor.get(&waits, "/set?k=name&v=leo").await.ok();
+        let before = visitor.clone();
+        pair.replica.freeze();
+        let page = visitor.get(&app, path).await;
+        pair.replica.thaw();
+        assert_eq!(page.status, 503, "{path}");
+        assert!(!page.headers.contains_key("retry-after"), "{path}");
+        assert_eq!(page.headers["cache-control"], "no-store", "{path}");
+        assert_eq!(page.set_cookies().len(), 1, "{path}");
+        assert_ne!(visitor.token(), before.token(), "{path}");
+        assert_eq!(visitor.peek(&waits, "/whoami").await.ok(), who, "{path}");
+        assert!(
+            visitor.peek(&waits, "/read").await.ok().contains("name"),
+            "{path}"
+        );
+        assert_eq!(before.peek(&waits, "/read").await.ok(), "", "{path}");
+        visitor.get(&waits, "/incr?k=n").await.ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_short_of_replicas_shows_once_and_a_later_save_does_not_repeat_it() {
+    let pair = Arc::new(Pair::start().await);
+    let store = pair.store().await;
+    let visit = &mut Visit::with(layer(store.clone(), everything));
+    visit
+        .request(|session| async move { session.insert("n", 0).unwrap() })
+        .await;
+    visit.layer = layer(store, everything_in_vain);
+    for (round, thaw) in [(1, false), (2, true)] {
+        let servers = Arc::clone(&pair);
+        let page = visit
+            .page(move |session| async move {
+                let shows = |n: i64| assert_eq!(session.get("n").unwrap(), Some(n));
+                servers.replica.freeze();
+                session.increment("n", 1).unwrap();
+                assert!(session.save().await.is_err());
+                shows(round);
+                session.reload().await.unwrap();
+                shows(round);
+                assert!(
+                    session.save().await.is_err(),
+                    "it still has to be confirmed"
+                );
+                shows(round);
+                if thaw {
+                    servers.replica.thaw();
+                    // How long the replica takes to hear of it is not said.
+                    let began = std::time::Instant::now();
+                    while session.save().await.is_err() {
+                        assert!(began.elapsed() < PATIENCE, "not durable yet");
+                    }
+                    shows(round);
+                }
+            })
+            .await;
+        pair.replica.thaw();
+        assert_eq!(page.status, if thaw { 200 } else { 503 });
+    }
+    visit
+        .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(2)) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failover_forgets_after_its_503_is_done_again_by_a_later_save() {
+    for rotates in [false, true] {
+        let mut pair = Pair::start().await;
+        let store = pair.store().await;
+        let visit = &mut Visit::with(layer(store.clone(), everything));
+        visit
+            .request(|session| async move { session.insert("n", 0).unwrap() })
+            .await;
+        visit.layer = layer(store.clone(), everything_in_vain);
+        pair.cut_stream();
+        let before = visit.browser.clone();
+        let (reached, has_reached) = tokio::sync::oneshot::channel();
+        let (go, may_go) = tokio::sync::oneshot::channel();
+        let halves = Arc::new(std::sync::Mutex::new(Some((reached, may_go))));
+        let request = tokio::spawn({
+            let mut visit = visit.clone();
+            async move {
+                let page = visit
+                    .page(move |session| async move {
+                        let (reached, may_go) = halves.lock().unwrap().take().unwrap();
+                        session.increment("n", 1).unwrap();
+                        if rotates {
+                            session.cycle_id().unwrap();
+                        }
+                        assert!(session.save().await.is_err());
+                        assert_eq!(session.get("n").unwrap(), Some(1));
+                        reached.send(()).unwrap();
+                        may_go.await.unwrap();
+                        // Nobody has replicas any more, so it is in doubt again each time.
+                        let saved = session.save().await;
+                        assert!(
+                            matches!(saved, Err(SessionError::OutcomeUnknown)),
+                            "{saved:?}"
+                        );
+                        assert_eq!(session.get("n").unwrap(), Some(1));
+                    })
+                    .await;
+                (page, visit.browser)
+            }
+        });
+        has_reached.await.unwrap();
+        pair.fail_over();
+        let reader = app(layer(store, |_| ()));
+        until("the new primary is found", async || {
+            before.peek(&reader, "/incr?k=other").await.status == 200
+        })
+        .await;
+        go.send(()).unwrap();
+        let (page, browser) = request.await.unwrap();
+        assert_eq!(
+            (page.status.as_u16(), page.set_cookies().len()),
+            (503, usize::from(rotates))
+        );
+        assert_eq!(browser.peek(&reader, "/number?k=n").await.ok(), "1");
+    }
+}
+
+/// How many sessions the server has.
+fn sessions(server: &Server) -> usize {
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("test:*")
+        .query(&mut server.connection())
+        .unwrap();
+    keys.iter()
+        .filter(|key| key.starts_with("test:") && !key.ends_with("mark"))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_session_that_no_replica_has_is_deleted() {
+    let pair = Pair::start().await;
+    let app = app(pair.layer(everything_in_vain).await);
+    pair.replica.freeze();
+    let page = Browser::default().get(&app, "/set?k=name&v=leo").await;
+    assert_eq!(page.status, 503);
+    assert_eq!(page.set_cookies(), Vec::<&str>::new());
+    until("nobody's session is gone", async || {
+        sessions(&pair.primary) == 0
+    })
+    .await;
+    pair.replica.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_session_whose_answer_is_lost_leaves_nobodys_session_behind() {
+    for (lost, left) in [(1, 1), (3, 0)] {
+        let server = Server::start();
+        let proxy = crate::support::Proxy::before(server.address()).await;
+        let app = app(layer(store_with(&proxy.url(), |_| ()).await, |_| ()));
+        proxy.inject("NX", Fault::LoseAnswer, lost);
+        let page = Browser::default().get(&app, "/set?k=name&v=leo").await;
+        assert_eq!(page.status, if left == 1 { 200 } else { 503 });
+        assert_eq!(page.set_cookies().len(), left);
+        until("nobody's sessions are gone", async || {
+            sessions(&server) == left
+        })
+        .await;
+    }
 }
 
 /// Sessions that are all signed in.

@@ -253,6 +253,37 @@ async fn an_early_commit_that_is_found_later_counts() {
     assert_eq!(orders(&visit).await, 1);
 }
 
+/// Its handler has ignored that, and returned an error of its own.
+#[tokio::test]
+async fn an_early_commit_of_unknown_outcome_counts_once_it_is_found() {
+    for arrives in [true, false] {
+        let late = Late::before(MemoryStore::new());
+        let mut visit = scene(SessionLayer::new(late.clone())).await;
+        let tab = visit.clone();
+        let page = visit
+            .page(move |session| async move {
+                session.increment("orders", 1).unwrap();
+                late.plan(&[Post::Lose, Post::Lose, Post::Hold]);
+                let unknown = session.save().await;
+                assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
+                if arrives {
+                    late.deliver_held().await;
+                } else {
+                    // What was held can never arrive any more.
+                    let mut tab = tab;
+                    tab.layer = SessionLayer::new(late.clone());
+                    tab.request(|session| async move { session.insert("other", 1).unwrap() })
+                        .await;
+                }
+                Err::<(), _>(SessionError::Refused { key: "k".into() })
+            })
+            .await;
+        let (status, done) = if arrives { (500, 1) } else { (409, 0) };
+        assert_eq!(told(&page), (status, false, 0));
+        assert_eq!(orders(&visit).await, done);
+    }
+}
+
 /// Everything in one step has no half-way.
 #[tokio::test]
 async fn the_same_in_one_transaction_is_done_whole_or_not_at_all() {
