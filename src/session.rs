@@ -515,7 +515,7 @@ impl Session {
     /// Whether there is anything to commit. Changes that leave the session as it was are none.
     #[doc(alias("is_dirty", "is_changed"))]
     pub fn is_modified(&self) -> bool {
-        !self.shared.edit(|state| state.is_settled())
+        !self.shared.state().is_settled()
     }
 
     /// How the client's network compares with the one that the session belongs to.

@@ -366,6 +366,16 @@ impl State {
             && !refused
     }
 
+    pub(crate) fn is_unresolved(&self) -> bool {
+        self.unresolved.is_some()
+    }
+
+    /// Whether the store may have changes of a commit that are none of the session's yet.
+    pub(crate) fn shows_too_little(&self) -> bool {
+        let unresolved = self.unresolved.as_ref();
+        unresolved.is_some_and(|unresolved| !unresolved.is_in_primary())
+    }
+
     /// Takes out the commit that is to be resolved first.
     pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
         Some((self.unresolved.take()?, self.generation))

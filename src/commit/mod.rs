@@ -235,8 +235,12 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     }
     let handle = shared.state().stored_handle();
     let place = handle.map(|handle| shared.core.lines.join(handle));
-    if let Some(place) = &place {
+    if let Some(place) = &place
+        && shared.state().is_unresolved()
+    {
         resolve(shared, place, deadline).await?;
+        // What a failed request has back now is to be dropped.
+        return Ok(false);
     }
     let work = shared.state().take_work(shared.terms())?;
     let Some((work, generation)) = work else {
@@ -277,8 +281,10 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
         Standing::Stored(base) => base.token.handle,
     };
     // What is read may hold its changes already, and they would be done to it once more.
-    let place = shared.core.lines.join(handle);
-    resolve(shared, &place, deadline).await?;
+    if shared.state().shows_too_little() {
+        let place = shared.core.lines.join(handle);
+        resolve(shared, &place, deadline).await?;
+    }
     let (epoch, generation) = match &*shared.state() {
         State {
             standing: Standing::Stored(base),

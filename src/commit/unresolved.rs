@@ -72,6 +72,11 @@ impl Unresolved {
         }
     }
 
+    /// Whether the request's session is what was sent.
+    pub(crate) fn is_in_primary(&self) -> bool {
+        self.in_primary
+    }
+
     #[must_use]
     pub(crate) fn withdraw(&mut self, answer: AnswerId) -> ChangeLog {
         self.log.withdraw(answer)

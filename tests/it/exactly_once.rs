@@ -134,9 +134,8 @@ async fn a_creation_whose_answer_is_lost_takes_a_fresh_handle() {
         let mut browser = Browser::default();
         browser.get(&line.app, "/incr?k=n").await.ok();
         assert_eq!(browser.get(&line.app, "/number?k=n").await.ok(), "1");
-        let arrived = usize::from(fault != Fault::LoseRequest);
-        // The first one is there too, and nobody holds its token.
-        assert_eq!(line.sessions() - before, 1 + arrived, "{fault:?}");
+        // The first one may be there too; nobody holds its token, and it is deleted.
+        until("one is left", async || line.sessions() - before == 1).await;
     }
 }
 
