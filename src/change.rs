@@ -306,10 +306,10 @@ fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
     let secret = std::mem::replace(&mut record.secret, rotation.hash.clone());
     let is_recent = |retired: &Kept<Retired>| retired.known().is_none_or(|it| it.until > now);
     record.retired.retain(is_recent);
-    record.retired.push(Kept::new(Retired {
-        secret,
-        until: after(now, RETIRED_FOR),
-    }));
+    let until = after(now, RETIRED_FOR);
+    let secrets = record.added.drain(..).chain([secret]);
+    let retired = secrets.map(|secret| Kept::new(Retired { secret, until }));
+    record.retired.extend(retired);
     let surplus = record.retired.len().saturating_sub(RETIRED_MOST);
     record.retired.drain(..surplus);
     record.epoch = rotation.epoch;

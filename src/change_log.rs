@@ -165,6 +165,41 @@ impl ChangeLog {
             .try_for_each(|change| change.apply(record, circumstances))
     }
 
+    /// Does all changes to a session that is signed in already, as these would: it gets their secret besides those it has,
+    /// and stays whose and as old as it is.
+    pub(crate) fn join(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        let others = self.changes.iter();
+        others
+            .filter(|change| change.rotation().is_none())
+            .try_for_each(|change| change.apply(record, circumstances))?;
+        let rotation = self.changes.iter().rev().find_map(Change::rotation);
+        record.added.extend(rotation.map(|it| it.hash.clone()));
+        Ok(())
+    }
+
+    /// Whom these sign in, if it is in no other way that they give the session a new secret.
+    pub(crate) fn login(&self) -> Option<&str> {
+        if !self.touched.secret {
+            return None;
+        }
+        let mut rotations = self.changes.iter().filter(|it| it.rotation().is_some());
+        let Change::SetPrincipal { who, .. } = rotations.next()? else {
+            return None;
+        };
+        let same =
+            |it: &Change| matches!(it, Change::SetPrincipal { who: other, .. } if other == who);
+        rotations.all(same).then_some(who)
+    }
+
+    /// Whether nothing is done before the login.
+    pub(crate) fn begins_with_login(&self) -> bool {
+        matches!(self.changes.first(), Some(Change::SetPrincipal { .. }))
+    }
+
     /// Does every change that can be done, to see what comes out: answers are left alone, since a commit may be under way
     /// that gives them. False if one could not.
     pub(crate) fn replay_what_applies(

@@ -160,7 +160,14 @@ impl Visit {
                 OnStoreError::Reject => return Err(SessionError::Store(error)),
                 OnStoreError::Anonymous => {
                     let (handle, why) = (None, SessionError::Store(error));
-                    (Standing::Barred { handle, why }, self.compare(None))
+                    (
+                        Standing::Barred {
+                            handle,
+                            retired_by: None,
+                            why,
+                        },
+                        self.compare(None),
+                    )
                 }
             },
         };
@@ -246,6 +253,7 @@ impl Visit {
                 let standing = match error {
                     Unreadable::Newer(_) => Standing::Barred {
                         handle: None,
+                        retired_by: None,
                         why: SessionError::Gone(Gone::Unreadable),
                     },
                     Unreadable::Malformed(_) | Unreadable::NoVersion => Standing::New,
@@ -255,19 +263,26 @@ impl Visit {
         };
         match admit(&record, &self.hash(token), now) {
             Admission::Nobody => (Standing::New, self.compare(None)),
-            Admission::Retired => (
-                Standing::Barred {
+            Admission::Retired => {
+                let base = Base {
+                    token: token.clone(),
+                    stored,
+                    record: Arc::new(record),
+                };
+                let standing = Standing::Barred {
                     handle: None,
+                    retired_by: Some(Box::new(base)),
                     why: SessionError::Gone(Gone::Rotated),
-                },
-                self.compare(None),
-            ),
+                };
+                (standing, self.compare(None))
+            }
             Admission::Holder => {
                 let fingerprint = self.compare(record.fingerprint.as_deref());
                 self.report(token, &fingerprint);
                 if !admits(config.fingerprinting, &fingerprint) {
                     let standing = Standing::Barred {
                         handle: Some(handle),
+                        retired_by: None,
                         why: SessionError::Gone(Gone::OtherNetwork),
                     };
                     return (standing, fingerprint);
@@ -359,7 +374,7 @@ pub(crate) enum Admission {
 pub(crate) fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admission {
     if record.deadline <= now {
         Admission::Nobody
-    } else if record.secret == *secret {
+    } else if record.secrets().any(|live| live == secret) {
         Admission::Holder
     } else if record
         .retired
@@ -381,7 +396,7 @@ mod tests {
     use crate::token::Secret;
 
     #[test]
-    fn only_the_present_secret_opens_a_living_session() {
+    fn only_the_present_secrets_open_a_living_session() {
         let mut record = record();
         let old = Secret::random().hash("sessile:", "id");
         let retired = Retired {
@@ -390,11 +405,15 @@ mod tests {
         };
         record.retired.push(Kept::new(retired));
         record.deadline = 90_000;
+        let added = Secret::random().hash("sessile:", "id");
+        record.added.push(added.clone());
         let right = record.secret.clone();
         let wrong = Secret::random().hash("sessile:", "id");
         for (secret, now, expected) in [
             (&right, 1, Admission::Holder),
             (&right, 89_999, Admission::Holder),
+            (&added, 89_999, Admission::Holder),
+            (&added, 90_000, Admission::Nobody),
             (&right, 90_000, Admission::Nobody),
             (&old, 19_999, Admission::Retired),
             (&old, 20_000, Admission::Nobody),

@@ -236,6 +236,7 @@ mod tests {
         };
         let barred = || Standing::Barred {
             handle: None,
+            retired_by: None,
             why: SessionError::Gone(Gone::Rotated),
         };
         let gone = || Err(SessionError::Gone(Gone::Ended));

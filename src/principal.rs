@@ -22,6 +22,7 @@ impl Session {
     /// - [`SessionError::Gone`]: this request may not use the session.
     #[doc(alias("regenerate", "renew", "rotate", "migrate"))]
     pub fn cycle_id(&self) -> Result<(), SessionError> {
+        self.shared().state().joins_none = true;
         match self.may_rotate()? {
             true => self.change(Change::Rotate(self.rotation())),
             false => Ok(()),
@@ -58,6 +59,14 @@ impl Session {
     /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and
     /// restarts its absolute timeout. An anonymous visitor's data is kept; that of another principal is dropped.
     ///
+    /// A login that meets its own login, by a double click or since it is tried again after its answer was lost, joins it: if
+    /// the other has the same name and has replaced this request's token, and nothing else was written since, the session
+    /// gets a second token beside the first, three at most. Each response brings its own, both work, and the next rotation
+    /// or `destroy` ends them all. This request's changes are done to the session as the first login has left it; if it came
+    /// with the replaced token, it sees an empty one until it is committed. After `cycle_id`, `clear_principal` or `destroy` in
+    /// the same request, under [`Concurrency::Reject`](crate::Concurrency::Reject) if both are under way at once, or by another
+    /// name, it is refused with 409 as any other write.
+    ///
     /// If the handler then fails, the login does not happen. It is async so that it may talk to the store one day; today it
     /// does not.
     ///
@@ -71,8 +80,10 @@ impl Session {
     /// - Those of [`cycle_id`](Self::cycle_id).
     #[doc(alias("login", "log_in", "authenticate"))]
     pub async fn set_principal(&self, who: impl Into<String>) -> Result<(), SessionError> {
-        self.may_rotate()?;
         let who = who.into();
+        if !self.may_join(&who) {
+            self.may_rotate()?;
+        }
         self.check_size("principal", who.len())?;
         self.change(Change::SetPrincipal {
             who,
@@ -87,6 +98,7 @@ impl Session {
     ///
     /// Those of [`cycle_id`](Self::cycle_id).
     pub fn clear_principal(&self) -> Result<(), SessionError> {
+        self.shared().state().joins_none = true;
         self.may_rotate()?;
         let nobodys = self.shared().state().is_nobodys();
         match nobodys {
@@ -99,6 +111,13 @@ impl Session {
     #[doc(alias("user_id", "user"))]
     pub fn principal(&self) -> Option<String> {
         self.shared().state().view.principal.clone()
+    }
+
+    /// Whether to sign in is to join the login that has retired this request's token.
+    fn may_join(&self, who: &str) -> bool {
+        let terms = self.shared().terms();
+        let state = self.shared().state();
+        !state.head_sent && state.joined_by(who, &terms).is_some()
     }
 
     /// Whether there is a token to replace; an error if it cannot be.

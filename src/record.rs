@@ -25,13 +25,19 @@ use crate::version::{CommitId, Epoch, Version};
 
 /// The format of the record. A record of a higher one is left alone.
 ///
+/// Those of format 2 have [`added`](Record::added) secrets: whoever did not know them would shut browsers out that are signed
+/// in, and leave those secrets alive at the next rotation. All others are written as format 1, so that nodes which know only
+/// that go on with them. Such a node leaves a session of format 2 alone, as any newer one: what is written is answered 409,
+/// until a rotation on a node that knows it makes it one of format 1 again.
+///
 /// A later version may add, without raising it, fields to the record, to a flash and to an entry of `retired`, levels of
 /// flashes, and entries of both lists that are something else altogether: all of it is kept byte for byte, until the
 /// entry itself goes. It must raise it to give any other field another type or meaning, since the record is then not read:
 /// `version`, `applied`, `epoch`, `secret` and `deadline` decide what is done twice and who may open the session, and
 /// the rest is too small to be read by halves. So it must for a field that has to go when the session changes hands:
 /// what is not known here stays through a login.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+const FORMAT_OF_ONE_SECRET: u32 = 1;
 
 /// How many writers' last commits a record remembers.
 pub(crate) const WRITERS: usize = 8;
@@ -56,6 +62,16 @@ pub(crate) struct Retired {
     pub(crate) until: Millis,
 }
 
+/// A login that one of the same principal may join: see [`join`](crate::commit::join).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Login {
+    /// That of the record as this login has left it, or the last that has joined it. A record of another has been written to
+    /// since.
+    pub(crate) version: Version,
+    /// The secrets that it has retired.
+    pub(crate) retired: Vec<SecretHash>,
+}
+
 /// Everything that is stored of a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -64,7 +80,11 @@ pub(crate) struct Record {
     pub(crate) applied: Vec<CommitId>,
     pub(crate) epoch: Epoch,
     pub(crate) secret: SecretHash,
+    /// What opens the session besides, one for each login that has joined the last.
+    pub(crate) added: Vec<SecretHash>,
     pub(crate) retired: Vec<Kept<Retired>>,
+    /// The last commit, if it was a login.
+    pub(crate) login: Option<Login>,
     pub(crate) created: Millis,
     /// When the absolute timeout began: at creation, or at the last login.
     pub(crate) started: Millis,
@@ -97,7 +117,11 @@ struct Head<'a> {
     epoch: Epoch,
     secret: &'a SecretHash,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    added: &'a [SecretHash],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     retired: &'a [Kept<Retired>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<&'a Login>,
     created: Millis,
     started: Millis,
     last_accessed: Millis,
@@ -139,7 +163,9 @@ impl Record {
             applied: Vec::new(),
             epoch: Epoch::none(),
             secret: SecretHash::of_nothing(),
+            added: Vec::new(),
             retired: Vec::new(),
+            login: None,
             created: circumstances.now,
             started: circumstances.now,
             last_accessed: circumstances.now,
@@ -169,11 +195,16 @@ impl Record {
     pub(crate) fn encode(&self) -> Result<Bytes, serde_json::Error> {
         let head = Head {
             version: self.version,
-            format: FORMAT,
+            format: match self.added.is_empty() {
+                true => FORMAT_OF_ONE_SECRET,
+                false => FORMAT,
+            },
             applied: &self.applied,
             epoch: self.epoch,
             secret: &self.secret,
+            added: &self.added,
             retired: &self.retired,
+            login: self.login.as_ref(),
             created: self.created,
             started: self.started,
             last_accessed: self.last_accessed,
@@ -241,6 +272,8 @@ impl Record {
             applied: wire.applied,
             epoch: wire.epoch,
             secret: wire.secret,
+            added: wire.added,
+            login: wire.login,
             retired: wire
                 .retired
                 .into_iter()
@@ -289,6 +322,11 @@ impl Record {
             && self.flash.is_empty()
     }
 
+    /// Those that open the session.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &SecretHash> {
+        std::iter::once(&self.secret).chain(&self.added)
+    }
+
     /// Whether the data is that of another principal.
     pub(crate) fn is_anothers(&self, who: &str) -> bool {
         let owner = self.principal.as_ref().or(self.former_principal.as_ref());
@@ -331,7 +369,9 @@ struct Wire<'a> {
     applied: Vec<CommitId>,
     epoch: Epoch,
     secret: SecretHash,
+    added: Vec<SecretHash>,
     retired: Vec<&'a RawValue>,
+    login: Option<Login>,
     created: Millis,
     started: Millis,
     last_accessed: Millis,
@@ -356,7 +396,9 @@ enum Field {
     Applied,
     Epoch,
     Secret,
+    Added,
     Retired,
+    Login,
     Created,
     Started,
     LastAccessed,
@@ -391,7 +433,9 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                 let mut applied = None;
                 let mut epoch = None;
                 let mut secret = None;
+                let mut added = Vec::new();
                 let mut retired = Vec::new();
+                let mut login = None;
                 let mut created = None;
                 let mut started = None;
                 let mut last_accessed = None;
@@ -413,7 +457,9 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                         Field::Applied => applied = Some(map.next_value()?),
                         Field::Epoch => epoch = Some(map.next_value()?),
                         Field::Secret => secret = Some(map.next_value()?),
+                        Field::Added => added = map.next_value()?,
                         Field::Retired => retired = map.next_value()?,
+                        Field::Login => login = map.next_value()?,
                         Field::Created => created = Some(map.next_value()?),
                         Field::Started => started = Some(map.next_value()?),
                         Field::IdleTimeout => idle_timeout = map.next_value()?,
@@ -437,7 +483,9 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                     applied: applied.ok_or_else(|| missing("applied"))?,
                     epoch: epoch.ok_or_else(|| missing("epoch"))?,
                     secret: secret.ok_or_else(|| missing("secret"))?,
+                    added,
                     retired,
+                    login,
                     created: created.ok_or_else(|| missing("created"))?,
                     started: started.ok_or_else(|| missing("started"))?,
                     last_accessed: last_accessed.ok_or_else(|| missing("last_accessed"))?,
@@ -502,7 +550,9 @@ pub(crate) mod tests {
             }],
             epoch: Epoch::random(),
             secret: Secret::random().hash("sessile:", "id"),
+            added: Vec::new(),
             retired: Vec::new(),
+            login: None,
             created: 1_000,
             started: 1_000,
             last_accessed: 2_000,
@@ -555,11 +605,11 @@ pub(crate) mod tests {
     fn what_is_not_a_record_is_named_and_never_a_panic() {
         let good = text(&record());
         let newer = good
-            .replace("\"format\":1", "\"format\":2")
+            .replace("\"format\":1", "\"format\":3")
             .replace("\"epoch\":", "\"era\":");
         assert!(matches!(
             Record::decode(&stored(newer)),
-            Err(Unreadable::Newer(2))
+            Err(Unreadable::Newer(3))
         ));
         let spaced = good.replacen("{\"version\"", "{ \"version\"", 1);
         assert!(matches!(
@@ -586,6 +636,25 @@ pub(crate) mod tests {
         let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(Record::decode(&stored(nested)).is_err());
         assert!(Record::decode(&Stored::unreadable()).is_err());
+    }
+
+    #[test]
+    fn only_a_record_of_several_secrets_is_of_the_format_that_older_nodes_leave_alone() {
+        let mut record = record();
+        let secret = || Secret::random().hash("sessile:", "id");
+        record.login = Some(Login {
+            version: record.version,
+            retired: vec![secret()],
+        });
+        let one = text(&record);
+        assert!(one.contains("\"format\":1,"), "{one}");
+        record.added = vec![secret(), secret()];
+        let several = text(&record);
+        assert!(several.contains("\"format\":2,"), "{several}");
+        let read = Record::decode(&stored(several)).unwrap();
+        assert_eq!((&read.added, &read.login), (&record.added, &record.login));
+        assert_eq!(read.secrets().count(), 3);
+        assert!(Record::decode(&stored(one)).unwrap().added.is_empty());
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::answer::AnswerId;
 use crate::change::{Change, Circumstances};
 use crate::change_log::ChangeLog;
+use crate::commit::decide::Entry;
+use crate::commit::join::{Joining, entry};
 use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, Terms, Work};
 use crate::commit::unresolved::Unresolved;
@@ -30,9 +32,10 @@ pub(crate) enum Standing {
     Stored(Box<Base>),
     /// The token names a living session that this request may not use. It sees an empty one, writes nothing, and never
     /// gets a cookie that would push out the one that works. Or the store was away, and nobody can tell. `handle` is there if
-    /// it may still be destroyed.
+    /// it may still be destroyed, `retired_by` if the token was retired: a login may join the one that did it.
     Barred {
         handle: Option<Handle>,
+        retired_by: Option<Box<Base>>,
         why: SessionError,
     },
 }
@@ -41,6 +44,8 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) standing: Standing,
+    /// What it was before it became what too few replicas have, for as long as that is unresolved.
+    before: Option<Standing>,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
     pub(crate) view_is: View,
@@ -71,6 +76,8 @@ pub(crate) struct State {
     pub(crate) doomed: Option<Handle>,
     /// `destroy` was called: what the browser holds is void.
     pub(crate) destroyed: bool,
+    /// The handler wants another token than one of the session that it may find signed in.
+    pub(crate) joins_none: bool,
     /// Grows with every `destroy`, so that a commit under way knows that it is history.
     pub(crate) generation: u32,
     /// The response is on its way: no cookie can be set any more.
@@ -123,23 +130,23 @@ impl Losses {
 pub(crate) enum Outcome {
     Committed(Base),
     Failed(ChangeLog),
-    /// Not in the store, as has been found out; what the session is again, if it was taken for what was sent.
-    NotApplied(ChangeLog, Option<Base>),
+    /// Not in the store, as has been found out.
+    NotApplied(ChangeLog),
     Unresolved(Unresolved),
     /// In the primary, and so is this session; whether replicas have it is to be found out.
     NotDurable(Unresolved, Base),
-    /// Nobody will ever know; what the session is again, if it was taken for what was sent.
-    Lost(Option<Base>),
+    /// Nobody will ever know.
+    Lost,
 }
 
 impl Outcome {
     fn into_log(self) -> ChangeLog {
         match self {
-            Self::Failed(log) | Self::NotApplied(log, _) => log,
+            Self::Failed(log) | Self::NotApplied(log) => log,
             Self::Unresolved(mut unresolved) | Self::NotDurable(mut unresolved, _) => {
                 unresolved.take_log()
             }
-            Self::Committed(_) | Self::Lost(_) => ChangeLog::default(),
+            Self::Committed(_) | Self::Lost => ChangeLog::default(),
         }
     }
 }
@@ -148,6 +155,7 @@ impl State {
     pub(crate) fn new(standing: Standing, fingerprint: Fingerprint, fresh: &Circumstances) -> Self {
         let mut state = Self {
             standing,
+            before: None,
             view: Arc::new(Record::new(fresh)),
             view_is: View::Exact,
             revision: 0,
@@ -164,6 +172,7 @@ impl State {
             lost: false,
             doomed: None,
             destroyed: false,
+            joins_none: false,
             generation: 0,
             head_sent: false,
             abandoned: false,
@@ -189,6 +198,51 @@ impl State {
             Standing::Stored(base) => Some(base.token.handle),
             Standing::New | Standing::Barred { .. } => None,
         }
+    }
+
+    /// The session that a commit may write to.
+    pub(crate) fn handle_to_commit(&self) -> Option<Handle> {
+        match &self.standing {
+            Standing::Barred { retired_by, .. } => {
+                retired_by.as_ref().map(|base| base.token.handle)
+            }
+            Standing::Stored(_) | Standing::New => self.stored_handle(),
+        }
+    }
+
+    /// The session that has retired this request's token, if to sign in is to join it.
+    pub(crate) fn joined_by(&self, who: &str, terms: &Terms) -> Option<&Base> {
+        let Standing::Barred {
+            retired_by: Some(base),
+            ..
+        } = &self.standing
+        else {
+            return None;
+        };
+        let joining = terms.joining(who, &base.token);
+        let met = entry(None, Some(&joining), &base.record);
+        let joins = met == Entry::SameLogin { fresh: true } && !self.joins_none;
+        joins.then_some(base)
+    }
+
+    /// Whom the log signs in, if it may find the session signed in by another request, and with which token.
+    fn joining(&self, terms: &Terms) -> Option<Joining> {
+        let who = self.log.login().filter(|_| !self.joins_none)?;
+        let token = match &self.standing {
+            // What was done to the session of somebody else is not done to that of this principal.
+            Standing::Stored(base)
+                if base.record.is_anothers(who) && !self.log.begins_with_login() =>
+            {
+                return None;
+            }
+            Standing::Stored(base)
+            | Standing::Barred {
+                retired_by: Some(base),
+                ..
+            } => &base.token,
+            Standing::New | Standing::Barred { .. } => return None,
+        };
+        Some(terms.joining(who, token))
     }
 
     pub(crate) fn change(
@@ -262,9 +316,11 @@ impl State {
             barred @ Standing::Barred { handle: None, .. } => self.standing = barred,
         }
         self.destroyed = true;
+        self.joins_none = true;
         self.generation += 1;
         self.revision += 1;
         self.remove_all();
+        self.before = None;
         self.lost = false;
         self.flashes_taken.clear();
         self.view = Arc::new(Record::new(circumstances));
@@ -419,16 +475,21 @@ impl State {
 
     /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
     pub(crate) fn take_work(&mut self, terms: Terms) -> Result<Option<(Work, u32)>, SessionError> {
-        let base = match &self.standing {
+        let (base, made_in) = match &self.standing {
             _ if self.doomed.is_some() => return Ok(None),
             Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
-                return Err(why.clone());
+                let who = self.log.login();
+                match who.and_then(|who| self.joined_by(who, &terms)) {
+                    Some(base) => (Some(base.clone()), None),
+                    None => return Err(why.clone()),
+                }
             }
             _ if self.log.is_empty() => return Ok(None),
             Standing::New if self.head_sent => return Err(SessionError::ResponseSent),
-            Standing::Stored(base) => Some(Base::clone(base)),
-            Standing::New | Standing::Barred { .. } => None,
+            Standing::Stored(base) => (Some(Base::clone(base)), Some(base.record.epoch)),
+            Standing::New | Standing::Barred { .. } => (None, None),
         };
+        let joining = self.joining(&terms);
         let log = std::mem::take(&mut self.log);
         // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
         // has given it on whatever the session was then.
@@ -451,6 +512,8 @@ impl State {
         let work = Work {
             base,
             log,
+            made_in,
+            joining,
             done,
             terms,
             rests_on,
@@ -476,11 +539,12 @@ impl State {
                 self.reads_hold = true;
                 self.was_signed_in |= base.record.principal.is_some();
                 self.standing = Standing::Stored(Box::new(base));
+                self.before = None;
                 self.outdate_view();
             }
             Outcome::Failed(log) => self.put_back(log),
-            Outcome::NotApplied(log, before) => {
-                self.take_back(before);
+            Outcome::NotApplied(log) => {
+                self.take_back();
                 self.put_back(log);
             }
             Outcome::Unresolved(mut unresolved) => {
@@ -498,12 +562,14 @@ impl State {
                 }
                 self.committed |= !self.head_sent;
                 self.was_signed_in |= base.record.principal.is_some();
-                self.standing = Standing::Stored(Box::new(base));
+                let stored = Standing::Stored(Box::new(base));
+                let before = std::mem::replace(&mut self.standing, stored);
+                self.before.get_or_insert(before);
                 self.unresolved = Some(unresolved);
                 self.outdate_view();
             }
-            Outcome::Lost(before) => {
-                self.take_back(before);
+            Outcome::Lost => {
+                self.take_back();
                 self.lost = !self.head_sent;
                 self.losses.add(SessionError::OutcomeUnknown);
                 self.outdate_view();
@@ -521,9 +587,9 @@ impl State {
     }
 
     /// The session is not what was sent after all.
-    fn take_back(&mut self, before: Option<Base>) {
-        if let Some(before) = before {
-            self.standing = Standing::Stored(Box::new(before));
+    fn take_back(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.standing = before;
         }
     }
 
@@ -560,6 +626,7 @@ impl State {
             self.losses.add(SessionError::Discarded);
         }
         self.remove_all();
+        self.before = None;
         self.outdate_view();
     }
 

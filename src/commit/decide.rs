@@ -2,7 +2,7 @@
 //!
 //! [`step`] takes where the commit stands and what has just happened, and says where it stands then and what to do.
 //! [`run`](super::run) does it. Nothing is sent after the deadline; the second attempt follows at once on the record that
-//! won, later ones wait and read a fresh one. The rest is the eight [rules](Rule), without any one of which a change is
+//! won, later ones wait and read a fresh one. The rest is the nine [rules](Rule), without any one of which a change is
 //! lost, done twice, or brings a session back.
 
 use crate::record::WRITERS;
@@ -18,8 +18,10 @@ pub(crate) enum Rule {
     GoneStaysGone,
     /// A commit that the record names has been applied: done, however it came there.
     NamedIsDone,
-    /// Changes made in one epoch are never done to another.
+    /// Changes made in one epoch are never done to another, but for a login that joins one of the same principal.
     EpochsAreFences,
+    /// A login joins one of the same principal only as long as nothing but such logins has been committed since.
+    JoinsComeFirst,
     /// Changes are done again only once every earlier send is known not to have been applied: had one been, the record
     /// would name it, unless so many others have committed since that it no longer can.
     ProofBeforeReplay,
@@ -132,11 +134,23 @@ pub(crate) enum Trace {
     Absent,
 }
 
+/// How the record that was found relates to the one that the changes were made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// It is of the same epoch.
+    SameEpoch,
+    /// It is of a login that has retired the secret of these changes, and they are a login of the same principal. `fresh` as
+    /// long as nothing but such logins has been committed since.
+    SameLogin { fresh: bool },
+    /// It is of another epoch.
+    OtherEpoch,
+}
+
 /// What is known of the record that another request put in place of the one we worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Newer {
     pub(crate) trace: Trace,
-    pub(crate) same_epoch: bool,
+    pub(crate) entry: Entry,
     /// What the changes rest on is different there, so that they may not be done again.
     pub(crate) clash: bool,
     /// Commits between our base and it.
@@ -159,7 +173,7 @@ pub(crate) enum Event {
     /// What is stored is not a record.
     Unreadable,
     /// The fresh record that was asked for.
-    Loaded { same_epoch: bool, clash: bool },
+    Loaded { entry: Entry, clash: bool },
     /// The store failed to do what it was sent.
     Failed(StoreErrorKind),
     /// The store failed to give the fresh record.
@@ -232,7 +246,7 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
         Event::Exists if late => Action::Finish(Verdict::Failed),
         Event::Exists => send_afresh(&mut state),
         Event::Conflict(newer) => conflict(&mut state, newer, late),
-        Event::Loaded { same_epoch, .. } if !may_enter(state, same_epoch) => {
+        Event::Loaded { entry, .. } if !may_enter(state, entry) => {
             Action::Finish(Verdict::OtherEpoch)
         }
         Event::Loaded { clash, .. } if late || clash => Action::Finish(Verdict::Conflict),
@@ -276,7 +290,7 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     // The bytes sent compare against a version that is history now, so a late copy of them cannot be applied either.
     (state.unresolved, state.on_primary) = (false, false);
     state.resends = 0;
-    if !may_enter(*state, newer.same_epoch) {
+    if !may_enter(*state, newer.entry) {
         Action::Finish(Verdict::OtherEpoch)
     } else if late || newer.clash {
         Action::Finish(Verdict::Conflict)
@@ -287,8 +301,12 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     }
 }
 
-fn may_enter(state: State, same_epoch: bool) -> bool {
-    same_epoch || !state.keeps(Rule::EpochsAreFences)
+fn may_enter(state: State, entry: Entry) -> bool {
+    match entry {
+        Entry::SameEpoch => true,
+        Entry::SameLogin { fresh } => fresh || !state.keeps(Rule::JoinsComeFirst),
+        Entry::OtherEpoch => !state.keeps(Rule::EpochsAreFences),
+    }
 }
 
 /// Had our commit been applied it would be among the last of eight writers, unless eight commits followed it.
@@ -352,16 +370,20 @@ mod tests {
     use StoreErrorKind::{Refused, Unavailable, Unknown};
 
     fn newer(trace: Trace, same_epoch: bool, distance: u32) -> Event {
+        let entry = match same_epoch {
+            true => Entry::SameEpoch,
+            false => Entry::OtherEpoch,
+        };
         Event::Conflict(Newer {
             trace,
-            same_epoch,
+            entry,
             clash: false,
             distance,
         })
     }
 
     const LOADED: Event = Event::Loaded {
-        same_epoch: true,
+        entry: Entry::SameEpoch,
         clash: false,
     };
 
@@ -431,7 +453,7 @@ mod tests {
                     other,
                     other,
                     Loaded {
-                        same_epoch: false,
+                        entry: Entry::OtherEpoch,
                         clash: false,
                     },
                 ],
@@ -853,13 +875,13 @@ mod tests {
         let clash = |trace, distance| {
             Event::Conflict(Newer {
                 trace,
-                same_epoch: true,
+                entry: Entry::SameEpoch,
                 clash: true,
                 distance,
             })
         };
         let loaded = Event::Loaded {
-            same_epoch: true,
+            entry: Entry::SameEpoch,
             clash: true,
         };
         for (state, event, verdict) in [
@@ -870,6 +892,49 @@ mod tests {
             (lost, clash(Trace::Absent, 9), Verdict::NeverKnown),
         ] {
             assert_eq!(step(state, event, false).1, Action::Finish(verdict));
+        }
+    }
+
+    #[test]
+    fn a_login_joins_one_of_its_own_as_long_as_that_is_the_last_commit() {
+        use Action::{Finish, Resend, Send, WaitAndLoad};
+        use Event::{Done, Failed};
+        use Verdict::{Committed, OtherEpoch};
+        let met = |trace, fresh| {
+            Event::Conflict(Newer {
+                trace,
+                entry: Entry::SameLogin { fresh },
+                clash: false,
+                distance: 1,
+            })
+        };
+        let absent = |fresh| met(Trace::Absent, fresh);
+        let found = |fresh| Event::Loaded {
+            entry: Entry::SameLogin { fresh },
+            clash: false,
+        };
+        let table: &[(&[Event], &[Action])] = &[
+            (&[absent(true), Done], &[Send, Send, Finish(Committed)]),
+            (&[absent(false)], &[Send, Finish(OtherEpoch)]),
+            (
+                &[absent(true), absent(true), found(true), Done],
+                &[Send, Send, WaitAndLoad, Send, Finish(Committed)],
+            ),
+            (
+                &[absent(true), absent(true), found(false)],
+                &[Send, Send, WaitAndLoad, Finish(OtherEpoch)],
+            ),
+            (
+                &[Failed(Unknown), absent(true), Done],
+                &[Send, Resend, Send, Finish(Committed)],
+            ),
+            (
+                &[Failed(Unknown), met(Trace::Applied, false)],
+                &[Send, Resend, Finish(Committed)],
+            ),
+        ];
+        for (events, actions) in table {
+            assert_eq!(play(Goal::Replace, events), *actions, "{events:?}");
         }
     }
 

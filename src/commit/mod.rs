@@ -4,7 +4,7 @@
 //! record that won, and sent again. A record names the commits that made it, so that a commit whose answer was lost is
 //! found there and not done twice. [`decide`] holds the rules, [`run`] carries them out on the bytes that [`seal`] makes,
 //! [`queue`] lets one commit of a session at a time through and requests that wait travel together, [`unresolved`] keeps what
-//! got no answer; this module takes the changes from a request's session and puts the result back.
+//! got no answer, [`join`] says which logins become one; this module takes the changes from a request's session and puts the result back.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ pub(crate) mod decide;
 mod model;
 
 mod destroy;
+pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod queue;
 pub(crate) mod run;
@@ -233,7 +234,7 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     if shared.state().lost {
         return Err(SessionError::OutcomeUnknown);
     }
-    let handle = shared.state().stored_handle();
+    let handle = shared.state().handle_to_commit();
     let place = handle.map(|handle| shared.core.lines.join(handle));
     if let Some(place) = &place
         && shared.state().is_unresolved()
@@ -319,7 +320,7 @@ async fn create(work: Work, deadline: Instant) -> Ended {
         reply,
     };
     Commit::of(member, None).run(None).await;
-    ended.await.unwrap_or(Ended::NeverKnown { base: None })
+    ended.await.unwrap_or(Ended::NeverKnown)
 }
 
 /// Puts the result of a commit into the request's session.
@@ -342,8 +343,8 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             }
             Ok(())
         }
-        Ended::NotApplied { log, base } => {
-            conclude(Outcome::NotApplied(log, base));
+        Ended::NotApplied(log) => {
+            conclude(Outcome::NotApplied(log));
             Ok(())
         }
         Ended::Failed { log, error } => {
@@ -362,8 +363,8 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             conclude(Outcome::NotDurable(unresolved, done.base));
             Err(SessionError::OutcomeUnknown)
         }
-        Ended::NeverKnown { base } => {
-            conclude(Outcome::Lost(base));
+        Ended::NeverKnown => {
+            conclude(Outcome::Lost);
             Err(SessionError::OutcomeUnknown)
         }
         Ended::Panicked(panic) => std::panic::resume_unwind(panic),

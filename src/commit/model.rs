@@ -11,15 +11,16 @@ use std::time::Instant;
 
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
-use super::decide::{Action, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
+use super::decide::{Action, Entry, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
 use crate::record::WRITERS;
 use crate::store::StoreErrorKind;
 
 const STEPS: u8 = 2;
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule::GoneStaysGone,
     Rule::NamedIsDone,
     Rule::EpochsAreFences,
+    Rule::JoinsComeFirst,
     Rule::ProofBeforeReplay,
     Rule::LaterHidesEarlier,
     Rule::SilenceIsUnknown,
@@ -28,7 +29,11 @@ const RULES: [Rule; 8] = [
 ];
 
 /// What happens sometimes; without it, nothing would be proved by what never does.
-const HOPES: [&str; 2] = ["everybody is served", "what was unknown is found done"];
+const HOPES: [&str; 3] = [
+    "everybody is served",
+    "what was unknown is found done",
+    "where clients sign in, one joins the other",
+];
 
 /// Names one wish of one client.
 type Op = u8;
@@ -42,6 +47,8 @@ struct Record {
     version: (Op, u8),
     count: u8,
     epoch: Epoch,
+    /// What the record was as the last login left it, or one that joined it, and the epoch that the login has ended.
+    login: Option<((Op, u8), Epoch)>,
     /// The latest at the end.
     applied: Vec<(u8, u8)>,
     /// Sorted: the order does not matter here.
@@ -53,6 +60,8 @@ enum Want {
     Create,
     Change,
     Rotate,
+    /// All sign in the same principal.
+    Login,
     Destroy,
 }
 
@@ -64,6 +73,7 @@ enum Order {
         by: Record,
         /// The epoch that the changes were made in.
         made_in: Epoch,
+        is_login: bool,
     },
     Delete,
 }
@@ -139,11 +149,13 @@ struct World {
     sequences: [u8; 2],
     faults_left: u8,
     rotations_left: u8,
+    logins_left: u8,
     ends_left: u8,
     told: Vec<Option<(Want, Handle, Told)>>,
     /// Ops that were in a record at some time.
     was_there: Vec<bool>,
     crossed_an_epoch: bool,
+    joined: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +194,8 @@ struct Protocol {
     /// How many writers a record remembers.
     remembers: usize,
     faults: u8,
+    /// How often clients sign in; where they do, nothing is rotated otherwise.
+    logins: u8,
     /// The store's client repeats by itself what it gets no answer to.
     resends: bool,
     /// And commits are not told.
@@ -212,15 +226,22 @@ impl Protocol {
     fn load(&self, world: &mut World, client: usize, want: Want) {
         let op = u8::try_from(client).unwrap() * STEPS + world.clients[client].steps;
         let cookie = world.clients[client].cookie;
+        let mut made_in = 0;
         let (handle, base) = match (want, cookie) {
             (Want::Create, _) => {
                 world.store.push(None);
                 (u8::try_from(world.store.len() - 1).unwrap(), None)
             }
             (_, Some((handle, epoch))) => {
-                // A dead secret opens nothing; that is decided before any commit.
+                // A dead secret opens nothing, unless it is to join; that is decided before any commit.
                 let record = world.store[usize::from(handle)].clone();
-                match record.filter(|record| record.epoch == epoch) {
+                let opens = |record: &Record| match entry(epoch, want, record) {
+                    Entry::SameEpoch => true,
+                    Entry::SameLogin { fresh } => fresh,
+                    Entry::OtherEpoch => false,
+                };
+                made_in = epoch;
+                match record.filter(opens) {
                     Some(record) => (handle, Some(record)),
                     None => {
                         world.clients[client].steps = STEPS;
@@ -232,16 +253,17 @@ impl Protocol {
         };
         let goal = match want {
             Want::Create => Goal::Create,
-            Want::Change | Want::Rotate => Goal::Replace,
+            Want::Change | Want::Rotate | Want::Login => Goal::Replace,
             Want::Destroy => Goal::Delete,
         };
         world.rotations_left -= u8::from(want == Want::Rotate);
+        world.logins_left -= u8::from(want == Want::Login);
         world.ends_left -= u8::from(want == Want::Destroy);
         world.clients[client].doing = Doing::Ready(Task {
             op,
             want,
             handle,
-            made_in: base.as_ref().map_or(0, |base| base.epoch),
+            made_in,
             base,
             newer: None,
             state: self.fresh(goal),
@@ -311,6 +333,7 @@ impl Protocol {
             world.clients[client].found_done |= task.resolving;
             let epoch = match task.want {
                 Want::Rotate => task.op + 1,
+                Want::Login => task.epoch_sent(),
                 _ => task.made_in,
             };
             world.clients[client].cookie =
@@ -332,6 +355,7 @@ impl Task {
             version: (0, 0),
             count: 0,
             epoch: 0,
+            login: None,
             applied: Vec::new(),
             data: Vec::new(),
         });
@@ -344,7 +368,16 @@ impl Task {
         record.applied.drain(..surplus);
         match self.want {
             Want::Destroy => return Order::Delete,
-            Want::Rotate => record.epoch = self.op + 1,
+            Want::Rotate => (record.epoch, record.login) = (self.op + 1, None),
+            Want::Login => {
+                let joins = record.login.filter(|_| record.epoch != self.made_in);
+                let ended = joins.map_or(record.epoch, |(_, ended)| ended);
+                if joins.is_none() {
+                    record.epoch = self.op + 1;
+                }
+                record.login = Some((record.version, ended));
+            }
+            // What a login has left stays, as on a node that does not know of it.
             Want::Create | Want::Change => {}
         }
         record.data.push(self.op);
@@ -354,8 +387,17 @@ impl Task {
                 expected,
                 by: record,
                 made_in: self.made_in,
+                is_login: self.want == Want::Login,
             },
             _ => Order::Create(record),
+        }
+    }
+
+    /// The epoch that the session is in once what was sent is there.
+    fn epoch_sent(&self) -> Epoch {
+        match &self.sent.as_ref().expect("it was sent").order {
+            Order::Create(record) | Order::Replace { by: record, .. } => record.epoch,
+            Order::Delete => unreachable!("nothing is there then"),
         }
     }
 
@@ -368,6 +410,7 @@ impl Task {
                     expected: found.version,
                     by: found.clone(),
                     made_in: found.epoch,
+                    is_login: false,
                 },
                 ..sent
             },
@@ -403,10 +446,21 @@ impl Task {
         let distance = usize::from(record.count.saturating_sub(base.count)) + WRITERS - remembers;
         Newer {
             trace,
-            same_epoch: record.epoch == base.epoch,
+            entry: entry(self.made_in, self.want, record),
             clash: false,
             distance: u32::try_from(distance).unwrap(),
         }
+    }
+}
+
+/// As [`join`](super::join) has it.
+fn entry(made_in: Epoch, want: Want, record: &Record) -> Entry {
+    match record.login {
+        _ if record.epoch == made_in => Entry::SameEpoch,
+        Some((version, ended)) if want == Want::Login && ended == made_in => Entry::SameLogin {
+            fresh: version == record.version,
+        },
+        _ => Entry::OtherEpoch,
     }
 }
 
@@ -428,8 +482,20 @@ impl World {
             (Order::Replace { expected, .. }, Some(there)) if there.version != *expected => {
                 return Answer::Conflict(there.clone());
             }
-            (Order::Replace { by, made_in, .. }, Some(there)) => {
-                self.crossed_an_epoch |= there.epoch != *made_in;
+            (
+                Order::Replace {
+                    by,
+                    made_in,
+                    is_login,
+                    ..
+                },
+                Some(there),
+            ) => {
+                if there.epoch != *made_in {
+                    let joins = *is_login && there.login == Some((there.version, *made_in));
+                    self.joined |= joins;
+                    self.crossed_an_epoch |= !joins;
+                }
                 by
             }
             (Order::Delete, Some(_)) => {
@@ -492,6 +558,7 @@ impl Model for Protocol {
             version: (u8::MAX, 0),
             count: 0,
             epoch: 0,
+            login: None,
             applied: Vec::new(),
             data: Vec::new(),
         };
@@ -508,11 +575,13 @@ impl Model for Protocol {
             clients: vec![client; self.nodes.len()],
             sequences: [0; 2],
             faults_left: self.faults,
-            rotations_left: 1,
+            rotations_left: u8::from(self.logins == 0),
+            logins_left: self.logins,
             ends_left: 1,
             told: vec![None; ops],
             was_there: vec![false; ops],
             crossed_an_epoch: false,
+            joined: false,
         }]
     }
 
@@ -530,6 +599,7 @@ impl Model for Protocol {
                     // One each: a second rotation is to the first what the first is to a change.
                     let left = [
                         (Want::Rotate, world.rotations_left),
+                        (Want::Login, world.logins_left),
                         (Want::Destroy, world.ends_left),
                     ];
                     let left = left.into_iter().filter(|(_, left)| *left > 0);
@@ -624,7 +694,7 @@ impl Model for Protocol {
                         let newer = task.newer(self.nodes[client], self.remembers, &record);
                         task.newer = Some(record);
                         Event::Loaded {
-                            same_epoch: newer.same_epoch,
+                            entry: newer.entry,
                             clash: newer.clash,
                         }
                     }
@@ -654,6 +724,9 @@ impl Model for Protocol {
                 let found = |client: &Client| client.found_done;
                 world.clients.iter().any(found)
             }),
+            Property::sometimes(HOPES[2], |protocol: &Self, world: &World| {
+                world.joined || protocol.logins == 0
+            }),
             Property::always(
                 "without a fault nothing is unknown",
                 |protocol: &Self, world: &World| {
@@ -667,8 +740,8 @@ impl Model for Protocol {
             ),
             Property::always("no acknowledged change is lost", |_, world: &World| {
                 (0_u8..).zip(&world.told).all(|(op, told)| match told {
-                    Some((Want::Create | Want::Change | Want::Rotate, handle, told))
-                        if told.is_in_primary() =>
+                    Some((want, handle, told))
+                        if *want != Want::Destroy && told.is_in_primary() =>
                     {
                         let stored = &world.store[usize::from(*handle)];
                         stored
@@ -691,13 +764,15 @@ impl Model for Protocol {
                 |_, world: &World| {
                     world.told.iter().zip(&world.was_there).all(|told| {
                     // What was created and nobody holds the token of is nobody's session.
-                    let refused = |want| matches!(want, Want::Change | Want::Rotate);
+                    let refused = |want| {
+                        matches!(want, Want::Change | Want::Rotate | Want::Login)
+                    };
                     !matches!(told, (Some((want, _, Told::NothingWritten)), true) if refused(*want))
                 })
                 },
             ),
             Property::always(
-                "nothing crosses from one epoch into another",
+                "nothing crosses from one epoch into another, but a login that joins the last commit",
                 |_, world: &World| !world.crossed_an_epoch,
             ),
             Property::always(
@@ -712,7 +787,7 @@ impl Model for Protocol {
     }
 }
 
-const SCENES: [Protocol; 7] = [
+const SCENES: [Protocol; 9] = [
     scene(true, &[0, 1], 1, 3),
     scene(false, &[0, 1], 1, 3),
     scene(false, &[0, 1], 2, 3),
@@ -726,6 +801,15 @@ const SCENES: [Protocol; 7] = [
         durable: true,
         ..scene(false, &[0, 1], 1, 2)
     },
+    Protocol {
+        logins: 2,
+        ..scene(false, &[0, 1], 1, 2)
+    },
+    Protocol {
+        logins: 2,
+        durable: true,
+        ..scene(false, &[0, 0], 1, 1)
+    },
 ];
 
 const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u8) -> Protocol {
@@ -734,6 +818,7 @@ const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u
         nodes,
         remembers,
         faults,
+        logins: 0,
         resends: false,
         hidden: false,
         durable: false,
@@ -766,9 +851,10 @@ fn whatever_happens_nothing_is_lost_or_done_twice() {
         let began = Instant::now();
         let checker = scene.clone().checker().threads(2).spawn_bfs().join();
         println!(
-            "{} clients of {STEPS} steps, {} faults: {} states in {:?}",
+            "{} clients of {STEPS} steps, {} faults, {} logins: {} states in {:?}",
             scene.nodes.len(),
             scene.faults,
+            scene.logins,
             checker.unique_state_count(),
             began.elapsed()
         );

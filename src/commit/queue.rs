@@ -84,24 +84,24 @@ impl Place {
         };
         let turn = tokio::select! {
             biased;
-            ended = &mut ended => return ended.unwrap_or(Ended::NeverKnown { base: None }),
+            ended = &mut ended => return ended.unwrap_or(Ended::NeverKnown),
             turn = timeout_at(deadline, self.line.turn.lock()) => turn,
         };
         let Ok(_turn) = turn else {
             return match self.line.leave(number) {
                 Some(work) => too_busy(work),
                 // It is on its way, and ends with this request's time.
-                None => ended.await.unwrap_or(Ended::NeverKnown { base: None }),
+                None => ended.await.unwrap_or(Ended::NeverKnown),
             };
         };
         loop {
             match ended.try_recv() {
                 Ok(ended) => return ended,
-                Err(TryRecvError::Closed) => return Ended::NeverKnown { base: None },
+                Err(TryRecvError::Closed) => return Ended::NeverKnown,
                 Err(TryRecvError::Empty) => {}
             }
             let Some(commit) = self.line.next() else {
-                return Ended::NeverKnown { base: None };
+                return Ended::NeverKnown;
             };
             commit.run(Some(&self.line)).await;
         }

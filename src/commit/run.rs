@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
 use super::destroy::delete_unclaimed;
+use super::join::{Joining, entry};
 use super::queue::Line;
 use super::seal::{Sent, fail_all, seal};
 use super::unresolved::{Resolution, Unresolved};
@@ -26,7 +27,7 @@ use crate::store::{
     Created, Durability, Freshness, Replaced, StoreError, StoreErrorKind, Stored, Write,
 };
 use crate::token::Token;
-use crate::version::CommitId;
+use crate::version::{CommitId, Epoch};
 
 /// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
@@ -52,6 +53,20 @@ impl Terms {
     }
 }
 
+impl Terms {
+    /// A login with this token.
+    pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
+        let config = &self.settings.config;
+        let namespace = self.core.store.namespace();
+        Joining {
+            who: who.to_owned(),
+            secret: token.secret.hash(namespace, &config.cookie.name),
+            fingerprinting: config.fingerprinting,
+            network: self.network.clone(),
+        }
+    }
+}
+
 /// A session as it was last read from or written to the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
@@ -66,6 +81,10 @@ pub(crate) struct Work {
     /// The session it was loaded from; `None` to create one.
     pub(crate) base: Option<Base>,
     pub(crate) log: ChangeLog,
+    /// The epoch that the request's token has opened. It may be another than the base's only for a login that joins it.
+    pub(crate) made_in: Option<Epoch>,
+    /// The log is that of a login, which may join another.
+    pub(crate) joining: Option<Joining>,
     /// What the log makes of the base, if that is known already.
     pub(crate) done: Option<Arc<Record>>,
     pub(crate) terms: Terms,
@@ -115,6 +134,16 @@ impl Work {
         }
     }
 
+    /// What its request's session is once the changes are in the store, whoever else's travelled with them: each request has a
+    /// secret of its own.
+    pub(super) fn own(&self, base: &Base) -> Base {
+        let mut base = base.clone();
+        if let (Some(own), None) = (&self.base, self.log.new_secret()) {
+            base.token = own.token.clone();
+        }
+        base
+    }
+
     /// Whether it must not share a compare-and-set: it gives the session a new secret, or rests on its own base.
     pub(super) fn is_alone(&self) -> bool {
         self.base.is_none() || self.log.new_secret().is_some() || self.rests_on != RestsOn::Nothing
@@ -134,6 +163,8 @@ pub(super) struct Member {
 pub(super) struct Commit {
     base: Option<Base>,
     members: Vec<Member>,
+    made_in: Option<Epoch>,
+    joining: Option<Joining>,
     /// How many requests it is of.
     requests: usize,
     terms: Terms,
@@ -155,9 +186,8 @@ pub(crate) enum Ended {
     Committed(Box<Committed>),
     /// Nothing was written; these are the changes.
     Failed { log: ChangeLog, error: SessionError },
-    /// Nothing was written, as has been found out; these are the changes, to be committed anew. The session is the one of
-    /// before again, if it was taken for what was sent.
-    NotApplied { log: ChangeLog, base: Option<Base> },
+    /// Nothing was written, as has been found out; these are the changes, to be committed anew.
+    NotApplied(ChangeLog),
     /// The changes may be in the store; that can be looked into.
     Unknown(Unresolved),
     /// The changes are in the primary, and so is this session; whether replicas have them can be looked into.
@@ -165,9 +195,8 @@ pub(crate) enum Ended {
         unresolved: Unresolved,
         done: Box<Committed>,
     },
-    /// The changes may have been in the store; nothing will tell. The session is the one of before again, if it was taken for
-    /// what was sent.
-    NeverKnown { base: Option<Base> },
+    /// The changes may have been in the store; nothing will tell.
+    NeverKnown,
     /// A closure of the application panicked. Nothing was written.
     Panicked(Box<dyn Any + Send>),
 }
@@ -202,6 +231,8 @@ impl Commit {
         };
         Self {
             base,
+            made_in: first.work.made_in,
+            joining: first.work.joining.clone(),
             terms: first.work.terms.clone(),
             requests: 1,
             began_with: first.deadline,
@@ -221,11 +252,10 @@ impl Commit {
         let Some(first) = self.members.first() else {
             return false;
         };
-        let epoch = |work: &Work| work.base.as_ref().map(|base| base.record.epoch);
         !first.work.is_alone()
             && !other.work.is_alone()
             && Arc::ptr_eq(&self.terms.settings, &other.work.terms.settings)
-            && epoch(&first.work) == epoch(&other.work)
+            && first.work.made_in == other.work.made_in
             && are_alike(self.began_with, other.deadline)
     }
 
@@ -392,7 +422,7 @@ impl Commit {
         match within(self.deadline, load).await {
             Ok(Some(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
-                    same_epoch: newer.same_epoch,
+                    entry: newer.entry,
                     clash: newer.clash,
                 },
                 event => event,
@@ -419,7 +449,7 @@ impl Commit {
         };
         let told = Newer {
             trace: trace(&record.applied, self.id),
-            same_epoch: record.epoch == base.record.epoch,
+            entry: entry(self.made_in, self.joining.as_ref(), &record),
             clash: self.members.iter().any(|member| clashes(&member.work)),
             distance: record.version.distance_from(base.record.version),
         };
@@ -447,14 +477,14 @@ impl Commit {
                 };
                 let shared = Unresolved::share(self);
                 for Member { work, reply, .. } in members {
-                    let unresolved = Unresolved::of(&shared, work.log, work.base);
-                    let _ = reply.send(unresolved.ended(base.clone()));
+                    let base = base.as_ref().map(|base| work.own(base));
+                    let _ = reply.send(Unresolved::of(&shared, work).ended(base));
                 }
                 return;
             }
             Verdict::NeverKnown => {
                 for member in members {
-                    let _ = member.reply.send(Ended::NeverKnown { base: None });
+                    let _ = member.reply.send(Ended::NeverKnown);
                 }
                 return;
             }
@@ -479,7 +509,7 @@ impl Commit {
         for member in members {
             member.work.log.confirm();
             let committed = Committed {
-                base: base.clone(),
+                base: member.work.own(&base),
                 created,
                 rotated: !created && member.work.log.new_secret().is_some(),
                 changes_cookie,

@@ -12,9 +12,10 @@ use bytes::Bytes;
 
 use super::run::{Base, Ended, Member, Work};
 use crate::change::Circumstances;
+use crate::change_log::ChangeLog;
 use crate::error::{Gone, JsonError, JsonErrorKind, SessionError};
 use crate::lifetime::ttl;
-use crate::record::Record;
+use crate::record::{Login, Record};
 use crate::store::Durability;
 use crate::token::Token;
 use crate::version::{CommitId, Epoch, Version};
@@ -118,7 +119,7 @@ impl Seal<'_> {
                 false => usize::MAX,
             };
             let applied = catch_unwind(AssertUnwindSafe(|| {
-                apply(work, own, &mut record)?;
+                apply(work, own, self.joins(work), &mut record)?;
                 self.note_cookie(&mut record, work);
                 check_size(&record, before, work)
             }));
@@ -145,6 +146,22 @@ impl Seal<'_> {
         }
     }
 
+    /// Whether they are those of a login that joins the one which the record is of.
+    fn joins(&self, work: &Work) -> bool {
+        self.base
+            .is_some_and(|base| work.made_in != Some(base.record.epoch))
+    }
+
+    /// The login that another may join as long as nothing else is committed.
+    fn login(&self, base: &Base, work: &Work, version: Version) -> Option<Login> {
+        work.log.login()?;
+        let retired = match &base.record.login {
+            Some(login) if self.joins(work) => login.retired.clone(),
+            _ => base.record.secrets().cloned().collect(),
+        };
+        Some(Login { version, retired })
+    }
+
     /// Says in the record that the response to this work sends a persistent cookie.
     fn note_cookie(&self, record: &mut Record, work: &Work) {
         let renewed = self.base.is_none() || work.log.new_secret().is_some();
@@ -167,6 +184,7 @@ impl Seal<'_> {
         match self.base {
             Some(base) => {
                 record.version = base.record.version.next();
+                record.login = self.login(base, work, record.version);
                 if let Some(secret) = work.log.new_secret() {
                     token.secret = secret.clone();
                 }
@@ -223,7 +241,7 @@ fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), Session
     }
 }
 
-fn apply(work: &Work, own: bool, record: &mut Record) -> Result<(), SessionError> {
+fn apply(work: &Work, own: bool, joins: bool, record: &mut Record) -> Result<(), SessionError> {
     let circumstances = work.terms.circumstances();
     match &work.done {
         // Closures that have run on this very record do not run again.
@@ -231,14 +249,27 @@ fn apply(work: &Work, own: bool, record: &mut Record) -> Result<(), SessionError
             *record = Record::clone(done);
             Ok(())
         }
-        _ if work.whole && !own => overwrite(work, record, &circumstances),
-        _ => work.log.apply(record, &circumstances),
+        _ if work.whole && !own => overwrite(work, joins, record, &circumstances),
+        _ => replay(&work.log, joins, record, &circumstances),
+    }
+}
+
+fn replay(
+    log: &ChangeLog,
+    joins: bool,
+    record: &mut Record,
+    circumstances: &Circumstances,
+) -> Result<(), SessionError> {
+    match joins {
+        true => log.join(record, circumstances),
+        false => log.apply(record, circumstances),
     }
 }
 
 /// Puts the request's data in the place of all that is there, and merges the rest.
 fn overwrite(
     work: &Work,
+    joins: bool,
     record: &mut Record,
     circumstances: &Circumstances,
 ) -> Result<(), SessionError> {
@@ -247,7 +278,7 @@ fn overwrite(
         None => Record::new(circumstances),
     };
     work.log.apply(&mut mine, circumstances)?;
-    work.log.without_data().apply(record, circumstances)?;
+    replay(&work.log.without_data(), joins, record, circumstances)?;
     record.data = mine.data;
     Ok(())
 }

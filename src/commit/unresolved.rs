@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::queue::Line;
-use super::run::{Base, Commit, Committed, Ended};
+use super::run::{Base, Commit, Committed, Ended, Work};
 use crate::answer::AnswerId;
 use crate::change_log::ChangeLog;
 use crate::lock::Lock;
@@ -17,9 +17,7 @@ use crate::lock::Lock;
 #[derive(Debug)]
 pub(crate) struct Unresolved {
     shared: Arc<Lock<Resolution>>,
-    log: ChangeLog,
-    /// The session that the changes were made on.
-    own: Option<Base>,
+    work: Work,
     /// The request's session is what was sent: it is in the primary.
     in_primary: bool,
 }
@@ -40,11 +38,10 @@ impl Unresolved {
         Arc::new(Lock::new(Resolution::Open(Box::new(commit), None)))
     }
 
-    pub(super) fn of(shared: &Arc<Lock<Resolution>>, log: ChangeLog, own: Option<Base>) -> Self {
+    pub(super) fn of(shared: &Arc<Lock<Resolution>>, work: Work) -> Self {
         Self {
             shared: Arc::clone(shared),
-            log,
-            own,
+            work,
             in_primary: false,
         }
     }
@@ -67,7 +64,7 @@ impl Unresolved {
             base,
             created: false,
             // Once is enough to tell.
-            rotated: !self.in_primary && self.log.new_secret().is_some(),
+            rotated: !self.in_primary && self.work.log.new_secret().is_some(),
             changes_cookie: false,
         }
     }
@@ -79,13 +76,13 @@ impl Unresolved {
 
     #[must_use]
     pub(crate) fn withdraw(&mut self, answer: AnswerId) -> ChangeLog {
-        self.log.withdraw(answer)
+        self.work.log.withdraw(answer)
     }
 
     /// Takes the request's changes out, which it does not want back any more.
     #[must_use]
     pub(crate) fn take_log(&mut self) -> ChangeLog {
-        std::mem::take(&mut self.log)
+        std::mem::take(&mut self.work.log)
     }
 
     /// Finds out. The caller has the session's turn, so that nobody else does at the same time.
@@ -97,21 +94,20 @@ impl Unresolved {
             known => known,
         };
         let shared = Arc::clone(&self.shared);
-        let before = self.own.clone().filter(|_| self.in_primary);
         let (ended, known) = match known {
             Resolution::Applied(base) => {
-                self.log.confirm();
-                let done = Box::new(self.done(base.clone()));
+                self.work.log.confirm();
+                let done = Box::new(self.done(self.work.own(&base)));
                 (Ended::Committed(done), Resolution::Applied(base))
             }
             Resolution::NotApplied => {
-                let log = self.log;
-                let ended = Ended::NotApplied { log, base: before };
+                let ended = Ended::NotApplied(self.work.log);
                 (ended, Resolution::NotApplied)
             }
-            Resolution::NeverKnown => (Ended::NeverKnown { base: before }, Resolution::NeverKnown),
+            Resolution::NeverKnown => (Ended::NeverKnown, Resolution::NeverKnown),
             Resolution::Open(commit, base) => {
-                (self.ended(base.clone()), Resolution::Open(commit, base))
+                let own = base.as_ref().map(|base| self.work.own(base));
+                (self.ended(own), Resolution::Open(commit, base))
             }
         };
         *shared.lock() = known;

@@ -224,7 +224,7 @@ async fn a_value_of_another_kind_is_an_anonymous_visitor_and_stays_as_it_is() {
 async fn a_value_that_is_spoiled_while_the_handler_runs_is_not_overwritten() {
     for spoil in ["string", "list", "newer"] {
         let tampered = Tampered::new().await;
-        let spoiled = tampered.value().replace("\"format\":1", "\"format\":2");
+        let spoiled = tampered.value().replace("\"format\":1", "\"format\":3");
         let gate = Gate::new();
         let path = format!("/slow?k=late&{}", gate.query());
         let slow = tampered.browser.peek(&tampered.app, &path);
@@ -256,7 +256,7 @@ async fn a_record_of_a_newer_format_is_not_touched_and_keeps_its_cookie() {
     let tampered = Tampered::new().await;
     let newer = tampered
         .value()
-        .replace("\"format\":1", "\"format\":2")
+        .replace("\"format\":1", "\"format\":3")
         .replace("\"epoch\"", "\"era\"");
     tampered.set(&newer);
     assert_eq!(tampered.browser.peek(&tampered.app, "/read").await.ok(), "");

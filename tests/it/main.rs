@@ -19,6 +19,7 @@ mod flash;
 mod histories;
 mod identity;
 mod interleavings;
+mod joins;
 mod layers;
 mod lifetimes;
 mod metrics;

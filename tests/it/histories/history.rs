@@ -30,8 +30,8 @@ pub struct Op {
     pub began: Moment,
     pub ended: Moment,
     pub ending: Ending,
-    /// The response brought a new token of this session.
-    pub gave_token: bool,
+    /// The new token of this session that the response brought.
+    pub given: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -258,7 +258,7 @@ impl fmt::Display for Op {
             Ending::Unknown(why) => write!(f, " → unknown: {why}")?,
             Ending::Wrong(what) => write!(f, " → {what}")?,
         }
-        if self.gave_token {
+        if self.given.is_some() {
             write!(f, " (a new token)")?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
@@ -186,7 +186,7 @@ impl Run {
                     .map(str::to_owned),
                 seen: page.map_or(Seen::Absent, Seen::Page),
             },
-            gave_token: false,
+            given: None,
         }
     }
 
@@ -317,16 +317,15 @@ impl Run {
         if let Some(cookie) = cookie {
             request = request.header("cookie", cookie);
         }
-        let gave_token = AtomicBool::new(false);
+        let given = OnceLock::new();
         let began = self.now();
         let exchange = async {
             let response = request.send().await?;
-            if let Carry::Jar = carry {
-                let given = living.keep(response.headers(), &url);
-                gave_token.store(given, Ordering::Relaxed);
-            } else if living.is_given(response.headers()) {
-                gave_token.store(true, Ordering::Relaxed);
-            }
+            let token = match carry {
+                Carry::Jar => living.keep(response.headers(), &url),
+                Carry::Old(_) => living.given(response.headers()),
+            };
+            token.map(|token| given.set(token));
             let (status, headers) = (response.status(), response.headers().clone());
             let text = response.text().await?;
             let retry_after = headers.contains_key(RETRY_AFTER);
@@ -349,7 +348,7 @@ impl Run {
             began,
             ended: self.now(),
             ending,
-            gave_token: gave_token.into_inner(),
+            given: given.into_inner(),
         };
         let locked_out = op.is_shut_out();
         living.ops.lock().unwrap().push(op);
@@ -386,15 +385,15 @@ impl Living {
         tokens.iter().position(|token| token == value(cookie))
     }
 
-    /// Takes the cookies of a response as a browser does; true if there is a new token of this session among them.
-    fn keep(&self, headers: &HeaderMap, url: &Url) -> bool {
-        let given = self.is_given(headers);
+    /// Takes the cookies of a response as a browser does, and says which new token of this session is among them.
+    fn keep(&self, headers: &HeaderMap, url: &Url) -> Option<usize> {
+        let given = self.given(headers);
         let mut cookies = headers.get_all(SET_COOKIE).iter();
         self.jar.set_cookies(&mut cookies, url);
         given
     }
 
-    fn is_given(&self, headers: &HeaderMap) -> bool {
+    fn given(&self, headers: &HeaderMap) -> Option<usize> {
         let mut tokens = self.tokens.lock().unwrap();
         let given = headers.get_all(SET_COOKIE).iter().map(value);
         let mut given =
@@ -405,7 +404,8 @@ impl Living {
                 .first()
                 .is_none_or(|first| new.starts_with(&first[..HANDLE]))
         });
-        ours.map(|new| tokens.push(new)).is_some()
+        tokens.push(ours?);
+        Some(tokens.len() - 1)
     }
 }
 

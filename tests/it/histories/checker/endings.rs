@@ -10,7 +10,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
     violations.extend(forgotten(life));
     let silent = life.ops.iter().filter(|op| {
         let brings = op.what.rotates() || op.what == What::Open;
-        brings && op.is_done_for(&life.tag) && !op.gave_token
+        brings && op.is_done_for(&life.tag) && op.given.is_none()
     });
     let text = "a new token, and no cookie";
     violations.extend(silent.map(|op| Violation::of(Rule::TokenNotGiven, op, text)));
@@ -61,6 +61,19 @@ fn dead_tokens(life: &Life) -> Vec<Violation> {
     violations
 }
 
+/// Whether two tokens open the session at once, and are ended at once: one, or those of logins that were carried by such.
+fn live_together(life: &Life, one: Option<usize>, other: Option<usize>) -> bool {
+    let parent = |token: Option<usize>| {
+        token?;
+        let login = |op: &&Op| op.what == What::Login && op.given == token && op.token < token;
+        Some(life.ops.iter().find(login)?.token)
+    };
+    one == other
+        || parent(one)
+            .zip(parent(other))
+            .is_some_and(|(one, other)| live_together(life, one, other))
+}
+
 /// Requests that were not let in, and sessions that are not there, without anything that explains it.
 fn forgotten(life: &Life) -> Vec<Violation> {
     let ends = |op: &Op| op.may_have_happened(&life.tag);
@@ -70,7 +83,8 @@ fn forgotten(life: &Life) -> Vec<Violation> {
     };
     let replaced_by = |seen: &Op| {
         life.ops.iter().any(|op| {
-            op.what.rotates() && op.token == seen.token && ends(op) && op.began <= seen.ended
+            let same = live_together(life, op.token, seen.token);
+            op.what.rotates() && same && ends(op) && op.began <= seen.ended
         })
     };
     let mut violations = Vec::new();

@@ -20,7 +20,7 @@ fn op(began: Moment, ended: Moment, what: What, ending: Ending) -> Op {
         began,
         ended,
         ending,
-        gave_token: false,
+        given: None,
     }
 }
 
@@ -85,7 +85,7 @@ fn number(began: Moment, ended: Moment, number: i64) -> Op {
 
 fn rotated(began: Moment, ended: Moment) -> Op {
     Op {
-        gave_token: true,
+        given: Some(1),
         ..ok(began, ended, What::Rotate)
     }
 }
@@ -151,7 +151,7 @@ fn take() -> What {
 fn open() -> Op {
     let opened = op(1, 2, What::Open, done(Seen::Page(Page::default())));
     Op {
-        gave_token: true,
+        given: Some(0),
         ..opened
     }
 }
@@ -706,6 +706,10 @@ fn logouts() {
 
 #[test]
 fn rotations() {
+    let login = |began, given| Op {
+        given: Some(given),
+        ..ok(began, 20 + began, What::Login)
+    };
     let sight = |began| look(began, began + 5, json!({}));
     let stranger = |began| shut_out(began, began + 5, What::Look);
     judge(&[
@@ -733,6 +737,25 @@ fn rotations() {
             "the old one opens",
             &[rotated(10, 20), sight(30)],
             &[Rule::DeadTokenOpens],
+        ),
+        (
+            "of two logins at once, both are ended by the next",
+            &[
+                login(0, 1),
+                login(0, 2),
+                with_token(1, rotated(30, 40)),
+                with_token(2, stranger(50)),
+            ],
+            &[],
+        ),
+        (
+            "of two logins one after the other, one is forgotten",
+            &[
+                login(0, 1),
+                with_token(1, login(30, 2)),
+                with_token(2, stranger(70)),
+            ],
+            &[Rule::Forgotten],
         ),
         (
             "the old one writes",
@@ -813,7 +836,7 @@ fn requests_overtaken_by_a_rotation() {
 #[test]
 fn logins() {
     let login = || Op {
-        gave_token: true,
+        given: Some(1),
         ..ok(10, 20, What::Login)
     };
     let page = |principal: Option<&str>| {

@@ -1,0 +1,387 @@
+//! Logins that meet their own login: a double click on "sign in", or one that is tried again.
+
+use std::collections::HashMap;
+
+use axum::Router;
+use axum::extract::Query;
+use axum::http::StatusCode;
+use axum::routing::get;
+use futures_util::future::join_all;
+use sessile::{Concurrency, Session, SessionConfig, SessionError, SessionLayer};
+
+use crate::support::app::routes;
+use crate::support::browser::Page;
+use crate::support::proxy::Fault;
+use crate::support::{Browser, Gate, Proxy, Server, fresh_prefix, gate, store_with};
+
+/// Two nodes, the first behind a proxy, and a visitor with a cart.
+struct Shop {
+    _server: Server,
+    proxy: Proxy,
+    nodes: [Router; 2],
+    visitor: Browser,
+}
+
+impl Shop {
+    async fn new() -> Self {
+        Self::with(SessionConfig::default()).await
+    }
+
+    async fn with(config: SessionConfig) -> Self {
+        let server = Server::start();
+        let proxy = Proxy::before(server.address()).await;
+        let prefix = fresh_prefix();
+        let node = async |url: String| {
+            let store = store_with(&url, |config| config.key_prefix = prefix.clone()).await;
+            let layer = SessionLayer::with_config(store, config.clone()).unwrap();
+            routes().route("/sign-in", get(sign_in)).layer(layer)
+        };
+        let nodes = [node(proxy.url()).await, node(server.url()).await];
+        let mut visitor = Browser::default();
+        visitor.get(&nodes[0], "/push?k=cart&v=tulip").await.ok();
+        Self {
+            _server: server,
+            proxy,
+            nodes,
+            visitor,
+        }
+    }
+
+    async fn ask(&self, browser: &Browser, path: &str) -> String {
+        browser.peek(&self.nodes[1], path).await.ok()
+    }
+
+    /// Signs in with the cookie as it is, and returns the browser with the cookie of the answer.
+    async fn signed_in(&self, browser: &Browser) -> Browser {
+        self.on(0, browser, "/sign-in?u=mia").await
+    }
+
+    async fn on(&self, node: usize, browser: &Browser, path: &str) -> Browser {
+        let page = browser.peek(&self.nodes[node], path).await;
+        let browser = taken(&page).expect("a cookie");
+        page.ok();
+        browser
+    }
+
+    /// Asks a node each for something, both with the session loaded before either goes on.
+    async fn at_once(&self, paths: [&str; 2]) -> [Page; 2] {
+        let gate = Gate::new();
+        let paths = paths.map(|path| format!("{path}&{}", gate.query()));
+        let (one, other, ()) = tokio::join!(
+            self.visitor.peek(&self.nodes[0], &paths[0]),
+            self.visitor.peek(&self.nodes[1], &paths[1]),
+            async {
+                gate.arrived(2).await;
+                gate.open();
+            }
+        );
+        [one, other]
+    }
+
+    /// Asks for something, and lets something else happen on the other node while its session is loaded.
+    async fn overtaken(&self, path: &str, meanwhile: impl Future<Output = ()>) -> Page {
+        let gate = Gate::new();
+        let path = format!("{path}&{}", gate.query());
+        let (page, ()) = tokio::join!(self.visitor.peek(&self.nodes[0], &path), async {
+            gate.arrived(1).await;
+            meanwhile.await;
+            gate.open();
+        });
+        page
+    }
+
+    async fn is_signed_in(&self, browser: &Browser, logins: usize) {
+        assert_eq!(self.ask(browser, "/whoami").await, "mia");
+        assert_eq!(self.ask(browser, "/get?k=cart").await, r#"["tulip"]"#);
+        let counted = self.ask(browser, "/number?k=logins").await;
+        assert_eq!(counted, logins.to_string());
+    }
+
+    async fn is_nobody(&self, browser: &Browser) {
+        assert_eq!(self.ask(browser, "/whoami").await, "");
+        assert_eq!(self.ask(browser, "/read").await, "");
+    }
+}
+
+/// Signs in, and counts it; says which keys it saw before.
+async fn sign_in(
+    session: Session,
+    Query(params): Query<HashMap<String, String>>,
+) -> Result<String, SessionError> {
+    let param = |name: &str| params.get(name).map_or("", String::as_str);
+    let seen = session.keys().join(",");
+    if let Some(path) = params.get("gate") {
+        gate::pass(path).await;
+    }
+    // What comes of these is not looked at, as by a handler that is careless.
+    match param("besides") {
+        "cycle" => drop(session.cycle_id()),
+        "clear" => drop(session.clear_principal()),
+        "destroy" => session.destroy(),
+        "write" => session.push("before", "x")?,
+        _ => {}
+    }
+    session.set_principal(param("u")).await?;
+    session.increment("logins", 1)?;
+    Ok(seen)
+}
+
+/// A browser with the cookie of this page, if there is one.
+fn taken(page: &Page) -> Option<Browser> {
+    let cookies = page.set_cookies();
+    assert!(cookies.len() < 2);
+    let pair = cookies.first()?.split("; ").next();
+    Some(Browser {
+        cookie: pair.map(str::to_owned),
+    })
+}
+
+fn is_refused(page: &Page) {
+    assert_eq!(page.status, StatusCode::CONFLICT, "{}", page.text);
+    assert_eq!(page.set_cookies(), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn two_logins_in_flight_at_once_on_two_nodes_are_both_signed_in() {
+    let shop = Shop::new().await;
+    let pages = shop.at_once(["/sign-in?u=mia"; 2]).await;
+    let [one, other] = pages.map(|page| {
+        let browser = taken(&page).expect("a cookie");
+        assert_eq!(page.ok(), "cart");
+        browser
+    });
+    assert_ne!(one.token(), other.token());
+    for browser in [&one, &other] {
+        shop.is_signed_in(browser, 2).await;
+        assert_eq!(browser.token()[..21], shop.visitor.token()[..21]);
+    }
+    shop.is_nobody(&shop.visitor).await;
+    // Each keeps its own, though what they write travels together.
+    let writes = (0..20).map(|number| {
+        let browser = [&one, &other][number % 2];
+        browser.peek(&shop.nodes[number % 4 / 2], "/incr?k=n")
+    });
+    for page in join_all(writes).await {
+        assert_eq!(page.set_cookies(), Vec::<&str>::new());
+        page.ok();
+    }
+    assert_eq!(shop.ask(&one, "/number?k=n").await, "20");
+    shop.is_signed_in(&other, 2).await;
+}
+
+#[tokio::test]
+async fn a_login_with_the_token_of_before_joins_and_sees_nothing_until_then() {
+    let shop = Shop::new().await;
+    for node in [0, 1] {
+        let visitor = Browser::default();
+        let visitor = shop.on(0, &visitor, "/push?k=cart&v=tulip").await;
+        let one = shop.signed_in(&visitor).await;
+        // A page that changes nothing is in nobody's way.
+        shop.is_signed_in(&one, 1).await;
+        let page = visitor.peek(&shop.nodes[node], "/sign-in?u=mia").await;
+        let other = taken(&page).expect("a cookie");
+        assert_eq!(page.ok(), "");
+        shop.is_signed_in(&one, 2).await;
+        shop.is_signed_in(&other, 2).await;
+        shop.is_nobody(&visitor).await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_whose_answer_was_lost_is_tried_again_with_success() {
+    let shop = Shop::new().await;
+    shop.proxy.inject_commits(Fault::LoseAnswer, 3);
+    let page = shop.visitor.peek(&shop.nodes[0], "/sign-in?u=mia").await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (503, 0));
+    shop.proxy.inject_commits(Fault::LoseAnswer, 0);
+    for node in [0, 1] {
+        let browser = shop.on(node, &shop.visitor, "/sign-in?u=mia").await;
+        shop.is_signed_in(&browser, 2 + node).await;
+    }
+}
+
+#[tokio::test]
+async fn a_third_login_joins_and_a_fourth_is_refused() {
+    let shop = Shop::new().await;
+    let mut browsers = Vec::new();
+    for node in [0, 1, 0] {
+        browsers.push(shop.on(node, &shop.visitor, "/sign-in?u=mia").await);
+    }
+    for node in &shop.nodes {
+        is_refused(&shop.visitor.peek(node, "/sign-in?u=mia").await);
+    }
+    for browser in &browsers {
+        shop.is_signed_in(browser, 3).await;
+    }
+}
+
+#[tokio::test]
+async fn another_principal_does_not_join() {
+    let shop = Shop::new().await;
+    let pages = shop.at_once(["/sign-in?u=mia", "/sign-in?u=leo"]).await;
+    let (won, lost): (Vec<_>, Vec<_>) = pages.iter().partition(|page| page.status == 200);
+    let winner = taken(won[0]).expect("a cookie");
+    is_refused(lost[0]);
+    let who = shop.ask(&winner, "/whoami").await;
+    let another = if who == "mia" { "leo" } else { "mia" };
+    let path = format!("/sign-in?u={another}");
+    is_refused(&shop.visitor.peek(&shop.nodes[1], &path).await);
+    assert_eq!(shop.ask(&winner, "/whoami").await, who);
+}
+
+#[tokio::test]
+async fn whatever_is_committed_after_a_login_ends_it_for_those_who_come_later() {
+    for path in [
+        "/set?k=second-factor&v=passed",
+        "/incr?k=views",
+        "/flash?text=welcome",
+        "/cycle",
+        "/login?u=mia",
+        "/step-down",
+    ] {
+        let shop = Shop::new().await;
+        let mut one = Browser::default();
+        let page = shop
+            .overtaken("/sign-in?u=mia", async {
+                one = shop.on(1, &shop.visitor, "/sign-in?u=mia").await;
+                one.get(&shop.nodes[1], path).await.ok();
+            })
+            .await;
+        is_refused(&page);
+        for node in &shop.nodes {
+            is_refused(&shop.visitor.peek(node, "/sign-in?u=mia").await);
+        }
+        assert_eq!(shop.ask(&one, "/number?k=logins").await, "1", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_next_rotation_ends_all_and_the_next_login_can_be_joined_by_all() {
+    let shop = Shop::new().await;
+    let mut one = shop.signed_in(&shop.visitor).await;
+    let other = shop.signed_in(&shop.visitor).await;
+    let third = shop.signed_in(&shop.visitor).await;
+    let before = one.clone();
+    one.get(&shop.nodes[1], "/cycle").await.ok();
+    shop.is_signed_in(&one, 3).await;
+    for browser in [&shop.visitor, &before, &other, &third] {
+        shop.is_nobody(browser).await;
+        // They are known for a while, so that none of them pushes the new cookie out.
+        is_refused(&browser.peek(&shop.nodes[0], "/incr?k=n").await);
+        is_refused(&browser.peek(&shop.nodes[0], "/sign-in?u=mia").await);
+    }
+
+    let visitor = Browser::default();
+    let visitor = shop.on(0, &visitor, "/push?k=cart&v=tulip").await;
+    let (one, other) = (
+        shop.signed_in(&visitor).await,
+        shop.signed_in(&visitor).await,
+    );
+    let again = shop.signed_in(&one).await;
+    let joined = shop.signed_in(&other).await;
+    is_refused(&visitor.peek(&shop.nodes[1], "/sign-in?u=mia").await);
+    for browser in [&again, &joined] {
+        shop.is_signed_in(browser, 4).await;
+    }
+    for browser in [&one, &other] {
+        shop.is_nobody(browser).await;
+    }
+}
+
+#[tokio::test]
+async fn a_logout_ends_all() {
+    let shop = Shop::new().await;
+    let mut one = shop.signed_in(&shop.visitor).await;
+    let other = shop.signed_in(&shop.visitor).await;
+    one.get(&shop.nodes[1], "/logout").await.ok();
+    for browser in [&one, &other, &shop.visitor] {
+        shop.is_nobody(browser).await;
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_gives_up_the_token_besides_does_not_join() {
+    for besides in ["cycle", "clear", "destroy"] {
+        let shop = Shop::new().await;
+        let path = format!("/sign-in?u=mia&besides={besides}");
+        let mut one = None;
+        let page = shop
+            .overtaken(&path, async {
+                one = Some(shop.on(1, &shop.visitor, "/sign-in?u=mia").await);
+                is_refused(&shop.visitor.peek(&shop.nodes[1], &path).await);
+            })
+            .await;
+        let one = one.unwrap();
+        match besides {
+            // A logout is one whoever is signed in meanwhile, and what follows it is a session of its own.
+            "destroy" => {
+                let fresh = taken(&page).expect("a cookie");
+                assert_ne!(fresh.token()[..21], one.token()[..21]);
+                shop.is_nobody(&one).await;
+            }
+            _ => {
+                is_refused(&page);
+                shop.is_signed_in(&one, 1).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_done_in_the_session_of_another_principal_is_not_taken_along() {
+    for (besides, joins) in [("write", false), ("", true)] {
+        let mut shop = Shop::new().await;
+        shop.visitor = shop.on(0, &shop.visitor, "/login?u=leo").await;
+        let path = format!("/sign-in?u=mia&besides={besides}");
+        let mut one = None;
+        let page = shop
+            .overtaken(&path, async {
+                one = Some(shop.on(1, &shop.visitor, "/sign-in?u=mia").await);
+            })
+            .await;
+        let one = one.unwrap();
+        if !joins {
+            is_refused(&page);
+        }
+        assert_eq!(taken(&page).is_some(), joins);
+        assert_eq!(shop.ask(&one, "/read").await, "logins");
+        let logins = if joins { "2" } else { "1" };
+        assert_eq!(shop.ask(&one, "/number?k=logins").await, logins);
+    }
+}
+
+#[tokio::test]
+async fn under_every_policy_but_reject_a_login_joins() {
+    let wait = std::time::Duration::from_secs(50);
+    let exclusive = Concurrency::Exclusive { wait, lease: wait };
+    for (concurrency, joins) in [
+        (Concurrency::LastWriteWins, true),
+        (Concurrency::Reject, false),
+        (exclusive, true),
+    ] {
+        let mut config = SessionConfig::default();
+        config.concurrency = concurrency;
+        let shop = Shop::with(config).await;
+        let (one, other) = match concurrency {
+            // The second is loaded once the first is through.
+            Concurrency::Exclusive { .. } => tokio::join!(
+                shop.visitor.peek(&shop.nodes[0], "/sign-in?u=mia"),
+                shop.visitor.peek(&shop.nodes[1], "/sign-in?u=mia"),
+            ),
+            _ => shop.at_once(["/sign-in?u=mia"; 2]).await.into(),
+        };
+        let statuses = [one.status, other.status].map(|status| status.as_u16());
+        match joins {
+            true => assert_eq!(statuses, [200, 200], "{concurrency:?}"),
+            false => assert_eq!(statuses.into_iter().max(), Some(409), "{concurrency:?}"),
+        }
+        for browser in [&one, &other].into_iter().filter_map(taken) {
+            assert_eq!(
+                shop.ask(&browser, "/whoami").await,
+                "mia",
+                "{concurrency:?}"
+            );
+            assert_eq!(shop.ask(&browser, "/get?k=cart").await, r#"["tulip"]"#);
+        }
+    }
+}
