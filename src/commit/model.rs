@@ -866,7 +866,11 @@ fn whatever_happens_nothing_is_lost_or_done_twice() {
 fn without_any_one_of_the_rules_something_is_lost_or_done_twice() {
     for rule in RULES {
         let began = Instant::now();
-        let violated = SCENES.into_iter().find_map(|scene| {
+        // Elsewhere nobody could break it.
+        let mut scenes = SCENES
+            .into_iter()
+            .filter(|scene| (scene.logins > 0) == (rule == Rule::JoinsComeFirst));
+        let violated = scenes.find_map(|scene| {
             let broken = Some(rule);
             let checker = Protocol { broken, ..scene }
                 .checker()
