@@ -110,7 +110,7 @@ impl Seal<'_> {
         let mut untouched = true;
         let mut fates = Vec::with_capacity(members.len());
         for Member { work, .. } in members {
-            let own = untouched && self.is_own(work);
+            let onto = self.onto(work, untouched);
             // A log of one change does all of it or nothing, and what one alone has failed to do goes nowhere.
             let may_fail_half_way = work.log.len() > 1 || each_must_fit;
             let undo = (members.len() > 1 && may_fail_half_way).then(|| record.clone());
@@ -119,7 +119,7 @@ impl Seal<'_> {
                 false => usize::MAX,
             };
             let applied = catch_unwind(AssertUnwindSafe(|| {
-                apply(work, own, self.joins(work), &mut record)?;
+                apply(work, onto, &mut record)?;
                 self.note_cookie(&mut record, work);
                 check_size(&record, before, work)
             }));
@@ -137,12 +137,17 @@ impl Seal<'_> {
         (record, fates)
     }
 
-    /// Whether the changes were made on the very record that they are to be done to.
-    fn is_own(&self, work: &Work) -> bool {
-        match (self.base, &work.base) {
+    /// What the changes are to be done to; `untouched` as long as none have been.
+    fn onto(&self, work: &Work, untouched: bool) -> Onto {
+        let same = match (self.base, &work.base) {
             (Some(base), Some(own)) => base.record.version == own.record.version,
             (None, None) => true,
             _ => false,
+        };
+        match same && untouched {
+            _ if self.joins(work) => Onto::SameLogin,
+            true => Onto::Own,
+            false => Onto::Newer,
         }
     }
 
@@ -241,35 +246,46 @@ fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), Session
     }
 }
 
-fn apply(work: &Work, own: bool, joins: bool, record: &mut Record) -> Result<(), SessionError> {
+/// How a record relates to the one that changes were made on.
+#[derive(Clone, Copy, PartialEq)]
+enum Onto {
+    /// It is that one.
+    Own,
+    /// Others have changed it since.
+    Newer,
+    /// It is of another login of the same principal.
+    SameLogin,
+}
+
+fn apply(work: &Work, onto: Onto, record: &mut Record) -> Result<(), SessionError> {
     let circumstances = work.terms.circumstances();
     match &work.done {
         // Closures that have run on this very record do not run again.
-        Some(done) if own => {
+        Some(done) if onto == Onto::Own => {
             *record = Record::clone(done);
             Ok(())
         }
-        _ if work.whole && !own => overwrite(work, joins, record, &circumstances),
-        _ => replay(&work.log, joins, record, &circumstances),
+        _ if work.whole && onto != Onto::Own => overwrite(work, onto, record, &circumstances),
+        _ => replay(&work.log, onto, record, &circumstances),
     }
 }
 
 fn replay(
     log: &ChangeLog,
-    joins: bool,
+    onto: Onto,
     record: &mut Record,
     circumstances: &Circumstances,
 ) -> Result<(), SessionError> {
-    match joins {
-        true => log.join(record, circumstances),
-        false => log.apply(record, circumstances),
+    match onto {
+        Onto::SameLogin => log.join(record, circumstances),
+        Onto::Own | Onto::Newer => log.apply(record, circumstances),
     }
 }
 
 /// Puts the request's data in the place of all that is there, and merges the rest.
 fn overwrite(
     work: &Work,
-    joins: bool,
+    onto: Onto,
     record: &mut Record,
     circumstances: &Circumstances,
 ) -> Result<(), SessionError> {
@@ -278,7 +294,7 @@ fn overwrite(
         None => Record::new(circumstances),
     };
     work.log.apply(&mut mine, circumstances)?;
-    replay(&work.log.without_data(), joins, record, circumstances)?;
+    replay(&work.log.without_data(), onto, record, circumstances)?;
     record.data = mine.data;
     Ok(())
 }

@@ -727,3 +727,28 @@ async fn commits_that_wait_for_a_connection_do_not_stop_those_who_read() {
     exec.release();
     assert_eq!(first.await.unwrap(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_that_nobody_answers_do_not_stop_those_who_read() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.exclusive_pool_size = 50;
+        config.command_timeout = Duration::from_secs(3);
+    })
+    .await;
+    let plain = app(layer(store.clone(), |_| ()));
+    let waits = app(layer(store, |config| {
+        config.durability.endings = Some(IN_VAIN);
+    }));
+    let reader = signed_in(&plain).await;
+    let browsers = many_signed_in(&plain, 200).await;
+    proxy.inject("WAIT", Fault::SwallowAnswer, 1000);
+    let others = browsers.into_iter().map(|browser| {
+        let app = waits.clone();
+        tokio::spawn(async move { browser.peek(&app, "/logout").await.status.as_u16() })
+    });
+    let others = futures_util::future::join_all(others);
+    let statuses = reads_beside(&plain, &reader, others).await;
+    assert!(statuses.into_iter().all(|status| status.unwrap() == 503));
+}
