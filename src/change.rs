@@ -11,7 +11,7 @@
 //! | `take`, `take_flashes` | takes what is there then, or nothing |
 //! | `flash` | both are shown |
 //! | `clear` | removes the keys it saw |
-//! | rotation, principal | only within the epoch they were made in, see [`crate::commit`] |
+//! | rotation, principal | only within the epoch they were made in, see [`crate::commit`]; a login may join its like |
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -65,11 +65,15 @@ impl Shop {
 
     /// Asks a node each for something, both with the session loaded before either goes on.
     async fn at_once(&self, paths: [&str; 2]) -> [Page; 2] {
+        self.at_once_on([0, 1], paths).await
+    }
+
+    async fn at_once_on(&self, nodes: [usize; 2], paths: [&str; 2]) -> [Page; 2] {
         let gate = Gate::new();
         let paths = paths.map(|path| format!("{path}&{}", gate.query()));
         let (one, other, ()) = tokio::join!(
-            self.visitor.peek(&self.nodes[0], &paths[0]),
-            self.visitor.peek(&self.nodes[1], &paths[1]),
+            self.visitor.peek(&self.nodes[nodes[0]], &paths[0]),
+            self.visitor.peek(&self.nodes[nodes[1]], &paths[1]),
             async {
                 gate.arrived(2).await;
                 gate.open();
@@ -167,6 +171,17 @@ async fn two_logins_in_flight_at_once_on_two_nodes_are_both_signed_in() {
     }
     assert_eq!(shop.ask(&one, "/number?k=n").await, "20");
     shop.is_signed_in(&other, 2).await;
+}
+
+#[tokio::test]
+async fn two_logins_in_flight_at_once_on_one_node_are_both_signed_in() {
+    let shop = Shop::new().await;
+    let pages = shop.at_once_on([1, 1], ["/sign-in?u=mia"; 2]).await;
+    for page in &pages {
+        assert_eq!(page.status, 200, "{}", page.text);
+        shop.is_signed_in(&taken(page).expect("a cookie"), 2).await;
+    }
+    shop.is_nobody(&shop.visitor).await;
 }
 
 #[tokio::test]
