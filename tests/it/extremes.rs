@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use sessile::store::{Capabilities, Durability, ManualClock};
+use bytes::Bytes;
+use sessile::store::{
+    Capabilities, Created, Durability, Leased, ManualClock, Owner, Renewal, Replaced, Stored, Write,
+};
 use sessile::{
-    Concurrency, ConfigError, MemoryStore, RedisConfig, RedisStore, SessionConfig, SessionLayer,
+    Concurrency, ConfigError, Handle, MemoryStore, RedisConfig, RedisStore, SessionConfig,
+    SessionLayer, SessionStore,
 };
 
-use crate::support::{Spy, Visit};
+use crate::support::{Server, Spy, Visit, store_with};
 
 const EXTREMES: [Duration; 5] = [
     Duration::ZERO,
@@ -157,4 +161,34 @@ async fn a_redis_config_of_extremes_is_refused() {
             );
         }
     }
+}
+
+/// Whatever a store is asked for by itself, it answers.
+async fn answers(store: &impl SessionStore) {
+    for time in EXTREMES {
+        let key = Handle::random();
+        let value = Bytes::from_static(br#"{"version":"0123456789abcdef"}"#);
+        let replicas = Durability::Replicas {
+            n: 0,
+            timeout: time,
+        };
+        let write = Write::new(&value, time).with_durability(replicas);
+        assert_eq!(store.create(&key, write).await.unwrap(), Created::Done);
+        let stored = Stored::new(value.clone(), None);
+        let replaced = store.replace(&key, &stored, write).await.unwrap();
+        assert!(!matches!(replaced, Replaced::Conflict(_)));
+        for renewal in [Renewal::Extend(time), Renewal::Set(time)] {
+            let _ = store.touch(&key, renewal).await.unwrap();
+        }
+        let leased = store.acquire(&key, Owner::random(), time).await.unwrap();
+        assert_eq!(leased, Leased::Held);
+        let _ = store.delete(&key, replicas).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn stores_take_times_of_any_length() {
+    answers(&MemoryStore::new()).await;
+    let server = Server::start();
+    answers(&store_with(&server.url(), |_| ()).await).await;
 }

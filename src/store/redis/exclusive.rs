@@ -51,7 +51,7 @@ impl Exclusive<'_> {
         command: &Cmd,
         longer: Duration,
     ) -> Result<Value, Failed> {
-        let limit = self.connections.command_timeout() + longer;
+        let limit = self.connections.command_timeout().saturating_add(longer);
         let request = Request::Command(command);
         self.connections
             .send_within(&mut self.guard, &request, limit)
