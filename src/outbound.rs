@@ -207,7 +207,8 @@ impl Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        if let Some(session) = self.0.as_ref().and_then(|visit| visit.loaded()) {
+        // Whoever loads the session later, on a task of its own, is too late for a response too.
+        if let Some(session) = self.0.as_ref().and_then(|visit| visit.depart()) {
             session.shared().abandon();
         }
     }

@@ -186,6 +186,33 @@ async fn loading_on_extract_asks_nothing_for_pages_without_a_session() {
     assert_eq!(calls.so_far()[0], before + 1);
 }
 
+/// Its client has gone away by then, so no response brings a cookie.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_loaded_after_its_request_was_abandoned_is_too_late_for_a_cookie() {
+    let (send, mut receive) = tokio::sync::mpsc::channel(1);
+    let handler = |request: Request<Body>| async move {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let (mut parts, _) = request.into_parts();
+            let session = Session::from_parts(&mut parts).await.unwrap();
+            session.insert("n", 1).unwrap();
+            send.send(session.save().await).await.unwrap();
+        });
+        std::future::pending::<()>().await;
+    };
+    let layer = SessionLayer::new(MemoryStore::new()).with_load(Load::OnExtract);
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let browser = Browser::default();
+    let asked = browser.peek(&app, "/");
+    let left = tokio::time::timeout(Duration::from_millis(50), asked).await;
+    assert!(left.is_err());
+    let saved = receive.recv().await.unwrap();
+    assert!(
+        matches!(saved, Err(SessionError::ResponseSent)),
+        "{saved:?}"
+    );
+}
+
 #[tokio::test]
 async fn any_tower_service_can_use_the_session() {
     let service = tower::service_fn(|request: Request<String>| async move {
