@@ -136,6 +136,17 @@ impl ChangeLog {
         self.touched.answers
     }
 
+    /// Whether all of it together has left what it was done to as it was: `view` is what it has made of `base`, or of a
+    /// session that is not stored.
+    pub(crate) fn changes_nothing(&self, base: Option<&Record>, view: &Record) -> bool {
+        let may_be_left_out = !self.gives() && self.new_secret().is_none();
+        may_be_left_out
+            && match base {
+                Some(base) => view.holds_the_same(base),
+                None => view.holds_nothing(),
+            }
+    }
+
     /// Whether it looks at what is there by itself, all of it.
     pub(crate) fn is_all_transactions(&self) -> bool {
         let mut changes = self.changes.iter();

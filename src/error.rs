@@ -304,6 +304,17 @@ impl SessionError {
         }
     }
 
+    /// What it means for a request of which a part is in the store already. `will_end`: the session is still to be deleted.
+    pub(crate) fn after_a_part(self, will_end: bool) -> Self {
+        match self {
+            Self::OutcomeUnknown | Self::PartlyCommitted { .. } => self,
+            _ if will_end => Self::OutcomeUnknown,
+            error => Self::PartlyCommitted {
+                rest: Box::new(error),
+            },
+        }
+    }
+
     /// The default response: the status, one plain sentence, never cached.
     pub(crate) fn response(&self) -> Response<Bytes> {
         let text: &'static str = match self {

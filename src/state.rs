@@ -403,13 +403,11 @@ impl State {
             return true;
         }
         let known = self.view_is == View::Exact && !self.head_sent && self.in_flight.is_none();
-        if !known || self.log.gives() || self.log.new_secret().is_some() {
-            return false;
-        }
-        match &self.standing {
-            Standing::Stored(base) => self.view.holds_the_same(&base.record),
-            Standing::New | Standing::Barred { .. } => self.view.holds_nothing(),
-        }
+        let base = match &self.standing {
+            Standing::Stored(base) => Some(&*base.record),
+            Standing::New | Standing::Barred { .. } => None,
+        };
+        known && self.log.changes_nothing(base, &self.view)
     }
 
     /// Whether there is nothing to tell the store, as far as no commit is under way.
@@ -607,14 +605,9 @@ impl State {
     /// What an error means for the request as a whole: if a part of it is in the store, it is not true that nothing was
     /// written, and repeating it would do that part twice.
     pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
-        match error {
-            error if !self.committed => error,
-            SessionError::OutcomeUnknown | SessionError::PartlyCommitted { .. } => error,
-            // It is still to be deleted, and will be.
-            _ if self.doomed.is_some() => SessionError::OutcomeUnknown,
-            error => SessionError::PartlyCommitted {
-                rest: Box::new(error),
-            },
+        match self.committed {
+            true => error.after_a_part(self.doomed.is_some()),
+            false => error,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,7 @@ use crate::change::{Change, append, count, decode, encode, encode_item};
 use crate::error::SessionError;
 use crate::json::Json;
 use crate::key::SessionKey;
+use crate::lock::{Lock, assert_none_held};
 use crate::session::{Session, check_size};
 
 /// How often a transaction is tried on a session that other clones change meanwhile.
@@ -201,7 +202,7 @@ struct Typed<F, T, E> {
     max_size: usize,
     /// What the run has returned whose result was sent last.
     answer: Answer<T>,
-    aborted: Mutex<Option<E>>,
+    aborted: Lock<Option<E>>,
 }
 
 impl<F, T, E> Typed<F, T, E>
@@ -209,6 +210,7 @@ where
     F: Fn(&mut Data) -> Result<T, E>,
 {
     fn attempt(&self, values: BTreeMap<String, Json>) -> Result<(BTreeMap<String, Json>, T), E> {
+        assert_none_held();
         let max_size = self.max_size;
         let mut data = Data { values, max_size };
         let result = (self.closure)(&mut data)?;
@@ -216,8 +218,7 @@ where
     }
 
     fn set_aborted(&self, error: Option<E>) -> Option<E> {
-        let mut aborted = self.aborted.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *aborted, error)
+        std::mem::replace(&mut *self.aborted.lock(), error)
     }
 }
 
@@ -309,7 +310,7 @@ impl Session {
             closure: f,
             max_size: self.shared().settings.config.max_size,
             answer: answer.clone(),
-            aborted: Mutex::new(None),
+            aborted: Lock::new(None),
         });
         self.stage(&typed).await?;
         match self.settle_for(&answer).await {
@@ -356,5 +357,26 @@ impl Session {
             }
         }
         Err(SessionError::Conflict { attempts: TRIALS }.into())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A transaction as a change, and where its result is found.
+    pub(crate) fn transaction<T: Send + 'static>(
+        closure: impl Fn(&mut Data) -> Result<T, SessionError> + Send + Sync + 'static,
+    ) -> (Change, Answer<T>) {
+        let answer = Answer::new();
+        let typed = Typed {
+            closure,
+            max_size: usize::MAX,
+            answer: answer.clone(),
+            aborted: Lock::new(None),
+        };
+        let closure = Arc::new(typed);
+        let trial = false;
+        (Change::Transaction(Transaction { closure, trial }), answer)
     }
 }

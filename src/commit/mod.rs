@@ -26,6 +26,8 @@ use crate::token::Handle;
 pub(crate) mod decide;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod requests_model;
 
 mod destroy;
 pub(crate) mod join;

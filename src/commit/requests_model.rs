@@ -1,0 +1,496 @@
+//! Every order in which the calls of a few requests and their commits can interleave, explored, over real change logs.
+//!
+//! [`model`](super::model) shows that a commit is there once or not at all; here it is done at once, refused, or done and not
+//! answered, and what is looked at is the request around it: calls that change nothing, commits in the middle, handles that
+//! outlive the response, transactions. Beside the store runs what it has to agree with: each commit's calls, all of them, done
+//! to plain numbers in the order of the commits. A request that sends nothing must have been a read of what was there at some
+//! time while it ran.
+
+use std::time::Instant;
+
+use stateright::{Checker as _, HasDiscoveries, Model, Property};
+
+use crate::answer::Answer;
+use crate::change::tests::now;
+use crate::change::{Change, Rewrite, decode, encode};
+use crate::change_log::ChangeLog;
+use crate::error::SessionError;
+use crate::json::Json;
+use crate::record::Record;
+use crate::record::tests::record;
+use crate::store::StoreError;
+use crate::transaction::tests::transaction;
+
+/// What keeps a request from being stored by halves, or its client from being told what is not so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Rule {
+    /// A call is logged although it changes nothing that its request sees: whether the request has only read is told by the
+    /// whole log at the end.
+    JudgeTheWholeLog,
+    /// It is told by what was read within the request, not by what a handle has seen that outlived one.
+    JudgeByWhatThisRequestRead,
+    /// A transaction returns what the run has returned that was written, not what its trial did.
+    ReturnTheRunThatWasWritten,
+    /// Nothing of an aborted transaction is written.
+    AbortWhole,
+    /// Whoever is told that nothing was written has written nothing, in no commit.
+    TellOfTheFirstPart,
+}
+
+const RULES: [Rule; 5] = [
+    Rule::JudgeTheWholeLog,
+    Rule::JudgeByWhatThisRequestRead,
+    Rule::ReturnTheRunThatWasWritten,
+    Rule::AbortWhole,
+    Rule::TellOfTheFirstPart,
+];
+
+/// The values under three keys.
+type Data = [i64; 3];
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Call {
+    Set(usize, i64),
+    Count(usize),
+    /// Keeps what is there, and refuses if that is nothing.
+    Guard(usize),
+    /// Moves one from the first to the second, and aborts if that leaves less than none.
+    Move,
+    Save,
+    /// The response: the session is committed, and the handle kept.
+    Respond,
+}
+
+use Call::{Count, Guard, Move, Respond, Save, Set};
+
+/// What handlers do. The session begins with one of each.
+const PROGRAMS: [&[Call]; 7] = [
+    // A form of which one field is as it was.
+    &[Set(0, 1), Set(1, 2), Respond],
+    // A form that changes both.
+    &[Set(0, 3), Set(1, 3), Respond],
+    &[Guard(0), Count(2), Respond],
+    &[Set(0, 0), Respond],
+    &[Move, Respond],
+    // An early commit, and something that may be refused.
+    &[Count(2), Save, Guard(0), Count(2), Respond],
+    // A handle that outlives its response.
+    &[Respond, Set(0, 1), Save],
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Client {
+    program: usize,
+    at: usize,
+    /// What was loaded, or committed since.
+    base: Option<Data>,
+    log: Vec<Call>,
+    /// What the handler has called since the last commit.
+    calls: Vec<Call>,
+    /// What was there at some time since the request, or the work on it after its response, has begun.
+    times: Vec<Data>,
+    head_sent: bool,
+    committed: bool,
+    told: Option<Told>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Told {
+    Done,
+    /// 409, or 503 with `Retry-After`.
+    NothingWritten,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    stored: Data,
+    /// What is to be stored.
+    expected: Data,
+    clients: Vec<Client>,
+    faults_left: u8,
+    wrong: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Step(usize),
+    /// A step that commits, and meets a store that is away, or that does not answer.
+    Fails(usize),
+    Unanswered(usize),
+}
+
+#[derive(Clone, Debug)]
+struct Requests {
+    clients: usize,
+    broken: Option<Rule>,
+}
+
+fn to_record(data: Data) -> Record {
+    let mut record = record();
+    let values = KEYS.iter().zip(data);
+    record.data = values
+        .map(|(key, value)| ((*key).to_owned(), encode(key, &value).unwrap()))
+        .collect();
+    record
+}
+
+fn to_data(record: &Record) -> Data {
+    KEYS.map(|key| decode(key, &record.data[key]).unwrap())
+}
+
+/// The call as the crate logs it, and where its result is found.
+fn change(call: Call, halves: bool) -> (Change, Option<Answer<i64>>) {
+    let key = |key: usize| KEYS[key].to_owned();
+    let change = match call {
+        Set(at, value) => Change::Insert {
+            key: key(at),
+            value: encode(KEYS[at], &value).unwrap(),
+        },
+        Count(at) => Change::Increment {
+            key: key(at),
+            by: 1,
+            answer: None,
+        },
+        Guard(at) => {
+            let name = key(at);
+            let rewrite: Rewrite = std::sync::Arc::new(move |json: Option<&Json>| {
+                let value: i64 = decode(&name, json.unwrap())?;
+                match value {
+                    0 => Err(SessionError::Refused { key: name.clone() }),
+                    value => encode(&name, &value),
+                }
+            });
+            Change::Update {
+                key: key(at),
+                rewrite,
+            }
+        }
+        Move => {
+            let (change, answer) = transaction(move |data| {
+                let left = data.increment(KEYS[0], -1)?;
+                if left < 0 {
+                    // Whoever ignores the abort has taken and not given.
+                    return if halves {
+                        Ok(left)
+                    } else {
+                        Err(SessionError::Aborted)
+                    };
+                }
+                data.increment(KEYS[1], 1)?;
+                Ok(left)
+            });
+            return (change, Some(answer));
+        }
+        Save | Respond => unreachable!("these commit"),
+    };
+    (change, None)
+}
+
+/// The same, done to plain numbers: what the call returns, or `None` if it cannot be done.
+fn plainly(call: Call, data: &mut Data) -> Option<Option<i64>> {
+    match call {
+        Set(at, value) => data[at] = value,
+        Count(at) => data[at] += 1,
+        Guard(at) if data[at] == 0 => return None,
+        Guard(_) => {}
+        Move if data[0] < 1 => return None,
+        Move => {
+            data[0] -= 1;
+            data[1] += 1;
+            return Some(Some(data[0]));
+        }
+        Save | Respond => unreachable!("these commit"),
+    }
+    Some(None)
+}
+
+fn all_plainly(calls: &[Call], data: Data) -> Option<(Data, Option<i64>)> {
+    let mut after = data;
+    let mut result = None;
+    for call in calls {
+        result = plainly(*call, &mut after)?.or(result);
+    }
+    Some((after, result))
+}
+
+impl Requests {
+    fn keeps(&self, rule: Rule) -> bool {
+        self.broken != Some(rule)
+    }
+
+    fn log(&self, calls: &[Call]) -> (ChangeLog, Option<Answer<i64>>) {
+        let halves = !self.keeps(Rule::AbortWhole);
+        let (changes, answers): (Vec<_>, Vec<_>) =
+            calls.iter().map(|call| change(*call, halves)).unzip();
+        (changes.into(), answers.into_iter().flatten().last())
+    }
+
+    fn view(&self, client: &Client, base: Data) -> Option<Record> {
+        let mut view = to_record(base);
+        let (log, _) = self.log(&client.log);
+        log.apply(&mut view, &now()).ok()?;
+        Some(view)
+    }
+
+    /// A call of the handler: done to what it sees, and logged.
+    fn call(&self, client: &mut Client, call: Call) -> Result<(), SessionError> {
+        let base = client.base.expect("it is loaded");
+        let before = self.view(client, base);
+        client.log.push(call);
+        let Some(after) = self.view(client, base) else {
+            client.log.pop();
+            return Err(SessionError::Refused { key: "a".into() });
+        };
+        let same = before.is_some_and(|before| after.holds_the_same(&before));
+        if same && !self.keeps(Rule::JudgeTheWholeLog) {
+            client.log.pop();
+        }
+        client.calls.push(call);
+        Ok(())
+    }
+
+    /// Brings the store to where the session is, and says what a transaction has returned.
+    fn commit(
+        &self,
+        world: &mut World,
+        number: usize,
+        act: Act,
+    ) -> Result<Option<i64>, SessionError> {
+        let client = &world.clients[number];
+        let base = client.base.expect("it is loaded");
+        let (log, answer) = self.log(&client.log);
+        let view = self.view(client, base).expect("it was seen");
+        let is_known = !client.head_sent || !self.keeps(Rule::JudgeByWhatThisRequestRead);
+        if log.is_empty() || is_known && log.changes_nothing(Some(&to_record(base)), &view) {
+            let is_a_read = |data: &Data| {
+                all_plainly(&client.calls, *data).is_some_and(|(after, _)| after == *data)
+            };
+            if !client.times.iter().any(is_a_read) {
+                world.wrong = Some("what was not sent was no read");
+            }
+            return Ok(None);
+        }
+        if let Act::Fails(_) = act {
+            return Err(SessionError::Store(StoreError::unavailable("away")));
+        }
+        let trial = all_plainly(&client.log, base).and_then(|(_, result)| result);
+        let mut record = to_record(world.stored);
+        log.apply(&mut record, &now())?;
+        world.stored = to_data(&record);
+        match all_plainly(&client.calls, world.expected) {
+            None => world.wrong = Some("what was to be refused was written"),
+            Some((expected, result)) => {
+                let given = match self.keeps(Rule::ReturnTheRunThatWasWritten) {
+                    true => answer.and_then(|answer| answer.guess()),
+                    false => trial,
+                };
+                if given != result && act == Act::Step(number) {
+                    world.wrong = Some("what a transaction returned was of another run");
+                }
+                world.expected = expected;
+            }
+        }
+        let stored = world.stored;
+        for client in &mut world.clients {
+            client.times.push(stored);
+            client.times.sort_unstable();
+            client.times.dedup();
+        }
+        let client = &mut world.clients[number];
+        client.committed |= !client.head_sent;
+        client.base = Some(stored);
+        client.log.clear();
+        client.calls.clear();
+        client.times = vec![stored];
+        match act {
+            Act::Unanswered(_) => Err(SessionError::OutcomeUnknown),
+            Act::Step(_) | Act::Fails(_) => Ok(None),
+        }
+    }
+
+    fn respond(&self, client: &mut Client, result: Result<Option<i64>, SessionError>) {
+        let part = client.committed && self.keeps(Rule::TellOfTheFirstPart);
+        let told = match result {
+            Ok(_) => Told::Done,
+            Err(error) => {
+                let error = if part {
+                    error.after_a_part(false)
+                } else {
+                    error
+                };
+                let response = error.response();
+                let may_repeat = response.headers().contains_key("retry-after");
+                match response.status().as_u16() {
+                    409 => Told::NothingWritten,
+                    503 if may_repeat => Told::NothingWritten,
+                    _ => Told::Other,
+                }
+            }
+        };
+        client.told = Some(told);
+        client.head_sent = true;
+        client.log.clear();
+        client.calls.clear();
+    }
+}
+
+impl Model for Requests {
+    type State = World;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<World> {
+        let mut choices: Vec<Vec<usize>> = vec![Vec::new()];
+        for _ in 0..self.clients {
+            let longer = |choice: &Vec<usize>| {
+                let choice = choice.clone();
+                // In no order: which of them is called the first does not matter.
+                (choice.last().copied().unwrap_or_default()..PROGRAMS.len())
+                    .map(move |program| [choice.clone(), vec![program]].concat())
+            };
+            choices = choices.iter().flat_map(longer).collect();
+        }
+        let client = |program: usize| Client {
+            program,
+            at: 0,
+            base: None,
+            log: Vec::new(),
+            calls: Vec::new(),
+            times: Vec::new(),
+            head_sent: false,
+            committed: false,
+            told: None,
+        };
+        let world = |programs: Vec<usize>| World {
+            stored: [1; 3],
+            expected: [1; 3],
+            clients: programs.into_iter().map(client).collect(),
+            faults_left: 1,
+            wrong: None,
+        };
+        choices.into_iter().map(world).collect()
+    }
+
+    fn actions(&self, world: &World, acts: &mut Vec<Act>) {
+        for (number, client) in world.clients.iter().enumerate() {
+            let Some(call) = PROGRAMS[client.program].get(client.at) else {
+                continue;
+            };
+            acts.push(Act::Step(number));
+            let commits = matches!(call, Save | Respond | Move) && client.base.is_some();
+            if commits && world.faults_left > 0 {
+                acts.extend([Act::Fails(number), Act::Unanswered(number)]);
+            }
+        }
+    }
+
+    fn next_state(&self, before: &World, act: Act) -> Option<World> {
+        let mut world = before.clone();
+        let (Act::Step(number) | Act::Fails(number) | Act::Unanswered(number)) = act;
+        if !matches!(act, Act::Step(_)) {
+            world.faults_left -= 1;
+        }
+        let stored = world.stored;
+        let client = &mut world.clients[number];
+        if client.base.is_none() {
+            client.base = Some(stored);
+            client.times = vec![stored];
+            return Some(world);
+        }
+        let call = PROGRAMS[client.program][client.at];
+        client.at += 1;
+        if client.head_sent && client.calls.is_empty() {
+            // What the handle has seen is as old as it is, and what it does now begins now.
+            client.times = vec![stored];
+        }
+        let result = match call {
+            Save | Respond => self.commit(&mut world, number, act),
+            Move => match self.call(client, call) {
+                Ok(()) => self.commit(&mut world, number, act),
+                Err(_) => Err(SessionError::Aborted),
+            },
+            _ => self.call(client, call).map(|()| None),
+        };
+        let client = &mut world.clients[number];
+        match (call, &result) {
+            // The handler returns what it got.
+            (_, Err(_)) if !client.head_sent => {
+                self.respond(client, result);
+                client.at = PROGRAMS[client.program].len();
+            }
+            (Respond, _) => self.respond(client, result),
+            _ => {}
+        }
+        Some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::sometimes("everybody is served", |_, world: &World| {
+                let served = |client: &Client| client.told == Some(Told::Done);
+                world.clients.iter().all(served)
+            }),
+            Property::sometimes("somebody is refused", |_, world: &World| {
+                let refused = |client: &Client| client.told == Some(Told::NothingWritten);
+                world.clients.iter().any(refused)
+            }),
+            Property::always(
+                "what is stored is as if each commit had been made of all of its calls",
+                |_, world: &World| world.stored == world.expected,
+            ),
+            Property::always(
+                "nobody is told that nothing was written who has written something",
+                |_, world: &World| {
+                    let misled = |client: &Client| {
+                        client.told == Some(Told::NothingWritten) && client.committed
+                    };
+                    !world.clients.iter().any(misled)
+                },
+            ),
+            Property::always(
+                "what was read was there, what was to be refused is, what is returned is of what was written",
+                |_, world: &World| world.wrong.is_none(),
+            ),
+        ]
+    }
+}
+
+const HOPES: [&str; 2] = ["everybody is served", "somebody is refused"];
+
+#[test]
+fn requests_are_as_if_each_commit_had_been_alone() {
+    let began = Instant::now();
+    let model = Requests {
+        clients: 3,
+        broken: None,
+    };
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    println!(
+        "{} states in {:?}",
+        checker.unique_state_count(),
+        began.elapsed()
+    );
+    checker.assert_properties();
+}
+
+#[test]
+fn without_any_one_of_the_rules_a_request_is_stored_by_halves_or_misled() {
+    for rule in RULES {
+        let began = Instant::now();
+        let model = Requests {
+            clients: 2,
+            broken: Some(rule),
+        };
+        let checker = model
+            .checker()
+            .threads(2)
+            .finish_when(HasDiscoveries::AnyFailures)
+            .spawn_bfs()
+            .join();
+        let violated = checker.discoveries().into_keys();
+        let violated = violated.into_iter().find(|name| !HOPES.contains(name));
+        println!("without {rule:?}: {violated:?} in {:?}", began.elapsed());
+        assert!(violated.is_some(), "{rule:?} could go unnoticed");
+    }
+}
