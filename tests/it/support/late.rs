@@ -44,9 +44,9 @@ pub struct Late {
     held: Arc<Mutex<Option<Held>>>,
     leases: bool,
     lost_leases: Arc<AtomicBool>,
-    slow_load: Arc<Mutex<Option<Duration>>>,
     slow_touch: Arc<Mutex<Option<Duration>>>,
     frozen: Arc<AtomicBool>,
+    slow_loads: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Late {
@@ -57,9 +57,9 @@ impl Late {
             held: Arc::default(),
             leases: true,
             lost_leases: Arc::default(),
-            slow_load: Arc::default(),
             slow_touch: Arc::default(),
             frozen: Arc::default(),
+            slow_loads: Arc::default(),
         }
     }
 
@@ -74,9 +74,9 @@ impl Late {
         self.lost_leases.store(true, Ordering::SeqCst);
     }
 
-    /// The next load takes its time.
+    /// One more of the next loads takes its time.
     pub fn slow_load(&self, wait: Duration) {
-        *self.slow_load.lock().unwrap() = Some(wait);
+        self.slow_loads.lock().unwrap().push(wait);
     }
 
     /// Answers no loads and no compare-and-sets any more.
@@ -133,7 +133,7 @@ impl SessionStore for Late {
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
         self.thawed().await;
-        let wait = self.slow_load.lock().unwrap().take();
+        let wait = self.slow_loads.lock().unwrap().pop();
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }
