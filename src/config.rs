@@ -69,17 +69,20 @@ pub enum Load {
 
 /// What happens to a request whose session cannot be loaded, since the store is away or hangs.
 ///
-/// Whatever it is, no cookie is set or taken away: an outage logs nobody out.
+/// Whatever it is, no cookie is set, and none is taken away but by a logout: an outage logs nobody out.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[doc(alias("fail_open", "fail_closed"))]
 pub enum OnStoreError {
-    /// The response is 503 with `Retry-After`, and the handler does not run. The default.
+    /// Whoever asks for the session gets [`SessionError::Store`](crate::SessionError::Store), which as a response is 503 with
+    /// `Retry-After`. A handler that does not ask runs, and so does a [`Logout`](crate::Logout). With
+    /// [`Concurrency::Exclusive`] and [`Load::Inbound`] no handler runs. The default.
     #[default]
     Reject,
     /// The handler runs with an empty session, as for a visitor without one: for pages that are worth something to anybody.
     /// Nothing can be written; if the handler tries to, the response becomes 503 after all.
+    /// [`destroy`](crate::Session::destroy) ends the session that could not be loaded, as [`Logout`](crate::Logout) does.
     Anonymous,
 }
 
@@ -107,7 +110,7 @@ pub enum Concurrency {
     /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is held
     /// up for so long that its lease ends, another one runs beside it: its own changes are then refused with 409 if a
     /// key that it has read or written was changed, and merged otherwise. Costs three more round trips a request, and
-    /// more while it waits.
+    /// more while it waits. With [`Load::Inbound`] no handler runs without its turn, also if the store is away.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
     Exclusive {
         /// How long a request waits for its turn before its response becomes 503 with `Retry-After`; ten years at most. It is
@@ -608,7 +611,7 @@ impl CookieConfig {
 }
 
 /// Browsers compare the prefixes of names without regard to case.
-fn has_prefix(name: &str, prefix: &str) -> bool {
+pub(crate) fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }

@@ -10,44 +10,76 @@ use cookie::time::{Duration as CookieDuration, OffsetDateTime};
 use cookie::{Cookie, Expiration};
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 
-use crate::config::{CookieConfig, SameSite};
+use crate::config::{CookieConfig, SameSite, has_prefix};
+use crate::cookie_domain::domains;
 use crate::lifetime::LONGEST_COOKIE;
 use crate::token::Token;
 
+/// How many different tokens of one request are looked up at most.
+const TOKENS_MOST: usize = 4;
+
 /// What a request carries under the name of the session cookie.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Presented {
-    /// No such cookie.
-    Nothing,
-    /// One that no sessile has written.
-    Malformed,
-    /// Two tokens that differ: one of them was put there by somebody else, and nothing tells which.
-    Ambiguous,
-    /// A token.
-    Token(Token),
+///
+/// Browsers tell cookies of one name apart by domain and path, and send both if these once were others, or if another
+/// application of the host has a cookie of the name. They do not say which is which, and their order says nothing that
+/// holds (RFC 6265bis §5.8.3).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Presented {
+    /// The tokens, each once; none if there are more than [`TOKENS_MOST`].
+    pub(crate) tokens: Vec<Token>,
+    /// How many cookies hold a token, equal ones too.
+    count: usize,
+    /// There is one that no sessile has written.
+    pub(crate) malformed: bool,
 }
 
-/// Finds the session's token among all cookies of the request.
+impl Presented {
+    /// Whether there is no such cookie.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.count == 0 && !self.malformed
+    }
+
+    /// Whether the browser has several cookies that may be sessions.
+    pub(crate) fn is_several(&self) -> bool {
+        self.count > 1
+    }
+
+    /// Whether there are so many that none of them is looked up.
+    pub(crate) fn is_too_many(&self) -> bool {
+        self.count > 0 && self.tokens.is_empty()
+    }
+
+    fn add(&mut self, value: &[u8]) {
+        let Some(token) = Token::decode(value) else {
+            self.malformed = true;
+            return;
+        };
+        let too_many = self.is_too_many();
+        self.count += 1;
+        if too_many || self.tokens.contains(&token) {
+            return;
+        }
+        match self.tokens.len() < TOKENS_MOST {
+            true => self.tokens.push(token),
+            false => self.tokens.clear(),
+        }
+    }
+}
+
+/// Finds the session's tokens among all cookies of the request.
 pub(crate) fn read(headers: &HeaderMap, name: &str) -> Presented {
-    let mut found = Presented::Nothing;
+    let mut presented = Presented::default();
     for header in headers.get_all(COOKIE) {
         for pair in header.as_bytes().split(|byte| *byte == b';') {
             let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
                 continue;
             };
-            if trim(&pair[..equals]) != name.as_bytes() {
-                continue;
+            if trim(&pair[..equals]) == name.as_bytes() {
+                presented.add(trim(&pair[equals + 1..]));
             }
-            let value = trim(&pair[equals + 1..]);
-            found = match (found, Token::decode(value)) {
-                (Presented::Nothing, None) => Presented::Malformed,
-                (Presented::Nothing | Presented::Malformed, Some(token)) => Presented::Token(token),
-                (Presented::Token(one), Some(other)) if one != other => Presented::Ambiguous,
-                (found, _) => found,
-            };
         }
     }
-    found
+    presented
 }
 
 /// Spaces and tabs, which are all the white space that RFC 6265bis §5.7 knows.
@@ -61,6 +93,62 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
+/// Where a browser keeps a cookie: one of the same name elsewhere is another cookie.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    /// `None` for the host of the request alone.
+    pub(crate) domain: Option<String>,
+    pub(crate) path: String,
+}
+
+impl Place {
+    /// Where the session cookie is kept.
+    fn of(config: &CookieConfig) -> Self {
+        let domain = config.domain.as_deref();
+        Self {
+            // RFC 6265 §5.2.3: neither the dot nor the case means anything.
+            domain: domain.map(|it| it.strip_prefix('.').unwrap_or(it).to_ascii_lowercase()),
+            path: config.path.clone(),
+        }
+    }
+}
+
+/// How many removals a response has at most, about 2.5 KiB: proxies often take 4 KiB of headers.
+const REMOVALS_MOST: usize = 20;
+
+/// Where else a cookie of the session cookie's name may be that browsers send with this request: for the host alone, for
+/// it and for each of its parents; at the root, at the configured path and at each directory of the request's.
+pub(crate) fn other_places(config: &CookieConfig, host: Option<&str>, path: &str) -> Vec<Place> {
+    let own = Place::of(config);
+    if has_prefix(&config.name, "__Host-") {
+        return Vec::new();
+    }
+    let parents = host.map(domains).unwrap_or_default();
+    let mut domains = vec![None, own.domain.clone()];
+    domains.extend(parents.into_iter().map(Some));
+    // What `config` takes for a path.
+    let is_text = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+    let ends = path.match_indices('/').map(|(end, _)| end);
+    let directories = ends.map(|end| &path[..end]);
+    let directories = directories.filter(|it| it.starts_with('/') && it.bytes().all(is_text));
+    let mut places = Vec::new();
+    for path in ["/", &own.path].into_iter().chain(directories) {
+        for domain in &domains {
+            let place = Place {
+                domain: domain.clone(),
+                path: path.to_owned(),
+            };
+            if place != own && !places.contains(&place) {
+                places.push(place);
+            }
+            if places.len() >= REMOVALS_MOST {
+                return places;
+            }
+        }
+    }
+    places
+}
+
 /// The `Set-Cookie` header that gives the browser this token, or that takes the cookie away again. One function writes
 /// both, so that name, path and domain agree and the browser finds what it is to remove.
 ///
@@ -69,10 +157,23 @@ pub(crate) fn write(
     config: &CookieConfig,
     kept: Option<(&Token, Option<Duration>)>,
 ) -> Option<HeaderValue> {
+    write_at(config, &Place::of(config), kept)
+}
+
+/// The `Set-Cookie` header that takes a cookie of the session cookie's name away from another place.
+pub(crate) fn remove_from(config: &CookieConfig, place: &Place) -> Option<HeaderValue> {
+    write_at(config, place, None)
+}
+
+fn write_at(
+    config: &CookieConfig,
+    place: &Place,
+    kept: Option<(&Token, Option<Duration>)>,
+) -> Option<HeaderValue> {
     let value = kept.map(|(token, _)| token.encode());
     let value = value.as_ref().map_or("", |value| value.as_str());
     let mut cookie = Cookie::build((config.name.as_str(), value))
-        .path(config.path.as_str())
+        .path(place.path.as_str())
         .http_only(true)
         .secure(config.secure)
         .partitioned(config.partitioned)
@@ -81,7 +182,7 @@ pub(crate) fn write(
             SameSite::Strict => cookie::SameSite::Strict,
             SameSite::None => cookie::SameSite::None,
         });
-    if let Some(domain) = &config.domain {
+    if let Some(domain) = &place.domain {
         cookie = cookie.domain(domain.as_str());
     }
     cookie = match kept {
@@ -144,6 +245,14 @@ mod tests {
         headers
     }
 
+    fn tokens(tokens: &[&Token], count: usize) -> Presented {
+        Presented {
+            tokens: tokens.iter().copied().cloned().collect(),
+            count,
+            malformed: false,
+        }
+    }
+
     fn presented(cookies: &[&str]) -> Presented {
         let cookies: Vec<_> = cookies.iter().map(|cookie| cookie.as_bytes()).collect();
         read(&request(&cookies), NAME)
@@ -154,15 +263,12 @@ mod tests {
         let token = Token::random();
         let text = token.encode();
         let genuine = format!("{NAME}={}", *text);
-        let expected = Presented::Token(token);
+        let expected = tokens(&[&token], 1);
         for cookies in [
             vec![genuine.as_str()],
             vec!["a=1", genuine.as_str()],
             vec![&format!("a=1; {genuine};b=2")],
             vec![&format!(" \t{NAME} = {} \t", *text)],
-            vec![genuine.as_str(), genuine.as_str()],
-            vec![&format!("{NAME}=short; {genuine}")],
-            vec![&format!("{genuine}; {NAME}=short")],
             vec![&format!(
                 "__%48ost-id=evil; =x; ;;; {genuine}; __host-id=evil"
             )],
@@ -191,19 +297,21 @@ mod tests {
             "\"__Host-id\"",
         ] {
             let cookie = format!("{name}={}", *text);
-            assert_eq!(presented(&[&cookie]), Presented::Nothing, "{name:?}");
+            assert_eq!(presented(&[&cookie]), Presented::default(), "{name:?}");
         }
         assert_eq!(
             presented(&[&format!("=__Host-id={}", *text)]),
-            Presented::Nothing
+            Presented::default()
         );
-        assert_eq!(presented(&["__Host-id"]), Presented::Nothing);
-        assert_eq!(presented(&[]), Presented::Nothing);
+        assert_eq!(presented(&["__Host-id"]), Presented::default());
+        assert_eq!(presented(&[]), Presented::default());
     }
 
     #[test]
-    fn values_that_are_no_token_are_malformed_and_two_tokens_are_ambiguous() {
-        let text = Token::random().encode();
+    fn values_that_are_no_token_are_malformed_and_hide_none() {
+        let token = Token::random();
+        let text = token.encode();
+        let genuine = format!("{NAME}={}", *text);
         for value in [
             "",
             "x",
@@ -211,15 +319,137 @@ mod tests {
             &format!("\"{}\"", *text),
             &format!("{}%3D", *text),
         ] {
-            assert_eq!(
-                presented(&[&format!("{NAME}={value}")]),
-                Presented::Malformed
-            );
+            let malformed = format!("{NAME}={value}");
+            let alone = presented(&[&malformed]);
+            assert!(alone.malformed && alone.tokens.is_empty() && !alone.is_nothing());
+            assert!(!alone.is_several() && !alone.is_too_many());
+            for cookies in [[&malformed, &genuine], [&genuine, &malformed]] {
+                let cookies = cookies.map(String::as_str);
+                let expected = Presented {
+                    malformed: true,
+                    ..tokens(&[&token], 1)
+                };
+                assert_eq!(presented(&cookies), expected);
+                assert!(!expected.is_several());
+            }
         }
-        let two = format!("{NAME}={}; {NAME}={}", *text, *Token::random().encode());
-        assert_eq!(presented(&[&two]), Presented::Ambiguous);
-        let three = format!("{two}; {NAME}={}", *text);
-        assert_eq!(presented(&[&three]), Presented::Ambiguous);
+    }
+
+    #[test]
+    fn up_to_four_different_tokens_are_candidates() {
+        let all: Vec<Token> = (0..6).map(|_| Token::random()).collect();
+        for (order, candidates) in [
+            (&[0, 1][..], &[0, 1][..]),
+            (&[1, 0], &[1, 0]),
+            (&[0, 0], &[0]),
+            (&[0, 1, 0, 1, 0], &[0, 1]),
+            (&[0, 1, 2, 3], &[0, 1, 2, 3]),
+            (&[3, 0, 1, 2, 3, 3, 0], &[3, 0, 1, 2]),
+            (&[0, 1, 2, 3, 4], &[]),
+            (&[0, 1, 2, 3, 4, 0, 5], &[]),
+        ] {
+            let pairs = order
+                .iter()
+                .map(|n: &usize| format!("{NAME}={}", *all[*n].encode()));
+            let header = pairs.collect::<Vec<_>>().join("; ");
+            let candidates: Vec<&Token> = candidates.iter().map(|n: &usize| &all[*n]).collect();
+            let found = presented(&[&header]);
+            assert_eq!(found, tokens(&candidates, order.len()), "{order:?}");
+            assert!(found.is_several() && !found.is_nothing(), "{order:?}");
+            assert_eq!(found.is_too_many(), candidates.is_empty(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn other_cookies_of_the_name_are_removed_wherever_they_may_be() {
+        const HOST: &str = "a.shop.example.org";
+        let config = |domain: Option<&str>, path: &str| CookieConfig {
+            name: "id".into(),
+            domain: domain.map(str::to_owned),
+            path: path.into(),
+            ..CookieConfig::default()
+        };
+        let org = Some("example.org");
+        let dotted = Some(".Example.org");
+        for (config, host, path, expected) in [
+            (config(None, "/"), None, "/login", &[][..]),
+            (config(None, "/app"), None, "/login", &["- /"]),
+            (config(org, "/"), None, "/login", &["- /"]),
+            (
+                config(org, "/app"),
+                None,
+                "/login",
+                &["- /", "example.org /", "- /app"],
+            ),
+            (config(dotted, "/"), None, "/login", &["- /"]),
+            (
+                config(None, "/"),
+                Some("shop.example.org"),
+                "/login",
+                &["example.org /", "shop.example.org /"],
+            ),
+            (
+                config(dotted, "/"),
+                Some("shop.example.org"),
+                "/login",
+                &["- /", "shop.example.org /"],
+            ),
+            (
+                config(None, "/app"),
+                Some(HOST),
+                "/app/login",
+                &[
+                    "- /",
+                    "example.org /",
+                    "shop.example.org /",
+                    "a.shop.example.org /",
+                    "example.org /app",
+                    "shop.example.org /app",
+                    "a.shop.example.org /app",
+                ],
+            ),
+            // The path was another one, which may be a part of this request's.
+            (
+                config(None, "/"),
+                None,
+                "/app/admin/login",
+                &["- /app", "- /app/admin"],
+            ),
+            (config(None, "/"), None, "/app//x", &["- /app", "- /app/"]),
+            (config(None, "/"), None, "/a;Max-Age=9/b/c", &[]),
+            (config(None, "/"), None, "*", &[]),
+            // The host of a proxy, say: the configured domain counts all the same.
+            (
+                config(org, "/"),
+                Some("shop.internal"),
+                "/",
+                &["- /", "shop.internal /"],
+            ),
+            (config(None, "/"), Some("127.0.0.1"), "/", &[]),
+            // Browsers keep cookies of this prefix in one place.
+            (CookieConfig::default(), Some(HOST), "/app/login", &[]),
+        ] {
+            let places = other_places(&config, host, path);
+            let shown: Vec<String> = places
+                .iter()
+                .map(|place| format!("{} {}", place.domain.as_deref().unwrap_or("-"), place.path))
+                .collect();
+            assert_eq!(shown, expected, "{config:?} {host:?} {path}");
+            for place in &places {
+                let removal = remove_from(&config, place).unwrap();
+                assert!(is_named(&removal, &config.name) && removal.is_sensitive());
+                let removal = removal.to_str().unwrap();
+                let path = format!("; Path={}; ", place.path);
+                assert!(removal.starts_with("id=; HttpOnly; SameSite=Lax; Secure; "));
+                assert!(removal.contains(&path) && removal.contains("; Max-Age=0; "));
+                let domain = removal.split_once("; Domain=").map(|(_, rest)| rest);
+                let domain = domain.and_then(|rest| rest.split(';').next());
+                assert_eq!(domain, place.domain.as_deref());
+            }
+        }
+        let (host, path) = (format!("{}example.org", "a.".repeat(9)), "/a".repeat(9));
+        let places = other_places(&config(None, "/"), Some(&host), &path);
+        assert_eq!(places.len(), REMOVALS_MOST);
     }
 
     #[test]

@@ -46,6 +46,29 @@ pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The domains that a cookie may have that browsers send to this host: each parent of its name, the shortest first, and the
+/// name. None for a host that is an address or no host name.
+pub(crate) fn domains(host: &str) -> Vec<String> {
+    let host = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let mut domains = Vec::new();
+    if host.starts_with('.') || check(host).is_err() {
+        return domains;
+    }
+    let host = host.to_ascii_lowercase();
+    let mut rest = Some(host.as_str());
+    while let Some(domain) = rest
+        && check(domain).is_ok()
+    {
+        domains.push(domain.to_owned());
+        rest = domain.split_once('.').map(|(_, parent)| parent);
+    }
+    domains.reverse();
+    domains
+}
+
 /// Decimal, octal or hexadecimal.
 fn is_number(label: &str) -> bool {
     let hex = label
@@ -80,6 +103,40 @@ mod tests {
             &long,
         ] {
             assert_eq!(check(domain), Ok(()), "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_host_gets_the_cookies_of_its_own_name_and_of_its_parents() {
+        for (host, expected) in [
+            ("example.org", &["example.org"][..]),
+            ("Example.org:8080", &["example.org"]),
+            (
+                "a.b.example.org",
+                &["example.org", "b.example.org", "a.b.example.org"],
+            ),
+            (
+                "shop.example.co.uk:443",
+                &["example.co.uk", "shop.example.co.uk"],
+            ),
+            ("mia.github.io", &["mia.github.io"]),
+            ("app.localhost:3000", &["app.localhost"]),
+            ("localhost:3000", &[]),
+            ("github.io", &[]),
+            ("127.0.0.1:3000", &[]),
+            ("[::1]:3000", &[]),
+            ("::1", &[]),
+            ("", &[]),
+            (":80", &[]),
+            (".example.org", &[]),
+            ("example.org.", &[]),
+            ("mia@example.org", &[]),
+            ("example.org:80:80", &[]),
+            ("a b.example.org", &[]),
+            ("example.org; Path=/", &[]),
+            ("bücher.example", &[]),
+        ] {
+            assert_eq!(domains(host), expected, "{host}");
         }
     }
 

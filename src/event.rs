@@ -26,8 +26,9 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// A session could not be deleted, although it was tried for minutes or since too many others wait for that; it lives
-    /// until its idle timeout.
+    /// A session could not be deleted, although it was tried for minutes, or since too many others wait for that, or since
+    /// the tokio runtime has ended; it lives until its idle timeout. If the store was away all the time, there may be no
+    /// such session.
     DestroyFailed {
         /// The session.
         handle: Handle,
@@ -75,10 +76,21 @@ pub enum Event {
     /// `Fingerprinting::Strict`, and the client's address is not known, so that no session can be used: serve the router
     /// with `into_make_service_with_connect_info::<SocketAddr>()`.
     AddressUnknown,
-    /// The request carries a session cookie whose value no sessile has written. Nothing was asked of the store.
+    /// The request carries a session cookie whose value no sessile has written. Nothing was asked of the store for it.
     MalformedCookie,
-    /// The request carries two different session cookies of the same name; neither is used.
+    /// The request carries cookies of the session cookie's name that open different sessions, or more than four of them;
+    /// none is used. See [`SeveralCookies`](Self::SeveralCookies).
     AmbiguousCookie,
+    /// The request carries several cookies of the session cookie's name, of which one opens a session; that one is used.
+    /// Once per session, as far as this process remembers.
+    ///
+    /// Look whether the `Path` or the `Domain` of the cookie was changed, or whether another application on this host or on
+    /// one of its parents has a cookie of the same name. A response that sets the cookie or takes it away removes the others
+    /// from where they are likely to be.
+    SeveralCookies {
+        /// The session.
+        handle: Handle,
+    },
     /// What is stored under the session's key cannot be read. It was left as it is.
     UnreadableRecord {
         /// The session.
@@ -151,6 +163,7 @@ impl Event {
             Self::AddressUnknown => "address_unknown",
             Self::MalformedCookie => "malformed_cookie",
             Self::AmbiguousCookie => "ambiguous_cookie",
+            Self::SeveralCookies { .. } => "several_cookies",
             Self::UnreadableRecord { .. } => "unreadable_record",
             Self::StoreFailed { .. } => "store_failed",
             Self::Busy { .. } => "busy",
@@ -220,7 +233,10 @@ pub(crate) fn trace(event: &Event) {
         }
         Event::MalformedCookie => tracing::debug!(target: "sessile", "malformed session cookie"),
         Event::AmbiguousCookie => {
-            tracing::info!(target: "sessile", "two different session cookies of one name");
+            tracing::info!(target: "sessile", "session cookies of one name for different sessions, or more than four: was the `Path` or the `Domain` of the cookie changed, or has another application a cookie of this name?");
+        }
+        Event::SeveralCookies { handle } => {
+            tracing::warn!(target: "sessile", %handle, "several session cookies of one name, of which one opens a session: was the `Path` or the `Domain` of the cookie changed, or has another application a cookie of this name?");
         }
         Event::UnreadableRecord { handle, reason } => {
             tracing::warn!(target: "sessile", %handle, reason, "stored session cannot be read");

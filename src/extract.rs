@@ -1,11 +1,13 @@
-//! The session as an argument of axum handlers, and its errors as responses.
+//! The session as an argument of axum handlers, its errors as responses, and what axum knows of a request.
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts, OriginalUri};
 use axum::response::{IntoResponse, Response};
+use http::Extensions;
 use http::request::Parts;
 
 use crate::error::SessionError;
+use crate::logout::Logout;
 use crate::read_session::ReadSession;
 use crate::session::Session;
 use crate::transaction::TransactionError;
@@ -48,10 +50,29 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for ReadSession {
     }
 }
 
+/// Used as `logout: Logout`. Rejected with [`SessionError::MissingLayer`] if no layer is around the handler, and for nothing
+/// else.
+impl<S: Send + Sync> FromRequestParts<S> for Logout {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Self::from_parts(parts)
+    }
+}
+
+/// Used as `logout: Option<Logout>` where the layer may be absent, which gives `None`.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for Logout {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        unless_absent(Self::from_parts(parts))
+    }
+}
+
 /// `None` only where there is no layer.
-fn unless_absent<T>(session: Result<T, SessionError>) -> Result<Option<T>, SessionError> {
-    match session {
-        Ok(session) => Ok(Some(session)),
+fn unless_absent<T>(found: Result<T, SessionError>) -> Result<Option<T>, SessionError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
         Err(SessionError::MissingLayer) => Ok(None),
         Err(error) => Err(error),
     }
@@ -64,6 +85,12 @@ impl<E: IntoResponse> IntoResponse for TransactionError<E> {
             Self::Session(error) => error.into_response(),
         }
     }
+}
+
+/// The path of the request as it was before nested routers took their prefixes off.
+pub(crate) fn original_path(extensions: &Extensions) -> Option<&str> {
+    let OriginalUri(uri) = extensions.get()?;
+    Some(uri.path())
 }
 
 impl IntoResponse for SessionError {

@@ -2,26 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::header::COOKIE;
-use http::request::Parts;
-use http::{HeaderValue, Method};
-use tokio::sync::OnceCell;
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use crate::authenticate::{Choice, choose, held, worth};
 use crate::change::Circumstances;
+use crate::commit::destroy::Revocation;
 use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, within};
 use crate::config::{Concurrency, OnStoreError};
-use crate::cookie::{Presented, read};
 use crate::deadline::deadline;
 use crate::error::{Gone, SessionError};
 use crate::event::Event;
 use crate::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
 use crate::kept::Kept;
-use crate::layer::{Core, SessionLayer, Settings};
+use crate::layer::{Core, Settings};
 use crate::lifetime::{Millis, renewal, to_millis};
 use crate::record::{Record, Unreadable};
 use crate::session::Session;
@@ -29,151 +26,56 @@ use crate::shared::Shared;
 use crate::state::{Standing, State};
 use crate::store::{Freshness, Renewal, StoreError, Stored};
 use crate::token::{Handle, SecretHash, Token};
-
-/// One request under one layer: the token it carries, and the session once somebody has asked for it.
-#[derive(Debug)]
-pub(crate) struct Visit {
-    core: Arc<Core>,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) presented: Presented,
-    network: Option<String>,
-    shows_flashes: bool,
-    session: OnceCell<Result<Session, SessionError>>,
-    /// The response is on its way, whether or not the session was loaded by then.
-    departed: AtomicBool,
-    accessed: AtomicBool,
-}
-
-/// The visits of a request, one for each layer around the handler, the innermost last. Lives in the request's extensions.
-#[derive(Clone, Debug)]
-pub(crate) struct Visits(Vec<Arc<Visit>>);
-
-impl Visits {
-    /// The session of the innermost layer.
-    pub(crate) async fn session(&self) -> Result<Session, SessionError> {
-        let visit = self.0.last().ok_or(SessionError::MissingLayer)?;
-        visit.accessed.store(true, Ordering::Relaxed);
-        visit.session().await
-    }
-}
+use crate::visit::{NotLoaded, Visit};
 
 impl Visit {
-    /// Notes a request on its way in. `None` if a layer further out has a cookie of the same name: its session is this
-    /// one's too.
-    pub(crate) fn begin(layer: &SessionLayer, parts: &mut Parts) -> Option<Arc<Self>> {
-        let settings = &layer.settings;
-        let name = &settings.config.cookie.name;
-        let mut visits = parts
-            .extensions
-            .get::<Visits>()
-            .map_or_else(Vec::new, |visits| visits.0.clone());
-        let outer = visits
-            .iter()
-            .position(|visit| visit.settings.config.cookie.name == *name);
-        if let Some(outer) = outer {
-            // The innermost layer's session is the last.
-            let outer = visits.remove(outer);
-            layer.join(&outer.core, &outer.settings);
-            visits.push(outer);
-            parts.extensions.insert(Visits(visits));
-            return None;
-        }
-        for (header, value) in &mut parts.headers {
-            if header == COOKIE {
-                value.set_sensitive(true);
-            }
-        }
-        let presented = read(&parts.headers, name);
-        match presented {
-            Presented::Malformed => settings.emit(&Event::MalformedCookie),
-            Presented::Ambiguous => settings.emit(&Event::AmbiguousCookie),
-            Presented::Nothing | Presented::Token(_) => {}
-        }
-        let visit = Arc::new(Self {
-            core: Arc::clone(&layer.core),
-            settings: Arc::clone(settings),
-            presented,
-            network: settings.network(parts),
-            shows_flashes: is_shown(parts),
-            session: OnceCell::new(),
-            departed: AtomicBool::new(false),
-            accessed: AtomicBool::new(false),
-        });
-        visits.push(Arc::clone(&visit));
-        parts.extensions.insert(Visits(visits));
-        Some(visit)
-    }
-
-    /// The session, loaded the first time.
-    pub(crate) async fn session(&self) -> Result<Session, SessionError> {
-        let session = self.session.get_or_init(|| self.load()).await.clone()?;
-        if self.departed.load(Ordering::SeqCst) {
-            let mut state = session.shared().state();
-            state.head_sent = true;
-            state.lease = None;
-        }
-        Ok(session)
-    }
-
-    /// The session, if it has been loaded.
-    pub(crate) fn loaded(&self) -> Option<&Session> {
-        self.session.get()?.as_ref().ok()
-    }
-
-    /// The response goes: the session, if it has been loaded. One that is loaded later knows that it is late.
-    pub(crate) fn depart(&self) -> Option<&Session> {
-        self.departed.store(true, Ordering::SeqCst);
-        self.loaded()
-    }
-
-    /// Whether the response depends on the session.
-    pub(crate) fn is_accessed(&self) -> bool {
-        self.accessed.load(Ordering::Relaxed)
-    }
-
-    async fn load(&self) -> Result<Session, SessionError> {
+    /// The session, or why there is none.
+    pub(crate) async fn load(&self) -> Result<Session, NotLoaded> {
         let began = Instant::now();
         let store = &*self.core.store;
         let budget = self.core.request_budget();
-        let mut stored = self.fetch(Freshness::Recent, deadline(began, budget)).await;
+        let mut found = self.fetch(Freshness::Recent, deadline(began, budget)).await;
         let mut spent = began.elapsed();
         let mut lease = None;
-        if let Ok(Some((token, found))) = &stored
-            && let Some(taken) = self.lease(token, found).await?
-        {
+        if let Ok(first) = &found {
+            lease = self
+                .lease(first)
+                .await
+                .map_err(|error| NotLoaded { error, spent })?;
+        }
+        if lease.is_some() {
             // Others may have had it meanwhile.
             let began = Instant::now();
             let left = budget.saturating_sub(spent);
-            stored = self.fetch(Freshness::Latest, deadline(began, left)).await;
+            found = self.fetch(Freshness::Latest, deadline(began, left)).await;
             spent += began.elapsed();
-            lease = Some(taken);
         }
+        let now = to_millis(store.now());
+        let session = match found {
+            Ok(found) => self.open(found, now),
+            Err(error) => match self.settings.config.on_store_error {
+                OnStoreError::Reject => {
+                    let error = SessionError::Store(error);
+                    return Err(NotLoaded { error, spent });
+                }
+                OnStoreError::Anonymous => self.could_not_be_loaded(error, now),
+            },
+        };
+        let mut state = session.shared().state();
+        state.spent = spent;
+        state.lease = lease.map(Arc::new);
+        drop(state);
+        Ok(session)
+    }
+
+    /// A session that stands to the store like this.
+    pub(crate) fn make(&self, standing: Standing, fingerprint: Fingerprint) -> Session {
         let circumstances = Circumstances {
-            now: to_millis(store.now()),
+            now: to_millis(self.core.store.now()),
             absolute_timeout: self.settings.config.absolute_timeout,
             network: self.network.clone(),
         };
-        let (standing, fingerprint) = match stored {
-            Ok(Some((token, stored))) => self.judge(token, stored, circumstances.now),
-            Ok(None) => (Standing::New, self.compare(None)),
-            Err(error) => match self.settings.config.on_store_error {
-                OnStoreError::Reject => return Err(SessionError::Store(error)),
-                OnStoreError::Anonymous => {
-                    let (handle, why) = (None, SessionError::Store(error));
-                    (
-                        Standing::Barred {
-                            handle,
-                            retired_by: None,
-                            why,
-                        },
-                        self.compare(None),
-                    )
-                }
-            },
-        };
         let mut state = State::new(standing, fingerprint, &circumstances);
-        state.spent = spent;
-        state.lease = lease.map(Arc::new);
         state.rests_on = match self.settings.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => RestsOn::Nothing,
             Concurrency::Reject => RestsOn::Everything,
@@ -183,43 +85,109 @@ impl Visit {
             Arc::clone(&self.core),
             Arc::clone(&self.settings),
             self.network.as_deref().map(Arc::from),
-            budget,
+            self.runtime.clone(),
+            self.core.request_budget(),
             self.shows_flashes,
             state,
         );
-        Ok(Session::new(Arc::new(shared)))
+        Session::new(Arc::new(shared))
     }
 
-    /// What is stored under the handle of the request's token.
+    /// The empty session of a visitor whom the store knows, perhaps.
+    fn could_not_be_loaded(&self, error: StoreError, now: Millis) -> Session {
+        let barred = Standing::Barred {
+            handle: None,
+            retired_by: None,
+            why: SessionError::Store(error),
+        };
+        let session = self.make(barred, self.compare(None));
+        let tokens = self.presented.tokens.iter().cloned();
+        session.shared().state().revocable = tokens
+            .map(|token| Revocation::Unverified { token, asked: now })
+            .collect();
+        session
+    }
+
+    /// The session that the tokens open, out of what is stored under their handles.
+    fn open(&self, found: Vec<(&Token, Option<Stored>)>, now: Millis) -> Session {
+        let several = found.len() > 1;
+        let mut judged: Vec<_> = found
+            .into_iter()
+            .map(|(token, stored)| match stored {
+                Some(stored) => self.judge(token, stored, now),
+                None => (Standing::New, self.compare(None)),
+            })
+            .collect();
+        let worth: Vec<_> = judged.iter().map(|(standing, _)| worth(standing)).collect();
+        let (standing, fingerprint) = match choose(&worth) {
+            Choice::Use(index) => judged.swap_remove(index),
+            Choice::Nobody => (Standing::New, self.compare(None)),
+            Choice::Ambiguous => {
+                self.settings.emit(&Event::AmbiguousCookie);
+                (Standing::New, self.compare(None))
+            }
+        };
+        if let Standing::Stored(base) = &standing {
+            let handle = base.token.handle;
+            if several && self.core.first_of_several_cookies(handle) {
+                self.settings.emit(&Event::SeveralCookies { handle });
+            }
+            self.renew_if_due(base, now);
+        }
+        let session = self.make(standing, fingerprint);
+        if several {
+            session.shared().state().revocable =
+                held(&worth).into_iter().map(Revocation::Verified).collect();
+        }
+        session
+    }
+
+    /// What is stored under the handles of the request's tokens, asked for at once.
     async fn fetch(
         &self,
         want: Freshness,
         deadline: Instant,
-    ) -> Result<Option<(&Token, Stored)>, StoreError> {
-        let Presented::Token(token) = &self.presented else {
-            return Ok(None);
-        };
-        let load = self.core.store.load(&token.handle, want);
-        let loaded = within(deadline, load).await.inspect_err(|error| {
-            let (handle, error) = (Some(token.handle), error.clone());
-            self.settings.emit(&Event::StoreFailed { handle, error });
-        })?;
-        Ok(loaded.map(|stored| (token, stored)))
+    ) -> Result<Vec<(&Token, Option<Stored>)>, StoreError> {
+        let tokens = &self.presented.tokens;
+        let mut handles: Vec<Handle> = tokens.iter().map(|token| token.handle).collect();
+        handles.sort_unstable();
+        handles.dedup();
+        let loads = handles.iter().map(|handle| async move {
+            let load = self.core.store.load(handle, want);
+            within(deadline, load).await.inspect_err(|error| {
+                let (handle, error) = (Some(*handle), error.clone());
+                self.settings.emit(&Event::StoreFailed { handle, error });
+            })
+        });
+        let loaded = join_all(loads).await.into_iter();
+        let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
+        let of = |token: &Token| handles.iter().position(|handle| *handle == token.handle);
+        let stored = |token| of(token).and_then(|index| loaded[index].clone());
+        Ok(tokens.iter().map(|token| (token, stored(token))).collect())
     }
 
     /// Waits for the session's other requests, if the layer says so. Only whoever holds the session's secret may make them
     /// wait: its handle is no secret.
-    async fn lease(&self, token: &Token, found: &Stored) -> Result<Option<Lease>, SessionError> {
+    async fn lease(
+        &self,
+        found: &[(&Token, Option<Stored>)],
+    ) -> Result<Option<Lease>, SessionError> {
         let Concurrency::Exclusive { wait, lease } = self.settings.config.concurrency else {
             return Ok(None);
         };
         let now = to_millis(self.core.store.now());
-        let holds = |record: &Record| admit(record, &self.hash(token), now) == Admission::Holder;
-        if !Record::decode(found).is_ok_and(|record| holds(&record)) {
+        let holds = |(token, stored): &(&Token, Option<Stored>)| {
+            let record = Record::decode(stored.as_ref()?).ok()?;
+            let holds = admit(&record, &self.hash(token), now) == Admission::Holder;
+            holds.then_some(token.handle)
+        };
+        let opened: BTreeSet<Handle> = found.iter().filter_map(holds).collect();
+        // Several different sessions are none.
+        let (Some(held), 1) = (opened.first().copied(), opened.len()) else {
             return Ok(None);
-        }
-        let handle = Some(token.handle);
-        let taken = Lease::take(&self.core, &self.settings, token.handle, wait, lease).await;
+        };
+        let handle = Some(held);
+        let taken = Lease::take(&self.core, &self.settings, held, wait, lease).await;
         match &taken {
             Err(SessionError::Store(error)) => {
                 let error = error.clone();
@@ -243,12 +211,7 @@ impl Visit {
         let record = match Record::decode(&stored) {
             Ok(record) => record,
             Err(error) => {
-                let reason = match &error {
-                    Unreadable::Malformed(source) => format!("{error}: {source}"),
-                    Unreadable::Newer(_) | Unreadable::NoVersion => error.to_string(),
-                };
-                self.settings
-                    .emit(&Event::UnreadableRecord { handle, reason });
+                self.settings.emit(&unreadable(handle, &error));
                 // A newer version of sessile may know the token; what is no record at all knows none.
                 let standing = match error {
                     Unreadable::Newer(_) => Standing::Barred {
@@ -287,13 +250,6 @@ impl Visit {
                     };
                     return (standing, fingerprint);
                 }
-                let idle = record.idle_timeout.unwrap_or(config.idle_timeout);
-                let renewal = renewal(stored.time_left(), idle, record.deadline, now);
-                if let Some(renewal) = renewal
-                    && self.core.may_renew(handle, renewal, idle, now)
-                {
-                    renew(&self.core, &self.settings, handle, renewal);
-                }
                 let record = Arc::new(record);
                 let base = Base {
                     token: token.clone(),
@@ -305,7 +261,19 @@ impl Visit {
         }
     }
 
-    fn compare(&self, bound: Option<&str>) -> Fingerprint {
+    fn renew_if_due(&self, base: &Base, now: Millis) {
+        let (handle, record) = (base.token.handle, &base.record);
+        let default = self.settings.config.idle_timeout;
+        let idle = record.idle_timeout.unwrap_or(default);
+        let renewal = renewal(base.stored.time_left(), idle, record.deadline, now);
+        if let Some(renewal) = renewal
+            && self.core.may_renew(handle, renewal, idle, now)
+        {
+            renew(&self.core, &self.settings, handle, renewal);
+        }
+    }
+
+    pub(crate) fn compare(&self, bound: Option<&str>) -> Fingerprint {
         compare(
             self.settings.config.fingerprinting,
             bound,
@@ -349,15 +317,13 @@ fn renew(core: &Arc<Core>, settings: &Arc<Settings>, handle: Handle, renewal: Re
     background.spawn(task.in_current_span());
 }
 
-/// Whether somebody looks at the response. Messages on a page that the browser loads in advance may never be seen.
-fn is_shown(parts: &Parts) -> bool {
-    let in_advance = ["sec-purpose", "purpose", "x-moz"]
-        .into_iter()
-        .any(|header| {
-            let says = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
-            parts.headers.get(header).is_some_and(says)
-        });
-    parts.method != Method::HEAD && !in_advance
+/// The event that a record cannot be read.
+pub(crate) fn unreadable(handle: Handle, error: &Unreadable) -> Event {
+    let reason = match error {
+        Unreadable::Malformed(source) => format!("{error}: {source}"),
+        Unreadable::Newer(_) | Unreadable::NoVersion => error.to_string(),
+    };
+    Event::UnreadableRecord { handle, reason }
 }
 
 /// Who the bearer of a token is to a record.
@@ -386,6 +352,11 @@ pub(crate) fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admiss
     } else {
         Admission::Nobody
     }
+}
+
+/// Whether the secret is of this session, or was until a moment ago: enough to end it.
+pub(crate) fn is_of(record: &Record, secret: &SecretHash, now: Millis) -> bool {
+    admit(record, secret, now) != Admission::Nobody
 }
 
 #[cfg(test)]
@@ -420,6 +391,8 @@ mod tests {
             (&wrong, 1, Admission::Nobody),
         ] {
             assert_eq!(admit(&record, secret, now), expected, "{now}");
+            let ends_it = expected != Admission::Nobody;
+            assert_eq!(is_of(&record, secret, now), ends_it, "{now}");
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 
 use crate::Handle;
+use crate::commit::logouts::Logouts;
 use crate::commit::queue::Lines;
 use crate::config::{Concurrency, ConfigError, Load, OnStoreError, SessionConfig, SignedInCaching};
 use crate::error::SessionError;
@@ -100,9 +101,12 @@ pub(crate) struct Core {
     sequence: AtomicU64,
     /// Sessions that are destroyed in the background.
     destroying: Lock<HashSet<Handle>>,
+    /// Logouts of sessions that could not be loaded.
+    pub(crate) logouts: Logouts,
     mismatches: Lock<HashSet<(Handle, String)>>,
     /// When sessions were renewed last, and whether that has shortened their time.
     renewed: Lock<HashMap<Handle, (Millis, bool)>>,
+    with_several_cookies: Lock<HashSet<Handle>>,
     address_missed: AtomicBool,
     /// Layers, by their settings, and those inside of them whose settings are ignored.
     joined: Lock<HashSet<(usize, usize)>>,
@@ -152,8 +156,10 @@ impl SessionLayer {
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
             destroying: Lock::default(),
+            logouts: Logouts::default(),
             mismatches: Lock::default(),
             renewed: Lock::default(),
+            with_several_cookies: Lock::default(),
             address_missed: AtomicBool::new(false),
             joined: Lock::default(),
         };
@@ -401,6 +407,15 @@ impl Core {
             seen.clear();
         }
         seen.insert((handle, network.to_owned()))
+    }
+
+    /// Whether it has not been reported yet that the session's browser has other cookies of the name.
+    pub(crate) fn first_of_several_cookies(&self, handle: Handle) -> bool {
+        let mut seen = self.with_several_cookies.lock();
+        if seen.len() >= REMEMBERED_MOST {
+            seen.clear();
+        }
+        seen.insert(handle)
     }
 
     /// Whether the session was not renewed just now: a page and its fifty images need it once. What cuts the time left is sent

@@ -13,6 +13,7 @@
 mod handlers {}
 
 mod answer;
+mod authenticate;
 mod cache_control;
 mod change;
 mod change_log;
@@ -40,6 +41,7 @@ mod key;
 mod layer;
 mod lifetime;
 mod lock;
+mod logout;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod outbound;
@@ -56,6 +58,7 @@ mod tape;
 mod token;
 mod transaction;
 mod version;
+mod visit;
 
 pub use config::{
     Concurrency, ConfigError, CookieConfig, DurabilityConfig, Load, OnStoreError, SameSite,
@@ -68,6 +71,7 @@ pub use fingerprint::{Fingerprint, Fingerprinting};
 pub use flash::{Flash, Level};
 pub use key::{Key, SessionKey};
 pub use layer::SessionLayer;
+pub use logout::Logout;
 pub use read_session::ReadSession;
 pub use service::{ResponseFuture, SessionService};
 pub use session::Session;

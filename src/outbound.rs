@@ -10,14 +10,14 @@ use http::{Response, StatusCode};
 use crate::cache_control::{Outcome, Private, keep_private};
 use crate::commit::{Occasion, settle};
 use crate::config::SignedInCaching;
-use crate::cookie::{Presented, strip, write};
+use crate::cookie::{Place, Presented, remove_from, strip, write};
 use crate::error::SessionError;
 use crate::event::Event;
-use crate::inbound::Visit;
 use crate::layer::Settings;
 use crate::lifetime::{Millis, cookie_end, to_millis};
 use crate::state::{Standing, State};
 use crate::token::Token;
+use crate::visit::Visit;
 
 /// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
 /// committed is replaced: the handler's answer would claim what has not happened.
@@ -42,7 +42,8 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
             Ok(()) => replaced_if_failed(visit, response),
         };
         let now = to_millis(shared.core.store.now());
-        bake(settings, due, now, signed_in, response.headers_mut());
+        let (places, headers) = (&visit.other_places, response.headers_mut());
+        bake(settings, due, places, now, signed_in, headers);
     } else {
         response = replaced_if_failed(visit, response);
     }
@@ -125,21 +126,18 @@ fn cookie_due(
     committed: &Result<(), SessionError>,
 ) -> Due {
     match &state.standing {
+        Standing::New if state.destroyed && !presented.is_nothing() => Due::Remove,
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
         _ if is_gone(committed) => Due::Nothing,
         Standing::Stored(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
-            match presented {
-                Presented::Token(token)
-                    if *token == base.token && !cookie.is_outdated_by(&base.record) =>
-                {
-                    Due::Nothing
-                }
-                _ => Due::Keep(base.token.clone(), cookie_end(&base.record)),
+            let has_it = presented.tokens.contains(&base.token);
+            match has_it && !cookie.is_outdated_by(&base.record) {
+                true => Due::Nothing,
+                false => Due::Keep(base.token.clone(), cookie_end(&base.record)),
             }
         }
-        Standing::New if state.destroyed && *presented != Presented::Nothing => Due::Remove,
         Standing::New | Standing::Barred { .. } => Due::Nothing,
     }
 }
@@ -151,9 +149,18 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
     }
 }
 
-/// Adds our cookie, the only one of its name (RFC 6265bis §4.1.1), and keeps the response out of shared caches if it has
-/// that cookie or is for somebody who is signed in.
-fn bake(settings: &Settings, due: Due, now: Millis, signed_in: bool, headers: &mut HeaderMap) {
+/// Adds our cookie and keeps the response out of shared caches if it has that cookie or is for somebody who is signed in.
+///
+/// It is the only one of its name, domain and path (RFC 6265bis §4.1.1); before it, the others of its name are removed from
+/// where the browser may have them.
+fn bake(
+    settings: &Settings,
+    due: Due,
+    other_places: &[Place],
+    now: Millis,
+    signed_in: bool,
+    headers: &mut HeaderMap,
+) {
     let config = &settings.config.cookie;
     let why = match (&due, settings.config.signed_in_caching) {
         (Due::Keep(..) | Due::Remove, _) => Private::SetsCookie,
@@ -169,7 +176,11 @@ fn bake(settings: &Settings, due: Due, now: Millis, signed_in: bool, headers: &m
         Due::Remove => write(config, None),
     };
     if let Some(cookie) = cookie {
-        headers.append(SET_COOKIE, cookie);
+        let others = other_places.iter();
+        let removals = others.filter_map(|place| remove_from(config, place));
+        for cookie in removals.chain([cookie]) {
+            headers.append(SET_COOKIE, cookie);
+        }
     }
     if keep_private(headers, why) == Outcome::WasPublic {
         settings.emit(&Event::PublicResponse);
@@ -216,13 +227,25 @@ impl Drop for Departure {
 
 #[cfg(test)]
 mod tests {
+    use http::header::COOKIE;
+
     use super::*;
     use crate::change::Circumstances;
     use crate::commit::run::Base;
+    use crate::cookie::read;
     use crate::error::Gone;
     use crate::fingerprint::Fingerprint;
     use crate::record::tests::record;
     use crate::store::Stored;
+
+    fn presented(values: &[&str]) -> Presented {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            let cookie = HeaderValue::try_from(format!("id={value}")).unwrap();
+            headers.append(COOKIE, cookie);
+        }
+        read(&headers, "id")
+    }
 
     #[test]
     fn the_browser_is_told_only_what_it_must_know() {
@@ -242,8 +265,8 @@ mod tests {
         };
         let gone = || Err(SessionError::Gone(Gone::Ended));
         let unknown = || Err(SessionError::OutcomeUnknown);
-        let sent = |token: &Token| Presented::Token(token.clone());
-        let none = || Presented::Nothing;
+        let sent = |token: &Token| presented(&[&token.encode()]);
+        let none = Presented::default;
         for (presented, standing, destroyed, committed, expected) in [
             (none(), Standing::New, false, Ok(()), Due::Nothing),
             (
@@ -280,14 +303,18 @@ mod tests {
                 Ok(()),
                 Due::Keep(new.clone(), None),
             ),
-            (
-                Presented::Malformed,
-                Standing::New,
-                true,
-                Ok(()),
-                Due::Remove,
-            ),
+            (presented(&["x"]), Standing::New, true, Ok(()), Due::Remove),
             (none(), Standing::New, true, Ok(()), Due::Nothing),
+            // What cannot be ended is not the browser's to keep.
+            (sent(&old), Standing::New, true, gone(), Due::Remove),
+            // One of several opens the session.
+            (
+                presented(&[&new.encode(), &old.encode()]),
+                stored(&old),
+                false,
+                Ok(()),
+                Due::Nothing,
+            ),
             (sent(&old), barred(), false, Ok(()), Due::Nothing),
             (sent(&old), barred(), true, gone(), Due::Nothing),
         ] {

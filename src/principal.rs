@@ -33,11 +33,17 @@ impl Session {
     /// a fresh session with a new token, which is created once the deletion has succeeded.
     ///
     /// It is carried out even if the handler is dropped, panics or fails. If the store fails, the response becomes 503,
-    /// takes the cookie away all the same, and the deletion is tried again in the background.
+    /// takes the cookie away all the same, and the deletion is tried again in the background. So it is for a session that
+    /// could not be loaded ([`OnStoreError::Anonymous`](crate::OnStoreError::Anonymous)). A handler that must run although
+    /// the store is away takes [`Logout`](crate::Logout) instead of a session.
+    ///
+    /// If the browser has several cookies of the session cookie's name, every session that one of them opens is ended, and
+    /// they are taken away wherever they may be.
     ///
     /// # Redis
     ///
-    /// One `UNLINK` after the handler, one round trip; after the response, in the background.
+    /// One `UNLINK` after the handler, one round trip; after the response, in the background. One `GET` and one `PTTL` before
+    /// it if the session could not be loaded.
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
         let circumstances = self.shared().terms().circumstances();
@@ -46,14 +52,12 @@ impl Session {
             state.destroy(&circumstances);
             // No response comes that would do it.
             if state.head_sent {
-                state.doomed.take()
+                std::mem::take(&mut state.doomed)
             } else {
-                None
+                Vec::new()
             }
         };
-        if let Some(handle) = late {
-            destroy_later(self.shared(), handle);
-        }
+        destroy_later(self.shared(), late);
     }
 
     /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and

@@ -10,9 +10,9 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::config::Load;
-use crate::inbound::Visit;
 use crate::layer::SessionLayer;
 use crate::outbound::{Departure, depart, turn_away};
+use crate::visit::Visit;
 
 /// The service that [`SessionLayer`] makes: loads the session, calls the inner service, commits what was changed.
 #[derive(Clone, Debug)]
@@ -67,7 +67,9 @@ where
     };
     if layer.settings.config.load == Load::Inbound
         && let Err(error) = visit.session().await
+        && visit.is_exclusive()
     {
+        // Otherwise the error waits for whoever asks for the session.
         return Ok(turn_away(&visit, &error));
     }
     let departure = Departure::of(visit.clone());

@@ -13,12 +13,12 @@ use crate::change::{Change, Rewrite, decode, encode, encode_item};
 use crate::commit::{Occasion, reload, settle};
 use crate::error::SessionError;
 use crate::fingerprint::Fingerprint;
-use crate::inbound::Visits;
 use crate::json::Json;
 use crate::key::SessionKey;
 use crate::shared::Shared;
 use crate::state::{Standing, State};
 use crate::token::Handle;
+use crate::visit::Visits;
 
 /// How often an update is tried whose value other clones of the session change meanwhile.
 const REWRITES: u32 = 100;
@@ -87,14 +87,10 @@ impl Session {
     /// # Errors
     ///
     /// - [`SessionError::MissingLayer`]: there is no layer around this service.
-    /// - [`SessionError::Store`]: the session could not be loaded.
+    /// - [`SessionError::Store`]: the session could not be loaded; it is not tried again in this request.
+    /// - [`SessionError::Busy`]: [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), and others had it for too long.
     pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
-        let visits = parts
-            .extensions
-            .get::<Visits>()
-            .cloned()
-            .ok_or(SessionError::MissingLayer)?;
-        visits.session().await
+        Visits::of(parts)?.session().await
     }
 
     /// The value under a key, or `None`.

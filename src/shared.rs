@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::change_log::ChangeLog;
@@ -16,6 +17,7 @@ use crate::layer::{Core, Settings};
 use crate::lock::{Guard, Lock};
 use crate::record::Record;
 use crate::state::{Standing, State, View};
+use crate::store::StoreError;
 
 /// How often a view is made anew for changes that come while it is made.
 const PASSES: u32 = 8;
@@ -25,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     pub(crate) settings: Arc<Settings>,
     network: Option<Arc<str>>,
+    /// The one that the request came in on.
+    runtime: Option<Runtime>,
     /// How long commits of this request may take in all.
     pub(crate) budget: Duration,
     /// Whether the response is shown to somebody, who then reads the messages on it.
@@ -66,6 +70,7 @@ impl Shared {
         core: Arc<Core>,
         settings: Arc<Settings>,
         network: Option<Arc<str>>,
+        runtime: Option<Runtime>,
         budget: Duration,
         shows_flashes: bool,
         state: State,
@@ -75,6 +80,7 @@ impl Shared {
             core,
             settings,
             network,
+            runtime,
             budget,
             shows_flashes,
             gate,
@@ -96,6 +102,15 @@ impl Shared {
             settings: Arc::clone(&self.settings),
             network: self.network.clone(),
         }
+    }
+
+    /// Where to run what nobody waits for: the caller may be on a thread of its own by now, or on a runtime that is about to
+    /// end.
+    pub(crate) fn runtime(&self) -> Result<Runtime, StoreError> {
+        let kept = self.runtime.clone();
+        kept.or_else(|| Runtime::try_current().ok()).ok_or_else(|| {
+            StoreError::unavailable("there is no tokio runtime: load the session inside of one")
+        })
     }
 
     /// The idle timeout of a session.
@@ -194,9 +209,7 @@ impl Shared {
             let lease = state.lease.take();
             (state.abandon(), lease)
         };
-        if let Some(handle) = doomed {
-            destroy_later(self, handle);
-        }
+        destroy_later(self, doomed);
     }
 }
 
@@ -206,16 +219,14 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let (doomed, lost, handle) = {
             let mut state = self.state();
-            let doomed = state.doomed.take();
+            let doomed = std::mem::take(&mut state.doomed);
             (
                 doomed,
                 state.head_sent && !state.abandoned && !state.log.is_empty(),
                 state.stored_handle(),
             )
         };
-        if let Some(doomed) = doomed {
-            destroy_later(self, doomed);
-        }
+        destroy_later(self, doomed);
         if lost {
             self.emit(&Event::ChangesLost { handle });
         }

@@ -8,6 +8,7 @@ use crate::answer::AnswerId;
 use crate::change::{Change, Circumstances};
 use crate::change_log::ChangeLog;
 use crate::commit::decide::Entry;
+use crate::commit::destroy::Revocation;
 use crate::commit::join::{Joining, entry};
 use crate::commit::lease::Lease;
 use crate::commit::run::{Base, RestsOn, Terms, Work};
@@ -72,8 +73,11 @@ pub(crate) struct State {
     pub(crate) reads_hold: bool,
     /// A commit of this request that nobody will ever know the outcome of.
     pub(crate) lost: bool,
+    /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
+    /// not be looked up.
+    pub(crate) revocable: Vec<Revocation>,
     /// To be deleted before anything else is done.
-    pub(crate) doomed: Option<Handle>,
+    pub(crate) doomed: Vec<Revocation>,
     /// `destroy` was called: what the browser holds is void.
     pub(crate) destroyed: bool,
     /// The handler wants another token than one of the session that it may find signed in.
@@ -170,7 +174,8 @@ impl State {
             committed: false,
             reads_hold: false,
             lost: false,
-            doomed: None,
+            revocable: Vec::new(),
+            doomed: Vec::new(),
             destroyed: false,
             joins_none: false,
             generation: 0,
@@ -306,14 +311,21 @@ impl State {
 
     /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
     pub(crate) fn destroy(&mut self, circumstances: &Circumstances) {
+        let others = std::mem::take(&mut self.revocable);
         match std::mem::replace(&mut self.standing, Standing::New) {
             Standing::New => {}
-            Standing::Stored(base) => self.doomed = Some(base.token.handle),
+            Standing::Stored(base) => self.doom(Revocation::Verified(base.token.handle)),
             Standing::Barred {
                 handle: Some(handle),
                 ..
-            } => self.doomed = Some(handle),
-            barred @ Standing::Barred { handle: None, .. } => self.standing = barred,
+            } => self.doom(Revocation::Verified(handle)),
+            barred @ Standing::Barred { handle: None, .. } if others.is_empty() => {
+                self.standing = barred;
+            }
+            Standing::Barred { handle: None, .. } => {}
+        }
+        for other in others {
+            self.doom(other);
         }
         self.destroyed = true;
         self.joins_none = true;
@@ -325,6 +337,12 @@ impl State {
         self.flashes_taken.clear();
         self.view = Arc::new(Record::new(circumstances));
         self.view_is = View::Exact;
+    }
+
+    fn doom(&mut self, revocation: Revocation) {
+        if !self.doomed.contains(&revocation) {
+            self.doomed.push(revocation);
+        }
     }
 
     /// Forgets changes that are not committed yet.
@@ -415,7 +433,7 @@ impl State {
         let refused = self.destroyed && matches!(self.standing, Standing::Barred { .. });
         self.changes_nothing()
             && self.unresolved.is_none()
-            && self.doomed.is_none()
+            && self.doomed.is_empty()
             && !self.lost
             && !refused
     }
@@ -474,7 +492,7 @@ impl State {
     /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
     pub(crate) fn take_work(&mut self, terms: Terms) -> Result<Option<(Work, u32)>, SessionError> {
         let (base, made_in) = match &self.standing {
-            _ if self.doomed.is_some() => return Ok(None),
+            _ if !self.doomed.is_empty() => return Ok(None),
             Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
                 let who = self.log.login();
                 match who.and_then(|who| self.joined_by(who, &terms)) {
@@ -606,7 +624,7 @@ impl State {
     /// written, and repeating it would do that part twice.
     pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
         match self.committed {
-            true => error.after_a_part(self.doomed.is_some()),
+            true => error.after_a_part(!self.doomed.is_empty()),
             false => error,
         }
     }
@@ -623,9 +641,9 @@ impl State {
         self.outdate_view();
     }
 
-    /// No response will come. What was not committed is forgotten, and the session returned that is still to be destroyed;
+    /// No response will come. What was not committed is forgotten, and the sessions returned that are still to be destroyed;
     /// but what somebody has begun to save is saved first, and destroyed what is to be.
-    pub(crate) fn abandon(&mut self) -> Option<Handle> {
+    pub(crate) fn abandon(&mut self) -> Vec<Revocation> {
         // No response will carry a cookie any more.
         self.head_sent = true;
         self.abandoned = true;
@@ -634,18 +652,18 @@ impl State {
     }
 
     /// A commit is over, whatever came of it.
-    pub(crate) fn end_settling(&mut self) -> Option<Handle> {
+    pub(crate) fn end_settling(&mut self) -> Vec<Revocation> {
         self.settling -= 1;
         self.forget_if_settled()
     }
 
-    fn forget_if_settled(&mut self) -> Option<Handle> {
+    fn forget_if_settled(&mut self) -> Vec<Revocation> {
         if self.settling > 0 || !std::mem::take(&mut self.forget_when_settled) {
-            return None;
+            return Vec::new();
         }
         // Closures in the log may hold the session itself.
         self.forget();
-        self.doomed.take()
+        std::mem::take(&mut self.doomed)
     }
 
     fn remove_all(&mut self) {

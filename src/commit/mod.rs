@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -21,7 +22,6 @@ use crate::record::Record;
 use crate::shared::Shared;
 use crate::state::{Outcome, Standing, State};
 use crate::store::Freshness;
-use crate::token::Handle;
 
 pub(crate) mod decide;
 #[cfg(test)]
@@ -29,16 +29,17 @@ mod model;
 #[cfg(test)]
 mod requests_model;
 
-mod destroy;
+pub(crate) mod destroy;
 pub(crate) mod join;
 pub(crate) mod lease;
+pub(crate) mod logouts;
 pub(crate) mod queue;
 pub(crate) mod run;
 mod seal;
 pub(crate) mod unresolved;
 
-use destroy::delete;
 pub(crate) use destroy::destroy_later;
+use destroy::{Revocation, end_all};
 use lease::Lease;
 use queue::Place;
 use run::{Commit, Ended, Member, Work, within};
@@ -87,8 +88,10 @@ async fn to_its_end(
     shared: &Shared,
     task: impl Future<Output = Result<(), SessionError>> + Send + 'static,
 ) -> Result<(), SessionError> {
+    let here = Runtime::try_current();
+    let runtime = here.or_else(|_| shared.runtime())?;
     let background = &shared.core.background;
-    match background.spawn(task.in_current_span()).await {
+    match background.spawn_on(task.in_current_span(), &runtime).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -119,9 +122,7 @@ impl Settling {
 impl Drop for Settling {
     fn drop(&mut self) {
         let doomed = self.shared.state().end_settling();
-        if let Some(handle) = doomed {
-            destroy_later(&self.shared, handle);
-        }
+        destroy_later(&self.shared, doomed);
     }
 }
 
@@ -200,7 +201,7 @@ async fn settle_before(
             Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
             Ok(worked) => committed |= worked,
             // What the handler has done is in the store, and the response says so; only a logout must not fail unnoticed.
-            Err(_) if committed && shared.state().doomed.is_none() => break,
+            Err(_) if committed && shared.state().doomed.is_empty() => break,
             Err(error) => return Err(error),
         }
     }
@@ -229,10 +230,7 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
 
 /// Does what is to be done next; true if changes were committed.
 async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
-    let doomed = shared.state().doomed.take();
-    if let Some(handle) = doomed {
-        end(shared, handle, deadline).await?;
-    }
+    end_all(shared, deadline).await?;
     if shared.state().lost {
         return Err(SessionError::OutcomeUnknown);
     }
@@ -341,7 +339,7 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             let current = conclude(Outcome::Committed(committed.base));
             if created && !current {
                 // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
-                destroy_later(shared, handle);
+                destroy_later(shared, [Revocation::Verified(handle)]);
             }
             Ok(())
         }
@@ -370,20 +368,5 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             Err(SessionError::OutcomeUnknown)
         }
         Ended::Panicked(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-async fn end(shared: &Shared, handle: Handle, deadline: Instant) -> Result<(), SessionError> {
-    let durability = shared.settings.config.durability.endings();
-    match delete(&*shared.core.store, handle, durability, deadline).await {
-        Ok(()) => {
-            shared.emit(&Event::Destroyed { handle });
-            Ok(())
-        }
-        Err(error) => {
-            shared.state().doomed.get_or_insert(handle);
-            destroy_later(shared, handle);
-            Err(SessionError::Store(error))
-        }
     }
 }

@@ -449,12 +449,14 @@ async fn a_replaced_response_has_the_headers_of_layers_further_out_only() {
         (outside(up.clone()), outside(down()), true),
         (built(up.clone()), built(down()), true),
     ] {
-        for (app, browser, status, has) in [
-            (&up, &browser, 200, true),
-            (&up, &retired, 409, has),
-            (&down, &browser, 503, has),
+        for (app, browser, path, status, has) in [
+            (&up, &browser, "/incr?k=n", 200, true),
+            (&up, &retired, "/incr?k=n", 409, has),
+            (&down, &browser, "/sign-out", 503, has),
+            // The handler's own, since it has asked for a session that could not be loaded.
+            (&down, &browser, "/incr?k=n", 503, true),
         ] {
-            let page = browser.peek(app, "/incr?k=n").await;
+            let page = browser.peek(app, path).await;
             assert_eq!(page.status.as_u16(), status);
             for name in ["access-control-allow-origin", "x-content-type-options"] {
                 assert_eq!(page.headers.contains_key(name), has, "{name} on {status}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use sessile::store::{Deleted, Durability, Replaced, StoreErrorKind, Write};
 use sessile::{
-    Event, Handle, MemoryStore, RedisStore, Session, SessionConfig, SessionError, SessionLayer,
-    SessionStore,
+    Event, Handle, Load, MemoryStore, RedisStore, Session, SessionConfig, SessionError,
+    SessionLayer, SessionStore,
 };
 
 use crate::support::app::app;
@@ -289,6 +289,12 @@ async fn a_login_that_a_replica_has_outlives_the_primary_and_the_old_token_stays
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_that_no_replica_has_is_503_and_repeated_until_one_has_it() {
+    repeats_until_a_replica_has_it(Load::Inbound, "/logout").await;
+    // Whose session nobody has loaded before.
+    repeats_until_a_replica_has_it(Load::OnExtract, "/sign-out").await;
+}
+
+async fn repeats_until_a_replica_has_it(load: Load, path: &str) {
     let mut pair = Pair::start().await;
     let store = pair.store().await;
     let mut visitor = signed_in(&app(layer(store.clone(), endings))).await;
@@ -297,7 +303,7 @@ async fn a_logout_that_no_replica_has_is_503_and_repeated_until_one_has_it() {
     });
     let told = Arc::new(AtomicBool::new(false));
     let tells = Arc::clone(&told);
-    let app = app(layer.with_observer(move |event: &Event| {
+    let app = app(layer.with_load(load).with_observer(move |event: &Event| {
         if let Event::Destroyed { .. } = event {
             tells.store(true, Ordering::SeqCst);
         }
@@ -305,7 +311,7 @@ async fn a_logout_that_no_replica_has_is_503_and_repeated_until_one_has_it() {
     let destroyed = || told.load(Ordering::SeqCst);
     let before = visitor.clone();
     pair.cut_stream();
-    let page = visitor.get(&app, "/logout").await;
+    let page = visitor.get(&app, path).await;
     assert_eq!(page.status, 503);
     assert_eq!(
         visitor.cookie, None,

@@ -10,7 +10,7 @@ use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use sessile::{Session, SessionError, SessionLayer};
+use sessile::{Logout, Session, SessionError, SessionLayer};
 
 type Params = Query<HashMap<String, String>>;
 type Answer = Result<String, SessionError>;
@@ -49,6 +49,7 @@ pub fn routes() -> Router {
         .route("/cycle", get(cycle))
         .route("/logout", get(logout))
         .route("/logout-and-say", get(logout_and_say))
+        .route("/sign-out", get(sign_out))
         .route("/slow", get(slow))
         .route("/two-keys", get(two_keys))
         .route("/slow-logout", get(slow_logout))
@@ -152,6 +153,20 @@ async fn logout(session: Session, params: Params) -> Response {
     match param(&params, "then") {
         "panic" => panic!("after destroy"),
         "hang" => std::future::pending().await,
+        "fail" => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        _ => StatusCode::OK.into_response(),
+    }
+}
+
+/// Without a session at hand.
+async fn sign_out(logout: Logout, params: Params) -> Response {
+    logout.end_session();
+    match param(&params, "then") {
+        "panic" => panic!("after the logout"),
+        "hang" => {
+            linger(&params).await;
+            StatusCode::OK.into_response()
+        }
         "fail" => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         _ => StatusCode::OK.into_response(),
     }

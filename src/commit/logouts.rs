@@ -1,0 +1,113 @@
+//! Logouts of sessions that could not be loaded, while they wait for the store.
+//!
+//! Nobody knows yet whether their tokens are of any session, so anybody can make them. Hence a queue of their own, and of
+//! limited length: made-up ones take no place from those of sessions that are known.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::token::Token;
+
+/// So that an outage does not pile up tasks. The session of one that must go ends with its idle timeout.
+const WAITING_MOST: usize = 1024;
+
+/// The logouts that wait, the oldest first.
+#[derive(Default)]
+pub(crate) struct Logouts(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    next: u64,
+}
+
+struct Waiting {
+    number: u64,
+    token: Token,
+    /// Its task hears when this goes.
+    _kept: oneshot::Sender<()>,
+}
+
+/// A logout's place among those that wait.
+pub(super) struct Place {
+    pub(super) number: u64,
+    /// Resolves once it must go, since too many have come after it.
+    pub(super) displaced: oneshot::Receiver<()>,
+}
+
+impl Logouts {
+    /// Lets a logout wait; the oldest must go if they are too many. `None` if one with this token waits already.
+    pub(super) fn join(&self, token: &Token) -> Option<Place> {
+        let mut queue = self.lock();
+        if queue.waiting.iter().any(|waiting| waiting.token == *token) {
+            return None;
+        }
+        if queue.waiting.len() >= WAITING_MOST {
+            queue.waiting.pop_front();
+        }
+        let (kept, displaced) = oneshot::channel();
+        let number = queue.next;
+        queue.next += 1;
+        queue.waiting.push_back(Waiting {
+            number,
+            token: token.clone(),
+            _kept: kept,
+        });
+        Some(Place { number, displaced })
+    }
+
+    pub(super) fn leave(&self, number: u64) {
+        self.lock()
+            .waiting
+            .retain(|waiting| waiting.number != number);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Logouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logouts").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_logouts_the_oldest_goes() {
+        let logouts = Logouts::default();
+        let tokens: Vec<Token> = (0..=WAITING_MOST).map(|_| Token::random()).collect();
+        let mut places: Vec<Place> = tokens[..WAITING_MOST]
+            .iter()
+            .map(|token| logouts.join(token).expect("a new token"))
+            .collect();
+        assert!(
+            tokens[..WAITING_MOST]
+                .iter()
+                .all(|token| logouts.join(token).is_none()),
+            "they wait already"
+        );
+        assert!(!places.iter_mut().any(is_displaced));
+        places.push(logouts.join(&tokens[WAITING_MOST]).expect("a new token"));
+        let displaced: Vec<bool> = places.iter_mut().map(is_displaced).collect();
+        assert!(displaced[0] && !displaced[1..].contains(&true));
+        // What leaves makes room, and may come again.
+        logouts.leave(places[1].number);
+        let again = logouts.join(&tokens[1]).expect("it has left");
+        assert!(!is_displaced(&mut places[2]));
+        logouts.leave(places[0].number);
+        assert_eq!(logouts.lock().waiting.len(), WAITING_MOST);
+        assert_eq!(again.number, 1025);
+    }
+
+    fn is_displaced(place: &mut Place) -> bool {
+        place.displaced.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
+}
