@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use sessile::{Key, MemoryStore, RedisStore, Session, SessionError, SessionLayer};
+use sessile::{Key, Logout, MemoryStore, RedisStore, Session, SessionError, SessionLayer};
 
 const NOTICE: Key<String> = Key::new("notice");
 
@@ -56,11 +56,10 @@ async fn login(
     Ok(Redirect::to("/").into_response())
 }
 
-async fn logout(session: Session) -> Result<Redirect, SessionError> {
-    session.destroy();
-    // Goes into a fresh session, of nobody.
-    session.insert(NOTICE, "You are signed out.".to_owned())?;
-    Ok(Redirect::to("/"))
+async fn logout(logout: Logout) -> Redirect {
+    // Unlike `session.destroy()` it needs no session at hand, so that users can sign out while the store is away too.
+    logout.end_session();
+    Redirect::to("/")
 }
 
 async fn whoami(session: Session) -> Result<String, StatusCode> {
