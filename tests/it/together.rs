@@ -143,7 +143,7 @@ async fn what_makes_the_session_too_large_fails_its_own_request_only() {
     assert_eq!(queue.see("/number?k=n").await, "2");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn above_a_limit_that_was_lowered_who_makes_the_session_smaller_fits() {
     let mut config = SessionConfig::default();
     config.max_size = 1024;
