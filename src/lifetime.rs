@@ -201,7 +201,9 @@ impl Session {
             Standing::Stored(base) => Base::clone(base),
             Standing::New | Standing::Barred { .. } => return,
         };
-        look_and_renew(&base, shared.terms());
+        if let Ok(runtime) = shared.runtime() {
+            look_and_renew(&base, shared.terms(), &runtime);
+        }
     }
 
     /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another

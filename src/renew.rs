@@ -1,5 +1,6 @@
 //! Renewals by a session that was loaded some time ago, which looks first what has become of it.
 
+use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -22,7 +23,7 @@ struct Holder {
 }
 
 /// Renews the session in the background, by the timeouts that it has now, if this request may still use it.
-pub(crate) fn look_and_renew(base: &Base, terms: Terms) {
+pub(crate) fn look_and_renew(base: &Base, terms: Terms, runtime: &Runtime) {
     let handle = base.token.handle;
     let cookie = &terms.settings.config.cookie.name;
     let holder = Holder {
@@ -50,7 +51,7 @@ pub(crate) fn look_and_renew(base: &Base, terms: Terms) {
             settings.emit(&Event::StoreFailed { handle, error });
         }
     };
-    background.spawn(task.in_current_span());
+    background.spawn_on(task.in_current_span(), runtime);
 }
 
 impl Holder {
