@@ -23,6 +23,7 @@ use crate::store::{
     Write,
 };
 
+mod answered;
 mod leases;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -41,11 +42,20 @@ pub async fn check<S: SessionStore>(store: S) {
     suite.never_creates_by_replacing().await;
     suite.lets_one_of_many_replace().await;
     suite.lets_one_of_many_create().await;
+    suite.creates_once().await;
+    suite.shows_what_was_answered().await;
+    suite.revives_nothing().await;
     suite.touches_the_time_and_nothing_else().await;
+    suite.extends_to_the_longest_and_cuts_at_once().await;
     suite.deletes_for_good().await;
     suite.lets_sessions_expire().await;
     suite.keeps_any_bytes_of_any_size().await;
     suite.has_a_clock_that_moves_on().await;
+    if suite.0.capabilities().durability {
+        suite.says_what_no_replica_has().await;
+    } else {
+        suite.says_that_it_has_no_replicas().await;
+    }
     if suite.0.capabilities().lease {
         suite.has_leases().await;
     } else {

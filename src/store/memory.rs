@@ -245,6 +245,7 @@ impl SessionStore for MemoryStore {
     }
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        write.durability.primary_only()?;
         let now = self.now_millis();
         let expires = after(now, write.ttl);
         let mut shard = self.shard(key);
@@ -274,6 +275,7 @@ impl SessionStore for MemoryStore {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
+        write.durability.primary_only()?;
         let now = self.now_millis();
         let mut shard = self.shard(key);
         shard.drop_expired(now);
@@ -306,7 +308,8 @@ impl SessionStore for MemoryStore {
         Ok(Touched::Done)
     }
 
-    async fn delete(&self, key: &Handle, _: Durability) -> Result<Deleted, StoreError> {
+    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        durability.primary_only()?;
         let now = self.now_millis();
         let mut shard = self.shard(key);
         shard.drop_expired(now);

@@ -146,7 +146,7 @@ pub struct Capabilities {
     pub request_budget: Duration,
     /// Whether it has leases: [`SessionStore::acquire`]. No by default.
     pub lease: bool,
-    /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it is then never asked to.
+    /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it then refuses to, and changes nothing.
     pub durability: bool,
     /// Whether one call may reach the store more than once, because a client or proxy in between repeats by itself what it
     /// got no answer to. No by default.
@@ -235,6 +235,18 @@ pub enum Durability {
         #[serde(with = "duration")]
         timeout: Duration,
     },
+}
+
+impl Durability {
+    /// For a store that has no replicas to wait for.
+    fn primary_only(self) -> Result<(), StoreError> {
+        match self {
+            Self::Primary => Ok(()),
+            Self::Replicas { .. } => Err(StoreError::refused(
+                "this store has no replicas to wait for: use another store, or write \"primary\" for `durability`",
+            )),
+        }
+    }
 }
 
 /// A session as the store has it.

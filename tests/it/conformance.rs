@@ -1,7 +1,15 @@
-//! Both stores run the suite that is public.
+//! Both stores run the suite that is public; stores that break a rule of it are told which.
 
-use sessile::MemoryStore;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
 use sessile::conformance::check;
+use sessile::store::{
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
+    Stored, Touched, Write,
+};
+use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
 use crate::support::Ground;
 
@@ -14,4 +22,191 @@ async fn memory_is_a_session_store() {
 async fn redis_is_a_session_store() {
     let ground = Ground::new();
     check(ground.store().await).await;
+}
+
+#[tokio::test]
+async fn a_store_that_breaks_a_rule_is_told_which() {
+    for (flaw, rule) in [
+        (Flaw::CreatesAgain, "must not arrive again"),
+        (Flaw::ShowsTheFirst, "`Latest` shows what was answered last"),
+        (Flaw::RevivesByTouching, "does not come back"),
+        (Flaw::SharesBytes, "must not be replaced, though another"),
+        (Flaw::FailsToDeleteNothing, "is no error, whatever is there"),
+        (Flaw::DeletesAnything, "is no error, and says so"),
+        (Flaw::AddsUp, "the longest holds, and no more"),
+        (Flaw::NeverCuts, "`Set` cuts"),
+        (Flaw::IgnoresDurability, "refuses to"),
+        (Flaw::ClaimsDurability, "NotDurable"),
+    ] {
+        let checked = tokio::spawn(check(Flawed::with(flaw)));
+        let panic = checked.await.expect_err("a flaw").into_panic();
+        let told = panic.downcast::<String>().expect("a message");
+        assert!(told.contains(rule), "{flaw:?}: {told}");
+    }
+}
+
+/// What is wrong with a store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Flaw {
+    /// A copy of the creation arrives after the deletion.
+    CreatesAgain,
+    /// It shows what it has shown first.
+    ShowsTheFirst,
+    /// To touch what was deleted brings it back.
+    RevivesByTouching,
+    /// A session that was deleted is taken for another one with the same bytes.
+    SharesBytes,
+    FailsToDeleteNothing,
+    /// It says that it has deleted what was not there.
+    DeletesAnything,
+    /// Extensions at once add up.
+    AddsUp,
+    NeverCuts,
+    IgnoresDurability,
+    /// It says that it can wait for replicas, and does not.
+    ClaimsDurability,
+}
+
+struct Flawed {
+    store: MemoryStore,
+    flaw: Flaw,
+    /// The first value of each session.
+    first: Mutex<HashMap<Handle, Stored>>,
+}
+
+impl Flawed {
+    fn with(flaw: Flaw) -> Self {
+        Self {
+            store: MemoryStore::new(),
+            flaw,
+            first: Mutex::default(),
+        }
+    }
+
+    fn first(&self, key: &Handle) -> Option<Stored> {
+        self.first.lock().unwrap().get(key).cloned()
+    }
+
+    async fn bring_back(&self, key: &Handle) {
+        if let Some(first) = self.first(key) {
+            let write = Write::new(first.value(), Duration::from_secs(60));
+            let _ = self.store.create(key, write).await;
+        }
+    }
+
+    /// What the store under it is asked for.
+    fn durability(&self, asked: Durability) -> Durability {
+        match self.flaw {
+            Flaw::IgnoresDurability | Flaw::ClaimsDurability => Durability::Primary,
+            _ => asked,
+        }
+    }
+}
+
+impl SessionStore for Flawed {
+    fn namespace(&self) -> &str {
+        self.store.namespace()
+    }
+
+    fn now(&self) -> SystemTime {
+        self.store.now()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let claims = self.flaw == Flaw::ClaimsDurability;
+        self.store.capabilities().with_durability(claims)
+    }
+
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+        let loaded = self.store.load(key, want).await?;
+        // Those that the suite replaces again and again.
+        let many = loaded
+            .as_ref()
+            .is_some_and(|stored| stored.value().len() == Stored::VERSION_LEN);
+        match self.first(key) {
+            Some(first) if many && self.flaw == Flaw::ShowsTheFirst => Ok(Some(first)),
+            _ => Ok(loaded),
+        }
+    }
+
+    async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        let durability = self.durability(write.durability);
+        let created = self
+            .store
+            .create(key, write.with_durability(durability))
+            .await?;
+        if created == Created::Done {
+            let first = Stored::new(write.value.clone(), Some(write.ttl));
+            self.first.lock().unwrap().insert(*key, first);
+        }
+        Ok(created)
+    }
+
+    async fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> Result<Replaced, StoreError> {
+        let durability = self.durability(write.durability);
+        let write = write.with_durability(durability);
+        let replaced = self.store.replace(key, expected, write).await?;
+        let twins = self.first.lock().unwrap();
+        let same =
+            |other: &&Stored| other.value() == expected.value() && other.value().ends_with(b"one");
+        match twins.values().filter(same).count() {
+            2.. if replaced == Replaced::Gone && self.flaw == Flaw::SharesBytes => {
+                Ok(Replaced::Done)
+            }
+            _ => Ok(replaced),
+        }
+    }
+
+    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+        let left = self.store.load(key, Freshness::Latest).await?;
+        let left = left
+            .and_then(|stored| stored.time_left())
+            .unwrap_or_default();
+        let renewal = match (self.flaw, renewal) {
+            (Flaw::AddsUp, Renewal::Extend(ttl)) if ttl.as_secs() % 60 != 0 => {
+                Renewal::Set(left + ttl)
+            }
+            (Flaw::NeverCuts, Renewal::Set(ttl)) if ttl.as_secs() == 0 => {
+                let extended = self.store.touch(key, Renewal::Extend(ttl));
+                return extended.await.map(|_| Touched::Done);
+            }
+            (_, renewal) => renewal,
+        };
+        if self.flaw == Flaw::RevivesByTouching && self.first(key).is_some() && left.is_zero() {
+            self.bring_back(key).await;
+            return Ok(Touched::Unchanged);
+        }
+        self.store.touch(key, renewal).await
+    }
+
+    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        let deleted = self.store.delete(key, self.durability(durability)).await?;
+        match self.flaw {
+            Flaw::CreatesAgain => self.bring_back(key).await,
+            Flaw::DeletesAnything if self.first(key).is_none() => return Ok(Deleted::Done),
+            Flaw::FailsToDeleteNothing if self.first(key).is_none() => {
+                return Err(StoreError::refused("there is nothing"));
+            }
+            _ => {}
+        }
+        Ok(deleted)
+    }
+
+    async fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Leased, StoreError> {
+        self.store.acquire(key, owner, lease).await
+    }
+
+    async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
+        self.store.release(key, owner).await
+    }
 }

@@ -244,6 +244,17 @@ impl RedisStore {
         format!("{}{handle}", self.inner.config.key_prefix)
     }
 
+    /// The replicas that must have a write, if any.
+    fn wanted(&self, durability: Durability) -> Result<Option<Wanted>, StoreError> {
+        if !self.capabilities().durability {
+            durability.primary_only()?;
+        }
+        Ok(match durability {
+            Durability::Primary => None,
+            Durability::Replicas { n, timeout } => Some(Wanted { n, timeout }),
+        })
+    }
+
     fn lease_key(&self, handle: &Handle) -> String {
         format!("{}{handle}:lease", self.inner.config.key_prefix)
     }
@@ -288,7 +299,7 @@ impl SessionStore for RedisStore {
             .arg("NX")
             .arg("PX")
             .arg(millis(write.ttl));
-        if let Some(wanted) = wanted(write.durability) {
+        if let Some(wanted) = self.wanted(write.durability)? {
             return replicas::create(&self.inner.connections, &command, wanted).await;
         }
         match self
@@ -315,7 +326,7 @@ impl SessionStore for RedisStore {
             replacer,
             ..
         } = &*self.inner;
-        match wanted(write.durability) {
+        match self.wanted(write.durability)? {
             Some(wanted) => {
                 replicas::replace(connections, replacer, &key, expected, value, ttl, wanted).await
             }
@@ -348,7 +359,7 @@ impl SessionStore for RedisStore {
     }
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
-        if let Some(wanted) = wanted(durability) {
+        if let Some(wanted) = self.wanted(durability)? {
             let mark = format!("{}mark", self.inner.config.key_prefix);
             let connections = &self.inner.connections;
             return replicas::delete(connections, &self.key(key), &mark, wanted).await;
@@ -402,14 +413,6 @@ async fn load(connections: &Connections, key: &str) -> Result<Option<Stored>, Fa
     match <[Value; 2]>::try_from(answers) {
         Ok([left, value]) => Ok(stored(value, &left)?),
         Err(_) => Err(odd("GET").into()),
-    }
-}
-
-/// The replicas that must have a write, if any.
-fn wanted(durability: Durability) -> Option<Wanted> {
-    match durability {
-        Durability::Primary => None,
-        Durability::Replicas { n, timeout } => Some(Wanted { n, timeout }),
     }
 }
 

@@ -56,6 +56,18 @@ impl<S> Spy<S> {
             ..self
         }
     }
+
+    /// What the store itself is asked for: what it cannot do, it is only said to be able to.
+    fn durability(&self, asked: Durability) -> Durability
+    where
+        S: SessionStore,
+    {
+        let can = self.store.capabilities().durability;
+        match self.capabilities.is_some_and(|said| said.durability) && !can {
+            true => Durability::Primary,
+            false => asked,
+        }
+    }
 }
 
 fn count(calls: &AtomicU64) {
@@ -83,7 +95,10 @@ impl<S: SessionStore> SessionStore for Spy<S> {
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
         count(&self.calls.create);
-        self.store.create(key, write).await
+        let durability = self.durability(write.durability);
+        self.store
+            .create(key, write.with_durability(durability))
+            .await
     }
 
     async fn replace(
@@ -93,6 +108,8 @@ impl<S: SessionStore> SessionStore for Spy<S> {
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
         count(&self.calls.replace);
+        let durability = self.durability(write.durability);
+        let write = write.with_durability(durability);
         self.store.replace(key, expected, write).await
     }
 
@@ -103,7 +120,7 @@ impl<S: SessionStore> SessionStore for Spy<S> {
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
         count(&self.calls.delete);
-        self.store.delete(key, durability).await
+        self.store.delete(key, self.durability(durability)).await
     }
 
     async fn acquire(
