@@ -1,7 +1,12 @@
 //! Stores that are broken on purpose, in ways that session libraries are: what checks histories must find each of them.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Map, Value};
 use sessile::store::{
     Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
     StoreErrorKind, Stored, Touched, Write,
@@ -17,6 +22,16 @@ pub enum Control {
     Revives,
     /// It takes a lost answer for a sign that nothing has happened.
     ResendsBlindly,
+    /// It writes those fields alone that the request has given another value.
+    Patches,
+    /// Of several fields that a request has given another value it writes the first.
+    Halves,
+    /// It takes every commit after a login for that login.
+    KeepsLogins,
+    /// A deletion that has failed is never done, though it says so.
+    ForgetsDeletions,
+    /// It is not the store: a layer says that nothing was done of what was done by half.
+    HidesHalves,
 }
 
 impl Control {
@@ -25,17 +40,111 @@ impl Control {
             "last_write_wins" => Self::LastWriteWins,
             "revives" => Self::Revives,
             "resends_blindly" => Self::ResendsBlindly,
-            _ => panic!("NODE_CONTROL = {name}: none of last_write_wins, revives, resends_blindly"),
+            "patches" => Self::Patches,
+            "halves" => Self::Halves,
+            "keeps_logins" => Self::KeepsLogins,
+            "forgets_deletions" => Self::ForgetsDeletions,
+            "hides_halves" => Self::HidesHalves,
+            _ => panic!("NODE_CONTROL = {name}: see tests/node/controls.rs"),
         }
+    }
+
+    /// What is wrong with the layer around the application.
+    pub fn distort(self, mut response: Response) -> Response {
+        let half = response.status() == StatusCode::INTERNAL_SERVER_ERROR;
+        if half && matches!(self, Self::HidesHalves) {
+            *response.status_mut() = StatusCode::CONFLICT;
+        }
+        response
     }
 }
 
 pub struct Broken<S> {
-    pub store: S,
-    pub control: Control,
+    store: S,
+    control: Control,
+    failed_deletions: Mutex<HashSet<Handle>>,
+}
+
+/// A record in two: what comes before its data, and the data. Every record of the application ends with it.
+fn parts(record: &[u8]) -> (String, Map<String, Value>) {
+    let text = String::from_utf8_lossy(record);
+    let (head, data) = text.split_once(DATA).expect("a record");
+    let data = data.strip_suffix('}').expect("its end");
+    (
+        head.to_owned(),
+        serde_json::from_str(data).expect("its data"),
+    )
+}
+
+const DATA: &str = ",\"data\":";
+
+fn whole(head: &str, data: &Map<String, Value>) -> bytes::Bytes {
+    let data = serde_json::to_string(data).expect("a map");
+    format!("{head}{DATA}{data}}}").into()
+}
+
+/// The keys whose values a commit changes.
+fn changed(base: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
+    let mut keys: Vec<String> = base.keys().chain(new.keys()).cloned().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.retain(|key| base.get(key) != new.get(key));
+    keys
+}
+
+/// Gives `to` what `from` has under these keys.
+fn copy(keys: &[String], from: &Map<String, Value>, to: &mut Map<String, Value>) {
+    for key in keys {
+        match from.get(key) {
+            Some(value) => to.insert(key.clone(), value.clone()),
+            None => to.remove(key),
+        };
+    }
+}
+
+/// What a commit has changed, and the rest as it is in the store.
+fn patched(base: &Stored, new: &[u8], present: &Stored) -> bytes::Bytes {
+    let ((_, base), (head, new)) = (parts(base.value()), parts(new));
+    let (_, mut data) = parts(present.value());
+    copy(&changed(&base, &new), &new, &mut data);
+    whole(&head, &data)
+}
+
+/// The first of what a commit has changed.
+fn halved(base: &Stored, new: &[u8]) -> bytes::Bytes {
+    let ((_, base), (head, new)) = (parts(base.value()), parts(new));
+    let mut data = base.clone();
+    let keys = changed(&base, &new);
+    copy(&keys[..keys.len().min(1)], &new, &mut data);
+    whole(&head, &data)
+}
+
+/// The commit with the login of its base, as if it were that login.
+fn with_login(base: &Stored, new: &bytes::Bytes) -> bytes::Bytes {
+    const LOGIN: &str = ",\"login\":{";
+    let [base, new_text] = [base.value(), new].map(|record| String::from_utf8_lossy(record));
+    let login = base
+        .split_once(LOGIN)
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let retired = login.and_then(|(login, _)| login.split_once("\"retired\":"));
+    let (Some((_, retired)), None) = (retired, new_text.find(LOGIN)) else {
+        return new.clone();
+    };
+    let (head, rest) = new_text.split_once(",\"created\":").expect("a record");
+    let version = &new_text[..Stored::VERSION_LEN];
+    let login = format!("{LOGIN}{},\"retired\":{retired}}}", &version[1..]);
+    format!("{head}{login},\"created\":{rest}").into()
 }
 
 impl<S: SessionStore> Broken<S> {
+    pub fn new(store: S, control: Control) -> Self {
+        Self {
+            store,
+            control,
+            failed_deletions: Mutex::default(),
+        }
+    }
+
     /// What is there, without the commits that it names.
     async fn forgetful(&self, key: &Handle) -> Result<Option<Stored>, StoreError> {
         let Some(stored) = self.store.load(key, Freshness::Latest).await? else {
@@ -77,7 +186,18 @@ impl<S: SessionStore> SessionStore for Broken<S> {
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
         let again = Write::new(write.value, write.ttl);
+        let distorted = match self.control {
+            Control::Halves => halved(expected, write.value),
+            Control::KeepsLogins => with_login(expected, write.value),
+            _ => write.value.clone(),
+        };
+        let write = Write::new(&distorted, write.ttl);
         match (self.control, self.store.replace(key, expected, write).await) {
+            (Control::Patches, Ok(Replaced::Conflict(newer))) => {
+                let patched = patched(expected, again.value, &newer);
+                let patch = Write::new(&patched, again.ttl);
+                self.store.replace(key, &newer, patch).await
+            }
             (Control::LastWriteWins, Ok(Replaced::Conflict(newer))) => {
                 self.store.replace(key, &newer, again).await
             }
@@ -99,6 +219,13 @@ impl<S: SessionStore> SessionStore for Broken<S> {
     }
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        if matches!(self.control, Control::ForgetsDeletions) {
+            let mut failed = self.failed_deletions.lock().expect("no panic");
+            return match failed.insert(*key) {
+                true => Err(StoreError::refused("not now")),
+                false => Ok(Deleted::Done),
+            };
+        }
         self.store.delete(key, durability).await
     }
 

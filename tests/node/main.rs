@@ -34,19 +34,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         patience::unhurried(&mut config);
     }
     let store = RedisStore::from_config(config).await?;
-    let layer = match std::env::var("NODE_CONTROL") {
-        Ok(name) => SessionLayer::new(controls::Broken {
-            store,
-            control: controls::Control::named(&name),
-        }),
-        Err(_) => SessionLayer::new(store),
+    let control = std::env::var("NODE_CONTROL").ok();
+    let control = control.as_deref().map(controls::Control::named);
+    let layer = match control {
+        Some(control) => SessionLayer::new(controls::Broken::new(store, control)),
+        None => SessionLayer::new(store),
     };
     let layer = layer.insecure_for_localhost().with_observer(tell);
     let background = layer.clone();
     let port: u16 = std::env::var("PORT").map_or(Ok(0), |port| port.parse())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("{}", listener.local_addr()?);
-    let server = axum::serve(listener, app::app(layer));
+    let distort = move |response| {
+        std::future::ready(match control {
+            Some(control) => control.distort(response),
+            None => response,
+        })
+    };
+    let app = app::app(layer).layer(axum::middleware::map_response(distort));
+    let server = axum::serve(listener, app);
     let mut asked_to_end = signal(SignalKind::terminate())?;
     let end = async move {
         asked_to_end.recv().await;

@@ -5,6 +5,9 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::workload::LOGOUTS;
+use crate::support::ledger::{Bank, FORM};
+
 /// Microseconds since the run began, by the clock of the harness.
 pub type Moment = u64;
 
@@ -80,9 +83,39 @@ pub enum What {
     Look,
     /// Reads what is stored, past all nodes.
     Inspect,
+    /// Saves both fields of a form, of which those that it does not change are saved as they were loaded.
+    Form {
+        value: String,
+        changes: Fields,
+    },
+    /// Moves an amount from one account to the other, in a transaction that aborts if there is not as much.
+    Move {
+        name: String,
+        from: usize,
+        amount: i64,
+    },
+    /// Commits one thing before its end and another at its end, unless that is refused: by the handler, or because another
+    /// request of this kind has been faster.
+    Early {
+        item: String,
+        refuse: bool,
+    },
     Rotate,
     Login,
-    Logout,
+    /// Another principal signs in, with a token that has been replaced.
+    Rival,
+    /// By one of [`LOGOUTS`].
+    Logout {
+        route: &'static str,
+    },
+}
+
+/// Which fields of a form a request changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fields {
+    First,
+    Second,
+    Both,
 }
 
 /// How an operation ended.
@@ -94,6 +127,10 @@ pub enum Ending {
     NotDone(&'static str),
     /// It may have happened, or happen yet.
     Unknown(&'static str),
+    /// What it has committed before its end has happened, and the rest has not and never will.
+    Partly,
+    /// A logout that has failed, and that its node carries out before it ends.
+    Later,
     /// No answer that a session ever gives.
     Wrong(String),
 }
@@ -106,6 +143,12 @@ pub enum Seen {
     Texts(Vec<String>),
     Taken(Option<String>),
     Page(Page),
+    /// The form as it was loaded.
+    Form([Option<String>; 2]),
+    /// The accounts, before and after.
+    Moved(Bank, Bank),
+    /// The accounts, of which one had too little.
+    Aborted(Bank),
     /// Nothing is stored.
     Absent,
 }
@@ -136,15 +179,55 @@ impl What {
             Self::Take { .. } => "take",
             Self::Look => "look",
             Self::Inspect => "inspect",
+            Self::Form { .. } => "form",
+            Self::Move { .. } => "move",
+            Self::Early { .. } => "early",
             Self::Rotate => "rotate",
             Self::Login => "login",
-            Self::Logout => "logout",
+            Self::Rival => "rival",
+            Self::Logout { route } => route,
         }
     }
 
     /// Whether a success means a new token.
     pub fn rotates(&self) -> bool {
         matches!(self, Self::Rotate | Self::Login)
+    }
+
+    pub fn is_logout(&self) -> bool {
+        matches!(self, Self::Logout { .. })
+    }
+
+    /// Whether its answer cannot say whose session it was, since it does not load it.
+    fn is_blind(&self) -> bool {
+        let looks = |route| LOGOUTS.iter().any(|(name, looks)| *name == route && *looks);
+        matches!(self, Self::Logout { route } if !looks(*route))
+    }
+}
+
+impl Fields {
+    /// What is saved in place of what was loaded.
+    pub fn saved<'a>(
+        self,
+        loaded: &'a [Option<String>; 2],
+        value: &'a str,
+    ) -> [Option<&'a str>; 2] {
+        let [first, second] = loaded.each_ref().map(Option::as_deref);
+        match self {
+            Self::First => [Some(value), second],
+            Self::Second => [first, Some(value)],
+            Self::Both => [Some(value); 2],
+        }
+    }
+
+    /// Whether a request that changes these fields to this value may have saved the pair.
+    pub fn may_have_saved(self, pair: [Option<&str>; 2], value: &str) -> bool {
+        let [first, second] = pair.map(|field| field == Some(value));
+        match self {
+            Self::First => first,
+            Self::Second => second,
+            Self::Both => first && second,
+        }
     }
 }
 
@@ -154,7 +237,8 @@ impl Ending {
         match self {
             Self::Done { .. } => "ok",
             Self::NotDone(_) => "fail",
-            Self::Unknown(_) => "unknown",
+            Self::Unknown(_) | Self::Later => "unknown",
+            Self::Partly => "partly",
             Self::Wrong(_) => "wrong",
         }
     }
@@ -171,13 +255,41 @@ impl Op {
         self.what != What::Inspect && matches!(&self.ending, Ending::Done { owner: None, .. })
     }
 
+    /// Answered with success, or with what a request is answered that has committed only a part.
+    pub fn is_let_in(&self, tag: &str) -> bool {
+        self.is_done_for(tag) || self.ending == Ending::Partly
+    }
+
+    /// It may have happened, or happen yet.
     pub fn is_unknown(&self) -> bool {
-        matches!(self.ending, Ending::Unknown(_))
+        matches!(self.ending, Ending::Unknown(_) | Ending::Later)
+            || (self.what.is_blind() && self.is_shut_out())
+    }
+
+    /// It has not happened to the session of this life, and never will.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.ending, Ending::NotDone(_)) || (self.is_shut_out() && !self.what.is_blind())
+    }
+
+    /// A login that was answered with a token of this session, though the one it carried opened nothing.
+    pub fn is_joined(&self) -> bool {
+        self.what == What::Login && self.is_shut_out() && self.given.is_some()
+    }
+
+    /// It has committed something, and not only looked.
+    pub fn has_changed(&self, tag: &str) -> bool {
+        let changes = match (&self.what, self.seen()) {
+            (What::Look | What::Inspect | What::Rival | What::Logout { .. }, _) => false,
+            (_, Some(Seen::Aborted(_) | Seen::Taken(None))) => false,
+            (What::Show, Some(Seen::Texts(texts))) => !texts.is_empty(),
+            _ => true,
+        };
+        changes && self.is_let_in(tag)
     }
 
     /// It has happened to the session of this life, or may have.
     pub fn may_have_happened(&self, tag: &str) -> bool {
-        self.is_done_for(tag) || self.is_unknown()
+        self.is_let_in(tag) || self.is_unknown()
     }
 
     /// It was over before the other began.
@@ -188,7 +300,11 @@ impl Op {
     pub fn seen(&self) -> Option<&Seen> {
         match &self.ending {
             Ending::Done { seen, .. } => Some(seen),
-            Ending::NotDone(_) | Ending::Unknown(_) | Ending::Wrong(_) => None,
+            Ending::NotDone(_)
+            | Ending::Unknown(_)
+            | Ending::Partly
+            | Ending::Later
+            | Ending::Wrong(_) => None,
         }
     }
 }
@@ -213,6 +329,14 @@ impl Page {
             .get(key)
             .and_then(Value::as_i64)
             .unwrap_or_default()
+    }
+
+    pub fn form(&self) -> [Option<&str>; 2] {
+        FORM.map(|field| self.text(field))
+    }
+
+    pub fn bank(&self) -> Bank {
+        Bank::of(|key| self.data.get(key))
     }
 
     pub fn list(&self) -> Vec<&str> {
@@ -256,6 +380,8 @@ impl fmt::Display for Op {
             }
             Ending::NotDone(why) => write!(f, " → not done: {why}")?,
             Ending::Unknown(why) => write!(f, " → unknown: {why}")?,
+            Ending::Partly => write!(f, " → a part of it")?,
+            Ending::Later => write!(f, " → to be done later")?,
             Ending::Wrong(what) => write!(f, " → {what}")?,
         }
         if self.given.is_some() {

@@ -1,6 +1,8 @@
 //! What goes wrong: one thing after the other, in an order that the seed decides, with quiet times in between.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
@@ -9,6 +11,7 @@ use rand::seq::SliceRandom as _;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
+use super::history::{Ending, Life, Moment, Op};
 use super::site::{NODES, Site};
 use crate::support::proxy::{Fault, Weather};
 
@@ -43,6 +46,11 @@ impl Evil {
         Self::Cut,
     ];
 
+    /// The store cannot be reached meanwhile.
+    fn is_outage(self) -> bool {
+        matches!(self, Self::FreezeServer | Self::KillServer | Self::Cut)
+    }
+
     /// Of which lines lose what they carry.
     fn weather(self, dice: &mut StdRng) -> Option<Weather> {
         let lines_that = |fault, of_a_thousand| Weather {
@@ -62,18 +70,90 @@ impl Evil {
     }
 }
 
+/// When the store was away, and when nodes were killed.
+pub struct Outages {
+    began: Instant,
+    /// The store will be away in a moment.
+    near: AtomicBool,
+    past: Mutex<Vec<(Moment, Moment)>>,
+    kills: Mutex<Vec<(usize, Moment)>>,
+}
+
+impl Outages {
+    pub fn since(began: Instant) -> Self {
+        Self {
+            began,
+            near: AtomicBool::new(false),
+            past: Mutex::default(),
+            kills: Mutex::default(),
+        }
+    }
+
+    pub fn is_near(&self) -> bool {
+        self.near.load(Ordering::Relaxed)
+    }
+
+    /// Logouts that were under way during an outage, by how they ended.
+    pub fn logouts(&self, lives: &[Life]) -> BTreeMap<&'static str, u64> {
+        let past = self.past.lock().unwrap();
+        let in_outage = |op: &&Op| {
+            past.iter()
+                .any(|(from, to)| op.began <= *to && *from <= op.ended)
+        };
+        let mut endings = BTreeMap::new();
+        let logouts = lives.iter().flat_map(|life| &life.ops);
+        for op in logouts.filter(|op| op.what.is_logout()).filter(in_outage) {
+            let ending = match op.ending {
+                Ending::Later => "later",
+                _ => op.ending.kind(),
+            };
+            *endings.entry(ending).or_default() += 1;
+        }
+        endings
+    }
+
+    /// What a node has put off when it is killed may never be done.
+    pub fn forget_what_was_put_off(&self, lives: &mut [Life]) {
+        let kills = self.kills.lock().unwrap();
+        let put_off = lives.iter_mut().flat_map(|life| &mut life.ops);
+        for op in put_off.filter(|op| op.ending == Ending::Later) {
+            if kills
+                .iter()
+                .any(|(node, at)| *node == op.node && *at >= op.began)
+            {
+                op.ending = Ending::Unknown("503, and the node was killed");
+            }
+        }
+    }
+
+    fn note_kill(&self, node: usize) {
+        self.kills.lock().unwrap().push((node, self.now()));
+    }
+
+    fn note_outage(&self, from: Moment) {
+        self.past.lock().unwrap().push((from, self.now()));
+    }
+
+    fn now(&self) -> Moment {
+        let since = self.began.elapsed().as_micros();
+        since.try_into().expect("a short run")
+    }
+}
+
 pub struct Nemesis {
     pub site: Site,
     pub dice: StdRng,
     /// What has gone wrong so far.
     pub done: BTreeMap<Evil, u64>,
+    outages: Arc<Outages>,
 }
 
 impl Nemesis {
-    pub fn of(site: Site, dice: StdRng) -> Self {
+    pub fn of(site: Site, dice: StdRng, outages: Arc<Outages>) -> Self {
         Self {
             site,
             dice,
+            outages,
             done: BTreeMap::new(),
         }
     }
@@ -98,7 +178,17 @@ impl Nemesis {
             if beside {
                 self.set_weather(Evil::LoseAnswers);
             }
+            if evil.is_outage() {
+                // In time for requests that have their session loaded before it.
+                self.outages.near.store(true, Ordering::Relaxed);
+                self.pause(20..100).await;
+                self.outages.near.store(false, Ordering::Relaxed);
+            }
+            let from = self.outages.now();
             self.strike(evil).await;
+            if evil.is_outage() {
+                self.outages.note_outage(from);
+            }
             self.calm();
         }
         self
@@ -124,6 +214,7 @@ impl Nemesis {
             }
             Evil::KillNode => {
                 block_in_place(|| self.site.nodes[node].kill());
+                self.outages.note_kill(node);
                 self.pause(50..1000).await;
                 // It needs its line to start.
                 self.calm();

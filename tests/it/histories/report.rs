@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::checker::{Rule, Violation, check, projected, smallest};
-use super::history::Life;
+use super::history::{Life, Op, What};
 
 /// How many wrong histories are made small to find the smallest.
 const TRIED: usize = 20;
@@ -42,15 +42,59 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{:10} {:>8} {:>8} {:>8}", "", "ok", "fail", "unknown")?;
+        writeln!(
+            f,
+            "{:10} {:>8} {:>8} {:>8} {:>8}",
+            "", "ok", "fail", "unknown", "partly"
+        )?;
         let line = |f: &mut std::fmt::Formatter<'_>, name, count: &dyn Fn(&str) -> u64| {
-            let [ok, fail, unknown] = ["ok", "fail", "unknown"].map(count);
-            writeln!(f, "{name:10} {ok:8} {fail:8} {unknown:8}")
+            let [ok, fail, unknown, partly] = ["ok", "fail", "unknown", "partly"].map(count);
+            writeln!(f, "{name:10} {ok:8} {fail:8} {unknown:8} {partly:8}")
         };
         for what in self.kinds() {
             line(f, what, &|ending| self.count(what, ending))?;
         }
         line(f, "all", &|ending| self.all(ending))
+    }
+}
+
+/// Logins that met their own login.
+#[derive(Debug)]
+pub struct Logins {
+    /// Of a token that opened nothing any more, and that have brought another one.
+    pub joined: u64,
+    /// Done with the token of an earlier login whose answer was lost.
+    pub again: u64,
+    /// Pairs of tokens of the same login that have both opened the session.
+    pub twins: u64,
+}
+
+impl Logins {
+    pub fn of(lives: &[Life]) -> Self {
+        let mut logins = Self {
+            joined: 0,
+            again: 0,
+            twins: 0,
+        };
+        for life in lives {
+            let of_life = life.ops.iter().filter(|op| op.what == What::Login);
+            let of_life: Vec<_> = of_life.collect();
+            let opens = |token| {
+                let with_it = |op: &&Op| op.token == Some(token);
+                let mut ops = life.ops.iter().filter(with_it);
+                ops.any(|op| op.is_done_for(&life.tag))
+            };
+            for (at, login) in of_life.iter().enumerate() {
+                let same = || of_life[..at].iter().filter(|op| op.token == login.token);
+                let lost = same().any(|op| op.is_unknown() && op.precedes(login));
+                logins.joined += u64::from(login.is_joined());
+                logins.again += u64::from(lost && login.given.is_some());
+                let both = |one: usize| opens(one) && login.given.is_some_and(opens);
+                let twins = same().filter_map(|op| op.given).filter(|one| both(*one));
+                logins.twins += u64::try_from(twins.count()).unwrap_or(u64::MAX);
+            }
+        }
+        logins
     }
 }
 

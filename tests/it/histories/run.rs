@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::history::{Ending, Life, Moment, Op, Seen, What};
+use super::nemesis::Outages;
 use super::site::Remains;
-use super::workload::{Workload, judge, path, stored};
+use super::workload::{Reply, Workload, judge, logout, path, stored};
 
 /// How long a browser waits for an answer; longer than any node is frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +37,12 @@ const AFTER_LOGOUT: usize = 8;
 
 /// How often a session is asked for after its browser is done with it.
 const HAUNTINGS: usize = 6;
+
+/// How many in a thousand requests log out when the store is about to be away.
+const OUTAGE_LOGOUTS: u32 = 300;
+
+/// How often a login is tried again whose answer was lost.
+const LOGINS_AGAIN: usize = 2;
 
 /// How many sessions are looked at together in the end.
 const LOOKS: usize = 16;
@@ -60,6 +67,7 @@ pub struct Run {
     seed: u64,
     load: Load,
     bases: Vec<String>,
+    outages: Arc<Outages>,
     client: reqwest::Client,
     requests: AtomicU64,
     opened: AtomicU64,
@@ -96,8 +104,23 @@ enum Carry {
     Old(usize),
 }
 
+/// What somebody who asks makes of the answer.
+struct Told {
+    locked_out: bool,
+    unknown: bool,
+    /// The token that was sent.
+    token: Option<usize>,
+}
+
 impl Run {
-    pub fn new(bases: Vec<String>, seed: u64, load: Load, began: Instant, end: Instant) -> Self {
+    pub fn new(
+        bases: Vec<String>,
+        outages: Arc<Outages>,
+        seed: u64,
+        load: Load,
+        began: Instant,
+        end: Instant,
+    ) -> Self {
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         Self {
             began,
@@ -105,6 +128,7 @@ impl Run {
             seed,
             load,
             bases,
+            outages,
             client: client.build().expect("a client"),
             requests: AtomicU64::new(1),
             opened: AtomicU64::new(1),
@@ -245,11 +269,15 @@ impl Run {
     /// For a while, whoever has a token of the session tries it once more.
     async fn haunt(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
         for _ in 0..HAUNTINGS {
-            let token = dice.random_range(0..living.tokens.lock().unwrap().len());
-            let what = match dice.random_bool(0.3) {
-                true => What::Count,
-                false => What::Look,
+            let mut token = dice.random_range(0..living.tokens.lock().unwrap().len());
+            let mut what = match dice.random_range(0..100) {
+                0..25 => What::Count,
+                25..40 => What::Login,
+                _ => What::Look,
             };
+            if let Some(dead) = living.dead_token(dice).filter(|_| dice.random_bool(0.15)) {
+                (token, what) = (dead, What::Rival);
+            }
             self.ask(living, seat, what, Carry::Old(token), PATIENCE, dice)
                 .await;
             sleep(Duration::from_millis(dice.random_range(0..400))).await;
@@ -268,7 +296,14 @@ impl Run {
             let name = format!("{}.{left}", living.tag);
             let mut what = living.workload.choose(dice, name);
             if left == AFTER_LOGOUT && living.logs_out {
-                what = What::Logout;
+                what = logout(dice);
+            }
+            if self.outages.is_near()
+                && living.logs_out
+                && dice.random_range(0..1000) < OUTAGE_LOGOUTS
+            {
+                what = logout(dice);
+                living.left.fetch_min(AFTER_LOGOUT - 1, Ordering::SeqCst);
             }
             let impatient = dice.random_range(0..1000) < HANG_UPS;
             let patience = match impatient {
@@ -280,7 +315,13 @@ impl Run {
                 true => Carry::Old(dice.random_range(0..tokens)),
                 false => Carry::Jar,
             };
-            let locked_out = self.ask(living, seat, what, carry, patience, dice).await;
+            let locked_out = match what {
+                What::Login => self.sign_in(living, seat, carry, patience, dice).await,
+                what => {
+                    let told = self.ask(living, seat, what, carry, patience, dice).await;
+                    told.locked_out
+                }
+            };
             if locked_out && matches!(carry, Carry::Jar) && dice.random_bool(0.3) {
                 living.is_over.store(true, Ordering::Relaxed);
             }
@@ -289,7 +330,50 @@ impl Run {
         }
     }
 
-    /// One request, and what becomes of it; true if it was not let in.
+    /// A login as somebody does it who clicks twice, or once more since no answer comes; true if it was not let in.
+    async fn sign_in(
+        &self,
+        living: &Living,
+        seat: Seat,
+        carry: Carry,
+        patience: Duration,
+        dice: &mut StdRng,
+    ) -> bool {
+        if dice.random_bool(0.5) {
+            let mut other = StdRng::seed_from_u64(dice.random());
+            let (one, other) = tokio::join!(
+                self.ask(living, seat, What::Login, carry, patience, dice),
+                self.ask(living, seat, What::Login, carry, patience, &mut other)
+            );
+            return one.locked_out && other.locked_out;
+        }
+        let mut told = self
+            .ask(living, seat, What::Login, carry, patience, dice)
+            .await;
+        let again = told.token.filter(|_| !told.locked_out);
+        for _ in 0..LOGINS_AGAIN {
+            if !told.unknown {
+                break;
+            }
+            told = self
+                .ask(living, seat, What::Login, carry, PATIENCE, dice)
+                .await;
+        }
+        // The second of two clicks, after the answer to the first.
+        if let Some(token) = again.filter(|_| dice.random_bool(0.6)) {
+            let wait = if dice.random_bool(0.5) {
+                dice.random_range(0..200)
+            } else {
+                0
+            };
+            sleep(Duration::from_millis(wait)).await;
+            self.ask(living, seat, What::Login, Carry::Old(token), PATIENCE, dice)
+                .await;
+        }
+        told.locked_out
+    }
+
+    /// One request, and what becomes of it.
     async fn ask(
         &self,
         living: &Living,
@@ -298,9 +382,12 @@ impl Run {
         carry: Carry,
         patience: Duration,
         dice: &mut StdRng,
-    ) -> bool {
+    ) -> Told {
         let node = dice.random_range(0..self.bases.len());
+        let is_long = what.is_logout() && self.outages.is_near();
         let slow = match dice.random_range(0..1000) < SLOW {
+            // Loaded before it, and carried out meanwhile.
+            _ if is_long => dice.random_range(50..250),
             true => dice.random_range(1..60),
             false => 0,
         };
@@ -328,8 +415,14 @@ impl Run {
             token.map(|token| given.set(token));
             let (status, headers) = (response.status(), response.headers().clone());
             let text = response.text().await?;
-            let retry_after = headers.contains_key(RETRY_AFTER);
-            Ok::<_, reqwest::Error>(judge(&what, status, retry_after, &text))
+            let mut cookies = headers.get_all(SET_COOKIE).iter().map(value);
+            let reply = Reply {
+                status,
+                retry_after: headers.contains_key(RETRY_AFTER),
+                removes: cookies.any(str::is_empty),
+                text: &text,
+            };
+            Ok::<_, reqwest::Error>(judge(&what, &reply))
         };
         let ending = match timeout(patience, exchange).await {
             Ok(Ok(ending)) => ending,
@@ -350,9 +443,14 @@ impl Run {
             ending,
             given: given.into_inner(),
         };
-        let locked_out = op.is_shut_out();
+        let told = Told {
+            // A login that was let in though its token was dead has brought another one.
+            locked_out: op.is_shut_out() && !op.is_joined(),
+            unknown: op.is_unknown(),
+            token,
+        };
         living.ops.lock().unwrap().push(op);
-        locked_out
+        told
     }
 }
 
@@ -372,6 +470,17 @@ impl Living {
                 self.handle()
                     .is_some_and(|handle| value(&cookie).starts_with(&handle))
             })
+    }
+
+    /// A token that has certainly been replaced.
+    fn dead_token(&self, dice: &mut StdRng) -> Option<usize> {
+        let ops = self.ops.lock().unwrap();
+        let replaced = ops
+            .iter()
+            .filter(|op| op.what.rotates() && op.is_done_for(&self.tag))
+            .filter_map(|op| op.token);
+        let dead: Vec<usize> = replaced.collect();
+        (!dead.is_empty()).then(|| dead[dice.random_range(0..dead.len())])
     }
 
     fn cookie(&self, token: usize) -> Option<HeaderValue> {

@@ -10,13 +10,20 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checker::SET;
-use super::history::{Ending, Page, Seen, What};
+use super::history::{Ending, Fields, Page, Seen, What};
+use crate::support::ledger::{Bank, START};
 
 /// Writes to one register before the next key is taken, so that old and new values meet often and keys are many.
 const WRITES_PER_KEY: usize = 30;
 
 /// More are dropped from the session by themselves.
 const MESSAGES_MOST: usize = 40;
+
+/// The routes that log out, and whether their answers say whose session it was.
+pub const LOGOUTS: &[(&str, bool)] = &[("logout", true)];
+
+/// The default body of a response whose request was done by half.
+const PARTLY: &str = "A part of this was done and the rest was not.";
 
 /// What was asked for in one session so far.
 #[derive(Default)]
@@ -29,7 +36,7 @@ pub struct Workload {
 impl Workload {
     /// What is asked for next. `name` is a word that nobody else writes.
     pub fn choose(&self, dice: &mut StdRng, name: String) -> What {
-        match dice.random_range(0..100) {
+        match dice.random_range(0..122) {
             0..14 => What::Count,
             14..22 => What::Number,
             22..32 => {
@@ -67,10 +74,29 @@ impl Workload {
                 }
             }
             81 => What::Rotate,
-            82 => What::Login,
+            82..85 => What::Login,
+            85..93 => What::Form {
+                value: name,
+                changes: [Fields::First, Fields::Second, Fields::Both][dice.random_range(0..3)],
+            },
+            93..101 => What::Move {
+                name,
+                from: dice.random_range(0..2),
+                amount: dice.random_range(1..START),
+            },
+            101..105 => What::Early {
+                item: name,
+                refuse: dice.random_bool(0.3),
+            },
             _ => What::Look,
         }
     }
+}
+
+/// One of the ways to log out.
+pub fn logout(dice: &mut StdRng) -> What {
+    let (route, _) = LOGOUTS[dice.random_range(0..LOGOUTS.len())];
+    What::Logout { route }
 }
 
 /// The request for it; `tag` is the owner of the session. The handler is to wait for some milliseconds with the session
@@ -86,19 +112,46 @@ pub fn path(what: &What, tag: &str, slow: u64) -> String {
         What::Pair { value } => ("pair", format!("value={value}")),
         What::Say { text } => ("say", format!("value={text}")),
         What::Take { key } => ("take", format!("key={key}")),
+        What::Form { value, changes } => {
+            let fields = match changes {
+                Fields::First => "0",
+                Fields::Second => "1",
+                Fields::Both => "01",
+            };
+            ("form", format!("key={fields}&value={value}"))
+        }
+        What::Move { name, from, amount } => {
+            ("move", format!("key={from}&value={name}&quantity={amount}"))
+        }
+        What::Early { item, refuse } => {
+            let refuse = if *refuse { "&key=refuse" } else { "" };
+            ("early", format!("value={item}&quantity={slow}{refuse}"))
+        }
+        // Nobody whom the session has belonged to.
+        What::Rival => ("login", format!("value=rival-of-{tag}")),
         What::Count
         | What::Number
         | What::Show
         | What::Look
         | What::Inspect
         | What::Rotate
-        | What::Logout => (what.kind(), String::new()),
+        | What::Logout { .. } => (what.kind(), String::new()),
     };
     format!("/ledger/{route}?{query}&slow={slow}")
 }
 
-/// What a complete answer says of what has happened.
-pub fn judge(what: &What, status: StatusCode, retry_after: bool, text: &str) -> Ending {
+/// An answer that has come whole.
+pub struct Reply<'a> {
+    pub status: StatusCode,
+    pub retry_after: bool,
+    /// It takes the cookie away.
+    pub removes: bool,
+    pub text: &'a str,
+}
+
+/// What an answer says of what has happened.
+pub fn judge(what: &What, reply: &Reply<'_>) -> Ending {
+    let Reply { status, text, .. } = *reply;
     match status {
         _ if status.is_success() => match read(what, text) {
             Some(ending) => ending,
@@ -106,10 +159,16 @@ pub fn judge(what: &What, status: StatusCode, retry_after: bool, text: &str) -> 
         },
         StatusCode::CONFLICT => Ending::NotDone("409"),
         // Every other change is not done then, but a deletion may be, or is done later.
-        StatusCode::SERVICE_UNAVAILABLE if retry_after && *what != What::Logout => {
+        StatusCode::SERVICE_UNAVAILABLE if reply.retry_after && !what.is_logout() => {
             Ending::NotDone("503 with Retry-After")
         }
+        StatusCode::SERVICE_UNAVAILABLE if reply.removes && what.is_logout() => Ending::Later,
         StatusCode::SERVICE_UNAVAILABLE => Ending::Unknown("503"),
+        StatusCode::INTERNAL_SERVER_ERROR
+            if matches!(what, What::Early { .. }) && text.starts_with(PARTLY) =>
+        {
+            Ending::Partly
+        }
         _ => Ending::Wrong(format!("{status}: {text:?}")),
     }
 }
@@ -132,9 +191,19 @@ fn read(what: &What, text: &str) -> Option<Ending> {
             flashes: serde_json::from_value(seen.get("flashes")?.clone()).ok()?,
             principal: serde_json::from_value(seen.get("principal")?.clone()).ok()?,
         }),
+        What::Form { .. } => Seen::Form(serde_json::from_value(seen).ok()?),
+        What::Move { .. } => moved(&seen)?,
         _ => Seen::Nothing,
     };
     Some(Ending::Done { owner, seen })
+}
+
+fn moved(seen: &Value) -> Option<Seen> {
+    let bank = |name| serde_json::from_value::<Bank>(seen.get(name)?.clone()).ok();
+    match bank("aborted") {
+        Some(aborted) => Some(Seen::Aborted(aborted)),
+        None => Some(Seen::Moved(bank("before")?, bank("after")?)),
+    }
 }
 
 /// A record as Redis keeps it.
@@ -161,44 +230,58 @@ mod tests {
             owner: Some(owner.into()),
             seen,
         };
-        let (refused, maybe) = (
-            Ending::NotDone("503 with Retry-After"),
-            Ending::Unknown("503"),
+        let refused = || Ending::NotDone("503 with Retry-After");
+        let maybe = || Ending::Unknown("503");
+        let reply = |status: u16, text| Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: false,
+            removes: false,
+            text,
+        };
+        let down = |retry_after, removes| Reply {
+            retry_after,
+            removes,
+            ..reply(503, "")
+        };
+        let logout = || What::Logout { route: "logout" };
+        let early = || What::Early {
+            item: "s1.1".into(),
+            refuse: false,
+        };
+        let (nothing, seven) = (
+            r#"{"owner":"s1","seen":null}"#,
+            r#"{"owner":"s1","seen":7}"#,
         );
-        for (what, status, retry, text, expected) in [
+        for (what, reply, expected) in [
+            (What::Count, reply(200, nothing), ok("s1", Seen::Nothing)),
+            (What::Number, reply(200, seven), ok("s1", Seen::Number(7))),
+            (What::Count, reply(409, ""), Ending::NotDone("409")),
+            (What::Count, down(true, false), refused()),
+            (What::Login, down(true, false), refused()),
+            (early(), down(true, false), refused()),
+            (What::Count, down(false, false), maybe()),
+            // It has never come to the handler, or it has.
+            (logout(), down(true, false), maybe()),
+            (logout(), down(true, true), Ending::Later),
+            (logout(), down(false, true), Ending::Later),
             (
-                What::Count,
-                200,
-                false,
-                r#"{"owner":"s1","seen":null}"#,
-                ok("s1", Seen::Nothing),
+                early(),
+                reply(500, "A part of this was done and the rest was not. Look"),
+                Ending::Partly,
             ),
-            (
-                What::Number,
-                200,
-                false,
-                r#"{"owner":"s1","seen":7}"#,
-                ok("s1", Seen::Number(7)),
-            ),
-            (What::Count, 409, false, "", Ending::NotDone("409")),
-            (What::Count, 503, true, "", refused.clone()),
-            (What::Login, 503, true, "", refused),
-            (What::Count, 503, false, "", maybe.clone()),
-            (What::Logout, 503, true, "", maybe),
         ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(
-                judge(&what, status, retry, text),
-                expected,
-                "{what:?} {status}"
-            );
+            assert_eq!(judge(&what, &reply), expected, "{what:?}");
         }
-        for (status, text) in [(500, ""), (404, ""), (200, "{"), (200, r#"{"owner":"s1"}"#)] {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert!(matches!(
-                judge(&What::Number, status, false, text),
-                Ending::Wrong(_)
-            ));
+        let half = "A part of this was done and the rest was not.";
+        for (what, status, text) in [
+            (early(), 500, ""),
+            (What::Count, 500, half),
+            (What::Number, 404, ""),
+            (What::Number, 200, "{"),
+            (What::Number, 200, r#"{"owner":"s1"}"#),
+        ] {
+            let ending = judge(&what, &reply(status, text));
+            assert!(matches!(ending, Ending::Wrong(_)), "{what:?} {status}");
         }
     }
 }

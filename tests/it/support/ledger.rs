@@ -8,11 +8,73 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sessile::{Session, SessionError};
+use sessile::{Session, SessionError, TransactionError};
 
 type Answer = Result<Json<Value>, SessionError>;
+
+/// The fields of the form.
+pub const FORM: [&str; 2] = ["form.first", "form.second"];
+
+/// What is in each account before anything is moved.
+pub const START: i64 = 20;
+
+/// The keys of two accounts.
+const ACCOUNTS: [&str; 2] = ["account:0", "account:1"];
+
+/// The key of what was moved last.
+const LAST: &str = "account:last";
+
+/// What the keys begin with of what is committed before the end of a request.
+pub const EARLY: &str = "early:";
+
+/// What the keys begin with of what is committed at its end.
+pub const LATE: &str = "late:";
+
+/// Whose end was the last: the key of a name.
+pub const GUARD: &str = "guard";
+
+/// Two accounts, and the name of what was moved last between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bank {
+    pub balances: [i64; 2],
+    pub last: Option<String>,
+}
+
+impl Bank {
+    /// Read from a session, or from a look at one.
+    pub fn of<'a>(value: impl Fn(&str) -> Option<&'a Value>) -> Self {
+        let balance = |key| value(key).map_or(Some(START), Value::as_i64);
+        Self {
+            balances: ACCOUNTS.map(|key| balance(key).unwrap_or(i64::MIN)),
+            last: value(LAST).and_then(Value::as_str).map(str::to_owned),
+        }
+    }
+
+    /// After an amount was moved; `None` if there is not as much.
+    fn moved(&self, from: usize, amount: i64, name: &str) -> Option<Self> {
+        let mut balances = self.balances;
+        balances[from] -= amount;
+        balances[1 - from] += amount;
+        (balances[from] >= 0).then(|| Self {
+            balances,
+            last: Some(name.to_owned()),
+        })
+    }
+}
+
+/// Why nothing was moved.
+enum NotMoved {
+    TooLittle(Bank),
+    Failed(SessionError),
+}
+
+impl From<SessionError> for NotMoved {
+    fn from(error: SessionError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// What is to be done: to which key, with which value.
 #[derive(Deserialize)]
@@ -38,6 +100,9 @@ pub fn routes() -> Router {
         .route("/show", get(show))
         .route("/take", get(take))
         .route("/look", get(look))
+        .route("/form", get(form))
+        .route("/move", get(transfer))
+        .route("/early", get(early))
         .route("/rotate", get(rotate))
         .route("/login", get(login))
         .route("/logout", get(logout));
@@ -144,6 +209,74 @@ async fn look(session: Session) -> Answer {
         owner,
         json!({ "data": data, "flashes": flashes, "principal": principal }),
     )
+}
+
+/// Both fields are saved; one that the request does not change, as it was loaded.
+async fn form(session: Session, Query(entry): Query<Entry>) -> Answer {
+    let owner = owner(&session)?;
+    let mut loaded = Vec::new();
+    for (at, field) in FORM.into_iter().enumerate() {
+        let value = session.get::<Option<String>>(field)?.flatten();
+        let changes = entry.key.contains(&at.to_string());
+        let saved = if changes {
+            Some(&entry.value)
+        } else {
+            value.as_ref()
+        };
+        session.insert(field, saved)?;
+        loaded.push(value);
+    }
+    answer(owner, json!(loaded))
+}
+
+async fn transfer(session: Session, Query(entry): Query<Entry>) -> Answer {
+    let owner = owner(&session)?;
+    let from = usize::from(entry.key == "1");
+    let amount = i64::try_from(entry.quantity).unwrap_or(i64::MAX);
+    let moved = session.transaction(move |data| {
+        let mut values = BTreeMap::new();
+        for key in ACCOUNTS.into_iter().chain([LAST]) {
+            values.extend(data.get::<Value>(key)?.map(|value| (key, value)));
+        }
+        let before = Bank::of(|key| values.get(key));
+        let Some(after) = before.moved(from, amount, &entry.value) else {
+            return Err(NotMoved::TooLittle(before));
+        };
+        for (key, balance) in ACCOUNTS.into_iter().zip(after.balances) {
+            data.insert(key, balance)?;
+        }
+        data.insert(LAST, &after.last)?;
+        Ok((before, after))
+    });
+    match moved.await {
+        Ok((before, after)) => answer(owner, json!({ "before": before, "after": after })),
+        Err(TransactionError::Aborted(NotMoved::TooLittle(bank))) => {
+            answer(owner, json!({ "aborted": bank }))
+        }
+        Err(TransactionError::Aborted(NotMoved::Failed(error))) => Err(error),
+        Err(TransactionError::Session(error)) => Err(error),
+        Err(_) => Err(SessionError::Aborted),
+    }
+}
+
+/// Commits one thing, waits if asked to, and goes on; the rest is refused if another request has done the same meanwhile.
+async fn early(session: Session, Query(entry): Query<Entry>) -> Answer {
+    let owner = owner(&session)?;
+    if owner.is_none() {
+        // What is half done is answered without saying whose session it is.
+        return answer(owner, Value::Null);
+    }
+    let guard: Option<String> = session.get(GUARD)?;
+    session.insert(format!("{EARLY}{}", entry.value).as_str(), &entry.value)?;
+    session.save().await?;
+    tokio::time::sleep(Duration::from_millis(entry.quantity)).await;
+    session.insert(format!("{LATE}{}", entry.value).as_str(), &entry.value)?;
+    if entry.key == "refuse" {
+        return Err(SessionError::Refused { key: LATE.into() });
+    }
+    let pass = move |present: Option<String>| (present == guard).then(|| entry.value.clone());
+    session.try_update(GUARD, pass)?;
+    answer(owner, Value::Null)
 }
 
 async fn rotate(session: Session) -> Answer {

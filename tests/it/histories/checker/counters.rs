@@ -63,16 +63,37 @@ fn numbers(life: &Life) -> Vec<Violation> {
         .collect();
     given.sort_by_key(|(number, op)| (*number, op.began));
     let mut violations = Vec::new();
-    for pair in given.windows(2) {
-        let [(lower, first), (higher, second)] = pair else {
-            continue;
-        };
-        let text = format!(
-            "{lower} to #{} and {higher} to #{}",
-            first.number, second.number
-        );
-        if lower == higher || second.precedes(first) {
-            violations.push(Violation::new(Rule::NumberGivenTwice, "number", text));
+    let mut give = |rule, text: String| violations.push(Violation::new(rule, "number", text));
+    // The latest beginning of those with lower numbers.
+    let mut latest: Option<(i64, &Op)> = None;
+    let mut last = None;
+    for &(number, op) in &given {
+        let late = latest.filter(|(_, before)| op.precedes(before));
+        let same = last.filter(|(given, _)| *given == number);
+        if let Some((other, before)) = same.or(late) {
+            let text = format!(
+                "{other} to #{} and {number} to #{}",
+                before.number, op.number
+            );
+            give(Rule::NumberGivenTwice, text);
+        }
+        last = Some((number, op));
+        latest = latest
+            .filter(|(_, before)| before.began >= op.began)
+            .or(last);
+    }
+    for (sight, page) in life.pages() {
+        let seen = page.count("number");
+        for &(number, op) in &given {
+            let text = format!(
+                "{number} to #{}, and {seen} in #{}",
+                op.number, sight.number
+            );
+            if op.precedes(sight) && seen < number {
+                give(Rule::LostUpdate, text);
+            } else if sight.precedes(op) && seen >= number {
+                give(Rule::NumberGivenTwice, text);
+            }
         }
     }
     violations

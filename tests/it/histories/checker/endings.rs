@@ -8,6 +8,12 @@ pub fn check(life: &Life) -> Vec<Violation> {
     violations.extend(after_logout(life));
     violations.extend(dead_tokens(life));
     violations.extend(forgotten(life));
+    violations.extend(forgotten_logout(life));
+    violations.extend(life.ops.iter().filter_map(|op| dead_login(life, op)));
+    let strangers = life.ops.iter();
+    let strangers = strangers.filter(|op| op.what == What::Rival && op.given.is_some());
+    let text = "another principal got a token of this session";
+    violations.extend(strangers.map(|op| Violation::of(Rule::StrangerJoins, op, text)));
     let silent = life.ops.iter().filter(|op| {
         let brings = op.what.rotates() || op.what == What::Open;
         brings && op.is_done_for(&life.tag) && op.given.is_none()
@@ -21,14 +27,43 @@ fn after_logout(life: &Life) -> Option<Violation> {
     let logout = life
         .ops
         .iter()
-        .filter(|op| op.what == What::Logout && op.is_done_for(&life.tag))
+        .filter(|op| op.what.is_logout() && op.is_done_for(&life.tag))
         .min_by_key(|op| op.ended)?;
     let seen = life
         .ops
         .iter()
-        .find(|op| logout.precedes(op) && op.is_done_for(&life.tag))?;
+        .find(|op| logout.precedes(op) && op.is_let_in(&life.tag))?;
     let text = format!("logged out in #{}", logout.number);
     Some(Violation::of(Rule::NothingAfterLogout, seen, text))
+}
+
+/// A logout that was to be done later, of a session that is there in the end.
+fn forgotten_logout(life: &Life) -> Option<Violation> {
+    let logout = life.ops.iter().find(|op| op.ending == Ending::Later)?;
+    let is_stored = |op: &&Op| op.what == What::Inspect && op.is_done_for(&life.tag);
+    let stored = life.ops.iter().find(is_stored)?;
+    let text = format!("still there in #{}", stored.number);
+    logout
+        .precedes(stored)
+        .then(|| Violation::of(Rule::LogoutForgotten, logout, text))
+}
+
+/// A login with a token that an earlier one has replaced, after whose answer something else was committed.
+fn dead_login(life: &Life, login: &Op) -> Option<Violation> {
+    if !login.is_joined() {
+        return None;
+    }
+    let first = life.ops.iter().filter(|op| {
+        let same = op.what == What::Login && op.token == login.token;
+        same && op.given.is_some() && op.number != login.number
+    });
+    let tokens: Vec<usize> = first.filter_map(|op| op.given).collect();
+    let meanwhile = life.ops.iter().find(|op| {
+        let is_of_it = op.token.is_some_and(|token| tokens.contains(&token));
+        is_of_it && op.has_changed(&life.tag) && op.precedes(login)
+    })?;
+    let text = format!("#{} had been committed since", meanwhile.number);
+    Some(Violation::of(Rule::DeadLoginJoins, login, text))
 }
 
 /// Tokens that were replaced, or have opened nothing.
@@ -49,7 +84,7 @@ fn dead_tokens(life: &Life) -> Vec<Violation> {
         let Some(end) = with_it().filter(is_over).min_by_key(|op| op.ended) else {
             continue;
         };
-        let open = with_it().find(|op| end.precedes(op) && op.is_done_for(&life.tag));
+        let open = with_it().find(|op| end.precedes(op) && op.is_let_in(&life.tag));
         violations.extend(open.map(|op| {
             let text = format!(
                 "let in with token {token}, which was dead since #{}",
@@ -78,7 +113,7 @@ fn live_together(life: &Life, one: Option<usize>, other: Option<usize>) -> bool 
 fn forgotten(life: &Life) -> Vec<Violation> {
     let ends = |op: &Op| op.may_have_happened(&life.tag);
     let logged_out_by = |seen: &Op| {
-        let logout = |op: &&Op| op.what == What::Logout && ends(op) && op.began <= seen.ended;
+        let logout = |op: &&Op| op.what.is_logout() && ends(op) && op.began <= seen.ended;
         life.ops.iter().find(logout).is_some()
     };
     let replaced_by = |seen: &Op| {

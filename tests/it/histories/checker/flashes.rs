@@ -1,18 +1,45 @@
 //! Messages: shown at most once, and exactly once where every outcome is known.
 
+use std::collections::BTreeMap;
+
+use super::items::out_of_order;
 use super::{Rule, Violation};
-use crate::histories::history::{Ending, Life, Op, Page, Seen, What};
+use crate::histories::history::{Life, Moment, Op, Page, Seen, What};
 
 pub fn check(life: &Life) -> Vec<Violation> {
     let shows: Vec<&Op> = life.ops.iter().filter(|op| op.what == What::Show).collect();
     let pages: Vec<(&Op, &Page)> = life.pages().collect();
-    life.ops
-        .iter()
-        .filter_map(|op| match &op.what {
-            What::Say { text } => said(life, op, text, &shows, &pages),
-            _ => None,
-        })
-        .collect()
+    let all = life.ops.iter().filter_map(|op| match &op.what {
+        What::Say { text } => Some((text.as_str(), op)),
+        _ => None,
+    });
+    let all: BTreeMap<&str, &Op> = all.collect();
+    let told = all.iter();
+    let told = told.filter_map(|(text, op)| said(life, op, text, &shows, &pages, &all));
+    let mut violations: Vec<Violation> = told.collect();
+    let lists = shows.iter().map(|op| (*op, shown(op)));
+    let lists = lists.chain(
+        pages
+            .iter()
+            .map(|(op, page)| (*op, page.flashes.as_slice())),
+    );
+    violations.extend(lists.filter_map(|(op, list)| {
+        let told = list
+            .iter()
+            .filter_map(|text| all.get(text.as_str()).copied());
+        out_of_order(told).map(|text| Violation::of(Rule::OutOfOrder, op, text))
+    }));
+    violations
+}
+
+/// A moment before which a request cannot have seen what it saw.
+fn since(op: &Op, all: &BTreeMap<&str, &Op>) -> Moment {
+    let waiting = match op.seen() {
+        Some(Seen::Page(page)) => page.flashes.as_slice(),
+        _ => shown(op),
+    };
+    let told = waiting.iter().filter_map(|text| all.get(text.as_str()));
+    told.map(|said| said.began).fold(op.began, Moment::max)
 }
 
 /// What a request showed.
@@ -29,6 +56,7 @@ fn said(
     text: &str,
     shows: &[&Op],
     pages: &[(&Op, &Page)],
+    all: &BTreeMap<&str, &Op>,
 ) -> Option<Violation> {
     let times = |op: &Op| shown(op).iter().filter(|shown| *shown == text).count();
     let waits = |page: &Page| {
@@ -60,7 +88,17 @@ fn said(
             return Some(Violation::new(Rule::ShownTwice, text, told));
         }
     }
-    if matches!(said.ending, Ending::NotDone(_)) || said.is_shut_out() {
+    let early = showing.iter().find(|op| op.precedes(said));
+    let waited = pages.iter().filter(|(_, page)| waits(page) > 0);
+    let early = early.or(waited.map(|(op, _)| op).find(|op| op.precedes(said)));
+    if let Some(early) = early {
+        let told = format!(
+            "in #{}, before it was left in #{}",
+            early.number, said.number
+        );
+        return Some(Violation::new(Rule::NeverWritten, text, told));
+    }
+    if said.is_refused() {
         let waiting = pages
             .iter()
             .find(|(_, page)| waits(page) > 0)
@@ -79,7 +117,7 @@ fn said(
             may && show.number != seen.number && show.began <= seen.ended
         })
     };
-    let missed = |op: &&Op| said.precedes(op) && !taken_before(op);
+    let missed = |op: &&Op| said.ended < since(op, all) && !taken_before(op);
     let pages = pages
         .iter()
         .filter(|(_, page)| waits(page) == 0)

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::items::SET;
 use super::{Rule, Violation};
 use crate::histories::history::{Ending, Life, Page, Seen};
+use crate::support::ledger::{EARLY, LATE};
 
 pub fn check(life: &Life) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -14,6 +15,13 @@ pub fn check(life: &Life) -> Vec<Violation> {
         };
         let mut strangers: Vec<&str> = match seen {
             Seen::Nothing | Seen::Number(_) | Seen::Absent | Seen::Taken(None) => Vec::new(),
+            Seen::Form(fields) => fields.iter().flatten().map(String::as_str).collect(),
+            Seen::Moved(one, other) => [&one.last, &other.last]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect(),
+            Seen::Aborted(bank) => bank.last.iter().map(String::as_str).collect(),
             Seen::Texts(texts) => texts.iter().map(String::as_str).collect(),
             Seen::Taken(Some(token)) => vec![token],
             Seen::Page(page) => words(page),
@@ -34,7 +42,9 @@ pub fn check(life: &Life) -> Vec<Violation> {
 pub fn words(page: &Page) -> Vec<&str> {
     let mut words: Vec<&str> = page.flashes.iter().map(String::as_str).collect();
     words.extend(page.principal.as_deref());
-    words.extend(page.data.keys().filter_map(|key| key.strip_prefix(SET)));
+    for begins in [SET, EARLY, LATE] {
+        words.extend(page.data.keys().filter_map(|key| key.strip_prefix(begins)));
+    }
     let mut values: Vec<&Value> = page.data.values().collect();
     while let Some(value) = values.pop() {
         match value {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Rule, Violation};
 use crate::histories::history::{Ending, Life, Op, Page, What};
+use crate::support::ledger::{EARLY, GUARD, LATE};
 
 /// What the keys of sets begin with.
 pub const SET: &str = "set:";
@@ -18,10 +19,11 @@ pub fn check(life: &Life) -> Vec<Violation> {
     let mut violations: Vec<Violation> = life
         .ops
         .iter()
-        .filter_map(|op| Some((item(&op.what)?, op)))
-        .flat_map(|(item, op)| membership(life, item, op, &pages))
+        .flat_map(|op| items(op).into_iter().map(move |item| (item, op)))
+        .filter_map(|(item, op)| membership(life, &item, op, &pages))
         .collect();
     violations.extend(pages.iter().flat_map(twice));
+    violations.extend(pages.iter().filter_map(half_early));
     violations.extend(lines(life, &pages));
     violations.extend(order(life, &pages));
     violations.extend(principals(life));
@@ -34,63 +36,111 @@ struct Sight<'a> {
     op: &'a Op,
     page: &'a Page,
     list: Vec<&'a str>,
-    items: BTreeSet<&'a str>,
+    items: BTreeSet<String>,
 }
 
 impl<'a> Sight<'a> {
     fn new(op: &'a Op, page: &'a Page) -> Self {
-        let list = page.list();
-        let set = page.data.keys().filter_map(|key| key.strip_prefix(SET));
-        let cart = page.data.get("cart").and_then(Value::as_object);
-        let lines = cart.into_iter().flat_map(|cart| cart.keys());
-        let items = set
-            .chain(lines.map(String::as_str))
-            .chain(list.iter().copied());
         Self {
-            items: items.collect(),
+            items: on_page(page),
+            list: page.list(),
             op,
             page,
-            list,
         }
     }
-}
 
-fn item(what: &What) -> Option<&str> {
-    match what {
-        What::Add { item } | What::Push { item } | What::Line { item, .. } => Some(item),
-        _ => None,
+    fn has(&self, item: &str) -> bool {
+        self.items.contains(item)
     }
 }
 
-fn membership(life: &Life, item: &str, op: &Op, pages: &[Sight<'_>]) -> Option<Violation> {
-    let done = op.is_done_for(&life.tag);
-    let refused = matches!(op.ending, Ending::NotDone(_)) || op.is_shut_out();
-    let lost = |text: String| Some(Violation::new(Rule::LostUpdate, item, text));
+/// Everything on a page that stays there.
+pub fn on_page(page: &Page) -> BTreeSet<String> {
+    let set = page.data.keys().filter_map(|key| key.strip_prefix(SET));
+    let parts = page.data.keys().map(String::as_str);
+    let parts = parts.filter(|key| key.starts_with(EARLY) || key.starts_with(LATE));
+    let cart = page.data.get("cart").and_then(Value::as_object);
+    let lines = cart.into_iter().flat_map(|cart| cart.keys());
+    set.chain(parts)
+        .chain(lines.map(String::as_str))
+        .chain(page.list())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Something that a request puts into a session, where it stays.
+pub struct Item {
+    pub name: String,
+    /// It is committed before the end of the request.
+    early: bool,
+}
+
+impl Item {
+    pub fn is_done(&self, tag: &str, op: &Op) -> bool {
+        op.is_done_for(tag) || (self.early && op.ending == Ending::Partly)
+    }
+
+    fn is_refused(&self, op: &Op) -> bool {
+        op.is_refused() || (!self.early && op.ending == Ending::Partly)
+    }
+}
+
+pub fn items(op: &Op) -> Vec<Item> {
+    let item = |name: String, early| Item { name, early };
+    match &op.what {
+        What::Add { item: name } | What::Push { item: name } | What::Line { item: name, .. } => {
+            vec![item(name.clone(), false)]
+        }
+        What::Early { item: name, .. } => vec![
+            item(format!("{EARLY}{name}"), true),
+            item(format!("{LATE}{name}"), false),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+fn membership(life: &Life, item: &Item, op: &Op, pages: &[Sight<'_>]) -> Option<Violation> {
+    let violation = |rule, text: String| Some(Violation::new(rule, &item.name, text));
     // Since when it must be there: its acknowledgement, or the end of a request that saw it.
-    let mut since = done.then_some(op);
+    let mut since = item.is_done(&life.tag, op).then_some(op);
     let mut in_order: Vec<&Sight<'_>> = pages.iter().collect();
     in_order.sort_by_key(|sight| sight.op.ended);
-    for sight in &in_order {
-        let there = sight.items.contains(item);
-        if there && refused {
-            let text = format!(
-                "refused in #{} and there in #{}",
-                op.number, sight.op.number
-            );
-            return Some(Violation::new(Rule::RefusedButDone, item, text));
+    for sight in in_order.iter().filter(|sight| sight.has(&item.name)) {
+        let seen = sight.op.number;
+        if item.is_refused(op) {
+            let text = format!("refused in #{} and there in #{seen}", op.number);
+            return violation(Rule::RefusedButDone, text);
         }
-        if there && since.is_none_or(|since| sight.op.ended < since.ended) {
+        if sight.op.precedes(op) {
+            let text = format!("in #{seen}, before it was asked for in #{}", op.number);
+            return violation(Rule::NeverWritten, text);
+        }
+        if since.is_none_or(|since| sight.op.ended < since.ended) {
             since = Some(sight.op);
         }
     }
     let since = since?;
     let missing = in_order
         .iter()
-        .find(|sight| since.precedes(sight.op) && !sight.items.contains(item))?;
-    lost(format!(
+        .find(|sight| since.precedes(sight.op) && !sight.has(&item.name))?;
+    let text = format!(
         "there since #{} and not in #{}",
         since.number, missing.op.number
-    ))
+    );
+    violation(Rule::LostUpdate, text)
+}
+
+/// What is committed at the end of a request is nowhere without what was committed before, and comes whole.
+fn half_early(sight: &Sight<'_>) -> Option<Violation> {
+    let without = |name: &str, part: &str| !sight.has(&format!("{part}{name}"));
+    let late = sight
+        .items
+        .iter()
+        .filter_map(|item| item.strip_prefix(LATE));
+    let end = sight.page.text(GUARD).filter(|name| without(name, LATE));
+    let name = late.clone().find(|name| without(name, EARLY)).or(end)?;
+    let text = format!("the end and not the rest, in #{}", sight.op.number);
+    Some(Violation::new(Rule::HalfDone, name, text))
 }
 
 /// Items of a list that are there more than once.
@@ -160,27 +210,29 @@ fn order(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
         })
         .collect();
     if let Some(longest) = by_length.last() {
-        let known: Vec<&Op> = longest
-            .list
-            .iter()
-            .filter_map(|item| pushed.get(item).copied())
-            .collect();
-        // The latest beginning so far: whoever ended before that must not come after it.
-        let mut latest: Option<&Op> = None;
-        for op in known {
-            if let Some(latest) = latest.filter(|latest| op.precedes(latest)) {
-                let text = format!(
-                    "#{} was over before #{} began, and comes after it",
-                    op.number, latest.number
-                );
-                violations.push(Violation::new(Rule::OutOfOrder, "list", text));
-            }
-            latest = latest
-                .filter(|latest| latest.began >= op.began)
-                .or(Some(op));
-        }
+        let known = longest.list.iter().filter_map(|item| pushed.get(item));
+        let late = out_of_order(known.copied());
+        violations.extend(late.map(|text| Violation::new(Rule::OutOfOrder, "list", text)));
     }
     violations
+}
+
+/// Somebody who was over before another began, and comes after it.
+pub fn out_of_order<'a>(ops: impl Iterator<Item = &'a Op>) -> Option<String> {
+    // The latest beginning so far.
+    let mut latest: Option<&Op> = None;
+    for op in ops {
+        if let Some(latest) = latest.filter(|latest| op.precedes(latest)) {
+            return Some(format!(
+                "#{} was over before #{} began, and comes after it",
+                op.number, latest.number
+            ));
+        }
+        latest = latest
+            .filter(|latest| latest.began >= op.began)
+            .or(Some(op));
+    }
+    None
 }
 
 /// Items that were not there when their token was dead already, and came later.
@@ -190,15 +242,14 @@ fn overtaken(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
         .iter()
         .filter(|op| op.what.rotates() && op.is_done_for(&life.tag))
         .collect();
-    let late = |op: &Op| {
-        let item = item(&op.what)?;
+    let late = |op: &Op, item: &str| {
         let rotation = rotations
             .iter()
             .find(|rotation| rotation.token == op.token)?;
         let before = pages
             .iter()
-            .find(|sight| rotation.precedes(sight.op) && !sight.items.contains(item))?;
-        let after = pages.iter().find(|sight| sight.items.contains(item))?;
+            .find(|sight| rotation.precedes(sight.op) && !sight.has(item))?;
+        let after = pages.iter().find(|sight| sight.has(item))?;
         let text = format!(
             "of a token that was dead since #{}, not there in #{}, and there in #{}",
             rotation.number, before.op.number, after.op.number
@@ -206,7 +257,11 @@ fn overtaken(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
         // What was there and is lost breaks another rule.
         (!after.op.precedes(before.op)).then(|| Violation::new(Rule::DeadTokenWrites, item, text))
     };
-    life.ops.iter().filter_map(late).collect()
+    let all = life.ops.iter().flat_map(|op| {
+        let names = items(op).into_iter().map(|item| item.name);
+        names.map(move |name| (op, name))
+    });
+    all.filter_map(|(op, name)| late(op, &name)).collect()
 }
 
 /// Who signed in stays signed in.

@@ -2,13 +2,16 @@
 //!
 //! Operations that ended with an unknown outcome may have happened at any time since they began, also after they ended,
 //! or never. Those that were refused must never be seen. What was acknowledged must be seen by everything that began
-//! later.
+//! later, and whatever is seen must have begun by then.
 
+mod accounts;
 mod counters;
 mod endings;
 mod flashes;
+mod forms;
 mod isolation;
 mod items;
+mod moment;
 mod registers;
 mod smallest;
 #[cfg(test)]
@@ -40,6 +43,14 @@ pub enum Rule {
     OutOfOrder,
     /// What one request changes is there at once.
     HalfDone,
+    /// What one request saves together is stored as it was saved, also what it has not changed.
+    Mixed,
+    /// What a page shows was there at one moment.
+    Torn,
+    /// What transactions move is neither made nor lost, and no account goes below zero.
+    Unbalanced,
+    /// What a transaction returns is of the run that was written.
+    StaleResult,
     /// A number is given once, and later callers get higher ones.
     NumberGivenTwice,
     /// A message is shown once.
@@ -50,8 +61,14 @@ pub enum Rule {
     TakenTwice,
     /// After a logout nothing of the session is left.
     NothingAfterLogout,
+    /// A logout that has failed is carried out later.
+    LogoutForgotten,
     /// A token that opens nothing any more never opens anything again.
     DeadTokenOpens,
+    /// A login joins another one only as long as nothing else was committed.
+    DeadLoginJoins,
+    /// A login joins none of another principal.
+    StrangerJoins,
     /// A request that was overtaken by a rotation writes nothing into the session of after.
     DeadTokenWrites,
     /// A session ends only by a logout, and for a browser when its token was replaced.
@@ -93,13 +110,16 @@ impl fmt::Display for Violation {
 }
 
 pub fn check(life: &Life) -> Vec<Violation> {
-    let rules = [
+    let rules: [fn(&Life) -> Vec<Violation>; 11] = [
         odd_answers,
+        accounts::check,
         counters::check,
         endings::check,
         flashes::check,
+        forms::check,
         isolation::check,
         items::check,
+        moment::check,
         registers::check,
         tokens::check,
     ];
@@ -109,7 +129,11 @@ pub fn check(life: &Life) -> Vec<Violation> {
 fn odd_answers(life: &Life) -> Vec<Violation> {
     let odd = |op: &Op| match &op.ending {
         Ending::Wrong(answer) => Some(Violation::of(Rule::OddAnswer, op, answer)),
-        Ending::Done { .. } | Ending::NotDone(_) | Ending::Unknown(_) => None,
+        Ending::Done { .. }
+        | Ending::NotDone(_)
+        | Ending::Unknown(_)
+        | Ending::Partly
+        | Ending::Later => None,
     };
     life.ops.iter().filter_map(odd).collect()
 }

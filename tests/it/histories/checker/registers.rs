@@ -119,13 +119,13 @@ fn register(life: &Life, key: &str) -> Option<Violation> {
             continue;
         };
         match &op.ending {
-            Ending::NotDone(_) | Ending::Done { owner: None, .. } => {
+            Ending::NotDone(_) | Ending::Partly | Ending::Done { owner: None, .. } => {
                 refused.insert(value, op);
             }
             Ending::Done { .. } => {
                 clusters.insert(Some(value), Cluster::write(op.began, op.ended));
             }
-            Ending::Unknown(_) | Ending::Wrong(_) => {
+            Ending::Unknown(_) | Ending::Later | Ending::Wrong(_) => {
                 clusters.insert(Some(value), Cluster::write(op.began, Moment::MAX));
             }
         }

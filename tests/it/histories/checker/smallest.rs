@@ -58,10 +58,13 @@ fn left_over(ops: &[Op], from: usize, to: usize, violation: &Violation) -> Vec<O
 
 /// Whether the history could be wrong only for want of this operation, since it may explain what others saw.
 fn is_needed(op: &Op, ops: &[Op], violation: &Violation) -> bool {
-    let happened = matches!(op.ending, Ending::Done { .. } | Ending::Unknown(_));
+    let happened = matches!(
+        op.ending,
+        Ending::Done { .. } | Ending::Unknown(_) | Ending::Later
+    );
     match (&op.what, violation.rule) {
         (What::Count | What::Number, Rule::CountedTwice) => happened && !is_counted_by_all(op, ops),
-        (What::Rotate | What::Login | What::Logout, Rule::Forgotten) => happened,
+        (What::Rotate | What::Login | What::Logout { .. }, Rule::Forgotten) => happened,
         (What::Show, Rule::MessageLost) => {
             op.is_unknown() || shown(op).contains(&violation.subject)
         }
@@ -99,7 +102,11 @@ fn project(op: &mut Op, subject: &str) {
             .into_iter()
             .filter(|(key, value)| {
                 let pair = subject == "pair" && key.starts_with("pair.");
-                pair || key == subject
+                let form = subject == "form" && key.starts_with("form.");
+                let accounts = subject == "accounts" && key.starts_with("account:");
+                pair || form
+                    || accounts
+                    || key == subject
                     || (!subject.is_empty() && value.to_string().contains(subject))
                     || key.ends_with(subject)
             })

@@ -5,9 +5,12 @@ use serde_json::json;
 
 use super::registers::{Cluster, contradiction};
 use super::{Rule, check, smallest};
-use crate::histories::history::{Ending, Life, Moment, Op, Page, Seen, What};
+use crate::histories::history::{Ending, Fields, Life, Moment, Op, Page, Seen, What};
+use crate::support::ledger::Bank;
 
 const TAG: &str = "s1";
+
+const LOGOUT: What = What::Logout { route: "logout" };
 
 fn op(began: Moment, ended: Moment, what: What, ending: Ending) -> Op {
     Op {
@@ -148,6 +151,85 @@ fn take() -> What {
     }
 }
 
+fn form(changes: Fields, value: &str) -> What {
+    let value = value.into();
+    What::Form { value, changes }
+}
+
+/// A form that was saved, and what it had loaded.
+fn saved(began: Moment, ended: Moment, form: What, loaded: [Option<&str>; 2]) -> Op {
+    let loaded = loaded.map(|field| field.map(str::to_owned));
+    op(began, ended, form, done(Seen::Form(loaded)))
+}
+
+fn filled(began: Moment, ended: Moment, form: [Option<&str>; 2]) -> Op {
+    let [first, second] = form;
+    look(
+        began,
+        ended,
+        json!({ "form.first": first, "form.second": second }),
+    )
+}
+
+fn transfer(name: &str, from: usize, amount: i64) -> What {
+    let name = name.into();
+    What::Move { name, from, amount }
+}
+
+fn bank(balances: [i64; 2], last: Option<&str>) -> Bank {
+    let last = last.map(str::to_owned);
+    Bank { balances, last }
+}
+
+/// Five that were moved from the first account to the second.
+fn moved(began: Moment, ended: Moment, name: &str, before: Bank) -> Op {
+    let [one, other] = before.balances;
+    let after = bank([one - 5, other + 5], Some(name));
+    let seen = Seen::Moved(before, after);
+    op(began, ended, transfer(name, 0, 5), done(seen))
+}
+
+fn aborted(began: Moment, ended: Moment, amount: i64, seen: Bank) -> Op {
+    let what = transfer("s1.9", 0, amount);
+    op(began, ended, what, done(Seen::Aborted(seen)))
+}
+
+fn accounts(began: Moment, ended: Moment, bank: &Bank) -> Op {
+    let [one, other] = bank.balances;
+    look(
+        began,
+        ended,
+        json!({ "account:0": one, "account:1": other, "account:last": bank.last }),
+    )
+}
+
+fn early(item: &str) -> What {
+    let item = item.into();
+    What::Early {
+        item,
+        refuse: false,
+    }
+}
+
+fn partly(began: Moment, ended: Moment, what: What) -> Op {
+    op(began, ended, what, Ending::Partly)
+}
+
+fn signed_in(began: Moment, ended: Moment, given: usize) -> Op {
+    Op {
+        given: Some(given),
+        ..ok(began, ended, What::Login)
+    }
+}
+
+/// A login with a token that opens nothing any more.
+fn joined(began: Moment, ended: Moment, given: usize) -> Op {
+    Op {
+        given: Some(given),
+        ..shut_out(began, ended, What::Login)
+    }
+}
+
 fn open() -> Op {
     let opened = op(1, 2, What::Open, done(Seen::Page(Page::default())));
     Op {
@@ -275,6 +357,30 @@ fn numbers() {
             &[number(10, 20, 2), number(30, 40, 1)],
             &[Rule::NumberGivenTwice],
         ),
+        (
+            "later and lower, with another in between that overlaps both",
+            &[number(10, 20, 3), number(15, 45, 2), number(30, 40, 1)],
+            &[Rule::NumberGivenTwice],
+        ),
+        (
+            "given, and not there",
+            &[number(10, 20, 2), look(30, 40, json!({ "number": 1 }))],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "there before it is given",
+            &[look(10, 20, json!({ "number": 2 })), number(30, 40, 2)],
+            &[Rule::NumberGivenTwice],
+        ),
+        (
+            "given and not yet there, or there and not yet given",
+            &[
+                number(10, 40, 2),
+                look(20, 25, json!({ "number": 1 })),
+                look(30, 35, json!({ "number": 2 })),
+            ],
+            &[],
+        ),
     ]);
 }
 
@@ -310,6 +416,11 @@ fn items_of_sets_lists_and_carts() {
             "a set, refused and there",
             &[refused(10, 20, add("s1.1")), set(30, "s1.1")],
             &[Rule::RefusedButDone],
+        ),
+        (
+            "a set, before it was asked for",
+            &[set(10, "s1.1"), ok(30, 40, add("s1.1"))],
+            &[Rule::NeverWritten],
         ),
         (
             "a set, of another session",
@@ -594,6 +705,48 @@ fn messages() {
             &[Rule::MessageLost],
         ),
         (
+            "in order",
+            &[
+                said(),
+                ok(30, 40, say("s1.2")),
+                show(50, 60, &["s1.1", "s1.2"]),
+            ],
+            &[],
+        ),
+        (
+            "together, in any order",
+            &[
+                said(),
+                ok(15, 40, say("s1.2")),
+                show(50, 60, &["s1.2", "s1.1"]),
+            ],
+            &[],
+        ),
+        (
+            "out of order",
+            &[
+                said(),
+                ok(30, 40, say("s1.2")),
+                show(50, 60, &["s1.2", "s1.1"]),
+            ],
+            &[Rule::OutOfOrder],
+        ),
+        (
+            "lost, though the page began before it",
+            &[said(), ok(30, 40, say("s1.2")), show(5, 60, &["s1.2"])],
+            &[Rule::MessageLost],
+        ),
+        (
+            "not yet there for a page that began before it",
+            &[said(), show(5, 60, &[])],
+            &[],
+        ),
+        (
+            "before it was left",
+            &[shown(1), said()],
+            &[Rule::NeverWritten],
+        ),
+        (
             "refused and shown",
             &[refused(10, 20, say("s1.1")), shown(30)],
             &[Rule::RefusedButDone],
@@ -645,6 +798,11 @@ fn one_time_tokens() {
             &[Rule::RefusedButDone],
         ),
         (
+            "before it was offered",
+            &[won(1), offered()],
+            &[Rule::NeverWritten],
+        ),
+        (
             "another's",
             &[offered(), taken(30, 35, Some("s2.1"))],
             &[Rule::NeverWritten, Rule::Isolation],
@@ -654,7 +812,12 @@ fn one_time_tokens() {
 
 #[test]
 fn logouts() {
-    let logout = || ok(10, 20, What::Logout);
+    let logout = || ok(10, 20, LOGOUT);
+    let later = || op(10, 20, LOGOUT, Ending::Later);
+    let stored = |began| {
+        let page = done(Seen::Page(Page::default()));
+        op(began, began, What::Inspect, page)
+    };
     let sight = |began| look(began, began + 5, json!({}));
     let stranger = |began| shut_out(began, began + 5, What::Look);
     judge(&[
@@ -663,20 +826,31 @@ fn logouts() {
             &[logout(), sight(15), stranger(30), nothing_stored(50)],
             &[],
         ),
-        ("refused", &[refused(10, 20, What::Logout), sight(30)], &[]),
+        ("refused", &[refused(10, 20, LOGOUT), sight(30)], &[]),
         (
             "unknown: gone",
-            &[
-                unknown(10, 20, What::Logout),
-                stranger(30),
-                nothing_stored(50),
-            ],
+            &[unknown(10, 20, LOGOUT), stranger(30), nothing_stored(50)],
             &[],
         ),
         (
             "unknown: there, then gone",
-            &[unknown(10, 20, What::Logout), sight(30), stranger(40)],
+            &[unknown(10, 20, LOGOUT), sight(30), stranger(40)],
             &[],
+        ),
+        (
+            "to be done later, and done",
+            &[later(), sight(30), stranger(40), nothing_stored(50)],
+            &[],
+        ),
+        (
+            "to be done later, and forgotten",
+            &[later(), sight(30), stored(50)],
+            &[Rule::LogoutForgotten],
+        ),
+        (
+            "written to by halves",
+            &[logout(), partly(30, 40, early("s1.1"))],
+            &[Rule::NothingAfterLogout],
         ),
         (
             "let in",
@@ -690,15 +864,12 @@ fn logouts() {
         ),
         (
             "still stored",
-            &[
-                logout(),
-                op(50, 50, What::Inspect, done(Seen::Page(Page::default()))),
-            ],
+            &[logout(), stored(50)],
             &[Rule::NothingAfterLogout],
         ),
         (
             "unknown: gone, then there",
-            &[unknown(10, 20, What::Logout), stranger(30), sight(40)],
+            &[unknown(10, 20, LOGOUT), stranger(30), sight(40)],
             &[Rule::DeadTokenOpens],
         ),
     ]);
@@ -862,6 +1033,505 @@ fn logins() {
 }
 
 #[test]
+fn logins_that_meet_their_own_login() {
+    let sight = |token, began| {
+        let page = Page {
+            principal: Some(TAG.into()),
+            ..Page::default()
+        };
+        with_token(
+            token,
+            op(began, began + 5, What::Look, done(Seen::Page(page))),
+        )
+    };
+    let write = |began| with_token(1, ok(began, began + 5, add("s1.1")));
+    let rival = |given| Op {
+        given,
+        ..shut_out(30, 40, What::Rival)
+    };
+    judge(&[
+        (
+            "at once: both work",
+            &[
+                signed_in(10, 20, 1),
+                signed_in(10, 20, 2),
+                sight(1, 30),
+                sight(2, 30),
+            ],
+            &[],
+        ),
+        (
+            "one after the other: both work",
+            &[
+                signed_in(10, 20, 1),
+                joined(30, 40, 2),
+                sight(1, 50),
+                sight(2, 50),
+            ],
+            &[],
+        ),
+        (
+            "again after a lost answer",
+            &[
+                unknown(10, 20, What::Login),
+                joined(30, 40, 1),
+                sight(1, 50),
+            ],
+            &[],
+        ),
+        (
+            "one of them does not work",
+            &[
+                signed_in(10, 20, 1),
+                joined(30, 40, 2),
+                with_token(1, shut_out(50, 55, What::Look)),
+            ],
+            &[Rule::Forgotten],
+        ),
+        (
+            "while something is committed",
+            &[signed_in(10, 20, 1), write(30), joined(33, 40, 2)],
+            &[],
+        ),
+        (
+            "after a look",
+            &[signed_in(10, 20, 1), sight(1, 30), joined(40, 50, 2)],
+            &[],
+        ),
+        (
+            "after something was committed",
+            &[signed_in(10, 20, 1), write(30), joined(40, 50, 2)],
+            &[Rule::DeadLoginJoins],
+        ),
+        (
+            "after something was committed by half",
+            &[
+                signed_in(10, 20, 1),
+                with_token(1, partly(30, 35, early("s1.1"))),
+                joined(40, 50, 2),
+            ],
+            &[Rule::DeadLoginJoins],
+        ),
+        (
+            "after the next login",
+            &[
+                signed_in(10, 20, 1),
+                with_token(1, signed_in(30, 35, 2)),
+                joined(40, 50, 3),
+            ],
+            &[Rule::DeadLoginJoins],
+        ),
+        (
+            "after something was committed, and refused",
+            &[
+                signed_in(10, 20, 1),
+                write(30),
+                refused(40, 50, What::Login),
+            ],
+            &[],
+        ),
+        (
+            "another principal, in a session of its own",
+            &[signed_in(10, 20, 1), rival(None)],
+            &[],
+        ),
+        (
+            "another principal",
+            &[signed_in(10, 20, 1), rival(Some(2))],
+            &[Rule::StrangerJoins],
+        ),
+    ]);
+}
+
+#[test]
+fn forms() {
+    use Fields::{Both, First, Second};
+    let (one, two, three) = (Some("s1.1"), Some("s1.2"), Some("s1.3"));
+    let both = || saved(10, 20, form(Both, "s1.1"), [None; 2]);
+    let first = |began, ended| saved(began, ended, form(First, "s1.2"), [one, one]);
+    let second = |began, ended| saved(began, ended, form(Second, "s1.3"), [one, one]);
+    judge(&[
+        ("both fields", &[both(), filled(30, 40, [one, one])], &[]),
+        (
+            "of two at once the later is there, the one or the other",
+            &[
+                both(),
+                first(30, 40),
+                second(30, 40),
+                filled(50, 60, [one, three]),
+            ],
+            &[],
+        ),
+        (
+            "one after the other, the later having loaded the earlier",
+            &[
+                both(),
+                first(30, 40),
+                saved(45, 50, form(Second, "s1.3"), [two, one]),
+                filled(55, 60, [two, three]),
+            ],
+            &[],
+        ),
+        (
+            "a field of each",
+            &[
+                both(),
+                first(30, 40),
+                second(30, 40),
+                filled(50, 60, [two, three]),
+            ],
+            &[Rule::Mixed],
+        ),
+        (
+            "a field of each, for somebody who saves it again",
+            &[
+                both(),
+                first(30, 40),
+                second(30, 40),
+                saved(50, 60, form(First, "s1.4"), [two, three]),
+            ],
+            &[Rule::Mixed],
+        ),
+        (
+            "half of one",
+            &[both(), filled(30, 40, [one, None])],
+            &[Rule::Mixed],
+        ),
+        (
+            "unknown, and perhaps the one of both",
+            &[
+                both(),
+                first(30, 40),
+                unknown(30, 40, form(Second, "s1.3")),
+                filled(50, 60, [two, three]),
+            ],
+            &[],
+        ),
+        (
+            "unknown, and never",
+            &[
+                both(),
+                unknown(30, 40, form(Second, "s1.3")),
+                filled(50, 60, [one, one]),
+            ],
+            &[],
+        ),
+        (
+            "not that of the last",
+            &[
+                both(),
+                first(30, 40),
+                saved(50, 60, form(Second, "s1.3"), [two, one]),
+                filled(70, 80, [two, one]),
+            ],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "loaded what had been replaced",
+            &[both(), first(30, 40), second(50, 60)],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "refused",
+            &[
+                both(),
+                refused(30, 40, form(First, "s1.2")),
+                filled(50, 60, [one, one]),
+            ],
+            &[],
+        ),
+        (
+            "refused and there",
+            &[
+                both(),
+                refused(30, 40, form(First, "s1.2")),
+                filled(50, 60, [two, one]),
+            ],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "never saved",
+            &[both(), filled(50, 60, [Some("s1.7"), one])],
+            &[Rule::NeverWritten],
+        ),
+    ]);
+}
+
+#[test]
+fn transactions() {
+    let start = || bank([20, 20], None);
+    let first = || moved(10, 20, "s1.1", start());
+    let then = || bank([15, 25], Some("s1.1"));
+    let name = |balances, name| bank(balances, Some(name));
+    judge(&[
+        (
+            "one after the other",
+            &[
+                first(),
+                moved(30, 40, "s1.2", then()),
+                accounts(50, 60, &name([10, 30], "s1.2")),
+            ],
+            &[],
+        ),
+        (
+            "at once, in any order",
+            &[
+                moved(10, 40, "s1.2", then()),
+                moved(10, 40, "s1.1", start()),
+                accounts(50, 60, &name([10, 30], "s1.2")),
+            ],
+            &[],
+        ),
+        (
+            "unknown: done or not",
+            &[
+                first(),
+                unknown(30, 40, transfer("s1.2", 0, 5)),
+                accounts(50, 60, &then()),
+                accounts(70, 80, &name([10, 30], "s1.2")),
+            ],
+            &[],
+        ),
+        (
+            "too little",
+            &[
+                first(),
+                aborted(30, 40, 16, then()),
+                accounts(50, 60, &then()),
+            ],
+            &[],
+        ),
+        (
+            "too little, and yet done",
+            &[
+                first(),
+                aborted(30, 40, 16, then()),
+                accounts(50, 60, &name([-1, 41], "s1.9")),
+            ],
+            &[Rule::RefusedButDone, Rule::Unbalanced],
+        ),
+        (
+            "aborted, though there was enough",
+            &[first(), aborted(30, 40, 15, then())],
+            &[Rule::StaleResult],
+        ),
+        (
+            "aborted for what had been before",
+            &[
+                first(),
+                moved(30, 40, "s1.2", then()),
+                aborted(50, 60, 16, then()),
+            ],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "half of it",
+            &[first(), accounts(30, 40, &bank([15, 20], None))],
+            &[Rule::NotLinearizable, Rule::Unbalanced, Rule::StaleResult],
+        ),
+        (
+            "made",
+            &[first(), accounts(30, 40, &name([20, 25], "s1.1"))],
+            &[Rule::Unbalanced, Rule::StaleResult],
+        ),
+        (
+            "below zero",
+            &[
+                unknown(10, 20, transfer("s1.1", 0, 25)),
+                accounts(30, 40, &name([-5, 45], "s1.1")),
+            ],
+            &[Rule::Unbalanced],
+        ),
+        (
+            "of another run than it says",
+            &[
+                first(),
+                moved(30, 40, "s1.2", then()),
+                accounts(50, 60, &name([5, 35], "s1.2")),
+            ],
+            &[Rule::StaleResult],
+        ),
+        (
+            "two upon the same",
+            &[first(), moved(10, 20, "s1.2", start())],
+            &[Rule::StaleResult],
+        ),
+        (
+            "lost",
+            &[first(), accounts(30, 40, &start())],
+            &[Rule::NotLinearizable],
+        ),
+        (
+            "refused and done",
+            &[
+                refused(10, 20, transfer("s1.1", 0, 5)),
+                accounts(30, 40, &then()),
+            ],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "moved by nobody",
+            &[accounts(30, 40, &then())],
+            &[Rule::NeverWritten],
+        ),
+    ]);
+}
+
+#[test]
+fn requests_that_are_done_by_half() {
+    let half = || partly(10, 20, early("s1.1"));
+    let whole = || ok(10, 20, early("s1.1"));
+    let shows = |began, parts: &[&str]| {
+        let parts = parts.iter().map(|part| ((*part).to_owned(), json!("s1.1")));
+        look(began, began + 5, serde_json::Value::Object(parts.collect()))
+    };
+    let (first, rest) = ("early:s1.1", "late:s1.1");
+    judge(&[
+        ("by half", &[half(), shows(30, &[first])], &[]),
+        ("whole", &[whole(), shows(30, &[first, rest, "guard"])], &[]),
+        (
+            "half of it meanwhile",
+            &[ok(10, 40, early("s1.1")), shows(20, &[first])],
+            &[],
+        ),
+        (
+            "unknown: none, half, whole",
+            &[
+                unknown(10, 20, early("s1.1")),
+                shows(30, &[]),
+                shows(40, &[first]),
+                shows(50, &[first, rest]),
+            ],
+            &[],
+        ),
+        (
+            "nothing",
+            &[refused(10, 20, early("s1.1")), shows(30, &[])],
+            &[],
+        ),
+        (
+            "said to be there",
+            &[half(), shows(30, &[])],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "said not to be there",
+            &[half(), shows(30, &[first, rest])],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "said to be nothing",
+            &[refused(10, 20, early("s1.1")), shows(30, &[first])],
+            &[Rule::RefusedButDone],
+        ),
+        (
+            "whole, without its end",
+            &[whole(), shows(30, &[first])],
+            &[Rule::LostUpdate],
+        ),
+        (
+            "the end alone",
+            &[unknown(10, 20, early("s1.1")), shows(30, &[rest])],
+            &[Rule::HalfDone],
+        ),
+        (
+            "half of the end",
+            &[unknown(10, 20, early("s1.1")), shows(30, &[first, "guard"])],
+            &[Rule::HalfDone],
+        ),
+        (
+            "with a dead token",
+            &[rotated(1, 2), half()],
+            &[Rule::DeadTokenOpens],
+        ),
+    ]);
+}
+
+/// A page that takes its time shows any moment of it, and one moment.
+#[test]
+fn pages_of_one_moment() {
+    let page = |data| look(5, 100, data);
+    let (first, second) = (|| ok(10, 20, add("s1.1")), || ok(30, 40, add("s1.2")));
+    judge(&[
+        ("before both", &[first(), second(), page(json!({}))], &[]),
+        (
+            "in between",
+            &[first(), second(), page(json!({ "set:s1.1": "s1.1" }))],
+            &[],
+        ),
+        (
+            "the later and not the earlier",
+            &[first(), second(), page(json!({ "set:s1.2": "s1.2" }))],
+            &[Rule::Torn],
+        ),
+        (
+            "the later, which began before the earlier was over",
+            &[
+                first(),
+                ok(15, 40, add("s1.2")),
+                page(json!({ "set:s1.2": "s1.2" })),
+            ],
+            &[],
+        ),
+        (
+            "the later and not the earlier, which is unknown",
+            &[
+                unknown(10, 20, add("s1.1")),
+                second(),
+                page(json!({ "set:s1.2": "s1.2" })),
+            ],
+            &[],
+        ),
+        (
+            "the later, which is unknown, and not the earlier",
+            &[
+                first(),
+                unknown(30, 40, add("s1.2")),
+                page(json!({ "set:s1.2": "s1.2" })),
+            ],
+            &[Rule::Torn],
+        ),
+        (
+            "of two kinds: a value and not what was pushed before",
+            &[
+                ok(10, 20, push("s1.1")),
+                ok(30, 40, write("s1.2")),
+                page(json!({ "reg:0": "s1.2" })),
+            ],
+            &[Rule::Torn],
+        ),
+        (
+            "of two kinds: a value, and a token that was taken before",
+            &[
+                ok(6, 7, offer("s1.1")),
+                taken(10, 20, Some("s1.1")),
+                ok(30, 40, write("s1.2")),
+                page(json!({ "reg:0": "s1.2", "token:0": "s1.1" })),
+            ],
+            &[Rule::Torn],
+        ),
+        (
+            "of two kinds: a value, and not the number that was given before",
+            &[
+                number(10, 20, 1),
+                ok(30, 40, write("s1.2")),
+                page(json!({ "reg:0": "s1.2" })),
+            ],
+            &[Rule::Torn],
+        ),
+        (
+            "of two kinds: a value of one who was signed in, and nobody is",
+            &[
+                signed_in(10, 20, 1),
+                with_token(1, ok(30, 40, write("s1.2"))),
+                with_token(1, page(json!({ "reg:0": "s1.2" }))),
+            ],
+            &[Rule::Torn],
+        ),
+    ]);
+}
+
+#[test]
 fn sessions_that_vanish() {
     let stranger = || shut_out(30, 35, What::Look);
     judge(&[
@@ -869,7 +1539,7 @@ fn sessions_that_vanish() {
             "a logout",
             &[
                 open(),
-                unknown(10, 20, What::Logout),
+                unknown(10, 20, LOGOUT),
                 stranger(),
                 nothing_stored(50),
             ],
@@ -877,7 +1547,7 @@ fn sessions_that_vanish() {
         ),
         (
             "a refused logout",
-            &[open(), refused(10, 20, What::Logout), stranger()],
+            &[open(), refused(10, 20, LOGOUT), stranger()],
             &[Rule::Forgotten],
         ),
         ("nothing", &[open(), stranger()], &[Rule::Forgotten]),

@@ -1,7 +1,7 @@
 //! One-time tokens: one of all who ask gets one, and then it is gone.
 
 use super::{Rule, Violation};
-use crate::histories::history::{Ending, Life, Op, Page, Seen, What};
+use crate::histories::history::{Life, Op, Page, Seen, What};
 
 pub fn check(life: &Life) -> Vec<Violation> {
     let pages: Vec<(&Op, &Page)> = life.pages().collect();
@@ -59,7 +59,16 @@ fn offered(
             return violation(Rule::TakenTwice, text);
         }
     }
-    if matches!(offer.ending, Ending::NotDone(_)) || offer.is_shut_out() {
+    let there = pages.iter().filter(|(_, page)| page.data.contains_key(key));
+    let mut seen = winners.iter().copied().chain(there.map(|(op, _)| *op));
+    if let Some(early) = seen.find(|op| op.precedes(offer)) {
+        let text = format!(
+            "in #{}, before it was offered in #{}",
+            early.number, offer.number
+        );
+        return violation(Rule::NeverWritten, text);
+    }
+    if offer.is_refused() {
         let page = pages.iter().find(|(_, page)| page.data.contains_key(key));
         let seen = winners.first().copied().or(page.map(|(op, _)| *op))?;
         let text = format!("refused in #{} and there in #{}", offer.number, seen.number);
