@@ -204,7 +204,7 @@ impl Nemesis {
             }
             Evil::KillServer => {
                 block_in_place(|| self.site.server.kill());
-                self.pause(50..1000).await;
+                self.pause(50..2000).await;
                 block_in_place(|| self.site.server.restart());
             }
             Evil::FreezeNode => {
