@@ -13,7 +13,7 @@ use super::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
 use super::destroy::delete_unclaimed;
 use super::join::{Joining, entry};
 use super::queue::Line;
-use super::seal::{Sent, fail_all, seal};
+use super::seal::{Refused, Sent, fail_all, seal};
 use super::unresolved::{Resolution, Unresolved};
 use crate::change::Circumstances;
 use crate::change_log::ChangeLog;
@@ -163,6 +163,8 @@ pub(super) struct Member {
 pub(super) struct Commit {
     base: Option<Base>,
     members: Vec<Member>,
+    /// Those who wait for what becomes of the members' changes, since theirs cannot be done after them.
+    refused: Vec<Refused>,
     made_in: Option<Epoch>,
     joining: Option<Joining>,
     /// How many requests it is of.
@@ -242,6 +244,7 @@ impl Commit {
                 .durable(first.work.durability() != Durability::Primary)
                 .with_store_resends(first.work.terms.core.store.capabilities().resends),
             members: vec![first],
+            refused: Vec::new(),
             sent: None,
             newer: None,
         }
@@ -286,13 +289,20 @@ impl Commit {
             event = match action {
                 Action::Send | Action::SendAfresh => {
                     self.adopt_newer();
+                    let again = self.refused.drain(..).map(Refused::into_member);
+                    self.members.extend(again);
                     if let Some(line) = line {
                         line.let_join(&mut self);
                     }
                     // An id belongs to one set of bytes, and a later one to later bytes: other commits of this writer may
                     // have come between, and an older id in the place of theirs would prove of theirs what is not so.
                     self.id = self.terms.core.next_commit();
-                    self.sent = seal(self.base.as_ref(), &mut self.members, self.id);
+                    self.sent = seal(
+                        self.base.as_ref(),
+                        &mut self.members,
+                        &mut self.refused,
+                        self.id,
+                    );
                     self.requests = self.members.len();
                     if self.sent.is_none() {
                         return;
@@ -467,10 +477,20 @@ impl Commit {
 
     fn end(mut self, verdict: Verdict, failure: Option<StoreError>, line: Option<&Line>) {
         let attempts = self.state.attempts();
-        let mut members = std::mem::take(&mut self.members);
+        let members = std::mem::take(&mut self.members);
+        let refused = std::mem::take(&mut self.refused).into_iter();
+        // Nobody knows what they would have met.
+        let conflict = SessionError::Conflict { attempts };
         let error = match verdict {
-            Verdict::Committed => return self.tell_committed(members, line),
+            Verdict::Committed => {
+                self.tell_committed(members, line);
+                return refused.for_each(Refused::tell);
+            }
             Verdict::OutcomeUnknown | Verdict::NotDurable => {
+                match verdict {
+                    Verdict::NotDurable => refused.for_each(Refused::tell),
+                    _ => fail_all(refused.map(Refused::into_member), &conflict),
+                }
                 let base = match verdict {
                     Verdict::NotDurable => self.in_primary(line),
                     _ => None,
@@ -486,17 +506,18 @@ impl Commit {
                 for member in members {
                     let _ = member.reply.send(Ended::NeverKnown);
                 }
-                return;
+                return fail_all(refused.map(Refused::into_member), &conflict);
             }
             Verdict::Gone => SessionError::Gone(Gone::Ended),
             Verdict::OtherEpoch => SessionError::Gone(Gone::Rotated),
             Verdict::Unreadable => SessionError::Gone(Gone::Unreadable),
-            Verdict::Conflict => SessionError::Conflict { attempts },
+            Verdict::Conflict => conflict,
             Verdict::Failed => SessionError::Store(failure.unwrap_or_else(|| {
                 StoreError::unavailable("the request's time was up before anything was sent")
             })),
         };
-        fail_all(&mut members, &error);
+        let refused = refused.map(Refused::into_member);
+        fail_all(members.into_iter().chain(refused), &error);
     }
 
     fn tell_committed(mut self, members: Vec<Member>, line: Option<&Line>) {

@@ -30,9 +30,34 @@ pub(super) struct Sent {
     pub(super) record: Arc<Record>,
 }
 
+/// A member whose changes cannot be done to what others who travel with it have made of the session. That is not in the
+/// store yet, so it waits for what becomes of them.
+#[derive(Debug)]
+pub(super) struct Refused {
+    member: Member,
+    failure: Failure,
+}
+
+impl Refused {
+    pub(super) fn into_member(self) -> Member {
+        self.member
+    }
+
+    /// What it rests on is in the store.
+    pub(super) fn tell(self) {
+        self.failure.tell(self.member);
+    }
+}
+
 /// Does the members' changes to the base, or to a new session, and makes bytes of the result. Members whose changes cannot
-/// be done are told so and leave; `None` if nobody is left.
-pub(super) fn seal(base: Option<&Base>, members: &mut Vec<Member>, id: CommitId) -> Option<Sent> {
+/// be done to what is in the store are told so and leave, and those who must wait to hear it go to `refused`; `None` if
+/// nobody is left.
+pub(super) fn seal(
+    base: Option<&Base>,
+    members: &mut Vec<Member>,
+    refused: &mut Vec<Refused>,
+    id: CommitId,
+) -> Option<Sent> {
     let token = match base {
         Some(base) => base.token.clone(),
         None => Token::random(),
@@ -61,18 +86,27 @@ pub(super) fn seal(base: Option<&Base>, members: &mut Vec<Member>, id: CommitId)
     for (member, fate) in members.drain(..).zip(fates) {
         match fate {
             Ok(()) => kept.push(member),
-            Err(Failure::Error(error)) => fail(member, error),
-            Err(Failure::Panic(panic)) => unwind(member, panic),
+            Err(Unfit {
+                failure,
+                rests_on_others: false,
+            }) => failure.tell(member),
+            Err(Unfit { failure, .. }) => refused.push(Refused { member, failure }),
         }
     }
     *members = kept;
-    let sent = sent?.map_err(|error| fail_all(members, &error));
-    sent.ok()
+    match sent? {
+        Ok(sent) => Some(sent),
+        Err(error) => {
+            let refused = refused.drain(..).map(Refused::into_member);
+            fail_all(members.drain(..).chain(refused), &error);
+            None
+        }
+    }
 }
 
 /// Tells all members that nothing of theirs was written.
-pub(super) fn fail_all(members: &mut Vec<Member>, error: &SessionError) {
-    for member in members.drain(..) {
+pub(super) fn fail_all(members: impl IntoIterator<Item = Member>, error: &SessionError) {
+    for member in members {
         fail(member, error.clone());
     }
 }
@@ -81,10 +115,6 @@ fn fail(member: Member, error: SessionError) {
     let log = member.work.log;
     // Whoever asked is there to hear it, unless the runtime is shutting down.
     let _ = member.reply.send(Ended::Failed { log, error });
-}
-
-fn unwind(member: Member, panic: Box<dyn Any + Send>) {
-    let _ = member.reply.send(Ended::Panicked(panic));
 }
 
 struct Seal<'a> {
@@ -96,11 +126,29 @@ struct Seal<'a> {
 }
 
 /// What becomes of a member's changes.
-type Fate = Result<(), Failure>;
+type Fate = Result<(), Unfit>;
 
+struct Unfit {
+    failure: Failure,
+    /// What the changes cannot be done to is what other members have made of the session.
+    rests_on_others: bool,
+}
+
+#[derive(Debug)]
 enum Failure {
     Error(SessionError),
     Panic(Box<dyn Any + Send>),
+}
+
+impl Failure {
+    fn tell(self, member: Member) {
+        match self {
+            Self::Error(error) => fail(member, error),
+            Self::Panic(panic) => {
+                let _ = member.reply.send(Ended::Panicked(panic));
+            }
+        }
+    }
 }
 
 impl Seal<'_> {
@@ -123,9 +171,16 @@ impl Seal<'_> {
                 self.note_cookie(&mut record, work);
                 check_size(&record, before, work)
             }));
-            let fate = match applied {
-                Ok(applied) => applied.map_err(Failure::Error),
-                Err(panic) => Err(Failure::Panic(panic)),
+            let failure = match applied {
+                Ok(applied) => applied.err().map(Failure::Error),
+                Err(panic) => Some(Failure::Panic(panic)),
+            };
+            let fate = match failure {
+                None => Ok(()),
+                Some(failure) => Err(Unfit {
+                    failure,
+                    rests_on_others: !untouched,
+                }),
             };
             match undo {
                 Some(undo) if fate.is_err() => record = undo,

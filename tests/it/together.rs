@@ -437,3 +437,20 @@ async fn five_hundred_writers_cost_a_few_compare_and_sets() {
         "{replaced} compare-and-sets for {WRITERS} writers"
     );
 }
+
+/// It waits for what it rests on: the other's changes are not in the store yet, and then are done to another session.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_rests_on_what_is_in_the_store_and_not_on_what_is_on_its_way() {
+    let queue = Queue::new().await;
+    let elsewhere = app(SessionLayer::new(queue.store.clone()));
+    let delivery = async {
+        tokio::time::sleep(SLOW + SLOW / 2).await;
+        // Two in stock, before either of those who travel together has bought one.
+        let browser = &queue.visit.browser;
+        browser.peek(&elsewhere, "/incr?k=stock").await.ok();
+    };
+    let both = queue.with_plan(&[Post::Slow(SLOW)], &["/buy", "/buy"]);
+    let (statuses, ()) = tokio::join!(both, delivery);
+    assert_eq!(statuses, [200, 200]);
+    assert_eq!(queue.see("/number?k=stock").await, "0");
+}
