@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use futures_util::StreamExt as _;
-use sessile::{MemoryStore, SessionConfig, SessionLayer};
+use sessile::{MemoryStore, SessionConfig, SessionError, SessionLayer};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::app::{app, routes};
 use crate::support::late::{Late, Post};
 use crate::support::patience::looked_at;
-use crate::support::{Browser, Server, Spy, store_with, until};
+use crate::support::{Browser, Server, Spy, Visit, store_with, until};
 
 struct Room {
     app: axum::Router,
@@ -95,6 +95,38 @@ async fn a_server_error_commits_if_the_layer_says_so() {
     let mut browser = Browser::default();
     assert_eq!(browser.get(&app, "/fail?status=500").await.status, 500);
     assert_eq!(browser.get(&app, "/read").await.ok(), "failed");
+}
+
+/// Whatever its status, and whatever the layer says of statuses: the error says that it was not done.
+#[tokio::test]
+async fn a_session_error_that_the_handler_returns_commits_no_data() {
+    for commit_on_server_error in [false, true] {
+        let mut config = SessionConfig::default();
+        config.commit_on_server_error = commit_on_server_error;
+        let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+        let errors = [
+            SessionError::Refused { key: "k".into() },
+            SessionError::MissingLayer,
+            SessionError::OutcomeUnknown,
+        ];
+        for error in errors {
+            let mut visit = Visit::with(layer.clone());
+            visit
+                .request(|session| async move { session.insert("name", "mia").unwrap() })
+                .await;
+            let status = error.status();
+            let page = visit
+                .page(|session| async move {
+                    session.insert("failed", true).unwrap();
+                    Err::<(), _>(error)
+                })
+                .await;
+            assert_eq!(page.status, status);
+            visit
+                .request(|session| async move { assert_eq!(session.keys(), ["name"]) })
+                .await;
+        }
+    }
 }
 
 #[tokio::test]
