@@ -296,6 +296,61 @@ async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
     assert_eq!((sessions, visit.browser.cookie), (0, None));
 }
 
+/// What the handler has done is in the store by then, and the logout is not.
+#[tokio::test]
+async fn a_logout_that_fails_behind_the_commit_of_the_response_is_503_and_done_later() {
+    let (_server, proxy, mut visit) = behind_proxy().await;
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    let stolen = visit.browser.clone();
+    let commit = proxy.hold_commit();
+    let failing = proxy.clone();
+    let page = visit
+        .page(move |session| async move {
+            session.insert("more", true).unwrap();
+            tokio::spawn(async move {
+                commit.arrived().await;
+                session.destroy();
+                failing.inject("UNLINK", Fault::LoseRequest, usize::MAX);
+                commit.release();
+            });
+        })
+        .await;
+    assert_eq!((page.status.as_u16(), visit.browser.cookie), (503, None));
+    proxy.inject("UNLINK", Fault::LoseRequest, 0);
+    let app = app(visit.layer.clone());
+    until("the session is gone", async || {
+        let page = stolen.peek(&app, "/read").await;
+        page.status == 200 && page.text.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_clone_cannot_commit_does_not_fail_a_response_that_is_committed() {
+    let (_server, proxy, mut visit) = behind_proxy().await;
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    let commit = proxy.hold_commit();
+    visit
+        .request(move |session| async move {
+            session.insert("saved", true).unwrap();
+            tokio::spawn(async move {
+                commit.arrived().await;
+                // Each fits, both do not.
+                session.insert("one", "x".repeat(40_000)).unwrap();
+                session.insert("other", "x".repeat(40_000)).unwrap();
+                commit.release();
+            });
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.keys(), ["name", "saved"]) })
+        .await;
+}
+
 #[tokio::test]
 async fn changes_that_nobody_saves_after_the_response_are_an_event() {
     let events = Arc::new(Mutex::new(Vec::new()));
