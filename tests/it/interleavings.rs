@@ -351,6 +351,29 @@ async fn what_a_clone_cannot_commit_does_not_fail_a_response_that_is_committed()
         .await;
 }
 
+/// The session's token was never sent to anybody.
+#[tokio::test]
+async fn a_session_that_is_destroyed_while_it_is_created_leaves_nothing_behind() {
+    let (server, proxy, mut visit) = behind_proxy().await;
+    let creation = proxy.hold("NX");
+    let page = visit
+        .page(move |session| async move {
+            session.insert("name", "mia").unwrap();
+            tokio::spawn(async move {
+                creation.arrived().await;
+                session.destroy();
+                creation.release();
+            });
+        })
+        .await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (200, 0));
+    visit.layer.drained().await;
+    let sessions: usize = redis::cmd("DBSIZE")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(sessions, 0);
+}
+
 #[tokio::test]
 async fn changes_that_nobody_saves_after_the_response_are_an_event() {
     let events = Arc::new(Mutex::new(Vec::new()));
