@@ -1,11 +1,13 @@
 //! Interleavings of one request with others, with its own clones and with a store that fails, each of which has a wrong
 //! outcome that is easy to get.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use sessile::store::ManualClock;
-use sessile::{Event, MemoryStore, Session, SessionError, SessionLayer};
+use sessile::store::{Durability, Freshness, ManualClock, Replaced, Write};
+use sessile::{
+    Event, MemoryStore, Session, SessionConfig, SessionError, SessionLayer, SessionStore as _,
+};
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
@@ -681,6 +683,145 @@ async fn what_was_not_taken_after_all_can_be_taken_again() {
             assert_eq!(token.as_deref(), Some("once"));
         })
         .await;
+}
+
+#[tokio::test]
+async fn what_is_discarded_while_its_commit_is_refused_is_not_written_later() {
+    let (server, proxy, mut visit) = behind_proxy().await;
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    let server = Arc::new(server);
+    let full = Arc::clone(&server);
+    let commit = proxy.hold_commit();
+    visit
+        .request(move |session| async move {
+            let limit = |value: &str| {
+                let set: () = redis::cmd("CONFIG")
+                    .arg(&["SET", "maxmemory", value])
+                    .query(&mut full.connection())
+                    .unwrap();
+                set
+            };
+            session.insert("dropped", true).unwrap();
+            let discard = async {
+                commit.arrived().await;
+                session.discard_changes();
+                limit("1mb");
+                commit.release();
+            };
+            let (saved, ()) = tokio::join!(session.save(), discard);
+            assert!(matches!(saved, Err(SessionError::Store(_))), "{saved:?}");
+            assert!(!session.is_modified() && !session.contains_key("dropped"));
+            limit("0");
+            session.insert("kept", true).unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.keys(), ["kept", "name"]) })
+        .await;
+}
+
+/// Runs `save` and, in the middle of its compare-and-set, `discard_changes`.
+async fn save_and_discard(session: &Session) -> Result<(), SessionError> {
+    let discard = async {
+        tokio::time::sleep(SLOW / 2).await;
+        session.discard_changes();
+    };
+    tokio::join!(session.save(), discard).0
+}
+
+/// Twice the time after which [`save_and_discard`] discards.
+const SLOW: Duration = Duration::from_millis(20);
+
+#[tokio::test(start_paused = true)]
+async fn what_is_discarded_while_it_turns_out_not_to_be_stored_is_not_written_later() {
+    let (late, store, mut visit) = planned().await;
+    let tab = visit.clone();
+    visit
+        .request(move |session| async move {
+            session.insert("dropped", true).unwrap();
+            late.plan(&[Post::Lose; 3]);
+            assert!(matches!(
+                session.save().await,
+                Err(SessionError::OutcomeUnknown)
+            ));
+            // What another node writes proves that nothing had arrived.
+            elsewhere(&store, &tab, "/incr?k=n").await;
+            late.plan(&[Post::Slow(SLOW)]);
+            save_and_discard(&session).await.unwrap();
+            assert!(!session.is_modified() && !session.contains_key("dropped"));
+            session.insert("kept", true).unwrap();
+        })
+        .await;
+    visit
+        .request(
+            |session| async move { assert_eq!(session.keys(), ["kept", "n", "name", "token"]) },
+        )
+        .await;
+}
+
+/// Adds an item by a closure, of which nothing is left once what is returned is gone.
+fn add_item(session: &Session) -> Weak<()> {
+    let captured = Arc::new(());
+    let left = Arc::downgrade(&captured);
+    let add = move |items: &mut Vec<usize>| items.push(Arc::strong_count(&captured));
+    session.update("dropped", add).unwrap();
+    left
+}
+
+/// `discard_changes` promises to let go of closures, and of those that are under way as soon as they are not any more.
+#[tokio::test(start_paused = true)]
+async fn what_is_discarded_while_it_gets_no_answer_is_neither_shown_nor_kept() {
+    let (late, store, mut visit) = planned().await;
+    let session = visit.keep().await;
+    let left = add_item(&session);
+    late.plan(&[Post::LoseSlowly(SLOW), Post::Lose, Post::Lose]);
+    let saved = save_and_discard(&session).await;
+    assert!(matches!(saved, Err(SessionError::OutcomeUnknown)));
+    assert!(!session.contains_key("dropped"));
+    assert_eq!(left.strong_count(), 0);
+    elsewhere(&store, &visit, "/incr?k=n").await;
+    session.insert("kept", true).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(session.keys(), ["kept", "n", "name", "token"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_after_a_failover() {
+    let store = MemoryStore::new();
+    let late = Late::before(store.clone()).with_replicas();
+    let mut config = SessionConfig::default();
+    config.durability.commits = Durability::Replicas {
+        n: 1,
+        timeout: Duration::from_millis(100),
+    };
+    let mut visit = Visit::with(SessionLayer::with_config(late.clone(), config).unwrap());
+    visit
+        .request(|session| async move { session.insert("name", "mia").unwrap() })
+        .await;
+    let session = visit.keep().await;
+    let handle = session.handle().unwrap();
+    let load = async || {
+        let stored = store.load(&handle, Freshness::Latest).await;
+        stored.unwrap().unwrap()
+    };
+    let before = load().await;
+    let left = add_item(&session);
+    late.plan(&[Post::DeliverShort(SLOW)]);
+    let saved = save_and_discard(&session).await;
+    assert!(matches!(saved, Err(SessionError::OutcomeUnknown)));
+    assert!(session.contains_key("dropped"), "the primary has it");
+    assert_eq!(left.strong_count(), 0);
+    // The primary is gone; the one that follows has what was there before, and what comes then.
+    let write = Write::new(before.value(), Duration::from_secs(60));
+    let lost = store.replace(&handle, &load().await, write).await.unwrap();
+    assert_eq!(lost, Replaced::Done);
+    elsewhere(&store, &visit, "/incr?k=n").await;
+    session.save().await.unwrap();
+    session.insert("kept", true).unwrap();
+    session.save().await.unwrap();
+    assert_eq!(session.keys(), ["kept", "n", "name"]);
 }
 
 #[tokio::test]

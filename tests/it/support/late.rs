@@ -27,6 +27,8 @@ pub enum Post {
     Hold,
     /// It arrives just after what was held.
     DeliverAfterHeld,
+    /// It takes its time and arrives, and too few replicas have it.
+    DeliverShort(Duration),
 }
 
 /// A compare-and-set that is on its way.
@@ -42,11 +44,13 @@ pub struct Late {
     store: MemoryStore,
     plan: Arc<Mutex<VecDeque<Post>>>,
     held: Arc<Mutex<Option<Held>>>,
+    sent: Arc<Mutex<Vec<Bytes>>>,
     leases: bool,
+    replicas: bool,
     lost_leases: Arc<AtomicBool>,
+    slow_loads: Arc<Mutex<VecDeque<Duration>>>,
     slow_touch: Arc<Mutex<Option<Duration>>>,
     frozen: Arc<AtomicBool>,
-    slow_loads: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Late {
@@ -55,11 +59,13 @@ impl Late {
             store,
             plan: Arc::default(),
             held: Arc::default(),
+            sent: Arc::default(),
             leases: true,
+            replicas: false,
             lost_leases: Arc::default(),
+            slow_loads: Arc::default(),
             slow_touch: Arc::default(),
             frozen: Arc::default(),
-            slow_loads: Arc::default(),
         }
     }
 
@@ -69,14 +75,20 @@ impl Late {
         Self { leases, ..self }
     }
 
+    /// As a store whose writes can wait for replicas, which have all that is delivered in full.
+    pub fn with_replicas(self) -> Self {
+        let replicas = true;
+        Self { replicas, ..self }
+    }
+
     /// Leases that are held go to somebody else.
     pub fn lose_leases(&self) {
         self.lost_leases.store(true, Ordering::SeqCst);
     }
 
-    /// One more of the next loads takes its time.
+    /// The next load that is not slow already takes its time.
     pub fn slow_load(&self, wait: Duration) {
-        self.slow_loads.lock().unwrap().push(wait);
+        self.slow_loads.lock().unwrap().push_back(wait);
     }
 
     /// Answers no loads and no compare-and-sets any more.
@@ -98,6 +110,11 @@ impl Late {
     /// What becomes of the next compare-and-sets.
     pub fn plan(&self, plan: &[Post]) {
         self.plan.lock().unwrap().extend(plan);
+    }
+
+    /// The values of all compare-and-sets so far, whatever became of them.
+    pub fn sent(&self) -> Vec<Bytes> {
+        self.sent.lock().unwrap().clone()
     }
 
     pub fn is_done(&self) -> bool {
@@ -128,12 +145,13 @@ impl SessionStore for Late {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.store.capabilities().with_lease(self.leases)
+        let own = self.store.capabilities();
+        own.with_lease(self.leases).with_durability(self.replicas)
     }
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
         self.thawed().await;
-        let wait = self.slow_loads.lock().unwrap().pop();
+        let wait = self.slow_loads.lock().unwrap().pop_front();
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }
@@ -150,6 +168,7 @@ impl SessionStore for Late {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
+        self.sent.lock().unwrap().push(write.value.clone());
         self.thawed().await;
         let post = self
             .plan
@@ -176,6 +195,13 @@ impl SessionStore for Late {
                 return Err(StoreError::unknown("held"));
             }
             Post::DeliverAfterHeld => self.deliver_held().await,
+            Post::DeliverShort(wait) => {
+                tokio::time::sleep(wait).await;
+                return match self.store.replace(key, expected, write).await? {
+                    Replaced::Done => Err(StoreError::not_durable("no replica has it yet")),
+                    found => Ok(found),
+                };
+            }
         }
         self.store.replace(key, expected, write).await
     }
