@@ -1,12 +1,14 @@
 //! Interleavings of one request with others, with its own clones and with a store that fails, each of which has a wrong
 //! outcome that is easy to get.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use sessile::store::{Durability, Freshness, ManualClock, Replaced, Write};
 use sessile::{
-    Event, MemoryStore, Session, SessionConfig, SessionError, SessionLayer, SessionStore as _,
+    Concurrency, Event, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
+    SessionStore as _,
 };
 
 use crate::support::app::app;
@@ -174,7 +176,18 @@ async fn a_reload_that_nobody_waits_for_finds_out_all_the_same() {
         .await;
 }
 
-/// Paused time: what passes is what somebody has waited for.
+/// How long a request may wait for a store in memory.
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// In paused time, which passes only while everybody waits.
+fn assert_about(expected: Duration, waited: Duration) {
+    let rounding = Duration::from_millis(20);
+    assert!(
+        waited >= expected && waited < expected + rounding,
+        "{waited:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn reloads_and_commits_of_a_store_that_hangs_share_one_budget() {
     let (late, calls, mut visit) = late_visit().await;
@@ -196,9 +209,77 @@ async fn reloads_and_commits_of_a_store_that_hangs_share_one_budget() {
         })
         .await;
     assert_eq!(page.status, 503);
-    let budget = Duration::from_secs(1);
-    let waited = began.elapsed();
-    assert!(waited >= budget && waited < budget * 2, "{waited:?}");
+    assert_about(BUDGET, began.elapsed());
+}
+
+/// How long a request takes whose store hangs from its handler on.
+async fn hangs_for<F, Fut>(late: &Late, visit: &mut Visit, handler: F) -> Duration
+where
+    F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send,
+{
+    let began = tokio::time::Instant::now();
+    let hanging = late.clone();
+    let page = visit
+        .page(|session| async move {
+            hanging.freeze();
+            handler(session).await;
+        })
+        .await;
+    assert_eq!(page.status, 503);
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn saves_of_a_store_that_hangs_share_one_budget() {
+    let (late, _, mut visit) = late_visit().await;
+    let save = |session: Session| async move {
+        for _ in 0..4 {
+            session.increment("n", 1).unwrap();
+            assert!(session.save().await.is_err());
+        }
+    };
+    assert_about(BUDGET, hangs_for(&late, &mut visit, save).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_loads_leave_their_request_less_time_to_commit() {
+    const WAIT: Duration = Duration::from_secs(1);
+    let exclusive = Concurrency::Exclusive {
+        wait: WAIT,
+        lease: WAIT,
+    };
+    for (concurrency, loads) in [
+        (Concurrency::Merge, &[600][..]),
+        // Behind its lease it loads once more.
+        (exclusive, &[600, 0]),
+        (exclusive, &[0, 600]),
+        (exclusive, &[300, 300]),
+    ] {
+        let (late, _, mut visit) = late_visit().await;
+        visit.layer = visit.layer.with_concurrency(concurrency);
+        for millis in loads {
+            late.slow_load(Duration::from_millis(*millis));
+        }
+        let count = |session: Session| async move { drop(session.increment("n", 1)) };
+        assert_about(BUDGET, hangs_for(&late, &mut visit, count).await);
+    }
+}
+
+/// What its request has used up is no concern of a connection that stays open.
+#[tokio::test(start_paused = true)]
+async fn after_the_response_each_save_has_all_of_the_budget() {
+    let (late, _, mut visit) = late_visit().await;
+    late.slow_load(Duration::from_millis(600));
+    let session = visit.keep().await;
+    late.freeze();
+    for _ in 0..2 {
+        let began = tokio::time::Instant::now();
+        session.increment("n", 1).unwrap();
+        let saved = session.save().await;
+        assert!(matches!(saved, Err(SessionError::OutcomeUnknown)));
+        assert_about(BUDGET, began.elapsed());
+    }
 }
 
 #[tokio::test]
@@ -298,6 +379,29 @@ async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
     assert_eq!((sessions, visit.browser.cookie), (0, None));
 }
 
+/// The session's token was never sent to anybody.
+#[tokio::test]
+async fn a_session_that_is_destroyed_while_it_is_created_leaves_nothing_behind() {
+    let (server, proxy, mut visit) = behind_proxy().await;
+    let creation = proxy.hold("NX");
+    let page = visit
+        .page(move |session| async move {
+            session.insert("name", "mia").unwrap();
+            tokio::spawn(async move {
+                creation.arrived().await;
+                session.destroy();
+                creation.release();
+            });
+        })
+        .await;
+    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (200, 0));
+    visit.layer.drained().await;
+    let sessions: usize = redis::cmd("DBSIZE")
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(sessions, 0);
+}
+
 /// What the handler has done is in the store by then, and the logout is not.
 #[tokio::test]
 async fn a_logout_that_fails_behind_the_commit_of_the_response_is_503_and_done_later() {
@@ -351,29 +455,6 @@ async fn what_a_clone_cannot_commit_does_not_fail_a_response_that_is_committed()
     visit
         .request(|session| async move { assert_eq!(session.keys(), ["name", "saved"]) })
         .await;
-}
-
-/// The session's token was never sent to anybody.
-#[tokio::test]
-async fn a_session_that_is_destroyed_while_it_is_created_leaves_nothing_behind() {
-    let (server, proxy, mut visit) = behind_proxy().await;
-    let creation = proxy.hold("NX");
-    let page = visit
-        .page(move |session| async move {
-            session.insert("name", "mia").unwrap();
-            tokio::spawn(async move {
-                creation.arrived().await;
-                session.destroy();
-                creation.release();
-            });
-        })
-        .await;
-    assert_eq!((page.status.as_u16(), page.set_cookies().len()), (200, 0));
-    visit.layer.drained().await;
-    let sessions: usize = redis::cmd("DBSIZE")
-        .query(&mut server.connection())
-        .unwrap();
-    assert_eq!(sessions, 0);
 }
 
 #[tokio::test]
@@ -814,7 +895,7 @@ async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_a
     assert!(session.contains_key("dropped"), "the primary has it");
     assert_eq!(left.strong_count(), 0);
     // The primary is gone; the one that follows has what was there before, and what comes then.
-    let write = Write::new(before.value(), Duration::from_secs(60));
+    let write = Write::new(before.value(), BUDGET * 60);
     let lost = store.replace(&handle, &load().await, write).await.unwrap();
     assert_eq!(lost, Replaced::Done);
     elsewhere(&store, &visit, "/incr?k=n").await;
