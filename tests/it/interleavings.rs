@@ -1203,6 +1203,33 @@ async fn a_commit_sent_again_does_not_hide_a_later_one_of_its_node() {
         .await;
 }
 
+/// One number stands for one set of bytes: found in the store, it must say which of them arrived.
+#[tokio::test]
+async fn bytes_that_are_repeated_keep_their_number_and_other_bytes_get_another() {
+    let (late, store, mut visit) = planned().await;
+    let tab = visit.clone();
+    let plan = late.clone();
+    visit
+        .request(move |session| async move {
+            session.increment("n", 1).unwrap();
+            elsewhere(&store, &tab, "/incr?k=n").await;
+            // The second meets what the other node has written, and the third is made from that.
+            plan.plan(&[Post::Lose, Post::Deliver, Post::Deliver]);
+        })
+        .await;
+    let sent = late.sent();
+    let number = |value: &bytes::Bytes| {
+        let record: serde_json::Value = serde_json::from_slice(value).unwrap();
+        let last = record["applied"].as_array().unwrap().last().cloned();
+        last.unwrap()
+    };
+    let [lost, repeated, anew] = sent.as_slice() else {
+        panic!("{sent:?}")
+    };
+    assert_eq!(lost, repeated);
+    assert_ne!(number(repeated), number(anew));
+}
+
 #[tokio::test]
 async fn a_late_commit_is_found_below_seven_of_other_nodes_and_not_below_eight() {
     for others in [0, 7, 8, 20] {
