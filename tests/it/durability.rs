@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sessile::store::{Deleted, Durability, Replaced, StoreErrorKind, Write};
+use sessile::store::{
+    Deleted, Durability, Freshness, ManualClock, Replaced, StoreErrorKind, Write,
+};
 use sessile::{
     Event, Handle, Load, MemoryStore, RedisStore, Session, SessionConfig, SessionError,
     SessionLayer, SessionStore,
 };
 
 use crate::support::app::app;
+use crate::support::late::{Late, Post};
 use crate::support::patience::unhurried;
 use crate::support::proxy::Fault;
 use crate::support::server::{free_port, ways};
@@ -257,6 +260,49 @@ async fn an_answer_that_was_lost_is_no_proof_that_a_replica_has_the_change() {
     assert_eq!(visitor.get(&in_vain, "/incr?k=n").await.status, 503);
     pair.replica.thaw();
     assert_eq!(visitor.get(&app, "/number?k=n").await.ok(), "2");
+}
+
+/// What was found in the primary is written once more, to hear of replicas: for the whole idle timeout if it is the commit itself,
+/// and for no longer than it was to live if others have committed since, since their timeouts hold.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_is_written_once_more_for_replicas_leaves_the_timeout_of_others_alone() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    for (others_commit, expected) in [(false, 30), (true, 4)] {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new().with_clock(clock.clone());
+        let late = Late::before(store.clone()).with_replicas();
+        let mut visit = Visit::with(layer(late.clone(), everything_in_vain));
+        visit
+            .request(|session| async move { session.insert("name", "mia").unwrap() })
+            .await;
+        let session = visit.keep().await;
+        let mut other = Visit {
+            layer: SessionLayer::new(store.clone()),
+            ..visit
+        };
+        session.increment("n", 1).unwrap();
+        let slow = Duration::from_millis(20);
+        late.plan(&[Post::Hold, Post::Slow(slow), Post::Deliver]);
+        let meanwhile = async {
+            tokio::time::sleep(slow / 2).await;
+            late.deliver_held().await;
+            clock.advance(MINUTE);
+            if others_commit {
+                other
+                    .request(|session| async move {
+                        session.set_idle_timeout(MINUTE * 5).unwrap();
+                    })
+                    .await;
+            }
+            clock.advance(MINUTE);
+        };
+        let (saved, ()) = tokio::join!(session.save(), meanwhile);
+        saved.unwrap();
+        assert_eq!(late.sent().len(), 3, "written once more");
+        let handle = session.handle().unwrap();
+        let stored = store.load(&handle, Freshness::Latest).await.unwrap();
+        assert_eq!(stored.unwrap().time_left(), Some(MINUTE * expected));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
