@@ -405,6 +405,51 @@ async fn what_happens_between_watch_and_exec_is_seen_and_a_renewal_is_no_conflic
     }
 }
 
+/// No server that is known to us executes a transaction whose key has expired since it was watched; by `XX` none could bring a
+/// session back.
+#[tokio::test]
+async fn a_commit_over_watch_is_only_for_a_key_that_is_there() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
+    let handle = stored(&store, 1).await;
+    let key = key_of(&store, &handle);
+    let mut monitor = server.connection();
+    let watches: () = redis::cmd("MONITOR").query(&mut monitor).unwrap();
+    assert_eq!(watches, ());
+    let replaced = replace(&store, &handle, 1, 2).await.unwrap();
+    assert_eq!(replaced, Replaced::Done);
+    let set = std::iter::repeat_with(|| monitor.recv_response().unwrap())
+        .map(|seen| format!("{seen:?}").replace('\\', ""))
+        .find(|seen| seen.contains(&format!(r#""SET" "{key}""#)))
+        .unwrap();
+    assert!(set.contains(r#" "XX" "PX" "#), "{set}");
+
+    // It expires unseen: nobody asks for it.
+    let mut connection = server.connection();
+    let now = |connection: &mut redis::Connection| -> u64 {
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(connection).unwrap();
+        seconds * 1000 + micros / 1000
+    };
+    let end = now(&mut connection) + 500;
+    let mut expire = redis::cmd("PEXPIREAT");
+    let expires: i64 = expire.arg(&key).arg(end).query(&mut connection).unwrap();
+    assert_eq!(expires, 1);
+    let exec = proxy.hold("EXEC");
+    let expiry = async {
+        exec.arrived().await;
+        until("it has expired", async || now(&mut connection) > end).await;
+        exec.release();
+        std::future::pending::<()>().await;
+    };
+    // On a busy machine it may expire before it is watched, which ends the same.
+    let replaced = tokio::select! {
+        replaced = replace(&store, &handle, 2, 3) => replaced,
+        () = expiry => unreachable!("it has no end"),
+    };
+    assert_eq!(replaced.unwrap(), Replaced::Gone);
+}
+
 #[tokio::test]
 async fn a_session_that_is_renewed_without_end_is_not_waited_for_without_end() {
     let server = Server::start();
