@@ -847,6 +847,10 @@ mod tests {
             unresolved: true,
             ..fresh
         };
+        let created = State {
+            attempts: 1,
+            ..State::new(Goal::Create)
+        };
         let other = newer(Trace::Absent, true, 1);
         for (state, event, verdict) in [
             (State::new(Goal::Replace), Event::Begin, Verdict::Failed),
@@ -859,6 +863,7 @@ mod tests {
             (lost, newer(Trace::Applied, true, 1), Verdict::Committed),
             (lost, other, Verdict::Conflict),
             (fresh, Event::Done, Verdict::Committed),
+            (created, Event::Exists, Verdict::Failed),
         ] {
             assert_eq!(
                 step(state, event, true).1,
@@ -935,6 +940,27 @@ mod tests {
         ];
         for (events, actions) in table {
             assert_eq!(play(Goal::Replace, events), *actions, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_with_bytes_of_its_own_counts_as_an_attempt_and_a_repetition_does_not() {
+        use Event::{Begin, Exists, Failed};
+        let other = newer(Trace::Absent, true, 1);
+        let table: &[(Goal, &[Event], u32)] = &[
+            (Goal::Replace, &[], 0),
+            (Goal::Replace, &[Begin], 1),
+            (Goal::Replace, &[Begin, Failed(Unknown)], 1),
+            (Goal::Replace, &[Begin, other], 2),
+            (Goal::Replace, &[Begin, other, other], 2),
+            (Goal::Replace, &[Begin, other, other, LOADED], 3),
+            (Goal::Create, &[Begin, Exists], 2),
+        ];
+        for (goal, events, attempts) in table {
+            let state = events.iter().fold(State::new(*goal), |state, event| {
+                step(state, *event, false).0
+            });
+            assert_eq!(state.attempts(), *attempts, "{events:?}");
         }
     }
 
