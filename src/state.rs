@@ -349,7 +349,8 @@ impl State {
     pub(crate) fn discard(&mut self) {
         let log = std::mem::take(&mut self.log);
         self.remove(log);
-        self.discarded = self.in_flight.is_some() || self.unresolved.is_some();
+        // Also what is being looked for just now, which nothing here tells of.
+        self.discarded = true;
         if let Some(unresolved) = &mut self.unresolved {
             // Whether they are in the store is still to be found out, and they are not wanted back. What is pending stays so.
             let log = unresolved.take_log();

@@ -1293,3 +1293,35 @@ async fn a_number_whose_change_a_clone_discards_is_not_given() {
         .request(|session| async move { assert_eq!(session.keys(), ["name", "saved"]) })
         .await;
 }
+
+/// What too few replicas have is looked for again, and the next primary does not have it.
+#[tokio::test(start_paused = true)]
+async fn what_is_discarded_while_it_is_looked_for_does_not_come_back() {
+    let late = Late::before(MemoryStore::new());
+    let mut visit = Visit::with(SessionLayer::new(late.clone()));
+    visit
+        .request(|session| async move { session.insert("n", 0).unwrap() })
+        .await;
+    let tab = visit.clone();
+    visit
+        .request(move |session| async move {
+            session.insert("dropped", 1).unwrap();
+            late.plan(&[Post::LoseByFailover]);
+            let unknown = session.save().await;
+            assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
+            let mut tab = tab;
+            tab.layer = SessionLayer::new(late.clone());
+            tab.request(|session| async move { session.insert("other", 1).unwrap() })
+                .await;
+            late.plan(&[Post::Slow(Duration::from_millis(10))]);
+            let clone = session.clone();
+            let looking = tokio::spawn(async move { clone.save().await });
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            session.discard_changes();
+            looking.await.unwrap().unwrap();
+        })
+        .await;
+    visit
+        .request(|session| async move { assert_eq!(session.keys(), ["n", "other"]) })
+        .await;
+}

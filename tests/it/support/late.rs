@@ -21,6 +21,8 @@ pub enum Post {
     Slow(Duration),
     /// It never arrives.
     Lose,
+    /// It arrives, is on no replica in time, and goes with its primary.
+    LoseByFailover,
     /// It never arrives, and that takes its time.
     LoseSlowly(Duration),
     /// It arrives later, and is not answered.
@@ -184,6 +186,7 @@ impl SessionStore for Late {
                 return Err(StoreError::unknown("lost"));
             }
             Post::Lose => return Err(StoreError::unknown("lost")),
+            Post::LoseByFailover => return Err(StoreError::not_durable("no replica has it")),
             Post::Hold => {
                 let held = Held {
                     key: *key,
