@@ -45,8 +45,9 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) standing: Standing,
-    /// What it was before it became what too few replicas have, for as long as that is unresolved.
-    before: Option<Standing>,
+    /// What it was before it became what too few replicas have, and whether anything was committed then, for as long as that
+    /// is unresolved.
+    before: Option<(Standing, bool)>,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
     pub(crate) view_is: View,
@@ -577,11 +578,11 @@ impl State {
                 if self.discarded {
                     self.remove(unresolved.take_log());
                 }
-                self.committed |= !self.head_sent;
                 self.was_signed_in |= base.record.principal.is_some();
                 let stored = Standing::Stored(Box::new(base));
                 let before = std::mem::replace(&mut self.standing, stored);
-                self.before.get_or_insert(before);
+                self.before.get_or_insert((before, self.committed));
+                self.committed |= !self.head_sent;
                 self.unresolved = Some(unresolved);
                 self.outdate_view();
             }
@@ -605,8 +606,8 @@ impl State {
 
     /// The session is not what was sent after all.
     fn take_back(&mut self) {
-        if let Some(before) = self.before.take() {
-            self.standing = before;
+        if let Some((standing, committed)) = self.before.take() {
+            (self.standing, self.committed) = (standing, committed);
         }
     }
 

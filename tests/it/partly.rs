@@ -284,6 +284,29 @@ async fn an_early_commit_of_unknown_outcome_counts_once_it_is_found() {
     }
 }
 
+/// Too few replicas had it in time, and the next primary is one that does not have it.
+#[tokio::test]
+async fn an_early_commit_that_a_failover_has_undone_is_no_part() {
+    let late = Late::before(MemoryStore::new());
+    let mut visit = scene(SessionLayer::new(late.clone())).await;
+    let tab = visit.clone();
+    let page = visit
+        .page(move |session| async move {
+            session.increment("orders", 1).unwrap();
+            late.plan(&[Post::LoseByFailover]);
+            let unknown = session.save().await;
+            assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
+            let mut tab = tab;
+            tab.layer = SessionLayer::new(late.clone());
+            tab.request(|session| async move { session.insert("other", 1).unwrap() })
+                .await;
+            Err::<(), _>(SessionError::Refused { key: "k".into() })
+        })
+        .await;
+    assert_eq!(told(&page), (409, false, 0));
+    assert_eq!(orders(&visit).await, 0);
+}
+
 /// Everything in one step has no half-way.
 #[tokio::test]
 async fn the_same_in_one_transaction_is_done_whole_or_not_at_all() {
