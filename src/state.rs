@@ -265,9 +265,15 @@ impl State {
         if passes_on {
             self.flashes_taken.clear();
         }
+        self.push(change);
+        Ok(())
+    }
+
+    fn push(&mut self, change: Change) {
+        // A call may tell what it has found, and one that changes nothing is not looked at by any commit.
+        self.reads_hold = false;
         self.log.push(change);
         self.revision += 1;
-        Ok(())
     }
 
     /// Notes a change that was done already, and its result.
@@ -275,22 +281,19 @@ impl State {
         Arc::make_mut(&mut self.view)
             .data
             .insert(key.to_owned(), value);
-        self.log.push(change);
-        self.revision += 1;
+        self.push(change);
     }
 
     /// Notes a change of all of the data that was done already, and its result.
     pub(crate) fn note_all(&mut self, change: Change, data: BTreeMap<String, Json>) {
         Arc::make_mut(&mut self.view).data = data;
-        self.log.push(change);
-        self.revision += 1;
+        self.push(change);
     }
 
     /// Notes that a value is taken that its caller can read.
     pub(crate) fn note_taken(&mut self, change: Change, key: &str) {
         Arc::make_mut(&mut self.view).data.remove(key);
-        self.log.push(change);
-        self.revision += 1;
+        self.push(change);
     }
 
     /// Whether nobody's session is this, whatever becomes of pending changes.

@@ -653,6 +653,42 @@ async fn without_its_lease_a_request_that_writes_nothing_has_read_what_is_still_
     }
 }
 
+/// That commit has proved what was seen before it.
+#[tokio::test(start_paused = true)]
+async fn without_its_lease_what_a_request_sees_after_a_commit_is_still_so_at_its_end() {
+    type Handler = fn(&Session);
+    let counts_nothing: Handler = |session| assert_eq!(session.increment("n", 0).unwrap(), 1);
+    let writes_the_same: Handler = |session| session.insert("n", 1).unwrap();
+    let reads: Handler = |session| assert_eq!(session.get("n").unwrap(), Some(1));
+    let does_nothing: Handler = |_| ();
+    for (name, handler, path, status) in [
+        ("counts nothing", counts_nothing, "/incr?k=n", 500),
+        ("counts nothing", counts_nothing, "/incr?k=m", 200),
+        ("writes the same", writes_the_same, "/incr?k=n", 500),
+        ("reads", reads, "/incr?k=n", 500),
+        ("does nothing", does_nothing, "/incr?k=n", 200),
+    ] {
+        let late = Late::before(MemoryStore::new());
+        let merging = Visit::with(SessionLayer::new(late.clone()));
+        let mut visit = merging.clone();
+        visit
+            .request(|session| async move { session.insert("n", 1).unwrap() })
+            .await;
+        let by = visit.browser.clone();
+        visit.layer = visit.layer.with_concurrency(exclusive(1_000, 5_000));
+        let page = visit
+            .page(move |session| async move {
+                session.increment_now("orders", 1).await.unwrap();
+                handler(&session);
+                late.lose_leases();
+                tokio::time::sleep(Duration::from_secs(6)).await;
+                by.peek(&app(merging.layer.clone()), path).await.ok();
+            })
+            .await;
+        assert_eq!(page.status.as_u16(), status, "{name}, {path}");
+    }
+}
+
 #[tokio::test]
 async fn a_crowd_that_waits_asks_the_store_rarely() {
     const CROWD: usize = 50;
