@@ -221,6 +221,9 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
     let stored = within(deadline, load).await?;
     let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
     let record = Record::decode(&stored).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    if record.epoch != base.record.epoch {
+        return Err(SessionError::Gone(Gone::Rotated));
+    }
     if rests_on.clashes(&base.record, &record) {
         return Err(SessionError::Conflict { attempts: 0 });
     }

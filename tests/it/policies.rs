@@ -619,6 +619,7 @@ async fn without_its_lease_a_request_that_writes_nothing_has_read_what_is_still_
         (reads, "/set?k=name&v=x", 409),
         (reads, "/set?k=new&v=x", 200),
         (reads, "/logout", 409),
+        (reads, "/login?u=leo", 409),
         (lists, "/set?k=new&v=x", 409),
         (writes_the_same, "/set?k=name&v=x", 409),
         (writes_the_same, "/set?k=new&v=x", 200),
