@@ -168,9 +168,12 @@ async fn answers(store: &impl SessionStore) {
     for time in EXTREMES {
         let key = Handle::random();
         let value = Bytes::from_static(br#"{"version":"0123456789abcdef"}"#);
-        let replicas = Durability::Replicas {
-            n: 0,
-            timeout: time,
+        let replicas = match store.capabilities().durability {
+            true => Durability::Replicas {
+                n: 0,
+                timeout: time,
+            },
+            false => Durability::Primary,
         };
         let write = Write::new(&value, time).with_durability(replicas);
         assert_eq!(store.create(&key, write).await.unwrap(), Created::Done);

@@ -137,6 +137,11 @@ impl Late {
     }
 }
 
+/// The store itself has no replicas and refuses to wait for any.
+fn in_memory(write: Write<'_>) -> Write<'_> {
+    write.with_durability(Durability::Primary)
+}
+
 impl SessionStore for Late {
     fn namespace(&self) -> &str {
         self.store.namespace()
@@ -161,7 +166,7 @@ impl SessionStore for Late {
     }
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
-        self.store.create(key, write).await
+        self.store.create(key, in_memory(write)).await
     }
 
     async fn replace(
@@ -171,6 +176,7 @@ impl SessionStore for Late {
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
         self.sent.lock().unwrap().push(write.value.clone());
+        let write = in_memory(write);
         self.thawed().await;
         let post = self
             .plan
@@ -217,8 +223,8 @@ impl SessionStore for Late {
         self.store.touch(key, renewal).await
     }
 
-    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
-        self.store.delete(key, durability).await
+    async fn delete(&self, key: &Handle, _: Durability) -> Result<Deleted, StoreError> {
+        self.store.delete(key, Durability::Primary).await
     }
 
     async fn acquire(
