@@ -131,6 +131,13 @@ impl ChangeLog {
         self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
     }
 
+    /// Whether all they do is what a failed request leaves behind.
+    pub(crate) fn is_all_rotations(&self) -> bool {
+        let mut changes = self.changes.iter();
+        !self.is_empty()
+            && changes.all(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
+    }
+
     /// Whether any of them gives its caller something that nobody else may get.
     pub(crate) fn gives(&self) -> bool {
         self.touched.answers

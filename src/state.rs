@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) committed: bool,
     /// What this request has read so far was still so at its last commit, or when it was looked at since.
     pub(crate) reads_hold: bool,
+    /// The session is what others have made of it too, which this request has not asked to see.
+    overtaken: bool,
     /// A commit of this request that nobody will ever know the outcome of.
     pub(crate) lost: bool,
     /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
@@ -174,6 +176,7 @@ impl State {
             unresolved: None,
             committed: false,
             reads_hold: false,
+            overtaken: false,
             lost: false,
             revocable: Vec::new(),
             doomed: Vec::new(),
@@ -399,6 +402,7 @@ impl State {
     pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
         if let Standing::Stored(base) = &mut self.standing {
             self.was_signed_in |= record.principal.is_some();
+            self.overtaken = false;
             base.stored = stored;
             base.record = Arc::new(record);
             self.outdate_view();
@@ -511,6 +515,12 @@ impl State {
             Standing::New | Standing::Barred { .. } => (None, None),
         };
         let joining = self.joining(&terms);
+        let rejects = terms.settings.config.concurrency == Concurrency::Reject;
+        let writes_what_it_saw =
+            !self.log.is_all_transactions() && self.log.keys().next().is_some();
+        if rejects && self.overtaken && writes_what_it_saw {
+            return Err(SessionError::Conflict { attempts: 0 });
+        }
         let log = std::mem::take(&mut self.log);
         // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
         // has given it on whatever the session was then.
@@ -546,7 +556,13 @@ impl State {
 
     /// Takes in how a commit ended; false if the session was destroyed meanwhile.
     pub(crate) fn conclude(&mut self, generation: u32, outcome: Outcome) -> bool {
+        // To rotate once more does nothing twice.
+        let counts = |log: &ChangeLog| !log.is_all_rotations();
+        let counts = !self.head_sent && self.in_flight.as_ref().is_some_and(counts);
         if self.generation != generation {
+            if let Outcome::Committed(_) | Outcome::NotDurable(..) = outcome {
+                self.committed |= !self.head_sent;
+            }
             self.remove(outcome.into_log());
             return false;
         }
@@ -556,8 +572,11 @@ impl State {
         }
         match outcome {
             Outcome::Committed(base) => {
-                self.committed |= !self.head_sent;
+                self.committed |= counts;
                 self.reads_hold = true;
+                if let Standing::Stored(own) = &self.standing {
+                    self.overtaken |= base.record.version.distance_from(own.record.version) > 1;
+                }
                 self.was_signed_in |= base.record.principal.is_some();
                 self.standing = Standing::Stored(Box::new(base));
                 self.before = None;
@@ -585,7 +604,7 @@ impl State {
                 let stored = Standing::Stored(Box::new(base));
                 let before = std::mem::replace(&mut self.standing, stored);
                 self.before.get_or_insert((before, self.committed));
-                self.committed |= !self.head_sent;
+                self.committed |= counts;
                 self.unresolved = Some(unresolved);
                 self.outdate_view();
             }

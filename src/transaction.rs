@@ -268,7 +268,8 @@ impl Session {
     /// data and what was moved into it: clone what you move in. What is returned is of the run whose result was written.
     ///
     /// It is merged under every [`Concurrency`](crate::Concurrency): not what was read before, but what the closure reads
-    /// decides.
+    /// decides. If it has met changes of others under `Reject`, values that the request writes afterwards are refused until it
+    /// calls [`reload`](Self::reload).
     ///
     /// ```
     /// # use sessile::{Session, SessionError, TransactionError};

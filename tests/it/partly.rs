@@ -231,6 +231,26 @@ async fn the_hook_and_whoever_asks_the_response_see_why() {
     assert!(matches!(**rest, SessionError::Refused { .. }), "{rest:?}");
 }
 
+/// What a failed request does all the same may be done again.
+#[tokio::test]
+async fn a_rotation_is_no_part_that_would_be_done_twice() {
+    for save in [false, true] {
+        let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
+        let page = visit
+            .page(move |session| async move {
+                session.cycle_id().unwrap();
+                if save {
+                    session.save().await.unwrap();
+                }
+                session.insert("stock", 0).unwrap();
+                buy(&session).map(drop)
+            })
+            .await;
+        assert_eq!(told(&page), (409, false, 1), "saved: {save}");
+        assert_eq!(orders(&visit).await, 0);
+    }
+}
+
 /// A commit whose answer is lost counts as one that is there once it is found.
 #[tokio::test]
 async fn an_early_commit_that_is_found_later_counts() {

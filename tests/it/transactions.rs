@@ -228,6 +228,35 @@ async fn reject_refuses_what_was_written_before_a_transaction_on_what_has_change
     assert_eq!(see(&mut visit).await, [7, 10]);
 }
 
+/// It has merged what others have done, and what was read before is as old as it was.
+#[tokio::test]
+async fn reject_refuses_what_is_written_after_a_transaction_that_has_met_changes() {
+    for reloads in [false, true] {
+        let merging = in_memory().await;
+        let mut visit = merging.clone();
+        visit.layer = visit.layer.with_concurrency(Concurrency::Reject);
+        let page = visit
+            .page(move |session| async move {
+                let [a, _] = balance(&session);
+                meanwhile(&merging, 7).await;
+                session
+                    .transaction(|data| data.increment("count", 1))
+                    .await
+                    .unwrap();
+                session.flash_info("counted").unwrap();
+                session.save().await.unwrap();
+                if reloads {
+                    session.reload().await.unwrap();
+                }
+                session.insert("a", a + 1).unwrap();
+            })
+            .await;
+        let (status, stored) = if reloads { (200, 11) } else { (500, 7) };
+        assert_eq!(page.status, status);
+        assert_eq!(see(&mut visit).await, [stored, 10]);
+    }
+}
+
 #[tokio::test]
 async fn one_whose_answer_is_lost_is_done_once() {
     let late = Late::before(MemoryStore::new());
