@@ -10,7 +10,9 @@ fn read(path: impl AsRef<Path>) -> String {
 #[test]
 fn every_sentence_of_the_guarantees_names_tests_that_exist() {
     let guarantees = read("docs/guarantees.md");
-    let others = ["docs/migration.md", "docs/handlers.md"].map(read).concat();
+    let others = ["docs/migration.md", "docs/handlers.md", "docs/testing.md"]
+        .map(read)
+        .concat();
     let documents = guarantees.clone() + &others;
     let named = documents.split('`').skip(1).step_by(2);
     let tests: Vec<_> = named.filter_map(|name| name.split_once("::")).collect();
