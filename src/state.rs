@@ -574,9 +574,7 @@ impl State {
             Outcome::Committed(base) => {
                 self.committed |= counts;
                 self.reads_hold = true;
-                if let Standing::Stored(own) = &self.standing {
-                    self.overtaken |= base.record.version.distance_from(own.record.version) > 1;
-                }
+                self.note_others(&base);
                 self.was_signed_in |= base.record.principal.is_some();
                 self.standing = Standing::Stored(Box::new(base));
                 self.before = None;
@@ -600,6 +598,7 @@ impl State {
                 if self.discarded {
                     self.remove(unresolved.take_log());
                 }
+                self.note_others(&base);
                 self.was_signed_in |= base.record.principal.is_some();
                 let stored = Standing::Stored(Box::new(base));
                 let before = std::mem::replace(&mut self.standing, stored);
@@ -616,6 +615,14 @@ impl State {
             }
         }
         true
+    }
+
+    /// Notes whether others have changed the session before this request's commit.
+    fn note_others(&mut self, committed: &Base) {
+        if let Standing::Stored(own) = &self.standing {
+            let (version, before) = (committed.record.version, own.record.version);
+            self.overtaken |= version.distance_from(before) > 1;
+        }
     }
 
     fn put_back(&mut self, log: ChangeLog) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sessile::store::Durability;
 use sessile::{
     Concurrency, Data, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
     TransactionError,
@@ -255,6 +256,36 @@ async fn reject_refuses_what_is_written_after_a_transaction_that_has_met_changes
         assert_eq!(page.status, status);
         assert_eq!(see(&mut visit).await, [stored, 10]);
     }
+}
+
+/// The same if it is in the primary, and the handler does not mind that too few replicas have it.
+#[tokio::test(start_paused = true)]
+async fn reject_refuses_what_is_written_after_one_that_too_few_replicas_have() {
+    let late = Late::before(MemoryStore::new()).with_replicas();
+    let mut config = SessionConfig::default();
+    config.concurrency = Concurrency::Reject;
+    config.durability.commits = Durability::Replicas {
+        n: 1,
+        timeout: Duration::from_millis(100),
+    };
+    let merging = accounts(SessionLayer::new(late.clone())).await;
+    let mut visit = merging.clone();
+    visit.layer = SessionLayer::with_config(late.clone(), config).unwrap();
+    let page = visit
+        .page(move |session| async move {
+            let [a, _] = balance(&session);
+            meanwhile(&merging, 7).await;
+            late.plan(&[Post::Deliver, Post::DeliverShort(Duration::ZERO)]);
+            let counted = session.transaction(|data| data.increment("count", 1)).await;
+            assert!(matches!(
+                counted,
+                Err(TransactionError::Session(SessionError::OutcomeUnknown))
+            ));
+            session.insert("a", a + 1).unwrap();
+        })
+        .await;
+    assert_eq!(page.status, 500);
+    assert_eq!(see(&mut visit).await, [7, 10]);
 }
 
 #[tokio::test]
