@@ -217,12 +217,13 @@ fn order(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
     violations
 }
 
-/// Somebody who was over before another began, and comes after it.
+/// Somebody who was over before another began, and comes after it. What ended with an unknown outcome may have happened
+/// later, and was never over.
 pub fn out_of_order<'a>(ops: impl Iterator<Item = &'a Op>) -> Option<String> {
     // The latest beginning so far.
     let mut latest: Option<&Op> = None;
     for op in ops {
-        if let Some(latest) = latest.filter(|latest| op.precedes(latest)) {
+        if let Some(latest) = latest.filter(|latest| !op.is_unknown() && op.precedes(latest)) {
             return Some(format!(
                 "#{} was over before #{} began, and comes after it",
                 op.number, latest.number

@@ -732,6 +732,25 @@ fn messages() {
             &[Rule::OutOfOrder],
         ),
         (
+            "after a later one, since it came later than its browser waited",
+            &[
+                unknown(10, 20, say("s1.1")),
+                ok(30, 40, say("s1.2")),
+                waiting(50, 60, &["s1.2", "s1.1"]),
+                show(70, 80, &["s1.2", "s1.1"]),
+            ],
+            &[],
+        ),
+        (
+            "out of order, after one with an unknown outcome that had not begun",
+            &[
+                said(),
+                unknown(30, 40, say("s1.2")),
+                show(50, 60, &["s1.2", "s1.1"]),
+            ],
+            &[Rule::OutOfOrder],
+        ),
+        (
             "lost, though the page began before it",
             &[said(), ok(30, 40, say("s1.2")), show(5, 60, &["s1.2"])],
             &[Rule::MessageLost],
