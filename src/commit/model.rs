@@ -63,6 +63,8 @@ enum Want {
     /// All sign in the same principal.
     Login,
     Destroy,
+    /// Ends the session without having loaded it.
+    Logout,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,7 +77,10 @@ enum Order {
         made_in: Epoch,
         is_login: bool,
     },
-    Delete,
+    Delete {
+        /// Whoever asks for it holds a secret of the session, or did a moment ago.
+        proved: bool,
+    },
 }
 
 /// A command on its way to the store.
@@ -104,11 +109,15 @@ struct Task {
     /// It is being found out what became of it.
     resolving: bool,
     taken_up: bool,
+    /// It may end the session.
+    proved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Doing {
     Nothing,
+    /// A logout that knows no more than its token. It may be looked at when its request is long over.
+    Unproved(Task),
     /// The session is loaded and the handler is done.
     Ready(Task),
     Waiting(Task),
@@ -132,6 +141,8 @@ enum Told {
     Unknown,
     /// Done, as far as the primary remembers it.
     NotDurable,
+    /// The token of a logout is not of the session any more.
+    NotYours,
 }
 
 impl Told {
@@ -156,11 +167,14 @@ struct World {
     was_there: Vec<bool>,
     crossed_an_epoch: bool,
     joined: bool,
+    ended_by_others: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Act {
     Load(usize, Want),
+    /// The store answers a logout what is there; `late` if the time is over in which a retired token is known.
+    Look(usize, bool),
     /// Sends what the client has to send. That it is on its way while others act, and then answered, is the same as its
     /// being sent later; so what is answered is answered at once.
     Send(usize, Fate),
@@ -202,6 +216,10 @@ struct Protocol {
     hidden: bool,
     /// Commits wait for replicas.
     durable: bool,
+    /// Whether sessions are ended by those who have not loaded them.
+    unloaded: bool,
+    /// Whether these look first whose session it is.
+    looks: bool,
     broken: Option<Rule>,
 }
 
@@ -232,6 +250,10 @@ impl Protocol {
                 world.store.push(None);
                 (u8::try_from(world.store.len() - 1).unwrap(), None)
             }
+            (Want::Logout, Some((handle, epoch))) => {
+                made_in = epoch;
+                (handle, None)
+            }
             (_, Some((handle, epoch))) => {
                 // A dead secret opens nothing, unless it is to join; that is decided before any commit.
                 let record = world.store[usize::from(handle)].clone();
@@ -254,12 +276,12 @@ impl Protocol {
         let goal = match want {
             Want::Create => Goal::Create,
             Want::Change | Want::Rotate | Want::Login => Goal::Replace,
-            Want::Destroy => Goal::Delete,
+            Want::Destroy | Want::Logout => Goal::Delete,
         };
         world.rotations_left -= u8::from(want == Want::Rotate);
         world.logins_left -= u8::from(want == Want::Login);
-        world.ends_left -= u8::from(want == Want::Destroy);
-        world.clients[client].doing = Doing::Ready(Task {
+        world.ends_left -= u8::from(matches!(want, Want::Destroy | Want::Logout));
+        let task = Task {
             op,
             want,
             handle,
@@ -273,7 +295,31 @@ impl Protocol {
             confirming: false,
             resolving: false,
             taken_up: false,
-        });
+            proved: want == Want::Destroy,
+        };
+        world.clients[client].doing = match want {
+            Want::Logout => Doing::Unproved(task),
+            _ => Doing::Ready(task),
+        };
+    }
+
+    /// A logout finds out whose session is there.
+    fn look(&self, world: &mut World, client: usize, mut task: Task, late: bool) {
+        let stored = &world.store[usize::from(task.handle)];
+        let Some(record) = stored.as_ref().filter(|_| self.looks) else {
+            if stored.is_some() {
+                world.clients[client].doing = Doing::Ready(task);
+                return;
+            }
+            return world.tell(client, &task, Told::Done);
+        };
+        // Every token of the model was of its session once.
+        task.proved = record.epoch == task.made_in || !late;
+        if task.proved {
+            world.clients[client].doing = Doing::Ready(task);
+        } else {
+            world.tell(client, &task, Told::NotYours);
+        }
     }
 
     /// Lets the client's commit go on with what has happened to it.
@@ -321,7 +367,7 @@ impl Protocol {
             Verdict::OutcomeUnknown | Verdict::NeverKnown => Told::Unknown,
             _ if task.resolving => return world.give_back(self, client, task),
             // A deletion that failed is tried again in the background.
-            _ if task.want == Want::Destroy => Told::Unknown,
+            _ if matches!(task.want, Want::Destroy | Want::Logout) => Told::Unknown,
             Verdict::Gone
             | Verdict::OtherEpoch
             | Verdict::Unreadable
@@ -338,6 +384,9 @@ impl Protocol {
             };
             world.clients[client].cookie =
                 (task.want != Want::Destroy).then_some((task.handle, epoch));
+        }
+        if task.want == Want::Logout {
+            return world.tell(client, &task, told);
         }
         world.clients[client].steps += 1;
         world.clients[client].doing = match verdict {
@@ -367,7 +416,11 @@ impl Task {
         let surplus = record.applied.len().saturating_sub(remembers);
         record.applied.drain(..surplus);
         match self.want {
-            Want::Destroy => return Order::Delete,
+            Want::Destroy | Want::Logout => {
+                return Order::Delete {
+                    proved: self.proved,
+                };
+            }
             Want::Rotate => (record.epoch, record.login) = (self.op + 1, None),
             Want::Login => {
                 let joins = record.login.filter(|_| record.epoch != self.made_in);
@@ -397,7 +450,7 @@ impl Task {
     fn epoch_sent(&self) -> Epoch {
         match &self.sent.as_ref().expect("it was sent").order {
             Order::Create(record) | Order::Replace { by: record, .. } => record.epoch,
-            Order::Delete => unreachable!("nothing is there then"),
+            Order::Delete { .. } => unreachable!("nothing is there then"),
         }
     }
 
@@ -465,6 +518,14 @@ fn entry(made_in: Epoch, want: Want, record: &Record) -> Entry {
 }
 
 impl World {
+    /// A logout is over. Whatever it is told, its browser has lost the cookie.
+    fn tell(&mut self, client: usize, task: &Task, told: Told) {
+        self.told[usize::from(task.op)] = Some((task.want, task.handle, told));
+        let client = &mut self.clients[client];
+        (client.cookie, client.doing) = (None, Doing::Nothing);
+        client.steps += 1;
+    }
+
     fn give_back(&mut self, protocol: &Protocol, client: usize, mut task: Task) {
         task.resolving = false;
         task.newer = None;
@@ -478,7 +539,7 @@ impl World {
         let written = match (&letter.order, &stored) {
             (Order::Create(_), Some(_)) => return Answer::Exists,
             (Order::Create(record), None) => record,
-            (Order::Replace { .. } | Order::Delete, None) => return Answer::Gone,
+            (Order::Replace { .. } | Order::Delete { .. }, None) => return Answer::Gone,
             (Order::Replace { expected, .. }, Some(there)) if there.version != *expected => {
                 return Answer::Conflict(there.clone());
             }
@@ -498,7 +559,8 @@ impl World {
                 }
                 by
             }
-            (Order::Delete, Some(_)) => {
+            (Order::Delete { proved }, Some(_)) => {
+                self.ended_by_others |= !proved;
                 *stored = None;
                 return Answer::Done;
             }
@@ -518,7 +580,7 @@ impl World {
                 Order::Replace { expected, .. } => {
                     there.is_some_and(|there| there.version == *expected)
                 }
-                Order::Delete => there.is_some(),
+                Order::Delete { .. } => there.is_some(),
             }
         });
         // A second copy finds the version gone, but not a handle that was free again.
@@ -539,7 +601,7 @@ impl World {
 
     fn destroyed(&self) -> impl Iterator<Item = Handle> {
         self.told.iter().flatten().filter_map(|told| match told {
-            (Want::Destroy, handle, Told::Done) => Some(*handle),
+            (Want::Destroy | Want::Logout, handle, Told::Done) => Some(*handle),
             _ => None,
         })
     }
@@ -582,10 +644,15 @@ impl Model for Protocol {
             was_there: vec![false; ops],
             crossed_an_epoch: false,
             joined: false,
+            ended_by_others: false,
         }]
     }
 
     fn actions(&self, world: &World, acts: &mut Vec<Act>) {
+        let end = match self.unloaded {
+            true => Want::Logout,
+            false => Want::Destroy,
+        };
         for (number, client) in world.clients.iter().enumerate() {
             match &client.doing {
                 Doing::Nothing if client.steps == STEPS => {}
@@ -600,10 +667,13 @@ impl Model for Protocol {
                     let left = [
                         (Want::Rotate, world.rotations_left),
                         (Want::Login, world.logins_left),
-                        (Want::Destroy, world.ends_left),
+                        (end, world.ends_left),
                     ];
                     let left = left.into_iter().filter(|(_, left)| *left > 0);
                     acts.extend(left.map(|(want, _)| Act::Load(number, want)));
+                }
+                Doing::Unproved(_) => {
+                    acts.extend([false, true].map(|late| Act::Look(number, late)));
                 }
                 Doing::Ready(_) if !world.has_turn(number, self.nodes) => {}
                 Doing::Ready(_) | Doing::Waiting(_) => {
@@ -638,7 +708,8 @@ impl Model for Protocol {
     fn next_state(&self, before: &World, act: Act) -> Option<World> {
         let mut world = before.clone();
         let task = |world: &World, client: usize| match &world.clients[client].doing {
-            Doing::Ready(task)
+            Doing::Unproved(task)
+            | Doing::Ready(task)
             | Doing::Waiting(task)
             | Doing::Reading(task)
             | Doing::Unresolved(task) => task.clone(),
@@ -646,6 +717,10 @@ impl Model for Protocol {
         };
         match act {
             Act::Load(client, want) => self.load(&mut world, client, want),
+            Act::Look(client, late) => {
+                let task = task(&world, client);
+                self.look(&mut world, client, task, late);
+            }
             Act::Send(client, fate) => {
                 if let Doing::Ready(task) = world.clients[client].doing.clone() {
                     self.go_on(&mut world, client, task, Event::Begin, false);
@@ -741,7 +816,8 @@ impl Model for Protocol {
             Property::always("no acknowledged change is lost", |_, world: &World| {
                 (0_u8..).zip(&world.told).all(|(op, told)| match told {
                     Some((want, handle, told))
-                        if *want != Want::Destroy && told.is_in_primary() =>
+                        if !matches!(want, Want::Destroy | Want::Logout)
+                            && told.is_in_primary() =>
                     {
                         let stored = &world.store[usize::from(*handle)];
                         stored
@@ -783,11 +859,15 @@ impl Model for Protocol {
                         .all(|handle| world.store[usize::from(handle)].is_none())
                 },
             ),
+            Property::always(
+                "a session is ended by a token that opens it, or did a moment ago",
+                |_, world: &World| !world.ended_by_others,
+            ),
         ]
     }
 }
 
-const SCENES: [Protocol; 9] = [
+const SCENES: [Protocol; 11] = [
     scene(true, &[0, 1], 1, 3),
     scene(false, &[0, 1], 1, 3),
     scene(false, &[0, 1], 2, 3),
@@ -810,6 +890,15 @@ const SCENES: [Protocol; 9] = [
         durable: true,
         ..scene(false, &[0, 0], 1, 1)
     },
+    Protocol {
+        unloaded: true,
+        ..scene(false, &[0, 1], 1, 2)
+    },
+    Protocol {
+        unloaded: true,
+        logins: 2,
+        ..scene(false, &[0, 1], 1, 1)
+    },
 ];
 
 const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u8) -> Protocol {
@@ -822,6 +911,8 @@ const fn scene(visitors: bool, nodes: &'static [u8], remembers: usize, faults: u
         resends: false,
         hidden: false,
         durable: false,
+        unloaded: false,
+        looks: true,
         broken: None,
     }
 }
@@ -843,6 +934,22 @@ fn a_store_that_repeats_by_itself_and_does_not_say_so_does_things_twice() {
     };
     assert!(goes_wrong(true), "it could go unnoticed");
     assert!(!goes_wrong(false));
+}
+
+#[test]
+fn a_logout_that_does_not_look_first_ends_what_is_not_its_own_any_more() {
+    let scene = Protocol {
+        unloaded: true,
+        looks: false,
+        ..scene(false, &[0, 1], 1, 0)
+    };
+    let checker = scene.checker().threads(2).spawn_bfs().join();
+    let mut violated: Vec<_> = checker.discoveries().into_keys().collect();
+    violated.retain(|name| !HOPES.contains(name));
+    assert_eq!(
+        violated,
+        ["a session is ended by a token that opens it, or did a moment ago"]
+    );
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl What {
     }
 
     /// Whether its answer cannot say whose session it was, since it does not load it.
-    fn is_blind(&self) -> bool {
+    pub fn is_blind(&self) -> bool {
         let looks = |route| LOGOUTS.iter().any(|(name, looks)| *name == route && *looks);
         matches!(self, Self::Logout { route } if !looks(*route))
     }

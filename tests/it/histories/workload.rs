@@ -20,7 +20,7 @@ const WRITES_PER_KEY: usize = 30;
 const MESSAGES_MOST: usize = 40;
 
 /// The routes that log out, and whether their answers say whose session it was.
-pub const LOGOUTS: &[(&str, bool)] = &[("logout", true)];
+pub const LOGOUTS: &[(&str, bool)] = &[("logout", true), ("sign-out", false)];
 
 /// The default body of a response whose request was done by half.
 const PARTLY: &str = "A part of this was done and the rest was not.";

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sessile::{Session, SessionError, TransactionError};
+use sessile::{Logout, Session, SessionError, TransactionError};
 
 type Answer = Result<Json<Value>, SessionError>;
 
@@ -105,7 +105,8 @@ pub fn routes() -> Router {
         .route("/early", get(early))
         .route("/rotate", get(rotate))
         .route("/login", get(login))
-        .route("/logout", get(logout));
+        .route("/logout", get(logout))
+        .route("/sign-out", get(sign_out));
     Router::new().nest("/ledger", routes.layer(from_fn(dawdle)))
 }
 
@@ -289,6 +290,11 @@ async fn login(session: Session, Query(entry): Query<Entry>) -> Answer {
     let owner = owner(&session)?;
     session.set_principal(entry.value).await?;
     answer(owner, Value::Null)
+}
+
+async fn sign_out(logout: Logout) -> Answer {
+    logout.end_session();
+    answer(Value::Null, Value::Null)
 }
 
 async fn logout(session: Session) -> Answer {

@@ -1,7 +1,7 @@
 //! Logouts, rotations and logins: what ends stays ended, and nothing ends by itself.
 
 use super::{Rule, Violation};
-use crate::histories::history::{Ending, Life, Op, Seen, What};
+use crate::histories::history::{Ending, Life, Moment, Op, Seen, What};
 
 pub fn check(life: &Life) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -27,7 +27,8 @@ fn after_logout(life: &Life) -> Option<Violation> {
     let logout = life
         .ops
         .iter()
-        .filter(|op| op.what.is_logout() && op.is_done_for(&life.tag))
+        .filter(|op| op.what.is_logout())
+        .filter(|op| op.is_done_for(&life.tag) || (op.is_shut_out() && is_of(life, op, op.ended)))
         .min_by_key(|op| op.ended)?;
     let seen = life
         .ops
@@ -37,9 +38,22 @@ fn after_logout(life: &Life) -> Option<Violation> {
     Some(Violation::of(Rule::NothingAfterLogout, seen, text))
 }
 
+/// Whether a logout was of this session for certain. One that does not say whose session it was has ended nothing if its
+/// token had been replaced.
+fn is_of(life: &Life, logout: &Op, until: Moment) -> bool {
+    let replaces = |op: &Op| {
+        op.what.rotates()
+            && op.may_have_happened(&life.tag)
+            && op.began <= until
+            && live_together(life, op.token, logout.token)
+    };
+    !logout.what.is_blind() || (logout.token.is_some() && !life.ops.iter().any(replaces))
+}
+
 /// A logout that was to be done later, of a session that is there in the end.
 fn forgotten_logout(life: &Life) -> Option<Violation> {
-    let logout = life.ops.iter().find(|op| op.ending == Ending::Later)?;
+    let put_off = life.ops.iter().filter(|op| op.ending == Ending::Later);
+    let logout = { put_off }.find(|op| is_of(life, op, Moment::MAX))?;
     let is_stored = |op: &&Op| op.what == What::Inspect && op.is_done_for(&life.tag);
     let stored = life.ops.iter().find(is_stored)?;
     let text = format!("still there in #{}", stored.number);

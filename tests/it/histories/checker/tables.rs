@@ -11,6 +11,8 @@ use crate::support::ledger::Bank;
 const TAG: &str = "s1";
 
 const LOGOUT: What = What::Logout { route: "logout" };
+/// Does not say whose session it was.
+const SIGN_OUT: What = What::Logout { route: "sign-out" };
 
 fn op(began: Moment, ended: Moment, what: What, ending: Ending) -> Op {
     Op {
@@ -98,6 +100,10 @@ fn with_token(token: usize, op: Op) -> Op {
         token: Some(token),
         ..op
     }
+}
+
+fn without_token(op: Op) -> Op {
+    Op { token: None, ..op }
 }
 
 fn nothing_stored(began: Moment) -> Op {
@@ -885,6 +891,61 @@ fn logouts() {
             "still stored",
             &[logout(), stored(50)],
             &[Rule::NothingAfterLogout],
+        ),
+        (
+            "without a look: final",
+            &[shut_out(10, 20, SIGN_OUT), sight(15), stranger(30)],
+            &[],
+        ),
+        (
+            "without a look: let in",
+            &[shut_out(10, 20, SIGN_OUT), sight(30)],
+            &[Rule::NothingAfterLogout, Rule::DeadTokenOpens],
+        ),
+        (
+            "without a look: still stored",
+            &[shut_out(10, 20, SIGN_OUT), without_token(stored(50))],
+            &[Rule::NothingAfterLogout],
+        ),
+        (
+            "without a look, with a token that may have been replaced: still stored",
+            &[
+                unknown(5, 15, What::Rotate),
+                shut_out(10, 20, SIGN_OUT),
+                without_token(stored(50)),
+            ],
+            &[],
+        ),
+        (
+            "without a look, with no token of the session: let in",
+            &[without_token(shut_out(10, 20, SIGN_OUT)), sight(30)],
+            &[],
+        ),
+        (
+            "without a look, to be done later, and forgotten",
+            &[
+                op(10, 20, SIGN_OUT, Ending::Later),
+                without_token(stored(50)),
+            ],
+            &[Rule::LogoutForgotten],
+        ),
+        (
+            "without a look, to be done later, with a token that was replaced before",
+            &[
+                rotated(1, 5),
+                op(10, 20, SIGN_OUT, Ending::Later),
+                without_token(stored(50)),
+            ],
+            &[],
+        ),
+        (
+            "without a look, to be done later, with a token that is replaced meanwhile",
+            &[
+                op(10, 20, SIGN_OUT, Ending::Later),
+                rotated(30, 35),
+                without_token(stored(50)),
+            ],
+            &[],
         ),
         (
             "unknown: gone, then there",
