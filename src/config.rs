@@ -108,8 +108,8 @@ pub enum Concurrency {
     /// do so twice at once.
     ///
     /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is held
-    /// up for so long that its lease ends, another one runs beside it: its own changes are then refused with 409 if a
-    /// key that it has read or written was changed, and merged otherwise. Costs three more round trips a request, and
+    /// up for so long that its lease ends, another one runs beside it: its own changes are then refused with 409 if
+    /// something that it has read (values, keys, messages, the principal) or written was changed, and merged otherwise. Costs three more round trips a request, and
     /// more while it waits. With [`Load::Inbound`] no handler runs without its turn, also if the store is away.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
     Exclusive {

@@ -180,7 +180,14 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut flashes = Vec::new();
-        let waits = known(&self.shared().state().view.flash).next().is_some();
+        let waits = {
+            let mut state = self.shared().state();
+            let waits = known(&state.view.flash).next().is_some();
+            if !waits {
+                state.note_seen(|seen| seen.flashes = true);
+            }
+            waits
+        };
         if waits {
             let answer = Answer::new();
             self.change(Change::TakeFlashes {
@@ -196,7 +203,8 @@ impl Session {
 
     /// The messages that wait, without taking them; another request may show them.
     pub fn peek_flashes(&self) -> Vec<Flash> {
-        let state = self.shared().state();
+        let mut state = self.shared().state();
+        state.note_seen(|seen| seen.flashes = true);
         let for_this_page = state.flash_now.iter().cloned();
         known(&state.view.flash).chain(for_this_page).collect()
     }

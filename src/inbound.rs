@@ -11,7 +11,7 @@ use crate::authenticate::{Choice, choose, held, worth};
 use crate::change::Circumstances;
 use crate::commit::destroy::Revocation;
 use crate::commit::lease::Lease;
-use crate::commit::run::{Base, RestsOn, within};
+use crate::commit::run::{Base, RestsOn, Seen, within};
 use crate::config::{Concurrency, OnStoreError};
 use crate::deadline::deadline;
 use crate::error::{Gone, SessionError};
@@ -79,7 +79,7 @@ impl Visit {
         state.rests_on = match self.settings.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => RestsOn::Nothing,
             Concurrency::Reject => RestsOn::Everything,
-            Concurrency::Exclusive { .. } => RestsOn::Keys(BTreeSet::new()),
+            Concurrency::Exclusive { .. } => RestsOn::These(Seen::default()),
         };
         let shared = Shared::new(
             Arc::clone(&self.core),

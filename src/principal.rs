@@ -114,7 +114,9 @@ impl Session {
     /// Who the session belongs to; `None` for an anonymous visitor.
     #[doc(alias("user_id", "user"))]
     pub fn principal(&self) -> Option<String> {
-        self.shared().state().view.principal.clone()
+        let mut state = self.shared().state();
+        state.note_seen(|seen| seen.principal = true);
+        state.view.principal.clone()
     }
 
     /// Whether to sign in is to join the login that has retired this request's token.

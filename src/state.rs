@@ -11,7 +11,7 @@ use crate::commit::decide::Entry;
 use crate::commit::destroy::Revocation;
 use crate::commit::join::{Joining, entry};
 use crate::commit::lease::Lease;
-use crate::commit::run::{Base, RestsOn, Terms, Work};
+use crate::commit::run::{Base, RestsOn, Seen, Terms, Work};
 use crate::commit::unresolved::Unresolved;
 use crate::config::Concurrency;
 use crate::error::SessionError;
@@ -467,8 +467,8 @@ impl State {
     pub(crate) fn unproved_reads(&self) -> Option<(RestsOn, Base)> {
         let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
         let mut rests_on = self.rests_on.clone();
-        if let RestsOn::Keys(keys) = &mut rests_on {
-            keys.extend(self.log.keys().cloned());
+        if let RestsOn::These(seen) = &mut rests_on {
+            seen.keys.extend(self.log.keys().cloned());
         }
         match &self.standing {
             Standing::Stored(base)
@@ -482,18 +482,25 @@ impl State {
 
     /// The handler has seen the value of a key.
     pub(crate) fn note_read(&mut self, key: &str) {
+        self.note_seen(|seen| {
+            if !seen.keys.contains(key) {
+                seen.keys.insert(key.to_owned());
+            }
+        });
+    }
+
+    /// The handler has seen something that is under no key.
+    pub(crate) fn note_seen(&mut self, note: impl FnOnce(&mut Seen)) {
         self.reads_hold = false;
-        if let RestsOn::Keys(keys) = &mut self.rests_on
-            && !keys.contains(key)
-        {
-            keys.insert(key.to_owned());
+        if let RestsOn::These(seen) = &mut self.rests_on {
+            note(seen);
         }
     }
 
     /// The handler has seen which keys there are.
     pub(crate) fn note_read_all(&mut self) {
         self.reads_hold = false;
-        if let RestsOn::Keys(_) = self.rests_on {
+        if let RestsOn::These(_) = self.rests_on {
             self.rests_on = RestsOn::Everything;
         }
     }
@@ -534,8 +541,8 @@ impl State {
             Concurrency::Reject if log.is_all_transactions() => RestsOn::Nothing,
             _ => self.rests_on.clone(),
         };
-        if let RestsOn::Keys(keys) = &mut rests_on {
-            keys.extend(log.keys().cloned());
+        if let RestsOn::These(seen) = &mut rests_on {
+            seen.keys.extend(log.keys().cloned());
         }
         let wins = terms.settings.config.concurrency == Concurrency::LastWriteWins;
         // What gives its caller something is merged in any case: two must not get the same.

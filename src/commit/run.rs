@@ -99,15 +99,32 @@ pub(crate) struct Work {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RestsOn {
     Nothing,
-    Keys(BTreeSet<String>),
+    These(Seen),
     Everything,
+}
+
+/// What a handler has seen of its session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) keys: BTreeSet<String>,
+    pub(crate) principal: bool,
+    pub(crate) flashes: bool,
+}
+
+impl Seen {
+    fn has_changed(&self, own: &Record, newer: &Record) -> bool {
+        let value = |key| own.data.get(key) != newer.data.get(key);
+        (self.principal && own.principal != newer.principal)
+            || (self.flashes && own.flash != newer.flash)
+            || self.keys.iter().any(value)
+    }
 }
 
 impl RestsOn {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Nothing => true,
-            Self::Keys(keys) => keys.is_empty(),
+            Self::These(seen) => *seen == Seen::default(),
             Self::Everything => false,
         }
     }
@@ -115,9 +132,7 @@ impl RestsOn {
     pub(super) fn clashes(&self, own: &Record, newer: &Record) -> bool {
         match self {
             Self::Nothing => false,
-            Self::Keys(keys) => keys
-                .iter()
-                .any(|key| own.data.get(key) != newer.data.get(key)),
+            Self::These(seen) => seen.has_changed(own, newer),
             Self::Everything => own.version != newer.version,
         }
     }

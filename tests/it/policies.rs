@@ -614,8 +614,15 @@ async fn without_its_lease_a_request_that_writes_nothing_has_read_what_is_still_
     let reads: Handler = |session| drop(session.get::<String>("name").unwrap());
     let lists: Handler = |session| drop(session.keys());
     let writes_the_same: Handler = |session| session.insert("name", "mia").unwrap();
+    let asks_who: Handler = |session| drop(session.principal());
+    let peeks: Handler = |session| drop(session.peek_flashes());
     let does_nothing: Handler = |_| ();
     for (handler, path, status) in [
+        (asks_who, "/login?u=leo", 409),
+        (asks_who, "/set?k=name&v=x", 200),
+        (peeks, "/flash?text=x", 409),
+        (peeks, "/set?k=name&v=x", 200),
+        (reads, "/flash?text=x", 200),
         (reads, "/set?k=name&v=x", 409),
         (reads, "/set?k=new&v=x", 200),
         (reads, "/logout", 409),
