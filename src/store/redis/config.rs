@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +128,9 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
+/// How long a connection is idle before its other end is asked whether it is there; routers forget one after some minutes.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -182,6 +186,11 @@ impl RedisConfig {
             let advice = "write 1 to 128 letters, digits, `_`, `-` or `:`, such as \"sessile:\"";
             return Err(ConfigError::invalid("key_prefix", &self.key_prefix, advice));
         }
+        if is_login_cut(&self.url) {
+            return Err(self.bad_url(
+                "user and password end at the first `/`, `?` or `#`: encode these in a password as %2F, %3F and %23, and `@` as %40",
+            ));
+        }
         self.place()
     }
 
@@ -233,7 +242,13 @@ impl RedisConfig {
         // Sent with every connection, it needs a permission and would hide why a connection is refused.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
         let info = info.set_redis_settings(settings);
-        let tcp = TcpSettings::default().set_nodelay(true);
+        // So that a router that forgets idle connections is told of them, and one whose other end is gone is found.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE);
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive);
         // The kernel then gives up a connection whose other end is gone, instead of waiting for a quarter of an hour.
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
         let tcp = tcp.set_user_timeout(self.command_timeout * 4);
@@ -247,19 +262,31 @@ impl RedisConfig {
     }
 }
 
-/// The URL with user and password left out, whatever it is.
+/// The URL with user and password left out, whatever it is. Those of Unix sockets carry the password in the query.
 fn without_login(url: &str) -> String {
-    // Those of Unix sockets carry the password in the query.
-    let url = url.split('?').next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return if url.contains('@') {
-            "…".to_owned()
-        } else {
-            url.to_owned()
-        };
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['@', ':']) => (format!("{scheme}://"), rest),
+        _ => (String::new(), url),
     };
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    format!("{scheme}://{host}")
+    let (shown, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let host = shown.rsplit_once('@');
+    // Where the login ends cannot be told then.
+    let is_unclear = query.contains('@') || (scheme.is_empty() && host.is_some());
+    match host {
+        _ if is_unclear => format!("{scheme}…"),
+        Some((_, host)) => format!("{scheme}{host}"),
+        None => format!("{scheme}{shown}"),
+    }
+}
+
+/// Whether an `@` comes after what would end the part of a URL that holds user, password and hosts: then that part was to be
+/// longer than any parser takes it.
+fn is_login_cut(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return false;
+    };
+    let ends = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    !scheme.contains("unix") && rest[ends..].contains('@')
 }
 
 #[cfg(test)]
@@ -272,7 +299,10 @@ mod tests {
         good.check().unwrap();
         RedisConfig::new("unix:///run/redis.sock").check().unwrap();
         type Case = (&'static str, fn(&mut RedisConfig));
-        let cases: [Case; 19] = [
+        let cases: [Case; 22] = [
+            ("url", |c| c.url = "redis://mia:1?x@localhost/".into()),
+            ("url", |c| c.url = "redis://mia:1/x@localhost/".into()),
+            ("url", |c| c.url = "redis+sentinel://mia:1?x@a:1/m".into()),
             ("url", |c| c.url = String::new()),
             ("url", |c| c.url = "localhost:6379".into()),
             ("url", |c| c.url = "http://localhost/".into()),
@@ -329,6 +359,17 @@ mod tests {
             "s3cret@host",
             "unix:/run/redis.sock?pass=s3cret&db=1",
             "unix:/run/redis.sock?pass=s3cret&db=x",
+            "unix:///run/redis.sock?pass=s3cret@x",
+            "redis://:s3?ret@h/",
+            "redis://:s3?s3@ret@h/",
+            "redis://mia:1?s3@h/",
+            "redis://mia:1/s3@h/",
+            "redis://mia:1#s3@h/",
+            "redis+cluster://mia:s3?ret@a:1,b:2/",
+            "redis+sentinel://mia:s3/ret@a:1/mymaster",
+            "redis://h/?password=s3@cret",
+            "mia:s3cret@h://",
+            "redis:mia:s3cret@h",
         ] {
             let config = RedisConfig::new(url);
             let shown = format!("{config:?}");
