@@ -3,6 +3,11 @@
 //! Every event goes to [`tracing`] under the target `sessile`, to the [`Observer`] of the layer, if it has one, and with the
 //! feature `metrics` into counters. No event holds a token; a [`Handle`] is safe to log.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::Handle;
 use crate::error::{Gone, advice_for};
 use crate::store::StoreError;
@@ -98,7 +103,7 @@ pub enum Event {
         /// Why, without any of its content.
         reason: String,
     },
-    /// The store failed.
+    /// The store failed. In the log once a second at most, with how many others were left out since.
     StoreFailed {
         /// The session, if it was stored.
         handle: Option<Handle>,
@@ -192,8 +197,57 @@ impl<F: Fn(&Event) + Send + Sync + 'static> Observer for F {
     }
 }
 
-/// Writes the event to the log.
-pub(crate) fn trace(event: &Event) {
+/// Where events are written down.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    failures: Mutex<Failures>,
+}
+
+/// Failures of the store, of which a server that is away makes as many as there are requests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failures {
+    written: Option<Instant>,
+    left_out: u64,
+}
+
+impl Failures {
+    /// Whether the next one is written down, and how many were not since the last.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        if self
+            .written
+            .is_some_and(|written| now - written < Duration::from_secs(1))
+        {
+            self.left_out += 1;
+            return None;
+        }
+        self.written = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl Log {
+    pub(crate) fn write(&self, event: &Event) {
+        if let Event::StoreFailed { handle, error } = event {
+            let next = self
+                .failures
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .next(Instant::now());
+            if let Some(left_out) = next {
+                tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), %error, cause = cause(error), left_out, "session store failed");
+            }
+        } else {
+            trace(event);
+        }
+    }
+}
+
+/// What is behind the error; what is behind that says the same once more.
+fn cause(error: &StoreError) -> Option<tracing::field::DisplayValue<&dyn std::error::Error>> {
+    std::error::Error::source(error).map(tracing::field::display)
+}
+
+fn trace(event: &Event) {
     match event {
         Event::Created { handle } => tracing::debug!(target: "sessile", %handle, "session created"),
         Event::Rotated { handle } => tracing::debug!(target: "sessile", %handle, "session rotated"),
@@ -201,7 +255,7 @@ pub(crate) fn trace(event: &Event) {
             tracing::debug!(target: "sessile", %handle, "session destroyed");
         }
         Event::DestroyFailed { handle, error } => {
-            tracing::error!(target: "sessile", %handle, error = error as &dyn std::error::Error, "session could not be destroyed");
+            tracing::error!(target: "sessile", %handle, %error, cause = cause(error), "session could not be destroyed");
         }
         Event::Committed {
             handle,
@@ -241,9 +295,7 @@ pub(crate) fn trace(event: &Event) {
         Event::UnreadableRecord { handle, reason } => {
             tracing::warn!(target: "sessile", %handle, reason, "stored session cannot be read");
         }
-        Event::StoreFailed { handle, error } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), error = error as &dyn std::error::Error, "session store failed");
-        }
+        Event::StoreFailed { .. } => {}
         Event::Busy { handle } => {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "too many requests want one session");
         }
@@ -265,5 +317,20 @@ pub(crate) fn trace(event: &Event) {
         Event::SettingsIgnored { cookie, settings } => {
             tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one of the same cookie and joins its session, so these settings of the inner one are not in force: give the routes their own layer beside the other one, with `merge` or `nest`, or its cookie another name");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_failures_one_a_second_is_written_down() {
+        let (mut failures, began) = (Failures::default(), Instant::now());
+        let told = [0, 1, 999, 1_000, 1_001, 5_000, 6_000].map(|millis| {
+            let now = began + Duration::from_millis(millis);
+            failures.next(now)
+        });
+        assert_eq!(told, [Some(0), None, None, Some(2), None, Some(1), Some(0)]);
     }
 }

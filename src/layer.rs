@@ -19,7 +19,7 @@ use crate::commit::logouts::Logouts;
 use crate::commit::queue::Lines;
 use crate::config::{Concurrency, ConfigError, Load, OnStoreError, SessionConfig, SignedInCaching};
 use crate::error::SessionError;
-use crate::event::{Event, Observer, trace};
+use crate::event::{Event, Log, Observer};
 use crate::fingerprint::{Fingerprinting, network};
 use crate::lifetime::{Millis, duration_millis};
 use crate::lock::{Lock, assert_none_held};
@@ -119,6 +119,7 @@ pub(crate) struct Settings {
     client_ip: Option<ClientIp>,
     on_error: Option<OnError>,
     observer: Option<Arc<dyn Observer>>,
+    log: Arc<Log>,
 }
 
 type ClientIp = Arc<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
@@ -168,6 +169,7 @@ impl SessionLayer {
             client_ip: None,
             on_error: None,
             observer: None,
+            log: Arc::default(),
         };
         Self {
             core: Arc::new(core),
@@ -461,7 +463,7 @@ impl Core {
 impl Settings {
     pub(crate) fn emit(&self, event: &Event) {
         assert_none_held();
-        trace(event);
+        self.log.write(event);
         #[cfg(feature = "metrics")]
         crate::metrics::count(event);
         self.tell(event);
