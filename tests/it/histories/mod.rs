@@ -201,8 +201,11 @@ fn missing(past: &Past, tally: &Tally, seconds: u64) -> Vec<String> {
     }
     want("early", tally.count("early", "ok"), seconds);
     want("half done", tally.count("early", "partly"), seconds / 2);
-    for what in ["open", "rotate", "login", "logout", "sign-out"] {
+    for what in ["open", "rotate", "login"] {
         want(what, tally.count(what, "ok"), seconds / 2);
+    }
+    for what in ["logout", "sign-out"] {
+        want(what, tally.count(what, "ok"), seconds / 4);
     }
     want("refused", tally.all("fail"), seconds);
     want("unknown", tally.all("unknown"), seconds);
