@@ -168,6 +168,43 @@ async fn pages_for_anybody_are_served_without_the_store_and_write_nothing() {
     .await;
 }
 
+/// Five calls in a row, however few there are in all: each request makes two, and what it has no time left for counts too.
+#[tokio::test]
+async fn a_server_that_hangs_is_left_alone_also_if_hardly_anybody_comes() {
+    let site = Site::on(Server::start()).await;
+    let visitor = site.browsers(1).await.remove(0);
+    site.server.freeze();
+    for request in 1..=3 {
+        assert!(!site.store.pool().left_alone, "before request {request}");
+        assert_eq!(visitor.peek(&site.app, "/read").await.status, 503);
+    }
+    assert!(site.store.pool().left_alone);
+    site.server.thaw();
+    site.is_back(&visitor).await;
+}
+
+/// Neither a FIN nor a RST tells of it.
+#[tokio::test]
+async fn lines_that_have_gone_silent_are_given_up_for_new_ones() {
+    const COMMAND: Duration = Duration::from_millis(200);
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.pool_size = 4;
+        config.command_timeout = COMMAND;
+    })
+    .await;
+    let app = app(SessionLayer::new(store));
+    let visitor = browsers(&app, 1).await.remove(0);
+    proxy.silence();
+    assert_eq!(visitor.peek(&app, "/read").await.status, 503);
+    // What is compared meanwhile takes one more timeout.
+    until("new lines are used", async || {
+        visitor.peek(&app, "/read").await.status == 200
+    })
+    .await;
+}
+
 /// While the breaker is open requests fail at once: a thousand of them, one after the other, in less time than a tenth of
 /// their budgets.
 #[tokio::test(flavor = "multi_thread")]

@@ -53,10 +53,10 @@ fn is_encrypted(config: &RedisConfig) -> bool {
 }
 
 #[cfg(feature = "tls-rustls")]
-use super::tls::advice as handshake_advice;
+pub(super) use super::tls::advice as handshake_advice;
 
 #[cfg(not(feature = "tls-rustls"))]
-fn handshake_advice(_: &RedisError) -> Option<String> {
+pub(super) fn handshake_advice(_: &RedisError) -> Option<String> {
     None
 }
 

@@ -1,9 +1,11 @@
 //! The circuit breaker: a server that does not do its work is left alone for a moment, so that requests fail at once
 //! instead of piling up before it.
 //!
-//! It opens by the share of calls that fail; in a cluster only if nearly all do, so that one shard does not stop the others. While it is open one probe at a
-//! time looks whether the server reads again; no user's request has to try.
+//! It opens by the share of calls that fail, and at any traffic by a few calls in a row that nobody answers. What comes from
+//! several servers counts by its share only, and if nearly all fails, so that one shard of a cluster does not stop the others.
+//! While it is open one probe at a time looks whether the server reads again; no user's request has to try.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,19 +17,51 @@ const WINDOW: Duration = Duration::from_millis(500);
 /// Below this many answers in a window the rate says nothing.
 const CALLS_LEAST: u32 = 20;
 
+/// So many calls in a row without an answer are no chance, however few there are in all.
+const UNANSWERED_MOST: u32 = 5;
+
+/// Further apart, two calls are not in a row: what was so long ago says nothing of now.
+const APART: Duration = Duration::from_secs(30);
+
 /// The waits between two probes: the first, and the longest. A server that is back is found within the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_millis(400);
 
-/// How many of a hundred calls fail when a server does not do its work, and when a cluster does not: what one dead primary
-/// refuses comes back sooner, and so more often, than what the others do.
-const OF_A_SERVER: u32 = 50;
-const OF_A_CLUSTER: u32 = 90;
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Of a hundred calls that failed.
+    percent: u32,
+    /// In a row that nobody answered.
+    unanswered: u32,
+}
+
+const OF_A_SERVER: Limits = Limits {
+    percent: 50,
+    unanswered: UNANSWERED_MOST,
+};
+
+/// What one dead primary refuses comes back sooner, and so more often, than what the others do; and whoever asks for sessions
+/// of that one only would see nothing else.
+const OF_A_CLUSTER: Limits = Limits {
+    percent: 90,
+    unanswered: u32::MAX,
+};
+
+/// What a call says of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Answered,
+    /// The connection broke, or the server says that it cannot do its work. When a connection breaks, so do all calls on it.
+    Failed,
+    /// No answer in time, or no connection.
+    Unanswered,
+}
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    percent: u32,
+    limits: Limits,
     state: Mutex<State>,
+    turned_away: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,13 +70,16 @@ struct State {
     calls: u32,
     failures: u32,
     began: Option<Instant>,
+    unanswered: u32,
+    last_unanswered: Option<Instant>,
 }
 
 impl Breaker {
     pub(super) fn new(cluster: bool) -> Self {
         Self {
-            percent: if cluster { OF_A_CLUSTER } else { OF_A_SERVER },
+            limits: if cluster { OF_A_CLUSTER } else { OF_A_SERVER },
             state: Mutex::default(),
+            turned_away: AtomicU64::new(0),
         }
     }
 
@@ -50,16 +87,26 @@ impl Breaker {
         self.state().open
     }
 
+    /// Whether a call may be made.
+    pub(super) fn admits(&self) -> bool {
+        let open = self.is_open();
+        self.turned_away
+            .fetch_add(u64::from(open), Ordering::Relaxed);
+        !open
+    }
+
     /// Notes how a call ended; true if that has opened it.
-    pub(super) fn note(&self, failed: bool) -> bool {
+    pub(super) fn note(&self, call: Call) -> bool {
         let mut state = self.state();
         let opened;
-        (*state, opened) = note(*state, self.percent, failed, Instant::now());
+        (*state, opened) = note(*state, self.limits, call, Instant::now());
         opened
     }
 
-    pub(super) fn close(&self) {
+    /// Returns how many calls were not made meanwhile.
+    pub(super) fn close(&self) -> u64 {
         *self.state() = State::default();
+        self.turned_away.swap(0, Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -67,20 +114,31 @@ impl Breaker {
     }
 }
 
-fn note(mut state: State, percent: u32, failed: bool, now: Instant) -> (State, bool) {
+fn note(mut state: State, limits: Limits, call: Call, now: Instant) -> (State, bool) {
     if state.open {
         // What was sent before it opened.
         return (state, false);
     }
     if state.began.is_none_or(|began| now - began >= WINDOW) {
-        state = State {
-            began: Some(now),
-            ..State::default()
-        };
+        (state.calls, state.failures) = (0, 0);
+        state.began = Some(now);
     }
     state.calls += 1;
-    state.failures += u32::from(failed);
-    state.open = state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * percent;
+    state.failures += u32::from(call != Call::Answered);
+    match call {
+        Call::Answered => state.unanswered = 0,
+        Call::Failed => {}
+        Call::Unanswered => {
+            if state.last_unanswered.is_some_and(|last| now - last > APART) {
+                state.unanswered = 0;
+            }
+            state.unanswered += 1;
+            state.last_unanswered = Some(now);
+        }
+    }
+    let by_rate =
+        state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * limits.percent;
+    state.open = by_rate || state.unanswered >= limits.unanswered;
     (state, state.open)
 }
 
@@ -99,18 +157,60 @@ mod tests {
         opens_at(OF_A_SERVER, calls)
     }
 
-    fn opens_at(percent: u32, calls: impl Iterator<Item = bool>) -> Option<usize> {
+    fn opens_at(limits: Limits, calls: impl Iterator<Item = bool>) -> Option<usize> {
+        let calls = calls.map(|failed| match failed {
+            true => Call::Failed,
+            false => Call::Answered,
+        });
+        plays(limits, calls, Duration::from_millis(1))
+    }
+
+    fn plays(limits: Limits, calls: impl Iterator<Item = Call>, apart: Duration) -> Option<usize> {
         let mut state = State::default();
         let mut now = Instant::now();
-        for (number, failed) in calls.enumerate() {
+        for (number, call) in calls.enumerate() {
             let opened;
-            (state, opened) = note(state, percent, failed, now);
+            (state, opened) = note(state, limits, call, now);
             if opened {
                 return Some(number + 1);
             }
-            now += Duration::from_millis(1);
+            now += apart;
         }
         None
+    }
+
+    #[test]
+    fn it_opens_by_a_few_calls_in_a_row_that_nobody_answers() {
+        use Call::{Answered, Failed, Unanswered};
+        let second = Duration::from_secs(1);
+        for (calls, apart, opened) in [
+            (&[Unanswered; 9][..], Duration::ZERO, Some(5)),
+            (&[Unanswered; 9], 2 * second, Some(5)),
+            (&[Unanswered; 9], 30 * second, Some(5)),
+            (&[Unanswered; 9], 31 * second, None),
+            (&[Unanswered; 4], second, None),
+            // A connection that breaks takes many calls along.
+            (&[Failed; 9], Duration::ZERO, None),
+            (
+                &[
+                    Unanswered, Unanswered, Unanswered, Unanswered, Answered, Unanswered,
+                ],
+                second,
+                None,
+            ),
+            (
+                &[
+                    Unanswered, Unanswered, Failed, Unanswered, Unanswered, Unanswered,
+                ],
+                second,
+                Some(6),
+            ),
+        ] {
+            let told = plays(OF_A_SERVER, calls.iter().copied(), apart);
+            assert_eq!(told, opened, "{calls:?}, {apart:?} apart");
+        }
+        let silent = [Unanswered; 19].into_iter();
+        assert_eq!(plays(OF_A_CLUSTER, silent, Duration::ZERO), None);
     }
 
     #[test]
@@ -142,11 +242,14 @@ mod tests {
     #[test]
     fn open_it_counts_nothing_and_closed_it_begins_anew() {
         let breaker = Breaker::new(false);
-        let opened = (0..30).filter(|_| breaker.note(true)).count();
+        let opened = (0..30).filter(|_| breaker.note(Call::Failed)).count();
         assert_eq!((opened, breaker.is_open()), (1, true));
+        assert!(!breaker.admits() && !breaker.admits());
+        assert_eq!(breaker.close(), 2);
+        assert!(breaker.admits());
+        assert!(!breaker.note(Call::Failed));
         breaker.close();
-        assert!(!breaker.is_open());
-        assert!(!breaker.note(true));
+        assert_eq!(breaker.close(), 0);
     }
 
     #[test]

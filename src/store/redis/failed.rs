@@ -1,5 +1,6 @@
 //! What a request that failed tells.
 
+use super::breaker::Call;
 use crate::store::StoreError;
 
 /// A request that failed.
@@ -36,6 +37,15 @@ impl Failed {
 
     pub(super) fn is_dropped(&self) -> bool {
         matches!(self.trouble, Some(Trouble::Dropped))
+    }
+
+    /// What it says of the server.
+    pub(super) fn call(&self) -> Call {
+        match self.trouble {
+            Some(Trouble::Silent) => Call::Unanswered,
+            _ if self.is_outage() => Call::Failed,
+            _ => Call::Answered,
+        }
     }
 
     /// The server does not have the command, or not for this user.

@@ -191,6 +191,12 @@ impl RedisStore {
     /// Does once what requests will do, to a key that does not exist, so that a missing permission shows at the start.
     async fn probe(&self) -> Result<(), ConfigError> {
         let inner = &self.inner;
+        let ready = inner.connections.ready().await;
+        ready.map_err(|failed| ConfigError::Connect {
+            address: inner.address.to_string(),
+            advice: advice(inner.config.compare_and_set, None, &failed.error),
+            source: Arc::new(failed.error),
+        })?;
         let key = format!("{}probe", inner.config.key_prefix);
         let command = |name: &str, arguments: &[&str]| {
             let mut command = redis::cmd(name);

@@ -8,25 +8,24 @@
 //! never exclusive, since clones of them may be in use.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, PooledConnection, RunError};
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::error::Elapsed;
 
 use super::RedisConfig;
-use super::breaker::{Breaker, waits};
+use super::advice::handshake_advice;
+use super::breaker::{Breaker, Call, waits};
 use super::failed::{Failed, Trouble};
 use super::place::Place;
 pub(super) use super::wire::Request;
 use super::wire::{Shard, Source, Wire};
 use crate::store::{PoolStats, StoreError};
-
-/// A connection that does not answer this often in a row is replaced.
-const TIMEOUTS_MOST: u32 = 3;
 
 /// More sockets to each node of a cluster help nobody.
 const SIZE_OF_CLUSTERS: u32 = 2;
@@ -44,7 +43,6 @@ struct Health {
     broken: AtomicBool,
     /// Somebody has it alone, or gave it up half-way: there may be a WATCH on it, an open MULTI or an unread answer.
     dirty: AtomicBool,
-    timeouts: AtomicU32,
 }
 
 /// Makes connections, for bb8.
@@ -61,10 +59,35 @@ pub(super) struct Manager {
 struct Shared {
     clock: RwLock<Option<(Instant, SystemTime)>>,
     generation: AtomicU64,
-    /// Why the last attempt to connect failed; `None` once one has worked.
-    failure: watch::Sender<Option<Arc<RedisError>>>,
+    /// How the last attempt to connect failed; `None` once one has worked.
+    failure: watch::Sender<Option<Failure>>,
     /// When connections were last given up because the server is no primary any more.
-    left: Mutex<Option<Instant>>,
+    left: Seldom,
+    /// When it was last tried whether a new connection is better than a silent one.
+    compared: Seldom,
+}
+
+/// An attempt to connect that failed.
+#[derive(Clone)]
+struct Failure {
+    error: Arc<RedisError>,
+    at: Instant,
+}
+
+/// Something that is done once a second at most.
+#[derive(Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// Whether it may be done now.
+    fn may_now(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| last.elapsed() >= Duration::from_secs(1));
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
 }
 
 /// The connections of a store.
@@ -72,6 +95,7 @@ struct Shared {
 pub(super) struct Connections {
     pool: Pool<Manager>,
     exclusive: Pool<Manager>,
+    manager: Manager,
     shared: Arc<Shared>,
     address: Arc<str>,
     command_timeout: Duration,
@@ -116,7 +140,6 @@ impl Manager {
             generation,
             broken: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
-            timeouts: AtomicU32::new(0),
         };
         Ok(Connection {
             wire,
@@ -165,7 +188,10 @@ struct Failures(Arc<Shared>);
 
 impl ErrorSink<RedisError> for Failures {
     fn sink(&self, error: RedisError) {
-        self.0.failure.send_replace(Some(Arc::new(error)));
+        self.0.failure.send_replace(Some(Failure {
+            error: Arc::new(error),
+            at: Instant::now(),
+        }));
     }
 
     fn boxed_clone(&self) -> Box<dyn ErrorSink<RedisError>> {
@@ -198,10 +224,11 @@ impl Connections {
             .build_unchecked(manager.clone());
         let exclusive = builder()
             .max_size(config.exclusive_pool_size)
-            .build_unchecked(manager);
+            .build_unchecked(manager.clone());
         Self {
             pool,
             exclusive,
+            manager,
             shared,
             address,
             command_timeout: config.command_timeout,
@@ -245,10 +272,19 @@ impl Connections {
         connection: &mut Connection,
         request: &Request<'_>,
     ) -> Result<Value, Failed> {
+        let mut waiting = Waiting {
+            connections: self,
+            since: Some(Instant::now()),
+        };
         let answer = self
             .send_within(connection, request, self.command_timeout)
             .await;
-        self.note(answer.as_ref().err());
+        waiting.since = None;
+        self.note(
+            answer
+                .as_ref()
+                .map_or_else(Failed::call, |_| Call::Answered),
+        );
         answer
     }
 
@@ -277,16 +313,12 @@ impl Connections {
                 if let Value::Array(values) = &value {
                     self.find_demotion(connection, values);
                 }
-                connection.health.timeouts.store(0, Ordering::Relaxed);
                 Ok(value)
             }
             Ok(Err(error)) => Err(self.judge(connection, error)),
             Err(_) => {
-                if !connection.wire.mend()
-                    && connection.health.timeouts.fetch_add(1, Ordering::Relaxed) + 1
-                        >= TIMEOUTS_MOST
-                {
-                    connection.health.broken.store(true, Ordering::Release);
+                if !connection.wire.mend() {
+                    self.compare_with_a_new_one(connection);
                 }
                 let message = format!(
                     "Redis at {} did not answer within {limit:?}: see `command_timeout`",
@@ -341,7 +373,7 @@ impl Connections {
 
     /// Fails at once while the server is left alone.
     pub(super) fn admit(&self) -> Result<(), Failed> {
-        if !self.breaker.is_open() {
+        if self.breaker.admits() {
             return Ok(());
         }
         let message = format!(
@@ -349,23 +381,31 @@ impl Connections {
             self.address
         );
         let error = StoreError::unavailable(message);
-        let cause = self.shared.failure.borrow().clone();
-        Err(Failed::new(match cause {
+        Err(Failed::new(match self.cause() {
             Some(cause) => error.with_source(cause),
             None => error,
         }))
     }
 
+    /// Why the last attempt to connect failed, unless one has worked since.
+    fn cause(&self) -> Option<Arc<RedisError>> {
+        let failure = self.shared.failure.borrow();
+        failure.as_ref().map(|failure| Arc::clone(&failure.error))
+    }
+
     /// Tells the breaker how a call ended. If that opens it, somebody looks for the server to come back.
-    fn note(&self, failed: Option<&Failed>) {
-        if !self.breaker.note(failed.is_some_and(Failed::is_outage)) {
+    fn note(&self, call: Call) {
+        // Without a runtime nobody could find out that it is back.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if !self.breaker.note(call) {
             return;
         }
         tracing::warn!(target: "sessile", address = &*self.address, "Redis fails too often: it is left alone until it answers a probe");
         let connections = self.clone();
-        tokio::spawn(async move {
-            let mut key = redis::cmd("GET");
-            key.arg(&*connections.probe);
+        runtime.spawn(async move {
+            let key = connections.probe();
             for wait in waits() {
                 tokio::time::sleep(wait).await;
                 if Arc::strong_count(&connections.breaker) == 1 {
@@ -374,10 +414,40 @@ impl Connections {
                 }
                 let probe = connections.send_anyway(&Request::Command(&key)).await;
                 if !probe.is_err_and(|failed| failed.is_outage()) {
-                    connections.breaker.close();
-                    tracing::info!(target: "sessile", address = &*connections.address, "Redis answers again");
+                    let turned_away = connections.breaker.close();
+                    tracing::info!(target: "sessile", address = &*connections.address, turned_away, "Redis answers again");
                     return;
                 }
+            }
+        });
+    }
+
+    /// Asks for a key that does not exist.
+    fn probe(&self) -> redis::Cmd {
+        let mut key = redis::cmd("GET");
+        key.arg(&*self.probe);
+        key
+    }
+
+    /// A connection is silent if the server hangs; or else if its other end has gone without a word, as after a failover or
+    /// behind a router that has forgotten it, and then most likely all of its generation have. A new one tells which. Once a
+    /// second at most, so that a server that hangs is not asked for more and more connections.
+    fn compare_with_a_new_one(&self, silent: &Connection) {
+        if !self.shared.is_usable(silent) || !self.shared.compared.may_now() {
+            return;
+        }
+        let (connections, mut silent) = (self.clone(), silent.clone());
+        tokio::spawn(async move {
+            if connections.manager.connect().await.is_err() {
+                return;
+            }
+            let key = connections.probe();
+            let request = Request::Command(&key);
+            let answer = silent.wire.ask(&request);
+            let answer = tokio::time::timeout(connections.command_timeout, answer).await;
+            if answer.is_err() {
+                tracing::warn!(target: "sessile", address = &*connections.address, "connections to Redis are silent and a new one is not: they are replaced");
+                connections.give_up(silent.health.generation);
             }
         });
     }
@@ -399,7 +469,19 @@ impl Connections {
     async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failed> {
         let guard = self.wait_for(&self.pool).await;
         let guard = guard.map_err(|error| self.unavailable(error));
-        guard.inspect_err(|failed| self.note(Some(failed)))
+        guard.inspect_err(|_| self.note(Call::Unanswered))
+    }
+
+    /// Waits for the first connection, which may take longer to make than a request waits for one.
+    pub(super) async fn ready(&self) -> Result<(), Failed> {
+        let deadline = Instant::now() + self.manager.timeout;
+        loop {
+            match self.wait_for(&self.pool).await {
+                Err(error) if Instant::now() >= deadline => return Err(self.unavailable(error)),
+                Err(RunError::TimedOut) => {}
+                connected => return connected.map(drop).map_err(|error| self.unavailable(error)),
+            }
+        }
     }
 
     /// A connection that nobody else has. That others have them all says nothing of the server.
@@ -408,11 +490,8 @@ impl Connections {
     ) -> Result<PooledConnection<'_, Manager>, Failed> {
         let guard = self.wait_for(&self.exclusive).await;
         guard.map_err(|error| {
-            let failure = self.shared.failure.borrow().clone();
-            if failure.is_some_and(|failure| failure.is_io_error()) {
-                let failed = self.unavailable(error);
-                self.note(Some(&failed));
-                return failed;
+            if self.cause().is_some_and(|cause| cause.is_io_error()) {
+                return self.unavailable(error);
             }
             let config = self.exclusive.config();
             let message = format!(
@@ -433,8 +512,8 @@ impl Connections {
             let guard = tokio::select! {
                 biased;
                 guard = pool.get() => guard,
-                // Nothing listens there: waiting would only pile up requests.
-                () = refusal(&mut failures) => Err(RunError::TimedOut),
+                // The next attempts would fail as well: waiting would only pile up requests.
+                () = refusal(&mut failures, self.command_timeout) => Err(RunError::TimedOut),
             };
             let guard = guard?;
             if self.shared.is_usable(&guard) {
@@ -447,7 +526,7 @@ impl Connections {
     fn unavailable(&self, error: RunError<RedisError>) -> Failed {
         let cause = match error {
             RunError::User(error) => Some(Arc::new(error)),
-            RunError::TimedOut => self.shared.failure.borrow().clone(),
+            RunError::TimedOut => self.cause(),
         };
         let message = format!("no connection to Redis at {}", self.address);
         let error = StoreError::unavailable(message);
@@ -475,13 +554,7 @@ impl Connections {
         if !demoted || connection.wire.mend() {
             return;
         }
-        let mut left = self
-            .shared
-            .left
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if left.is_none_or(|left| left.elapsed() >= Duration::from_secs(1)) {
-            *left = Some(Instant::now());
+        if self.shared.left.may_now() {
             self.give_up(connection.health.generation);
         }
     }
@@ -553,19 +626,46 @@ impl Connections {
     }
 }
 
-/// Returns once an attempt to connect has been refused.
-async fn refusal(failures: &mut watch::Receiver<Option<Arc<RedisError>>>) {
-    let refused = |failure: &Option<Arc<RedisError>>| {
-        failure
-            .as_ref()
-            .is_some_and(|error| error.is_connection_refusal())
+/// A call that was sent and has no answer yet. Its request may be given up before its time is over.
+struct Waiting<'a> {
+    connections: &'a Connections,
+    since: Option<Instant>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // What was given up sooner, as by a browser that hangs up, says nothing of the server.
+        let long = self.connections.command_timeout / 2;
+        if self.since.is_some_and(|since| since.elapsed() >= long) {
+            self.connections.note(Call::Unanswered);
+        }
+    }
+}
+
+/// Returns once an attempt to connect has been refused, or was a moment ago.
+async fn refusal(failures: &mut watch::Receiver<Option<Failure>>, moment: Duration) {
+    let is_refused = |failure: &Option<Failure>| {
+        let failure = failure.as_ref();
+        failure.is_some_and(|Failure { error, at }| is_definite(error) && at.elapsed() < moment)
     };
     loop {
+        if is_refused(&failures.borrow_and_update()) {
+            return;
+        }
         if failures.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        if refused(&failures.borrow()) {
-            return;
-        }
     }
+}
+
+/// Whether the next attempt to connect will most likely fail too: nothing listens there, or the server has said no.
+fn is_definite(error: &RedisError) -> bool {
+    let said_no = matches!(
+        error.code(),
+        Some("ERR" | "NOAUTH" | "WRONGPASS" | "NOPERM")
+    );
+    said_no
+        || error.is_connection_refusal()
+        || error.kind() == ErrorKind::AuthenticationFailed
+        || handshake_advice(error).is_some()
 }

@@ -70,6 +70,8 @@ struct Shared {
     passed_on: Notify,
     /// Grows when all connections are to be closed.
     cuts: watch::Sender<u64>,
+    /// Grows when all connections go silent.
+    silences: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -96,6 +98,7 @@ impl Proxy {
             under_way: AtomicU64::default(),
             passed_on: Notify::new(),
             cuts: watch::Sender::default(),
+            silences: AtomicU64::default(),
         };
         let proxy = Self {
             address: listener.local_addr().unwrap(),
@@ -202,6 +205,11 @@ impl Proxy {
         self.shared.weather.lock().unwrap().0 = weather;
     }
 
+    /// Nothing goes over the connections that there are any more, and nobody is told; new ones work.
+    pub fn silence(&self) {
+        self.shared.silences.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Closes all connections.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
@@ -275,10 +283,15 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
     let (mut request, mut answer) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
     let mut waiting = false;
     let mut swallow = false;
+    let silences = || shared.silences.load(Ordering::SeqCst);
+    let born = silences();
     loop {
         tokio::select! {
             read = client.read(&mut request) => {
                 let Ok(length @ 1..) = read else { return };
+                if silences() > born {
+                    continue;
+                }
                 if !waiting {
                     shared.round_trips.fetch_add(1, Ordering::SeqCst);
                     waiting = true;
@@ -311,7 +324,7 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
             read = server.read(&mut answer) => {
                 let Ok(length @ 1..) = read else { return };
                 waiting = false;
-                if !swallow && client.write_all(&answer[..length]).await.is_err() {
+                if !swallow && silences() == born && client.write_all(&answer[..length]).await.is_err() {
                     return;
                 }
             }
