@@ -28,7 +28,10 @@ fn after_logout(life: &Life) -> Option<Violation> {
         .ops
         .iter()
         .filter(|op| op.what.is_logout())
-        .filter(|op| op.is_done_for(&life.tag) || (op.is_shut_out() && is_of(life, op, op.ended)))
+        .filter(|op| {
+            let blind = op.is_shut_out() && op.what.is_blind();
+            op.is_done_for(&life.tag) || (blind && is_of(life, op, op.ended))
+        })
         .min_by_key(|op| op.ended)?;
     let seen = life
         .ops

@@ -893,6 +893,15 @@ fn logouts() {
             &[Rule::NothingAfterLogout],
         ),
         (
+            "of a token that opens nothing",
+            &[
+                rotated(1, 5),
+                shut_out(10, 20, LOGOUT),
+                with_token(1, sight(30)),
+            ],
+            &[],
+        ),
+        (
             "without a look: final",
             &[shut_out(10, 20, SIGN_OUT), sight(15), stranger(30)],
             &[],
