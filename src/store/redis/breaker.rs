@@ -51,7 +51,8 @@ const OF_A_CLUSTER: Limits = Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Answered,
-    /// The connection broke, or the server says that it cannot do its work. When a connection breaks, so do all calls on it.
+    /// The connection broke or was refused, or the server says that it cannot do its work. When a connection breaks, so do all
+    /// calls on it.
     Failed,
     /// No answer in time, or no connection.
     Unanswered,

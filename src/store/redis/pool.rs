@@ -258,11 +258,21 @@ impl Connections {
     /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
         self.admit()?;
-        self.send_anyway(request).await
+        self.send_at_all(request).await
     }
 
-    /// The same though the breaker is open.
+    /// The same though the breaker is open; an answer closes it.
     pub(super) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        let was_open = self.breaker.is_open();
+        let answer = self.send_at_all(request).await;
+        if was_open && !answer.as_ref().is_err_and(Failed::is_outage) {
+            let turned_away = self.breaker.close();
+            tracing::info!(target: "sessile", address = &*self.address, turned_away, "Redis answers again");
+        }
+        answer
+    }
+
+    async fn send_at_all(&self, request: &Request<'_>) -> Result<Value, Failed> {
         let mut connection = Connection::clone(&*self.check_out().await?);
         self.send_on(&mut connection, request).await
     }
@@ -408,16 +418,12 @@ impl Connections {
             let key = connections.probe();
             for wait in waits() {
                 tokio::time::sleep(wait).await;
-                if Arc::strong_count(&connections.breaker) == 1 {
-                    // The store is gone.
+                // Or else the store is gone, or somebody who asked for its health has had an answer.
+                let is_wanted = Arc::strong_count(&connections.breaker) > 1;
+                if !is_wanted || !connections.breaker.is_open() {
                     return;
                 }
-                let probe = connections.send_anyway(&Request::Command(&key)).await;
-                if !probe.is_err_and(|failed| failed.is_outage()) {
-                    let turned_away = connections.breaker.close();
-                    tracing::info!(target: "sessile", address = &*connections.address, turned_away, "Redis answers again");
-                    return;
-                }
+                drop(connections.send_anyway(&Request::Command(&key)).await);
             }
         });
     }
@@ -469,7 +475,12 @@ impl Connections {
     async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failed> {
         let guard = self.wait_for(&self.pool).await;
         let guard = guard.map_err(|error| self.unavailable(error));
-        guard.inspect_err(|_| self.note(Call::Unanswered))
+        // Nobody has waited for what is refused at once.
+        let refused = self.cause().is_some_and(|cause| is_definite(&cause));
+        guard.inspect_err(|_| match refused {
+            true => self.note(Call::Failed),
+            false => self.note(Call::Unanswered),
+        })
     }
 
     /// Waits for the first connection, which may take longer to make than a request waits for one.
