@@ -6,7 +6,7 @@ use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
 use crate::support::patience::unhurried;
 use crate::support::server::{free_port, ways};
-use crate::support::{Server, connect, until};
+use crate::support::{Sentinels, Server, connect, until};
 
 async fn refused(url: String) -> String {
     let mut config = RedisConfig::new(url);
@@ -110,6 +110,48 @@ async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
             assert!(text.contains(&format!("+{missing}")), "{missing}: {text}");
         }
     }
+}
+
+/// None is found missing by a logout.
+#[tokio::test]
+async fn a_server_without_a_command_that_sessions_need_is_refused() {
+    for command in ["GET", "PTTL", "SET", "PEXPIRE", "UNLINK", "TIME"] {
+        let server = Server::start_with(&["--rename-command", command, ""]);
+        let text = refused(server.url()).await;
+        for told in [command, "`rename-command`"] {
+            assert!(text.contains(told), "{command}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_says_what_to_grant_or_raise() {
+    let server = Server::start();
+    let mut admin = server.connection();
+    let grants = "~sessile:* -@all +get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time";
+    let mut user = redis::cmd("ACL");
+    user.arg(&["SETUSER", "app", "on", ">secret"]);
+    user.arg(grants.split(' ').collect::<Vec<_>>());
+    let done: () = user.query(&mut admin).unwrap();
+    assert_eq!(done, ());
+    let login = format!("redis://app:secret@{}", server.address());
+    connect(format!("{login}/0")).await.unwrap();
+    let text = refused(format!("{login}/5")).await;
+    assert!(text.contains("`+select`"), "{text}");
+    let done: () = redis::cmd("CONFIG")
+        .arg(&["SET", "maxclients", "1"])
+        .query(&mut admin)
+        .unwrap();
+    assert_eq!(done, ());
+    let text = refused(server.url()).await;
+    assert!(text.contains("`maxclients`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_sentinel_is_told_from_a_server() {
+    let servers = Sentinels::start();
+    let text = refused(servers.sentinels[0].url()).await;
+    assert!(text.contains("redis+sentinel://"), "{text}");
 }
 
 #[tokio::test]

@@ -76,7 +76,14 @@ pub(super) fn advice(
     match code {
         _ if denied => {
             let grants = grants(compare_and_set);
-            format!("{said}: grant the user {grants} on keys that begin with `key_prefix`")
+            // Such as to choose the database.
+            let also = match quoted(&said) {
+                Some(command) if !grants.contains(&format!("+{command}")) => {
+                    format!("`+{command}`, and ")
+                }
+                _ => String::new(),
+            };
+            format!("{said}: grant the user {also}{grants} on keys that begin with `key_prefix`")
         }
         Some("MOVED" | "ASK" | "CLUSTERDOWN") => {
             format!(
@@ -95,13 +102,36 @@ pub(super) fn advice(
                 "{said}: this server has no `SET … IFEQ`, which came with Valkey 8.1 and Redis 8.4; write `compare_and_set = \"auto\"`"
             )
         }
-        Some("ERR") if said.contains("unknown command") => {
+        Some("ERR") if said.contains("max number of clients") => {
             format!(
-                "{said}: this server lacks what `compare_and_set` needs; write `compare_and_set = \"auto\"`"
+                "{said}: raise `maxclients` of the server, or lower `pool_size` of the applications that use it"
             )
         }
+        Some("ERR") if said.contains("unknown command") => match quoted(&said) {
+            Some(command) if command == "time" => format!(
+                "{said}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \
+                 `rename-command` out of the server's configuration"
+            ),
+            Some(command) if ALWAYS.contains(&&*command) => format!(
+                "{said}: sessions need the command: take `rename-command` out of the server's configuration"
+            ),
+            _ => format!(
+                "{said}: this server lacks what `compare_and_set` needs; write `compare_and_set = \"auto\"`"
+            ),
+        },
         _ => format!("{said}: correct `url`, or look at the server's log"),
     }
+}
+
+/// Commands that every way to replace sessions needs.
+const ALWAYS: [&str; 6] = ["get", "pttl", "set", "pexpire", "unlink", "time"];
+
+/// The command that the server names in its answer.
+fn quoted(said: &str) -> Option<String> {
+    let quote = |mark: char| matches!(mark, '\'' | '`');
+    let (_, rest) = said.split_once(quote)?;
+    let (command, _) = rest.split_once(quote)?;
+    Some(command.to_lowercase())
 }
 
 /// The permissions that are needed, and no more.
@@ -130,11 +160,16 @@ mod tests {
         use CompareAndSet::{Auto, IfEq, Script, Watch};
         let denied = "NOPERM no permissions to run the 'eval' command";
         let unknown = "ERR unknown command 'EVAL', with args beginning with:";
+        let exec = "NOPERM no permissions to run the 'exec' command";
         let syntax = "ERR syntax error";
+        let select = "NOPERM User app has no permissions to run the 'select' command";
+        let get = "NOPERM User app has no permissions to run the 'get' command";
+        let unlink = "ERR unknown command 'UNLINK', with args beginning with: 'sessile:probe'";
+        let time = "ERR unknown command 'TIME', with args beginning with:";
         for (asked, said, named, unnamed) in [
             (Script, denied, "+evalsha +eval", "+watch"),
-            (Watch, denied, "+watch +multi +exec +discard", "+eval"),
-            (IfEq, denied, "+get +pttl +set +pexpire", "+getrange"),
+            (Watch, exec, "+watch +multi +exec +discard", "+eval"),
+            (IfEq, exec, "+get +pttl +set +pexpire", "+getrange"),
             (Auto, denied, "+evalsha +eval", "on the server's log"),
             (Auto, denied, "+watch +multi +exec +discard", "auto"),
             (Script, "ERR can't run this command", "+getrange", "+watch"),
@@ -143,6 +178,27 @@ mod tests {
             (Script, syntax, "server's log", "auto"),
             (Script, unknown, "compare_and_set = \"auto\"", "grant"),
             (Auto, "WRONGPASS wrong", "into `url`", "grant"),
+            (
+                Auto,
+                select,
+                "grant the user `+select`, and `+get",
+                "`+eval`",
+            ),
+            (Auto, get, "grant the user `+get", "`+get`"),
+            (Auto, unlink, "`rename-command`", "auto"),
+            (
+                Auto,
+                "ERR unknown command `PEXPIRE`, with args",
+                "`rename-command`",
+                "auto",
+            ),
+            (Auto, time, "redis+sentinel://", "auto"),
+            (
+                Auto,
+                "ERR max number of clients reached",
+                "`maxclients`",
+                "`url`",
+            ),
         ] {
             let line = format!("-{said}\r\n");
             let redis::Value::ServerError(error) =

@@ -28,6 +28,7 @@ mod lane;
 mod lease;
 mod place;
 mod pool;
+mod probe;
 mod replicas;
 mod script;
 mod sentinel;
@@ -36,7 +37,7 @@ mod tls;
 mod watch;
 mod wire;
 
-use advice::{advice, connect_error};
+use advice::connect_error;
 use choose::Replacer;
 pub use config::{CompareAndSet, RedisConfig};
 use failed::Failed;
@@ -186,58 +187,6 @@ impl RedisStore {
     /// was asked, which [`lazy`](Self::lazy) leaves to the first request that needs it.
     pub fn compare_and_set(&self) -> Option<CompareAndSet> {
         self.inner.replacer.chosen()
-    }
-
-    /// Does once what requests will do, to a key that does not exist, so that a missing permission shows at the start.
-    async fn probe(&self) -> Result<(), ConfigError> {
-        let inner = &self.inner;
-        let ready = inner.connections.ready().await;
-        ready.map_err(|failed| ConfigError::Connect {
-            address: inner.address.to_string(),
-            advice: advice(inner.config.compare_and_set, None, &failed.error),
-            source: Arc::new(failed.error),
-        })?;
-        let key = format!("{}probe", inner.config.key_prefix);
-        let command = |name: &str, arguments: &[&str]| {
-            let mut command = redis::cmd(name);
-            command.arg(&key).arg(arguments);
-            command
-        };
-        let refused = |failed: Failed| ConfigError::Connect {
-            address: inner.address.to_string(),
-            advice: advice(
-                inner.config.compare_and_set,
-                failed.code.as_deref(),
-                &failed.error,
-            ),
-            source: Arc::new(failed.error),
-        };
-        let reads = [command("GET", &[]), command("PTTL", &[])];
-        // None of them changes anything, as there is no such key.
-        let writes = [
-            command("SET", &["", "XX", "PX", "1"]),
-            command("PEXPIRE", &["1"]),
-            command("UNLINK", &[]),
-        ];
-        let must_work = reads.iter().map(|command| (command, true));
-        for (command, must_work) in must_work.chain(writes.iter().map(|command| (command, false))) {
-            let answer = inner
-                .connections
-                .send_idempotent(&Request::Command(command))
-                .await;
-            match answer {
-                // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
-                Err(failed) if must_work || failed.code.as_deref() == Some("NOPERM") => {
-                    return Err(refused(failed));
-                }
-                _ => {}
-            }
-        }
-        match inner.replacer.choose(&inner.connections).await {
-            // As above. The first request that replaces a session chooses.
-            Err(failed) if failed.is_of_writes() => Ok(()),
-            chosen => chosen.map_err(refused),
-        }
     }
 
     /// Whether the other uses the same keys of the same server.

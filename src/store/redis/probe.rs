@@ -1,0 +1,171 @@
+//! What a store tries when it connects, so that what is missing shows at the start and not in a request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use redis::{Cmd, Value};
+
+use super::RedisStore;
+use super::advice::advice;
+use super::failed::Failed;
+use super::pool::Request;
+use crate::config::ConfigError;
+use crate::store::StoreError;
+
+/// The first version that has all that sessions need: `PEXPIRE … GT`, and errors of scripts that keep their codes.
+const OLDEST: (u32, u32) = (7, 0);
+
+impl RedisStore {
+    /// Does once what requests will do, in the same words, to a key that does not exist.
+    pub(super) async fn probe(&self) -> Result<(), ConfigError> {
+        let inner = &self.inner;
+        let ready = inner.connections.ready().await;
+        ready.map_err(|failed| self.cannot_start(failed))?;
+        self.probe_version().await?;
+        let key = format!("{}probe", inner.config.key_prefix);
+        let command = |name: &str, arguments: &[&str]| {
+            let mut command = redis::cmd(name);
+            command.arg(&key).arg(arguments);
+            command
+        };
+        for read in [command("GET", &[]), command("PTTL", &[])] {
+            let answer = self.ask(&read).await;
+            answer.map_err(|failed| self.cannot_start(failed))?;
+        }
+        // None of them changes anything, as there is no such key.
+        let writes = [
+            command("SET", &["", "XX", "PX", "1"]),
+            command("PEXPIRE", &["1"]),
+            command("PEXPIRE", &["1", "GT"]),
+            command("UNLINK", &[]),
+        ];
+        let mut read_only = false;
+        for write in writes {
+            match self.ask(&write).await {
+                Err(failed) if failed.is_denial() => return Err(self.cannot_start(failed)),
+                // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
+                Err(failed) => read_only |= failed.code.as_deref() == Some("READONLY"),
+                Ok(_) => {}
+            }
+        }
+        if read_only {
+            tracing::warn!(target: "sessile", address = &*inner.address, "this Redis is a replica that takes no writes, so every change of a session will fail: write the primary's address into `url`, or those of its sentinels");
+        }
+        match inner.replacer.choose(&inner.connections).await {
+            // As above. The first request that replaces a session chooses.
+            Err(failed) if failed.is_of_writes() => Ok(()),
+            chosen => chosen.map_err(|failed| self.cannot_start(failed)),
+        }
+    }
+
+    /// A server that is too old fails in ways that do not say so.
+    async fn probe_version(&self) -> Result<(), ConfigError> {
+        let inner = &self.inner;
+        // Every user may send it. Who has renamed it is known by what else is missing.
+        let Ok(answer) = self.ask(&redis::cmd("HELLO")).await else {
+            return Ok(());
+        };
+        match Version::of(answer) {
+            Some(version) if version.is_too_old() => {
+                let (major, minor) = OLDEST;
+                let Version { server, version } = version;
+                Err(ConfigError::Connect {
+                    address: inner.address.to_string(),
+                    advice: format!(
+                        "{server} {version} is too old: sessions need Redis {major}.{minor} or later, or Valkey"
+                    ),
+                    source: Arc::new(StoreError::refused("the server is too old")),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask(&self, command: &Cmd) -> Result<Value, Failed> {
+        let connections = &self.inner.connections;
+        connections
+            .send_idempotent(&Request::Command(command))
+            .await
+    }
+
+    fn cannot_start(&self, failed: Failed) -> ConfigError {
+        let inner = &self.inner;
+        ConfigError::Connect {
+            address: inner.address.to_string(),
+            advice: advice(
+                inner.config.compare_and_set,
+                failed.code.as_deref(),
+                &failed.error,
+            ),
+            source: Arc::new(failed.error),
+        }
+    }
+}
+
+/// What a server says of itself.
+#[derive(Debug, PartialEq)]
+struct Version {
+    server: String,
+    version: String,
+}
+
+impl Version {
+    fn of(hello: Value) -> Option<Self> {
+        let mut told: HashMap<String, Value> = redis::from_redis_value(hello).ok()?;
+        let mut text = |key| redis::from_redis_value::<String>(told.remove(key)?).ok();
+        Some(Self {
+            server: text("server")?,
+            version: text("version")?,
+        })
+    }
+
+    /// What cannot be read is taken for new.
+    fn is_too_old(&self) -> bool {
+        let mut numbers = self.version.split('.').map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < OLDEST,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_old_is_known_by_its_version() {
+        for (version, too_old) in [
+            ("6.2.14", true),
+            ("6.0", true),
+            ("7.0.0", false),
+            ("7.2.4", false),
+            ("8.1.3-rc1", false),
+            ("10.0.1", false),
+            ("", false),
+            ("unstable", false),
+        ] {
+            let text = |text: &str| Value::BulkString(text.into());
+            let flat = [
+                text("server"),
+                text("redis"),
+                text("version"),
+                text(version),
+                text("proto"),
+                Value::Int(2),
+            ];
+            let pairs = flat
+                .chunks(2)
+                .map(|pair| (pair[0].clone(), pair[1].clone()));
+            let map = Value::Map(pairs.collect());
+            for hello in [Value::Array(flat.to_vec()), map] {
+                let told = Version::of(hello).unwrap();
+                assert_eq!(
+                    (told.server.as_str(), told.is_too_old()),
+                    ("redis", too_old)
+                );
+            }
+        }
+        assert_eq!(Version::of(Value::Okay), None);
+    }
+}
