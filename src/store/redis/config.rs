@@ -31,7 +31,8 @@ use crate::duration;
 pub struct RedisConfig {
     /// Where the server is: `redis://user:password@host:port/database`, or `unix:///path/to/socket`. By default
     /// `redis://127.0.0.1:6379/`. An IPv6 address is written in brackets, `redis://[::1]:6379/`. With `rediss://` the
-    /// connections are encrypted, which needs the feature `tls-rustls`.
+    /// connections are encrypted, which needs the feature `tls-rustls`. `?protocol=resp3` at the end speaks RESP3; after a
+    /// path to a socket there may be `db`, `user` and `pass` too, as in `unix:///run/redis.sock?db=5&pass=secret`.
     ///
     /// Where there are several servers:
     ///
@@ -42,8 +43,8 @@ pub struct RedisConfig {
     pub url: String,
     /// Whose certificate the server must have, and which one we show; for `rediss://` only.
     pub tls: TlsConfig,
-    /// What every key begins with; `sessile:` by default. Letters, digits, `_`, `-` and `:`. Applications that share a
-    /// server need prefixes of their own.
+    /// What every key begins with; `sessile:` by default. Letters, digits, `_`, `-`, `.`, `/` and `:`. Applications that share
+    /// a server need prefixes of their own.
     pub key_prefix: String,
     /// How many connections are kept open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
     /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 are kept, to every
@@ -181,9 +182,10 @@ impl RedisConfig {
                 return Err(ConfigError::invalid(setting, size, advice));
             }
         }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:./".contains(&byte);
         if !(1..=128).contains(&self.key_prefix.len()) || !self.key_prefix.bytes().all(plain) {
-            let advice = "write 1 to 128 letters, digits, `_`, `-` or `:`, such as \"sessile:\"";
+            let advice = "write 1 to 128 letters, digits, `_`, `-`, `.`, `/` or `:`, such as \"sessile:\"; `{` and `}` would put all \
+                          sessions of a cluster on one server, and `*`, `?`, `[` and `\\` are patterns where keys are listed";
             return Err(ConfigError::invalid("key_prefix", &self.key_prefix, advice));
         }
         if is_login_cut(&self.url) {
@@ -225,19 +227,23 @@ impl RedisConfig {
             ));
         }
         let query = self.url.split_once('?').map_or("", |(_, query)| query);
-        let tcp = matches!(
-            info.addr(),
-            ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. }
-        );
-        if tcp && !matches!(query, "" | "protocol=resp2" | "protocol=resp3") {
-            return Err(invalid(
-                "what follows `?` would be ignored: write the database as `redis://host:6379/5`",
-            ));
-        }
-        if !tcp && !matches!(info.addr(), ConnectionAddr::Unix(_)) {
-            return Err(invalid(
-                "write `redis://host:6379/0` or `unix:///path/to/socket`",
-            ));
+        let (known, advice): (&[&str], _) = match info.addr() {
+            ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => (
+                &["protocol"],
+                "of what follows `?` only `protocol=resp3` would be used: write the database as `redis://host:6379/5`",
+            ),
+            ConnectionAddr::Unix(_) => (
+                &["db", "user", "pass", "protocol"],
+                "of what follows `?` only `db`, `user`, `pass` and `protocol` would be used: write `unix:///path/to/socket?db=5`",
+            ),
+            _ => {
+                return Err(invalid(
+                    "write `redis://host:6379/0` or `unix:///path/to/socket`",
+                ));
+            }
+        };
+        if !keys_of(query).all(|key| known.contains(&key)) {
+            return Err(invalid(advice));
         }
         // Sent with every connection, it needs a permission and would hide why a connection is refused.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
@@ -279,6 +285,11 @@ fn without_login(url: &str) -> String {
     }
 }
 
+fn keys_of(query: &str) -> impl Iterator<Item = &str> {
+    let settings = query.split('&').filter(|setting| !setting.is_empty());
+    settings.map(|setting| setting.split_once('=').map_or(setting, |(key, _)| key))
+}
+
 /// Whether an `@` comes after what would end the part of a URL that holds user, password and hosts: then that part was to be
 /// longer than any parser takes it.
 fn is_login_cut(url: &str) -> bool {
@@ -297,9 +308,25 @@ mod tests {
     fn what_cannot_work_is_named_with_what_to_write_instead() {
         let good = RedisConfig::default();
         good.check().unwrap();
-        RedisConfig::new("unix:///run/redis.sock").check().unwrap();
+        for url in [
+            "unix:///run/redis.sock",
+            "unix:///run/redis.sock?db=5&user=mia&pass=s3cret&protocol=resp3",
+            "redis://localhost/?protocol=3",
+            "redis://localhost/5?protocol=resp2",
+            "redis://localhost/5?",
+        ] {
+            RedisConfig::new(url).check().unwrap();
+        }
+        let mut config = good.clone();
+        config.key_prefix = "shop.example/session:".into();
+        config.check().unwrap();
         type Case = (&'static str, fn(&mut RedisConfig));
-        let cases: [Case; 22] = [
+        let cases: [Case; 25] = [
+            ("url", |c| {
+                c.url = "unix:///run/redis.sock?database=5".into()
+            }),
+            ("url", |c| c.url = "unix:///run/redis.sock?db=5&x".into()),
+            ("url", |c| c.url = "redis://localhost/?protocol=4".into()),
             ("url", |c| c.url = "redis://mia:1?x@localhost/".into()),
             ("url", |c| c.url = "redis://mia:1/x@localhost/".into()),
             ("url", |c| c.url = "redis+sentinel://mia:1?x@a:1/m".into()),
