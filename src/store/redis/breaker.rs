@@ -139,7 +139,8 @@ fn note(mut state: State, limits: Limits, call: Call, now: Instant) -> (State, b
     }
     let by_rate =
         state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * limits.percent;
-    state.open = by_rate || state.unanswered >= limits.unanswered;
+    // An answer is no reason, whatever came before it.
+    state.open = call != Call::Answered && (by_rate || state.unanswered >= limits.unanswered);
     (state, state.open)
 }
 
@@ -225,7 +226,9 @@ mod tests {
         let third = (0..3000).map(|number| number % 3 == 0);
         assert_eq!(opens(third), None);
         let half = (0..3000).map(|number| number % 2 == 0);
-        assert_eq!(opens(half), Some(20));
+        assert_eq!(opens(half), Some(21));
+        let then_well = (0..1000).map(|number| number < 19);
+        assert_eq!(opens(then_well), None);
         // All was well for long, then nothing answers.
         let breaks = (0..2000).map(|number| number >= 1000);
         let opened = opens(breaks).unwrap();

@@ -263,9 +263,8 @@ impl Connections {
 
     /// The same though the breaker is open; an answer closes it.
     pub(super) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, Failed> {
-        let was_open = self.breaker.is_open();
         let answer = self.send_at_all(request).await;
-        if was_open && !answer.as_ref().is_err_and(Failed::is_outage) {
+        if !answer.as_ref().is_err_and(Failed::is_outage) && self.breaker.is_open() {
             let turned_away = self.breaker.close();
             tracing::info!(target: "sessile", address = &*self.address, turned_away, "Redis answers again");
         }
