@@ -225,7 +225,8 @@ fn missing(past: &Past, tally: &Tally, seconds: u64) -> Vec<String> {
     want("logouts in outages", in_outages, seconds / 2);
     let later = past.outage_logouts.get("later").copied();
     let later = later.unwrap_or_default();
-    want("logouts done after an outage", later, seconds / 20);
+    // One whose node is killed later on does not count.
+    want("logouts done after an outage", later, (seconds / 40).max(1));
     let kinds = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let all = kinds(Evil::ALL.len());
     want("evils", kinds(past.evils.len()), all.min(seconds / 4));
