@@ -590,12 +590,15 @@ pub(crate) mod tests {
             rotated = replay(&rotated, [Change::Rotate(rotation())]).unwrap();
         }
         assert_eq!(rotated.retired.len(), RETIRED_MOST);
-        let later = Circumstances {
-            now: 16_000,
-            ..now()
-        };
-        let change = Change::Rotate(rotation());
-        change.apply(&mut rotated, &later).unwrap();
-        assert_eq!(rotated.retired.len(), 1);
+        for (now, left) in [(14_999, RETIRED_MOST), (15_000, 1)] {
+            let mut rotated = rotated.clone();
+            let later = Circumstances {
+                now,
+                ..super::tests::now()
+            };
+            let change = Change::Rotate(rotation());
+            change.apply(&mut rotated, &later).unwrap();
+            assert_eq!(rotated.retired.len(), left, "{now}");
+        }
     }
 }

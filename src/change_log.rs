@@ -275,6 +275,94 @@ mod tests {
         assert_eq!(format!("{:?}", log.changes), "[Rotate, ClearPrincipal]");
     }
 
+    fn set_principal(who: &str) -> Change {
+        Change::SetPrincipal {
+            who: who.to_owned(),
+            rotation: rotation(),
+        }
+    }
+
+    #[test]
+    fn only_a_login_or_a_logout_may_change_whose_the_session_is() {
+        for (change, touches) in [
+            (Op::Insert("a", 1).change().0, false),
+            (Change::Rotate(rotation()), false),
+            (set_principal("mia"), true),
+            (Change::ClearPrincipal(rotation()), true),
+        ] {
+            let mut log = ChangeLog::default();
+            log.push(Op::Remove("b").change().0);
+            log.push(change);
+            log.push(Op::Remove("c").change().0);
+            assert_eq!(log.touches_principal(), touches, "{log:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_log_is_not_asked_about_any_more() {
+        let (take, slot) = Op::Take("a").change();
+        let answer = take.answer().unwrap();
+        let mut log = ChangeLog::from(vec![Op::Insert("b", 1).change().0, take]);
+        assert!(log.gives());
+        assert_eq!(log.withdraw(answer).len(), 1);
+        assert!(!log.gives());
+        assert_eq!(log.keys().collect::<Vec<_>>(), ["b"]);
+        drop(slot);
+
+        let mut log = ChangeLog::from(vec![
+            Change::Rotate(rotation()),
+            set_principal("mia"),
+            Op::Insert("b", 1).change().0,
+            Change::ClearPrincipal(rotation()),
+        ]);
+        assert_eq!(log.take_rotations().len(), 3);
+        assert!(log.new_secret().is_none() && !log.touches_principal());
+        assert_eq!(format!("{:?}", log.changes), "[Insert]");
+    }
+
+    #[test]
+    fn to_see_what_comes_out_gives_nobody_an_answer() {
+        let count = Answer::new();
+        let increment = Change::Increment {
+            key: "n".to_owned(),
+            by: 1,
+            answer: Some(count.clone()),
+        };
+        let (take, taken) = Op::Take("a").change();
+        let (take_flashes, shown) = Op::TakeFlashes.change();
+        let log = ChangeLog::from(vec![increment, take, take_flashes]);
+        let before = [Op::Insert("a", 7), Op::Insert("n", 5), Op::Flash(3)];
+        let mut stored = record();
+        for op in before {
+            op.change().0.apply(&mut stored, &now()).unwrap();
+        }
+        log.apply(&mut stored, &now()).unwrap();
+        assert!(log.replay_what_applies(&mut record(), &now()));
+        assert_eq!(count.guess(), Some(6));
+        assert_eq!(taken.given(), Some(Given::Value(Some(json!(7)))));
+        let flashes = Given::Flashes(vec!["3".to_owned()]);
+        assert_eq!(shown.given(), Some(flashes));
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_done_is_told_and_leaves_out_no_other() {
+        let refused = Op::Spend("a").change().0;
+        let log = ChangeLog::from(vec![refused, Op::Insert("b", 1).change().0]);
+        let mut seen = record();
+        assert!(!log.replay_what_applies(&mut seen, &now()));
+        assert_eq!(seen.data.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "while a lock of sessile is held")]
+    fn a_log_that_is_dropped_under_a_lock_is_noticed() {
+        let lock = crate::lock::Lock::new(());
+        let log = ChangeLog::from(vec![Op::Remove("a").change().0]);
+        let _held = lock.lock();
+        drop(log);
+    }
+
     /// What a request may do, said twice: as a change, and as what it means to a map of plain values.
     #[derive(Clone, Debug)]
     enum Op {

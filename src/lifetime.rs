@@ -288,6 +288,27 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_what_it_was_and_none_is_too_late_to_be_told() {
+        assert_eq!(to_time(1_500), UNIX_EPOCH + Duration::from_millis(1_500));
+        assert_eq!(to_millis(to_time(1_500)), 1_500);
+        let end_of_9999 = UNIX_EPOCH + secs(253_402_300_799);
+        assert!(to_time(Millis::MAX) >= end_of_9999);
+    }
+
+    #[test]
+    fn timeouts_are_of_a_second_to_ten_years() {
+        const TEN_YEARS: Duration = Duration::from_secs(315_360_000);
+        for (timeout, is_fine) in [
+            (secs(1), true),
+            (TEN_YEARS, true),
+            (Duration::from_millis(999), false),
+            (TEN_YEARS + Duration::from_millis(1), false),
+        ] {
+            assert_eq!(check_timeout(timeout).is_ok(), is_fine, "{timeout:?}");
+        }
+    }
+
+    #[test]
     fn the_ttl_is_the_smaller_of_idle_and_rest() {
         assert_eq!(ttl(IDLE, FAR, 0), Some(IDLE));
         assert_eq!(ttl(IDLE, 5_000, 0), Some(secs(5)));
@@ -308,6 +329,9 @@ mod tests {
             (Some(secs(31 * MIN)), FAR, Some(set(IDLE))),
             // Ten minutes to the deadline: nothing to gain, so nothing is sent.
             (Some(secs(10 * MIN)), 10 * MIN * 1000, None),
+            // A second more or less is not worth a command.
+            (Some(secs(10 * MIN - 1)), 10 * MIN * 1000, None),
+            (Some(secs(10 * MIN + 1)), 10 * MIN * 1000, None),
             (
                 Some(secs(5 * MIN)),
                 10 * MIN * 1000,

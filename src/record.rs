@@ -611,6 +611,15 @@ pub(crate) mod tests {
             Record::decode(&stored(newer)),
             Err(Unreadable::Newer(3))
         ));
+        for format in [1, 2] {
+            let spoiled = good
+                .replace("\"format\":1", &format!("\"format\":{format}"))
+                .replace("\"epoch\":", "\"era\":");
+            assert!(matches!(
+                Record::decode(&stored(spoiled)),
+                Err(Unreadable::Malformed(_))
+            ));
+        }
         let spaced = good.replacen("{\"version\"", "{ \"version\"", 1);
         assert!(matches!(
             Record::decode(&stored(spaced)),
