@@ -737,11 +737,215 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::change::tests::{LOOKED_AT, json, now};
+    use crate::change::tests::{LOOKED_AT, json, now, rotation};
+    use crate::commit::unresolved::tests::unresolved;
+    use crate::error::Gone;
     use crate::flash::Level;
+    use crate::layer::SessionLayer;
     use crate::record::tests::record;
+    use crate::store::MemoryStore;
+    use crate::token::Token;
+
+    /// A session of this principal, with a value under each of these keys.
+    pub(crate) fn base(principal: Option<&str>, keys: &[&str]) -> Base {
+        let mut record = record();
+        record.principal = principal.map(str::to_owned);
+        let values = keys.iter().map(|key| ((*key).to_owned(), json(1)));
+        record.data = values.collect();
+        Base {
+            token: Token::random(),
+            stored: Stored::unreadable(),
+            record: Arc::new(record),
+        }
+    }
+
+    fn of(base: Base) -> State {
+        let standing = Standing::Stored(Box::new(base));
+        State::new(standing, Fingerprint::Off, &now())
+    }
+
+    fn loaded(principal: Option<&str>, keys: &[&str]) -> State {
+        of(base(principal, keys))
+    }
+
+    /// What requests want in the store that have loaded the same session, each with one change.
+    pub(crate) fn works(base: &Base, terms: &Terms, changes: Vec<Change>) -> Vec<Work> {
+        let work = |change| {
+            let mut state = of(base.clone());
+            state.change(change, &now()).unwrap();
+            let work = state.take_work(terms.clone()).unwrap();
+            work.expect("something to commit").0
+        };
+        changes.into_iter().map(work).collect()
+    }
+
+    /// The same: each a value under its number.
+    pub(crate) fn numbered_works(requests: usize) -> Vec<Work> {
+        let insert = |number: usize| Change::Insert {
+            key: number.to_string(),
+            value: json(number),
+        };
+        let changes = (0..requests).map(insert).collect();
+        works(&base(None, &[]), &terms(), changes)
+    }
+
+    pub(crate) fn terms() -> Terms {
+        terms_of(&SessionLayer::new(MemoryStore::new()))
+    }
+
+    pub(crate) fn terms_of(layer: &SessionLayer) -> Terms {
+        Terms {
+            core: Arc::clone(&layer.core),
+            settings: Arc::clone(&layer.settings),
+            network: None,
+        }
+    }
+
+    impl State {
+        fn insert(&mut self, key: &str) {
+            let change = insert(self, key.to_owned(), 2);
+            self.change(change, &now()).unwrap();
+        }
+
+        /// Sends what there is to commit.
+        fn send(&mut self) -> (Work, u32) {
+            let work = self.take_work(terms()).unwrap();
+            work.expect("something to commit")
+        }
+    }
+
+    #[test]
+    fn every_change_of_what_is_seen_gives_it_another_revision() {
+        type Act = fn(&mut State);
+        let acts: [(&str, Act); 4] = [
+            ("a call", |state| state.insert("k")),
+            ("a commit", |state| drop(state.send())),
+            ("discard", State::discard),
+            ("destroy", |state| state.destroy(&now())),
+        ];
+        for (name, act) in acts {
+            let mut state = loaded(None, &["k"]);
+            state.insert("k");
+            let before = state.revision;
+            act(&mut state);
+            assert!(state.revision > before, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_nobodys_if_it_is_whatever_becomes_of_pending_changes() {
+        let clear = || Some(Change::ClearPrincipal(rotation()));
+        let remove = || Some(Change::Remove { key: "k".into() });
+        for (principal, change, is_sent, expected) in [
+            (None, None, false, true),
+            (None, remove(), false, true),
+            (None, remove(), true, false),
+            (Some("mia"), None, false, false),
+            (Some("mia"), remove(), false, false),
+            (Some("mia"), clear(), false, false),
+            (Some("mia"), clear(), true, false),
+        ] {
+            let mut state = loaded(principal, &["k"]);
+            let case = format!("{principal:?} {change:?} {is_sent}");
+            if let Some(change) = change {
+                state.change(change, &now()).unwrap();
+            }
+            if is_sent {
+                drop(state.send());
+            }
+            assert_eq!(state.is_nobodys(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_a_pending_change_removes_is_among_all_keys_until_it_is_committed() {
+        let mut state = loaded(None, &["a", "b"]);
+        let remove = Change::Remove { key: "a".into() };
+        state.change(remove, &now()).unwrap();
+        assert_eq!(state.all_keys(), ["a", "b"]);
+        let (_, generation) = state.send();
+        assert_eq!(state.all_keys(), ["a", "b"]);
+        assert!(state.conclude(generation, Outcome::Committed(base(None, &["b"]))));
+        assert_eq!(state.all_keys(), ["b"]);
+    }
+
+    #[test]
+    fn who_was_signed_in_at_any_time_of_the_request_was_signed_in() {
+        let mut state = loaded(None, &[]);
+        assert!(!state.was_signed_in);
+        state.conclude(0, Outcome::Committed(base(Some("mia"), &[])));
+        assert!(state.was_signed_in);
+        state.conclude(0, Outcome::Committed(base(None, &[])));
+        state.replace_base(Stored::unreadable(), record());
+        assert!(state.was_signed_in);
+
+        let mut state = loaded(None, &[]);
+        state.insert("k");
+        let (work, _) = state.send();
+        let short = Outcome::NotDurable(unresolved(work), base(Some("mia"), &[]));
+        state.conclude(0, short);
+        assert!(state.was_signed_in);
+    }
+
+    #[test]
+    fn nothing_is_committed_before_a_logout_is_done() {
+        let mut state = loaded(None, &["k"]);
+        state.destroy(&now());
+        state.insert("k");
+        assert!(matches!(state.take_work(terms()), Ok(None)));
+        assert_eq!(state.log.len(), 1);
+        state.doomed.clear();
+        assert!(matches!(state.take_work(terms()), Ok(Some(_))));
+    }
+
+    #[test]
+    fn where_nothing_may_be_written_it_is_no_error_to_have_written_nothing() {
+        let barred = Standing::Barred {
+            handle: None,
+            retired_by: None,
+            why: SessionError::Gone(Gone::Rotated),
+        };
+        let mut state = State::new(barred, Fingerprint::Off, &now());
+        assert!(matches!(state.take_work(terms()), Ok(None)));
+        state.insert("k");
+        let refused = state.take_work(terms());
+        assert!(matches!(refused, Err(SessionError::Gone(Gone::Rotated))));
+    }
+
+    #[test]
+    fn a_commit_that_a_logout_has_overtaken_counts_as_a_part_and_leaves_nothing() {
+        for head_sent in [false, true] {
+            for is_committed in [false, true] {
+                let mut state = loaded(None, &["k"]);
+                state.insert("k");
+                let (work, generation) = state.send();
+                state.destroy(&now());
+                state.head_sent = head_sent;
+                drop(state.take_removed());
+                let outcome = match is_committed {
+                    true => Outcome::Committed(base(None, &["k"])),
+                    false => Outcome::Failed(work.log),
+                };
+                assert!(!state.conclude(generation, outcome));
+                assert!(matches!(state.standing, Standing::New) && state.log.is_empty());
+                assert_eq!(state.committed, is_committed && !head_sent);
+                assert_eq!(state.take_removed().len(), usize::from(!is_committed));
+            }
+        }
+    }
+
+    #[test]
+    fn only_changes_that_are_forgotten_are_a_loss() {
+        let mut state = loaded(None, &["k"]);
+        state.forget();
+        assert_eq!(state.losses.times, 0);
+        state.insert("k");
+        state.forget();
+        assert_eq!(state.losses.times, 1);
+        assert!(matches!(state.losses.last, Some(SessionError::Discarded)));
+    }
 
     fn insert(state: &mut State, key: String, value: usize) -> Change {
         state.note_read(&key);

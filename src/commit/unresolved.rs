@@ -118,3 +118,30 @@ impl Unresolved {
         std::mem::replace(&mut *self.shared.lock(), known)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::change::Change;
+    use crate::change::tests::rotation;
+    use crate::state::tests::{base, terms, works};
+
+    #[test]
+    fn a_rotation_is_told_of_once() {
+        let remove = Change::Remove { key: "k".into() };
+        for (change, rotates) in [(Change::Rotate(rotation()), true), (remove, false)] {
+            let base = base(None, &["k"]);
+            let work = works(&base, &terms(), vec![change]).remove(0);
+            let mut unresolved = unresolved(work);
+            assert_eq!(unresolved.done(base.clone()).rotated, rotates);
+            unresolved.in_primary = true;
+            assert!(!unresolved.done(base).rotated);
+        }
+    }
+
+    /// A request's part of a commit that nobody will ever know more of.
+    pub(crate) fn unresolved(work: Work) -> Unresolved {
+        let shared = Arc::new(Lock::new(Resolution::NeverKnown));
+        Unresolved::of(&shared, work)
+    }
+}
