@@ -322,3 +322,23 @@ impl Drop for Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::SessionLayer;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn sessions_that_nobody_holds_the_token_of_leave_half_of_the_places_to_logouts() {
+        let layer = SessionLayer::new(MemoryStore::new());
+        let fill = |most: usize| {
+            let begin = || layer.core.begin_destroying(Handle::random(), most);
+            std::iter::repeat_with(begin)
+                .take_while(|begun| matches!(begun, Destroying::Begun))
+                .count()
+        };
+        assert_eq!(fill(UNCLAIMED_MOST), 512);
+        assert_eq!(fill(DESTROYING_MOST), 512);
+    }
+}

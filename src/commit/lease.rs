@@ -223,3 +223,65 @@ impl Keeper {
 async fn is_over(released: &mut oneshot::Receiver<()>, until: Instant) -> bool {
     tokio::time::timeout_at(until, released).await.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::SessionLayer;
+    use crate::store::MemoryStore;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn lease(term: &Arc<Term>) -> Lease {
+        Lease {
+            handle: Handle::random(),
+            term: Arc::clone(term),
+            _held: oneshot::channel().0,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_held_while_it_is_renewed_in_time_and_once_over_stays_over() {
+        let term = Arc::new(Term::default());
+        let lease = lease(&term);
+        assert!(!lease.is_held(), "it has not been taken");
+        term.extend(Instant::now(), LEASE);
+        tokio::time::advance(LEASE / 2).await;
+        term.extend(Instant::now(), LEASE);
+        tokio::time::advance(LEASE / 2).await;
+        assert!(lease.is_held());
+        tokio::time::advance(LEASE / 2).await;
+        assert!(!lease.is_held());
+        term.extend(Instant::now(), LEASE);
+        assert!(!lease.is_held(), "somebody else may have had it");
+        let shown = format!("Lease {{ handle: {:?}, .. }}", lease.handle);
+        assert_eq!(format!("{lease:?}"), shown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_somebody_else_has_is_over() {
+        let term = Arc::new(Term::default());
+        let lease = lease(&term);
+        term.extend(Instant::now(), LEASE);
+        assert!(lease.is_held());
+        term.end();
+        assert!(!lease.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_fourth_in_a_row_leaves_others_the_time_to_look() {
+        let layer = SessionLayer::new(MemoryStore::new());
+        let handle = Handle::random();
+        // The queue is one as long as somebody is in it.
+        let _place = layer.core.lessees.join(handle);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let began = Instant::now();
+            let lease = Lease::take(&layer.core, &layer.settings, handle, LEASE, LEASE).await;
+            waits.push(began.elapsed() >= LAST_LOOK);
+            drop(lease.expect("a free session"));
+        }
+        let row = [false, false, false, true];
+        assert_eq!(waits, [row, row].concat());
+    }
+}

@@ -105,6 +105,7 @@ mod tests {
         logouts.leave(places[0].number);
         assert_eq!(logouts.lock().waiting.len(), WAITING_MOST);
         assert_eq!(again.number, 1025);
+        assert_eq!(format!("{logouts:?}"), "Logouts { .. }", "no token shows");
     }
 
     fn is_displaced(place: &mut Place) -> bool {

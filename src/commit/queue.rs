@@ -210,6 +210,45 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::state::tests::numbered_works;
+
+    fn enter(line: &Line, requests: usize) -> Vec<u64> {
+        let enter = |work| {
+            let member = Member {
+                work,
+                deadline: Instant::now() + Duration::from_secs(60),
+                reply: oneshot::channel().0,
+            };
+            line.enter(member).expect("a place")
+        };
+        numbered_works(requests).into_iter().map(enter).collect()
+    }
+
+    fn waiting(line: &Line) -> Vec<u64> {
+        let waiting = line.waiting.lock();
+        waiting.members.iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn so_many_travel_together_and_those_behind_them_wait_in_their_order() {
+        let line = Line::default();
+        let numbers = enter(&line, TOGETHER_MOST + 3);
+        let mut commit = line.next().expect("those who wait");
+        assert_eq!(commit.size(), 1);
+        line.let_join(&mut commit);
+        assert_eq!(commit.size(), TOGETHER_MOST);
+        assert_eq!(waiting(&line), numbers[TOGETHER_MOST..]);
+    }
+
+    #[test]
+    fn who_gives_up_waiting_has_its_own_changes_back() {
+        let line = Line::default();
+        let numbers = enter(&line, 3);
+        let work = line.leave(numbers[1]).expect("it waits");
+        assert_eq!(work.log.keys().collect::<Vec<_>>(), ["1"]);
+        assert!(line.leave(numbers[1]).is_none());
+        assert_eq!(waiting(&line), [numbers[0], numbers[2]]);
+    }
 
     #[tokio::test]
     async fn one_has_the_turn_and_nothing_is_left_behind() {
@@ -225,5 +264,6 @@ mod tests {
         assert!(second.turn(soon()).await.is_some());
         drop((first, second, elsewhere));
         assert!(lines.0.lock().is_empty());
+        assert_eq!(format!("{lines:?}"), "Lines { .. }");
     }
 }

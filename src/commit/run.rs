@@ -633,3 +633,19 @@ pub(crate) async fn within<T>(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_of_any_length_up_to_one_that_doubles() {
+        for (attempts, longest) in [(0, 2), (2, 2), (3, 4), (4, 8), (7, 64), (8, 100), (99, 100)] {
+            let longest = Duration::from_millis(longest);
+            let waits: Vec<Duration> = (0..1000).map(|_| jitter(attempts)).collect();
+            assert!(waits.iter().all(|wait| *wait <= longest), "{attempts}");
+            assert!(waits.iter().any(|wait| *wait > longest / 2), "{attempts}");
+            assert!(waits.iter().any(|wait| *wait < longest / 2), "{attempts}");
+        }
+    }
+}

@@ -353,3 +353,60 @@ fn overwrite(
     record.data = mine.data;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::change::Change;
+    use crate::change::tests::json;
+    use crate::config::SessionConfig;
+    use crate::layer::SessionLayer;
+    use crate::lifetime::Millis;
+    use crate::state::tests::{base, terms_of, works};
+    use crate::store::MemoryStore;
+
+    fn member(work: Work) -> Member {
+        Member {
+            work,
+            deadline: Instant::now(),
+            reply: oneshot::channel().0,
+        }
+    }
+
+    /// What another request gives back need not fit before.
+    #[test]
+    fn those_who_travel_together_fit_if_all_they_make_of_the_session_fits() {
+        let insert = |key: &str| Change::Insert {
+            key: key.to_owned(),
+            value: json("x".repeat(2_000)),
+        };
+        let mut base = base(None, &[]);
+        let mut record = Record::clone(&base.record);
+        record.data.insert("a".to_owned(), json("x".repeat(2_000)));
+        record.deadline = Millis::MAX;
+        base.record = Arc::new(record);
+        for (over, kept) in [(0, 2), (1, 1)] {
+            // As large as the session is before, and after both.
+            let config = SessionConfig {
+                max_size: base.record.size() - over,
+                ..SessionConfig::default()
+            };
+            let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+            let remove = Change::Remove { key: "a".into() };
+            let works = works(&base, &terms_of(&layer), vec![insert("b"), remove]);
+            let mut members = works.into_iter().map(member).collect();
+            let mut refused = Vec::new();
+            let sent = seal(
+                Some(&base),
+                &mut members,
+                &mut refused,
+                layer.core.next_commit(),
+            );
+            assert_eq!(members.len(), kept, "{over}");
+            assert!(refused.is_empty() && sent.is_some(), "{over}");
+        }
+    }
+}
