@@ -679,11 +679,15 @@ async fn a_new_session_that_no_replica_has_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_session_whose_answer_is_lost_leaves_nobodys_session_behind() {
-    for (lost, left) in [(1, 1), (3, 0)] {
+    // Answers to its creation, and then requests to delete it, so many that all its repetitions may be among them.
+    for (lost, undeleted, left) in [(1, 0, 1), (3, 0, 0), (3, 9, 0)] {
         let server = Server::start();
         let proxy = crate::support::Proxy::before(server.address()).await;
         let app = app(layer(store_with(&proxy.url(), |_| ()).await, |_| ()));
-        proxy.inject("NX", Fault::LoseAnswer, lost);
+        proxy.inject_in_order([
+            ("NX", Fault::LoseAnswer, lost),
+            ("UNLINK", Fault::LoseRequest, undeleted),
+        ]);
         let page = Browser::default().get(&app, "/set?k=name&v=leo").await;
         assert_eq!(page.status, if left == 1 { 200 } else { 503 });
         assert_eq!(page.set_cookies().len(), left);

@@ -767,6 +767,99 @@ async fn what_was_not_taken_after_all_can_be_taken_again() {
 }
 
 #[tokio::test]
+async fn messages_that_were_not_taken_after_all_are_shown_later() {
+    let (late, store, mut visit) = planned().await;
+    visit
+        .request(|session| async move { session.flash_info("hello").unwrap() })
+        .await;
+    let tab = visit.clone();
+    visit
+        .request(move |session| async move {
+            late.plan(&[Post::Lose; 3]);
+            let unknown = session.take_flashes().await;
+            assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
+            // What another node writes proves that nothing had arrived.
+            elsewhere(&store, &tab, "/incr?k=n").await;
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            assert_eq!(session.take_flashes().await.unwrap()[0].text, "hello");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_has_changed_nothing_by_the_response_is_not_saved_after_it() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let kept = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    visit
+        .request(move |session| async move {
+            session.insert("n", 1).unwrap();
+            *keep.lock().unwrap() = Some(session);
+        })
+        .await;
+    visit
+        .request(|session| async move { session.insert("n", 2).unwrap() })
+        .await;
+    let session: Session = kept.lock().unwrap().take().unwrap();
+    session.save().await.unwrap();
+    drop(session);
+    visit
+        .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(2)) })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_leaves_to_its_clones_what_they_change_meanwhile() {
+    let (late, _, mut visit) = planned().await;
+    let page = visit
+        .page(move |session| async move {
+            late.plan(&[Post::Slow(Duration::from_millis(10))]);
+            session.insert("saved", true).unwrap();
+            let clone = async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                session.insert("dropped", true).unwrap();
+            };
+            let (saved, ()) = tokio::join!(session.save(), clone);
+            saved.unwrap();
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR
+        })
+        .await;
+    assert_eq!(page.status, 500);
+    visit
+        .request(|session| async move {
+            assert_eq!(session.keys(), ["name", "saved", "token"]);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_meets_others_twice_waits_before_the_next_attempt() {
+    const SLOW: Duration = Duration::from_millis(10);
+    let (late, store, mut visit) = planned().await;
+    let tab = visit.clone();
+    late.plan(&[Post::Slow(SLOW), Post::Slow(SLOW)]);
+    let others = async {
+        tokio::time::sleep(SLOW / 2).await;
+        elsewhere(&store, &tab, "/incr?k=n").await;
+        tokio::time::sleep(SLOW).await;
+        elsewhere(&store, &tab, "/incr?k=n").await;
+    };
+    let began = tokio::time::Instant::now();
+    let mine = visit.request(|session| async move { session.increment("n", 1).map(drop).unwrap() });
+    tokio::join!(mine, others);
+    assert!(began.elapsed() > 2 * SLOW, "{:?}", began.elapsed());
+    visit
+        .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(3)) })
+        .await;
+}
+
+#[tokio::test]
 async fn what_is_discarded_while_its_commit_is_refused_is_not_written_later() {
     let (server, proxy, mut visit) = behind_proxy().await;
     visit

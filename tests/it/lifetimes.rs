@@ -70,6 +70,22 @@ async fn a_hit_every_half_minute_renews_once_in_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
+async fn a_session_ends_when_its_key_does_until_a_commit_is_to_renew_it() {
+    let watch = Watch::new().await;
+    let mut visit = Visit::with(watch.layer.clone());
+    visit.browser = watch.browser.clone();
+    watch.clock.advance(10 * MINUTE);
+    visit
+        .request(|session| async move {
+            let ends = || session.expires_at().duration_since(session.last_accessed());
+            assert_eq!(ends().unwrap(), 30 * MINUTE);
+            session.insert("n", 1).unwrap();
+            assert_eq!(ends().unwrap(), 40 * MINUTE);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_hit_every_ten_minutes_renews_every_other_time() {
     let mut watch = Watch::new().await;
     let mut renewed = Vec::new();
@@ -271,6 +287,14 @@ async fn the_next_change_notes_that_the_cookie_was_sent() {
     // Every 203 days, until the last one lasts as long as the session.
     let expected: Vec<_> = (1..=17).map(|times| times * 203).collect();
     assert_eq!(sent, expected);
+}
+
+#[tokio::test]
+async fn a_cookie_that_a_rotation_has_sent_is_as_young_as_that() {
+    let (clock, _, app, mut jar) = remembered().await;
+    assert!(jar.get_after(150, &clock, &app, "/cycle").await);
+    assert!(!jar.get_after(150, &clock, &app, "/whoami").await);
+    assert!(jar.get_after(50, &clock, &app, "/whoami").await);
 }
 
 #[tokio::test]

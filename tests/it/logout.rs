@@ -84,7 +84,8 @@ async fn visitor(app: &Router) -> Browser {
 #[tokio::test]
 async fn a_logout_while_the_store_is_away_takes_the_cookie_away_and_is_done_later() {
     let mut site = Site::start().await;
-    let layer = || site.layer.clone();
+    let events = Events::default();
+    let layer = || events.observe(site.layer.clone());
     let late = layer().with_load(Load::OnExtract);
     let anonymous = layer().with_on_store_error(OnStoreError::Anonymous);
     let mut stolen = Vec::new();
@@ -122,6 +123,8 @@ async fn a_logout_while_the_store_is_away_takes_the_cookie_away_and_is_done_late
         site.gone(visitor).await;
     }
     assert_eq!(stays.peek(&site.calm, "/read").await.ok(), "name");
+    site.layer.drained().await;
+    assert_eq!(events.count("DestroyFailed"), 0, "each is done");
 }
 
 #[tokio::test]

@@ -82,6 +82,16 @@ async fn reject_writes_only_to_what_the_request_has_seen() {
         .request(move |session| async move { write(&session) })
         .await;
     assert_eq!(see(&merging, "/get?k=name").await, r#""noa""#);
+    // Its own commits are none of others'.
+    visit
+        .request(|session| async move {
+            for name in ["leo", "ada", "kim"] {
+                session.insert("name", name).unwrap();
+                session.save().await.unwrap();
+            }
+        })
+        .await;
+    assert_eq!(see(&merging, "/get?k=name").await, r#""kim""#);
 }
 
 #[tokio::test]

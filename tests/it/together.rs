@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sessile::store::Durability;
 use sessile::{Event, MemoryStore, SessionConfig, SessionLayer};
 
 use tower_http::catch_panic::CatchPanicLayer;
@@ -32,7 +33,7 @@ impl Queue {
 
     async fn with(config: SessionConfig) -> Self {
         let store = MemoryStore::new();
-        let late = Late::before(store.clone());
+        let late = Late::before(store.clone()).with_replicas();
         let commits = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&commits);
         let layer = SessionLayer::with_config(late.clone(), config)
@@ -436,6 +437,24 @@ async fn five_hundred_writers_cost_a_few_compare_and_sets() {
         replaced <= WRITERS / 5,
         "{replaced} compare-and-sets for {WRITERS} writers"
     );
+}
+
+/// What it rests on is in the primary, and too few replicas have it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_rests_on_what_only_the_primary_has() {
+    let mut config = SessionConfig::default();
+    config.max_size = 1500;
+    config.durability.commits = Durability::Replicas {
+        n: 1,
+        timeout: SLOW,
+    };
+    let queue = Queue::with(config).await;
+    let value = "x".repeat(900);
+    let paths = ["one", "other"].map(|key| format!("/set?k={key}&v={value}"));
+    let paths = [paths[0].as_str(), paths[1].as_str()];
+    let short = [Post::DeliverShort(Duration::ZERO); 4];
+    assert_eq!(queue.with_plan(&short, &paths).await, [503, 500]);
+    assert_eq!(queue.see("/read").await, "first,name,one,stock");
 }
 
 /// It waits for what it rests on: the other's changes are not in the store yet, and then are done to another session.

@@ -1,6 +1,7 @@
 //! The calls on a session, within one request and from one to the next.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,6 +101,29 @@ async fn what_cannot_be_json_is_an_error_and_no_change() {
         })
         .await;
     assert_eq!(visit.browser.cookie, None);
+}
+
+#[tokio::test]
+async fn a_closure_runs_once_if_nobody_else_writes() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    visit
+        .request(move |session| async move {
+            let count = move |n: &mut u32| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                *n += 1;
+            };
+            session.update("n", count).unwrap();
+        })
+        .await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    visit
+        .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(2)) })
+        .await;
 }
 
 #[tokio::test]

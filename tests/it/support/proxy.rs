@@ -142,7 +142,12 @@ impl Proxy {
 
     /// The next `times` requests that contain `word` suffer `fault`.
     pub fn inject(&self, word: &'static str, fault: Fault, times: usize) {
-        *self.shared.faults.lock().unwrap() = [(word, fault, times)].into();
+        self.inject_in_order([(word, fault, times)]);
+    }
+
+    /// The same of one kind of requests after the other.
+    pub fn inject_in_order<const N: usize>(&self, faults: [(&'static str, Fault, usize); N]) {
+        *self.shared.faults.lock().unwrap() = faults.into();
     }
 
     /// Holds back the next request that contains `word`; nothing else goes over its connection meanwhile.
@@ -184,7 +189,7 @@ impl Proxy {
             Fault::LoseRequest | Fault::LoseAnswer => 2,
         };
         let repetitions = ("WATCH", fault, looks * (times - 1));
-        *self.shared.faults.lock().unwrap() = [(word, fault, 1), repetitions].into();
+        self.inject_in_order([(word, fault, 1), repetitions]);
     }
 
     /// How many of the faults have not happened yet.
