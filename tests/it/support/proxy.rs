@@ -230,7 +230,9 @@ fn commit_word() -> &'static str {
     }
 }
 
+/// Whether the word is an argument: a handle may hold any two letters.
 fn contains(request: &[u8], word: &str) -> bool {
+    let word = format!("\r\n{word}\r\n");
     request
         .windows(word.len())
         .any(|part| part == word.as_bytes())
