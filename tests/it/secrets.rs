@@ -39,6 +39,9 @@ async fn no_token_is_in_redis_in_its_slow_log_or_in_ours() {
         .with_writer(log.clone())
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
+    // While there is but one subscriber, `tracing` asks that of the thread which comes upon an event first, and if it has none
+    // the event is off for all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let server = Server::start_with(&[
         "--slowlog-log-slower-than",
         "0",
