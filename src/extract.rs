@@ -95,7 +95,12 @@ pub(crate) fn original_path(extensions: &Extensions) -> Option<&str> {
 
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        if self.status().is_server_error() {
+        // These have events of their own, and a store that is away makes as many as there are requests.
+        let is_told = matches!(
+            self,
+            Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown
+        );
+        if self.status().is_server_error() && !is_told {
             tracing::error!(target: "sessile", error = &self as &dyn std::error::Error, "a handler failed for its session");
         }
         let mut response = self.response().map(Body::from);

@@ -27,6 +27,9 @@ pub(super) use super::wire::Request;
 use super::wire::{Shard, Source, Wire};
 use crate::store::{PoolStats, StoreError};
 
+/// Between two looks for the first connection.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// More sockets to each node of a cluster help nobody.
 const SIZE_OF_CLUSTERS: u32 = 2;
 
@@ -488,7 +491,8 @@ impl Connections {
         loop {
             match self.wait_for(&self.pool).await {
                 Err(error) if Instant::now() >= deadline => return Err(self.unavailable(error)),
-                Err(RunError::TimedOut) => {}
+                // What the server says no to at once may be over soon: too many clients, of which one has just left.
+                Err(RunError::TimedOut) => tokio::time::sleep(AGAIN).await,
                 connected => return connected.map(drop).map_err(|error| self.unavailable(error)),
             }
         }
@@ -522,8 +526,11 @@ impl Connections {
             let guard = tokio::select! {
                 biased;
                 guard = pool.get() => guard,
-                // The next attempts would fail as well: waiting would only pile up requests.
-                () = refusal(&mut failures, self.command_timeout) => Err(RunError::TimedOut),
+                // The next attempts would fail as well: waiting would only pile up requests. Where there are connections, one
+                // of them will be free.
+                () = refusal(&mut failures, self.command_timeout), if pool.state().connections == 0 => {
+                    Err(RunError::TimedOut)
+                }
             };
             let guard = guard?;
             if self.shared.is_usable(&guard) {
