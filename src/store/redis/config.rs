@@ -226,6 +226,21 @@ impl RedisConfig {
                 "a user without a password would be ignored: give the user a password, and write `redis://user:password@host:6379/0`",
             ));
         }
+        match info.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }
+                if host.contains('%') =>
+            {
+                return Err(invalid(
+                    "a host has no `%`: encode `@` only within user and password, and write the one before the host as it is",
+                ));
+            }
+            ConnectionAddr::Unix(path) if path.to_string_lossy().contains("pass=") => {
+                return Err(invalid(
+                    "the password would be a part of the path: write `?` before the settings, as in `unix:///path/to/socket?pass=…`",
+                ));
+            }
+            _ => {}
+        }
         let query = self.url.split_once('?').map_or("", |(_, query)| query);
         let (known, advice): (&[&str], _) = match info.addr() {
             ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => (
@@ -266,21 +281,46 @@ impl RedisConfig {
     }
 }
 
-/// The URL with user and password left out, whatever it is. Those of Unix sockets carry the password in the query.
+/// The URL without user and password, whatever it is: what may be a part of them is left out. Those of Unix sockets carry the
+/// password in the query.
 fn without_login(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':']) => (format!("{scheme}://"), rest),
         _ => (String::new(), url),
     };
     let (shown, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let is_socket = scheme.contains("unix") || shown.starts_with("unix:/");
     let host = shown.rsplit_once('@');
-    // Where the login ends cannot be told then.
-    let is_unclear = query.contains('@') || (scheme.is_empty() && host.is_some());
-    match host {
-        _ if is_unclear => format!("{scheme}…"),
-        Some((_, host)) => format!("{scheme}{host}"),
-        None => format!("{scheme}{shown}"),
-    }
+    let shown = match host {
+        // Where the login ends cannot be told.
+        _ if query.contains('@') || (scheme.is_empty() && host.is_some()) => "…",
+        None if is_socket && !shown.contains(['=', '%']) => shown,
+        Some((_, host)) if are_hosts(host) => host,
+        None if !is_socket && are_hosts(shown) => shown,
+        _ => "…",
+    };
+    format!("{scheme}{shown}")
+}
+
+/// Whether this is one host or several, with ports or without, and perhaps a path.
+fn are_hosts(text: &str) -> bool {
+    let hosts = text.split('/').next().unwrap_or_default();
+    hosts.split(',').all(|host| {
+        let (name, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !host.ends_with(']') => (name, port),
+            _ => (host, ""),
+        };
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let is_address = |byte: u8| byte.is_ascii_hexdigit() || b":.".contains(&byte);
+        let address = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        let known = address.map_or_else(
+            || !name.is_empty() && name.bytes().all(is_name),
+            |address| address.bytes().all(is_address),
+        );
+        known && port.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 fn keys_of(query: &str) -> impl Iterator<Item = &str> {
@@ -393,15 +433,35 @@ mod tests {
             "redis+cluster://mia:s3?ret@a:1,b:2/",
             "redis+sentinel://mia:s3/ret@a:1/mymaster",
             "redis://h/?password=s3@cret",
+            "redis://mia:s3cret%40h:6379/",
+            "redis://s3cret%40h:6379/",
+            "redis://mia:s3cret",
+            "redis://:s3cret/",
+            "redis:mia:s3cret",
+            "unix:///run/r.sock&pass=s3cret",
+            "unix:///run/r.sock%3Fpass=s3cret",
             "mia:s3cret@h://",
             "redis:mia:s3cret@h",
         ] {
             let config = RedisConfig::new(url);
             let shown = format!("{config:?}");
             assert!(!shown.contains("s3"), "{shown}");
-            if let Err(error) = config.check() {
-                assert!(!format!("{error} {error:?}").contains("s3"), "{error}");
-            }
+            let told = match config.check() {
+                Ok(place) => place.to_string(),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!told.contains("s3"), "{url}: {told}");
+        }
+        for (url, shown) in [
+            ("redis://mia:x@h.example:1/5", "redis://h.example:1/5"),
+            (
+                "redis+cluster://mia:x@a:1,[::1]:2,c/",
+                "redis+cluster://a:1,[::1]:2,c/",
+            ),
+            ("unix:///run/redis.sock?pass=x", "unix:///run/redis.sock"),
+            ("localhost:6379", "localhost:6379"),
+        ] {
+            assert_eq!(without_login(url), shown);
         }
     }
 
