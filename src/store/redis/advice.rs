@@ -37,7 +37,9 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
         }
         .to_owned()
     } else if error.kind() == ErrorKind::AuthenticationFailed {
-        "the server refused user name or password: correct them in `url`".to_owned()
+        "the server refused the log-in: correct user and password in `url`, unless it has as many clients as `maxclients`, or is a \
+         sentinel, for which `redis+sentinel://` is written"
+            .to_owned()
     } else {
         advice(config.compare_and_set, error.code(), &error)
     };
@@ -108,7 +110,11 @@ pub(super) fn advice(
             )
         }
         Some("ERR") if said.contains("unknown command") => match quoted(&said) {
-            Some(command) if command == "time" => format!(
+            Some(command) if command == "hello" => format!(
+                "{said}: it is needed for `protocol=resp3` and on a cluster: leave that out of `url`, or take `rename-command` out of the \
+                 server's configuration"
+            ),
+            Some(command) if matches!(&*command, "time" | "select") => format!(
                 "{said}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \
                  `rename-command` out of the server's configuration"
             ),
@@ -121,6 +127,18 @@ pub(super) fn advice(
         },
         _ => format!("{said}: correct `url`, or look at the server's log"),
     }
+}
+
+/// The error without what the server repeats of a command that it does not know, which may be a password or a part of a
+/// session.
+pub(super) fn without_arguments(error: RedisError) -> RedisError {
+    const REPEATED: &str = ", with args beginning with";
+    if !error.to_string().contains(REPEATED) {
+        return error;
+    }
+    let said = error.detail().and_then(|said| said.split_once(REPEATED));
+    let said = said.map_or("unknown command", |(said, _)| said).to_owned();
+    (error.kind(), "the server has refused a command", said).into()
 }
 
 /// Commands that every way to replace sessions needs.
@@ -165,6 +183,8 @@ mod tests {
         let select = "NOPERM User app has no permissions to run the 'select' command";
         let get = "NOPERM User app has no permissions to run the 'get' command";
         let unlink = "ERR unknown command 'UNLINK', with args beginning with: 'sessile:probe'";
+        let hello =
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'app' 's3cret' ";
         let time = "ERR unknown command 'TIME', with args beginning with:";
         for (asked, said, named, unnamed) in [
             (Script, denied, "+evalsha +eval", "+watch"),
@@ -195,6 +215,19 @@ mod tests {
             (Auto, time, "redis+sentinel://", "auto"),
             (
                 Auto,
+                "ERR unknown command 'SELECT'",
+                "redis+sentinel://",
+                "auto",
+            ),
+            (Auto, hello, "`protocol=resp3`", "args"),
+            (
+                Auto,
+                "ERR unknown command `HELLO`, with args beginning with: `s3cret`",
+                "`protocol=resp3`",
+                "args",
+            ),
+            (
+                Auto,
                 "ERR max number of clients reached",
                 "`maxclients`",
                 "`url`",
@@ -207,7 +240,9 @@ mod tests {
                 panic!("{said}");
             };
             let error = RedisError::from(error);
+            let error = without_arguments(error);
             let told = advice(asked, error.code(), &error);
+            assert!(!told.contains("s3cret"), "{told}");
             assert!(told.contains(named), "{asked:?} {said}: {told}");
             assert!(!told.contains(unnamed), "{asked:?} {said}: {told}");
         }

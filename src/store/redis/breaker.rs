@@ -73,6 +73,9 @@ struct State {
     began: Option<Instant>,
     unanswered: u32,
     last_unanswered: Option<Instant>,
+    last_answered: Option<Instant>,
+    /// Counts how often it has opened.
+    openings: u64,
 }
 
 impl Breaker {
@@ -96,17 +99,27 @@ impl Breaker {
         !open
     }
 
-    /// Notes how a call ended; true if that has opened it.
-    pub(super) fn note(&self, call: Call) -> bool {
+    /// Notes how a call ended that was made at this time; if that has opened it, which opening it is.
+    pub(super) fn note(&self, call: Call, made: Instant) -> Option<u64> {
         let mut state = self.state();
         let opened;
-        (*state, opened) = note(*state, self.limits, call, Instant::now());
-        opened
+        (*state, opened) = note(*state, self.limits, call, made, Instant::now());
+        opened.then_some(state.openings)
+    }
+
+    /// Whether it has not been closed since this opening.
+    pub(super) fn is_still_open(&self, opening: u64) -> bool {
+        let state = self.state();
+        state.open && state.openings == opening
     }
 
     /// Returns how many calls were not made meanwhile.
     pub(super) fn close(&self) -> u64 {
-        *self.state() = State::default();
+        let mut state = self.state();
+        *state = State {
+            openings: state.openings,
+            ..State::default()
+        };
         self.turned_away.swap(0, Ordering::Relaxed)
     }
 
@@ -115,7 +128,13 @@ impl Breaker {
     }
 }
 
-fn note(mut state: State, limits: Limits, call: Call, now: Instant) -> (State, bool) {
+fn note(
+    mut state: State,
+    limits: Limits,
+    call: Call,
+    made: Instant,
+    now: Instant,
+) -> (State, bool) {
     if state.open {
         // What was sent before it opened.
         return (state, false);
@@ -127,8 +146,13 @@ fn note(mut state: State, limits: Limits, call: Call, now: Instant) -> (State, b
     state.calls += 1;
     state.failures += u32::from(call != Call::Answered);
     match call {
-        Call::Answered => state.unanswered = 0,
+        Call::Answered => {
+            state.unanswered = 0;
+            state.last_answered = Some(now);
+        }
         Call::Failed => {}
+        // Others have been answered since: it is not the server that is silent, but this connection.
+        Call::Unanswered if state.last_answered.is_some_and(|last| last >= made) => {}
         Call::Unanswered => {
             if state.last_unanswered.is_some_and(|last| now - last > APART) {
                 state.unanswered = 0;
@@ -141,6 +165,7 @@ fn note(mut state: State, limits: Limits, call: Call, now: Instant) -> (State, b
         state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * limits.percent;
     // An answer is no reason, whatever came before it.
     state.open = call != Call::Answered && (by_rate || state.unanswered >= limits.unanswered);
+    state.openings += u64::from(state.open);
     (state, state.open)
 }
 
@@ -172,7 +197,7 @@ mod tests {
         let mut now = Instant::now();
         for (number, call) in calls.enumerate() {
             let opened;
-            (state, opened) = note(state, limits, call, now);
+            (state, opened) = note(state, limits, call, now, now);
             if opened {
                 return Some(number + 1);
             }
@@ -211,6 +236,16 @@ mod tests {
             let told = plays(OF_A_SERVER, calls.iter().copied(), apart);
             assert_eq!(told, opened, "{calls:?}, {apart:?} apart");
         }
+        // Five that were sent over one dead connection, beside others that were answered: they time out together.
+        let (mut state, sent) = (State::default(), Instant::now());
+        let answered = sent + Duration::from_millis(1);
+        let over = sent + Duration::from_millis(500);
+        (state, _) = note(state, OF_A_SERVER, Answered, sent, answered);
+        for _ in 0..9 {
+            let opened;
+            (state, opened) = note(state, OF_A_SERVER, Unanswered, sent, over);
+            assert!(!opened);
+        }
         let silent = [Unanswered; 19].into_iter();
         assert_eq!(plays(OF_A_CLUSTER, silent, Duration::ZERO), None);
     }
@@ -245,13 +280,17 @@ mod tests {
 
     #[test]
     fn open_it_counts_nothing_and_closed_it_begins_anew() {
-        let breaker = Breaker::new(false);
-        let opened = (0..30).filter(|_| breaker.note(Call::Failed)).count();
+        let (breaker, now) = (Breaker::new(false), Instant::now());
+        let opened = (0..30)
+            .filter(|_| breaker.note(Call::Failed, now).is_some())
+            .count();
         assert_eq!((opened, breaker.is_open()), (1, true));
+        assert!(breaker.is_still_open(1) && !breaker.is_still_open(2));
         assert!(!breaker.admits() && !breaker.admits());
         assert_eq!(breaker.close(), 2);
         assert!(breaker.admits());
-        assert!(!breaker.note(Call::Failed));
+        assert_eq!(breaker.note(Call::Failed, now), None);
+        assert!(!breaker.is_still_open(1));
         breaker.close();
         assert_eq!(breaker.close(), 0);
     }

@@ -35,6 +35,10 @@ impl Failed {
         self
     }
 
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Silent))
+    }
+
     pub(super) fn is_dropped(&self) -> bool {
         matches!(self.trouble, Some(Trouble::Dropped))
     }

@@ -37,7 +37,7 @@ mod tls;
 mod watch;
 mod wire;
 
-use advice::connect_error;
+use advice::{connect_error, without_arguments};
 use choose::Replacer;
 pub use config::{CompareAndSet, RedisConfig};
 use failed::Failed;
@@ -386,7 +386,7 @@ fn stored(value: Value, left: &Value) -> Result<Option<Stored>, StoreError> {
         }
         Value::ServerError(error) => {
             let message = format!("Redis refused GET with {}", error.code());
-            return Err(StoreError::refused(message).with_source(RedisError::from(error)));
+            return Err(StoreError::refused(message).with_source(without_arguments(error.into())));
         }
         _ => return Err(odd("GET")),
     };

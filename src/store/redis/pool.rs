@@ -10,22 +10,23 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, PooledConnection, RunError};
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
 use super::RedisConfig;
-use super::advice::handshake_advice;
+use super::advice::{handshake_advice, without_arguments};
 use super::breaker::{Breaker, Call, waits};
 use super::failed::{Failed, Trouble};
 use super::place::Place;
 pub(super) use super::wire::Request;
 use super::wire::{Shard, Source, Wire};
-use crate::store::{PoolStats, StoreError};
+use crate::store::{PoolStats, StoreError, StoreErrorKind};
 
 /// Between two looks for the first connection.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -60,7 +61,7 @@ pub(super) struct Manager {
 /// What all connections of a store share.
 #[derive(Default)]
 struct Shared {
-    clock: RwLock<Option<(Instant, SystemTime)>>,
+    clock: RwLock<Option<(std::time::Instant, SystemTime)>>,
     generation: AtomicU64,
     /// How the last attempt to connect failed; `None` once one has worked.
     failure: watch::Sender<Option<Failure>>,
@@ -137,7 +138,7 @@ impl Manager {
             .shared
             .clock
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
+            .unwrap_or_else(PoisonError::into_inner) = Some((std::time::Instant::now(), now));
         self.shared.failure.send_replace(None);
         let health = Health {
             generation,
@@ -163,7 +164,7 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Connection, RedisError> {
         match tokio::time::timeout(self.timeout, self.open()).await {
-            Ok(connection) => connection,
+            Ok(connection) => connection.map_err(without_arguments),
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
@@ -288,15 +289,15 @@ impl Connections {
             connections: self,
             since: Some(Instant::now()),
         };
+        let began = Instant::now();
         let answer = self
             .send_within(connection, request, self.command_timeout)
             .await;
         waiting.since = None;
-        self.note(
-            answer
-                .as_ref()
-                .map_or_else(Failed::call, |_| Call::Answered),
-        );
+        let call = answer
+            .as_ref()
+            .map_or_else(Failed::call, |_| Call::Answered);
+        self.note(call, began);
         answer
     }
 
@@ -361,7 +362,7 @@ impl Connections {
     /// answer.
     pub(super) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
         let mut dropped = 0;
-        let mut silent = 0;
+        let mut silent = None;
         loop {
             match self.send(request).await {
                 Err(Failed {
@@ -370,10 +371,11 @@ impl Connections {
                 }) if dropped < self.size => {
                     dropped += 1;
                 }
-                Err(Failed {
-                    trouble: Some(Trouble::Silent),
-                    ..
-                }) if silent < 1 => silent += 1,
+                Err(failed) if silent.is_none() && failed.is_silent() => silent = Some(failed),
+                // What was sent first may be done all the same.
+                Err(failed) if failed.error.kind() == StoreErrorKind::Unavailable => {
+                    return Err(silent.unwrap_or(failed));
+                }
                 answer => return answer,
             }
         }
@@ -406,28 +408,20 @@ impl Connections {
     }
 
     /// Tells the breaker how a call ended. If that opens it, somebody looks for the server to come back.
-    fn note(&self, call: Call) {
+    fn note(&self, call: Call, made: Instant) {
         // Without a runtime nobody could find out that it is back.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if !self.breaker.note(call) {
+        let Some(opening) = self.breaker.note(call, made) else {
             return;
-        }
+        };
         tracing::warn!(target: "sessile", address = &*self.address, "Redis fails too often: it is left alone until it answers a probe");
-        let connections = self.clone();
-        runtime.spawn(async move {
-            let key = connections.probe();
-            for wait in waits() {
-                tokio::time::sleep(wait).await;
-                // Or else the store is gone, or somebody who asked for its health has had an answer.
-                let is_wanted = Arc::strong_count(&connections.breaker) > 1;
-                if !is_wanted || !connections.breaker.is_open() {
-                    return;
-                }
-                drop(connections.send_anyway(&Request::Command(&key)).await);
-            }
-        });
+        let prober = Prober {
+            connections: self.clone(),
+            opening,
+        };
+        runtime.spawn(async move { prober.probe().await });
     }
 
     /// Asks for a key that does not exist.
@@ -449,15 +443,40 @@ impl Connections {
             if connections.manager.connect().await.is_err() {
                 return;
             }
-            let key = connections.probe();
-            let request = Request::Command(&key);
-            let answer = silent.wire.ask(&request);
-            let answer = tokio::time::timeout(connections.command_timeout, answer).await;
-            if answer.is_err() {
-                tracing::warn!(target: "sessile", address = &*connections.address, "connections to Redis are silent and a new one is not: they are replaced");
+            let mut other = connections.another_than(&silent).await;
+            let (silent_still, other_too) =
+                tokio::join!(connections.is_silent(&mut silent), async {
+                    match &mut other {
+                        Some(other) => connections.is_silent(other).await,
+                        None => true,
+                    }
+                });
+            if silent_still && other_too {
+                tracing::warn!(target: "sessile", address = &*connections.address, "connections to Redis are silent and a new one is not: all are replaced");
                 connections.give_up(silent.health.generation);
+            } else if silent_still {
+                silent.health.broken.store(true, Ordering::Release);
             }
         });
+    }
+
+    async fn is_silent(&self, connection: &mut Connection) -> bool {
+        let key = self.probe();
+        let request = Request::Command(&key);
+        let answer = connection.wire.ask(&request);
+        let answer = tokio::time::timeout(self.command_timeout, answer).await;
+        answer.is_err()
+    }
+
+    /// Another of the connections that requests share.
+    async fn another_than(&self, one: &Connection) -> Option<Connection> {
+        for _ in 0..self.size {
+            let next = Connection::clone(&*self.wait_for(&self.pool).await.ok()?);
+            if !Arc::ptr_eq(&next.health, &one.health) {
+                return Some(next);
+            }
+        }
+        None
     }
 
     pub(super) fn stats(&self) -> PoolStats {
@@ -475,13 +494,14 @@ impl Connections {
 
     /// A connection of the pool whose connections are shared, so that none there means that none can be made.
     async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failed> {
+        let began = Instant::now();
         let guard = self.wait_for(&self.pool).await;
         let guard = guard.map_err(|error| self.unavailable(error));
         // Nobody has waited for what is refused at once.
         let refused = self.cause().is_some_and(|cause| is_definite(&cause));
         guard.inspect_err(|_| match refused {
-            true => self.note(Call::Failed),
-            false => self.note(Call::Unanswered),
+            true => self.note(Call::Failed, began),
+            false => self.note(Call::Unanswered, began),
         })
     }
 
@@ -504,7 +524,8 @@ impl Connections {
     ) -> Result<PooledConnection<'_, Manager>, Failed> {
         let guard = self.wait_for(&self.exclusive).await;
         guard.map_err(|error| {
-            if self.cause().is_some_and(|cause| cause.is_io_error()) {
+            let may_be_more = self.exclusive.state().connections < self.exclusive.config().max_size;
+            if may_be_more && self.cause().is_some() {
                 return self.unavailable(error);
             }
             let config = self.exclusive.config();
@@ -626,6 +647,7 @@ impl Connections {
     }
 
     fn failed(&self, error: RedisError) -> Failed {
+        let error = without_arguments(error);
         let code = error.code().map(str::to_owned);
         let told = match (error.kind(), &code) {
             (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
@@ -653,8 +675,39 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         // What was given up sooner, as by a browser that hangs up, says nothing of the server.
         let long = self.connections.command_timeout / 2;
-        if self.since.is_some_and(|since| since.elapsed() >= long) {
-            self.connections.note(Call::Unanswered);
+        if let Some(since) = self.since.filter(|since| since.elapsed() >= long) {
+            self.connections.note(Call::Unanswered, since);
+        }
+    }
+}
+
+/// Looks for a server that is left alone to come back. If it goes before that, as with its runtime, the breaker closes: nobody
+/// else would.
+struct Prober {
+    connections: Connections,
+    opening: u64,
+}
+
+impl Prober {
+    async fn probe(self) {
+        let connections = &self.connections;
+        let key = connections.probe();
+        for wait in waits() {
+            tokio::time::sleep(wait).await;
+            // Or else the store is gone, or somebody who asked for its health has had an answer.
+            let is_wanted = Arc::strong_count(&connections.breaker) > 1;
+            if !is_wanted || !connections.breaker.is_still_open(self.opening) {
+                return;
+            }
+            drop(connections.send_anyway(&Request::Command(&key)).await);
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        if self.connections.breaker.is_still_open(self.opening) {
+            self.connections.breaker.close();
         }
     }
 }

@@ -119,8 +119,11 @@ impl Version {
         })
     }
 
-    /// What cannot be read is taken for new.
+    /// What cannot be read is taken for new, and so is what counts its versions in another way.
     fn is_too_old(&self) -> bool {
+        if self.server != "redis" {
+            return false;
+        }
         let mut numbers = self.version.split('.').map(str::parse);
         match (numbers.next(), numbers.next()) {
             (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < OLDEST,
@@ -166,6 +169,11 @@ mod tests {
                 );
             }
         }
+        let other = Version {
+            server: "other".to_owned(),
+            version: "1.0".to_owned(),
+        };
+        assert!(!other.is_too_old());
         assert_eq!(Version::of(Value::Okay), None);
     }
 }
