@@ -24,17 +24,24 @@ impl Cluster {
         let mut buses = Vec::new();
         let mut servers = Vec::new();
         for _ in 0..2 * PRIMARIES {
-            let bus = free_port().to_string();
-            let arguments = [
-                ["--cluster-enabled", "yes"],
-                ["--cluster-node-timeout", NODE_TIMEOUT],
-                ["--cluster-port", &bus],
-                ["--cluster-replica-validity-factor", "0"],
-                // Otherwise all of them refuse to serve while one is missing.
-                ["--cluster-require-full-coverage", "no"],
-                ["--repl-diskless-sync-delay", "0"],
-            ];
-            servers.push(Server::start_with(&arguments.concat()));
+            let mut bus = String::new();
+            servers.push(Server::start_by(|| {
+                bus = free_port().to_string();
+                let arguments = [
+                    ["--cluster-enabled", "yes"],
+                    ["--cluster-node-timeout", NODE_TIMEOUT],
+                    ["--cluster-port", &bus],
+                    ["--cluster-replica-validity-factor", "0"],
+                    // Otherwise all of them refuse to serve while one is missing.
+                    ["--cluster-require-full-coverage", "no"],
+                    ["--repl-diskless-sync-delay", "0"],
+                ];
+                arguments
+                    .as_flattened()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect()
+            }));
             buses.push(bus);
         }
         let cluster = Self { servers };

@@ -36,6 +36,11 @@ impl Server {
     }
 
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_by(|| arguments.iter().map(ToString::to_string).collect())
+    }
+
+    /// One whose arguments are made anew for each attempt, since they name ports too.
+    pub fn start_by(arguments: impl FnMut() -> Vec<String>) -> Self {
         super::report("a server of its own");
         Self::start_as(arguments, None)
     }
@@ -43,22 +48,21 @@ impl Server {
     /// A sentinel with this configuration.
     pub fn start_sentinel(config: &str) -> Self {
         super::report("a sentinel of its own");
-        Self::start_as(&["--sentinel"], Some(config.to_owned()))
+        Self::start_as(|| vec!["--sentinel".to_owned()], Some(config.to_owned()))
     }
 
-    fn start_as(arguments: &[&str], config: Option<String>) -> Self {
+    fn start_as(mut arguments: impl FnMut() -> Vec<String>, config: Option<String>) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let arguments = arguments.iter().map(ToString::to_string).collect();
         let mut server = Self {
             process: None,
             port: 0,
             directory,
-            arguments,
+            arguments: Vec::new(),
             config,
         };
         // Another process may take the port between our look and the server's bind.
         for _ in 0..10 {
-            server.port = free_port();
+            (server.port, server.arguments) = (free_port(), arguments());
             server.launch();
             if server.answers() {
                 return server;
