@@ -60,23 +60,26 @@ impl Authority {
 
     /// A server whose certificate is for this host, and its port for TLS.
     fn server(&self, host: &str, clients: &str) -> (Server, u16) {
-        let port = free_port();
         let ((cert, key), ca) = (self.issue(host), self.ca());
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        let arguments = [
-            "--tls-port".to_owned(),
-            port.to_string(),
-            "--tls-cert-file".to_owned(),
-            text(&cert),
-            "--tls-key-file".to_owned(),
-            text(&key),
-            "--tls-ca-cert-file".to_owned(),
-            text(&ca),
-            "--tls-auth-clients".to_owned(),
-            clients.to_owned(),
-        ];
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        (Server::start_with(&arguments), port)
+        let mut port = 0;
+        let server = Server::start_by(|| {
+            port = free_port();
+            let arguments = [
+                "--tls-port".to_owned(),
+                port.to_string(),
+                "--tls-cert-file".to_owned(),
+                text(&cert),
+                "--tls-key-file".to_owned(),
+                text(&key),
+                "--tls-ca-cert-file".to_owned(),
+                text(&ca),
+                "--tls-auth-clients".to_owned(),
+                clients.to_owned(),
+            ];
+            arguments.to_vec()
+        });
+        (server, port)
     }
 }
 
