@@ -203,6 +203,30 @@ async fn lines_that_have_gone_silent_are_given_up_for_new_ones() {
     .await;
 }
 
+#[tokio::test]
+async fn one_silent_connection_is_replaced_and_the_others_stay() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.pool_size = 4;
+        config.command_timeout = Duration::from_secs(3);
+    })
+    .await;
+    until("all connections are there", async || store.pool().open == 4).await;
+    let app = app(SessionLayer::new(store.clone()));
+    let visitor = browsers(&app, 1).await.remove(0);
+    proxy.inject("PTTL", Fault::SwallowAnswer, 1);
+    until("the silent one is gone", async || {
+        assert_eq!(visitor.peek(&app, "/read").await.ok(), "name");
+        store.pool().broken > 0
+    })
+    .await;
+    for _ in 0..8 {
+        visitor.peek(&app, "/read").await.ok();
+    }
+    assert_eq!(store.pool().broken, 1);
+}
+
 /// While the breaker is open requests fail at once: a thousand of them, one after the other, in less time than a tenth of
 /// their budgets.
 #[tokio::test(flavor = "multi_thread")]

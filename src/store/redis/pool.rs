@@ -21,12 +21,17 @@ use tokio::time::error::Elapsed;
 
 use super::RedisConfig;
 use super::advice::{handshake_advice, without_arguments};
-use super::breaker::{Breaker, Call, waits};
+use super::breaker::{Breaker, Call};
 use super::failed::{Failed, Trouble};
 use super::place::Place;
 pub(super) use super::wire::Request;
 use super::wire::{Shard, Source, Wire};
 use crate::store::{PoolStats, StoreError, StoreErrorKind};
+
+mod prober;
+mod silent;
+
+use prober::Prober;
 
 /// Between two looks for the first connection.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -417,11 +422,8 @@ impl Connections {
             return;
         };
         tracing::warn!(target: "sessile", address = &*self.address, "Redis fails too often: it is left alone until it answers a probe");
-        let prober = Prober {
-            connections: self.clone(),
-            opening,
-        };
-        runtime.spawn(async move { prober.probe().await });
+        let prober = Prober::new(self.clone(), opening);
+        runtime.spawn(prober.probe());
     }
 
     /// Asks for a key that does not exist.
@@ -429,54 +431,6 @@ impl Connections {
         let mut key = redis::cmd("GET");
         key.arg(&*self.probe);
         key
-    }
-
-    /// A connection is silent if the server hangs; or else if its other end has gone without a word, as after a failover or
-    /// behind a router that has forgotten it, and then most likely all of its generation have. A new one tells which. Once a
-    /// second at most, so that a server that hangs is not asked for more and more connections.
-    fn compare_with_a_new_one(&self, silent: &Connection) {
-        if !self.shared.is_usable(silent) || !self.shared.compared.may_now() {
-            return;
-        }
-        let (connections, mut silent) = (self.clone(), silent.clone());
-        tokio::spawn(async move {
-            if connections.manager.connect().await.is_err() {
-                return;
-            }
-            let mut other = connections.another_than(&silent).await;
-            let (silent_still, other_too) =
-                tokio::join!(connections.is_silent(&mut silent), async {
-                    match &mut other {
-                        Some(other) => connections.is_silent(other).await,
-                        None => true,
-                    }
-                });
-            if silent_still && other_too {
-                tracing::warn!(target: "sessile", address = &*connections.address, "connections to Redis are silent and a new one is not: all are replaced");
-                connections.give_up(silent.health.generation);
-            } else if silent_still {
-                silent.health.broken.store(true, Ordering::Release);
-            }
-        });
-    }
-
-    async fn is_silent(&self, connection: &mut Connection) -> bool {
-        let key = self.probe();
-        let request = Request::Command(&key);
-        let answer = connection.wire.ask(&request);
-        let answer = tokio::time::timeout(self.command_timeout, answer).await;
-        answer.is_err()
-    }
-
-    /// Another of the connections that requests share.
-    async fn another_than(&self, one: &Connection) -> Option<Connection> {
-        for _ in 0..self.size {
-            let next = Connection::clone(&*self.wait_for(&self.pool).await.ok()?);
-            if !Arc::ptr_eq(&next.health, &one.health) {
-                return Some(next);
-            }
-        }
-        None
     }
 
     pub(super) fn stats(&self) -> PoolStats {
@@ -677,37 +631,6 @@ impl Drop for Waiting<'_> {
         let long = self.connections.command_timeout / 2;
         if let Some(since) = self.since.filter(|since| since.elapsed() >= long) {
             self.connections.note(Call::Unanswered, since);
-        }
-    }
-}
-
-/// Looks for a server that is left alone to come back. If it goes before that, as with its runtime, the breaker closes: nobody
-/// else would.
-struct Prober {
-    connections: Connections,
-    opening: u64,
-}
-
-impl Prober {
-    async fn probe(self) {
-        let connections = &self.connections;
-        let key = connections.probe();
-        for wait in waits() {
-            tokio::time::sleep(wait).await;
-            // Or else the store is gone, or somebody who asked for its health has had an answer.
-            let is_wanted = Arc::strong_count(&connections.breaker) > 1;
-            if !is_wanted || !connections.breaker.is_still_open(self.opening) {
-                return;
-            }
-            drop(connections.send_anyway(&Request::Command(&key)).await);
-        }
-    }
-}
-
-impl Drop for Prober {
-    fn drop(&mut self) {
-        if self.connections.breaker.is_still_open(self.opening) {
-            self.connections.breaker.close();
         }
     }
 }
