@@ -76,7 +76,7 @@ impl StoreStats {
 
 /// How far counting has come.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Keys looked at, of everybody; as many as were asked for, which Redis takes for a hint.
     pub keys: u64,

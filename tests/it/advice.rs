@@ -35,11 +35,8 @@ fn with(path: &str, value: &Value) -> Value {
         place = &mut place[key];
     }
     *place = value.clone();
-    match path {
-        "session.cookie.domain" => settings["session"]["cookie"]["name"] = json!("id"),
-        // A cluster has no replicas to wait for.
-        "store.url" => settings["session"] = json!({}),
-        _ => {}
+    if path == "session.cookie.domain" {
+        settings["session"]["cookie"]["name"] = json!("id");
     }
     settings
 }

@@ -1,87 +1,13 @@
 //! Encrypted connections, with authorities and certificates made on the spot.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
-use tempfile::TempDir;
 
 use crate::support::app::app;
 use crate::support::patience::unhurried;
-use crate::support::server::free_port;
-use crate::support::{Browser, Server, fresh_prefix};
-
-/// Issues certificates, and keeps all files.
-struct Authority {
-    directory: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Of authorities with one name, the wrong one would be tried.
-        let name = format!("authority of {}", directory.path().display());
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-        Self {
-            directory,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.path("ca.pem")
-    }
-
-    /// A certificate for a host, and its key.
-    fn issue(&self, host: &str) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, host);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let paths = (
-            self.path(&format!("{host}.pem")),
-            self.path(&format!("{host}.key")),
-        );
-        std::fs::write(&paths.0, certificate.pem()).unwrap();
-        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
-        paths
-    }
-
-    /// A server whose certificate is for this host, and its port for TLS.
-    fn server(&self, host: &str, clients: &str) -> (Server, u16) {
-        let ((cert, key), ca) = (self.issue(host), self.ca());
-        let text = |path: &Path| path.to_str().unwrap().to_owned();
-        let mut port = 0;
-        let server = Server::start_by(|| {
-            port = free_port();
-            let arguments = [
-                "--tls-port".to_owned(),
-                port.to_string(),
-                "--tls-cert-file".to_owned(),
-                text(&cert),
-                "--tls-key-file".to_owned(),
-                text(&key),
-                "--tls-ca-cert-file".to_owned(),
-                text(&ca),
-                "--tls-auth-clients".to_owned(),
-                clients.to_owned(),
-            ];
-            arguments.to_vec()
-        });
-        (server, port)
-    }
-}
+use crate::support::{Authority, Browser, fresh_prefix};
 
 fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
     let mut config = RedisConfig::new(url);

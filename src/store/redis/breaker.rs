@@ -1,9 +1,8 @@
 //! The circuit breaker: a server that does not do its work is left alone for a moment, so that requests fail at once
 //! instead of piling up before it.
 //!
-//! It opens by the share of calls that fail, and at any traffic by a few calls in a row that nobody answers. What comes from
-//! several servers counts by its share only, and if nearly all fails, so that one shard of a cluster does not stop the others.
-//! While it is open one probe at a time looks whether the server reads again; no user's request has to try.
+//! It opens by the share of calls that fail, and at any traffic by a few calls in a row that nobody answers. Each primary of
+//! a cluster has one of its own, so that one that is dead does not stop the others. While it is open one probe at a time looks whether the server reads again; no user's request has to try.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,25 +26,8 @@ const APART: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_millis(400);
 
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// Of a hundred calls that failed.
-    percent: u32,
-    /// In a row that nobody answered.
-    unanswered: u32,
-}
-
-const OF_A_SERVER: Limits = Limits {
-    percent: 50,
-    unanswered: UNANSWERED_MOST,
-};
-
-/// What one dead primary refuses comes back sooner, and so more often, than what the others do; and whoever asks for sessions
-/// of that one only would see nothing else.
-const OF_A_CLUSTER: Limits = Limits {
-    percent: 90,
-    unanswered: u32::MAX,
-};
+/// Of a hundred calls that failed.
+const FAILED_MOST: u32 = 50;
 
 /// What a call says of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +40,8 @@ pub(super) enum Call {
     Unanswered,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Breaker {
-    limits: Limits,
     state: Mutex<State>,
     turned_away: AtomicU64,
 }
@@ -79,14 +60,6 @@ struct State {
 }
 
 impl Breaker {
-    pub(super) fn new(cluster: bool) -> Self {
-        Self {
-            limits: if cluster { OF_A_CLUSTER } else { OF_A_SERVER },
-            state: Mutex::default(),
-            turned_away: AtomicU64::new(0),
-        }
-    }
-
     pub(super) fn is_open(&self) -> bool {
         self.state().open
     }
@@ -103,7 +76,7 @@ impl Breaker {
     pub(super) fn note(&self, call: Call, made: Instant) -> Option<u64> {
         let mut state = self.state();
         let opened;
-        (*state, opened) = note(*state, self.limits, call, made, Instant::now());
+        (*state, opened) = note(*state, call, made, Instant::now());
         opened.then_some(state.openings)
     }
 
@@ -128,13 +101,7 @@ impl Breaker {
     }
 }
 
-fn note(
-    mut state: State,
-    limits: Limits,
-    call: Call,
-    made: Instant,
-    now: Instant,
-) -> (State, bool) {
+fn note(mut state: State, call: Call, made: Instant, now: Instant) -> (State, bool) {
     if state.open {
         // What was sent before it opened.
         return (state, false);
@@ -161,10 +128,9 @@ fn note(
             state.last_unanswered = Some(now);
         }
     }
-    let by_rate =
-        state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * limits.percent;
+    let by_rate = state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * FAILED_MOST;
     // An answer is no reason, whatever came before it.
-    state.open = call != Call::Answered && (by_rate || state.unanswered >= limits.unanswered);
+    state.open = call != Call::Answered && (by_rate || state.unanswered >= UNANSWERED_MOST);
     state.openings += u64::from(state.open);
     (state, state.open)
 }
@@ -181,23 +147,19 @@ mod tests {
 
     /// Plays calls, a millisecond apart, and says after which it opened.
     fn opens(calls: impl Iterator<Item = bool>) -> Option<usize> {
-        opens_at(OF_A_SERVER, calls)
-    }
-
-    fn opens_at(limits: Limits, calls: impl Iterator<Item = bool>) -> Option<usize> {
         let calls = calls.map(|failed| match failed {
             true => Call::Failed,
             false => Call::Answered,
         });
-        plays(limits, calls, Duration::from_millis(1))
+        plays(calls, Duration::from_millis(1))
     }
 
-    fn plays(limits: Limits, calls: impl Iterator<Item = Call>, apart: Duration) -> Option<usize> {
+    fn plays(calls: impl Iterator<Item = Call>, apart: Duration) -> Option<usize> {
         let mut state = State::default();
         let mut now = Instant::now();
         for (number, call) in calls.enumerate() {
             let opened;
-            (state, opened) = note(state, limits, call, now, now);
+            (state, opened) = note(state, call, now, now);
             if opened {
                 return Some(number + 1);
             }
@@ -233,21 +195,19 @@ mod tests {
                 Some(6),
             ),
         ] {
-            let told = plays(OF_A_SERVER, calls.iter().copied(), apart);
+            let told = plays(calls.iter().copied(), apart);
             assert_eq!(told, opened, "{calls:?}, {apart:?} apart");
         }
         // Five that were sent over one dead connection, beside others that were answered: they time out together.
         let (mut state, sent) = (State::default(), Instant::now());
         let answered = sent + Duration::from_millis(1);
         let over = sent + Duration::from_millis(500);
-        (state, _) = note(state, OF_A_SERVER, Answered, sent, answered);
+        (state, _) = note(state, Answered, sent, answered);
         for _ in 0..9 {
             let opened;
-            (state, opened) = note(state, OF_A_SERVER, Unanswered, sent, over);
+            (state, opened) = note(state, Unanswered, sent, over);
             assert!(!opened);
         }
-        let silent = [Unanswered; 19].into_iter();
-        assert_eq!(plays(OF_A_CLUSTER, silent, Duration::ZERO), None);
     }
 
     #[test]
@@ -257,7 +217,6 @@ mod tests {
         assert_eq!(opens([bad; 1000].into_iter()), Some(20));
         // A few failures mean nothing, however many there are in a row.
         assert_eq!(opens([bad; 19].into_iter()), None);
-        // One shard of three is down.
         let third = (0..3000).map(|number| number % 3 == 0);
         assert_eq!(opens(third), None);
         let half = (0..3000).map(|number| number % 2 == 0);
@@ -268,11 +227,6 @@ mod tests {
         let breaks = (0..2000).map(|number| number >= 1000);
         let opened = opens(breaks).unwrap();
         assert!((1020..1600).contains(&opened), "{opened}");
-        // A dead primary of a cluster refuses faster than the others answer.
-        let most = || (0..3000).map(|number| number % 4 != 0);
-        assert_eq!(opens(most()), Some(20));
-        assert_eq!(opens_at(OF_A_CLUSTER, most()), None);
-        assert_eq!(opens_at(OF_A_CLUSTER, [bad; 1000].into_iter()), Some(20));
         // A failure every now and then.
         let rare = (0..5000).map(|number| number % 20 == 0);
         assert_eq!(opens(rare), None);
@@ -280,7 +234,7 @@ mod tests {
 
     #[test]
     fn open_it_counts_nothing_and_closed_it_begins_anew() {
-        let (breaker, now) = (Breaker::new(false), Instant::now());
+        let (breaker, now) = (Breaker::default(), Instant::now());
         let opened = (0..30)
             .filter(|_| breaker.note(Call::Failed, now).is_some())
             .count();

@@ -5,10 +5,21 @@ use tokio::sync::OnceCell;
 use super::exclusive::Exclusive;
 use super::failed::Failed;
 use super::lane::Lane;
-use super::pool::Connections;
 use super::script::Script;
+use super::servers::{Route, Servers};
 use super::{if_eq, watch};
 use crate::store::{CompareAndSet, Replaced, StoreError, Stored};
+
+/// What a compare-and-set is to do.
+#[derive(Clone, Copy)]
+pub(super) struct Swap<'a> {
+    pub(super) key: &'a str,
+    /// The value that must be there, told by its version.
+    pub(super) expected: &'a Stored,
+    pub(super) value: &'a [u8],
+    /// In milliseconds.
+    pub(super) ttl: u64,
+}
 
 /// A way to compare and set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +40,8 @@ impl From<Way> for CompareAndSet {
 }
 
 /// The ways that come into question, the best first.
-fn candidates(asked: CompareAndSet, cluster: bool) -> &'static [Way] {
+fn candidates(asked: CompareAndSet) -> &'static [Way] {
     match asked {
-        CompareAndSet::Auto if cluster => &[Way::Script, Way::IfEq],
         CompareAndSet::Auto => &[Way::Script, Way::IfEq, Way::Watch],
         CompareAndSet::Script => &[Way::Script],
         CompareAndSet::IfEq => &[Way::IfEq],
@@ -42,7 +52,6 @@ fn candidates(asked: CompareAndSet, cluster: bool) -> &'static [Way] {
 /// Replaces values that are still the expected ones.
 pub(super) struct Replacer {
     asked: CompareAndSet,
-    cluster: bool,
     chosen: OnceCell<Way>,
     script: Script,
     /// A key that does not exist.
@@ -50,10 +59,9 @@ pub(super) struct Replacer {
 }
 
 impl Replacer {
-    pub(super) fn new(asked: CompareAndSet, cluster: bool, probe: String) -> Self {
+    pub(super) fn new(asked: CompareAndSet, probe: String) -> Self {
         Self {
             asked,
-            cluster,
             chosen: OnceCell::new(),
             script: Script::new(),
             probe,
@@ -65,66 +73,80 @@ impl Replacer {
     }
 
     /// Chooses, if that is not done yet. Who comes meanwhile waits; a failure leaves the choice to the next.
-    pub(super) async fn choose(&self, connections: &Connections) -> Result<(), Failed> {
-        self.way(connections).await.map(drop)
+    pub(super) async fn choose(&self, servers: &Servers) -> Result<(), Failed> {
+        self.way(servers).await.map(drop)
     }
 
     pub(super) async fn replace(
         &self,
-        connections: &Connections,
-        key: &str,
-        expected: &Stored,
-        value: &[u8],
-        ttl: u64,
+        servers: &Servers,
+        swap: Swap<'_>,
     ) -> Result<Replaced, StoreError> {
-        let replaced = match self.way(connections).await.map_err(undecided)? {
-            Way::Script => {
-                let lane = &mut Lane::Shared(connections);
-                self.script.replace(lane, key, expected, value, ttl).await
+        let lane = &mut Lane::shared(servers, swap.key);
+        let replaced = match self.way(servers).await.map_err(undecided)? {
+            Way::Script => self.script.replace(lane, swap).await,
+            Way::IfEq => if_eq::replace(lane, swap).await,
+            Way::Watch => {
+                let (replaced, connection) = self.replace_alone(servers, swap).await?;
+                connection.give_back();
+                Ok(replaced)
             }
-            Way::IfEq => {
-                let lane = &mut Lane::Shared(connections);
-                if_eq::replace(lane, key, expected, value, ttl).await
-            }
-            Way::Watch => watch::replace(connections, key, expected, value, ttl).await,
         };
         Ok(replaced?)
     }
 
     /// The same on a connection that nobody else uses, which is returned to be asked for more.
-    pub(super) async fn replace_alone<'c>(
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped half-way, it closes its connection; what was sent may still be done.
+    pub(super) async fn replace_alone(
         &self,
-        connections: &'c Connections,
-        key: &str,
-        expected: &Stored,
-        value: &[u8],
-        ttl: u64,
-    ) -> Result<(Replaced, Exclusive<'c>), StoreError> {
-        let way = self.way(connections).await.map_err(undecided)?;
-        if way == Way::Watch {
-            return Ok(watch::replace_alone(connections, key, expected, value, ttl).await?);
+        servers: &Servers,
+        swap: Swap<'_>,
+    ) -> Result<(Replaced, Exclusive), StoreError> {
+        let way = self.way(servers).await.map_err(undecided)?;
+        let mut route = servers.route(swap.key);
+        loop {
+            let replaced = match way {
+                Way::Watch => watch::replace(servers, &mut route, swap).await,
+                Way::Script | Way::IfEq => self.replace_at(way, servers, &mut route, swap).await,
+            };
+            match replaced {
+                Err(failed) if route.goes_on(&failed).await => {}
+                replaced => return Ok(replaced?),
+            }
         }
-        let mut connection = connections.exclusive().await?;
-        let lane = &mut Lane::Own(&mut connection);
-        let replaced = match way {
-            Way::IfEq => if_eq::replace(lane, key, expected, value, ttl).await,
-            Way::Script | Way::Watch => self.script.replace(lane, key, expected, value, ttl).await,
-        };
-        Ok((replaced?, connection))
     }
 
-    async fn way(&self, connections: &Connections) -> Result<Way, Failed> {
+    async fn replace_at(
+        &self,
+        way: Way,
+        servers: &Servers,
+        route: &mut Route<'_>,
+        swap: Swap<'_>,
+    ) -> Result<(Replaced, Exclusive), Failed> {
+        let mut connection = route.exclusive().await?;
+        let lane = &mut Lane::own(servers, swap.key, &mut connection);
+        let replaced = match way {
+            Way::IfEq => if_eq::replace(lane, swap).await?,
+            Way::Script | Way::Watch => self.script.replace(lane, swap).await?,
+        };
+        Ok((replaced, connection))
+    }
+
+    async fn way(&self, servers: &Servers) -> Result<Way, Failed> {
         self.chosen
-            .get_or_try_init(|| self.find(connections))
+            .get_or_try_init(|| self.find(servers))
             .await
             .copied()
     }
 
     /// The first way that the server has and lets this user go. Any other trouble decides nothing.
-    async fn find(&self, connections: &Connections) -> Result<Way, Failed> {
+    async fn find(&self, servers: &Servers) -> Result<Way, Failed> {
         let mut denied = None;
-        for way in candidates(self.asked, self.cluster) {
-            match self.try_out(*way, connections).await {
+        for way in candidates(self.asked) {
+            match self.try_out(*way, servers).await {
                 Ok(()) => {
                     tracing::info!(target: "sessile", compare_and_set = ?way, "the way to replace sessions is chosen");
                     return Ok(*way);
@@ -137,11 +159,11 @@ impl Replacer {
         Err(denied.unwrap_or_else(|| StoreError::refused("no way to compare and set").into()))
     }
 
-    async fn try_out(&self, way: Way, connections: &Connections) -> Result<(), Failed> {
+    async fn try_out(&self, way: Way, servers: &Servers) -> Result<(), Failed> {
         match way {
-            Way::Script => self.script.probe(connections, &self.probe).await,
-            Way::IfEq => if_eq::probe(connections, &self.probe).await,
-            Way::Watch => watch::probe(connections, &self.probe).await,
+            Way::Script => self.script.probe(servers, &self.probe).await,
+            Way::IfEq => if_eq::probe(servers, &self.probe).await,
+            Way::Watch => watch::probe(servers, &self.probe).await,
         }
     }
 }

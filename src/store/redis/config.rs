@@ -47,22 +47,21 @@ pub struct RedisConfig {
     /// a server need prefixes of their own.
     pub key_prefix: String,
     /// How many connections are kept open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
-    /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 are kept, to every
-    /// node.
+    /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 are kept to each
+    /// primary.
     #[doc(alias = "max_connections")]
     pub pool_size: u32,
     /// How a session is replaced only if nobody else has changed it meanwhile; `auto` by default.
     pub compare_and_set: CompareAndSet,
     /// How many connections there may be besides, for what needs one to itself: [`CompareAndSet::Watch`], and
     /// [`Durability::Replicas`](crate::store::Durability::Replicas), of which no more wait at once. 4 by default, from 1 to
-    /// 1024. They are opened when they are needed first.
+    /// 1024. They are opened when they are needed first. On a cluster, to each primary.
     pub exclusive_pool_size: u32,
     /// How long connecting may take, with log-in; 1 s by default.
     #[serde(with = "duration")]
     pub connection_timeout: Duration,
     /// How long the server may take to answer one command, and how long a command waits for a connection; 500 ms by
-    /// default, and never more than `request_budget`. On a cluster, for following slots that move too, and half of it for
-    /// one node.
+    /// default, and never more than `request_budget`. On a cluster no redirection is followed after that time.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
     /// How long one request may wait for a store that does not do its work: for its load, and for the commits and reloads that
@@ -97,7 +96,7 @@ impl Default for RedisConfig {
 #[serde(rename_all = "snake_case")]
 pub enum CompareAndSet {
     /// The first of `script`, `if_eq` and `watch` that the server has and lets this user call; the default. Chosen once,
-    /// when the store connects or is first needed. On a cluster, never `watch`.
+    /// when the store connects or is first needed.
     #[default]
     Auto,
     /// A short script that runs in Redis: one round trip on a shared connection, and only the new value is sent. Needs
@@ -105,7 +104,7 @@ pub enum CompareAndSet {
     Script,
     /// `WATCH`, `MULTI` and `EXEC`, for servers where scripts are denied: two round trips on a connection that nobody else
     /// uses meanwhile, of which there are [`exclusive_pool_size`](RedisConfig::exclusive_pool_size). Needs
-    /// `+watch +multi +exec +discard +getrange`. Not on a cluster.
+    /// `+watch +multi +exec +discard +getrange`.
     Watch,
     /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, and the least
     /// work for the server, but the old value is sent too, and comes back. Needs no permission of its own.

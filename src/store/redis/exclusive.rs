@@ -9,27 +9,50 @@ use redis::{Cmd, Pipeline, Value};
 use super::failed::Failed;
 use super::odd;
 use super::pool::{Connections, Manager, Request};
+#[cfg(feature = "cluster")]
+use super::router::with_asking;
 
 /// Taken out of the second pool. Dropped at any point, it is closed; only [`give_back`](Self::give_back) keeps it.
-pub(super) struct Exclusive<'a> {
-    connections: &'a Connections,
-    guard: PooledConnection<'a, Manager>,
+pub(super) struct Exclusive {
+    connections: Connections,
+    guard: PooledConnection<'static, Manager>,
+    /// The server is a node of a cluster that the slot is on its way to.
+    #[cfg(feature = "cluster")]
+    asking: Option<Asking>,
+}
+
+#[cfg(feature = "cluster")]
+struct Asking {
+    in_transaction: bool,
 }
 
 impl Connections {
     /// A connection that nobody else uses.
-    pub(super) async fn exclusive(&self) -> Result<Exclusive<'_>, Failed> {
+    pub(super) async fn exclusive(&self) -> Result<Exclusive, Failed> {
         self.admit()?;
         let guard = self.check_out_exclusive().await?;
         guard.set_dirty(true);
         Ok(Exclusive {
-            connections: self,
+            connections: self.clone(),
             guard,
+            #[cfg(feature = "cluster")]
+            asking: None,
         })
     }
 }
 
-impl Exclusive<'_> {
+impl Exclusive {
+    /// For a slot that is on its way to this server.
+    #[cfg(feature = "cluster")]
+    pub(super) fn asking(self) -> Self {
+        Self {
+            asking: Some(Asking {
+                in_transaction: false,
+            }),
+            ..self
+        }
+    }
+
     /// Sends all commands in one round trip. What the server says no to is among the answers, of which there are as many as
     /// commands.
     pub(super) async fn ask(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Value>, Failed> {
@@ -59,16 +82,19 @@ impl Exclusive<'_> {
     }
 
     pub(super) async fn send(&mut self, request: &Request<'_>) -> Result<Value, Failed> {
+        #[cfg(feature = "cluster")]
+        if let Some(asking) = &mut self.asking {
+            let (pipeline, form) = with_asking(request, &mut asking.in_transaction);
+            let sent = Request::Pipeline(&pipeline);
+            let answer = self.connections.send_on(&mut self.guard, &sent).await?;
+            return form.read(answer, &self.connections);
+        }
         self.connections.send_on(&mut self.guard, request).await
     }
 
     /// What an error among the answers means.
     pub(super) fn refused(&self, error: redis::ServerError) -> Failed {
         self.connections.refused(error)
-    }
-
-    pub(super) fn connections(&self) -> &Connections {
-        self.connections
     }
 
     /// For the next one who needs it. Nothing may be watched, queued or unanswered.

@@ -1,5 +1,8 @@
 //! What a request that failed tells.
 
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use super::advice::without_arguments;
 use super::breaker::Call;
 use crate::store::StoreError;
 
@@ -9,6 +12,28 @@ pub(super) struct Failed {
     /// The first word of what the server said, such as `OOM`.
     pub(super) code: Option<String>,
     pub(super) trouble: Option<Trouble>,
+    pub(super) redirection: Option<Box<Redirection>>,
+}
+
+/// A node of a cluster that has done nothing, and says who has the key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Redirection {
+    pub(super) slot: u16,
+    /// Host and port.
+    pub(super) to: String,
+    /// The slot is on its way there: this holds for one request only.
+    pub(super) ask: bool,
+}
+
+impl Redirection {
+    pub(super) fn of(error: &RedisError) -> Option<Box<Self>> {
+        let (to, slot) = error.redirect_node()?;
+        Some(Box::new(Self {
+            slot,
+            to: to.to_owned(),
+            ask: error.kind() == ErrorKind::Server(ServerErrorKind::Ask),
+        }))
+    }
 }
 
 /// What was wrong with the connection.
@@ -26,6 +51,24 @@ impl Failed {
             error,
             code: None,
             trouble: None,
+            redirection: None,
+        }
+    }
+
+    /// What a client that was connected to there says.
+    pub(super) fn of(address: &str, error: RedisError) -> Self {
+        let error = without_arguments(error);
+        let code = error.code().map(str::to_owned);
+        let told = match (error.kind(), &code) {
+            (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
+                StoreError::refused(format!("Redis at {address} refused with {code}"))
+            }
+            _ => StoreError::unknown(format!("the connection to Redis at {address} failed")),
+        };
+        Self {
+            code,
+            redirection: Redirection::of(&error),
+            ..Self::new(told.with_source(error))
         }
     }
 
@@ -37,6 +80,12 @@ impl Failed {
 
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.trouble, Some(Trouble::Silent))
+    }
+
+    /// Nothing was sent.
+    #[cfg(feature = "cluster")]
+    pub(super) fn is_unsent(&self) -> bool {
+        self.error.kind() == crate::store::StoreErrorKind::Unavailable
     }
 
     pub(super) fn is_dropped(&self) -> bool {

@@ -2,48 +2,50 @@
 
 use redis::Value;
 
+use super::choose::Swap;
 use super::failed::Failed;
 use super::lane::Lane;
-use super::pool::{Connections, Request};
+use super::pool::Request;
+use super::servers::Servers;
 use super::{found, is_wrong_type, odd};
 use crate::store::{Replaced, Stored};
 
 /// Replaces the value whose version is that of `expected`, in one round trip; in two if what follows the version differs,
 /// which a store never makes so, but another writer might.
-pub(super) async fn replace(
-    lane: &mut Lane<'_, '_>,
-    key: &str,
-    expected: &Stored,
-    value: &[u8],
-    ttl: u64,
-) -> Result<Replaced, Failed> {
+pub(super) async fn replace(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced, Failed> {
+    let Swap { key, expected, .. } = swap;
     if expected.version().is_empty() {
         // An empty value would equal it.
-        let present = super::load(lane.connections(), key).await?;
+        let present = super::load(lane.servers(), key).await?;
         return Ok(present.map_or(Replaced::Gone, Replaced::Conflict));
     }
-    match swap(lane, key, expected.value(), value, ttl).await? {
+    match replace_exactly(lane, swap).await? {
         // A version is a value's own, so this value is the expected one, and it is safe to compare with.
         Replaced::Conflict(present) if present.version() == expected.version() => {
-            swap(lane, key, present.value(), value, ttl).await
+            let expected = &present;
+            replace_exactly(lane, Swap { expected, ..swap }).await
         }
         replaced => Ok(replaced),
     }
 }
 
 /// Asks the server whether it knows the option, by a key that does not exist.
-pub(super) async fn probe(connections: &Connections, key: &str) -> Result<(), Failed> {
-    let mut lane = Lane::Shared(connections);
-    swap(&mut lane, key, b"none", b"", 1).await.map(drop)
+pub(super) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+    let swap = Swap {
+        key,
+        expected: &Stored::new("none", None),
+        value: b"",
+        ttl: 1,
+    };
+    let lane = &mut Lane::shared(servers, key);
+    replace_exactly(lane, swap).await.map(drop)
 }
 
-async fn swap(
-    lane: &mut Lane<'_, '_>,
-    key: &str,
-    expected: &[u8],
-    value: &[u8],
-    ttl: u64,
-) -> Result<Replaced, Failed> {
+async fn replace_exactly(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced, Failed> {
+    let Swap {
+        key, value, ttl, ..
+    } = swap;
+    let expected = &swap.expected.value()[..];
     let mut pipeline = redis::pipe();
     // In this order for the reason given at `load`.
     pipeline.cmd("PTTL").arg(key);
@@ -60,7 +62,7 @@ async fn swap(
     match present {
         Value::BulkString(present) if present == expected => Ok(Replaced::Done),
         Value::ServerError(error) => {
-            let failed = lane.connections().refused(error);
+            let failed = lane.refused(error);
             match is_wrong_type(&failed) {
                 true => Ok(Replaced::Conflict(Stored::unreadable())),
                 false => Err(failed),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::choose::Replacer;
-use super::pool::{Connections, Request};
+use super::choose::{Replacer, Swap};
+use super::pool::Request;
+use super::servers::Servers;
 use super::{millis, odd};
 use crate::store::{Leased, Owner, Replaced, StoreError, Stored};
 
@@ -24,7 +25,7 @@ fn held_by(owner: Owner) -> String {
 }
 
 pub(super) async fn acquire(
-    connections: &Connections,
+    servers: &Servers,
     replacer: &Replacer,
     key: &str,
     owner: Owner,
@@ -35,8 +36,8 @@ pub(super) async fn acquire(
         let mut take = redis::cmd("SET");
         take.arg(key).arg(&mine).arg("NX").arg("PX").arg(ttl);
         // Sent again, it meets the lease that it has taken, and renews it.
-        match connections
-            .send_idempotent(&Request::Command(&take))
+        match servers
+            .send_idempotent(key, &Request::Command(&take))
             .await?
         {
             Value::Okay => return Ok(Leased::Held),
@@ -45,10 +46,13 @@ pub(super) async fn acquire(
         }
         for expected in [&mine, FREE] {
             let expected = Stored::new(expected.to_owned(), None);
-            let replaced = replacer
-                .replace(connections, key, &expected, mine.as_bytes(), ttl)
-                .await?;
-            match replaced {
+            let swap = Swap {
+                key,
+                expected: &expected,
+                value: mine.as_bytes(),
+                ttl,
+            };
+            match replacer.replace(servers, swap).await? {
                 Replaced::Done => return Ok(Leased::Held),
                 Replaced::Gone => break,
                 Replaced::Conflict(present) if present.value() == FREE => {}
@@ -71,16 +75,19 @@ pub(super) async fn acquire(
 }
 
 pub(super) async fn release(
-    connections: &Connections,
+    servers: &Servers,
     replacer: &Replacer,
     key: &str,
     owner: Owner,
 ) -> Result<(), StoreError> {
     let expected = Stored::new(held_by(owner), None);
-    match replacer
-        .replace(connections, key, &expected, FREE.as_bytes(), 1)
-        .await?
-    {
+    let swap = Swap {
+        key,
+        expected: &expected,
+        value: FREE.as_bytes(),
+        ttl: 1,
+    };
+    match replacer.replace(servers, swap).await? {
         Replaced::Done | Replaced::Conflict(_) | Replaced::Gone => Ok(()),
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bb8_redis::bb8::ManageConnection as _;
 use bytes::Bytes;
 use redis::{RedisError, Value};
 
@@ -18,8 +17,6 @@ use crate::config::ConfigError;
 mod advice;
 mod breaker;
 mod choose;
-#[cfg(feature = "cluster")]
-mod cluster;
 mod config;
 mod exclusive;
 mod failed;
@@ -30,19 +27,23 @@ mod place;
 mod pool;
 mod probe;
 mod replicas;
+#[cfg(feature = "cluster")]
+mod router;
 mod script;
 mod sentinel;
+mod servers;
 mod stats;
 mod tls;
 mod watch;
 mod wire;
 
 use advice::{connect_error, without_arguments};
-use choose::Replacer;
+use choose::{Replacer, Swap};
 pub use config::{CompareAndSet, RedisConfig};
 use failed::Failed;
-use pool::{Connections, Manager, Request};
+use pool::Request;
 use replicas::Wanted;
+use servers::Servers;
 pub use tls::TlsConfig;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
@@ -80,7 +81,7 @@ pub use tls::TlsConfig;
 /// - by `WATCH` `+getrange +watch +multi +exec +discard`,
 /// - by `IFEQ` nothing else,
 ///
-/// with `+select` for another database than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+ping +asking
+/// with `+select` for another database than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking
 /// +cluster|slots`.
 ///
 /// # Encrypted connections
@@ -92,11 +93,10 @@ pub use tls::TlsConfig;
 ///
 /// # A cluster, or sentinels
 ///
-/// The [URL](RedisConfig::url) says so. On a Redis Cluster a session is in one slot. Slots that move and replicas that take
-/// over are followed while a request waits, within its `command_timeout`; the commands of the table's pipelines are sent
-/// side by side, and the time of day is that of any of the primaries. The client of a cluster repeats by itself what gets no
-/// answer, so commits take only what the record itself says for a proof ([`Capabilities::resends`]): a commit that meets a
-/// session which has just ended, or to which more than eight others were done, is answered 503 and not 409.
+/// The [URL](RedisConfig::url) says so. On a Redis Cluster a session is in one slot, and the time of day is that of any of the
+/// primaries. Each primary has connections and a circuit breaker of its own. A node that does not have the slot any more names
+/// the one that has, and the request is sent there, at the cost of one more round trip, within its `command_timeout`. `CLUSTER
+/// SLOTS` tells where all slots are: at the start, and after trouble, at most four times a second.
 ///
 /// With sentinels the primary is looked up for each connection that is made. A connection that is lost, or whose server is a
 /// replica by now, is replaced, and so leads to the new primary.
@@ -109,11 +109,10 @@ pub struct RedisStore {
 }
 
 struct Inner {
-    connections: Connections,
+    servers: Servers,
     replacer: Replacer,
     config: RedisConfig,
     address: Arc<str>,
-    cluster: bool,
 }
 
 impl RedisStore {
@@ -143,8 +142,7 @@ impl RedisStore {
         let place = config.check()?;
         let address = place.to_string();
         let failed = |error: RedisError| connect_error(&address, &config, error);
-        let manager = Manager::new(place, &config).map_err(failed)?;
-        drop(manager.connect().await.map_err(failed)?);
+        Servers::try_out(place, &config).await.map_err(failed)?;
         let store = Self::lazy(config)?;
         store.probe().await?;
         Ok(store)
@@ -160,23 +158,15 @@ impl RedisStore {
     pub fn lazy(config: RedisConfig) -> Result<Self, ConfigError> {
         let place = config.check()?;
         let address: Arc<str> = place.to_string().into();
-        let cluster = place.is_cluster();
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let manager = Manager::new(place, &config)
-            .map_err(|error| connect_error(&address, &config, error))?;
-        let connections = Connections::new(manager, Arc::clone(&address), &config);
+        let probe = format!("{}probe", config.key_prefix);
         let inner = Inner {
-            connections,
-            replacer: Replacer::new(
-                config.compare_and_set,
-                cluster,
-                format!("{}probe", config.key_prefix),
-            ),
+            servers: Servers::new(place, Arc::clone(&address), &config),
+            replacer: Replacer::new(config.compare_and_set, probe),
             config,
             address,
-            cluster,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -199,17 +189,6 @@ impl RedisStore {
         format!("{}{handle}", self.inner.config.key_prefix)
     }
 
-    /// The replicas that must have a write, if any.
-    fn wanted(&self, durability: Durability) -> Result<Option<Wanted>, StoreError> {
-        if !self.capabilities().durability {
-            durability.primary_only()?;
-        }
-        Ok(match durability {
-            Durability::Primary => None,
-            Durability::Replicas { n, timeout } => Some(Wanted { n, timeout }),
-        })
-    }
-
     fn lease_key(&self, handle: &Handle) -> String {
         format!("{}{handle}:lease", self.inner.config.key_prefix)
     }
@@ -229,40 +208,33 @@ impl SessionStore for RedisStore {
     }
 
     fn now(&self) -> SystemTime {
-        self.inner.connections.now()
+        self.inner.servers.now()
     }
 
     fn capabilities(&self) -> Capabilities {
         Capabilities::new()
             .with_request_budget(self.inner.config.request_budget)
             .with_lease(true)
-            // WAIT asks the replicas of one connection's server.
-            .with_durability(!self.inner.cluster)
-            // The client of a cluster repeats what gets no answer, and does not tell.
-            .with_resends(self.inner.cluster)
+            .with_durability(true)
     }
 
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
-        Ok(load(&self.inner.connections, &self.key(key)).await?)
+        Ok(load(&self.inner.servers, &self.key(key)).await?)
     }
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        let (servers, key) = (&self.inner.servers, self.key(key));
         let mut command = redis::cmd("SET");
         command
-            .arg(self.key(key))
+            .arg(&key)
             .arg(&write.value[..])
             .arg("NX")
             .arg("PX")
             .arg(millis(write.ttl));
-        if let Some(wanted) = self.wanted(write.durability)? {
-            return replicas::create(&self.inner.connections, &command, wanted).await;
+        if let Some(wanted) = wanted(write.durability) {
+            return replicas::create(servers, &key, &command, wanted).await;
         }
-        match self
-            .inner
-            .connections
-            .send(&Request::Command(&command))
-            .await?
-        {
+        match servers.send(&key, &Request::Command(&command)).await? {
             Value::Okay => Ok(Created::Done),
             Value::Nil => Ok(Created::Exists),
             _ => Err(odd("SET")),
@@ -275,21 +247,18 @@ impl SessionStore for RedisStore {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
-        let (key, value, ttl) = (self.key(key), &write.value[..], millis(write.ttl));
         let Inner {
-            connections,
-            replacer,
-            ..
+            servers, replacer, ..
         } = &*self.inner;
-        match self.wanted(write.durability)? {
-            Some(wanted) => {
-                replicas::replace(connections, replacer, &key, expected, value, ttl, wanted).await
-            }
-            None => {
-                replacer
-                    .replace(connections, &key, expected, value, ttl)
-                    .await
-            }
+        let swap = Swap {
+            key: &self.key(key),
+            expected,
+            value: write.value,
+            ttl: millis(write.ttl),
+        };
+        match wanted(write.durability) {
+            Some(wanted) => replicas::replace(servers, replacer, swap, wanted).await,
+            None => replacer.replace(servers, swap).await,
         }
     }
 
@@ -303,8 +272,8 @@ impl SessionStore for RedisStore {
         };
         match self
             .inner
-            .connections
-            .send_idempotent(&Request::Command(&command))
+            .servers
+            .send_idempotent(&key, &Request::Command(&command))
             .await?
         {
             Value::Int(1) => Ok(Touched::Done),
@@ -314,17 +283,15 @@ impl SessionStore for RedisStore {
     }
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
-        if let Some(wanted) = self.wanted(durability)? {
+        let (servers, key) = (&self.inner.servers, self.key(key));
+        if let Some(wanted) = wanted(durability) {
             let mark = format!("{}mark", self.inner.config.key_prefix);
-            let connections = &self.inner.connections;
-            return replicas::delete(connections, &self.key(key), &mark, wanted).await;
+            return replicas::delete(servers, &key, &mark, wanted).await;
         }
         let mut command = redis::cmd("UNLINK");
-        command.arg(self.key(key));
-        match self
-            .inner
-            .connections
-            .send_idempotent(&Request::Command(&command))
+        command.arg(&key);
+        match servers
+            .send_idempotent(&key, &Request::Command(&command))
             .await?
         {
             Value::Int(0) => Ok(Deleted::Missing),
@@ -340,16 +307,16 @@ impl SessionStore for RedisStore {
         lease: Duration,
     ) -> Result<Leased, StoreError> {
         let (inner, key) = (&self.inner, self.lease_key(key));
-        lease::acquire(&inner.connections, &inner.replacer, &key, owner, lease).await
+        lease::acquire(&inner.servers, &inner.replacer, &key, owner, lease).await
     }
 
     async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
         let (inner, key) = (&self.inner, self.lease_key(key));
-        lease::release(&inner.connections, &inner.replacer, &key, owner).await
+        lease::release(&inner.servers, &inner.replacer, &key, owner).await
     }
 }
 
-async fn load(connections: &Connections, key: &str) -> Result<Option<Stored>, Failed> {
+async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>, Failed> {
     let mut pipeline = redis::pipe();
     // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
     // other, one that looks too long.
@@ -359,8 +326,8 @@ async fn load(connections: &Connections, key: &str) -> Result<Option<Stored>, Fa
         .cmd("GET")
         .arg(key)
         .ignore_errors();
-    let answer = connections
-        .send_idempotent(&Request::Pipeline(&pipeline))
+    let answer = servers
+        .send_idempotent(key, &Request::Pipeline(&pipeline))
         .await?;
     let Value::Array(answers) = answer else {
         return Err(odd("GET").into());
@@ -368,6 +335,14 @@ async fn load(connections: &Connections, key: &str) -> Result<Option<Stored>, Fa
     match <[Value; 2]>::try_from(answers) {
         Ok([left, value]) => Ok(stored(value, &left)?),
         Err(_) => Err(odd("GET").into()),
+    }
+}
+
+/// The replicas that must have a write, if any.
+fn wanted(durability: Durability) -> Option<Wanted> {
+    match durability {
+        Durability::Primary => None,
+        Durability::Replicas { n, timeout } => Some(Wanted { n, timeout }),
     }
 }
 

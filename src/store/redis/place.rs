@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use redis::ConnectionInfo;
+use redis::{ConnectionAddr, ConnectionInfo};
 
+use super::RedisConfig;
 use super::sentinel::Sentinels;
-use super::{CompareAndSet, RedisConfig};
 use crate::config::ConfigError;
 
 /// What the URL leads to.
@@ -15,16 +15,6 @@ pub(super) enum Place {
     #[cfg(feature = "cluster")]
     Cluster(Vec<ConnectionInfo>),
     Sentinels(Box<Sentinels>),
-}
-
-impl Place {
-    pub(super) fn is_cluster(&self) -> bool {
-        match self {
-            #[cfg(feature = "cluster")]
-            Self::Cluster(_) => true,
-            Self::Server(_) | Self::Sentinels(_) => false,
-        }
-    }
 }
 
 /// Without user and password.
@@ -42,6 +32,25 @@ impl fmt::Display for Place {
 pub(super) fn addresses(nodes: &[ConnectionInfo]) -> String {
     let addresses: Vec<_> = nodes.iter().map(|node| node.addr().to_string()).collect();
     addresses.join(",")
+}
+
+/// How to connect to a server that another one has named, as to that one.
+pub(super) fn at_address(info: ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+    let host = host.to_owned();
+    let address = match info.addr().clone() {
+        ConnectionAddr::TcpTls {
+            insecure,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure,
+            tls_params,
+        },
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    info.set_addr(address)
 }
 
 /// A URL that names several servers, in its parts.
@@ -107,19 +116,9 @@ impl RedisConfig {
                 "Redis Cluster needs the feature `cluster`: write `cargo add sessile --features cluster`",
             ));
         }
-        if several.scheme == "rediss" {
-            return Err(self.bad_url("TLS to a cluster is not supported: write `redis+cluster://`"));
-        }
         if !matches!(several.path, "" | "0") {
             return Err(self.bad_url(
                 "a cluster has no databases but 0: leave the number out, and tell applications apart by `key_prefix`",
-            ));
-        }
-        if self.compare_and_set == CompareAndSet::Watch {
-            return Err(ConfigError::invalid(
-                "compare_and_set",
-                self.compare_and_set,
-                "on a cluster there is no connection to WATCH on, since keys move: write \"auto\", \"script\" or \"if_eq\"",
             ));
         }
         let node = |host: &&str| self.at(several, several.login, host, "");
@@ -225,8 +224,6 @@ mod tests {
             ("redis+cluster://a/5", "no databases but 0"),
             #[cfg(feature = "cluster")]
             ("redis+cluster://a:x/", "redis://user:password"),
-            #[cfg(feature = "cluster")]
-            ("rediss+cluster://a/", "TLS"),
             #[cfg(not(feature = "cluster"))]
             ("redis+cluster://a:1,b:2/", "--features cluster"),
         ] {
@@ -236,14 +233,5 @@ mod tests {
                 "{url}: {text}"
             );
         }
-    }
-
-    #[cfg(feature = "cluster")]
-    #[test]
-    fn watch_is_none_of_a_clusters_ways() {
-        let mut config = RedisConfig::new("redis+cluster://a/");
-        config.compare_and_set = CompareAndSet::Watch;
-        let text = config.check().unwrap_err().to_string();
-        assert!(text.starts_with("compare_and_set = Watch"), "{text}");
     }
 }

@@ -23,9 +23,8 @@ use super::RedisConfig;
 use super::advice::{handshake_advice, without_arguments};
 use super::breaker::{Breaker, Call};
 use super::failed::{Failed, Trouble};
-use super::place::Place;
 pub(super) use super::wire::Request;
-use super::wire::{Shard, Source, Wire};
+use super::wire::{Source, To, Wire};
 use crate::store::{PoolStats, StoreError, StoreErrorKind};
 
 mod prober;
@@ -36,8 +35,8 @@ use prober::Prober;
 /// Between two looks for the first connection.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// More sockets to each node of a cluster help nobody.
-const SIZE_OF_CLUSTERS: u32 = 2;
+/// How far apart connections are given up, or compared with new ones.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// One socket: shared, unless it is of the second pool.
 #[derive(Clone)]
@@ -59,14 +58,17 @@ struct Health {
 pub(super) struct Manager {
     source: Arc<Source>,
     timeout: Duration,
-    size: u32,
     shared: Arc<Shared>,
 }
 
-/// What all connections of a store share.
+/// The servers' time, as it was last heard. The nodes of a cluster have one.
+#[derive(Default)]
+pub(super) struct Clock(RwLock<Option<(std::time::Instant, SystemTime)>>);
+
+/// What all connections to a server share.
 #[derive(Default)]
 struct Shared {
-    clock: RwLock<Option<(std::time::Instant, SystemTime)>>,
+    clock: Arc<Clock>,
     generation: AtomicU64,
     /// How the last attempt to connect failed; `None` once one has worked.
     failure: watch::Sender<Option<Failure>>,
@@ -83,15 +85,15 @@ struct Failure {
     at: Instant,
 }
 
-/// Something that is done once a second at most.
+/// Something that is not to be done too often.
 #[derive(Default)]
-struct Seldom(Mutex<Option<Instant>>);
+pub(super) struct Seldom(Mutex<Option<Instant>>);
 
 impl Seldom {
-    /// Whether it may be done now.
-    fn may_now(&self) -> bool {
+    /// Whether it may be done now, because the last time was so long ago.
+    pub(super) fn may_now(&self, apart: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|last| last.elapsed() >= Duration::from_secs(1));
+        let may = last.is_none_or(|last| last.elapsed() >= apart);
         if may {
             *last = Some(Instant::now());
         }
@@ -115,17 +117,16 @@ pub(super) struct Connections {
 }
 
 impl Manager {
-    pub(super) fn new(place: Place, config: &RedisConfig) -> Result<Self, RedisError> {
-        let size = match place.is_cluster() {
-            true => config.pool_size.min(SIZE_OF_CLUSTERS),
-            false => config.pool_size,
+    pub(super) fn new(to: To, config: &RedisConfig, clock: Arc<Clock>) -> Self {
+        let shared = Shared {
+            clock,
+            ..Shared::default()
         };
-        Ok(Self {
-            source: Arc::new(Source::new(place, config)?),
+        Self {
+            source: Arc::new(Source::new(to, config.connection_timeout)),
             timeout: config.connection_timeout,
-            size,
-            shared: Arc::default(),
-        })
+            shared: Arc::new(shared),
+        }
     }
 
     async fn open(&self) -> Result<Connection, RedisError> {
@@ -139,11 +140,7 @@ impl Manager {
             let message = "the answer to TIME is no time: is a proxy between?";
             std::io::Error::new(std::io::ErrorKind::InvalidData, message)
         })?;
-        *self
-            .shared
-            .clock
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some((std::time::Instant::now(), now));
+        self.shared.clock.set(now);
         self.shared.failure.send_replace(None);
         let health = Health {
             generation,
@@ -157,7 +154,28 @@ impl Manager {
     }
 }
 
+impl Clock {
+    fn set(&self, now: SystemTime) {
+        let mut clock = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *clock = Some((std::time::Instant::now(), now));
+    }
+
+    /// The server's time, advanced since it was last heard; the local time until then.
+    pub(super) fn now(&self) -> SystemTime {
+        match *self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Some((heard, time)) => time.checked_add(heard.elapsed()).unwrap_or(time),
+            None => SystemTime::now(),
+        }
+    }
+}
+
 impl Connection {
+    /// Sends what is no request of the store's, and bounds nothing.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn ask(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
+        self.wire.ask(request).await
+    }
+
     pub(super) fn set_dirty(&self, dirty: bool) {
         self.health.dirty.store(dirty, Ordering::Release);
     }
@@ -225,7 +243,7 @@ impl Connections {
                 .connection_timeout(config.connection_timeout.min(config.command_timeout))
                 .error_sink(Box::new(Failures(Arc::clone(&shared))))
         };
-        let size = manager.size;
+        let size = config.pool_size;
         let pool = builder()
             .max_size(size)
             // A pool only grows when none is idle; a connection that is cloned out is always idle.
@@ -242,22 +260,13 @@ impl Connections {
             address,
             command_timeout: config.command_timeout,
             size,
-            breaker: Arc::new(Breaker::new(config.url.starts_with("redis+cluster:"))),
+            breaker: Arc::default(),
             probe: format!("{}probe", config.key_prefix).into(),
         }
     }
 
-    /// The server's time, advanced since it was last heard; the local time until then.
     pub(super) fn now(&self) -> SystemTime {
-        match *self
-            .shared
-            .clock
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
-            Some((heard, time)) => time.checked_add(heard.elapsed()).unwrap_or(time),
-            None => SystemTime::now(),
-        }
+        self.shared.clock.now()
     }
 
     /// Sends once. Server errors inside a pipeline that ignores errors are part of the answer.
@@ -335,9 +344,7 @@ impl Connections {
             }
             Ok(Err(error)) => Err(self.judge(connection, error)),
             Err(_) => {
-                if !connection.wire.mend() {
-                    self.compare_with_a_new_one(connection);
-                }
+                self.compare_with_a_new_one(connection);
                 let message = format!(
                     "Redis at {} did not answer within {limit:?}: see `command_timeout`",
                     self.address
@@ -346,18 +353,6 @@ impl Connections {
                     trouble: Some(Trouble::Silent),
                     ..Failed::new(StoreError::unknown(message))
                 })
-            }
-        }
-    }
-
-    /// The parts of the keys, each on a server of its own.
-    pub(super) async fn shards(&self) -> Result<Vec<Shard>, Failed> {
-        let mut connection = Connection::clone(&*self.check_out().await?);
-        let shards = connection.wire.shards();
-        match tokio::time::timeout(self.command_timeout, shards).await {
-            Ok(shards) => shards.map_err(|error| self.judge(&connection, error)),
-            Err(_) => {
-                Err(StoreError::unknown("the cluster did not say where its slots are").into())
             }
         }
     }
@@ -446,8 +441,13 @@ impl Connections {
         }
     }
 
+    #[cfg(feature = "cluster")]
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.breaker.is_open()
+    }
+
     /// A connection of the pool whose connections are shared, so that none there means that none can be made.
-    async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failed> {
+    async fn check_out(&self) -> Result<PooledConnection<'static, Manager>, Failed> {
         let began = Instant::now();
         let guard = self.wait_for(&self.pool).await;
         let guard = guard.map_err(|error| self.unavailable(error));
@@ -475,7 +475,7 @@ impl Connections {
     /// A connection that nobody else has. That others have them all says nothing of the server.
     pub(super) async fn check_out_exclusive(
         &self,
-    ) -> Result<PooledConnection<'_, Manager>, Failed> {
+    ) -> Result<PooledConnection<'static, Manager>, Failed> {
         let guard = self.wait_for(&self.exclusive).await;
         guard.map_err(|error| {
             let may_be_more = self.exclusive.state().connections < self.exclusive.config().max_size;
@@ -492,15 +492,15 @@ impl Connections {
         })
     }
 
-    async fn wait_for<'a>(
+    async fn wait_for(
         &self,
-        pool: &'a Pool<Manager>,
-    ) -> Result<PooledConnection<'a, Manager>, RunError<RedisError>> {
+        pool: &Pool<Manager>,
+    ) -> Result<PooledConnection<'static, Manager>, RunError<RedisError>> {
         let mut failures = self.shared.failure.subscribe();
         loop {
             let guard = tokio::select! {
                 biased;
-                guard = pool.get() => guard,
+                guard = pool.get_owned() => guard,
                 // The next attempts would fail as well: waiting would only pile up requests. Where there are connections, one
                 // of them will be free.
                 () = refusal(&mut failures, self.command_timeout), if pool.state().connections == 0 => {
@@ -543,10 +543,7 @@ impl Connections {
             kind,
             ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown
         );
-        if !demoted || connection.wire.mend() {
-            return;
-        }
-        if self.shared.left.may_now() {
+        if demoted && self.shared.left.may_now(SECOND) {
             self.give_up(connection.health.generation);
         }
     }
@@ -568,17 +565,6 @@ impl Connections {
 
     /// What an error means for the connection, and for what was sent.
     fn judge(&self, connection: &Connection, error: RedisError) -> Failed {
-        let server_said = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
-        if !server_said && connection.wire.mend() {
-            let trouble = match error.is_timeout() {
-                true => Trouble::Silent,
-                false => Trouble::Dropped,
-            };
-            return Failed {
-                trouble: Some(trouble),
-                ..self.failed(error)
-            };
-        }
         let dropped = error.is_connection_dropped();
         if dropped {
             self.give_up(connection.health.generation);
@@ -601,21 +587,7 @@ impl Connections {
     }
 
     fn failed(&self, error: RedisError) -> Failed {
-        let error = without_arguments(error);
-        let code = error.code().map(str::to_owned);
-        let told = match (error.kind(), &code) {
-            (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
-                StoreError::refused(format!("Redis at {} refused with {code}", self.address))
-            }
-            _ => StoreError::unknown(format!(
-                "the connection to Redis at {} failed",
-                self.address
-            )),
-        };
-        Failed {
-            code,
-            ..Failed::new(told.with_source(error))
-        }
+        Failed::of(&self.address, error)
     }
 }
 

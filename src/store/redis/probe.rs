@@ -19,17 +19,19 @@ impl RedisStore {
     /// Does once what requests will do, in the same words, to a key that does not exist.
     pub(super) async fn probe(&self) -> Result<(), ConfigError> {
         let inner = &self.inner;
-        let ready = inner.connections.ready().await;
-        ready.map_err(|failed| self.cannot_start(failed))?;
-        self.probe_version().await?;
         let key = format!("{}probe", inner.config.key_prefix);
+        let ready = inner.servers.ready(&key).await;
+        ready.map_err(|failed| self.cannot_start(failed))?;
+        self.probe_version(&key).await?;
         let command = |name: &str, arguments: &[&str]| {
             let mut command = redis::cmd(name);
             command.arg(&key).arg(arguments);
             command
         };
+        let redirected = inner.servers.try_redirections(&key).await;
+        redirected.map_err(|failed| self.cannot_start(failed))?;
         for read in [command("GET", &[]), command("PTTL", &[])] {
-            let answer = self.ask(&read).await;
+            let answer = self.ask(&key, &read).await;
             answer.map_err(|failed| self.cannot_start(failed))?;
         }
         // None of them changes anything, as there is no such key.
@@ -41,7 +43,7 @@ impl RedisStore {
         ];
         let mut read_only = false;
         for write in writes {
-            match self.ask(&write).await {
+            match self.ask(&key, &write).await {
                 Err(failed) if failed.is_denial() => return Err(self.cannot_start(failed)),
                 // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
                 Err(failed) => read_only |= failed.code.as_deref() == Some("READONLY"),
@@ -51,7 +53,7 @@ impl RedisStore {
         if read_only {
             tracing::warn!(target: "sessile", address = &*inner.address, "this Redis is a replica that takes no writes, so every change of a session will fail: write the primary's address into `url`, or those of its sentinels");
         }
-        match inner.replacer.choose(&inner.connections).await {
+        match inner.replacer.choose(&inner.servers).await {
             // As above. The first request that replaces a session chooses.
             Err(failed) if failed.is_of_writes() => Ok(()),
             chosen => chosen.map_err(|failed| self.cannot_start(failed)),
@@ -59,10 +61,10 @@ impl RedisStore {
     }
 
     /// A server that is too old fails in ways that do not say so.
-    async fn probe_version(&self) -> Result<(), ConfigError> {
+    async fn probe_version(&self, key: &str) -> Result<(), ConfigError> {
         let inner = &self.inner;
         // Every user may send it. Who has renamed it is known by what else is missing.
-        let Ok(answer) = self.ask(&redis::cmd("HELLO")).await else {
+        let Ok(answer) = self.ask(key, &redis::cmd("HELLO")).await else {
             return Ok(());
         };
         match Version::of(answer) {
@@ -81,10 +83,10 @@ impl RedisStore {
         }
     }
 
-    async fn ask(&self, command: &Cmd) -> Result<Value, Failed> {
-        let connections = &self.inner.connections;
-        connections
-            .send_idempotent(&Request::Command(command))
+    async fn ask(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
+        let servers = &self.inner.servers;
+        servers
+            .send_idempotent(key, &Request::Command(command))
             .await
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::choose::Replacer;
+use super::choose::{Replacer, Swap};
 use super::exclusive::Exclusive;
 use super::failed::Failed;
-use super::pool::Connections;
+use super::servers::{Route, Servers};
 use super::{millis, odd};
-use crate::store::{Created, Deleted, Replaced, StoreError, Stored};
+use crate::store::{Created, Deleted, Replaced, StoreError};
 
 /// How many replicas, and how long they may take.
 #[derive(Clone, Copy)]
@@ -25,12 +25,13 @@ pub(super) struct Wanted {
 
 /// Does a `SET … NX`, and waits for replicas if it has written.
 pub(super) async fn create(
-    connections: &Connections,
+    servers: &Servers,
+    key: &str,
     command: &Cmd,
     wanted: Wanted,
 ) -> Result<Created, StoreError> {
-    let mut connection = connections.exclusive().await?;
-    let created = match connection.one(command).await? {
+    let (answer, mut connection) = begin(servers, key, command).await?;
+    let created = match answer {
         Value::Okay => {
             wait(&mut connection, wanted).await?;
             Created::Done
@@ -43,17 +44,12 @@ pub(super) async fn create(
 }
 
 pub(super) async fn replace(
-    connections: &Connections,
+    servers: &Servers,
     replacer: &Replacer,
-    key: &str,
-    expected: &Stored,
-    value: &[u8],
-    ttl: u64,
+    swap: Swap<'_>,
     wanted: Wanted,
 ) -> Result<Replaced, StoreError> {
-    let (replaced, mut connection) = replacer
-        .replace_alone(connections, key, expected, value, ttl)
-        .await?;
+    let (replaced, mut connection) = replacer.replace_alone(servers, swap).await?;
     if replaced == Replaced::Done {
         wait(&mut connection, wanted).await?;
     }
@@ -61,20 +57,20 @@ pub(super) async fn replace(
     Ok(replaced)
 }
 
-/// Deletes, and waits. `mark` is a key that nobody reads.
+/// Deletes, and waits. `mark` begins a key that nobody reads.
 pub(super) async fn delete(
-    connections: &Connections,
+    servers: &Servers,
     key: &str,
     mark: &str,
     wanted: Wanted,
 ) -> Result<Deleted, StoreError> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(key);
-    let mut connection = connections.exclusive().await?;
-    let deleted = match connection.one(&unlink).await? {
+    let (answer, mut connection) = begin(servers, key, &unlink).await?;
+    let deleted = match answer {
         Value::Int(0) => {
             let mut set = redis::cmd("SET");
-            set.arg(mark).arg(&["", "PX", "1"]);
+            set.arg(servers.beside(key, mark)).arg(&["", "PX", "1"]);
             connection.one(&set).await?;
             Deleted::Missing
         }
@@ -86,8 +82,25 @@ pub(super) async fn delete(
     Ok(deleted)
 }
 
+/// Sends a command to whoever has the key, over a connection on which more can be asked there.
+async fn begin(servers: &Servers, key: &str, command: &Cmd) -> Result<(Value, Exclusive), Failed> {
+    let mut route = servers.route(key);
+    loop {
+        match begin_at(&mut route, command).await {
+            Err(failed) if route.goes_on(&failed).await => {}
+            begun => return begun,
+        }
+    }
+}
+
+async fn begin_at(route: &mut Route<'_>, command: &Cmd) -> Result<(Value, Exclusive), Failed> {
+    let mut connection = route.exclusive().await?;
+    let answer = connection.one(command).await?;
+    Ok((answer, connection))
+}
+
 /// Waits until replicas have what was written on this connection last. Whatever goes wrong, that is in the primary.
-async fn wait(connection: &mut Exclusive<'_>, wanted: Wanted) -> Result<(), StoreError> {
+async fn wait(connection: &mut Exclusive, wanted: Wanted) -> Result<(), StoreError> {
     let Wanted { n, timeout } = wanted;
     let mut command = redis::cmd("WAIT");
     command.arg(n).arg(millis(timeout));

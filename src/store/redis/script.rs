@@ -2,9 +2,11 @@
 
 use redis::Value;
 
+use super::choose::Swap;
 use super::failed::Failed;
 use super::lane::Lane;
-use super::pool::{Connections, Request};
+use super::pool::Request;
+use super::servers::Servers;
 use super::{found, is_wrong_type, odd};
 use crate::store::{Replaced, Stored};
 
@@ -34,18 +36,15 @@ impl Script {
         }
     }
 
-    /// Replaces the value whose version is that of `expected`.
+    /// Replaces the value if it is the expected one.
     pub(super) async fn replace(
         &self,
-        lane: &mut Lane<'_, '_>,
-        key: &str,
-        expected: &Stored,
-        value: &[u8],
-        ttl: u64,
+        lane: &mut Lane<'_>,
+        swap: Swap<'_>,
     ) -> Result<Replaced, Failed> {
-        let ttl = ttl.to_string();
-        let arguments = [expected.version(), value, ttl.as_bytes()];
-        match self.run(lane, key, &arguments).await {
+        let ttl = swap.ttl.to_string();
+        let arguments = [swap.expected.version(), swap.value, ttl.as_bytes()];
+        match self.run(lane, &arguments).await {
             Ok(Value::Int(1)) => Ok(Replaced::Done),
             Ok(Value::Int(0)) => Ok(Replaced::Gone),
             Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
@@ -59,11 +58,11 @@ impl Script {
     }
 
     /// Runs it in both ways, on a key that does not exist.
-    pub(super) async fn probe(&self, connections: &Connections, key: &str) -> Result<(), Failed> {
+    pub(super) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), Failed> {
         for by_name in [false, true] {
             let command = self.call(by_name, key, &[b"none", b"", b"1"]);
-            connections
-                .send_idempotent(&Request::Command(&command))
+            servers
+                .send_idempotent(key, &Request::Command(&command))
                 .await?;
         }
         Ok(())
@@ -87,12 +86,8 @@ impl Script {
 
     /// Runs it on the server that has the key. A server that does not know it yet, after a restart or a failover, says so
     /// and has done nothing; it then gets the text.
-    async fn run(
-        &self,
-        lane: &mut Lane<'_, '_>,
-        key: &str,
-        arguments: &[&[u8]],
-    ) -> Result<Value, Failed> {
+    async fn run(&self, lane: &mut Lane<'_>, arguments: &[&[u8]]) -> Result<Value, Failed> {
+        let key = lane.key();
         let by_name = self.call(true, key, arguments);
         match lane.send(&Request::Command(&by_name)).await {
             Err(failed) if failed.code.as_deref() == Some("NOSCRIPT") => {

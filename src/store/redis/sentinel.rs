@@ -7,13 +7,11 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value,
-};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, Value};
 
-use super::place::addresses;
+use super::place::{addresses, at_address};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sentinels {
     nodes: Vec<ConnectionInfo>,
     /// What they call the primary.
@@ -42,8 +40,8 @@ impl Sentinels {
         let mut said = Vec::new();
         let mut failure = None;
         for node in &self.nodes {
-            let address = match tokio::time::timeout(share, self.ask(node, config)).await {
-                Ok(Ok(Some(address))) => address,
+            let primary = match tokio::time::timeout(share, self.ask(node, config)).await {
+                Ok(Ok(Some(primary))) => primary,
                 Ok(Ok(None)) => {
                     said.push(format!("{} knows no `{}`", node.addr(), self.name));
                     continue;
@@ -57,7 +55,8 @@ impl Sentinels {
                     continue;
                 }
             };
-            match self.connect(address.clone(), config).await {
+            let address = primary.addr().to_string();
+            match connect(primary, config).await {
                 Ok(Some(connection)) => return Ok(connection),
                 Ok(None) => said.push(format!(
                     "{} names {address}, which is a replica",
@@ -78,7 +77,7 @@ impl Sentinels {
         &self,
         sentinel: &ConnectionInfo,
         config: &AsyncConnectionConfig,
-    ) -> Result<Option<ConnectionAddr>, RedisError> {
+    ) -> Result<Option<ConnectionInfo>, RedisError> {
         let mut connection = Client::open(sentinel.clone())?
             .get_multiplexed_async_connection_with_config(config)
             .await?;
@@ -87,33 +86,7 @@ impl Sentinels {
             .arg(&self.name)
             .query_async(&mut connection)
             .await?;
-        Ok(
-            answer.map(|(host, port)| match self.primary.addr().clone() {
-                ConnectionAddr::TcpTls {
-                    insecure,
-                    tls_params,
-                    ..
-                } => ConnectionAddr::TcpTls {
-                    host,
-                    port,
-                    insecure,
-                    tls_params,
-                },
-                _ => ConnectionAddr::Tcp(host, port),
-            }),
-        )
-    }
-
-    /// `None` if the server there is no primary.
-    async fn connect(
-        &self,
-        address: ConnectionAddr,
-        config: &AsyncConnectionConfig,
-    ) -> Result<Option<MultiplexedConnection>, RedisError> {
-        let mut connection = Client::open(self.primary.clone().set_addr(address))?
-            .get_multiplexed_async_connection_with_config(config)
-            .await?;
-        Ok(is_primary(&mut connection).await?.then_some(connection))
+        Ok(answer.map(|(host, port)| at_address(self.primary.clone(), &host, port)))
     }
 }
 
@@ -136,4 +109,15 @@ async fn is_primary(connection: &mut MultiplexedConnection) -> Result<bool, Redi
         Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// `None` if the server there is no primary.
+async fn connect(
+    primary: ConnectionInfo,
+    config: &AsyncConnectionConfig,
+) -> Result<Option<MultiplexedConnection>, RedisError> {
+    let mut connection = Client::open(primary)?
+        .get_multiplexed_async_connection_with_config(config)
+        .await?;
+    Ok(is_primary(&mut connection).await?.then_some(connection))
 }

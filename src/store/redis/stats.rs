@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::pool::{Connections, Request};
-use super::wire::Shard;
+use super::servers::Servers;
 use super::{RedisStore, odd};
 use crate::Handle;
 use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreError, StoreStats};
@@ -46,24 +46,23 @@ impl RedisStore {
         options: StatsOptions,
         mut progress: impl FnMut(Progress),
     ) -> Result<StoreStats, StoreError> {
-        let connections = &self.inner.connections;
+        let servers = &self.inner.servers;
+        let primaries = servers.primaries().await?;
         let mut stats = StoreStats::default();
-        let mut told = Progress {
-            keys: 0,
-            of: database_size(connections).await?,
-            sessions: 0,
-        };
-        let mut shards = connections.shards().await?.into_iter().peekable();
-        while let Some(shard) = shards.next() {
+        let mut told = Progress::default();
+        for primary in &primaries {
+            told.of += database_size(primary).await?;
+        }
+        let mut left = primaries.len();
+        for primary in &primaries {
+            left -= 1;
             let mut cursor = b"0".to_vec();
             loop {
-                let (next, keys) = self.scan(shard, &cursor, options.count).await?;
+                let (next, keys) = self.scan(primary, &cursor, options.count).await?;
                 told.keys = told.of.min(told.keys + u64::from(options.count));
-                let ours: Vec<_> = keys
-                    .into_iter()
-                    .filter(|key| self.is_session(key))
-                    .collect();
-                measure(connections, &ours, &mut stats).await?;
+                let names = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
+                let ours: Vec<_> = names.filter(|key| self.is_session(key)).collect();
+                measure(servers, primary, &ours, &mut stats).await?;
                 told.sessions = stats.sessions;
                 if next == b"0" {
                     break;
@@ -71,7 +70,7 @@ impl RedisStore {
                 progress(told);
                 cursor = next;
             }
-            if shards.peek().is_none() {
+            if left == 0 {
                 told.keys = told.of;
             }
             progress(told);
@@ -84,18 +83,14 @@ impl RedisStore {
     ///
     /// # Redis
     ///
-    /// One `GET`.
+    /// One `GET`; on a cluster one to each primary, all at once, of which the slowest counts.
     #[doc(alias("ping", "is_healthy", "pool_status"))]
     pub async fn health(&self) -> Health {
         let mut get = redis::cmd("GET");
         get.arg(format!("{}probe", self.inner.config.key_prefix));
         let began = Instant::now();
-        let read = self
-            .inner
-            .connections
-            .send_anyway(&Request::Command(&get))
-            .await;
-        let read = read.map(|_| began.elapsed()).map_err(StoreError::from);
+        let read = self.inner.servers.ask_all(&Request::Command(&get)).await;
+        let read = read.map(|()| began.elapsed()).map_err(StoreError::from);
         Health {
             read,
             pool: self.pool(),
@@ -104,13 +99,13 @@ impl RedisStore {
 
     /// The connections that requests share, as they are now. Asks nothing of Redis.
     pub fn pool(&self) -> PoolStats {
-        self.inner.connections.stats()
+        self.inner.servers.stats()
     }
 
     /// One step through the database: where to go on, and the names found that begin as ours do.
     async fn scan(
         &self,
-        shard: Shard,
+        primary: &Connections,
         cursor: &[u8],
         count: u32,
     ) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
@@ -122,8 +117,8 @@ impl RedisStore {
             .arg(pattern)
             .arg("COUNT")
             .arg(count);
-        let request = Request::On(shard, &scan);
-        let Value::Array(answer) = self.inner.connections.send_idempotent(&request).await? else {
+        let request = Request::Command(&scan);
+        let Value::Array(answer) = primary.send_idempotent(&request).await? else {
             return Err(odd("SCAN"));
         };
         let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer)
@@ -138,9 +133,8 @@ impl RedisStore {
     }
 
     /// Whether a key holds a session of this store, told by its name.
-    fn is_session(&self, key: &[u8]) -> bool {
-        key.strip_prefix(self.inner.config.key_prefix.as_bytes())
-            .and_then(|handle| std::str::from_utf8(handle).ok())
+    fn is_session(&self, key: &str) -> bool {
+        key.strip_prefix(&*self.inner.config.key_prefix)
             .is_some_and(|handle| handle.parse::<Handle>().is_ok())
     }
 }
@@ -157,39 +151,64 @@ async fn database_size(connections: &Connections) -> Result<u64, StoreError> {
 
 /// Size and time left of the sessions under these keys; what has ended meanwhile, or is no string, is none.
 async fn measure(
-    connections: &Connections,
-    keys: &[Vec<u8>],
+    servers: &Servers,
+    primary: &Connections,
+    keys: &[&str],
     stats: &mut StoreStats,
 ) -> Result<(), StoreError> {
     if keys.is_empty() {
         return Ok(());
     }
+    let answer = primary
+        .send_idempotent(&Request::Pipeline(&measures(keys)))
+        .await?;
+    let Value::Array(answers) = answer else {
+        return Err(odd("STRLEN"));
+    };
+    for (key, pair) in keys.iter().zip(answers.chunks_exact(2)) {
+        let has_moved = pair.iter().any(|answer| match answer {
+            Value::ServerError(error) => matches!(error.code(), "MOVED" | "ASK"),
+            _ => false,
+        });
+        if !has_moved {
+            add(stats, pair)?;
+            continue;
+        }
+        let measure = measures(&[key]);
+        let answer = servers
+            .send_idempotent(key, &Request::Pipeline(&measure))
+            .await?;
+        match answer {
+            Value::Array(pair) => add(stats, &pair)?,
+            _ => return Err(odd("STRLEN")),
+        }
+    }
+    Ok(())
+}
+
+fn measures(keys: &[&str]) -> redis::Pipeline {
     let mut pipeline = redis::pipe();
     for key in keys {
         pipeline.cmd("STRLEN").arg(key).cmd("PTTL").arg(key);
     }
     pipeline.ignore_errors();
-    let Value::Array(answers) = connections
-        .send_idempotent(&Request::Pipeline(&pipeline))
-        .await?
-    else {
-        return Err(odd("STRLEN"));
-    };
-    for pair in answers.chunks_exact(2) {
-        match pair {
-            [Value::Int(bytes @ 1..), Value::Int(-1)] => stats.add(bytes.unsigned_abs(), None),
-            [Value::Int(bytes @ 1..), Value::Int(left @ 0..)] => {
-                let left = Duration::from_millis(left.unsigned_abs());
-                stats.add(bytes.unsigned_abs(), Some(left));
-            }
-            [Value::ServerError(error), _] if error.code() != "WRONGTYPE" => {
-                return Err(StoreError::refused(format!(
-                    "Redis refused STRLEN with {}",
-                    error.code()
-                )));
-            }
-            _ => {}
+    pipeline
+}
+
+fn add(stats: &mut StoreStats, answers: &[Value]) -> Result<(), StoreError> {
+    match answers {
+        [Value::Int(bytes @ 1..), Value::Int(-1)] => stats.add(bytes.unsigned_abs(), None),
+        [Value::Int(bytes @ 1..), Value::Int(left @ 0..)] => {
+            let left = Duration::from_millis(left.unsigned_abs());
+            stats.add(bytes.unsigned_abs(), Some(left));
         }
+        [Value::ServerError(error), _] if error.code() != "WRONGTYPE" => {
+            return Err(StoreError::refused(format!(
+                "Redis refused STRLEN with {}",
+                error.code()
+            )));
+        }
+        _ => {}
     }
     Ok(())
 }

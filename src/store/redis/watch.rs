@@ -8,41 +8,30 @@ use std::time::Instant;
 
 use redis::{Cmd, ServerError, Value, cmd};
 
+use super::choose::Swap;
 use super::exclusive::Exclusive;
 use super::failed::Failed;
-use super::pool::Connections;
+use super::servers::{Route, Servers};
 use super::{found, is_wrong_type, odd};
 use crate::store::{Replaced, StoreError, Stored};
 
-/// Replaces the value whose version is that of `expected`.
+/// Replaces the value if it is the expected one, for one who may have more to ask on the connection, which is left as if it
+/// were new.
 ///
 /// Nothing has changed when it fails before EXEC is sent, so that is never [`Unknown`](crate::store::StoreErrorKind).
-///
-/// # Cancel safety
-///
-/// Dropped half-way, it closes its connection; EXEC may still be done if it was sent.
 pub(super) async fn replace(
-    connections: &Connections,
-    key: &str,
-    expected: &Stored,
-    value: &[u8],
-    ttl: u64,
-) -> Result<Replaced, Failed> {
-    let (replaced, connection) = replace_alone(connections, key, expected, value, ttl).await?;
-    connection.give_back();
-    Ok(replaced)
-}
-
-/// The same, for one who has more to ask on the connection, which is left as if it were new.
-pub(super) async fn replace_alone<'c>(
-    connections: &'c Connections,
-    key: &str,
-    expected: &Stored,
-    value: &[u8],
-    ttl: u64,
-) -> Result<(Replaced, Exclusive<'c>), Failed> {
+    servers: &Servers,
+    route: &mut Route<'_>,
+    swap: Swap<'_>,
+) -> Result<(Replaced, Exclusive), Failed> {
+    let Swap {
+        key,
+        expected,
+        value,
+        ttl,
+    } = swap;
     let began = Instant::now();
-    let (mut connection, mut present) = begin(connections, key).await?;
+    let (mut connection, mut present) = begin(route, key).await?;
     loop {
         let same = match &present {
             Value::BulkString(version) => !version.is_empty() && version == expected.version(),
@@ -63,7 +52,7 @@ pub(super) async fn replace_alone<'c>(
             Some(Value::Nil) => return Ok((Replaced::Gone, connection)),
             Some(_) => return Err(odd("EXEC").into()),
             // Another value, or the same one renewed: a PEXPIRE counts as a change, and is none.
-            None if began.elapsed() < connections.command_timeout() => {
+            None if began.elapsed() < servers.command_timeout() => {
                 present = look(&mut connection, key).await.map_err(Failed::unsent)?;
             }
             None => {
@@ -76,8 +65,18 @@ pub(super) async fn replace_alone<'c>(
 }
 
 /// Does once all that [`replace`] does, to a key that does not exist.
-pub(super) async fn probe(connections: &Connections, key: &str) -> Result<(), Failed> {
-    let (mut connection, _) = begin(connections, key).await?;
+pub(super) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+    let mut route = servers.route(key);
+    loop {
+        match probe_at(&mut route, key).await {
+            Err(failed) if route.goes_on(&failed).await => {}
+            probed => return probed,
+        }
+    }
+}
+
+async fn probe_at(route: &mut Route<'_>, key: &str) -> Result<(), Failed> {
+    let (mut connection, _) = begin(route, key).await?;
     let _ = give_up(&mut connection, key).await?;
     look(&mut connection, key).await?;
     let mut set = cmd("SET");
@@ -88,28 +87,22 @@ pub(super) async fn probe(connections: &Connections, key: &str) -> Result<(), Fa
 }
 
 /// A connection and the first look on it; another connection if the first turns out to be dead.
-async fn begin<'a>(
-    connections: &'a Connections,
-    key: &str,
-) -> Result<(Exclusive<'a>, Value), Failed> {
-    let begun = match begin_once(connections, key).await {
-        Err(failed) if failed.is_dropped() => begin_once(connections, key).await,
+async fn begin(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), Failed> {
+    let begun = match begin_once(route, key).await {
+        Err(failed) if failed.is_dropped() => begin_once(route, key).await,
         begun => begun,
     };
     begun.map_err(Failed::unsent)
 }
 
-async fn begin_once<'a>(
-    connections: &'a Connections,
-    key: &str,
-) -> Result<(Exclusive<'a>, Value), Failed> {
-    let mut connection = connections.exclusive().await?;
+async fn begin_once(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), Failed> {
+    let mut connection = route.exclusive().await?;
     let present = look(&mut connection, key).await?;
     Ok((connection, present))
 }
 
 /// Watches the key, opens a transaction, and says which version is there.
-async fn look(connection: &mut Exclusive<'_>, key: &str) -> Result<Value, Failed> {
+async fn look(connection: &mut Exclusive, key: &str) -> Result<Value, Failed> {
     let mut pipeline = redis::pipe();
     let last = Stored::VERSION_LEN - 1;
     pipeline.cmd("WATCH").arg(key);
@@ -133,7 +126,7 @@ async fn look(connection: &mut Exclusive<'_>, key: &str) -> Result<Value, Failed
 }
 
 /// Leaves the transaction, and reads what is there instead of the expected value.
-async fn give_up(connection: &mut Exclusive<'_>, key: &str) -> Result<Replaced, Failed> {
+async fn give_up(connection: &mut Exclusive, key: &str) -> Result<Replaced, Failed> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("DISCARD");
     pipeline.cmd("PTTL").arg(key).cmd("GET").arg(key);
@@ -159,7 +152,7 @@ enum Executed {
 }
 
 /// Does one command in the open transaction, and ends it.
-async fn execute(connection: &mut Exclusive<'_>, command: Cmd) -> Result<Option<Value>, Failed> {
+async fn execute(connection: &mut Exclusive, command: Cmd) -> Result<Option<Value>, Failed> {
     let mut pipeline = redis::pipe();
     pipeline.add_command(command).cmd("EXEC");
     match executed(connection.ask(&mut pipeline).await?) {

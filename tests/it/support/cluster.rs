@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, RedisResult};
 
-use super::Server;
 use super::patience::until_blocking;
 use super::server::free_port;
+use super::{Authority, Server};
 
 const PRIMARIES: usize = 3;
 const SLOTS: u16 = 16384;
@@ -17,16 +17,29 @@ const NODE_TIMEOUT: &str = "5000";
 pub struct Cluster {
     /// The primaries first.
     pub servers: Vec<Server>,
+    buses: Vec<String>,
+    /// By which the nodes know each other.
+    ports: Vec<String>,
+    encrypted: bool,
 }
 
 impl Cluster {
     pub fn start() -> Self {
-        let mut buses = Vec::new();
+        Self::start_with(None)
+    }
+
+    /// One whose nodes encrypt what they say to each other too.
+    pub fn start_encrypted(authority: &Authority) -> Self {
+        Self::start_with(Some(&authority.arguments("127.0.0.1", "no")))
+    }
+
+    fn start_with(tls: Option<&[String]>) -> Self {
+        let (mut buses, mut ports) = (Vec::new(), Vec::new());
         let mut servers = Vec::new();
         for _ in 0..2 * PRIMARIES {
-            let mut bus = String::new();
+            let (mut bus, mut tls_port) = (String::new(), String::new());
             servers.push(Server::start_by(|| {
-                bus = free_port().to_string();
+                (bus, tls_port) = (free_port().to_string(), free_port().to_string());
                 let arguments = [
                     ["--cluster-enabled", "yes"],
                     ["--cluster-node-timeout", NODE_TIMEOUT],
@@ -36,21 +49,39 @@ impl Cluster {
                     ["--cluster-require-full-coverage", "no"],
                     ["--repl-diskless-sync-delay", "0"],
                 ];
+                let arguments = arguments.as_flattened().iter();
+                let mut arguments: Vec<_> = arguments.map(ToString::to_string).collect();
+                if let Some(tls) = tls {
+                    let encrypted = [
+                        ["--tls-port", &tls_port],
+                        ["--tls-cluster", "yes"],
+                        ["--tls-replication", "yes"],
+                    ];
+                    let encrypted = encrypted.as_flattened().iter();
+                    arguments.extend(encrypted.map(ToString::to_string));
+                    arguments.extend_from_slice(tls);
+                }
                 arguments
-                    .as_flattened()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect()
             }));
             buses.push(bus);
+            ports.push(tls_port);
         }
-        let cluster = Self { servers };
+        let encrypted = tls.is_some();
+        if !encrypted {
+            ports = servers.iter().map(|node| node.port().to_string()).collect();
+        }
+        let cluster = Self {
+            servers,
+            buses,
+            ports,
+            encrypted,
+        };
         for (number, server) in cluster.servers.iter().enumerate() {
             let epoch = (number + 1).to_string();
             ask::<()>(server, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
-            let port = server.port().to_string();
-            let meet = ["CLUSTER", "MEET", "127.0.0.1", &port, &buses[number]];
-            ask::<()>(&cluster.servers[0], &meet);
+        }
+        for number in 1..2 * PRIMARIES {
+            cluster.meet(number);
         }
         for number in 0..PRIMARIES {
             let share = |number: usize| usize::from(SLOTS) * number / PRIMARIES;
@@ -86,11 +117,50 @@ impl Cluster {
         cluster
     }
 
+    fn meet(&self, number: usize) {
+        let (port, bus) = (&self.ports[number], &self.buses[number]);
+        let meet = ["CLUSTER", "MEET", "127.0.0.1", port, bus];
+        ask::<()>(&self.servers[0], &meet);
+    }
+
     /// Names all primaries.
     pub fn url(&self) -> String {
-        let primaries = self.servers[..PRIMARIES].iter();
-        let addresses: Vec<_> = primaries.map(|node| node.address().to_string()).collect();
-        format!("redis+cluster://{}/", addresses.join(","))
+        let ports = self.ports[..PRIMARIES].iter();
+        let addresses: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        let scheme = if self.encrypted { "rediss" } else { "redis" };
+        format!("{scheme}+cluster://{}/", addresses.join(","))
+    }
+
+    /// Makes a replica forget whose it is, and join anew as a primary of nothing.
+    pub fn join_as_primary(&self, number: usize) {
+        ask::<()>(&self.servers[number], &["CLUSTER", "RESET", "HARD"]);
+        self.meet(number);
+        self.wait_for("all know the new primary", |server| {
+            let info: String = answer(server, &["CLUSTER", "INFO"])?;
+            let nodes: String = answer(server, &["CLUSTER", "NODES"])?;
+            let mut nodes = nodes.lines();
+            let name = self.name(number);
+            let is_known = nodes.any(|node| node.starts_with(&name) && !node.contains("handshake"));
+            Ok(is_known && info.contains("cluster_state:ok"))
+        });
+    }
+
+    /// Lets many slots be on their way, with their keys at the old place still.
+    pub fn set_out(&self, slots: std::ops::Range<u16>, from: usize, to: usize) {
+        let (old, new) = (self.name(from), self.name(to));
+        for (server, state, name) in [
+            (&self.servers[to], "IMPORTING", &old),
+            (&self.servers[from], "MIGRATING", &new),
+        ] {
+            let mut pipeline = redis::pipe();
+            for slot in slots.clone() {
+                let slot = slot.to_string();
+                pipeline
+                    .cmd("CLUSTER")
+                    .arg(&["SETSLOT", &slot, state, name]);
+            }
+            pipeline.exec(&mut server.connection()).unwrap();
+        }
     }
 
     pub fn primaries(&self) -> &[Server] {
@@ -119,7 +189,7 @@ impl Cluster {
     pub fn move_slots(&self, slots: &[u16], from: usize, to: usize, pause: Duration) {
         let (here, there) = (&self.servers[from], &self.servers[to]);
         let (old, new) = (self.name(from), self.name(to));
-        let port = there.port().to_string();
+        let port = &self.ports[to];
         for slot in slots {
             let slot = slot.to_string();
             ask::<()>(there, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &old]);
@@ -129,7 +199,7 @@ impl Cluster {
                 if keys.is_empty() {
                     break;
                 }
-                let head = ["MIGRATE", "127.0.0.1", &port, "", "0", "60000", "KEYS"];
+                let head = ["MIGRATE", "127.0.0.1", port, "", "0", "60000", "KEYS"];
                 let keys = keys.iter().map(String::as_str);
                 ask::<()>(here, &head.into_iter().chain(keys).collect::<Vec<_>>());
             }

@@ -1,6 +1,7 @@
 //! Real servers, real processes and a proxy that breaks connections, for all tests.
 
 pub mod app;
+pub mod authority;
 pub mod browser;
 pub mod cluster;
 pub mod gate;
@@ -17,6 +18,7 @@ pub mod visit;
 
 use std::io::Write as _;
 
+pub use authority::Authority;
 pub use browser::Browser;
 pub use cluster::Cluster;
 pub use gate::Gate;

@@ -1,0 +1,404 @@
+//! A cluster: which node has the key of a request, and what follows when that has changed.
+//!
+//! Each primary has connections, a circuit breaker and exclusive connections of its own, as one server would. What a node
+//! redirects has done nothing there, and is sent once more to where it says; what gets no answer may have been done, and is
+//! never sent again by itself. After any trouble the cluster is asked anew where the slots are, beside the requests.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime};
+
+use bb8_redis::bb8::ManageConnection as _;
+use futures_util::FutureExt as _;
+use futures_util::future::{select_all, select_ok};
+use rand::seq::IteratorRandom as _;
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, ServerError, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::RedisConfig;
+use super::failed::{Failed, Trouble};
+use super::odd;
+use super::place::at_address;
+use super::pool::{Clock, Connections, Manager, Seldom};
+use super::wire::{Request, To};
+use crate::store::{PoolStats, StoreError};
+
+mod asking;
+mod route;
+mod slots;
+
+pub(super) use asking::with_asking;
+pub(super) use route::Route;
+use slots::{Address, Map, Range, ranges, slot_of};
+
+/// Requests share this many connections to each node at most; more help nobody.
+const SIZE_MOST: u32 = 2;
+
+/// How far apart the cluster is asked where the slots are.
+const APART: Duration = Duration::from_millis(250);
+
+/// How many nodes are asked at once. The first answer counts.
+const ASKED: usize = 3;
+
+/// Between two looks for the first answer.
+const AGAIN: Duration = Duration::from_millis(50);
+
+#[derive(Clone)]
+pub(super) struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    seeds: Vec<ConnectionInfo>,
+    address: Arc<str>,
+    /// Those of one node.
+    config: RedisConfig,
+    clock: Arc<Clock>,
+    map: RwLock<Map<Arc<Node>>>,
+    /// Why the cluster did not say where the slots are, when it was last asked.
+    failure: RwLock<Option<StoreError>>,
+    due: Seldom,
+    /// Held while it is asked.
+    asking: Arc<Mutex<()>>,
+}
+
+/// A primary.
+struct Node {
+    host: String,
+    connections: Arc<Connections>,
+}
+
+impl Router {
+    pub(super) fn new(seeds: Vec<ConnectionInfo>, address: Arc<str>, config: &RedisConfig) -> Self {
+        let inner = Inner {
+            seeds,
+            address,
+            config: RedisConfig {
+                pool_size: config.pool_size.min(SIZE_MOST),
+                ..config.clone()
+            },
+            clock: Arc::default(),
+            map: RwLock::default(),
+            failure: RwLock::default(),
+            due: Seldom::default(),
+            asking: Arc::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        self.inner.clock.now()
+    }
+
+    pub(super) fn command_timeout(&self) -> Duration {
+        self.inner.config.command_timeout
+    }
+
+    pub(super) async fn ready(&self, key: &str) -> Result<(), Failed> {
+        let deadline = Instant::now() + self.inner.config.connection_timeout;
+        loop {
+            self.renew().await;
+            if let Some(node) = self.owner(slot_of(key)) {
+                return node.connections.ready().await;
+            }
+            if Instant::now() >= deadline {
+                return Err(self.nobody());
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    pub(super) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+        let mut route = self.route(key);
+        loop {
+            match route.next().await?.send(request).await {
+                Err(failed) if route.goes_on(&failed).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Again at once if the connection turns out to be dead, and once more if there is no answer; each time to whoever has
+    /// the key by then.
+    pub(super) async fn send_idempotent(
+        &self,
+        key: &str,
+        request: &Request<'_>,
+    ) -> Result<Value, Failed> {
+        let mut route = self.route(key);
+        let mut dropped = 0;
+        let mut silent = None;
+        loop {
+            let answer = match route.next().await {
+                Ok(hop) => hop.send(request).await,
+                Err(failed) => Err(failed),
+            };
+            let Err(failed) = answer else { return answer };
+            if route.goes_on(&failed).await {
+                continue;
+            }
+            match failed.trouble {
+                Some(Trouble::Dropped) if dropped < SIZE_MOST => dropped += 1,
+                Some(Trouble::Silent) if silent.is_none() => silent = Some(failed),
+                // What was sent first may be done all the same.
+                _ if failed.is_unsent() => return Err(silent.unwrap_or(failed)),
+                _ => return Err(failed),
+            }
+            self.renew().await;
+        }
+    }
+
+    pub(super) async fn try_asking(&self, key: &str) -> Result<(), Failed> {
+        let mut get = redis::cmd("GET");
+        get.arg(key);
+        let (pipeline, _) = with_asking(&Request::Command(&get), &mut false);
+        match self
+            .send_idempotent(key, &Request::Pipeline(&pipeline))
+            .await?
+        {
+            Value::Array(answers) => match answers.into_iter().next() {
+                Some(Value::ServerError(error)) => Err(self.refused(error)),
+                _ => Ok(()),
+            },
+            _ => Err(odd("ASKING").into()),
+        }
+    }
+
+    pub(super) fn route(&self, key: &str) -> Route<'_> {
+        Route::new(self, slot_of(key))
+    }
+
+    pub(super) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+        if self.map().is_empty() {
+            self.renew().await;
+        }
+        let map = self.map();
+        if map.is_empty() {
+            return Err(self.nobody());
+        }
+        let primaries = map.primaries().map(|node| Arc::clone(&node.connections));
+        Ok(primaries.collect())
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let map = self.map();
+        let nodes = map.primaries().map(|node| node.connections.stats());
+        nodes.fold(PoolStats::default(), |sum, node| PoolStats {
+            size: sum.size + node.size,
+            open: sum.open + node.open,
+            made: sum.made + node.made,
+            broken: sum.broken + node.broken,
+            timed_out: sum.timed_out + node.timed_out,
+            left_alone: sum.left_alone || node.left_alone,
+        })
+    }
+
+    pub(super) fn refused(&self, error: ServerError) -> Failed {
+        Failed::of(&self.inner.address, error.into())
+    }
+
+    fn owner(&self, slot: u16) -> Option<Arc<Node>> {
+        self.map().owner(slot).cloned()
+    }
+
+    /// The node at an address, which may be new.
+    fn at(&self, address: &Address) -> Option<Arc<Node>> {
+        let mut map = self
+            .inner
+            .map
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.at_or(address, || self.open(address)).cloned()
+    }
+
+    fn move_to(&self, slot: u16, address: &Address) {
+        let mut map = self
+            .inner
+            .map
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.move_to(slot, address, || self.open(address));
+    }
+
+    /// Asks the cluster where the slots are, and waits for the answer; or for that to a question under way, if the last was
+    /// not long ago.
+    async fn renew(&self) {
+        self.renew_soon();
+        let answered = self.inner.asking.lock();
+        drop(tokio::time::timeout(self.command_timeout(), answered).await);
+    }
+
+    /// The same without waiting.
+    fn renew_soon(&self) {
+        if !self.inner.due.may_now(APART) {
+            return;
+        }
+        // Otherwise it is being asked.
+        if let Ok(asking) = Arc::clone(&self.inner.asking).try_lock_owned() {
+            let router = self.clone();
+            tokio::spawn(async move {
+                router.ask().await;
+                drop(asking);
+            });
+        }
+    }
+
+    async fn ask(&self) {
+        let inner = &self.inner;
+        let ranges = match self.ask_primaries().await {
+            Some(ranges) => Ok(ranges),
+            None => ask_seeds(&inner.seeds, &inner.config).await,
+        };
+        let failure = match ranges {
+            Ok(ranges) => {
+                let mut map = inner.map.write().unwrap_or_else(PoisonError::into_inner);
+                map.replace(&ranges, |address| self.open(address));
+                None
+            }
+            Err(error) => {
+                let message = "the cluster did not say where its slots are";
+                let error = StoreError::unavailable(message).with_source(error);
+                tracing::debug!(target: "sessile", %error, "the cluster is not reached");
+                Some(error)
+            }
+        };
+        *inner
+            .failure
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Some of those that are known, so that one which has lost touch with the others is not always believed.
+    async fn ask_primaries(&self) -> Option<Vec<Range>> {
+        let some = {
+            let map = self.map();
+            let sound = map
+                .primaries()
+                .filter(|node| !node.connections.is_left_alone());
+            sound.cloned().sample(&mut rand::rng(), ASKED)
+        };
+        let question = where_slots_are();
+        let answers = some.into_iter().map(|node| {
+            let question = &question;
+            async move {
+                let request = Request::Command(question);
+                let answer = node.connections.send(&request).await.map_err(drop)?;
+                complete(ranges(answer, &node.host)).ok_or(())
+            }
+            .boxed()
+        });
+        let answers: Vec<_> = answers.collect();
+        if answers.is_empty() {
+            return None;
+        }
+        select_ok(answers).await.ok().map(|(ranges, _)| ranges)
+    }
+
+    fn open(&self, address: &Address) -> Arc<Node> {
+        let inner = &self.inner;
+        // A URL names one host at least.
+        let info = at_address(inner.seeds[0].clone(), &address.host, address.port);
+        let manager = Manager::new(
+            To::Server(Box::new(info)),
+            &inner.config,
+            Arc::clone(&inner.clock),
+        );
+        let shown = address.to_string().into();
+        let connections = Connections::new(manager, shown, &inner.config);
+        Arc::new(Node {
+            host: address.host.clone(),
+            connections: Arc::new(connections),
+        })
+    }
+
+    fn map(&self) -> RwLockReadGuard<'_, Map<Arc<Node>>> {
+        self.inner
+            .map
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nobody(&self) -> Failed {
+        let failure = self
+            .inner
+            .failure
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let nobody = || {
+            StoreError::unavailable("no node of the cluster has this slot: look at `CLUSTER INFO`")
+        };
+        failure.clone().unwrap_or_else(nobody).into()
+    }
+}
+
+/// Whether one of the nodes that were named says where the slots are.
+pub(super) async fn try_seeds(
+    seeds: &[ConnectionInfo],
+    config: &RedisConfig,
+) -> Result<(), RedisError> {
+    ask_seeds(seeds, config).await.map(drop)
+}
+
+/// Asks all nodes that were named, and takes the first answer.
+async fn ask_seeds(
+    seeds: &[ConnectionInfo],
+    config: &RedisConfig,
+) -> Result<Vec<Range>, RedisError> {
+    let answers = seeds.iter().map(|seed| {
+        let answer = tokio::time::timeout(config.connection_timeout, ask_seed(seed, config));
+        async {
+            let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            answer.await.unwrap_or_else(|_| late())
+        }
+        .boxed()
+    });
+    // All of them, for the one whose failure tells most.
+    let mut failures = Vec::new();
+    let mut answers = answers.collect::<Vec<_>>();
+    while !answers.is_empty() {
+        let (answer, _, left) = select_all(answers).await;
+        match answer {
+            Ok(ranges) => return Ok(ranges),
+            Err(error) => failures.push(error),
+        }
+        answers = left;
+    }
+    let told = failures
+        .iter()
+        .position(|error: &RedisError| !error.is_timeout());
+    Err(failures.swap_remove(told.unwrap_or_default()))
+}
+
+async fn ask_seed(seed: &ConnectionInfo, config: &RedisConfig) -> Result<Vec<Range>, RedisError> {
+    let to = To::Server(Box::new(seed.clone()));
+    let manager = Manager::new(to, config, Arc::default());
+    let mut connection = manager.connect().await?;
+    let question = where_slots_are();
+    let answer = connection.ask(&Request::Command(&question)).await?;
+    let host = match seed.addr() {
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
+        _ => "",
+    };
+    complete(ranges(answer.extract_error()?, host)).ok_or_else(|| {
+        let message = "this node knows no primary with slots: see `CLUSTER INFO`";
+        std::io::Error::other(message).into()
+    })
+}
+
+/// An answer without any slots tells nothing.
+fn complete(ranges: Vec<Range>) -> Option<Vec<Range>> {
+    (!ranges.is_empty()).then_some(ranges)
+}
+
+fn where_slots_are() -> Cmd {
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("SLOTS");
+    command
+}
+
+/// A key with this prefix in the slot of the other one.
+pub(super) fn beside(key: &str, prefix: &str) -> String {
+    slots::key_in(slot_of(key), prefix)
+}

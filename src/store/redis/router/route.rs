@@ -1,0 +1,210 @@
+//! One request's way through a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ErrorKind, ServerErrorKind, Value};
+use tokio::time::Instant;
+
+use super::asking::with_asking;
+use super::slots::Address;
+use super::{Node, Router};
+use crate::store::redis::exclusive::Exclusive;
+use crate::store::redis::failed::{Failed, Redirection};
+use crate::store::redis::wire::Request;
+
+/// So many redirections are followed at once; before others there is a wait, in case two nodes point at each other.
+const AT_ONCE: u32 = 5;
+/// That wait, and the one for a cluster that is down for a moment, with jitter.
+const WAIT: Duration = Duration::from_millis(20);
+
+/// Leads from the node that has the slot on along the redirections, for no longer than `command_timeout`.
+pub(in crate::store::redis) struct Route<'a> {
+    router: &'a Router,
+    slot: u16,
+    began: Instant,
+    hops: u32,
+    /// Who was asked last.
+    last: Option<Arc<Node>>,
+    /// Who is to be asked next, for this request only.
+    ask: Option<Arc<Node>>,
+}
+
+/// A node that may have the key.
+pub(super) struct Hop {
+    node: Arc<Node>,
+    /// The slot is on its way to it.
+    asking: bool,
+}
+
+/// What follows from a failure.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing was done, and this node has the slot.
+    Moved(Address),
+    /// Nothing was done, and this node takes the request.
+    Ask(Address),
+    /// Nothing was done, and may be soon.
+    Wait,
+    /// Nothing was sent. Another node may have taken over.
+    Elsewhere,
+    /// It may have been done, or will not be.
+    Stop,
+}
+
+fn next(failed: &Failed, asked: &str) -> Next {
+    if let Some(Redirection { to, ask, .. }) = failed.redirection.as_deref() {
+        return match (Address::parse(to, asked), ask) {
+            (Some(address), true) => Next::Ask(address),
+            (Some(address), false) => Next::Moved(address),
+            (None, _) => Next::Wait,
+        };
+    }
+    match failed.code.as_deref() {
+        Some("CLUSTERDOWN" | "TRYAGAIN") => Next::Wait,
+        None if failed.is_unsent() => Next::Elsewhere,
+        _ => Next::Stop,
+    }
+}
+
+impl<'a> Route<'a> {
+    pub(super) fn new(router: &'a Router, slot: u16) -> Self {
+        Self {
+            router,
+            slot,
+            began: Instant::now(),
+            hops: 0,
+            last: None,
+            ask: None,
+        }
+    }
+
+    /// Who is to be asked now.
+    pub(super) async fn next(&mut self) -> Result<Hop, Failed> {
+        let asking = self.ask.is_some();
+        let mut node = self.ask.take().or_else(|| self.router.owner(self.slot));
+        if node.is_none() {
+            self.router.renew().await;
+            node = self.router.owner(self.slot);
+        }
+        let node = node.ok_or_else(|| self.router.nobody())?;
+        self.last = Some(Arc::clone(&node));
+        Ok(Hop { node, asking })
+    }
+
+    pub(in crate::store::redis) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
+        let Hop { node, asking } = self.next().await?;
+        let exclusive = node.connections.exclusive().await?;
+        Ok(match asking {
+            true => exclusive.asking(),
+            false => exclusive,
+        })
+    }
+
+    /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
+    pub(in crate::store::redis) async fn goes_on(&mut self, failed: &Failed) -> bool {
+        let Some(last) = self.last.clone() else {
+            return false;
+        };
+        let router = self.router;
+        let next = next(failed, &last.host);
+        // A slot that is on its way is where it should be.
+        if failed.trouble.is_some() || !matches!(next, Next::Ask(_) | Next::Stop) {
+            router.renew_soon();
+        }
+        if next == Next::Stop || self.began.elapsed() >= router.command_timeout() {
+            return false;
+        }
+        self.hops += 1;
+        if next == Next::Wait || self.hops > AT_ONCE {
+            tokio::time::sleep(WAIT.mul_f64(rand::random_range(0.5..=1.0))).await;
+        }
+        match next {
+            Next::Moved(address) => router.move_to(self.slot, &address),
+            Next::Ask(address) => self.ask = router.at(&address),
+            Next::Wait | Next::Stop => {}
+            Next::Elsewhere => {
+                if !last.connections.is_left_alone() {
+                    router.renew().await;
+                }
+                let owner = router.owner(self.slot);
+                return owner.is_some_and(|owner| !Arc::ptr_eq(&owner, &last));
+            }
+        }
+        true
+    }
+}
+
+impl Hop {
+    /// What sends a node to another one, or refuses for the moment, fails the whole; other errors inside of a pipeline are part
+    /// of the answer.
+    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        let connections = &self.node.connections;
+        let answer = if self.asking {
+            let (pipeline, form) = with_asking(request, &mut false);
+            let answer = connections.send(&Request::Pipeline(&pipeline)).await?;
+            form.read(answer, connections)?
+        } else {
+            connections.send(request).await?
+        };
+        match &answer {
+            Value::Array(answers) => match answers.last() {
+                Some(Value::ServerError(error)) if is_elsewhere(error) => {
+                    Err(connections.refused(error.clone()))
+                }
+                _ => Ok(answer),
+            },
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// The last command of a pipeline is the one that counts: what comes before it only reads.
+fn is_elsewhere(error: &redis::ServerError) -> bool {
+    let error = redis::RedisError::from(error.clone());
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    fn said(text: &str) -> Failed {
+        let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
+        Failed::of("h:1", parsed.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn what_follows_from_a_failure() {
+        let address = Address::new("h", 2);
+        for (failed, follows) in [
+            (said("MOVED 5 h:2"), Next::Moved(address.clone())),
+            (said("ASK 5 h:2"), Next::Ask(address)),
+            (said("MOVED 5 :2"), Next::Moved(Address::new("asked", 2))),
+            (said("MOVED 5 ?:2"), Next::Wait),
+            (said("CLUSTERDOWN Hash slot not served"), Next::Wait),
+            (said("TRYAGAIN Multiple keys request"), Next::Wait),
+            (said("READONLY no"), Next::Stop),
+            (said("OOM no"), Next::Stop),
+            (said("NOSCRIPT no"), Next::Stop),
+            (
+                StoreError::unavailable("no connection").into(),
+                Next::Elsewhere,
+            ),
+            // It may have been done.
+            (StoreError::unknown("no answer").into(), Next::Stop),
+        ] {
+            let told = format!("{:?}", failed.error);
+            assert_eq!(next(&failed, "asked"), follows, "{told}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Whom a request goes to: the one server, or that node of a cluster which has its key.
+
+#![cfg_attr(
+    not(feature = "cluster"),
+    allow(unused_variables, reason = "one server has every key")
+)]
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bb8_redis::bb8::ManageConnection as _;
+use futures_util::future::join_all;
+use redis::{RedisError, ServerError, Value};
+
+use super::RedisConfig;
+use super::exclusive::Exclusive;
+use super::failed::Failed;
+use super::place::Place;
+use super::pool::{Connections, Manager, Request};
+#[cfg(feature = "cluster")]
+use super::router::{self, Router};
+use super::wire::To;
+use crate::store::PoolStats;
+
+/// The servers of a store.
+#[derive(Clone)]
+pub(super) enum Servers {
+    One(Arc<Connections>),
+    #[cfg(feature = "cluster")]
+    Cluster(Router),
+}
+
+impl Servers {
+    /// Connects in the background. Must be called within a tokio runtime.
+    pub(super) fn new(place: Place, address: Arc<str>, config: &RedisConfig) -> Self {
+        let to = match place {
+            Place::Server(info) => To::Server(info),
+            Place::Sentinels(sentinels) => To::Sentinels(sentinels),
+            #[cfg(feature = "cluster")]
+            Place::Cluster(seeds) => return Self::Cluster(Router::new(seeds, address, config)),
+        };
+        let manager = Manager::new(to, config, Arc::default());
+        Self::One(Arc::new(Connections::new(manager, address, config)))
+    }
+
+    /// Connects once, to see whether it works.
+    pub(super) async fn try_out(place: Place, config: &RedisConfig) -> Result<(), RedisError> {
+        let to = match place {
+            Place::Server(info) => To::Server(info),
+            Place::Sentinels(sentinels) => To::Sentinels(sentinels),
+            #[cfg(feature = "cluster")]
+            Place::Cluster(seeds) => return router::try_seeds(&seeds, config).await,
+        };
+        let manager = Manager::new(to, config, Arc::default());
+        manager.connect().await.map(drop)
+    }
+
+    /// Waits for the first connection, to the server that has the key.
+    pub(super) async fn ready(&self, key: &str) -> Result<(), Failed> {
+        match self {
+            Self::One(connections) => connections.ready().await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.ready(key).await,
+        }
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        match self {
+            Self::One(connections) => connections.now(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.now(),
+        }
+    }
+
+    /// Sends once to whoever has the key. Server errors inside a pipeline that ignores errors are part of the answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
+    pub(super) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+        match self {
+            Self::One(connections) => connections.send(request).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.send(key, request).await,
+        }
+    }
+
+    /// Sends something that may be sent any number of times.
+    pub(super) async fn send_idempotent(
+        &self,
+        key: &str,
+        request: &Request<'_>,
+    ) -> Result<Value, Failed> {
+        match self {
+            Self::One(connections) => connections.send_idempotent(request).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.send_idempotent(key, request).await,
+        }
+    }
+
+    /// The way to a connection of one's own to whoever has the key.
+    pub(super) fn route<'a>(&'a self, key: &str) -> Route<'a> {
+        match self {
+            Self::One(connections) => Route::Direct(connections),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => Route::Routed(router.route(key)),
+        }
+    }
+
+    /// All servers that have sessions.
+    pub(super) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+        match self {
+            Self::One(connections) => Ok(vec![Arc::clone(connections)]),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.primaries().await,
+        }
+    }
+
+    /// Sends to each of them, though it is left alone; an answer ends that. The first failure is the whole's. That a node
+    /// of a cluster does not have the key is an answer.
+    pub(super) async fn ask_all(&self, request: &Request<'_>) -> Result<(), Failed> {
+        let primaries = self.primaries().await?;
+        let asked =
+            primaries
+                .iter()
+                .map(async |primary| match primary.send_anyway(request).await {
+                    Err(failed) if failed.redirection.is_none() => Err(failed),
+                    _ => Ok(()),
+                });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Does once what redirections need, with a key that does not exist.
+    pub(super) async fn try_redirections(&self, key: &str) -> Result<(), Failed> {
+        match self {
+            Self::One(_) => Ok(()),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.try_asking(key).await,
+        }
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        match self {
+            Self::One(connections) => connections.stats(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.stats(),
+        }
+    }
+
+    /// What the server said of one command in a pipeline.
+    pub(super) fn refused(&self, error: ServerError) -> Failed {
+        match self {
+            Self::One(connections) => connections.refused(error),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.refused(error),
+        }
+    }
+
+    pub(super) fn command_timeout(&self) -> Duration {
+        match self {
+            Self::One(connections) => connections.command_timeout(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.command_timeout(),
+        }
+    }
+
+    /// A key that is on the same server as this one: the prefix, with something behind it on a cluster.
+    pub(super) fn beside(&self, key: &str, prefix: &str) -> String {
+        match self {
+            Self::One(_) => prefix.to_owned(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => router::beside(key, prefix),
+        }
+    }
+}
+
+/// The way of something that needs a connection to itself: one server, or one after the other while nodes redirect it.
+pub(super) enum Route<'a> {
+    Direct(&'a Connections),
+    #[cfg(feature = "cluster")]
+    Routed(router::Route<'a>),
+}
+
+impl Route<'_> {
+    pub(super) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
+        match self {
+            Self::Direct(connections) => connections.exclusive().await,
+            #[cfg(feature = "cluster")]
+            Self::Routed(route) => route.exclusive().await,
+        }
+    }
+
+    /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
+    pub(super) async fn goes_on(&mut self, failed: &Failed) -> bool {
+        match self {
+            Self::Direct(_) => false,
+            #[cfg(feature = "cluster")]
+            Self::Routed(route) => route.goes_on(failed).await,
+        }
+    }
+}
