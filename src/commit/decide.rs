@@ -60,10 +60,6 @@ pub(crate) struct State {
     on_primary: bool,
     /// Replicas must have it too.
     durable: bool,
-    /// The store repeats by itself what it is sent, so an answer is that to the last copy, and tells nothing of the first.
-    store_resends: bool,
-    /// The next event answers something that was sent.
-    asked: bool,
     #[cfg(test)]
     broken: Option<Rule>,
 }
@@ -77,8 +73,6 @@ impl State {
             resends: 0,
             unresolved: false,
             on_primary: false,
-            store_resends: false,
-            asked: false,
             #[cfg(test)]
             broken: None,
         }
@@ -87,14 +81,6 @@ impl State {
     /// The commit counts as done only once replicas have it.
     pub(crate) fn durable(self, durable: bool) -> Self {
         Self { durable, ..self }
-    }
-
-    /// For a store that may repeat what it is sent: [`Capabilities::resends`](crate::store::Capabilities::resends).
-    pub(crate) fn with_store_resends(self, store_resends: bool) -> Self {
-        Self {
-            store_resends,
-            ..self
-        }
     }
 
     /// For tests that must fail without it.
@@ -223,9 +209,6 @@ pub(crate) enum Verdict {
 
 /// Says what follows from an event. `late` is true once the deadline has passed.
 pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action) {
-    if may_be_an_echo(state, event) {
-        state.unresolved = state.keeps(Rule::SilenceIsUnknown);
-    }
     let action = match event {
         Event::Begin if late => Action::Finish(nothing_written(state, Verdict::Failed)),
         Event::Begin if state.unresolved => {
@@ -258,16 +241,7 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
             Action::WaitAndLoad
         }
     };
-    state.asked = matches!(action, Action::Send | Action::Resend | Action::Confirm);
     (state, action)
-}
-
-/// Whether the answer may be that to a second copy, which the store has sent because the first got none.
-fn may_be_an_echo(state: State, event: Event) -> bool {
-    state.store_resends
-        && state.asked
-        && state.goal == Goal::Replace
-        && event != Event::Failed(StoreErrorKind::Unavailable)
 }
 
 fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
@@ -727,114 +701,6 @@ mod tests {
         }
         let (sent, _) = step(State::new(Goal::Replace).durable(true), Begin, false);
         assert_eq!(step(sent, ours, true).1, short);
-    }
-
-    #[test]
-    fn what_a_store_that_repeats_by_itself_answers_proves_little() {
-        use Action::{Finish, Resend, Send, SendAfresh, WaitAndLoad};
-        use Event::{Done, Exists, Failed, Gone, Unreadable};
-        use Goal::{Create, Delete, Replace};
-        use Trace::{Absent, Applied, NotApplied, Superseded};
-        use Verdict::{Committed, NeverKnown, OtherEpoch, OutcomeUnknown};
-
-        let other = newer(Absent, true, 1);
-        let table: &[(&str, Goal, &[Event], &[Action])] = &[
-            ("undisturbed", Replace, &[Done], &[Send, Finish(Committed)]),
-            (
-                "the second copy meets what the first has written",
-                Replace,
-                &[newer(Applied, true, 1)],
-                &[Send, Finish(Committed)],
-            ),
-            (
-                "others were faster, and our id would be there",
-                Replace,
-                &[other, other, LOADED, Done],
-                &[Send, Send, WaitAndLoad, Send, Finish(Committed)],
-            ),
-            (
-                "nine others: the first copy may have been before them",
-                Replace,
-                &[newer(Absent, true, 9)],
-                &[Send, Finish(NeverKnown)],
-            ),
-            (
-                "a later id of ours hides it",
-                Replace,
-                &[newer(Superseded, true, 2)],
-                &[Send, Finish(NeverKnown)],
-            ),
-            (
-                "an older one proves it",
-                Replace,
-                &[newer(NotApplied, true, 9), Done],
-                &[Send, Send, Finish(Committed)],
-            ),
-            (
-                "gone, maybe after the first copy",
-                Replace,
-                &[Gone],
-                &[Send, Finish(NeverKnown)],
-            ),
-            (
-                "gone when it was looked at, with nothing under way",
-                Replace,
-                &[other, other, Gone],
-                &[Send, Send, WaitAndLoad, Finish(Verdict::Gone)],
-            ),
-            (
-                "unreadable, maybe after the first copy",
-                Replace,
-                &[Unreadable],
-                &[Send, Finish(NeverKnown)],
-            ),
-            (
-                "rotated, and near enough to tell",
-                Replace,
-                &[newer(Absent, false, 1)],
-                &[Send, Finish(OtherEpoch)],
-            ),
-            (
-                "a no to the second copy",
-                Replace,
-                &[Failed(Refused), newer(Applied, true, 1)],
-                &[Send, Resend, Finish(Committed)],
-            ),
-            (
-                "nothing but noes",
-                Replace,
-                &[Failed(Refused); 3],
-                &[Send, Resend, Resend, Finish(OutcomeUnknown)],
-            ),
-            (
-                "not reached is not sent",
-                Replace,
-                &[Failed(Unavailable); 3],
-                &[Send, Resend, Resend, Finish(Verdict::Failed)],
-            ),
-            (
-                "not reached, then gone",
-                Replace,
-                &[Failed(Unavailable), Gone],
-                &[Send, Resend, Finish(NeverKnown)],
-            ),
-            (
-                "the second copy meets the first",
-                Create,
-                &[Exists, Done],
-                &[Send, SendAfresh, Finish(Committed)],
-            ),
-            (
-                "a deletion that was done by its first copy",
-                Delete,
-                &[Gone],
-                &[Send, Finish(Committed)],
-            ),
-        ];
-        for (name, goal, events, actions) in table {
-            let state = State::new(*goal).with_store_resends(true);
-            assert_eq!(play_from(state, events), *actions, "{name}");
-        }
     }
 
     #[test]

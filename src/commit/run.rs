@@ -255,9 +255,7 @@ impl Commit {
             began_with: first.deadline,
             deadline: first.deadline,
             id: first.work.terms.core.next_commit(),
-            state: State::new(goal)
-                .durable(first.work.durability() != Durability::Primary)
-                .with_store_resends(first.work.terms.core.store.capabilities().resends),
+            state: State::new(goal).durable(first.work.durability() != Durability::Primary),
             members: vec![first],
             refused: Vec::new(),
             sent: None,

@@ -37,6 +37,10 @@ pub use stats::{Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft}
 /// Keeps sessions as bytes with a version and a time to live.
 ///
 /// Futures may be dropped at any point; an operation whose future was dropped may still happen.
+///
+/// One call is done at most once: a client or proxy in between must not repeat by itself a `create` or a `replace` that it
+/// got no answer to, and a `create` that was answered must not arrive again. Otherwise changes count twice, and a session that
+/// was logged out comes back.
 pub trait SessionStore: Send + Sync + 'static {
     /// The prefix of every key; it is part of the hash of a session's secret, so that a token issued for one namespace
     /// is void in every other.
@@ -148,13 +152,6 @@ pub struct Capabilities {
     pub lease: bool,
     /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it then refuses to, and changes nothing.
     pub durability: bool,
-    /// Whether one call may reach the store more than once, because a client or proxy in between repeats by itself what it
-    /// got no answer to. No by default.
-    ///
-    /// Then `Conflict`, `Gone` or a refusal may be the answer to a second copy of a write whose first copy was done, and
-    /// commits take none of them for a proof that nothing was written. A store that says no here, and repeats a `replace`
-    /// all the same, makes changes count twice.
-    pub resends: bool,
 }
 
 impl Capabilities {
@@ -164,7 +161,6 @@ impl Capabilities {
             request_budget: Duration::from_secs(1),
             lease: false,
             durability: false,
-            resends: false,
         }
     }
 
@@ -186,13 +182,6 @@ impl Capabilities {
     #[must_use]
     pub fn with_durability(mut self, durability: bool) -> Self {
         self.durability = durability;
-        self
-    }
-
-    /// Says whether one call may reach this store more than once.
-    #[must_use]
-    pub fn with_resends(mut self, resends: bool) -> Self {
-        self.resends = resends;
         self
     }
 }
