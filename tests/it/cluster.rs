@@ -12,15 +12,13 @@ use crate::support::cluster::{ask, is_primary};
 use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::until_blocking;
 use crate::support::server::{free_port, ways};
-use crate::support::{
-    Authority, Browser, Cluster, PATIENCE, Proxy, Server, connect, store_with, until,
-};
+use crate::support::{Browser, Cluster, PATIENCE, Proxy, Server, connect, store_with, until};
 
 /// Six servers at a time are enough for one machine.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// What a slow machine does is not taken for a dead server, and a dead server is given up in the end.
-fn patient(config: &mut RedisConfig) {
+pub fn patient(config: &mut RedisConfig) {
     config.command_timeout = Duration::from_secs(4);
     config.request_budget = Duration::from_secs(8);
 }
@@ -107,7 +105,7 @@ async fn slots_on_their_way_are_served_whatever_sessions_are_replaced_with() {
 }
 
 /// Each primary has one replica.
-async fn changes_wait_for_replicas(store: &RedisStore) {
+pub async fn changes_wait_for_replicas(store: &RedisStore) {
     let value = |text: &str| Bytes::from(format!("{text:0<24}"));
     let ttl = Duration::from_secs(60);
     let durability = Durability::Replicas {
@@ -129,34 +127,6 @@ async fn changes_wait_for_replicas(store: &RedisStore) {
         let deleted = store.delete(&key, durability).await;
         assert!(matches!(deleted, Ok(Deleted::Missing)), "{deleted:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_may_be_encrypted() {
-    let _turn = TURN.lock().await;
-    let authority = Authority::new();
-    let cluster = Cluster::start_encrypted(&authority);
-    let trusting = |config: &mut RedisConfig| {
-        patient(config);
-        config.tls.ca = Some(authority.ca());
-    };
-    let store = store_with(&cluster.url(), trusting).await;
-    changes_wait_for_replicas(&store).await;
-    let nodes = nodes(2, &cluster.url(), trusting).await;
-    let load = Load::start(nodes, sessions(30)).await;
-    load.more(100).await;
-    let mut slots = cluster.used_slots(0);
-    slots.truncate(10);
-    tokio::task::block_in_place(|| {
-        cluster.move_slots(&slots, 0, 1, Duration::from_millis(300));
-    });
-    load.more(100).await;
-    let outcome = load.check(None).await;
-    assert_eq!(
-        (outcome.lost, outcome.unhurt),
-        (0, sessions(30)),
-        "{outcome}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

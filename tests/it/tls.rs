@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
 
+use crate::cluster::{changes_wait_for_replicas, patient};
 use crate::support::app::app;
+use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::unhurried;
-use crate::support::{Authority, Browser, fresh_prefix};
+use crate::support::{Authority, Browser, Cluster, fresh_prefix, store_with};
 
 fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
     let mut config = RedisConfig::new(url);
@@ -186,4 +188,31 @@ async fn tls_where_there_is_none_and_none_where_there_is_are_told() {
     assert!(text.contains("TLS"), "{text}");
     let text = refused(config(format!("redis://localhost:{port}/"), None)).await;
     assert!(text.contains("`rediss://`"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_may_be_encrypted() {
+    let authority = Authority::new();
+    let cluster = Cluster::start_encrypted(&authority);
+    let trusting = |config: &mut RedisConfig| {
+        patient(config);
+        config.tls.ca = Some(authority.ca());
+    };
+    let store = store_with(&cluster.url(), trusting).await;
+    changes_wait_for_replicas(&store).await;
+    let nodes = nodes(2, &cluster.url(), trusting).await;
+    let load = Load::start(nodes, sessions(30)).await;
+    load.more(100).await;
+    let mut slots = cluster.used_slots(0);
+    slots.truncate(10);
+    tokio::task::block_in_place(|| {
+        cluster.move_slots(&slots, 0, 1, Duration::from_millis(300));
+    });
+    load.more(100).await;
+    let outcome = load.check(None).await;
+    assert_eq!(
+        (outcome.lost, outcome.unhurt),
+        (0, sessions(30)),
+        "{outcome}"
+    );
 }
