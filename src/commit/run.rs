@@ -379,7 +379,9 @@ impl Commit {
             return Event::LoadFailed;
         };
         let store = &self.terms.core.store;
-        let write = Write::new(&sent.value, sent.ttl).with_durability(sent.durability);
+        let write = Write::new(&sent.value, sent.ttl)
+            .with_durability(sent.durability)
+            .with_signed_in(sent.record.principal.is_some());
         let handle = &sent.token.handle;
         let answer = match &self.base {
             None => within(self.deadline, store.create(handle, write))
@@ -421,7 +423,9 @@ impl Commit {
             Some(left) if record.version != sent.record.version => left,
             _ => sent.ttl,
         };
-        let write = Write::new(found.value(), ttl).with_durability(sent.durability);
+        let write = Write::new(found.value(), ttl)
+            .with_durability(sent.durability)
+            .with_signed_in(record.principal.is_some());
         let store = &self.terms.core.store;
         let replace = store.replace(&sent.token.handle, found, write);
         match within(self.deadline, replace).await {

@@ -300,15 +300,19 @@ pub struct Write<'a> {
     pub ttl: Duration,
     /// How far it must have spread.
     pub durability: Durability,
+    /// Whether somebody is signed in to the session: it has a principal. A hint for stores that evict, so that they evict
+    /// anonymous sessions first; it changes nothing else, and a store need not keep it. No by default.
+    pub signed_in: bool,
 }
 
 impl<'a> Write<'a> {
-    /// A write that counts as done once the primary has it.
+    /// A write of an anonymous session that counts as done once the primary has it.
     pub fn new(value: &'a Bytes, ttl: Duration) -> Self {
         Self {
             value,
             ttl,
             durability: Durability::Primary,
+            signed_in: false,
         }
     }
 
@@ -316,6 +320,13 @@ impl<'a> Write<'a> {
     #[must_use]
     pub fn with_durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Says whether somebody is signed in to the session.
+    #[must_use]
+    pub fn with_signed_in(mut self, signed_in: bool) -> Self {
+        self.signed_in = signed_in;
         self
     }
 }
@@ -326,6 +337,7 @@ impl fmt::Debug for Write<'_> {
             .field("bytes", &self.value.len())
             .field("ttl", &self.ttl)
             .field("durability", &self.durability)
+            .field("signed_in", &self.signed_in)
             .finish()
     }
 }

@@ -51,6 +51,9 @@ pub use tls::TlsConfig;
 /// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the
 /// connections.
 ///
+/// Redis does not learn who is signed in ([`Write::signed_in`]), so set `maxmemory-policy noeviction`: any other policy
+/// logs users out to make room for anonymous visitors.
+///
 /// # Redis
 ///
 /// | operation | commands | round trips |
