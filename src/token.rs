@@ -32,10 +32,6 @@ impl Handle {
     pub fn random() -> Self {
         Self(random_bytes())
     }
-
-    pub(crate) fn first_byte(&self) -> u8 {
-        self.0[0]
-    }
 }
 
 impl fmt::Display for Handle {

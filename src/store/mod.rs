@@ -32,7 +32,7 @@ pub(crate) use any::{AnyStore, is_same_store};
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
 pub use redis::{CompareAndSet, RedisConfig, RedisStore, TlsConfig};
-pub use stats::{Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
+pub use stats::{Evicted, Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
 
 /// Keeps sessions as bytes with a version and a time to live.
 ///

@@ -16,6 +16,47 @@ pub struct StoreStats {
     pub largest: u64,
     /// Sessions by the time they have left.
     pub time_left: TimeLeft,
+    /// Bytes of memory that the sessions take, as [`MemoryStore::with_max_bytes`](crate::MemoryStore::with_max_bytes) counts
+    /// them, with those that have expired and are not dropped yet. A [`RedisStore`](crate::RedisStore) does not know, and says 0.
+    pub memory: u64,
+    /// Sessions that a [`MemoryStore`](crate::MemoryStore) has evicted since it was made, for want of room. Redis tells of its
+    /// own by `evicted_keys` of `INFO stats`; here it is 0.
+    pub evicted: Evicted,
+}
+
+/// Sessions that have ended before their time, to make room for others.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Of nobody in particular.
+    pub anonymous: u64,
+    /// Somebody was signed in, and is not any more: the store is too small.
+    pub signed_in: u64,
+}
+
+impl Evicted {
+    /// Counts one more.
+    pub(super) fn add_one(&mut self, signed_in: bool) {
+        match signed_in {
+            true => self.signed_in += 1,
+            false => self.anonymous += 1,
+        }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            anonymous: self.anonymous + other.anonymous,
+            signed_in: self.signed_in + other.signed_in,
+        }
+    }
+
+    /// How many more they are than `earlier`, which is of the same count.
+    pub(super) fn minus(self, earlier: Self) -> Self {
+        Self {
+            anonymous: self.anonymous.saturating_sub(earlier.anonymous),
+            signed_in: self.signed_in.saturating_sub(earlier.signed_in),
+        }
+    }
 }
 
 /// How many sessions have how much time left.

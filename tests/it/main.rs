@@ -10,6 +10,7 @@ mod conformance;
 mod connecting;
 mod docs;
 mod durability;
+mod eviction;
 mod exactly_once;
 mod examples;
 mod extremes;

@@ -7,7 +7,7 @@ use crate::Handle;
 use crate::lifetime::{Millis, after};
 use crate::store::{Leased, Owner, StoreError};
 
-/// Those of one shard.
+/// All of a store.
 #[derive(Default)]
 pub(super) struct Leases {
     held: HashMap<Handle, (Owner, Millis)>,

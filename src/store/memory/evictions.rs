@@ -1,0 +1,63 @@
+//! What a memory store tells of its evictions: a sum, and a line in the log once a second at most.
+
+use crate::lifetime::Millis;
+use crate::store::Evicted;
+
+const SECOND: Millis = 1_000;
+
+#[derive(Default)]
+pub(super) struct Evictions {
+    so_far: Evicted,
+    /// How many of them are in the log, and since when.
+    logged: Option<(Evicted, Millis)>,
+}
+
+impl Evictions {
+    pub(super) fn so_far(&self) -> Evicted {
+        self.so_far
+    }
+
+    /// Counts what a write has evicted. Returns what to log now, if anything: all since the last time.
+    pub(super) fn add(&mut self, evicted: Evicted, now: Millis) -> Option<Evicted> {
+        if evicted == Evicted::default() {
+            return None;
+        }
+        self.so_far = self.so_far.plus(evicted);
+        let logged = match self.logged {
+            Some((_, at)) if now.saturating_sub(at) < SECOND => return None,
+            Some((logged, _)) => logged,
+            None => Evicted::default(),
+        };
+        self.logged = Some((self.so_far, now));
+        Some(self.so_far.minus(logged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_are_logged_once_a_second_and_each_is_counted_once() {
+        let of = |anonymous, signed_in| Evicted {
+            anonymous,
+            signed_in,
+        };
+        let mut evictions = Evictions::default();
+        for (now, evicted, logged) in [
+            (0, of(0, 0), None),
+            (0, of(2, 0), Some(of(2, 0))),
+            (1, of(1, 0), None),
+            (999, of(1, 3), None),
+            (1_000, of(0, 0), None),
+            (1_000, of(1, 0), Some(of(3, 3))),
+            (1_999, of(1, 1), None),
+            (9_000, of(0, 1), Some(of(1, 2))),
+            (8_000, of(1, 0), None),
+            (10_000, of(1, 0), Some(of(2, 0))),
+        ] {
+            assert_eq!(evictions.add(evicted, now), logged, "{now}");
+        }
+        assert_eq!(evictions.so_far(), of(8, 5));
+    }
+}

@@ -1,0 +1,114 @@
+//! Who stays signed in while visitors without cookies fill a memory store.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use sessile::store::{Durability, ManualClock};
+use sessile::{Event, MemoryStore, SessionConfig, SessionLayer};
+
+use crate::support::Browser;
+use crate::support::app::app;
+use crate::support::late::{Late, Post};
+
+/// More than any store of these tests has room for.
+const BOTS: usize = 100;
+
+/// Visitors who keep no cookies. Each gets a session.
+async fn flood(app: &Router) {
+    for _ in 0..BOTS {
+        let mut bot = Browser::default();
+        bot.get(app, "/set?k=page&v=1").await.ok();
+        assert!(bot.cookie.is_some());
+    }
+}
+
+async fn visitor(app: &Router, paths: &[&str]) -> Browser {
+    let mut browser = Browser::default();
+    for path in paths {
+        browser.get(app, path).await.ok();
+    }
+    browser
+}
+
+#[tokio::test]
+async fn a_flood_of_bots_logs_nobody_out() {
+    for (store, sessions, memory) in [
+        (MemoryStore::with_capacity(10), 10, u64::MAX),
+        (MemoryStore::new().with_max_bytes(10_000), u64::MAX, 10_000),
+    ] {
+        let clock = ManualClock::new();
+        let store = store.with_clock(clock.clone());
+        let app = app(SessionLayer::new(store.clone()));
+        let mut users = [
+            visitor(&app, &["/login?u=mia"]).await,
+            visitor(&app, &["/set?k=page&v=1", "/login?u=mia"]).await,
+            visitor(&app, &["/login?u=mia", "/set?k=page&v=1"]).await,
+        ];
+        let mut left = visitor(&app, &["/login?u=mia", "/set?k=page&v=1", "/step-down"]).await;
+        assert_eq!(left.get(&app, "/read").await.ok(), "page");
+        // So late that what the users do renews their sessions, which does not make them anonymous.
+        clock.advance(Duration::from_secs(20 * 60));
+        for user in &mut users {
+            assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
+        }
+        flood(&app).await;
+        for user in &mut users {
+            assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
+        }
+        assert_eq!(left.get(&app, "/read").await.ok(), "");
+        let stats = store.stats();
+        assert_eq!(stats.evicted.signed_in, 0);
+        assert_eq!(stats.evicted.anonymous + stats.sessions, BOTS as u64 + 4);
+        assert!(
+            stats.sessions <= sessions && stats.memory <= memory,
+            "{stats:?}"
+        );
+    }
+}
+
+/// A commit whose answer was lost is found in the store and written once more.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_written_twice_is_kept_as_one() {
+    let store = MemoryStore::with_capacity(10);
+    let late = Late::before(store.clone()).with_replicas();
+    let mut config = SessionConfig::default();
+    config.durability.commits = Durability::Replicas {
+        n: 1,
+        timeout: Duration::from_millis(100),
+    };
+    let app = app(SessionLayer::with_config(late.clone(), config).unwrap());
+    let mut user = visitor(&app, &["/set?k=page&v=1"]).await;
+    // What arrives late says nothing of who is signed in, so that the second write has to.
+    late.plan(&[Post::Hold, Post::DeliverAfterHeld]);
+    user.get(&app, "/login?u=mia").await.ok();
+    assert!(late.is_done());
+    flood(&app).await;
+    assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
+    assert_eq!(store.stats().evicted.signed_in, 0);
+}
+
+#[tokio::test]
+async fn a_session_larger_than_the_store_is_503_and_the_error_names_the_bound() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let store = MemoryStore::new().with_max_bytes(5_000);
+    let layer = SessionLayer::new(store.clone()).with_observer(move |event: &Event| {
+        if let Event::StoreFailed { error, .. } = event {
+            tell.send(error.to_string()).unwrap();
+        }
+    });
+    let app = app(layer);
+    let mut user = visitor(&app, &["/login?u=mia"]).await;
+    let large = format!("/set?k=page&v={}", "x".repeat(5_000));
+    for page in [
+        user.get(&app, &large).await,
+        Browser::default().get(&app, &large).await,
+    ] {
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(page.set_cookies().is_empty());
+        let error = told.try_recv().expect("an event");
+        assert!(error.contains("`MemoryStore::with_max_bytes`"), "{error}");
+    }
+    assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
+    assert_eq!(store.stats().evicted.signed_in, 0);
+}
