@@ -1,5 +1,7 @@
 //! Who stays signed in while visitors without cookies fill a memory store.
 
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -111,4 +113,56 @@ async fn a_session_larger_than_the_store_is_503_and_the_error_names_the_bound() 
     }
     assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
     assert_eq!(store.stats().evicted.signed_in, 0);
+}
+
+/// What is written to the log, by somebody who asks the store besides.
+struct Reader {
+    store: MemoryStore,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl io::Write for Reader {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(self.store.stats().evicted.anonymous > 0);
+        let line = String::from_utf8_lossy(bytes).into_owned();
+        self.lines.lock().unwrap().push(line);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn evictions_are_in_the_log_once_a_second_and_who_reads_it_may_use_the_store() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::with_capacity(10).with_clock(clock.clone());
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let (reads, seen) = (store.clone(), Arc::clone(&lines));
+    let reader = move || Reader {
+        store: reads.clone(),
+        lines: Arc::clone(&seen),
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(false)
+        .with_writer(reader)
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    // See `secrets`: with one subscriber alone, events may be off for all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let app = app(SessionLayer::new(store.clone()));
+    // The 11th is the first to need room.
+    flood(&app).await;
+    clock.advance(Duration::from_secs(1));
+    flood(&app).await;
+    let lines = std::mem::take(&mut *lines.lock().unwrap());
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (line, evicted) in lines.iter().zip(["anonymous=1 ", "anonymous=90 "]) {
+        assert!(line.contains(evicted), "{line}");
+        assert!(line.contains("signed_in=0 sessions=10 bytes="), "{line}");
+        assert!(line.contains("`MemoryStore::with_max_bytes`"), "{line}");
+    }
+    assert_eq!(store.stats().evicted.anonymous, 190);
 }
