@@ -38,7 +38,8 @@ const LIMITS: Limits = Limits {
 /// whichever bound is reached first. To make room for a new session, or for one that grows, it evicts others: sessions that
 /// have expired first, then anonymous ones, and those that somebody is signed in to
 /// ([`set_principal`](crate::Session::set_principal)) only when no anonymous one is left; of equals, the one that would expire
-/// first. So a flood of visitors without cookies, such as bots, logs nobody out.
+/// first. So a flood of visitors without cookies, such as bots, logs nobody out. Only where users alone fill the store, it takes
+/// the room of one session from them.
 ///
 /// An eviction is in the log as a warning, once a second at most, and counted in [`stats`](Self::stats). One write costs
 /// O(log n), and as much again for every session that it evicts.

@@ -69,6 +69,22 @@ async fn a_flood_of_bots_logs_nobody_out() {
     }
 }
 
+#[tokio::test]
+async fn users_who_fill_the_store_lose_the_room_of_one_session_to_a_flood() {
+    let store = MemoryStore::with_capacity(10);
+    let app = app(SessionLayer::new(store.clone()));
+    let mut users = Vec::new();
+    for _ in 0..10 {
+        users.push(visitor(&app, &["/login?u=mia"]).await);
+    }
+    flood(&app).await;
+    let mut signed_in = 0;
+    for user in &mut users {
+        signed_in += usize::from(user.get(&app, "/whoami").await.ok() == "mia");
+    }
+    assert_eq!((signed_in, store.stats().evicted.signed_in), (9, 1));
+}
+
 /// A commit whose answer was lost is found in the store and written once more.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_written_twice_is_kept_as_one() {
