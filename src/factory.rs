@@ -12,6 +12,10 @@ use crate::store::{MemoryStore, RedisConfig, RedisStore};
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[doc(alias = "StorageType")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an application has one, and a Box would be in the way"
+)]
 pub enum StoreConfig {
     /// `memory:` — a [`MemoryStore`]. The default.
     #[default]

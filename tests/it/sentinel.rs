@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use sessile::{ConfigError, RedisConfig, RedisStore};
 
-use crate::support::cluster::is_primary;
+use crate::support::Authority;
+use crate::support::cluster::{answer, is_primary};
 use crate::support::load::{Load, nodes};
 use crate::support::patience::{by_default, unhurried};
 use crate::support::server::free_port;
-use crate::support::{Sentinels, connect, store_with, until};
+use crate::support::{Sentinels, Server, connect, store_with, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_sessions_go_on_at_the_new_primary() {
@@ -77,4 +78,161 @@ async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
         .to_string();
     assert!(text.contains("did not answer"), "{text}");
     servers.sentinels[0].thaw();
+}
+
+/// One sentinel, which decides nothing, of a primary at this port.
+fn sentinel_of(host: &str, port: u16) -> Server {
+    Server::start_sentinel(&watching(host, port))
+}
+
+fn watching(host: &str, port: u16) -> String {
+    format!(
+        "sentinel resolve-hostnames yes\n\
+         sentinel announce-hostnames yes\n\
+         sentinel monitor mymaster {host} {port} 2\n"
+    )
+}
+
+fn acl(server: &Server, words: &[&str]) {
+    let done: () = answer(server, &[&["ACL", "SETUSER"], words].concat()).unwrap();
+    done
+}
+
+/// The settings for a primary behind this sentinel.
+fn behind(sentinel: &Server) -> RedisConfig {
+    let mut config = RedisConfig::new(format!("redis+sentinel://{}/mymaster", sentinel.address()));
+    unhurried(&mut config);
+    config
+}
+
+async fn said(config: &RedisConfig) -> String {
+    let error = RedisStore::from_config(config.clone()).await.unwrap_err();
+    assert!(matches!(error, ConfigError::Connect { .. }), "{error}");
+    format!("{error} {error:?} {config:?}")
+}
+
+#[tokio::test]
+async fn sentinels_with_a_password_get_it_and_the_primary_gets_its_own() {
+    let primary = Server::start();
+    let sentinel = sentinel_of("127.0.0.1", primary.port());
+    acl(&primary, &["app", "on", ">of-the-primary", "~*", "+@all"]);
+    acl(&sentinel, &["default", "on", ">of-sentinels"]);
+    for protocol in ["", "?protocol=resp3"] {
+        let mut config = behind(&sentinel);
+        config.url = format!(
+            "redis+sentinel://app:of-the-primary@{}/mymaster{protocol}",
+            sentinel.address()
+        );
+        for wrong in [None, Some("of-the-primary"), Some("wrong-one")] {
+            config.sentinel.password = wrong.map(str::to_owned);
+            let text = said(&config).await;
+            assert!(text.contains("`sentinel.password`"), "{text}");
+            assert!(text.contains(&sentinel.address().to_string()), "{text}");
+            for hidden in ["`url`", "of-the-primary", "wrong-one"] {
+                assert!(!text.contains(hidden), "{text}");
+            }
+        }
+        config.sentinel.password = Some("of-sentinels".to_owned());
+        let store = RedisStore::from_config(config.clone()).await.unwrap();
+        sessile::conformance::check(store.clone()).await;
+        assert!(!format!("{store:?}").contains("of-sentinels"));
+        // The primary's log-in is still that of the URL.
+        config.url = config.url.replace("of-the-primary", "wrong-one");
+        let text = said(&config).await;
+        assert!(
+            text.contains("`url`") && !text.contains("wrong-one"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_user_of_sentinels_needs_one_permission() {
+    let primary = Server::start();
+    let sentinel = sentinel_of("127.0.0.1", primary.port());
+    acl(&sentinel, &["asker", "on", ">secret", "-@all"]);
+    acl(&sentinel, &["default", "on", ">another"]);
+    let mut config = behind(&sentinel);
+    config.sentinel.username = Some("asker".to_owned());
+    config.sentinel.password = Some("secret".to_owned());
+    let permission = "+sentinel|get-master-addr-by-name";
+    let text = said(&config).await;
+    assert!(text.contains(&format!("`{permission}`")), "{text}");
+    // It is not about the primary.
+    assert!(!text.contains("+pttl"), "{text}");
+    let login = format!("redis://:another@{}/", sentinel.address());
+    let mut admin = redis::Client::open(login)
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let granted: () = redis::cmd("ACL")
+        .arg(&["SETUSER", "asker", permission])
+        .query(&mut admin)
+        .unwrap();
+    assert_eq!(granted, ());
+    RedisStore::from_config(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn sentinels_may_be_encrypted_where_the_primary_is_not() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let primary = Server::start();
+    let mut port = 0;
+    let watching = watching("127.0.0.1", primary.port());
+    let sentinel = Server::start_sentinel_by(&watching, || {
+        port = free_port();
+        authority.arguments("localhost", port, "no")
+    });
+    let mut config = behind(&sentinel);
+    config.url = format!("redis+sentinel://localhost:{port}/mymaster");
+    let text = said(&config).await;
+    assert!(text.contains("`sentinel.encrypted = true`"), "{text}");
+    config.sentinel.encrypted = Some(true);
+    let mut tls = sessile::TlsConfig::default();
+    for ca in [None, Some(other.ca())] {
+        tls.ca = ca;
+        config.sentinel.tls = Some(tls.clone());
+        let text = said(&config).await;
+        assert!(text.contains("`sentinel.tls.ca`"), "{text}");
+        assert!(text.contains(&format!("localhost:{port}")), "{text}");
+    }
+    tls.ca = Some(authority.ca());
+    config.sentinel.tls = Some(tls);
+    RedisStore::from_config(config.clone()).await.unwrap();
+    // A sentinel takes the greeting for half of a command, and waits for the rest.
+    config.url = format!("redis+sentinel://{}/mymaster", sentinel.address());
+    config.connection_timeout = Duration::from_millis(400);
+    let text = said(&config).await;
+    assert!(text.contains("`sentinel.encrypted = false`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_primary_that_is_announced_by_name_needs_a_certificate_for_that_name() {
+    let authority = Authority::new();
+    for (host, certified, works) in [
+        ("localhost", "localhost", true),
+        ("127.0.0.1", "127.0.0.1", true),
+        ("localhost", "redis.example.org", false),
+    ] {
+        let (_primary, primary_port) = authority.server(certified, "no");
+        let mut port = 0;
+        let watching = watching(host, primary_port) + "tls-replication yes\n";
+        let sentinel = Server::start_sentinel_by(&watching, || {
+            port = free_port();
+            authority.arguments("localhost", port, "no")
+        });
+        let mut config = behind(&sentinel);
+        config.url = format!("rediss+sentinel://localhost:{port}/mymaster");
+        config.tls.ca = Some(authority.ca());
+        if !works {
+            let text = said(&config).await;
+            assert!(text.contains("for another host"), "{text}");
+            continue;
+        }
+        // What is said of the primary holds for the sentinels too, unless something else is said of them.
+        RedisStore::from_config(config.clone()).await.unwrap();
+        config.sentinel.encrypted = Some(false);
+        config.url = format!("rediss+sentinel://{}/mymaster", sentinel.address());
+        RedisStore::from_config(config).await.unwrap();
+    }
 }

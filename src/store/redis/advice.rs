@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
+use super::sentinel::NO_PRIMARY;
 use super::{CompareAndSet, RedisConfig};
 use crate::config::ConfigError;
 
@@ -23,6 +24,7 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
             "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between{tls}?"
         )
     } else if !config.url.starts_with("redis+")
+        && !config.url.starts_with("rediss+")
         && (error.is_connection_dropped() || error.kind() == ErrorKind::Parse)
     {
         match is_encrypted(config) {
@@ -51,7 +53,8 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
 }
 
 fn is_encrypted(config: &RedisConfig) -> bool {
-    config.url.starts_with("rediss:") || config.url.starts_with("valkeys:")
+    let schemes = ["rediss:", "rediss+", "valkeys:"];
+    schemes.iter().any(|scheme| config.url.starts_with(scheme))
 }
 
 #[cfg(feature = "tls-rustls")]
@@ -76,6 +79,8 @@ pub(super) fn advice(
         || said.contains("can't run this command")
         || said.contains("no permissions");
     match code {
+        // It says what to do itself, about others than this server.
+        _ if said.contains(NO_PRIMARY) => said,
         _ if denied => {
             let grants = grants(compare_and_set);
             // Such as to choose the database.
@@ -94,9 +99,6 @@ pub(super) fn advice(
         }
         _ if said.contains("cluster support disabled") => {
             format!("{said}: this server is no cluster; write `redis://host:6379/`")
-        }
-        _ if said.contains("no sentinel names a primary") => {
-            format!("{said}: correct sentinels and name in `url`, or look at the sentinels' logs")
         }
         Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
         Some("ERR") if said.contains("syntax") && compare_and_set == CompareAndSet::IfEq => {

@@ -9,6 +9,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
 use super::place::Place;
+use super::sentinel::SentinelConfig;
 use super::tls::TlsConfig;
 use crate::config::{ConfigError, bad_duration, check_duration};
 use crate::duration;
@@ -39,10 +40,15 @@ pub struct RedisConfig {
     /// - `redis+cluster://user:password@host:port,host:port/` is a Redis Cluster, with the feature `cluster`. Name a few of
     ///   its nodes, of which one must be there at the start; the others are found.
     /// - `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database` is the primary that these sentinels know
-    ///   by that name, such as `mymaster`. They are asked, without user and password, for every connection that is made.
+    ///   by that name, such as `mymaster`. They are asked for every connection that is made. User and password are those of
+    ///   the primary; [`sentinel`](Self::sentinel) has those of the sentinels. `rediss+sentinel://` encrypts the connections
+    ///   to both, and the primary's certificate must be for the address or host name that the sentinels announce.
     pub url: String,
-    /// Whose certificate the server must have, and which one we show; for `rediss://` only.
+    /// Whose certificate the server must have, and which one we show; for `rediss://` and `rediss+sentinel://` only.
     pub tls: TlsConfig,
+    /// How the sentinels are asked: their user and password, and whether they speak TLS. For `redis+sentinel://` and
+    /// `rediss+sentinel://` only. By default without logging in, and encrypted as the primary is.
+    pub sentinel: SentinelConfig,
     /// What every key begins with; `sessile:` by default. Letters, digits, `_`, `-`, `.`, `/` and `:`. Applications that share
     /// a server need prefixes of their own.
     pub key_prefix: String,
@@ -75,6 +81,7 @@ impl Default for RedisConfig {
         Self {
             url: "redis://127.0.0.1:6379/".to_owned(),
             tls: TlsConfig::default(),
+            sentinel: SentinelConfig::default(),
             key_prefix: "sessile:".to_owned(),
             pool_size: 4,
             compare_and_set: CompareAndSet::default(),
@@ -117,6 +124,7 @@ impl fmt::Debug for RedisConfig {
         f.debug_struct("RedisConfig")
             .field("url", &without_login(&self.url))
             .field("tls", &self.tls)
+            .field("sentinel", &self.sentinel)
             .field("key_prefix", &self.key_prefix)
             .field("pool_size", &self.pool_size)
             .field("compare_and_set", &self.compare_and_set)

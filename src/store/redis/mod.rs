@@ -43,6 +43,7 @@ pub use config::{CompareAndSet, RedisConfig};
 use failed::Failed;
 use pool::Request;
 use replicas::Wanted;
+pub use sentinel::SentinelConfig;
 use servers::Servers;
 pub use tls::TlsConfig;
 

@@ -5,7 +5,8 @@ use std::fmt;
 use redis::{ConnectionAddr, ConnectionInfo};
 
 use super::RedisConfig;
-use super::sentinel::Sentinels;
+use super::sentinel::{SentinelConfig, Sentinels};
+use super::tls::TlsConfig;
 use crate::config::ConfigError;
 
 /// What the URL leads to.
@@ -98,7 +99,16 @@ impl<'a> Several<'a> {
 impl RedisConfig {
     /// What the URL leads to, or what is wrong with it.
     pub(super) fn place(&self) -> Result<Place, ConfigError> {
-        let Some(several) = Several::of(&self.url) else {
+        let several = Several::of(&self.url);
+        let has_sentinels = several
+            .as_ref()
+            .is_some_and(|several| several.kind == Kind::Sentinel);
+        if !has_sentinels && self.sentinel != SentinelConfig::default() {
+            let advice =
+                "it would be ignored: write `redis+sentinel://sentinel:26379/mymaster` into `url`";
+            return Err(ConfigError::invalid("sentinel", &self.sentinel, advice));
+        }
+        let Some(several) = several else {
             return Ok(Place::Server(Box::new(self.connection_info()?)));
         };
         if several.hosts.iter().any(|host| host.is_empty()) {
@@ -134,18 +144,53 @@ impl RedisConfig {
         if name.is_empty() || database.contains('/') {
             return Err(self.bad_url(several.kind.form()));
         }
-        let sentinel = |host: &&str| {
-            let host = match port_of(host) {
-                Some(_) => (*host).to_owned(),
-                None => format!("{host}:26379"),
-            };
-            self.at(several, "", &host, "")
-        };
+        if several.scheme == "redis" && self.tls != TlsConfig::default() {
+            let advice = "it would be ignored: write `rediss+sentinel://` into `url`, or what is meant for the sentinels into \
+                          `sentinel.tls`";
+            return Err(ConfigError::invalid("tls", &self.tls, advice));
+        }
+        let sentinel = |host: &&str| self.sentinel_at(several, host);
         let nodes: Result<Vec<_>, _> = several.hosts.iter().map(sentinel).collect();
         // Its address is found out when it is needed.
         let primary = self.at(several, several.login, several.hosts[0], database)?;
         let sentinels = Sentinels::new(nodes?, name.to_owned(), primary);
         Ok(Place::Sentinels(Box::new(sentinels)))
+    }
+
+    /// How to ask one of the sentinels.
+    fn sentinel_at(
+        &self,
+        several: &Several<'_>,
+        host: &str,
+    ) -> Result<ConnectionInfo, ConfigError> {
+        let host = match port_of(host) {
+            Some(_) => host.to_owned(),
+            None => format!("{host}:26379"),
+        };
+        let encrypted = self
+            .sentinel
+            .encrypted
+            .unwrap_or(several.scheme == "rediss");
+        self.sentinel.check(encrypted)?;
+        let (scheme, tls) = match encrypted {
+            true => (
+                "rediss",
+                self.sentinel.tls.as_ref().unwrap_or(&self.tls).clone(),
+            ),
+            false => ("redis", TlsConfig::default()),
+        };
+        let as_sentinels = Self {
+            tls,
+            ..self.clone()
+        };
+        let several = Several {
+            scheme,
+            hosts: Vec::new(),
+            ..*several
+        };
+        let sentinel = as_sentinels.at(&several, "", &host, "");
+        let sentinel = sentinel.map_err(|error| self.sentinel.name_settings(error))?;
+        Ok(self.sentinel.log_in(sentinel))
     }
 
     /// How to connect to one of several servers.
@@ -233,5 +278,97 @@ mod tests {
                 "{url}: {text}"
             );
         }
+    }
+
+    #[test]
+    fn settings_of_sentinels_that_cannot_work_are_answered_with_what_to_write() {
+        type Change = Box<dyn FnOnce(&mut RedisConfig)>;
+        let sentinel = |json: &str| -> Change {
+            let sentinel = serde_json::from_str(json).unwrap();
+            Box::new(move |config| config.sentinel = sentinel)
+        };
+        let password = r#"{"password": "s3cret"}"#;
+        let plain = "redis+sentinel://a/m";
+        let cases: Vec<(&str, Change, &str, &str)> = Vec::from([
+            (
+                "redis://a/",
+                sentinel(password),
+                "sentinel",
+                "redis+sentinel://",
+            ),
+            #[cfg(feature = "cluster")]
+            (
+                "redis+cluster://a/",
+                sentinel(password),
+                "sentinel",
+                "redis+sentinel://",
+            ),
+            (
+                plain,
+                sentinel(r#"{"username": "s3cret"}"#),
+                "sentinel.username",
+                "`sentinel.password`",
+            ),
+            (
+                plain,
+                sentinel(r#"{"tls": {"ca": "/ca.pem"}}"#),
+                "sentinel.tls",
+                "`sentinel.encrypted = true`",
+            ),
+            (
+                plain,
+                Box::new(|config: &mut RedisConfig| config.tls.ca = Some("/ca.pem".into()))
+                    as Change,
+                "tls",
+                "`sentinel.tls`",
+            ),
+            #[cfg(feature = "tls-rustls")]
+            (
+                plain,
+                sentinel(r#"{"encrypted": true, "tls": {"ca": "/none.pem"}}"#),
+                "sentinel.tls.ca",
+                "correct the path",
+            ),
+            #[cfg(feature = "tls-rustls")]
+            (
+                plain,
+                sentinel(r#"{"encrypted": true, "tls": {"client_cert": "/none.pem"}}"#),
+                "sentinel.tls.client_cert",
+                "`sentinel.tls.client_key`",
+            ),
+            #[cfg(not(feature = "tls-rustls"))]
+            (
+                plain,
+                sentinel(r#"{"encrypted": true}"#),
+                "sentinel.encrypted",
+                "--features tls-rustls",
+            ),
+        ]);
+        for (url, change, setting, advice) in cases {
+            let mut config = RedisConfig::new(url);
+            change(&mut config);
+            let error = config.check().unwrap_err();
+            let text = format!("{error} {error:?} {config:?}");
+            assert!(text.starts_with(&format!("{setting} = ")), "{text}");
+            assert!(text.contains(advice), "{text}");
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn sentinels_have_a_log_in_of_their_own() {
+        let mut config = RedisConfig::new("redis+sentinel://mia:first@a,b/m");
+        config.sentinel.username = Some("noa".to_owned());
+        config.sentinel.password = Some("second".to_owned());
+        let shown = format!("{:?}", config.place().unwrap());
+        let logins = |name: &str| shown.matches(&format!("{name:?}")).count();
+        assert_eq!((logins("mia"), logins("noa")), (1, 2), "{shown}");
+        assert!(
+            !shown.contains("first") && !shown.contains("second"),
+            "{shown}"
+        );
+        config.sentinel = SentinelConfig::default();
+        let shown = format!("{:?}", config.place().unwrap());
+        assert_eq!(shown.matches(r#""mia""#).count(), 1, "{shown}");
     }
 }

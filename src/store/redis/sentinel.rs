@@ -7,9 +7,125 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, Value};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value,
+};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
+use super::advice::handshake_advice;
 use super::place::{addresses, at_address};
+use super::tls::TlsConfig;
+use crate::config::ConfigError;
+
+/// How sentinels are asked for the primary; for `redis+sentinel://` and `rediss+sentinel://` only.
+///
+/// Sentinels have users and certificates of their own. The user and password in the [URL](super::RedisConfig::url) are those of
+/// the primary, and are never sent to a sentinel.
+#[non_exhaustive]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SentinelConfig {
+    /// The user; without one `password` is that of the user `default`, which sentinels call `requirepass`. The user needs
+    /// `+sentinel|get-master-addr-by-name` and no more.
+    pub username: Option<String>,
+    /// The password of all sentinels. Without one they are asked without logging in.
+    #[serde(deserialize_with = "unshown")]
+    pub password: Option<String>,
+    /// Whether the connections to them are encrypted; as those to the primary by default, which are with
+    /// `rediss+sentinel://`. Needs the feature `tls-rustls`.
+    pub encrypted: Option<bool>,
+    /// Which certificates they may have, and which one we show them; by default what
+    /// [`RedisConfig::tls`](super::RedisConfig::tls) says of the primary.
+    pub tls: Option<TlsConfig>,
+}
+
+/// Serde would repeat a password that is written as a number.
+fn unshown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::deserialize(deserializer)
+        .map_err(|_| D::Error::custom("`sentinel.password` is not a string: write it in quotes"))
+}
+
+/// Shows neither user nor password.
+impl fmt::Debug for SentinelConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SentinelConfig")
+            .field("encrypted", &self.encrypted)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SentinelConfig {
+    /// Says which of the settings cannot work, if connections to the sentinels are encrypted or are not.
+    pub(super) fn check(&self, encrypted: bool) -> Result<(), ConfigError> {
+        if self.username.is_some() && self.password.is_none() {
+            let advice =
+                "a user without a password would be ignored: write `sentinel.password` too";
+            return Err(ConfigError::invalid("sentinel.username", Hidden, advice));
+        }
+        if encrypted && cfg!(not(feature = "tls-rustls")) {
+            let advice = "TLS needs the feature `tls-rustls`: write `cargo add sessile --features tls-rustls`";
+            return Err(ConfigError::invalid("sentinel.encrypted", true, advice));
+        }
+        match &self.tls {
+            Some(tls) if !encrypted => {
+                let advice = "it would be ignored: write `sentinel.encrypted = true`";
+                Err(ConfigError::invalid("sentinel.tls", tls, advice))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The address of a sentinel, with user and password.
+    pub(super) fn log_in(&self, sentinel: ConnectionInfo) -> ConnectionInfo {
+        let mut settings = sentinel.redis_settings().clone();
+        if let Some(username) = &self.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            settings = settings.set_password(password);
+        }
+        sentinel.set_redis_settings(settings)
+    }
+
+    /// Names the settings of `sentinel.tls` in an error of its files.
+    pub(super) fn name_settings(&self, error: ConfigError) -> ConfigError {
+        match error {
+            ConfigError::Invalid {
+                setting,
+                value,
+                advice,
+            } if self.tls.is_some() => {
+                let setting = match setting {
+                    "tls" => "sentinel.tls",
+                    "tls.ca" => "sentinel.tls.ca",
+                    "tls.client_cert" => "sentinel.tls.client_cert",
+                    "tls.client_key" => "sentinel.tls.client_key",
+                    other => other,
+                };
+                ConfigError::Invalid {
+                    setting,
+                    value,
+                    advice: advice.replace("`tls.", "`sentinel.tls."),
+                }
+            }
+            error => error,
+        }
+    }
+}
+
+/// In place of a value that is not shown.
+struct Hidden;
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// The message of the error when no sentinel leads to a primary.
+pub(super) const NO_PRIMARY: &str = "no sentinel names a primary";
 
 #[derive(Clone, Debug)]
 pub(super) struct Sentinels {
@@ -38,6 +154,7 @@ impl Sentinels {
         // So that one that is silent leaves time for the others, and for the primary.
         let share = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
         let mut said = Vec::new();
+        let mut todo = None;
         let mut failure = None;
         for node in &self.nodes {
             let primary = match tokio::time::timeout(share, self.ask(node, config)).await {
@@ -48,10 +165,15 @@ impl Sentinels {
                 }
                 Ok(Err(error)) => {
                     said.push(format!("{}: {error}", node.addr()));
+                    todo = todo.or_else(|| advice(&error));
                     continue;
                 }
                 Err(_) => {
                     said.push(format!("{} did not answer in {share:?}", node.addr()));
+                    if matches!(node.addr(), ConnectionAddr::TcpTls { .. }) {
+                        let advice = "look at the sentinels' logs; if they speak no TLS, write `sentinel.encrypted = false`";
+                        todo = todo.or_else(|| Some(advice.to_owned()));
+                    }
                     continue;
                 }
             };
@@ -69,8 +191,11 @@ impl Sentinels {
         if let Some(error) = failure {
             return Err(error);
         }
-        let message = "no sentinel names a primary";
-        Err((ErrorKind::Io, message, said.join("; ")).into())
+        let todo = todo.unwrap_or_else(|| {
+            "correct sentinels and name in `url`, or look at the sentinels' logs".to_owned()
+        });
+        let said = format!("{}: {todo}", said.join("; "));
+        Err((ErrorKind::Io, NO_PRIMARY, said).into())
     }
 
     async fn ask(
@@ -90,11 +215,49 @@ impl Sentinels {
     }
 }
 
+/// What to do about a sentinel that does not answer as it should; `None` if that may pass.
+fn advice(error: &RedisError) -> Option<String> {
+    if let Some(advice) = handshake_advice(error) {
+        let advice = advice.replace("`tls.", "`sentinel.tls.");
+        return Some(advice.replace("write `redis://`", "write `sentinel.encrypted = false`"));
+    }
+    let refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+        || error.kind() == ErrorKind::AuthenticationFailed;
+    let todo = match error.code() {
+        _ if refused => {
+            "write the sentinels' password into `sentinel.password`, and their user, if it is not `default`, into \
+             `sentinel.username`"
+        }
+        Some("NOPERM") => {
+            "grant the user of `sentinel.username` the permission `+sentinel|get-master-addr-by-name` on every sentinel"
+        }
+        None if !error.is_connection_refusal()
+            && (error.is_connection_dropped() || error.kind() == ErrorKind::Parse) =>
+        {
+            "the sentinel ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
+             `sentinel.encrypted = true`"
+        }
+        _ => return None,
+    };
+    Some(todo.to_owned())
+}
+
 impl fmt::Display for Sentinels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes = addresses(&self.nodes);
         write!(f, "{} of the sentinels {nodes}", self.name)
     }
+}
+
+/// `None` if the server there is no primary.
+async fn connect(
+    primary: ConnectionInfo,
+    config: &AsyncConnectionConfig,
+) -> Result<Option<MultiplexedConnection>, RedisError> {
+    let mut connection = Client::open(primary)?
+        .get_multiplexed_async_connection_with_config(config)
+        .await?;
+    Ok(is_primary(&mut connection).await?.then_some(connection))
 }
 
 /// Whether the server thinks so itself: right after a failover a sentinel may still name the old one. One that does not let
@@ -111,13 +274,74 @@ async fn is_primary(connection: &mut MultiplexedConnection) -> Result<bool, Redi
     }
 }
 
-/// `None` if the server there is no primary.
-async fn connect(
-    primary: ConnectionInfo,
-    config: &AsyncConnectionConfig,
-) -> Result<Option<MultiplexedConnection>, RedisError> {
-    let mut connection = Client::open(primary)?
-        .get_multiplexed_async_connection_with_config(config)
-        .await?;
-    Ok(is_primary(&mut connection).await?.then_some(connection))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_sentinels_name_the_settings_of_sentinels() {
+        let said = |line: &str| {
+            let line = format!("-{line}\r\n");
+            match redis::parse_redis_value(line.as_bytes()).unwrap() {
+                Value::ServerError(error) => RedisError::from(error),
+                other => panic!("{other:?}"),
+            }
+        };
+        let io = |kind: std::io::ErrorKind| RedisError::from(std::io::Error::from(kind));
+        let failed = (
+            ErrorKind::AuthenticationFailed,
+            "Password authentication failed",
+        );
+        for (error, named) in [
+            (
+                said("NOAUTH Authentication required."),
+                "`sentinel.password`",
+            ),
+            (said("WRONGPASS invalid"), "`sentinel.username`"),
+            (failed.into(), "`sentinel.password`"),
+            (
+                said("NOPERM no permissions"),
+                "`+sentinel|get-master-addr-by-name`",
+            ),
+            (
+                io(std::io::ErrorKind::UnexpectedEof),
+                "`sentinel.encrypted = true`",
+            ),
+        ] {
+            let told = advice(&error).unwrap();
+            assert!(told.contains(named), "{error}: {told}");
+            assert!(!told.contains("`url`"), "{error}: {told}");
+        }
+        for error in [
+            said("LOADING loading"),
+            io(std::io::ErrorKind::ConnectionRefused),
+        ] {
+            assert_eq!(advice(&error), None, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_of_sentinels_is_never_shown() {
+        let config = SentinelConfig {
+            username: Some("mia".to_owned()),
+            password: Some("s3cret".to_owned()),
+            ..SentinelConfig::default()
+        };
+        let shown = format!("{config:?}");
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("mia"),
+            "{shown}"
+        );
+        let read = |json: &str| serde_json::from_str::<SentinelConfig>(json);
+        assert_eq!(
+            read(r#"{"username": "mia", "password": "s3cret"}"#).unwrap(),
+            config
+        );
+        let text = read(r#"{"password": 733733}"#).unwrap_err().to_string();
+        assert!(
+            !text.contains("733733") && text.contains("in quotes"),
+            "{text}"
+        );
+        assert!(read(r#"{"passwort": "x"}"#).is_err());
+    }
 }

@@ -56,18 +56,22 @@ impl Authority {
 
     /// A server whose certificate is for this host, and its port for TLS.
     pub fn server(&self, host: &str, clients: &str) -> (Server, u16) {
-        let arguments = self.arguments(host, clients);
         let mut port = 0;
         let server = Server::start_by(|| {
             port = free_port();
-            let tls_port = ["--tls-port".to_owned(), port.to_string()];
-            [&tls_port[..], &arguments].concat()
+            self.arguments(host, port, clients)
         });
         (server, port)
     }
 
-    /// What makes a server encrypt.
-    pub fn arguments(&self, host: &str, clients: &str) -> Vec<String> {
+    /// What a server or a sentinel with such a certificate is started with.
+    pub fn arguments(&self, host: &str, port: u16, clients: &str) -> Vec<String> {
+        let port = ["--tls-port".to_owned(), port.to_string()];
+        [&port[..], &self.certificate(host, clients)].concat()
+    }
+
+    /// The same without a port.
+    pub fn certificate(&self, host: &str, clients: &str) -> Vec<String> {
         let ((cert, key), ca) = (self.issue(host), self.ca());
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         vec![

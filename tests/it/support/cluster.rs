@@ -30,7 +30,7 @@ impl Cluster {
 
     /// One whose nodes encrypt what they say to each other too.
     pub fn start_encrypted(authority: &Authority) -> Self {
-        Self::start_with(Some(&authority.arguments("127.0.0.1", "no")))
+        Self::start_with(Some(&authority.certificate("127.0.0.1", "no")))
     }
 
     fn start_with(tls: Option<&[String]>) -> Self {

@@ -47,8 +47,14 @@ impl Server {
 
     /// A sentinel with this configuration.
     pub fn start_sentinel(config: &str) -> Self {
+        Self::start_sentinel_by(config, Vec::new)
+    }
+
+    /// The same with arguments that are made anew for each attempt, since they name ports too.
+    pub fn start_sentinel_by(config: &str, mut arguments: impl FnMut() -> Vec<String>) -> Self {
         super::report("a sentinel of its own");
-        Self::start_as(|| vec!["--sentinel".to_owned()], Some(config.to_owned()))
+        let arguments = || [arguments(), vec!["--sentinel".to_owned()]].concat();
+        Self::start_as(arguments, Some(config.to_owned()))
     }
 
     fn start_as(mut arguments: impl FnMut() -> Vec<String>, config: Option<String>) -> Self {
