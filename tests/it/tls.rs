@@ -9,7 +9,7 @@ use crate::cluster::{changes_wait_for_replicas, patient};
 use crate::support::app::app;
 use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::unhurried;
-use crate::support::{Authority, Browser, Cluster, fresh_prefix, store_with};
+use crate::support::{Authority, Browser, Cluster, Node, fresh_prefix, store_with};
 
 fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
     let mut config = RedisConfig::new(url);
@@ -81,6 +81,22 @@ async fn an_authority_that_is_not_trusted_is_refused_and_told_how_to_be() {
         assert!(text.contains("`tls.ca`"), "{text}");
         assert!(text.contains(&format!("localhost:{port}")), "{text}");
     }
+}
+
+/// `SSL_CERT_FILE` takes the place of the operating system's authorities, for a whole process.
+#[tokio::test]
+async fn an_authority_that_the_operating_system_trusts_is_trusted() {
+    let authority = Authority::new();
+    let (_server, port) = authority.server("localhost", "no");
+    let url = format!("rediss://localhost:{port}/");
+    let ca = authority.ca();
+    let environment = [
+        ("REDIS_URL", url.as_str()),
+        ("SSL_CERT_FILE", ca.to_str().unwrap()),
+    ];
+    let node = Node::example("node", &environment);
+    let answer = node.get("/incr?k=n", None).await;
+    assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, "1"));
 }
 
 #[tokio::test]

@@ -91,7 +91,8 @@ pub use tls::TlsConfig;
 /// # Encrypted connections
 ///
 /// With the feature `tls-rustls` and a `rediss://` URL. The server's certificate must be for the host in the URL, and of an
-/// authority of [`TlsConfig::ca`]; without that, of one that browsers trust too. A server that asks for a certificate gets
+/// authority of [`TlsConfig::ca`]; without that, of one that browsers trust too, or, with the feature `tls-native-roots`, the
+/// operating system. A server that asks for a certificate gets
 /// [`TlsConfig::client_cert`]. If the process has not chosen a `CryptoProvider` of rustls by the time the first store is
 /// made, that of ring is installed for it; an application that wants another installs it before.
 ///

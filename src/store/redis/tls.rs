@@ -9,19 +9,94 @@ pub(super) use with_rustls::{advice, install_provider, with_certificates};
 
 /// Whom to trust, and who to be, at a `rediss://` address. The files are PEM, read when the store is made.
 ///
-/// Without any of these the server needs a certificate of an authority that browsers trust too, and anyone may connect.
-/// There is no way to skip the check of the certificate.
+/// Without any of these the server needs a certificate of an authority that browsers trust too, or, with the feature
+/// `tls-native-roots`, of one that the operating system trusts; and no certificate is shown to it. There is no way to skip
+/// the check of the certificate.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The certificates of the authorities that are trusted, instead of those that come with the crate (Mozilla's). For
-    /// those of the operating system, its bundle, such as `/etc/ssl/certs/ca-certificates.crt`.
+    /// The certificates of the only authorities that are trusted. Without it those are trusted that come with the crate, which
+    /// are Mozilla's; with the feature `tls-native-roots` those of the operating system too, which on Linux is its bundle, or
+    /// the file of the environment variable `SSL_CERT_FILE` and the directories of `SSL_CERT_DIR` if these are set. They
+    /// are read once, when the process makes its first store. Certificates among them that cannot be read are left out, with a warning in the log.
     pub ca: Option<PathBuf>,
     /// The certificate that is shown to a server which asks for one, with those between it and its authority behind it.
     pub client_cert: Option<PathBuf>,
     /// Its private key: PKCS#8, PKCS#1 or SEC1, without a password.
     pub client_key: Option<PathBuf>,
+}
+
+#[cfg(feature = "tls-native-roots")]
+mod native_roots {
+    use std::sync::OnceLock;
+
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use rustls::RootCertStore;
+    use rustls::pki_types::CertificateDer;
+    use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
+
+    /// The authorities of the operating system, and those that come with the crate, in PEM.
+    ///
+    /// redis takes the ones or the others by its features, so both are given to it as if they were of a file.
+    pub(super) fn authorities() -> Vec<u8> {
+        static READ: OnceLock<Vec<u8>> = OnceLock::new();
+        READ.get_or_init(read_authorities).clone()
+    }
+
+    fn read_authorities() -> Vec<u8> {
+        let native = rustls_native_certs::load_native_certs();
+        for error in &native.errors {
+            tracing::warn!(target: "sessile", %error, "certificates of the operating system could not be read: those that can be are trusted, and those that come with the crate");
+        }
+        pem(TLS_SERVER_ROOT_CERTS.iter().chain(&native.certs))
+    }
+
+    /// Those that can be used: one that cannot would make all of them fail.
+    fn pem<'a>(certificates: impl Iterator<Item = &'a CertificateDer<'static>>) -> Vec<u8> {
+        let mut pem = String::new();
+        for certificate in certificates {
+            if RootCertStore::empty().add(certificate.clone()).is_ok() {
+                pem.push_str("-----BEGIN CERTIFICATE-----\n");
+                BASE64_STANDARD.encode_string(certificate, &mut pem);
+                pem.push_str("\n-----END CERTIFICATE-----\n");
+            }
+        }
+        pem.into_bytes()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use rustls::pki_types::pem::PemObject as _;
+
+        use super::*;
+
+        fn read(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+            let certificates = CertificateDer::pem_slice_iter(pem);
+            certificates.collect::<Result<_, _>>().unwrap()
+        }
+
+        #[test]
+        fn the_authorities_of_the_crate_are_trusted_beside_those_of_the_system() {
+            let trusted = read(&authorities());
+            let native = rustls_native_certs::load_native_certs().certs;
+            let mut store = RootCertStore::empty();
+            let (usable, _) = store.add_parsable_certificates(native.iter().cloned());
+            assert_eq!(trusted.len(), TLS_SERVER_ROOT_CERTS.len() + usable);
+            for certificate in TLS_SERVER_ROOT_CERTS {
+                assert!(trusted.contains(certificate));
+            }
+        }
+
+        #[test]
+        fn a_certificate_that_cannot_be_used_takes_no_other_with_it() {
+            let good = &TLS_SERVER_ROOT_CERTS[0];
+            let bad = CertificateDer::from_slice(b"none");
+            let trusted = read(&pem([&bad, good].into_iter()));
+            assert_eq!(trusted, std::slice::from_ref(good));
+        }
+    }
 }
 
 #[cfg(feature = "tls-rustls")]
@@ -64,6 +139,10 @@ mod with_rustls {
     fn certificates(config: &TlsConfig) -> Result<TlsCertificates, ConfigError> {
         let root_cert = match &config.ca {
             Some(path) => Some(authorities(path)?),
+            #[cfg(feature = "tls-native-roots")]
+            None => Some(super::native_roots::authorities()),
+            // redis then takes those that it comes with.
+            #[cfg(not(feature = "tls-native-roots"))]
             None => None,
         };
         let client_tls = match (&config.client_cert, &config.client_key) {
