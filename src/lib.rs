@@ -76,8 +76,8 @@ pub use read_session::ReadSession;
 pub use service::{ResponseFuture, SessionService};
 pub use session::Session;
 pub use store::{
-    CompareAndSet, MemoryStore, RedisConfig, RedisStore, SentinelConfig, SessionStore, StoreError,
-    TlsConfig,
+    CompareAndSet, Credentials, CredentialsProvider, MemoryStore, RedisConfig, RedisStore,
+    SentinelConfig, SessionStore, StoreError, TlsConfig,
 };
 pub use token::{Handle, InvalidHandle};
 pub use transaction::{Data, TransactionError};

@@ -31,7 +31,10 @@ mod stats;
 pub(crate) use any::{AnyStore, is_same_store};
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
-pub use redis::{CompareAndSet, RedisConfig, RedisStore, SentinelConfig, TlsConfig};
+pub use redis::{
+    CompareAndSet, Credentials, CredentialsProvider, RedisConfig, RedisStore, SentinelConfig,
+    TlsConfig,
+};
 pub use stats::{Evicted, Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};
 
 /// Keeps sessions as bytes with a version and a time to live.

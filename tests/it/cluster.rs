@@ -187,7 +187,7 @@ async fn a_creation_that_arrives_late_brings_no_session_back() {
 }
 
 /// A cluster of one node.
-fn alone() -> Server {
+pub fn alone() -> Server {
     let server = Server::start_by(|| {
         let bus = free_port().to_string();
         let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus];

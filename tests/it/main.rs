@@ -8,6 +8,7 @@ mod cluster;
 mod compare_and_set;
 mod conformance;
 mod connecting;
+mod credentials;
 mod docs;
 mod durability;
 mod eviction;

@@ -1,8 +1,9 @@
 //! A primary that sentinels watch over, and the replica that takes over.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
-use sessile::{ConfigError, RedisConfig, RedisStore};
+use sessile::{ConfigError, Credentials, CredentialsProvider, RedisConfig, RedisStore};
 
 use crate::support::Authority;
 use crate::support::cluster::{answer, is_primary};
@@ -143,6 +144,28 @@ async fn sentinels_with_a_password_get_it_and_the_primary_gets_its_own() {
             text.contains("`url`") && !text.contains("wrong-one"),
             "{text}"
         );
+    }
+}
+
+/// Or else the sentinel would refuse them.
+#[tokio::test]
+async fn what_a_provider_returns_is_for_the_primary_alone() {
+    let primary = Server::start();
+    let sentinel = sentinel_of("127.0.0.1", primary.port());
+    acl(&primary, &["app", "on", ">token", "~*", "+@all"]);
+    acl(&primary, &["default", "off"]);
+    acl(&sentinel, &["default", "on", ">of-sentinels"]);
+    let mut config = behind(&sentinel);
+    config.sentinel.password = Some("of-sentinels".to_owned());
+    let store = RedisStore::from_config_with_credentials(config, Token).await;
+    sessile::conformance::check(store.unwrap()).await;
+}
+
+struct Token;
+
+impl CredentialsProvider for Token {
+    async fn credentials(&self) -> Result<Credentials, Box<dyn Error + Send + Sync>> {
+        Ok(Credentials::new("app", "token"))
     }
 }
 

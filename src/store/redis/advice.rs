@@ -1,9 +1,12 @@
 //! What to do about a server that cannot be used.
 
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
+use super::credentials::{PROVIDER_FAILED, REFUSED, is_providers};
 use super::sentinel::NO_PRIMARY;
 use super::{CompareAndSet, RedisConfig};
 use crate::config::ConfigError;
@@ -12,6 +15,12 @@ use crate::config::ConfigError;
 pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
     let advice = if let Some(advice) = handshake_advice(&error) {
         advice
+    } else if is_providers(&error) {
+        error.to_string()
+    } else if error.to_string().contains(REFUSED) {
+        "the server refused what the credentials provider returned: correct the user and the password or token there, unless the \
+         server has as many clients as `maxclients`"
+            .to_owned()
     } else if error.is_connection_refusal() {
         "nothing listens there (connection refused): start the server, or correct `url`".to_owned()
     } else if error.is_timeout() {
@@ -57,6 +66,20 @@ fn is_encrypted(config: &RedisConfig) -> bool {
     schemes.iter().any(|scheme| config.url.starts_with(scheme))
 }
 
+/// An error of another kind that has come through the client as one of its own.
+pub(super) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
+    let source = error.source()?;
+    let source: &(dyn Error + 'static) = match source.downcast_ref::<Arc<dyn Error + Send + Sync>>()
+    {
+        Some(shared) => &**shared,
+        None => source,
+    };
+    match source.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref()?.downcast_ref(),
+        None => source.downcast_ref(),
+    }
+}
+
 #[cfg(feature = "tls-rustls")]
 pub(super) use super::tls::advice as handshake_advice;
 
@@ -69,7 +92,7 @@ pub(super) fn handshake_advice(_: &RedisError) -> Option<String> {
 pub(super) fn advice(
     compare_and_set: CompareAndSet,
     code: Option<&str>,
-    error: &dyn std::error::Error,
+    error: &dyn Error,
 ) -> String {
     let said = error
         .source()
@@ -79,8 +102,11 @@ pub(super) fn advice(
         || said.contains("can't run this command")
         || said.contains("no permissions");
     match code {
-        // It says what to do itself, about others than this server.
-        _ if said.contains(NO_PRIMARY) => said,
+        // They say what to do themselves, about others than this server.
+        _ if said.contains(NO_PRIMARY) || said.contains(PROVIDER_FAILED) => said,
+        _ if said.contains(REFUSED) => {
+            format!("{said}: correct the user and the password or token that it returns")
+        }
         _ if denied => {
             let grants = grants(compare_and_set);
             // Such as to choose the database.
@@ -113,8 +139,8 @@ pub(super) fn advice(
         }
         Some("ERR") if said.contains("unknown command") => match quoted(&said) {
             Some(command) if command == "hello" => format!(
-                "{said}: it is needed for `protocol=resp3` and on a cluster: leave that out of `url`, or take `rename-command` out of the \
-                 server's configuration"
+                "{said}: it is needed for `protocol=resp3`: leave that out of `url`, or take `rename-command` out of the server's \
+                 configuration"
             ),
             Some(command) if matches!(&*command, "time" | "select") => format!(
                 "{said}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \

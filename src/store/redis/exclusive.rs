@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bb8_redis::bb8::PooledConnection;
 use redis::{Cmd, Pipeline, Value};
+use tokio::sync::OwnedMutexGuard;
 
 use super::failed::Failed;
 use super::odd;
@@ -16,6 +17,8 @@ use super::router::with_asking;
 pub(super) struct Exclusive {
     connections: Connections,
     guard: PooledConnection<'static, Manager>,
+    /// An AUTH in between would be queued by MULTI as a command of the transaction.
+    _alone: OwnedMutexGuard<()>,
     /// The server is a node of a cluster that the slot is on its way to.
     #[cfg(feature = "cluster")]
     asking: Option<Asking>,
@@ -31,10 +34,12 @@ impl Connections {
     pub(super) async fn exclusive(&self) -> Result<Exclusive, Failed> {
         self.admit()?;
         let guard = self.check_out_exclusive().await?;
+        let alone = guard.alone().await;
         guard.set_dirty(true);
         Ok(Exclusive {
             connections: self.clone(),
             guard,
+            _alone: alone,
             #[cfg(feature = "cluster")]
             asking: None,
         })

@@ -18,6 +18,7 @@ mod advice;
 mod breaker;
 mod choose;
 mod config;
+mod credentials;
 mod exclusive;
 mod failed;
 mod if_eq;
@@ -40,7 +41,10 @@ mod wire;
 use advice::{connect_error, without_arguments};
 use choose::{Replacer, Swap};
 pub use config::{CompareAndSet, RedisConfig};
+use credentials::Login;
+pub use credentials::{Credentials, CredentialsProvider};
 use failed::Failed;
+use place::Place;
 use pool::Request;
 use replicas::Wanted;
 pub use sentinel::SentinelConfig;
@@ -107,6 +111,19 @@ pub use tls::TlsConfig;
 /// replica by now, is replaced, and so leads to the new primary.
 ///
 /// While a replica takes over, the sessions of its primary answer 503, and no cookie is taken away.
+///
+/// # Passwords and tokens that change
+///
+/// With [`from_config_with_credentials`](Self::from_config_with_credentials) a [`CredentialsProvider`] of yours supplies user and
+/// password: for passwords that are rotated while the application runs, and for tokens of a cloud's identities.
+///
+/// # A client of your own
+///
+/// A store takes no connection, pool or client that you have made: how many connections there are, how long they may take,
+/// what is set on them and which protocol they speak decides whether its promises hold, and no type of the crate `redis` is
+/// part of this API, so that its next version is not a breaking change here. If a setting is missing, please open an issue; to
+/// use a client of yours, implement [`SessionStore`] with it, which
+/// `sessile::conformance` (feature `conformance`) checks.
 #[derive(Clone)]
 #[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
 pub struct RedisStore {
@@ -144,11 +161,35 @@ impl RedisStore {
     ///
     /// Those of [`from_url`](Self::from_url), and [`ConfigError::Invalid`] for a setting that cannot work.
     pub async fn from_config(config: RedisConfig) -> Result<Self, ConfigError> {
+        Self::connect(config, None).await
+    }
+
+    /// Connects with settings of your own, and with user and password from a provider, for those that change while the store
+    /// is in use: rotated passwords, and tokens. [`CredentialsProvider`] has an example.
+    ///
+    /// The URL then has no user and no password. Sentinels are asked with those of
+    /// [`RedisConfig::sentinel`] as ever.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_config`](Self::from_config); [`ConfigError::Invalid`] for a URL with a user and a password; and [`ConfigError::Connect`] with the provider's error if it fails.
+    pub async fn from_config_with_credentials(
+        config: RedisConfig,
+        provider: impl CredentialsProvider,
+    ) -> Result<Self, ConfigError> {
+        let login = Login::new(provider, &config);
+        Self::connect(config, Some(login)).await
+    }
+
+    async fn connect(config: RedisConfig, login: Option<Arc<Login>>) -> Result<Self, ConfigError> {
         let place = config.check()?;
+        refuse_second_login(&config, &place, login.as_ref())?;
         let address = place.to_string();
         let failed = |error: RedisError| connect_error(&address, &config, error);
-        Servers::try_out(place, &config).await.map_err(failed)?;
-        let store = Self::lazy(config)?;
+        Servers::try_out(place, &config, login.clone())
+            .await
+            .map_err(failed)?;
+        let store = Self::in_background(config, login)?;
         store.probe().await?;
         Ok(store)
     }
@@ -161,14 +202,34 @@ impl RedisStore {
     /// - [`ConfigError::Invalid`]: a setting cannot work.
     /// - [`ConfigError::NoRuntime`]: it was called outside of a tokio runtime.
     pub fn lazy(config: RedisConfig) -> Result<Self, ConfigError> {
+        Self::in_background(config, None)
+    }
+
+    /// The same with user and password from a provider, as
+    /// [`from_config_with_credentials`](Self::from_config_with_credentials) takes one. If the provider fails at first, it is
+    /// asked again as connections are needed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lazy`](Self::lazy), and [`ConfigError::Invalid`] for a URL with a user and a password.
+    pub fn lazy_with_credentials(
+        config: RedisConfig,
+        provider: impl CredentialsProvider,
+    ) -> Result<Self, ConfigError> {
+        let login = Login::new(provider, &config);
+        Self::in_background(config, Some(login))
+    }
+
+    fn in_background(config: RedisConfig, login: Option<Arc<Login>>) -> Result<Self, ConfigError> {
         let place = config.check()?;
+        refuse_second_login(&config, &place, login.as_ref())?;
         let address: Arc<str> = place.to_string().into();
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
         let probe = format!("{}probe", config.key_prefix);
         let inner = Inner {
-            servers: Servers::new(place, Arc::clone(&address), &config),
+            servers: Servers::new(place, Arc::clone(&address), &config, login),
             replacer: Replacer::new(config.compare_and_set, probe),
             config,
             address,
@@ -318,6 +379,23 @@ impl SessionStore for RedisStore {
     async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
         let (inner, key) = (&self.inner, self.lease_key(key));
         lease::release(&inner.servers, &inner.replacer, &key, owner).await
+    }
+}
+
+/// With a provider, user and password in the URL would be ignored.
+fn refuse_second_login(
+    config: &RedisConfig,
+    place: &Place,
+    login: Option<&Arc<Login>>,
+) -> Result<(), ConfigError> {
+    if login.is_none() {
+        return Ok(());
+    }
+    match place.has_login() {
+        true => Err(config.bad_url(
+            "user and password would be ignored, as the credentials provider returns them: leave them out",
+        )),
+        false => Ok(()),
     }
 }
 

@@ -18,6 +18,19 @@ pub(super) enum Place {
     Sentinels(Box<Sentinels>),
 }
 
+impl Place {
+    /// Whether the URL has user and password.
+    pub(super) fn has_login(&self) -> bool {
+        let has_password = |info: &ConnectionInfo| info.redis_settings().password().is_some();
+        match self {
+            Self::Server(info) => has_password(info),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(nodes) => nodes.iter().any(has_password),
+            Self::Sentinels(sentinels) => sentinels.has_login(),
+        }
+    }
+}
+
 /// Without user and password.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

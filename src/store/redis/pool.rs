@@ -15,13 +15,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bb8_redis::bb8::{ErrorSink, ManageConnection, Pool, PooledConnection, RunError};
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::RedisConfig;
 use super::advice::{handshake_advice, without_arguments};
 use super::breaker::{Breaker, Call};
+use super::credentials::{Credentials, Login, blame_provider, is_providers, is_refusal};
 use super::failed::{Failed, Trouble};
 pub(super) use super::wire::Request;
 use super::wire::{Source, To, Wire};
@@ -36,7 +38,7 @@ use prober::Prober;
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// How far apart connections are given up, or compared with new ones.
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 /// One socket: shared, unless it is of the second pool.
 #[derive(Clone)]
@@ -51,12 +53,18 @@ struct Health {
     broken: AtomicBool,
     /// Somebody has it alone, or gave it up half-way: there may be a WATCH on it, an open MULTI or an unread answer.
     dirty: AtomicBool,
+    /// Held by whoever has it alone, and while it logs in again.
+    alone: Arc<AsyncMutex<()>>,
+    /// Logs it in again; ends with it.
+    _login: Option<AbortOnDropHandle<()>>,
 }
 
 /// Makes connections, for bb8.
 #[derive(Clone)]
 pub(super) struct Manager {
     source: Arc<Source>,
+    /// Whom to ask for user and password, if not the URL.
+    login: Option<Arc<Login>>,
     timeout: Duration,
     shared: Arc<Shared>,
 }
@@ -124,14 +132,47 @@ impl Manager {
         };
         Self {
             source: Arc::new(Source::new(to, config.connection_timeout)),
+            login: None,
             timeout: config.connection_timeout,
             shared: Arc::new(shared),
         }
     }
 
-    async fn open(&self) -> Result<Connection, RedisError> {
+    /// Has it log in with what a provider says.
+    pub(super) fn with_login(mut self, login: Option<Arc<Login>>) -> Self {
+        self.login = login;
+        self
+    }
+
+    /// Connects with what the provider says.
+    async fn log_in(&self, login: &Arc<Login>) -> Result<Connection, RedisError> {
+        let began = Instant::now();
+        let left = || self.timeout.saturating_sub(began.elapsed());
+        let mut first = true;
+        loop {
+            let credentials = login.credentials(left()).await?;
+            let opened = within(left(), self.open(Some((login, &credentials)))).await;
+            match opened {
+                Err(error) if is_refusal(&error) => {
+                    // What was known already may have been replaced since.
+                    let again = login.forget(&credentials, began).await;
+                    if !again || !first {
+                        return Err(blame_provider(error));
+                    }
+                    first = false;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        login: Option<(&Arc<Login>, &Credentials)>,
+    ) -> Result<Connection, RedisError> {
         let generation = self.shared.generation.load(Ordering::Acquire);
-        let mut wire = self.source.open().await?;
+        let credentials = login.map(|(_, credentials)| credentials);
+        let mut wire = self.source.open(credentials).await?;
         // Proves that the server answers this user, and tells its time.
         let time = wire.ask(&Request::Command(&redis::cmd("TIME"))).await?;
         let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
@@ -142,10 +183,13 @@ impl Manager {
         })?;
         self.shared.clock.set(now);
         self.shared.failure.send_replace(None);
+        let alone = Arc::default();
         let health = Health {
             generation,
             broken: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
+            _login: login.and_then(|(login, credentials)| login.keep(&wire, credentials, &alone)),
+            alone,
         };
         Ok(Connection {
             wire,
@@ -179,6 +223,11 @@ impl Connection {
     pub(super) fn set_dirty(&self, dirty: bool) {
         self.health.dirty.store(dirty, Ordering::Release);
     }
+
+    /// Waits while it logs in again, and keeps it from that.
+    pub(super) async fn alone(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.health.alone).lock_owned().await
+    }
 }
 
 impl ManageConnection for Manager {
@@ -186,10 +235,11 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<Connection, RedisError> {
-        match tokio::time::timeout(self.timeout, self.open()).await {
-            Ok(connection) => connection.map_err(without_arguments),
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        }
+        let connection = match &self.login {
+            None => within(self.timeout, self.open(None)).await,
+            Some(login) => self.log_in(login).await,
+        };
+        connection.map_err(without_arguments)
     }
 
     async fn is_valid(&self, _: &mut Connection) -> Result<(), RedisError> {
@@ -198,6 +248,16 @@ impl ManageConnection for Manager {
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         !self.shared.is_usable(connection)
+    }
+}
+
+async fn within(
+    limit: Duration,
+    connecting: impl Future<Output = Result<Connection, RedisError>>,
+) -> Result<Connection, RedisError> {
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(connection) => connection,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }
 
@@ -632,5 +692,6 @@ fn is_definite(error: &RedisError) -> bool {
     said_no
         || error.is_connection_refusal()
         || error.kind() == ErrorKind::AuthenticationFailed
+        || is_providers(error)
         || handshake_advice(error).is_some()
 }

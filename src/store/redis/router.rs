@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::RedisConfig;
+use super::credentials::Login;
 use super::failed::{Failed, Trouble};
 use super::odd;
 use super::place::at_address;
@@ -53,6 +54,7 @@ struct Inner {
     address: Arc<str>,
     /// Those of one node.
     config: RedisConfig,
+    login: Option<Arc<Login>>,
     clock: Arc<Clock>,
     map: RwLock<Map<Arc<Node>>>,
     /// Why the cluster did not say where the slots are, when it was last asked.
@@ -69,7 +71,12 @@ struct Node {
 }
 
 impl Router {
-    pub(super) fn new(seeds: Vec<ConnectionInfo>, address: Arc<str>, config: &RedisConfig) -> Self {
+    pub(super) fn new(
+        seeds: Vec<ConnectionInfo>,
+        address: Arc<str>,
+        config: &RedisConfig,
+        login: Option<Arc<Login>>,
+    ) -> Self {
         let inner = Inner {
             seeds,
             address,
@@ -77,6 +84,7 @@ impl Router {
                 pool_size: config.pool_size.min(SIZE_MOST),
                 ..config.clone()
             },
+            login,
             clock: Arc::default(),
             map: RwLock::default(),
             failure: RwLock::default(),
@@ -249,7 +257,7 @@ impl Router {
         let inner = &self.inner;
         let ranges = match self.ask_primaries().await {
             Some(ranges) => Ok(ranges),
-            None => ask_seeds(&inner.seeds, &inner.config).await,
+            None => ask_seeds(&inner.seeds, &inner.config, inner.login.as_ref()).await,
         };
         let failure = match ranges {
             Ok(ranges) => {
@@ -305,6 +313,7 @@ impl Router {
             &inner.config,
             Arc::clone(&inner.clock),
         );
+        let manager = manager.with_login(inner.login.clone());
         let shown = address.to_string().into();
         let connections = Connections::new(manager, shown, &inner.config);
         Arc::new(Node {
@@ -337,17 +346,19 @@ impl Router {
 pub(super) async fn try_seeds(
     seeds: &[ConnectionInfo],
     config: &RedisConfig,
+    login: Option<&Arc<Login>>,
 ) -> Result<(), RedisError> {
-    ask_seeds(seeds, config).await.map(drop)
+    ask_seeds(seeds, config, login).await.map(drop)
 }
 
 /// Asks all nodes that were named, and takes the first answer.
 async fn ask_seeds(
     seeds: &[ConnectionInfo],
     config: &RedisConfig,
+    login: Option<&Arc<Login>>,
 ) -> Result<Vec<Range>, RedisError> {
     let answers = seeds.iter().map(|seed| {
-        let answer = tokio::time::timeout(config.connection_timeout, ask_seed(seed, config));
+        let answer = tokio::time::timeout(config.connection_timeout, ask_seed(seed, config, login));
         async {
             let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
             answer.await.unwrap_or_else(|_| late())
@@ -371,9 +382,13 @@ async fn ask_seeds(
     Err(failures.swap_remove(told.unwrap_or_default()))
 }
 
-async fn ask_seed(seed: &ConnectionInfo, config: &RedisConfig) -> Result<Vec<Range>, RedisError> {
+async fn ask_seed(
+    seed: &ConnectionInfo,
+    config: &RedisConfig,
+    login: Option<&Arc<Login>>,
+) -> Result<Vec<Range>, RedisError> {
     let to = To::Server(Box::new(seed.clone()));
-    let manager = Manager::new(to, config, Arc::default());
+    let manager = Manager::new(to, config, Arc::default()).with_login(login.cloned());
     let mut connection = manager.connect().await?;
     let question = where_slots_are();
     let answer = connection.ask(&Request::Command(&question)).await?;

@@ -14,6 +14,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::advice::handshake_advice;
+use super::credentials::{Credentials, log_in};
 use super::place::{addresses, at_address};
 use super::tls::TlsConfig;
 use crate::config::ConfigError;
@@ -137,6 +138,11 @@ pub(super) struct Sentinels {
 }
 
 impl Sentinels {
+    /// Whether the URL has user and password of the primary.
+    pub(super) fn has_login(&self) -> bool {
+        self.primary.redis_settings().password().is_some()
+    }
+
     pub(super) fn new(nodes: Vec<ConnectionInfo>, name: String, primary: ConnectionInfo) -> Self {
         Self {
             nodes,
@@ -145,11 +151,13 @@ impl Sentinels {
         }
     }
 
-    /// Connects to the primary that the first sentinel to name one which is there names. `limit` is for all of it.
+    /// Connects to the primary that the first sentinel to name one which is there names. `limit` is for all of it. The
+    /// credentials, if any, take the place of those of the primary.
     pub(super) async fn open(
         &self,
         config: &AsyncConnectionConfig,
         limit: Duration,
+        credentials: Option<&Credentials>,
     ) -> Result<MultiplexedConnection, RedisError> {
         // So that one that is silent leaves time for the others, and for the primary.
         let share = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
@@ -178,7 +186,7 @@ impl Sentinels {
                 }
             };
             let address = primary.addr().to_string();
-            match connect(primary, config).await {
+            match connect(primary, config, credentials).await {
                 Ok(Some(connection)) => return Ok(connection),
                 Ok(None) => said.push(format!(
                     "{} names {address}, which is a replica",
@@ -253,8 +261,9 @@ impl fmt::Display for Sentinels {
 async fn connect(
     primary: ConnectionInfo,
     config: &AsyncConnectionConfig,
+    credentials: Option<&Credentials>,
 ) -> Result<Option<MultiplexedConnection>, RedisError> {
-    let mut connection = Client::open(primary)?
+    let mut connection = Client::open(log_in(primary, credentials))?
         .get_multiplexed_async_connection_with_config(config)
         .await?;
     Ok(is_primary(&mut connection).await?.then_some(connection))

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use redis::{RedisError, ServerError, Value};
 
 use super::RedisConfig;
+use super::credentials::Login;
 use super::exclusive::Exclusive;
 use super::failed::Failed;
 use super::place::Place;
@@ -32,26 +33,39 @@ pub(super) enum Servers {
 
 impl Servers {
     /// Connects in the background. Must be called within a tokio runtime.
-    pub(super) fn new(place: Place, address: Arc<str>, config: &RedisConfig) -> Self {
+    pub(super) fn new(
+        place: Place,
+        address: Arc<str>,
+        config: &RedisConfig,
+        login: Option<Arc<Login>>,
+    ) -> Self {
         let to = match place {
             Place::Server(info) => To::Server(info),
             Place::Sentinels(sentinels) => To::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
-            Place::Cluster(seeds) => return Self::Cluster(Router::new(seeds, address, config)),
+            Place::Cluster(seeds) => {
+                return Self::Cluster(Router::new(seeds, address, config, login));
+            }
         };
-        let manager = Manager::new(to, config, Arc::default());
+        let manager = Manager::new(to, config, Arc::default()).with_login(login);
         Self::One(Arc::new(Connections::new(manager, address, config)))
     }
 
     /// Connects once, to see whether it works.
-    pub(super) async fn try_out(place: Place, config: &RedisConfig) -> Result<(), RedisError> {
+    pub(super) async fn try_out(
+        place: Place,
+        config: &RedisConfig,
+        login: Option<Arc<Login>>,
+    ) -> Result<(), RedisError> {
         let to = match place {
             Place::Server(info) => To::Server(info),
             Place::Sentinels(sentinels) => To::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
-            Place::Cluster(seeds) => return router::try_seeds(&seeds, config).await,
+            Place::Cluster(seeds) => {
+                return router::try_seeds(&seeds, config, login.as_ref()).await;
+            }
         };
-        let manager = Manager::new(to, config, Arc::default());
+        let manager = Manager::new(to, config, Arc::default()).with_login(login);
         manager.connect().await.map(drop)
     }
 

@@ -101,10 +101,7 @@ mod native_roots {
 
 #[cfg(feature = "tls-rustls")]
 mod with_rustls {
-    use std::error::Error;
-    use std::io;
     use std::path::Path;
-    use std::sync::Arc;
 
     use redis::{Client, ClientTlsConfig, ConnectionInfo, RedisError, TlsCertificates};
     use rustls::pki_types::pem::PemObject as _;
@@ -114,6 +111,7 @@ mod with_rustls {
 
     use super::TlsConfig;
     use crate::config::ConfigError;
+    use crate::store::redis::advice::wrapped;
 
     /// rustls takes the process's provider of cryptography, and panics if nobody has chosen one and there are several.
     pub(in super::super) fn install_provider() {
@@ -218,7 +216,7 @@ mod with_rustls {
 
     /// What to do about a handshake that failed; `None` if it was none.
     pub(in super::super) fn advice(error: &RedisError) -> Option<String> {
-        let error = rustls_error(error)?;
+        let error = wrapped::<rustls::Error>(error)?;
         let todo = match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {
                 CertificateError::UnknownIssuer => {
@@ -260,18 +258,5 @@ mod with_rustls {
             }
         };
         Some(format!("{error}: {todo}"))
-    }
-
-    fn rustls_error(error: &RedisError) -> Option<&rustls::Error> {
-        let source = error.source()?;
-        let source: &(dyn Error + 'static) =
-            match source.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
-                Some(shared) => &**shared,
-                None => source,
-            };
-        match source.downcast_ref::<io::Error>() {
-            Some(error) => error.get_ref()?.downcast_ref(),
-            None => source.downcast_ref(),
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, RedisError, Value};
 
+use super::credentials::{Credentials, log_in};
 use super::sentinel::Sentinels;
 
 /// How many requests may wait for a slot in one connection's queue.
@@ -41,14 +42,19 @@ impl Source {
         Self { to, config, limit }
     }
 
-    pub(super) async fn open(&self) -> Result<Wire, RedisError> {
+    /// Logs in with these credentials, if any, instead of those of the URL.
+    pub(super) async fn open(&self, credentials: Option<&Credentials>) -> Result<Wire, RedisError> {
         let socket = match &self.to {
             To::Server(info) => {
-                Client::open((**info).clone())?
+                Client::open(log_in((**info).clone(), credentials))?
                     .get_multiplexed_async_connection_with_config(&self.config)
                     .await?
             }
-            To::Sentinels(sentinels) => sentinels.open(&self.config, self.limit).await?,
+            To::Sentinels(sentinels) => {
+                sentinels
+                    .open(&self.config, self.limit, credentials)
+                    .await?
+            }
         };
         Ok(Wire(socket))
     }

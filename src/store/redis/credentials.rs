@@ -1,0 +1,493 @@
+//! A user and a password that change while the store is in use.
+//!
+//! The client's own way to do this will not do: it sends `AUTH` on a connection whatever else is under way there, and between
+//! MULTI and EXEC that would be queued as a command of the transaction; it gives up for good after the first refusal; and it
+//! sends the credentials to sentinels too.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ConnectionInfo, ErrorKind, RedisError, Value};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use zeroize::Zeroizing;
+
+use super::RedisConfig;
+use super::advice::{without_arguments, wrapped};
+use super::pool::{SECOND, Seldom};
+use super::wire::{Request, Wire};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The user and the password that the store logs in with; the password may be a token that expires.
+///
+/// `Debug` shows neither, and their memory is overwritten when they are dropped; that of the client's buffers is not.
+#[derive(Clone)]
+pub struct Credentials {
+    username: Zeroizing<String>,
+    password: Zeroizing<String>,
+    /// When new ones are to be asked for; `None` if these are good for one connection.
+    renew_at: Option<Instant>,
+}
+
+impl Credentials {
+    /// A user of Redis and the password or token. The user of `requirepass` is `default`.
+    ///
+    /// They are used for the connection that they were asked for, and open connections never log in again. See
+    /// [`valid_for`](Self::valid_for) for credentials that expire.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            username: Zeroizing::new(username.into()),
+            password: Zeroizing::new(password.into()),
+            renew_at: None,
+        }
+    }
+
+    /// Says that they expire this long after this call.
+    ///
+    /// Until three quarters of that time are over they are used for every connection that is made. Then new ones are asked
+    /// for, and open connections log in again with these. Less than four seconds count as four.
+    #[must_use]
+    pub fn valid_for(mut self, time: Duration) -> Self {
+        // What is so long that it has no end needs no new ones.
+        self.renew_at = Instant::now().checked_add(time.max(SHORTEST) / 4 * 3);
+        self
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+/// Supplies credentials for Redis that may change while the store is in use, for
+/// [`RedisStore::from_config_with_credentials`](crate::RedisStore::from_config_with_credentials).
+///
+/// # When it is asked
+///
+/// For every connection that is made, unless the last answer [expires](Credentials::valid_for) and is still good. There is
+/// never more than one call at a time; connections that are made together share an answer, if the call began after they did.
+///
+/// Before credentials expire, it is asked for new ones, and open connections log in with these (`AUTH`), so the server has no
+/// reason to end them. If that fails, it is tried again after 1 s, 2 s, 4 s and so on up to 30 s, with a warning in the log,
+/// and open connections stay as they are.
+///
+/// If Redis refuses an answer that was kept, new credentials are asked for at once.
+///
+/// # A password in a file, replaced from time to time
+///
+/// ```no_run
+/// use std::error::Error;
+/// use std::path::PathBuf;
+///
+/// use sessile::store::{Credentials, CredentialsProvider};
+/// use sessile::{RedisConfig, RedisStore};
+///
+/// struct PasswordFile(PathBuf);
+///
+/// impl CredentialsProvider for PasswordFile {
+///     async fn credentials(&self) -> Result<Credentials, Box<dyn Error + Send + Sync>> {
+///         let password = tokio::fs::read_to_string(&self.0).await?;
+///         Ok(Credentials::new("app", password.trim_end()))
+///     }
+/// }
+///
+/// # async fn connect() -> Result<RedisStore, sessile::ConfigError> {
+/// // Without user and password in the URL.
+/// let config = RedisConfig::new("redis://redis.internal/");
+/// let file = PasswordFile("/run/secrets/redis".into());
+/// RedisStore::from_config_with_credentials(config, file).await
+/// # }
+/// ```
+///
+/// To rotate without a refusal, add the new password in Redis (`ACL SETUSER app >new`), replace the file, and remove the old
+/// password (`<old`) later: connections that are open stay logged in.
+///
+/// # A cloud's identities
+///
+/// - IAM of Amazon ElastiCache and MemoryDB: the user's name, and as the password the request `connect` signed for 15 minutes
+///   by the SDK, without `http://`; with `valid_for` 15 minutes. Connections then log in again long before the 12 hours after
+///   which AWS ends them.
+/// - Microsoft Entra ID with Azure Managed Redis: the object ID of the identity, and the access token as the password; with
+///   `valid_for` the time that is left to the token's `expires_on`.
+///
+/// Both need `rediss://`.
+pub trait CredentialsProvider: Send + Sync + 'static {
+    /// The credentials to log in with now.
+    ///
+    /// It may take as long as [`connection_timeout`](crate::RedisConfig::connection_timeout), of which the rest is left for
+    /// connecting. It must not block: read files with `tokio::fs`.
+    ///
+    /// # Errors
+    ///
+    /// The connection is then not made, and the error is a source of the error that requests get and log. So it must not hold
+    /// a secret. A panic counts as an error.
+    fn credentials(
+        &self,
+    ) -> impl Future<Output = Result<Credentials, Box<dyn Error + Send + Sync>>> + Send;
+}
+
+/// [`CredentialsProvider`] behind a pointer, so that stores need no type parameter.
+trait AnyProvider: Send + Sync {
+    fn ask(self: Arc<Self>) -> Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send>>;
+}
+
+impl<P: CredentialsProvider> AnyProvider for P {
+    fn ask(self: Arc<Self>) -> Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send>> {
+        Box::pin(async move { self.credentials().await })
+    }
+}
+
+pub(super) const PROVIDER_FAILED: &str = "the credentials provider failed";
+
+/// Why there are no credentials: the provider's error, a panic or a timeout.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the credentials provider failed: {0}")]
+pub(super) struct ProviderFailed(#[source] Arc<dyn Error + Send + Sync>);
+
+impl ProviderFailed {
+    fn new(error: impl Into<BoxError>) -> Self {
+        let error: BoxError = error.into();
+        Self(error.into())
+    }
+}
+
+impl From<ProviderFailed> for RedisError {
+    fn from(failed: ProviderFailed) -> Self {
+        io::Error::other(failed).into()
+    }
+}
+
+/// Whether a connection was not made because the provider failed.
+pub(super) fn is_providers(error: &RedisError) -> bool {
+    wrapped::<ProviderFailed>(error).is_some()
+}
+
+/// The message of the error when the server refuses the provider's credentials.
+pub(super) const REFUSED: &str = "the server refused the credentials of the provider";
+
+const SHORTEST: Duration = Duration::from_secs(4);
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The provider, and what it said last.
+pub(super) struct Login {
+    provider: Arc<dyn AnyProvider>,
+    latest: Mutex<Option<Latest>>,
+    warned: Seldom,
+    connection_timeout: Duration,
+    command_timeout: Duration,
+}
+
+struct Latest {
+    asked: Instant,
+    answer: Result<Arc<Credentials>, ProviderFailed>,
+}
+
+impl Latest {
+    /// Whether it may answer a call that was made at `since`.
+    fn serves(&self, since: Instant, now: Instant) -> bool {
+        let is_good = |credentials: &Arc<Credentials>| {
+            credentials.renew_at.is_some_and(|renew_at| now < renew_at)
+        };
+        self.asked >= since || self.answer.as_ref().is_ok_and(is_good)
+    }
+}
+
+impl Login {
+    pub(super) fn new(provider: impl CredentialsProvider, config: &RedisConfig) -> Arc<Self> {
+        Arc::new(Self {
+            provider: Arc::new(provider),
+            latest: Mutex::default(),
+            warned: Seldom::default(),
+            connection_timeout: config.connection_timeout,
+            command_timeout: config.command_timeout,
+        })
+    }
+
+    /// The credentials to log in with now, within what is left of `connection_timeout`.
+    pub(super) async fn credentials(
+        &self,
+        left: Duration,
+    ) -> Result<Arc<Credentials>, ProviderFailed> {
+        match timeout(left, self.latest()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ProviderFailed::new(format!(
+                "no answer within connection_timeout = {:?}",
+                self.connection_timeout
+            ))),
+        }
+    }
+
+    async fn latest(&self) -> Result<Arc<Credentials>, ProviderFailed> {
+        let since = Instant::now();
+        let mut latest = self.latest.lock().await;
+        if let Some(latest) = latest.as_ref()
+            && latest.serves(since, Instant::now())
+        {
+            return latest.answer.clone();
+        }
+        let asked = Instant::now();
+        // A task of its own, so that a panic does not end whoever connects.
+        let asking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.provider).ask()));
+        let answer = match asking.await {
+            Ok(answer) => answer.map(Arc::new).map_err(ProviderFailed::new),
+            Err(_) => Err(ProviderFailed::new("it panicked")),
+        };
+        *latest = Some(Latest {
+            asked,
+            answer: answer.clone(),
+        });
+        answer
+    }
+
+    /// Has new ones asked for, as the server does not take these. Returns whether there may be others: these were asked for
+    /// before `since`, or somebody has had new ones asked for already.
+    pub(super) async fn forget(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
+        let mut latest = self.latest.lock().await;
+        let is_refused = |latest: &mut Latest| {
+            let answer = latest.answer.as_ref();
+            answer.is_ok_and(|credentials| Arc::ptr_eq(credentials, refused))
+        };
+        latest
+            .take_if(is_refused)
+            .is_none_or(|refused| refused.asked < since)
+    }
+
+    /// Logs a connection in again whenever its credentials are about to expire, until it is dropped; `None` if they do not.
+    ///
+    /// `alone` is held by whoever has the connection to himself, and opens transactions on it.
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        wire: &Wire,
+        credentials: &Credentials,
+        alone: &Arc<Mutex<()>>,
+    ) -> Option<AbortOnDropHandle<()>> {
+        let due = credentials.renew_at?;
+        let session = LoggedIn {
+            login: Arc::clone(self),
+            wire: wire.clone(),
+            alone: Arc::clone(alone),
+        };
+        Some(AbortOnDropHandle::new(tokio::spawn(session.keep(due))))
+    }
+}
+
+/// A connection that is logged in for a time.
+struct LoggedIn {
+    login: Arc<Login>,
+    wire: Wire,
+    alone: Arc<Mutex<()>>,
+}
+
+impl LoggedIn {
+    async fn keep(mut self, mut due: Instant) {
+        let mut fruitless = 0;
+        loop {
+            sleep_until(due).await;
+            match self.log_in_again().await {
+                Ok(None) => return,
+                Ok(Some(renew_at)) => {
+                    fruitless = if renew_at > Instant::now() {
+                        0
+                    } else {
+                        fruitless + 1
+                    };
+                    due = renew_at;
+                }
+                Err(error) => {
+                    fruitless += 1;
+                    if self.login.warned.may_now(SECOND) {
+                        tracing::warn!(target: "sessile", %error, "a connection to Redis could not log in with new credentials: it stays as it is, and this is tried again");
+                    }
+                }
+            }
+            due = due.max(Instant::now() + pause(fruitless));
+        }
+    }
+
+    /// Returns when it is to be done again.
+    async fn log_in_again(&mut self) -> Result<Option<Instant>, RedisError> {
+        let began = Instant::now();
+        let left = self.login.connection_timeout;
+        let credentials = self.login.credentials(left).await?;
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(credentials.username.as_str())
+            .arg(credentials.password.as_str());
+        let alone = self.alone.lock().await;
+        let request = Request::Command(&auth);
+        let answer = timeout(self.login.command_timeout, self.wire.ask(&request)).await;
+        drop(alone);
+        let answer = match answer {
+            Ok(answer) => answer.and_then(Value::extract_error),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        };
+        match answer {
+            Ok(_) => Ok(credentials.renew_at),
+            Err(error) => {
+                if is_refusal(&error) {
+                    self.login.forget(&credentials, began).await;
+                }
+                Err(without_arguments(error))
+            }
+        }
+    }
+}
+
+/// How long to wait at least after this many attempts in a row without fresh credentials.
+fn pause(fruitless: u32) -> Duration {
+    let doubled = SHORTEST_PAUSE.saturating_mul(1 << fruitless.saturating_sub(1).min(5));
+    doubled.min(LONGEST_PAUSE)
+}
+
+/// The address with these credentials.
+pub(super) fn log_in(info: ConnectionInfo, credentials: Option<&Credentials>) -> ConnectionInfo {
+    let Some(credentials) = credentials else {
+        return info;
+    };
+    let settings = info.redis_settings().clone();
+    let settings = settings
+        .set_username(credentials.username.as_str())
+        .set_password(credentials.password.as_str());
+    info.set_redis_settings(settings)
+}
+
+/// Whether the server does not take the credentials.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}
+
+/// The error with the provider named in it, if the server does not take the credentials: they are not in `url`.
+pub(super) fn blame_provider(error: RedisError) -> RedisError {
+    match is_refusal(&error) {
+        true => (ErrorKind::AuthenticationFailed, REFUSED).into(),
+        false => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    /// Numbers its answers.
+    struct Counting {
+        asked: Arc<AtomicU32>,
+        takes: Duration,
+        valid_for: Option<Duration>,
+        fails: bool,
+    }
+
+    impl CredentialsProvider for Counting {
+        async fn credentials(&self) -> Result<Credentials, BoxError> {
+            let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+            tokio::time::sleep(self.takes).await;
+            if self.fails {
+                return Err(format!("no token {number}").into());
+            }
+            let credentials = Credentials::new("app", number.to_string());
+            Ok(match self.valid_for {
+                Some(time) => credentials.valid_for(time),
+                None => credentials,
+            })
+        }
+    }
+
+    fn login(takes: u64, valid_for: Option<u64>, fails: bool) -> (Arc<Login>, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let provider = Counting {
+            asked: Arc::clone(&asked),
+            takes: Duration::from_millis(takes),
+            valid_for: valid_for.map(Duration::from_secs),
+            fails,
+        };
+        (Login::new(provider, &RedisConfig::default()), asked)
+    }
+
+    async fn password(login: &Login) -> String {
+        login.credentials(LIMIT).await.unwrap().password.to_string()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_without_an_end_are_asked_for_at_every_connection() {
+        let (login, _) = login(10, None, false);
+        for number in 1..=3 {
+            assert_eq!(password(&login).await, number.to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_expire_are_kept_for_three_quarters_of_their_time() {
+        let (login, _) = login(0, Some(100), false);
+        for (wait, expected) in [(0, "1"), (74, "1"), (1, "2"), (74, "2"), (1000, "3")] {
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            assert_eq!(password(&login).await, expected, "{wait}");
+        }
+        let refused = login.credentials(LIMIT).await.unwrap();
+        tokio::time::sleep(LIMIT).await;
+        assert!(login.forget(&refused, Instant::now()).await);
+        assert_eq!(password(&login).await, "4");
+        // It is gone already, and the next one is not refused.
+        assert!(login.forget(&refused, Instant::now()).await);
+        assert_eq!(password(&login).await, "4");
+        let fresh = login.credentials(LIMIT).await.unwrap();
+        assert!(!login.forget(&fresh, Instant::now()).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_are_made_together_ask_twice_at_most() {
+        for fails in [false, true] {
+            let (login, asked) = login(400, None, fails);
+            let all = (0..16).map(|_| login.credentials(LIMIT));
+            let answers = futures_util::future::join_all(all).await;
+            assert!(answers.iter().all(|answer| answer.is_err() == fails));
+            assert!(asked.load(Ordering::SeqCst) <= 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_hangs_is_named_after_the_connection_timeout() {
+        let (login, asked) = login(u64::MAX / 2, None, false);
+        let began = Instant::now();
+        let error = RedisError::from(login.credentials(LIMIT).await.unwrap_err());
+        assert_eq!(began.elapsed().as_secs(), 1);
+        assert!(is_providers(&error), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with(PROVIDER_FAILED), "{text}");
+        assert!(text.contains("connection_timeout = 1s"), "{text}");
+        // The next one asks anew.
+        login.credentials(LIMIT).await.unwrap_err();
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn attempts_in_vain_are_made_less_and_less_often() {
+        let pauses: Vec<_> = (0..8).map(|fruitless| pause(fruitless).as_secs()).collect();
+        assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn credentials_are_never_shown_and_end_at_any_time() {
+        let credentials = Credentials::new("mia", "s3cret");
+        for time in [Duration::ZERO, Duration::from_secs(900), Duration::MAX] {
+            let credentials = credentials.clone().valid_for(time);
+            let shown = format!("{credentials:?}");
+            assert!(
+                !shown.contains("mia") && !shown.contains("s3cret"),
+                "{shown}"
+            );
+        }
+    }
+}
