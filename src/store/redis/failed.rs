@@ -18,7 +18,6 @@ pub(super) struct Failed {
 /// A node of a cluster that has done nothing, and says who has the key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Redirection {
-    pub(super) slot: u16,
     /// Host and port.
     pub(super) to: String,
     /// The slot is on its way there: this holds for one request only.
@@ -27,12 +26,52 @@ pub(super) struct Redirection {
 
 impl Redirection {
     pub(super) fn of(error: &RedisError) -> Option<Box<Self>> {
-        let (to, slot) = error.redirect_node()?;
+        let (to, _) = error.redirect_node()?;
         Some(Box::new(Self {
-            slot,
             to: to.to_owned(),
             ask: error.kind() == ErrorKind::Server(ServerErrorKind::Ask),
         }))
+    }
+}
+
+/// How often something is sent that may be sent any number of times.
+pub(super) struct Repetitions {
+    /// For connections that turn out to be dead.
+    left: u32,
+    /// Something was sent, and is done or not.
+    unsure: Option<Failed>,
+    silent: bool,
+}
+
+impl Repetitions {
+    /// One for each of the connections, which may all be dead, and one for a connection that does not answer.
+    pub(super) fn new(connections: u32) -> Self {
+        Self {
+            left: connections,
+            unsure: None,
+            silent: false,
+        }
+    }
+
+    /// What the whole has come to, unless it is to be sent once more. What was sent first may be done, whatever is said of
+    /// the last.
+    pub(super) fn last(&mut self, failed: Failed) -> Option<Failed> {
+        let again = match failed.trouble {
+            Some(Trouble::Dropped) if self.left > 0 => {
+                self.left -= 1;
+                true
+            }
+            Some(Trouble::Silent) => !std::mem::replace(&mut self.silent, true),
+            _ => false,
+        };
+        if again {
+            self.unsure.get_or_insert(failed);
+            return None;
+        }
+        Some(match self.unsure.take() {
+            Some(unsure) if failed.trouble.is_none() => unsure,
+            _ => failed,
+        })
     }
 }
 
@@ -78,10 +117,6 @@ impl Failed {
         self
     }
 
-    pub(super) fn is_silent(&self) -> bool {
-        matches!(self.trouble, Some(Trouble::Silent))
-    }
-
     /// Nothing was sent.
     #[cfg(feature = "cluster")]
     pub(super) fn is_unsent(&self) -> bool {
@@ -110,7 +145,7 @@ impl Failed {
     pub(super) fn is_outage(&self) -> bool {
         matches!(
             self.code.as_deref(),
-            None | Some("LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "BUSY")
+            None | Some("LOADING" | "MASTERDOWN" | "BUSY")
         )
     }
 
@@ -132,5 +167,72 @@ impl From<StoreError> for Failed {
 impl From<Failed> for StoreError {
     fn from(failed: Failed) -> Self {
         failed.error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreErrorKind::{self, Refused, Unavailable, Unknown};
+
+    #[test]
+    fn what_a_failure_says_of_the_server() {
+        let said = |text: &str| {
+            let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
+            Failed::of("h:1", parsed.extract_error().unwrap_err()).call()
+        };
+        for (text, call) in [
+            ("LOADING dataset", Call::Failed),
+            ("MASTERDOWN no link", Call::Failed),
+            ("BUSY running a script", Call::Failed),
+            // It serves reads, or has lost one slot.
+            ("CLUSTERDOWN Hash slot not served", Call::Answered),
+            ("MOVED 1 h:2", Call::Answered),
+            ("READONLY replica", Call::Answered),
+            ("OOM full", Call::Answered),
+        ] {
+            assert_eq!(said(text), call, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_done_is_not_said_to_be_undone() {
+        let failed = |kind: StoreErrorKind, trouble| {
+            let error = match kind {
+                Refused => StoreError::refused("no"),
+                Unavailable => StoreError::unavailable("no connection"),
+                _ => StoreError::unknown("no answer"),
+            };
+            Failed {
+                trouble,
+                ..Failed::new(error)
+            }
+        };
+        let dropped = || failed(Unknown, Some(Trouble::Dropped));
+        let silent = || failed(Unknown, Some(Trouble::Silent));
+        let refused = || failed(Refused, None);
+        let unavailable = || failed(Unavailable, None);
+        type Case = (Vec<Failed>, usize, StoreErrorKind);
+        let cases: Vec<Case> = vec![
+            (vec![refused()], 1, Refused),
+            (vec![unavailable()], 1, Unavailable),
+            (vec![silent(), silent(), silent()], 2, Unknown),
+            (vec![dropped(), dropped(), dropped(), dropped()], 3, Unknown),
+            (vec![silent(), unavailable()], 2, Unknown),
+            (vec![silent(), refused()], 2, Unknown),
+            (vec![dropped(), unavailable()], 2, Unknown),
+            (vec![dropped(), silent(), refused()], 3, Unknown),
+        ];
+        for (number, (failures, sent, kind)) in cases.into_iter().enumerate() {
+            let mut repetitions = Repetitions::new(2);
+            let mut told = None;
+            for (number, failed) in (1..).zip(failures) {
+                if let Some(failed) = repetitions.last(failed) {
+                    told = Some((number, failed.error.kind()));
+                    break;
+                }
+            }
+            assert_eq!(told, Some((sent, kind)), "case {number}");
+        }
     }
 }

@@ -24,10 +24,10 @@ use super::RedisConfig;
 use super::advice::{handshake_advice, without_arguments};
 use super::breaker::{Breaker, Call};
 use super::credentials::{Credentials, Login, blame_provider, is_providers, is_refusal};
-use super::failed::{Failed, Trouble};
+use super::failed::{Failed, Repetitions, Trouble};
 pub(super) use super::wire::Request;
 use super::wire::{Source, To, Wire};
-use crate::store::{PoolStats, StoreError, StoreErrorKind};
+use crate::store::{PoolStats, StoreError};
 
 mod prober;
 mod silent;
@@ -421,22 +421,14 @@ impl Connections {
     /// after a restart of the server may be so for all of them; and once more, on another connection, if it does not
     /// answer.
     pub(super) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
-        let mut dropped = 0;
-        let mut silent = None;
+        let mut repetitions = Repetitions::new(self.size);
         loop {
-            match self.send(request).await {
-                Err(Failed {
-                    trouble: Some(Trouble::Dropped),
-                    ..
-                }) if dropped < self.size => {
-                    dropped += 1;
-                }
-                Err(failed) if silent.is_none() && failed.is_silent() => silent = Some(failed),
-                // What was sent first may be done all the same.
-                Err(failed) if failed.error.kind() == StoreErrorKind::Unavailable => {
-                    return Err(silent.unwrap_or(failed));
-                }
-                answer => return answer,
+            let failed = match self.send(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            if let Some(failed) = repetitions.last(failed) {
+                return Err(failed);
             }
         }
     }
