@@ -173,7 +173,7 @@ impl Health {
     }
 }
 
-/// The connections of a store. All zero for one that needs none.
+/// The connections of a store. All zero for one that needs none. On a cluster these are sums over its present primaries.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
@@ -188,7 +188,7 @@ pub struct PoolStats {
     /// Requests that gave up waiting for a connection.
     pub timed_out: u64,
     /// Whether the circuit breaker is open: the server has failed too often, requests fail at once, and a probe looks
-    /// whether it is back.
+    /// whether it is back. On a cluster, whether that of any primary is; requests to the others go on.
     #[doc(alias = "breaker")]
     pub left_alone: bool,
 }

@@ -10,12 +10,15 @@ use tokio::sync::Mutex;
 use crate::support::app::app;
 use crate::support::cluster::{ask, is_primary};
 use crate::support::load::{Load, nodes, sessions};
-use crate::support::patience::until_blocking;
+use crate::support::patience::{unhurried, until_blocking};
 use crate::support::server::{free_port, ways};
-use crate::support::{Browser, Cluster, PATIENCE, Proxy, Server, connect, store_with, until};
+use crate::support::{
+    Browser, Cluster, PATIENCE, Proxy, Server, by_protocol, connect, fresh_prefix, store_with,
+    until,
+};
 
 /// Six servers at a time are enough for one machine.
-static TURN: Mutex<()> = Mutex::const_new(());
+pub static TURN: Mutex<()> = Mutex::const_new(());
 
 /// What a slow machine does is not taken for a dead server, and a dead server is given up in the end.
 pub fn patient(config: &mut RedisConfig) {
@@ -104,9 +107,12 @@ async fn slots_on_their_way_are_served_whatever_sessions_are_replaced_with() {
     assert!(asked > 100, "{asked}");
 }
 
+fn value(text: &str) -> Bytes {
+    Bytes::from(format!("{text:0<24}"))
+}
+
 /// Each primary has one replica.
 pub async fn changes_wait_for_replicas(store: &RedisStore) {
-    let value = |text: &str| Bytes::from(format!("{text:0<24}"));
     let ttl = Duration::from_secs(60);
     let durability = Durability::Replicas {
         n: 1,
@@ -154,6 +160,44 @@ async fn a_primary_that_joins_takes_sessions_and_one_that_leaves_is_not_missed()
         (0, sessions(45)),
         "{outcome}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_nobody_replaces_stops_its_own_sessions_only() {
+    let _turn = TURN.lock().await;
+    let mut cluster = Cluster::start();
+    for dead in [3, 0] {
+        cluster.servers[dead].kill();
+    }
+    // Each has keys of its own to try at the start.
+    for _ in 0..4 {
+        for lazy in [false, true] {
+            let mut config = RedisConfig::new(by_protocol(&cluster.url()));
+            config.key_prefix = fresh_prefix();
+            unhurried(&mut config);
+            let store = match lazy {
+                true => RedisStore::lazy(config),
+                false => RedisStore::from_config(config).await,
+            };
+            let store = store.unwrap();
+            let (first, second) = (value("first"), value("second"));
+            let ttl = Duration::from_secs(60);
+            let mut lived = 0;
+            until("sessions of the others work", async || {
+                let key = Handle::random();
+                let stored = Stored::new(first.clone(), None);
+                let done = store.create(&key, Write::new(&first, ttl)).await.is_ok()
+                    && store
+                        .replace(&key, &stored, Write::new(&second, ttl))
+                        .await
+                        .is_ok_and(|replaced| replaced == Replaced::Done);
+                lived += u32::from(done);
+                lived > 10
+            })
+            .await;
+            assert!(!store.health().await.is_ok());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,11 +339,15 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
     let _turn = TURN.lock().await;
     let mut cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), patient).await;
+    // Nobody asks it for sessions.
+    let idle = store_with(&cluster.url(), patient).await;
     for hangs in [false, true] {
         let began = Instant::now();
-        let load = Load::start(nodes.clone(), sessions(45)).await;
-        load.more(300).await;
         let primary = usize::from(hangs);
+        let keys_before = cluster.handles(primary);
+        let load = Load::start(nodes.clone(), sessions(45)).await;
+        let concerned = cluster.handles(primary) - keys_before;
+        load.more(300).await;
         let struck = Instant::now();
         match hangs {
             false => cluster.servers[primary].kill(),
@@ -316,8 +364,13 @@ async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
         println!(
             "a primary {how}: taken over after {taken_over:?}, all sessions work {back:?} later; {outcome}"
         );
-        // Two thirds of the sessions are with other primaries.
-        assert!(outcome.unhurt >= sessions(45) / 3, "{outcome}");
+        assert!(outcome.unhurt >= sessions(45) - concerned, "{outcome}");
+        until("the store is healthy again", async || {
+            idle.health().await.is_ok()
+        })
+        .await;
+        let counted = idle.stats(StatsOptions::new(), |_| ()).await;
+        assert!(counted.is_ok(), "{counted:?}");
         if hangs {
             cluster.servers[primary].thaw();
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
 
-use crate::cluster::{changes_wait_for_replicas, patient};
+use crate::cluster::{TURN, changes_wait_for_replicas, patient};
 use crate::support::app::app;
 use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::unhurried;
@@ -208,6 +208,7 @@ async fn tls_where_there_is_none_and_none_where_there_is_are_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_may_be_encrypted() {
+    let _turn = TURN.lock().await;
     let authority = Authority::new();
     let cluster = Cluster::start_encrypted(&authority);
     let trusting = |config: &mut RedisConfig| {

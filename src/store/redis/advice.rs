@@ -118,7 +118,11 @@ pub(super) fn advice(
             };
             format!("{said}: grant the user {also}{grants} on keys that begin with `key_prefix`")
         }
-        Some("MOVED" | "ASK" | "CLUSTERDOWN") => {
+        Some("CLUSTERDOWN") => format!(
+            "{said}: this server is a node of a cluster that is down: look at `CLUSTER INFO` there; a cluster's URL is \
+             `redis+cluster://host:6379,host:6379/`"
+        ),
+        Some("MOVED" | "ASK") => {
             format!(
                 "{said}: this server is a node of a cluster, and has only some of the keys; write `redis+cluster://host:6379,host:6379/`"
             )

@@ -2,7 +2,8 @@
 //! instead of piling up before it.
 //!
 //! It opens by the share of calls that fail, and at any traffic by a few calls in a row that nobody answers. Each primary of
-//! a cluster has one of its own, so that one that is dead does not stop the others. While it is open one probe at a time looks whether the server reads again; no user's request has to try.
+//! a cluster has one of its own, so that one that is dead does not stop the others. While it is open one probe at a time looks
+//! whether the server reads again; no user's request has to try.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

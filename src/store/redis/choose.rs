@@ -54,7 +54,7 @@ pub(super) struct Replacer {
     asked: CompareAndSet,
     chosen: OnceCell<Way>,
     script: Script,
-    /// A key that does not exist.
+    /// What keys begin with that do not exist.
     probe: String,
 }
 
@@ -73,8 +73,8 @@ impl Replacer {
     }
 
     /// Chooses, if that is not done yet. Who comes meanwhile waits; a failure leaves the choice to the next.
-    pub(super) async fn choose(&self, servers: &Servers) -> Result<(), Failed> {
-        self.way(servers).await.map(drop)
+    pub(super) async fn choose(&self, servers: &Servers, key: &str) -> Result<(), Failed> {
+        self.way(servers, key).await.map(drop)
     }
 
     pub(super) async fn replace(
@@ -83,7 +83,7 @@ impl Replacer {
         swap: Swap<'_>,
     ) -> Result<Replaced, StoreError> {
         let lane = &mut Lane::shared(servers, swap.key);
-        let replaced = match self.way(servers).await.map_err(undecided)? {
+        let replaced = match self.way(servers, swap.key).await.map_err(undecided)? {
             Way::Script => self.script.replace(lane, swap).await,
             Way::IfEq => if_eq::replace(lane, swap).await,
             Way::Watch => {
@@ -105,7 +105,7 @@ impl Replacer {
         servers: &Servers,
         swap: Swap<'_>,
     ) -> Result<(Replaced, Exclusive), StoreError> {
-        let way = self.way(servers).await.map_err(undecided)?;
+        let way = self.way(servers, swap.key).await.map_err(undecided)?;
         let mut route = servers.route(swap.key);
         loop {
             let replaced = match way {
@@ -135,18 +135,20 @@ impl Replacer {
         Ok((replaced, connection))
     }
 
-    async fn way(&self, servers: &Servers) -> Result<Way, Failed> {
+    /// The server that has the key is asked, which is there if any is that the request needs.
+    async fn way(&self, servers: &Servers, key: &str) -> Result<Way, Failed> {
         self.chosen
-            .get_or_try_init(|| self.find(servers))
+            .get_or_try_init(|| self.find(servers, key))
             .await
             .copied()
     }
 
     /// The first way that the server has and lets this user go. Any other trouble decides nothing.
-    async fn find(&self, servers: &Servers) -> Result<Way, Failed> {
+    async fn find(&self, servers: &Servers, key: &str) -> Result<Way, Failed> {
+        let probe = servers.beside(key, &self.probe);
         let mut denied = None;
         for way in candidates(self.asked) {
-            match self.try_out(*way, servers).await {
+            match self.try_out(*way, servers, &probe).await {
                 Ok(()) => {
                     tracing::info!(target: "sessile", compare_and_set = ?way, "the way to replace sessions is chosen");
                     return Ok(*way);
@@ -159,11 +161,11 @@ impl Replacer {
         Err(denied.unwrap_or_else(|| StoreError::refused("no way to compare and set").into()))
     }
 
-    async fn try_out(&self, way: Way, servers: &Servers) -> Result<(), Failed> {
+    async fn try_out(&self, way: Way, servers: &Servers, probe: &str) -> Result<(), Failed> {
         match way {
-            Way::Script => self.script.probe(servers, &self.probe).await,
-            Way::IfEq => if_eq::probe(servers, &self.probe).await,
-            Way::Watch => watch::probe(servers, &self.probe).await,
+            Way::Script => self.script.probe(servers, probe).await,
+            Way::IfEq => if_eq::probe(servers, probe).await,
+            Way::Watch => watch::probe(servers, probe).await,
         }
     }
 }

@@ -37,14 +37,15 @@ pub struct RedisConfig {
     ///
     /// Where there are several servers:
     ///
-    /// - `redis+cluster://user:password@host:port,host:port/` is a Redis Cluster, with the feature `cluster`. Name a few of
-    ///   its nodes, of which one must be there at the start; the others are found.
+    /// - `redis+cluster://user:password@host:port,host:port/` is a Redis Cluster, with the feature `cluster`; encrypted,
+    ///   `rediss+cluster://`. Name a few of its nodes, of which one must be there at the start; the others are found.
     /// - `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database` is the primary that these sentinels know
     ///   by that name, such as `mymaster`. They are asked for every connection that is made. User and password are those of
     ///   the primary; [`sentinel`](Self::sentinel) has those of the sentinels. `rediss+sentinel://` encrypts the connections
     ///   to both, and the primary's certificate must be for the address or host name that the sentinels announce.
     pub url: String,
-    /// Whose certificate the server must have, and which one we show; for `rediss://` and `rediss+sentinel://` only.
+    /// Whose certificate the server must have, and which one we show; for `rediss://`,
+    /// `rediss+cluster://` and `rediss+sentinel://` only.
     pub tls: TlsConfig,
     /// How the sentinels are asked: their user and password, and whether they speak TLS. For `redis+sentinel://` and
     /// `rediss+sentinel://` only. By default without logging in, and encrypted as the primary is.

@@ -105,7 +105,9 @@ pub use tls::TlsConfig;
 /// The [URL](RedisConfig::url) says so. On a Redis Cluster a session is in one slot, and the time of day is that of any of the
 /// primaries. Each primary has connections and a circuit breaker of its own. A node that does not have the slot any more names
 /// the one that has, and the request is sent there, at the cost of one more round trip, within its `command_timeout`. `CLUSTER
-/// SLOTS` tells where all slots are: at the start, and after trouble, at most four times a second.
+/// SLOTS` tells where all slots are: three primaries at most are asked, or else all nodes that the URL names; at the start, and
+/// after trouble, at most four times a second. Encrypted, a node's certificate must be for the host that the cluster names it
+/// by, which is an address unless `cluster-preferred-endpoint-type` says otherwise.
 ///
 /// With sentinels the primary is looked up for each connection that is made. A connection that is lost, or whose server is a
 /// replica by now, is replaced, and so leads to the new primary.
@@ -142,8 +144,9 @@ impl RedisStore {
     ///
     /// # Redis
     ///
-    /// `TIME` on each connection, after `AUTH` and `SELECT` where the URL asks for them; and once every command that requests
-    /// will need, on a key that does not exist.
+    /// `TIME` on each connection, after `AUTH` and `SELECT` where the URL asks for them; and once `HELLO` and every command that
+    /// requests will need, on a key that does not exist. On a cluster also `CLUSTER SLOTS` and `ASKING`, and one primary is
+    /// tried for all.
     ///
     /// # Errors
     ///

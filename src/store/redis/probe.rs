@@ -19,9 +19,10 @@ impl RedisStore {
     /// Does once what requests will do, in the same words, to a key that does not exist.
     pub(super) async fn probe(&self) -> Result<(), ConfigError> {
         let inner = &self.inner;
-        let key = format!("{}probe", inner.config.key_prefix);
-        let ready = inner.servers.ready(&key).await;
-        ready.map_err(|failed| self.cannot_start(failed))?;
+        let ready = inner
+            .servers
+            .ready(format!("{}probe", inner.config.key_prefix));
+        let key = ready.await.map_err(|failed| self.cannot_start(failed))?;
         self.probe_version(&key).await?;
         let command = |name: &str, arguments: &[&str]| {
             let mut command = redis::cmd(name);
@@ -53,7 +54,7 @@ impl RedisStore {
         if read_only {
             tracing::warn!(target: "sessile", address = &*inner.address, "this Redis is a replica that takes no writes, so every change of a session will fail: write the primary's address into `url`, or those of its sentinels");
         }
-        match inner.replacer.choose(&inner.servers).await {
+        match inner.replacer.choose(&inner.servers, &key).await {
             // As above. The first request that replaces a session chooses.
             Err(failed) if failed.is_of_writes() => Ok(()),
             chosen => chosen.map_err(|failed| self.cannot_start(failed)),

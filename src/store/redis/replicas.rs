@@ -64,9 +64,27 @@ pub(super) async fn delete(
     mark: &str,
     wanted: Wanted,
 ) -> Result<Deleted, StoreError> {
+    let mut route = servers.route(key);
+    let (deleted, mut connection) = loop {
+        match delete_at(servers, &mut route, key, mark).await {
+            Err(failed) if route.goes_on(&failed).await => {}
+            deleted => break deleted?,
+        }
+    };
+    wait(&mut connection, wanted).await?;
+    connection.give_back();
+    Ok(deleted)
+}
+
+async fn delete_at(
+    servers: &Servers,
+    route: &mut Route<'_>,
+    key: &str,
+    mark: &str,
+) -> Result<(Deleted, Exclusive), Failed> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(key);
-    let (answer, mut connection) = begin(servers, key, &unlink).await?;
+    let (answer, mut connection) = begin_at(route, &unlink).await?;
     let deleted = match answer {
         Value::Int(0) => {
             let mut set = redis::cmd("SET");
@@ -75,11 +93,9 @@ pub(super) async fn delete(
             Deleted::Missing
         }
         Value::Int(_) => Deleted::Done,
-        _ => return Err(odd("UNLINK")),
+        _ => return Err(odd("UNLINK").into()),
     };
-    wait(&mut connection, wanted).await?;
-    connection.give_back();
-    Ok(deleted)
+    Ok((deleted, connection))
 }
 
 /// Sends a command to whoever has the key, over a connection on which more can be asked there.

@@ -4,6 +4,7 @@
 //! redirects has done nothing there, and is sent once more to where it says; what gets no answer may have been done, and is
 //! never sent again by itself. After any trouble the cluster is asked anew where the slots are, beside the requests.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
@@ -12,12 +13,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::{select_all, select_ok};
 use rand::seq::IteratorRandom as _;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, ServerError, Value};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::RedisConfig;
 use super::credentials::Login;
-use super::failed::{Failed, Trouble};
+use super::failed::{Failed, Repetitions};
 use super::odd;
 use super::place::at_address;
 use super::pool::{Clock, Connections, Manager, Seldom};
@@ -30,6 +31,7 @@ mod slots;
 
 pub(super) use asking::with_asking;
 pub(super) use route::Route;
+pub(super) use slots::key_in;
 use slots::{Address, Map, Range, ranges, slot_of};
 
 /// Requests share this many connections to each node at most; more help nobody.
@@ -60,8 +62,10 @@ struct Inner {
     /// Why the cluster did not say where the slots are, when it was last asked.
     failure: RwLock<Option<StoreError>>,
     due: Seldom,
-    /// Held while it is asked.
-    asking: Arc<Mutex<()>>,
+    /// Whether it is being asked.
+    asking: AtomicBool,
+    /// Grows with each answer, or each failure to get one.
+    answers: watch::Sender<u64>,
 }
 
 /// A primary.
@@ -89,7 +93,8 @@ impl Router {
             map: RwLock::default(),
             failure: RwLock::default(),
             due: Seldom::default(),
-            asking: Arc::default(),
+            asking: AtomicBool::new(false),
+            answers: watch::Sender::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -104,18 +109,24 @@ impl Router {
         self.inner.config.command_timeout
     }
 
-    pub(super) async fn ready(&self, key: &str) -> Result<(), Failed> {
+    /// Waits for the first connection to one of the primaries, and returns a slot of it.
+    pub(super) async fn ready(&self) -> Result<u16, Failed> {
         let deadline = Instant::now() + self.inner.config.connection_timeout;
-        loop {
+        while self.map().is_empty() && Instant::now() < deadline {
             self.renew().await;
-            if let Some(node) = self.owner(slot_of(key)) {
-                return node.connections.ready().await;
-            }
-            if Instant::now() >= deadline {
-                return Err(self.nobody());
-            }
             tokio::time::sleep(AGAIN).await;
         }
+        let ready: Vec<_> = self
+            .owners()
+            .into_iter()
+            .map(|(slot, node)| {
+                async move { node.connections.ready().await.map(|()| slot) }.boxed()
+            })
+            .collect();
+        if ready.is_empty() {
+            return Err(self.nobody());
+        }
+        select_ok(ready).await.map(|(slot, _)| slot)
     }
 
     pub(super) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
@@ -135,26 +146,26 @@ impl Router {
         key: &str,
         request: &Request<'_>,
     ) -> Result<Value, Failed> {
-        let mut route = self.route(key);
-        let mut dropped = 0;
-        let mut silent = None;
+        let mut repetitions = Repetitions::new(SIZE_MOST);
         loop {
-            let answer = match route.next().await {
-                Ok(hop) => hop.send(request).await,
-                Err(failed) => Err(failed),
+            let failed = match self.send_reading(key, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
             };
-            let Err(failed) = answer else { return answer };
-            if route.goes_on(&failed).await {
-                continue;
-            }
-            match failed.trouble {
-                Some(Trouble::Dropped) if dropped < SIZE_MOST => dropped += 1,
-                Some(Trouble::Silent) if silent.is_none() => silent = Some(failed),
-                // What was sent first may be done all the same.
-                _ if failed.is_unsent() => return Err(silent.unwrap_or(failed)),
-                _ => return Err(failed),
+            if let Some(failed) = repetitions.last(failed) {
+                return Err(failed);
             }
             self.renew().await;
+        }
+    }
+
+    async fn send_reading(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+        let mut route = self.route(key);
+        loop {
+            match route.next().await?.send_idempotent(request).await {
+                Err(failed) if route.goes_on(&failed).await => {}
+                answer => return answer,
+            }
         }
     }
 
@@ -178,16 +189,27 @@ impl Router {
         Route::new(self, slot_of(key))
     }
 
+    /// All that have slots.
     pub(super) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
         if self.map().is_empty() {
             self.renew().await;
         }
-        let map = self.map();
-        if map.is_empty() {
+        let owners = self.owners();
+        if owners.is_empty() {
             return Err(self.nobody());
         }
-        let primaries = map.primaries().map(|node| Arc::clone(&node.connections));
-        Ok(primaries.collect())
+        let connections = owners
+            .into_iter()
+            .map(|(_, node)| Arc::clone(&node.connections));
+        Ok(connections.collect())
+    }
+
+    fn owners(&self) -> Vec<(u16, Arc<Node>)> {
+        let map = self.map();
+        let owners = map.owners();
+        owners
+            .map(|(slot, node)| (slot, Arc::clone(node)))
+            .collect()
     }
 
     pub(super) fn stats(&self) -> PoolStats {
@@ -207,8 +229,10 @@ impl Router {
         Failed::of(&self.inner.address, error.into())
     }
 
+    /// The node that has a slot; any if that is not known, as it will know more.
     fn owner(&self, slot: u16) -> Option<Arc<Node>> {
-        self.map().owner(slot).cloned()
+        let map = self.map();
+        map.owner(slot).or_else(|| map.primaries().next()).cloned()
     }
 
     /// The node at an address, which may be new.
@@ -232,25 +256,31 @@ impl Router {
 
     /// Asks the cluster where the slots are, and waits for the answer; or for that to a question under way, if the last was
     /// not long ago.
-    async fn renew(&self) {
+    pub(super) async fn renew(&self) {
+        let mut answers = self.inner.answers.subscribe();
         self.renew_soon();
-        let answered = self.inner.asking.lock();
-        drop(tokio::time::timeout(self.command_timeout(), answered).await);
+        if self.inner.asking.load(Ordering::Acquire) {
+            drop(tokio::time::timeout(self.command_timeout(), answers.changed()).await);
+        }
     }
 
     /// The same without waiting.
     fn renew_soon(&self) {
-        if !self.inner.due.may_now(APART) {
-            return;
+        let inner = &self.inner;
+        if inner.due.may_now(APART) && !inner.asking.swap(true, Ordering::AcqRel) {
+            let asking = Asking(self.clone());
+            tokio::spawn(async move { asking.0.ask().await });
         }
-        // Otherwise it is being asked.
-        if let Ok(asking) = Arc::clone(&self.inner.asking).try_lock_owned() {
-            let router = self.clone();
-            tokio::spawn(async move {
-                router.ask().await;
-                drop(asking);
-            });
-        }
+    }
+
+    /// Whether nothing is known of the cluster, and the last question has not helped.
+    fn is_lost(&self) -> bool {
+        let failure = self
+            .inner
+            .failure
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        failure.is_some() && self.map().is_empty()
     }
 
     async fn ask(&self) {
@@ -335,9 +365,7 @@ impl Router {
             .failure
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let nobody = || {
-            StoreError::unavailable("no node of the cluster has this slot: look at `CLUSTER INFO`")
-        };
+        let nobody = || StoreError::unavailable("no node of the cluster is known");
         failure.clone().unwrap_or_else(nobody).into()
     }
 }
@@ -349,6 +377,17 @@ pub(super) async fn try_seeds(
     login: Option<&Arc<Login>>,
 ) -> Result<(), RedisError> {
     ask_seeds(seeds, config, login).await.map(drop)
+}
+
+/// A question under way. However it ends, whoever waits for the answer goes on.
+struct Asking(Router);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let inner = &self.0.inner;
+        inner.asking.store(false, Ordering::Release);
+        inner.answers.send_modify(|answers| *answers += 1);
+    }
 }
 
 /// Asks all nodes that were named, and takes the first answer.
@@ -415,5 +454,5 @@ fn where_slots_are() -> Cmd {
 
 /// A key with this prefix in the slot of the other one.
 pub(super) fn beside(key: &str, prefix: &str) -> String {
-    slots::key_in(slot_of(key), prefix)
+    key_in(slot_of(key), prefix)
 }

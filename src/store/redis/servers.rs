@@ -69,12 +69,12 @@ impl Servers {
         manager.connect().await.map(drop)
     }
 
-    /// Waits for the first connection, to the server that has the key.
-    pub(super) async fn ready(&self, key: &str) -> Result<(), Failed> {
+    /// Waits for the first connection, and returns a key that is on its server and begins with the prefix.
+    pub(super) async fn ready(&self, prefix: String) -> Result<String, Failed> {
         match self {
-            Self::One(connections) => connections.ready().await,
+            Self::One(connections) => connections.ready().await.map(|()| prefix),
             #[cfg(feature = "cluster")]
-            Self::Cluster(router) => router.ready(key).await,
+            Self::Cluster(router) => Ok(router::key_in(router.ready().await?, &prefix)),
         }
     }
 
@@ -130,9 +130,28 @@ impl Servers {
         }
     }
 
-    /// Sends to each of them, though it is left alone; an answer ends that. The first failure is the whole's. That a node
-    /// of a cluster does not have the key is an answer.
+    /// The same, asked anew.
+    pub(super) async fn primaries_now(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+        #[cfg(feature = "cluster")]
+        if let Self::Cluster(router) = self {
+            router.renew().await;
+        }
+        self.primaries().await
+    }
+
+    /// Sends to each of them, though it is left alone; an answer ends that. The first failure is the whole's, unless there
+    /// are others by now. That a node of a cluster does not have the key is an answer.
     pub(super) async fn ask_all(&self, request: &Request<'_>) -> Result<(), Failed> {
+        let answered = self.ask_each(request).await;
+        #[cfg(feature = "cluster")]
+        if let (Self::Cluster(router), Err(_)) = (self, &answered) {
+            router.renew().await;
+            return self.ask_each(request).await;
+        }
+        answered
+    }
+
+    async fn ask_each(&self, request: &Request<'_>) -> Result<(), Failed> {
         let primaries = self.primaries().await?;
         let asked =
             primaries

@@ -47,7 +47,7 @@ impl RedisStore {
         mut progress: impl FnMut(Progress),
     ) -> Result<StoreStats, StoreError> {
         let servers = &self.inner.servers;
-        let primaries = servers.primaries().await?;
+        let primaries = servers.primaries_now().await?;
         let mut stats = StoreStats::default();
         let mut told = Progress::default();
         for primary in &primaries {
@@ -79,7 +79,8 @@ impl RedisStore {
     }
 
     /// Whether the store can be read, and how its connections are. It reads a key that does not exist, instead of sending
-    /// `PING`, which some servers refuse while they serve reads. A server that takes no writes passes.
+    /// `PING`, which some servers refuse while they serve reads. A server that takes no writes passes. A cluster is healthy
+    /// if all of its primaries are.
     ///
     /// # Redis
     ///
@@ -202,9 +203,10 @@ fn add(stats: &mut StoreStats, answers: &[Value]) -> Result<(), StoreError> {
             let left = Duration::from_millis(left.unsigned_abs());
             stats.add(bytes.unsigned_abs(), Some(left));
         }
-        [Value::ServerError(error), _] if error.code() != "WRONGTYPE" => {
+        [Value::ServerError(error), _] if error.code() == "WRONGTYPE" => {}
+        [Value::ServerError(error), _] | [_, Value::ServerError(error)] => {
             return Err(StoreError::refused(format!(
-                "Redis refused STRLEN with {}",
+                "Redis refused STRLEN or PTTL with {}",
                 error.code()
             )));
         }

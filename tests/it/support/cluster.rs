@@ -173,6 +173,16 @@ impl Cluster {
         self.primaries().iter().map(size).sum()
     }
 
+    /// How many sessions a primary has, by the names of its keys.
+    pub fn handles(&self, primary: usize) -> usize {
+        let keys: Vec<String> = ask(&self.servers[primary], &["KEYS", "*"]);
+        let is_session = |key: &&String| {
+            let name = key.rsplit(':').next();
+            name.is_some_and(|name| name.parse::<sessile::Handle>().is_ok())
+        };
+        keys.iter().filter(is_session).count()
+    }
+
     /// The slots of a primary that have keys.
     pub fn used_slots(&self, primary: usize) -> Vec<u16> {
         let server = &self.servers[primary];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ErrorKind, ServerErrorKind, Value};
+use redis::{ServerError, Value};
 use tokio::time::Instant;
 
 use super::asking::with_asking;
@@ -15,7 +15,7 @@ use crate::store::redis::wire::Request;
 
 /// So many redirections are followed at once; before others there is a wait, in case two nodes point at each other.
 const AT_ONCE: u32 = 5;
-/// That wait, and the one for a cluster that is down for a moment, with jitter.
+/// That wait, with jitter.
 const WAIT: Duration = Duration::from_millis(20);
 
 /// Leads from the node that has the slot on along the redirections, for no longer than `command_timeout`.
@@ -61,7 +61,7 @@ fn next(failed: &Failed, asked: &str) -> Next {
         };
     }
     match failed.code.as_deref() {
-        Some("CLUSTERDOWN" | "TRYAGAIN") => Next::Wait,
+        Some("TRYAGAIN") => Next::Wait,
         None if failed.is_unsent() => Next::Elsewhere,
         _ => Next::Stop,
     }
@@ -83,11 +83,14 @@ impl<'a> Route<'a> {
     pub(super) async fn next(&mut self) -> Result<Hop, Failed> {
         let asking = self.ask.is_some();
         let mut node = self.ask.take().or_else(|| self.router.owner(self.slot));
-        if node.is_none() {
+        if node.is_none() && !self.router.is_lost() {
             self.router.renew().await;
             node = self.router.owner(self.slot);
         }
-        let node = node.ok_or_else(|| self.router.nobody())?;
+        let node = node.ok_or_else(|| {
+            self.router.renew_soon();
+            self.router.nobody()
+        })?;
         self.last = Some(Arc::clone(&node));
         Ok(Hop { node, asking })
     }
@@ -109,7 +112,8 @@ impl<'a> Route<'a> {
         let router = self.router;
         let next = next(failed, &last.host);
         // A slot that is on its way is where it should be.
-        if failed.trouble.is_some() || !matches!(next, Next::Ask(_) | Next::Stop) {
+        let is_down = failed.code.as_deref() == Some("CLUSTERDOWN");
+        if failed.trouble.is_some() || is_down || !matches!(next, Next::Ask(_) | Next::Stop) {
             router.renew_soon();
         }
         if next == Next::Stop || self.began.elapsed() >= router.command_timeout() {
@@ -136,41 +140,49 @@ impl<'a> Route<'a> {
 }
 
 impl Hop {
-    /// What sends a node to another one, or refuses for the moment, fails the whole; other errors inside of a pipeline are part
-    /// of the answer.
+    /// A pipeline whose last command a node has redirected fails as a whole: what comes before it only reads. Other errors
+    /// inside of a pipeline are part of the answer.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
-        let connections = &self.node.connections;
-        let answer = if self.asking {
-            let (pipeline, form) = with_asking(request, &mut false);
-            let answer = connections.send(&Request::Pipeline(&pipeline)).await?;
-            form.read(answer, connections)?
-        } else {
-            connections.send(request).await?
+        let answer = self.ask(request).await?;
+        let last = match &answer {
+            Value::Array(answers) => answers.last(),
+            _ => None,
         };
-        match &answer {
-            Value::Array(answers) => match answers.last() {
-                Some(Value::ServerError(error)) if is_elsewhere(error) => {
-                    Err(connections.refused(error.clone()))
-                }
-                _ => Ok(answer),
-            },
-            _ => Ok(answer),
+        match last.and_then(redirection) {
+            Some(error) => Err(self.node.connections.refused(error)),
+            None => Ok(answer),
         }
+    }
+
+    /// The same if any of the commands was redirected.
+    pub(super) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        let answer = self.ask(request).await?;
+        let any = match &answer {
+            Value::Array(answers) => answers.iter().find_map(redirection),
+            _ => None,
+        };
+        match any {
+            Some(error) => Err(self.node.connections.refused(error)),
+            None => Ok(answer),
+        }
+    }
+
+    async fn ask(&self, request: &Request<'_>) -> Result<Value, Failed> {
+        let connections = &self.node.connections;
+        if !self.asking {
+            return connections.send(request).await;
+        }
+        let (pipeline, form) = with_asking(request, &mut false);
+        let answer = connections.send(&Request::Pipeline(&pipeline)).await?;
+        form.read(answer, connections)
     }
 }
 
-/// The last command of a pipeline is the one that counts: what comes before it only reads.
-fn is_elsewhere(error: &redis::ServerError) -> bool {
-    let error = redis::RedisError::from(error.clone());
-    matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::Moved
-                | ServerErrorKind::Ask
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::TryAgain
-        )
-    )
+fn redirection(answer: &Value) -> Option<ServerError> {
+    let Value::ServerError(error) = answer else {
+        return None;
+    };
+    matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN").then(|| error.clone())
 }
 
 #[cfg(test)]
@@ -191,7 +203,7 @@ mod tests {
             (said("ASK 5 h:2"), Next::Ask(address)),
             (said("MOVED 5 :2"), Next::Moved(Address::new("asked", 2))),
             (said("MOVED 5 ?:2"), Next::Wait),
-            (said("CLUSTERDOWN Hash slot not served"), Next::Wait),
+            (said("CLUSTERDOWN Hash slot not served"), Next::Stop),
             (said("TRYAGAIN Multiple keys request"), Next::Wait),
             (said("READONLY no"), Next::Stop),
             (said("OOM no"), Next::Stop),

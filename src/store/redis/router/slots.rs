@@ -16,7 +16,7 @@ pub(super) fn slot_of(key: &str) -> u16 {
 }
 
 /// The prefix with a number behind it, so that the key is in this slot.
-pub(super) fn key_in(slot: u16, prefix: &str) -> String {
+pub(in crate::store::redis) fn key_in(slot: u16, prefix: &str) -> String {
     let mut digest = CRC.digest();
     digest.update(prefix.as_bytes());
     // Every slot has a number of at most six digits, and most have one of five.
@@ -141,8 +141,20 @@ impl<N: Clone> Map<N> {
         self.primaries.is_empty()
     }
 
+    /// All that are known, with slots or without.
     pub(super) fn primaries(&self) -> impl Iterator<Item = &N> {
         self.primaries.iter().map(|(_, node)| node)
+    }
+
+    /// Those that have slots, each with one of them.
+    pub(super) fn owners(&self) -> impl Iterator<Item = (u16, &N)> {
+        let slot = |number: usize| {
+            let owns =
+                |owner: &Option<u16>| owner.is_some_and(|owner| usize::from(owner) == number);
+            u16::try_from(self.owners.iter().position(owns)?).ok()
+        };
+        let primaries = self.primaries.iter().enumerate();
+        primaries.filter_map(move |(number, (_, node))| Some((slot(number)?, node)))
     }
 
     pub(super) fn owner(&self, slot: u16) -> Option<&N> {
@@ -181,7 +193,8 @@ impl<N: Clone> Map<N> {
         }
     }
 
-    /// What a node says of all slots takes the place of what was known. Whoever has none any more is forgotten.
+    /// What a node says takes the place of what was known. Of a slot that it says nothing of, the node that had it before will
+    /// know more. Whoever has no slots any more is forgotten.
     pub(super) fn replace(&mut self, ranges: &[Range], mut open: impl FnMut(&Address) -> N) {
         let before = std::mem::take(self);
         for range in ranges {
@@ -195,6 +208,13 @@ impl<N: Clone> Map<N> {
             let (first, last) = (usize::from(range.first), usize::from(range.last));
             if let Some(owners) = self.owners.get_mut(first..=last) {
                 owners.fill(Some(number));
+            }
+        }
+        for (slot, number) in (0..SLOTS).zip(before.owners) {
+            let unsaid = self.owners[usize::from(slot)].is_none();
+            if let Some(number) = number.filter(|_| unsaid) {
+                let (address, node) = &before.primaries[usize::from(number)];
+                self.move_to(slot, address, || node.clone());
             }
         }
     }
@@ -317,11 +337,15 @@ mod tests {
         map.replace(&[range(0, 299, 3), range(300, 16383, 2)], &mut open);
         assert_eq!(owners(&map, &[0, 300]), [Some(3), Some(2)]);
         assert_eq!(map.primaries().copied().collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(map.owners().collect::<Vec<_>>(), [(0, &3), (300, &2)]);
         assert_eq!(opened, 3);
         // One that a slot is on its way to.
         assert_eq!(map.at_or(&Address::new("h", 4), || 4), Some(&4));
         assert_eq!(map.at_or(&Address::new("h", 4), || 5), Some(&4));
         assert_eq!(map.at_or(&Address::new("h", 2), || 5), Some(&2));
-        assert_eq!(owners(&map, &[0, 300]), [Some(3), Some(2)]);
+        assert_eq!(map.owners().count(), 2);
+        // A node that does not know all of them.
+        map.replace(&[range(100, 199, 4)], |_: &Address| 99);
+        assert_eq!(owners(&map, &[0, 150, 300]), [Some(3), Some(4), Some(2)]);
     }
 }
