@@ -165,6 +165,11 @@ impl DurabilityConfig {
     pub(crate) fn endings(&self) -> Durability {
         self.endings.unwrap_or(self.commits)
     }
+
+    /// Whether anything waits for replicas.
+    pub(crate) fn waits(&self) -> bool {
+        [self.commits, self.endings()] != [Durability::Primary; 2]
+    }
 }
 
 /// What caches are told of a response whose handler asked for the session of somebody who is signed in: of one that has a

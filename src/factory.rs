@@ -76,7 +76,8 @@ impl SessionLayer {
     ///
     /// # Errors
     ///
-    /// Those of [`with_config`](Self::with_config) and [`RedisStore::from_config`].
+    /// Those of [`with_config`](Self::with_config) and [`RedisStore::from_config`], and [`ConfigError::Connect`] where sessions
+    /// are to wait for replicas and this user may not send `WAIT`.
     #[doc(alias = "factory")]
     pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
         tracing::info!(target: "sessile", store = ?config.store, "sessions are kept in");
@@ -85,7 +86,11 @@ impl SessionLayer {
             StoreConfig::Redis(redis) => {
                 // What is wrong with the sessions is told although Redis is away.
                 config.session.check()?;
-                Self::with_config(RedisStore::from_config(redis).await?, config.session)
+                let store = RedisStore::from_config(redis).await?;
+                if config.session.durability.waits() {
+                    store.probe_replicas().await?;
+                }
+                Self::with_config(store, config.session)
             }
         }
     }

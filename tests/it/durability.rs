@@ -475,6 +475,13 @@ async fn a_user_who_may_not_wait_is_told_what_to_grant() {
         .unwrap();
     assert_eq!(made, ());
     let url = pair.primary.url().replace("://", "://app:secret@");
+    let config = serde_json::json!({
+        "store": { "url": &url },
+        "session": { "durability": { "endings": { "replicas": { "n": 1, "timeout": "1s" } } } },
+    });
+    let config: sessile::Config = serde_json::from_value(config).unwrap();
+    let error = SessionLayer::from_config(config).await.unwrap_err();
+    assert!(error.to_string().contains("`+wait`"), "{error}");
     let store = store_with(&url, |_| ()).await;
     let (handle, bytes) = (Handle::random(), bytes::Bytes::from_static(b"{}"));
     let write = Write::new(&bytes, Duration::from_secs(60)).with_durability(ONE);

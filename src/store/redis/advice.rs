@@ -150,6 +150,10 @@ pub(super) fn advice(
                 "{said}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \
                  `rename-command` out of the server's configuration"
             ),
+            Some(command) if command == "wait" => format!(
+                "{said}: `durability` needs the command: write \"primary\" there, or take `rename-command` out of the server's \
+                 configuration"
+            ),
             Some(command) if ALWAYS.contains(&&*command) => format!(
                 "{said}: sessions need the command: take `rename-command` out of the server's configuration"
             ),

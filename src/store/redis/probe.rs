@@ -9,6 +9,7 @@ use super::RedisStore;
 use super::advice::advice;
 use super::failed::Failed;
 use super::pool::Request;
+use super::replicas;
 use crate::config::ConfigError;
 use crate::store::StoreError;
 
@@ -59,6 +60,13 @@ impl RedisStore {
             Err(failed) if failed.is_of_writes() => Ok(()),
             chosen => chosen.map_err(|failed| self.cannot_start(failed)),
         }
+    }
+
+    /// Does once what waiting for replicas needs.
+    pub(crate) async fn probe_replicas(&self) -> Result<(), ConfigError> {
+        let key = format!("{}probe", self.inner.config.key_prefix);
+        let probed = replicas::probe(&self.inner.servers, &key).await;
+        probed.map_err(|failed| self.cannot_start(failed))
     }
 
     /// A server that is too old fails in ways that do not say so.

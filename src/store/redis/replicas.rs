@@ -115,6 +115,15 @@ async fn begin_at(route: &mut Route<'_>, command: &Cmd) -> Result<(Value, Exclus
     Ok((answer, connection))
 }
 
+/// Waits for no replica at all.
+pub(super) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+    let mut wait = redis::cmd("WAIT");
+    wait.arg(0).arg(1);
+    let (_, connection) = begin(servers, key, &wait).await?;
+    connection.give_back();
+    Ok(())
+}
+
 /// Waits until replicas have what was written on this connection last. Whatever goes wrong, that is in the primary.
 async fn wait(connection: &mut Exclusive, wanted: Wanted) -> Result<(), StoreError> {
     let Wanted { n, timeout } = wanted;
