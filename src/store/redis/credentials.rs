@@ -9,11 +9,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{ConnectionInfo, ErrorKind, RedisError, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
@@ -61,6 +62,12 @@ impl Credentials {
     }
 }
 
+impl Credentials {
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.username, &self.password) == (&other.username, &other.password)
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").finish_non_exhaustive()
@@ -72,14 +79,16 @@ impl fmt::Debug for Credentials {
 ///
 /// # When it is asked
 ///
-/// For every connection that is made, unless the last answer [expires](Credentials::valid_for) and is still good. There is
-/// never more than one call at a time; connections that are made together share an answer, if the call began after they did.
+/// For every connection that is made, unless the last answer [expires](Credentials::valid_for) and is still good, or is less
+/// than a second old. There is never more than one call at a time, and connections that are made together share an answer. So
+/// a server that is away, or a provider that fails, does not have it called more than once a second.
 ///
 /// Before credentials expire, it is asked for new ones, and open connections log in with these (`AUTH`), so the server has no
 /// reason to end them. If that fails, it is tried again after 1 s, 2 s, 4 s and so on up to 30 s, with a warning in the log,
 /// and open connections stay as they are.
 ///
-/// If Redis refuses an answer that was kept, new credentials are asked for at once.
+/// If Redis refuses an answer that was kept, new credentials are asked for at once; if it refuses the same again, a second
+/// later.
 ///
 /// # A password in a file, replaced from time to time
 ///
@@ -122,8 +131,9 @@ impl fmt::Debug for Credentials {
 pub trait CredentialsProvider: Send + Sync + 'static {
     /// The credentials to log in with now.
     ///
-    /// It may take as long as [`connection_timeout`](crate::RedisConfig::connection_timeout), of which the rest is left for
-    /// connecting. It must not block: read files with `tokio::fs`.
+    /// A connection is not made if it takes longer than [`connection_timeout`](crate::RedisConfig::connection_timeout), of which
+    /// the rest is left for connecting. The call goes on all the same, for 30 s at most, and the next connection gets its
+    /// answer. It must not block: read files with `tokio::fs`.
     ///
     /// # Errors
     ///
@@ -173,22 +183,36 @@ pub(super) fn is_providers(error: &RedisError) -> bool {
 /// The message of the error when the server refuses the provider's credentials.
 pub(super) const REFUSED: &str = "the server refused the credentials of the provider";
 
+/// How long a call may take, whoever still waits for it: identities of a cloud are slow at first.
+const LONGEST_CALL: Duration = Duration::from_secs(30);
 const SHORTEST: Duration = Duration::from_secs(4);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+type Answer = Result<Arc<Credentials>, ProviderFailed>;
+
 /// The provider, and what it said last.
 pub(super) struct Login {
     provider: Arc<dyn AnyProvider>,
-    latest: Mutex<Option<Latest>>,
+    state: Mutex<State>,
     warned: Seldom,
     connection_timeout: Duration,
     command_timeout: Duration,
 }
 
+#[derive(Default)]
+struct State {
+    latest: Option<Latest>,
+    /// The call under way, and its answer once there is one.
+    call: Option<watch::Receiver<Option<Answer>>>,
+    /// What the server did not take, and when.
+    refused: Option<(Arc<Credentials>, Instant)>,
+}
+
 struct Latest {
     asked: Instant,
-    answer: Result<Arc<Credentials>, ProviderFailed>,
+    answered: Instant,
+    answer: Answer,
 }
 
 impl Latest {
@@ -197,7 +221,8 @@ impl Latest {
         let is_good = |credentials: &Arc<Credentials>| {
             credentials.renew_at.is_some_and(|renew_at| now < renew_at)
         };
-        self.asked >= since || self.answer.as_ref().is_ok_and(is_good)
+        let is_new = self.answered >= since || now < self.answered + SECOND;
+        is_new || self.answer.as_ref().is_ok_and(is_good)
     }
 }
 
@@ -205,7 +230,7 @@ impl Login {
     pub(super) fn new(provider: impl CredentialsProvider, config: &RedisConfig) -> Arc<Self> {
         Arc::new(Self {
             provider: Arc::new(provider),
-            latest: Mutex::default(),
+            state: Mutex::default(),
             warned: Seldom::default(),
             connection_timeout: config.connection_timeout,
             command_timeout: config.command_timeout,
@@ -213,10 +238,7 @@ impl Login {
     }
 
     /// The credentials to log in with now, within what is left of `connection_timeout`.
-    pub(super) async fn credentials(
-        &self,
-        left: Duration,
-    ) -> Result<Arc<Credentials>, ProviderFailed> {
+    pub(super) async fn credentials(self: &Arc<Self>, left: Duration) -> Answer {
         match timeout(left, self.latest()).await {
             Ok(answer) => answer,
             Err(_) => Err(ProviderFailed::new(format!(
@@ -226,39 +248,77 @@ impl Login {
         }
     }
 
-    async fn latest(&self) -> Result<Arc<Credentials>, ProviderFailed> {
-        let since = Instant::now();
-        let mut latest = self.latest.lock().await;
-        if let Some(latest) = latest.as_ref()
-            && latest.serves(since, Instant::now())
-        {
-            return latest.answer.clone();
-        }
-        let asked = Instant::now();
-        // A task of its own, so that a panic does not end whoever connects.
-        let asking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.provider).ask()));
-        let answer = match asking.await {
-            Ok(answer) => answer.map(Arc::new).map_err(ProviderFailed::new),
-            Err(_) => Err(ProviderFailed::new("it panicked")),
+    async fn latest(self: &Arc<Self>) -> Answer {
+        let mut call = {
+            let mut state = self.lock();
+            let now = Instant::now();
+            match &state.latest {
+                Some(latest) if latest.serves(now, now) => return latest.answer.clone(),
+                _ => {}
+            }
+            // A runtime that has ended has taken its call along.
+            let under_way = state.call.clone().filter(|call| call.has_changed().is_ok());
+            under_way.unwrap_or_else(|| self.ask(&mut state))
         };
-        *latest = Some(Latest {
-            asked,
-            answer: answer.clone(),
+        match call.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(answer)) => answer.clone(),
+            _ => Err(ProviderFailed::new("it was stopped")),
+        }
+    }
+
+    /// Calls the provider, in a task of its own: whoever connects may give up sooner, and does not panic with it.
+    fn ask(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Option<Answer>> {
+        let (sender, call) = watch::channel(None);
+        let login = Arc::clone(self);
+        tokio::spawn(async move {
+            let asked = Instant::now();
+            let asking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&login.provider).ask()));
+            let answer = match timeout(LONGEST_CALL, asking).await {
+                Ok(Ok(answer)) => answer.map(Arc::new).map_err(ProviderFailed::new),
+                Ok(Err(_)) => Err(ProviderFailed::new("it panicked")),
+                Err(_) => Err(ProviderFailed::new(format!(
+                    "no answer within {LONGEST_CALL:?}"
+                ))),
+            };
+            let mut state = login.lock();
+            state.call = None;
+            state.latest = Some(Latest {
+                asked,
+                answered: Instant::now(),
+                answer: answer.clone(),
+            });
+            drop(state);
+            sender.send_replace(Some(answer));
         });
-        answer
+        state.call = Some(call.clone());
+        call
     }
 
     /// Has new ones asked for, as the server does not take these. Returns whether there may be others: these were asked for
     /// before `since`, or somebody has had new ones asked for already.
-    pub(super) async fn forget(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
-        let mut latest = self.latest.lock().await;
-        let is_refused = |latest: &mut Latest| {
+    pub(super) fn forget(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
+        let mut state = self.lock();
+        let is_refused = |latest: &Latest| {
             let answer = latest.answer.as_ref();
             answer.is_ok_and(|credentials| Arc::ptr_eq(credentials, refused))
         };
-        latest
-            .take_if(is_refused)
-            .is_none_or(|refused| refused.asked < since)
+        let Some(asked) = state.latest.as_ref().filter(|latest| is_refused(latest)) else {
+            return true;
+        };
+        let is_old = asked.asked < since;
+        let is_the_same = |(before, at): &(Arc<Credentials>, Instant)| {
+            at.elapsed() < SECOND && before.is_same(refused)
+        };
+        if state.refused.as_ref().is_some_and(is_the_same) {
+            return false;
+        }
+        state.refused = Some((Arc::clone(refused), Instant::now()));
+        state.latest = None;
+        is_old
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs a connection in again whenever its credentials are about to expire, until it is dropped; `None` if they do not.
@@ -268,13 +328,15 @@ impl Login {
         self: &Arc<Self>,
         wire: &Wire,
         credentials: &Credentials,
-        alone: &Arc<Mutex<()>>,
+        alone: &Arc<AsyncMutex<()>>,
+        broken: &Arc<AtomicBool>,
     ) -> Option<AbortOnDropHandle<()>> {
         let due = credentials.renew_at?;
         let session = LoggedIn {
             login: Arc::clone(self),
             wire: wire.clone(),
             alone: Arc::clone(alone),
+            broken: Arc::clone(broken),
         };
         Some(AbortOnDropHandle::new(tokio::spawn(session.keep(due))))
     }
@@ -284,7 +346,8 @@ impl Login {
 struct LoggedIn {
     login: Arc<Login>,
     wire: Wire,
-    alone: Arc<Mutex<()>>,
+    alone: Arc<AsyncMutex<()>>,
+    broken: Arc<AtomicBool>,
 }
 
 impl LoggedIn {
@@ -302,6 +365,11 @@ impl LoggedIn {
                     };
                     due = renew_at;
                 }
+                // It is replaced by one that logs in anew.
+                Err(error) if error.is_connection_dropped() || error.is_timeout() => {
+                    self.broken.store(true, Ordering::Release);
+                    return;
+                }
                 Err(error) => {
                     fruitless += 1;
                     if self.login.warned.may_now(SECOND) {
@@ -316,8 +384,7 @@ impl LoggedIn {
     /// Returns when it is to be done again.
     async fn log_in_again(&mut self) -> Result<Option<Instant>, RedisError> {
         let began = Instant::now();
-        let left = self.login.connection_timeout;
-        let credentials = self.login.credentials(left).await?;
+        let credentials = self.login.latest().await?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(credentials.username.as_str())
             .arg(credentials.password.as_str());
@@ -333,7 +400,7 @@ impl LoggedIn {
             Ok(_) => Ok(credentials.renew_at),
             Err(error) => {
                 if is_refusal(&error) {
-                    self.login.forget(&credentials, began).await;
+                    self.login.forget(&credentials, began);
                 }
                 Err(without_arguments(error))
             }
@@ -375,7 +442,7 @@ pub(super) fn blame_provider(error: RedisError) -> RedisError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -415,15 +482,19 @@ mod tests {
         (Login::new(provider, &RedisConfig::default()), asked)
     }
 
-    async fn password(login: &Login) -> String {
+    async fn password(login: &Arc<Login>) -> String {
         login.credentials(LIMIT).await.unwrap().password.to_string()
     }
 
     #[tokio::test(start_paused = true)]
     async fn credentials_without_an_end_are_asked_for_at_every_connection() {
-        let (login, _) = login(10, None, false);
-        for number in 1..=3 {
-            assert_eq!(password(&login).await, number.to_string());
+        for fails in [false, true] {
+            let (login, asked) = login(10, None, fails);
+            for (wait, calls) in [(0, 1), (500, 1), (499, 1), (1, 2), (5000, 3)] {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+                assert_eq!(login.credentials(LIMIT).await.is_err(), fails);
+                assert_eq!(asked.load(Ordering::SeqCst), calls, "{wait}");
+            }
         }
     }
 
@@ -436,23 +507,45 @@ mod tests {
         }
         let refused = login.credentials(LIMIT).await.unwrap();
         tokio::time::sleep(LIMIT).await;
-        assert!(login.forget(&refused, Instant::now()).await);
+        assert!(login.forget(&refused, Instant::now()));
         assert_eq!(password(&login).await, "4");
         // It is gone already, and the next one is not refused.
-        assert!(login.forget(&refused, Instant::now()).await);
+        assert!(login.forget(&refused, Instant::now()));
         assert_eq!(password(&login).await, "4");
+        // Nothing newer can be had at once.
         let fresh = login.credentials(LIMIT).await.unwrap();
-        assert!(!login.forget(&fresh, Instant::now()).await);
+        assert!(!login.forget(&fresh, Instant::now()));
+        assert_eq!(password(&login).await, "5");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_that_are_made_together_ask_twice_at_most() {
+    async fn what_is_refused_again_and_again_is_asked_for_once_a_second() {
+        struct Same(AtomicU32);
+        impl CredentialsProvider for Arc<Same> {
+            async fn credentials(&self) -> Result<Credentials, BoxError> {
+                self.0.fetch_add(1, Ordering::SeqCst);
+                Ok(Credentials::new("app", "same").valid_for(LIMIT * 3600))
+            }
+        }
+        let provider = Arc::new(Same(AtomicU32::new(0)));
+        let login = Login::new(Arc::clone(&provider), &RedisConfig::default());
+        for _ in 0..1000 {
+            let refused = login.credentials(LIMIT).await.unwrap();
+            login.forget(&refused, Instant::now());
+            tokio::time::sleep(LIMIT / 100).await;
+        }
+        let asked = provider.0.load(Ordering::SeqCst);
+        assert!((10..=12).contains(&asked), "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_are_made_together_ask_once() {
         for fails in [false, true] {
-            let (login, asked) = login(400, None, fails);
+            let (login, asked) = login(900, None, fails);
             let all = (0..16).map(|_| login.credentials(LIMIT));
             let answers = futures_util::future::join_all(all).await;
             assert!(answers.iter().all(|answer| answer.is_err() == fails));
-            assert!(asked.load(Ordering::SeqCst) <= 2);
+            assert_eq!(asked.load(Ordering::SeqCst), 1);
         }
     }
 
@@ -466,9 +559,22 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with(PROVIDER_FAILED), "{text}");
         assert!(text.contains("connection_timeout = 1s"), "{text}");
-        // The next one asks anew.
+        // The call goes on for others to wait for, and is given up in the end.
+        login.credentials(LIMIT).await.unwrap_err();
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let error = login.latest().await.unwrap_err().to_string();
+        assert!(error.contains("30s"), "{error}");
+        tokio::time::sleep(LIMIT).await;
         login.credentials(LIMIT).await.unwrap_err();
         assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_is_slow_serves_the_next_connection() {
+        let (login, asked) = login(1500, Some(100), false);
+        login.credentials(LIMIT).await.unwrap_err();
+        assert_eq!(password(&login).await, "1");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[test]

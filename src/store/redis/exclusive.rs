@@ -33,8 +33,14 @@ impl Connections {
     /// A connection that nobody else uses.
     pub(super) async fn exclusive(&self) -> Result<Exclusive, Failed> {
         self.admit()?;
-        let guard = self.check_out_exclusive().await?;
-        let alone = guard.alone().await;
+        let (guard, alone) = loop {
+            let guard = self.check_out_exclusive().await?;
+            let alone = guard.alone().await;
+            // It may have broken while it logged in again.
+            if self.is_usable(&guard) {
+                break (guard, alone);
+            }
+        };
         guard.set_dirty(true);
         Ok(Exclusive {
             connections: self.clone(),

@@ -50,7 +50,7 @@ pub(super) struct Connection {
 struct Health {
     /// Connections of an earlier generation than the pool's are not used any more.
     generation: u64,
-    broken: AtomicBool,
+    broken: Arc<AtomicBool>,
     /// Somebody has it alone, or gave it up half-way: there may be a WATCH on it, an open MULTI or an unread answer.
     dirty: AtomicBool,
     /// Held by whoever has it alone, and while it logs in again.
@@ -151,12 +151,12 @@ impl Manager {
         let mut first = true;
         loop {
             let credentials = login.credentials(left()).await?;
-            let opened = within(left(), self.open(Some((login, &credentials)))).await;
+            let opened = within(left(), self.open(Some((login, &credentials)), left())).await;
             match opened {
                 Err(error) if is_refusal(&error) => {
                     // What was known already may have been replaced since.
-                    let again = login.forget(&credentials, began).await;
-                    if !again || !first {
+                    let again = login.forget(&credentials, began);
+                    if !again || !first || left().is_zero() {
                         return Err(blame_provider(error));
                     }
                     first = false;
@@ -169,10 +169,11 @@ impl Manager {
     async fn open(
         &self,
         login: Option<(&Arc<Login>, &Credentials)>,
+        limit: Duration,
     ) -> Result<Connection, RedisError> {
         let generation = self.shared.generation.load(Ordering::Acquire);
         let credentials = login.map(|(_, credentials)| credentials);
-        let mut wire = self.source.open(credentials).await?;
+        let mut wire = self.source.open(credentials, limit).await?;
         // Proves that the server answers this user, and tells its time.
         let time = wire.ask(&Request::Command(&redis::cmd("TIME"))).await?;
         let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
@@ -183,12 +184,13 @@ impl Manager {
         })?;
         self.shared.clock.set(now);
         self.shared.failure.send_replace(None);
-        let alone = Arc::default();
+        let (alone, broken) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let health = Health {
             generation,
-            broken: AtomicBool::new(false),
+            _login: login
+                .and_then(|(login, credentials)| login.keep(&wire, credentials, &alone, &broken)),
+            broken,
             dirty: AtomicBool::new(false),
-            _login: login.and_then(|(login, credentials)| login.keep(&wire, credentials, &alone)),
             alone,
         };
         Ok(Connection {
@@ -236,7 +238,7 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Connection, RedisError> {
         let connection = match &self.login {
-            None => within(self.timeout, self.open(None)).await,
+            None => within(self.timeout, self.open(None, self.timeout)).await,
             Some(login) => self.log_in(login).await,
         };
         connection.map_err(without_arguments)
@@ -496,6 +498,10 @@ impl Connections {
     #[cfg(feature = "cluster")]
     pub(super) fn is_left_alone(&self) -> bool {
         self.breaker.is_open()
+    }
+
+    pub(super) fn is_usable(&self, connection: &Connection) -> bool {
+        self.shared.is_usable(connection)
     }
 
     /// A connection of the pool whose connections are shared, so that none there means that none can be made.

@@ -29,7 +29,6 @@ pub(super) enum To {
 pub(super) struct Source {
     to: To,
     config: AsyncConnectionConfig,
-    limit: Duration,
 }
 
 impl Source {
@@ -39,22 +38,23 @@ impl Source {
             // One timer around the whole command serves better than one more inside of it.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        Self { to, config, limit }
+        Self { to, config }
     }
 
     /// Logs in with these credentials, if any, instead of those of the URL.
-    pub(super) async fn open(&self, credentials: Option<&Credentials>) -> Result<Wire, RedisError> {
+    /// `limit` is for all of it.
+    pub(super) async fn open(
+        &self,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<Wire, RedisError> {
         let socket = match &self.to {
             To::Server(info) => {
                 Client::open(log_in((**info).clone(), credentials))?
                     .get_multiplexed_async_connection_with_config(&self.config)
                     .await?
             }
-            To::Sentinels(sentinels) => {
-                sentinels
-                    .open(&self.config, self.limit, credentials)
-                    .await?
-            }
+            To::Sentinels(sentinels) => sentinels.open(&self.config, limit, credentials).await?,
         };
         Ok(Wire(socket))
     }
