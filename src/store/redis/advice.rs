@@ -14,7 +14,7 @@ use crate::config::ConfigError;
 /// A connection that could not be made.
 pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
     let advice = if let Some(advice) = handshake_advice(&error) {
-        advice
+        of_nodes(advice, &config.url)
     } else if is_providers(&error) {
         error.to_string()
     } else if error.to_string().contains(REFUSED) {
@@ -32,11 +32,10 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
         format!(
             "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between{tls}?"
         )
-    } else if !config.url.starts_with("redis+")
-        && !config.url.starts_with("rediss+")
+    } else if !error.to_string().contains(NO_PRIMARY)
         && (error.is_connection_dropped() || error.kind() == ErrorKind::Parse)
     {
-        match is_encrypted(config) {
+        let advice = match is_encrypted(config) {
             true => {
                 "the server ended the connection: if it speaks no TLS there, write `redis://`; if it asks for a certificate, \
                  write `tls.client_cert` and `tls.client_key`"
@@ -45,8 +44,8 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
                 "the server ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
                  `rediss://`"
             }
-        }
-        .to_owned()
+        };
+        of_nodes(advice.to_owned(), &config.url)
     } else if error.kind() == ErrorKind::AuthenticationFailed {
         "the server refused the log-in: correct user and password in `url`, unless it has as many clients as `maxclients`, or is a \
          sentinel, for which `redis+sentinel://` is written"
@@ -59,6 +58,25 @@ pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
         advice,
         source: Arc::new(error),
     }
+}
+
+/// The advice for a node that sentinels or a cluster have named, and not the URL.
+fn of_nodes(advice: String, url: &str) -> String {
+    let (kind, names) = match url.split_once("://") {
+        Some((scheme, _)) if scheme.ends_with("+sentinel") => (
+            "+sentinel",
+            "have the sentinels name it so (`resolve-hostnames` and `announce-hostnames`)",
+        ),
+        Some((scheme, _)) if scheme.ends_with("+cluster") => (
+            "+cluster",
+            "have the cluster name it so (`cluster-announce-hostname` and `cluster-preferred-endpoint-type`)",
+        ),
+        _ => return advice,
+    };
+    advice
+        .replace("write the name that it is for into `url`", names)
+        .replace("`redis://`", &format!("`redis{kind}://`"))
+        .replace("`rediss://`", &format!("`rediss{kind}://`"))
 }
 
 fn is_encrypted(config: &RedisConfig) -> bool {
@@ -208,6 +226,28 @@ fn grants(compare_and_set: CompareAndSet) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_for_nodes_that_the_url_does_not_name() {
+        let host = "for another host: write the name that it is for into `url`, or give it one";
+        let plain = "if it speaks no TLS there, write `redis://`";
+        for (url, named) in [
+            ("rediss://a/", ["into `url`", "`redis://`"]),
+            (
+                "rediss+sentinel://a/m",
+                ["`announce-hostnames`", "`redis+sentinel://`"],
+            ),
+            (
+                "rediss+cluster://a/",
+                ["`cluster-announce-hostname`", "`redis+cluster://`"],
+            ),
+        ] {
+            for (advice, named) in [host, plain].into_iter().zip(named) {
+                let told = of_nodes(advice.to_owned(), url);
+                assert!(told.contains(named), "{url}: {told}");
+            }
+        }
+    }
 
     #[test]
     fn the_advice_names_what_the_chosen_way_needs() {

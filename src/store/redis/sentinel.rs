@@ -173,12 +173,12 @@ impl Sentinels {
                 }
                 Ok(Err(error)) => {
                     said.push(format!("{}: {error}", node.addr()));
-                    todo = todo.or_else(|| advice(&error));
+                    todo = todo.or_else(|| advice(&error, is_encrypted(node)));
                     continue;
                 }
                 Err(_) => {
                     said.push(format!("{} did not answer in {share:?}", node.addr()));
-                    if matches!(node.addr(), ConnectionAddr::TcpTls { .. }) {
+                    if is_encrypted(node) {
                         let advice = "look at the sentinels' logs; if they speak no TLS, write `sentinel.encrypted = false`";
                         todo = todo.or_else(|| Some(advice.to_owned()));
                     }
@@ -223,8 +223,12 @@ impl Sentinels {
     }
 }
 
+fn is_encrypted(node: &ConnectionInfo) -> bool {
+    matches!(node.addr(), ConnectionAddr::TcpTls { .. })
+}
+
 /// What to do about a sentinel that does not answer as it should; `None` if that may pass.
-fn advice(error: &RedisError) -> Option<String> {
+fn advice(error: &RedisError, encrypted: bool) -> Option<String> {
     if let Some(advice) = handshake_advice(error) {
         let advice = advice.replace("`tls.", "`sentinel.tls.");
         return Some(advice.replace("write `redis://`", "write `sentinel.encrypted = false`"));
@@ -242,8 +246,16 @@ fn advice(error: &RedisError) -> Option<String> {
         None if !error.is_connection_refusal()
             && (error.is_connection_dropped() || error.kind() == ErrorKind::Parse) =>
         {
-            "the sentinel ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
-             `sentinel.encrypted = true`"
+            match encrypted {
+                true => {
+                    "the sentinel ended the connection: if it speaks no TLS there, write `sentinel.encrypted = false`; if it asks \
+                     for a certificate, write `sentinel.tls.client_cert` and `sentinel.tls.client_key`"
+                }
+                false => {
+                    "the sentinel ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
+                     `sentinel.encrypted = true`"
+                }
+            }
         }
         _ => return None,
     };
@@ -317,15 +329,17 @@ mod tests {
                 "`sentinel.encrypted = true`",
             ),
         ] {
-            let told = advice(&error).unwrap();
+            let told = advice(&error, false).unwrap();
             assert!(told.contains(named), "{error}: {told}");
             assert!(!told.contains("`url`"), "{error}: {told}");
         }
+        let told = advice(&io(std::io::ErrorKind::UnexpectedEof), true).unwrap();
+        assert!(told.contains("`sentinel.encrypted = false`"), "{told}");
         for error in [
             said("LOADING loading"),
             io(std::io::ErrorKind::ConnectionRefused),
         ] {
-            assert_eq!(advice(&error), None, "{error}");
+            assert_eq!(advice(&error, false), None, "{error}");
         }
     }
 
