@@ -141,6 +141,13 @@ impl Failed {
         matches!(self.code.as_deref(), Some("NOPERM" | "ERR"))
     }
 
+    /// The same for certain, whatever the arguments were.
+    pub(super) fn is_missing(&self) -> bool {
+        let said = std::error::Error::source(&self.error).map(ToString::to_string);
+        let is_unknown = said.is_some_and(|said| said.contains("unknown command"));
+        self.code.as_deref() == Some("NOPERM") || is_unknown
+    }
+
     /// The server does not do its work, whatever it is asked.
     pub(super) fn is_outage(&self) -> bool {
         matches!(

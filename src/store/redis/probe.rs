@@ -65,8 +65,11 @@ impl RedisStore {
     /// Does once what waiting for replicas needs.
     pub(crate) async fn probe_replicas(&self) -> Result<(), ConfigError> {
         let key = format!("{}probe", self.inner.config.key_prefix);
-        let probed = replicas::probe(&self.inner.servers, &key).await;
-        probed.map_err(|failed| self.cannot_start(failed))
+        match replicas::probe(&self.inner.servers, &key).await {
+            Err(failed) if failed.is_missing() => Err(self.cannot_start(failed)),
+            // Such as that this is a replica right now.
+            _ => Ok(()),
+        }
     }
 
     /// A server that is too old fails in ways that do not say so.
