@@ -25,7 +25,7 @@ pub enum StoreConfig {
 }
 
 impl StoreConfig {
-    /// The store at this URL, with its default settings: `memory:`, `redis://…`, `rediss://…` or `unix://…`.
+    /// The store at this URL, with its default settings: `memory:`, or any of [`RedisConfig::url`].
     ///
     /// The URL is looked at when the layer is made.
     pub fn from_url(url: impl Into<String>) -> Self {

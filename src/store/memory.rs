@@ -39,7 +39,7 @@ const LIMITS: Limits = Limits {
 /// have expired first, then anonymous ones, and those that somebody is signed in to
 /// ([`set_principal`](crate::Session::set_principal)) only when no anonymous one is left; of equals, the one that would expire
 /// first. So a flood of visitors without cookies, such as bots, logs nobody out. Only where users alone fill the store, it takes
-/// the room of one session from them.
+/// the room of one session from them, which may be that of many small ones, whenever they fill it.
 ///
 /// An eviction is in the log as a warning, once a second at most, and counted in [`stats`](Self::stats). One write costs
 /// O(log n), and as much again for every session that it evicts.
