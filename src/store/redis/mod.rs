@@ -90,15 +90,16 @@ pub use tls::TlsConfig;
 /// - by `IFEQ` nothing else,
 ///
 /// with `+select` for another database than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking
-/// +cluster|slots`.
+/// +cluster|slots`. With sentinels, `+role` tells a server that is no primary any more when it is connected to, and without it
+/// the first write does.
 ///
 /// # Encrypted connections
 ///
 /// With the feature `tls-rustls` and a `rediss://` URL. The server's certificate must be for the host in the URL, and of an
 /// authority of [`TlsConfig::ca`]; without that, of one that browsers trust too, or, with the feature `tls-native-roots`, the
-/// operating system. A server that asks for a certificate gets
-/// [`TlsConfig::client_cert`]. If the process has not chosen a `CryptoProvider` of rustls by the time the first store is
-/// made, that of ring is installed for it; an application that wants another installs it before.
+/// operating system. A server that asks for a certificate gets [`TlsConfig::client_cert`]. If the process has not chosen a
+/// `CryptoProvider` of rustls by the time the first store is made, that of ring is installed for it; an application that wants
+/// another installs it before.
 ///
 /// # A cluster, or sentinels
 ///
