@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use sessile::{ConfigError, Credentials, CredentialsProvider, RedisConfig, RedisStore};
 
-use crate::support::Authority;
 use crate::support::cluster::{answer, is_primary};
 use crate::support::load::{Load, nodes};
 use crate::support::patience::{by_default, unhurried};
@@ -86,7 +85,7 @@ fn sentinel_of(host: &str, port: u16) -> Server {
     Server::start_sentinel(&watching(host, port))
 }
 
-fn watching(host: &str, port: u16) -> String {
+pub fn watching(host: &str, port: u16) -> String {
     format!(
         "sentinel resolve-hostnames yes\n\
          sentinel announce-hostnames yes\n\
@@ -100,13 +99,13 @@ fn acl(server: &Server, words: &[&str]) {
 }
 
 /// The settings for a primary behind this sentinel.
-fn behind(sentinel: &Server) -> RedisConfig {
+pub fn behind(sentinel: &Server) -> RedisConfig {
     let mut config = RedisConfig::new(format!("redis+sentinel://{}/mymaster", sentinel.address()));
     unhurried(&mut config);
     config
 }
 
-async fn said(config: &RedisConfig) -> String {
+pub async fn said(config: &RedisConfig) -> String {
     let error = RedisStore::from_config(config.clone()).await.unwrap_err();
     assert!(matches!(error, ConfigError::Connect { .. }), "{error}");
     format!("{error} {error:?} {config:?}")
@@ -194,68 +193,4 @@ async fn a_user_of_sentinels_needs_one_permission() {
         .unwrap();
     assert_eq!(granted, ());
     RedisStore::from_config(config).await.unwrap();
-}
-
-#[tokio::test]
-async fn sentinels_may_be_encrypted_where_the_primary_is_not() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let primary = Server::start();
-    let mut port = 0;
-    let watching = watching("127.0.0.1", primary.port());
-    let sentinel = Server::start_sentinel_by(&watching, || {
-        port = free_port();
-        authority.arguments("localhost", port, "no")
-    });
-    let mut config = behind(&sentinel);
-    config.url = format!("redis+sentinel://localhost:{port}/mymaster");
-    let text = said(&config).await;
-    assert!(text.contains("`sentinel.encrypted = true`"), "{text}");
-    config.sentinel.encrypted = Some(true);
-    let mut tls = sessile::TlsConfig::default();
-    for ca in [None, Some(other.ca())] {
-        tls.ca = ca;
-        config.sentinel.tls = Some(tls.clone());
-        let text = said(&config).await;
-        assert!(text.contains("`sentinel.tls.ca`"), "{text}");
-        assert!(text.contains(&format!("localhost:{port}")), "{text}");
-    }
-    tls.ca = Some(authority.ca());
-    config.sentinel.tls = Some(tls);
-    RedisStore::from_config(config.clone()).await.unwrap();
-    // A sentinel takes the greeting for half of a command, and waits for the rest.
-    config.url = format!("redis+sentinel://{}/mymaster", sentinel.address());
-    config.connection_timeout = Duration::from_millis(400);
-    let text = said(&config).await;
-    assert!(text.contains("`sentinel.encrypted = false`"), "{text}");
-}
-
-#[tokio::test]
-async fn a_primary_that_is_announced_by_name_needs_a_certificate_for_that_name() {
-    let authority = Authority::new();
-    for (host, certified, works) in [
-        ("localhost", "localhost", true),
-        ("127.0.0.1", "127.0.0.1", true),
-        ("localhost", "redis.example.org", false),
-    ] {
-        let (_primary, primary_port) = authority.server(certified, "no");
-        let mut port = 0;
-        let watching = watching(host, primary_port) + "tls-replication yes\n";
-        let sentinel = Server::start_sentinel_by(&watching, || {
-            port = free_port();
-            authority.arguments("localhost", port, "no")
-        });
-        let mut config = behind(&sentinel);
-        config.url = format!("rediss+sentinel://localhost:{port}/mymaster");
-        config.tls.ca = Some(authority.ca());
-        if !works {
-            let text = said(&config).await;
-            assert!(text.contains("for another host"), "{text}");
-            continue;
-        }
-        // What is said of the primary holds for the sentinels too, unless something else is said of them.
-        RedisStore::from_config(config.clone()).await.unwrap();
-        config.sentinel.encrypted = Some(false);
-        config.url = format!("rediss+sentinel://{}/mymaster", sentinel.address());
-        RedisStore::from_config(config).await.unwrap();
-    }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
 
 use crate::cluster::{TURN, changes_wait_for_replicas, patient};
+use crate::sentinel::{behind, said, watching};
 use crate::support::app::app;
 use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::unhurried;
-use crate::support::{Authority, Browser, Cluster, Node, fresh_prefix, store_with};
+use crate::support::server::free_port;
+use crate::support::{Authority, Browser, Cluster, Node, Server, fresh_prefix, store_with};
 
 fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
     let mut config = RedisConfig::new(url);
@@ -232,4 +234,69 @@ async fn a_cluster_may_be_encrypted() {
         (0, sessions(30)),
         "{outcome}"
     );
+}
+
+#[tokio::test]
+async fn sentinels_may_be_encrypted_where_the_primary_is_not() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let primary = Server::start();
+    let mut port = 0;
+    let watching = watching("127.0.0.1", primary.port());
+    let sentinel = Server::start_sentinel_by(&watching, || {
+        port = free_port();
+        authority.arguments("localhost", port, "no")
+    });
+    let mut config = behind(&sentinel);
+    config.url = format!("redis+sentinel://localhost:{port}/mymaster");
+    let text = said(&config).await;
+    assert!(text.contains("`sentinel.encrypted = true`"), "{text}");
+    config.sentinel.encrypted = Some(true);
+    let mut tls = sessile::TlsConfig::default();
+    for ca in [None, Some(other.ca())] {
+        tls.ca = ca;
+        config.sentinel.tls = Some(tls.clone());
+        let text = said(&config).await;
+        assert!(text.contains("`sentinel.tls.ca`"), "{text}");
+        assert!(text.contains(&format!("localhost:{port}")), "{text}");
+    }
+    tls.ca = Some(authority.ca());
+    config.sentinel.tls = Some(tls);
+    RedisStore::from_config(config.clone()).await.unwrap();
+    // A sentinel takes the greeting for half of a command, and waits for the rest.
+    config.url = format!("redis+sentinel://{}/mymaster", sentinel.address());
+    config.connection_timeout = Duration::from_millis(400);
+    let text = said(&config).await;
+    assert!(text.contains("`sentinel.encrypted = false`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_primary_that_is_announced_by_name_needs_a_certificate_for_that_name() {
+    let authority = Authority::new();
+    for (host, certified, works) in [
+        ("localhost", "localhost", true),
+        ("127.0.0.1", "127.0.0.1", true),
+        ("localhost", "redis.example.org", false),
+    ] {
+        let (_primary, primary_port) = authority.server(certified, "no");
+        let mut port = 0;
+        let watching = watching(host, primary_port) + "tls-replication yes\n";
+        let sentinel = Server::start_sentinel_by(&watching, || {
+            port = free_port();
+            authority.arguments("localhost", port, "no")
+        });
+        let mut config = behind(&sentinel);
+        config.url = format!("rediss+sentinel://localhost:{port}/mymaster");
+        config.tls.ca = Some(authority.ca());
+        if !works {
+            let text = said(&config).await;
+            assert!(text.contains("for another host"), "{text}");
+            assert!(text.contains("`announce-hostnames`"), "{text}");
+            continue;
+        }
+        // What is said of the primary holds for the sentinels too, unless something else is said of them.
+        RedisStore::from_config(config.clone()).await.unwrap();
+        config.sentinel.encrypted = Some(false);
+        config.url = format!("rediss+sentinel://{}/mymaster", sentinel.address());
+        RedisStore::from_config(config).await.unwrap();
+    }
 }
