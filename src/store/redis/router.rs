@@ -5,7 +5,7 @@
 //! never sent again by itself. After any trouble the cluster is asked anew where the slots are, beside the requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use bb8_redis::bb8::ManageConnection as _;
@@ -237,20 +237,12 @@ impl Router {
 
     /// The node at an address, which may be new.
     fn at(&self, address: &Address) -> Option<Arc<Node>> {
-        let mut map = self
-            .inner
-            .map
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.map_mut();
         map.at_or(address, || self.open(address)).cloned()
     }
 
     fn move_to(&self, slot: u16, address: &Address) {
-        let mut map = self
-            .inner
-            .map
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.map_mut();
         map.move_to(slot, address, || self.open(address));
     }
 
@@ -291,8 +283,8 @@ impl Router {
         };
         let failure = match ranges {
             Ok(ranges) => {
-                let mut map = inner.map.write().unwrap_or_else(PoisonError::into_inner);
-                map.replace(&ranges, |address| self.open(address));
+                self.map_mut()
+                    .replace(&ranges, |address| self.open(address));
                 None
             }
             Err(error) => {
@@ -356,6 +348,13 @@ impl Router {
         self.inner
             .map
             .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn map_mut(&self) -> RwLockWriteGuard<'_, Map<Arc<Node>>> {
+        self.inner
+            .map
+            .write()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
