@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::Handle;
-use crate::error::{Gone, advice_for};
+use crate::error::session::{Gone, advice_for};
 use crate::store::StoreError;
 
 /// Something that happened to a session.

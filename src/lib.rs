@@ -12,72 +12,40 @@
 #[doc = include_str!("../docs/handlers.md")]
 mod handlers {}
 
-mod answer;
-mod authenticate;
-mod cache_control;
-mod change;
-mod change_log;
-mod client_ip;
 mod commit;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod cookie;
-mod cookie_domain;
-mod deadline;
-mod duration;
 mod error;
 mod event;
-#[cfg(feature = "axum")]
-mod extract;
-mod factory;
-mod fingerprint;
-mod finite;
-mod flash;
-mod inbound;
-mod json;
-mod kept;
-mod key;
-mod layer;
-mod lifetime;
 mod lock;
-mod logout;
 #[cfg(feature = "metrics")]
 mod metrics;
-mod outbound;
-mod principal;
-mod read_session;
+mod middleware;
 mod record;
-mod renew;
-mod service;
 mod session;
-mod shared;
-mod state;
 pub mod store;
-mod tape;
+mod time;
 mod token;
-mod transaction;
-mod version;
-mod visit;
 
 pub use config::{
     Concurrency, ConfigError, CookieConfig, DurabilityConfig, Load, OnStoreError, SameSite,
     SessionConfig, SignedInCaching,
 };
-pub use error::{Gone, JsonError, JsonErrorKind, SessionError};
+pub use error::session::{Gone, JsonError, JsonErrorKind, SessionError};
 pub use event::{Event, Observer};
-pub use factory::{Config, StoreConfig};
-pub use fingerprint::{Fingerprint, Fingerprinting};
-pub use flash::{Flash, Level};
-pub use key::{Key, SessionKey};
-pub use layer::SessionLayer;
-pub use logout::Logout;
-pub use read_session::ReadSession;
-pub use service::{ResponseFuture, SessionService};
+pub use middleware::from_config::{Config, StoreConfig};
+pub use middleware::layer::SessionLayer;
+pub use middleware::logout::Logout;
+pub use middleware::service::{ResponseFuture, SessionService};
+pub use record::fingerprint::{Fingerprint, Fingerprinting};
+pub use record::flash::{Flash, Level};
+pub use record::key::{Key, SessionKey};
+pub use record::transaction::{Data, TransactionError};
 pub use session::Session;
+pub use session::read_only::ReadSession;
 pub use store::{
     CompareAndSet, Credentials, CredentialsProvider, MemoryStore, RedisConfig, RedisStore,
     SentinelConfig, SessionStore, StoreError, TlsConfig,
 };
 pub use token::{Handle, InvalidHandle};
-pub use transaction::{Data, TransactionError};

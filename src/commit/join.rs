@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use super::decide::Entry;
-use crate::fingerprint::{Fingerprinting, admits, compare};
+use crate::commit::decide::Entry;
+use crate::record::fingerprint::{Fingerprinting, admits, compare};
+use crate::record::version::Epoch;
 use crate::record::{Login, Record};
 use crate::token::SecretHash;
-use crate::version::Epoch;
 
 /// How many secrets may open a session at once. One login more is refused, rather than ending one that works.
 const SECRETS_MOST: usize = 3;
@@ -60,8 +60,8 @@ impl Joining {
 mod tests {
     use super::*;
     use crate::record::tests::record;
+    use crate::record::version::Version;
     use crate::token::Secret;
-    use crate::version::Version;
 
     fn secret() -> SecretHash {
         Secret::random().hash("sessile:", "id")

@@ -12,13 +12,13 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::queue::Place;
-use super::run::within;
-use crate::deadline::deadline;
-use crate::error::SessionError;
+use crate::commit::attempt::within;
+use crate::commit::queue::Place;
+use crate::error::session::SessionError;
 use crate::event::Event;
-use crate::layer::{Core, Settings};
+use crate::middleware::layer::{Core, Settings};
 use crate::store::{Leased, Owner, StoreError};
+use crate::time::deadline::deadline;
 use crate::token::Handle;
 
 /// The waits between two looks whether a lease is free: full jitter, doubled up to the longest.
@@ -227,7 +227,7 @@ async fn is_over(released: &mut oneshot::Receiver<()>, until: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::SessionLayer;
+    use crate::middleware::layer::SessionLayer;
     use crate::store::MemoryStore;
 
     const LEASE: Duration = Duration::from_secs(10);

@@ -32,15 +32,15 @@ struct Waiting {
 }
 
 /// A logout's place among those that wait.
-pub(super) struct Place {
-    pub(super) number: u64,
+pub(crate) struct Place {
+    pub(crate) number: u64,
     /// Resolves once it must go, since too many have come after it.
-    pub(super) displaced: oneshot::Receiver<()>,
+    pub(crate) displaced: oneshot::Receiver<()>,
 }
 
 impl Logouts {
     /// Lets a logout wait; the oldest must go if they are too many. `None` if one with this token waits already.
-    pub(super) fn join(&self, token: &Token) -> Option<Place> {
+    pub(crate) fn join(&self, token: &Token) -> Option<Place> {
         let mut queue = self.lock();
         if queue.waiting.iter().any(|waiting| waiting.token == *token) {
             return None;
@@ -59,7 +59,7 @@ impl Logouts {
         Some(Place { number, displaced })
     }
 
-    pub(super) fn leave(&self, number: u64) {
+    pub(crate) fn leave(&self, number: u64) {
         self.lock()
             .waiting
             .retain(|waiting| waiting.number != number);

@@ -14,14 +14,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::answer::AnswerId;
-use crate::deadline::deadline;
-use crate::error::{Gone, SessionError};
+use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
-use crate::shared::Shared;
-use crate::state::{Outcome, Standing, State};
+use crate::record::answer::AnswerId;
+use crate::session::shared::Shared;
+use crate::session::state::{Outcome, Standing, State};
 use crate::store::Freshness;
+use crate::time::deadline::deadline;
 
 pub(crate) mod decide;
 #[cfg(test)]
@@ -29,20 +29,21 @@ mod model;
 #[cfg(test)]
 mod requests_model;
 
-pub(crate) mod destroy;
+pub(crate) mod attempt;
+pub(crate) mod delete;
 pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod logouts;
+mod prepare;
 pub(crate) mod queue;
-pub(crate) mod run;
-mod seal;
+pub(crate) mod renew;
 pub(crate) mod unresolved;
 
-pub(crate) use destroy::destroy_later;
-use destroy::{Revocation, end_all};
+use attempt::{Commit, Ended, Member, Work, within};
+pub(crate) use delete::destroy_later;
+use delete::{Revocation, end_all};
 use lease::Lease;
 use queue::Place;
-use run::{Commit, Ended, Member, Work, within};
 
 /// When a session is committed.
 pub(crate) enum Occasion {

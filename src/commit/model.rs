@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
-use super::decide::{Action, Entry, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
+use crate::commit::decide::{Action, Entry, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
 use crate::record::WRITERS;
 use crate::store::StoreErrorKind;
 

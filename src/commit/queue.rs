@@ -13,9 +13,9 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
-use super::run::{Base, Commit, Ended, Member, Work};
-use super::unresolved::Unresolved;
-use crate::error::SessionError;
+use crate::commit::attempt::{Base, Commit, Ended, Member, Work};
+use crate::commit::unresolved::Unresolved;
+use crate::error::session::SessionError;
 use crate::lock::Lock;
 use crate::token::Handle;
 
@@ -29,7 +29,7 @@ pub(crate) struct Lines(Lock<HashMap<Handle, Weak<Line>>>);
 
 /// The line before one session.
 #[derive(Default)]
-pub(super) struct Line {
+pub(crate) struct Line {
     turn: Arc<AsyncMutex<u64>>,
     waiting: Lock<Waiting>,
 }
@@ -44,14 +44,14 @@ struct Waiting {
 }
 
 /// A place in a line. The line goes with the last of them.
-pub(super) struct Place {
+pub(crate) struct Place {
     line: Arc<Line>,
     handle: Handle,
     lines: Arc<Lines>,
 }
 
 impl Lines {
-    pub(super) fn join(self: &Arc<Self>, handle: Handle) -> Place {
+    pub(crate) fn join(self: &Arc<Self>, handle: Handle) -> Place {
         let mut lines = self.0.lock();
         let entry = lines.entry(handle).or_default();
         let line = entry.upgrade().unwrap_or_else(|| {
@@ -71,7 +71,7 @@ impl Place {
     /// Brings the changes into the store, alone or with those of others who wait.
     ///
     /// Must not be dropped half-way: others may wait for the commit that it runs.
-    pub(super) async fn commit(&self, work: Work, deadline: Instant) -> Ended {
+    pub(crate) async fn commit(&self, work: Work, deadline: Instant) -> Ended {
         let (reply, mut ended) = oneshot::channel();
         let member = Member {
             work,
@@ -108,7 +108,7 @@ impl Place {
     }
 
     /// Finds out what became of a commit that got no answer.
-    pub(super) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> Ended {
+    pub(crate) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> Ended {
         match self.turn(deadline).await {
             Some(_turn) => unresolved.resolve(deadline, &self.line).await,
             None => Ended::Unknown(unresolved),
@@ -116,7 +116,7 @@ impl Place {
     }
 
     /// The turn for longer than one commit, or `None` once the time is up.
-    pub(super) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<u64>> {
+    pub(crate) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<u64>> {
         let turn = Arc::clone(&self.line.turn);
         timeout_at(deadline, turn.lock_owned()).await.ok()
     }
@@ -166,7 +166,7 @@ impl Line {
     }
 
     /// Lets those who wait and fit in travel with this commit.
-    pub(super) fn let_join(&self, commit: &mut Commit) {
+    pub(crate) fn let_join(&self, commit: &mut Commit) {
         let mut waiting = self.waiting.lock();
         let mut rest = VecDeque::new();
         for (number, member) in waiting.members.drain(..) {
@@ -179,7 +179,7 @@ impl Line {
         waiting.members = rest;
     }
 
-    pub(super) fn note_latest(&self, base: &Base) {
+    pub(crate) fn note_latest(&self, base: &Base) {
         self.waiting.lock().latest = Some(base.clone());
     }
 }
@@ -210,7 +210,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::state::tests::numbered_works;
+    use crate::session::state::tests::numbered_works;
 
     fn enter(line: &Line, requests: usize) -> Vec<u64> {
         let enter = |work| {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::queue::Line;
-use super::run::{Base, Commit, Committed, Ended, Work};
-use crate::answer::AnswerId;
-use crate::change_log::ChangeLog;
+use crate::commit::attempt::{Base, Commit, Committed, Ended, Work};
+use crate::commit::queue::Line;
 use crate::lock::Lock;
+use crate::record::answer::AnswerId;
+use crate::record::log::ChangeLog;
 
 /// One request's part of a commit of unknown outcome, or of one that too few replicas have.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Unresolved {
 
 /// What is known of the bytes.
 #[derive(Debug)]
-pub(super) enum Resolution {
+pub(crate) enum Resolution {
     /// Nothing yet, or only that the primary has them: the session is this one there.
     Open(Box<Commit>, Option<Base>),
     Applied(Base),
@@ -34,11 +34,11 @@ pub(super) enum Resolution {
 }
 
 impl Unresolved {
-    pub(super) fn share(commit: Commit) -> Arc<Lock<Resolution>> {
+    pub(crate) fn share(commit: Commit) -> Arc<Lock<Resolution>> {
         Arc::new(Lock::new(Resolution::Open(Box::new(commit), None)))
     }
 
-    pub(super) fn of(shared: &Arc<Lock<Resolution>>, work: Work) -> Self {
+    pub(crate) fn of(shared: &Arc<Lock<Resolution>>, work: Work) -> Self {
         Self {
             shared: Arc::clone(shared),
             work,
@@ -47,7 +47,7 @@ impl Unresolved {
     }
 
     /// It is still open. `base` is the session as the primary has it, if that is known.
-    pub(super) fn ended(mut self, base: Option<Base>) -> Ended {
+    pub(crate) fn ended(mut self, base: Option<Base>) -> Ended {
         let Some(base) = base else {
             return Ended::Unknown(self);
         };
@@ -86,7 +86,7 @@ impl Unresolved {
     }
 
     /// Finds out. The caller has the session's turn, so that nobody else does at the same time.
-    pub(super) async fn resolve(self, deadline: Instant, line: &Line) -> Ended {
+    pub(crate) async fn resolve(self, deadline: Instant, line: &Line) -> Ended {
         // Whoever loses the commit half-way leaves it unknown for ever.
         let known = self.replace(Resolution::NeverKnown);
         let known = match known {
@@ -122,9 +122,9 @@ impl Unresolved {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::change::Change;
-    use crate::change::tests::rotation;
-    use crate::state::tests::{base, terms, works};
+    use crate::record::change::Change;
+    use crate::record::change::tests::rotation;
+    use crate::session::state::tests::{base, terms, works};
 
     #[test]
     fn a_rotation_is_told_of_once() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{LONG, SHORT, Suite, value};
 use crate::Handle;
+use crate::conformance::{LONG, SHORT, Suite, value};
 use crate::store::{
     Created, Deleted, Durability, Freshness, Renewal, Replaced, SessionStore, StoreErrorKind,
     Stored, Touched, Write,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::StoreError;
+use crate::store::StoreError;
 use crate::token::random_bytes;
 
 /// Who has a lease: 128 random bits, drawn for each one that is taken. It opens nothing and is safe to log.
@@ -59,7 +59,7 @@ pub enum Leased {
     },
 }
 
-pub(super) fn unsupported() -> StoreError {
+pub(crate) fn unsupported() -> StoreError {
     StoreError::refused(
         "this store has no leases: use another store, or another `Concurrency` than `Exclusive`",
     )

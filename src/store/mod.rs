@@ -19,16 +19,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Handle;
-use crate::duration;
-use crate::error::Cause;
+use crate::error::session::Cause;
+use crate::time::duration;
 
-mod any;
+mod erased;
 mod lease;
 mod memory;
 mod redis;
 mod stats;
 
-pub(crate) use any::{AnyStore, is_same_store};
+pub(crate) use erased::{AnyStore, is_same_store};
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
 pub use redis::{

@@ -36,14 +36,14 @@ pub struct Evicted {
 
 impl Evicted {
     /// Counts one more.
-    pub(super) fn add_one(&mut self, signed_in: bool) {
+    pub(crate) fn add_one(&mut self, signed_in: bool) {
         match signed_in {
             true => self.signed_in += 1,
             false => self.anonymous += 1,
         }
     }
 
-    pub(super) fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             anonymous: self.anonymous + other.anonymous,
             signed_in: self.signed_in + other.signed_in,
@@ -51,7 +51,7 @@ impl Evicted {
     }
 
     /// How many more they are than `earlier`, which is of the same count.
-    pub(super) fn minus(self, earlier: Self) -> Self {
+    pub(crate) fn minus(self, earlier: Self) -> Self {
         Self {
             anonymous: self.anonymous.saturating_sub(earlier.anonymous),
             signed_in: self.signed_in.saturating_sub(earlier.signed_in),
@@ -87,7 +87,7 @@ const DAY: u64 = 24 * HOUR;
 
 impl StoreStats {
     /// Counts one session.
-    pub(super) fn add(&mut self, bytes: u64, time_left: Option<Duration>) {
+    pub(crate) fn add(&mut self, bytes: u64, time_left: Option<Duration>) {
         self.sessions += 1;
         self.bytes += bytes;
         self.largest = self.largest.max(bytes);
@@ -110,7 +110,7 @@ impl StoreStats {
         *found.map_or(&mut left.longer, |(_, count)| count) += 1;
     }
 
-    pub(super) fn add_stored(&mut self, stored: &Stored) {
+    pub(crate) fn add_stored(&mut self, stored: &Stored) {
         self.add(stored.value().len() as u64, stored.time_left());
     }
 }

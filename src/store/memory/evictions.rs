@@ -1,24 +1,24 @@
 //! What a memory store tells of its evictions: a sum, and a line in the log once a second at most.
 
-use crate::lifetime::Millis;
+use crate::record::lifetime::Millis;
 use crate::store::Evicted;
 
 const SECOND: Millis = 1_000;
 
 #[derive(Default)]
-pub(super) struct Evictions {
+pub(crate) struct Evictions {
     so_far: Evicted,
     /// How many of them are in the log, and since when.
     logged: Option<(Evicted, Millis)>,
 }
 
 impl Evictions {
-    pub(super) fn so_far(&self) -> Evicted {
+    pub(crate) fn so_far(&self) -> Evicted {
         self.so_far
     }
 
     /// Counts what a write has evicted. Returns what to log now, if anything: all since the last time.
-    pub(super) fn add(&mut self, evicted: Evicted, now: Millis) -> Option<Evicted> {
+    pub(crate) fn add(&mut self, evicted: Evicted, now: Millis) -> Option<Evicted> {
         if evicted == Evicted::default() {
             return None;
         }

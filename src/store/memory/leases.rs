@@ -4,19 +4,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::Handle;
-use crate::lifetime::{Millis, after};
+use crate::record::lifetime::{Millis, after};
 use crate::store::{Leased, Owner, StoreError};
 
 /// All of a store.
 #[derive(Default)]
-pub(super) struct Leases {
+pub(crate) struct Leases {
     held: HashMap<Handle, (Owner, Millis)>,
     /// The handle of every lease, by when it ends.
     ends: BTreeSet<(Millis, Handle)>,
 }
 
 impl Leases {
-    pub(super) fn acquire(
+    pub(crate) fn acquire(
         &mut self,
         key: Handle,
         owner: Owner,
@@ -45,7 +45,7 @@ impl Leases {
         Ok(Leased::Held)
     }
 
-    pub(super) fn release(&mut self, key: &Handle, owner: Owner, now: Millis) {
+    pub(crate) fn release(&mut self, key: &Handle, owner: Owner, now: Millis) {
         self.drop_ended(now);
         if self.held.get(key).is_some_and(|(held, _)| *held == owner) {
             self.remove(key);

@@ -5,12 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 
 use crate::Handle;
-use crate::lifetime::Millis;
+use crate::record::lifetime::Millis;
 use crate::store::{Evicted, StoreError};
 
 /// What a session takes besides its value: its handle, an entry of the map and one of the order, with the room that both
 /// keep free, and what the allocator adds. Measured on 64-bit Linux: 130 to 220 bytes, by how full the map is.
-pub(super) const OVERHEAD: usize = 256;
+pub(crate) const OVERHEAD: usize = 256;
 
 /// So that no write waits for all that has expired in a quiet night. Every write adds one session at most, so it is more
 /// than enough.
@@ -18,13 +18,13 @@ const EXPIRED_AT_ONCE: usize = 64;
 
 /// How much there may be, of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
-    pub(super) sessions: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Limits {
+    pub(crate) sessions: usize,
+    pub(crate) bytes: usize,
 }
 
 #[derive(Default)]
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     held: HashMap<Handle, Session>,
     order: Order,
     /// What all of them take.
@@ -32,10 +32,10 @@ pub(super) struct Sessions {
 }
 
 #[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq))]
-pub(super) struct Session {
-    pub(super) value: Bytes,
-    pub(super) expires: Millis,
-    pub(super) signed_in: bool,
+pub(crate) struct Session {
+    pub(crate) value: Bytes,
+    pub(crate) expires: Millis,
+    pub(crate) signed_in: bool,
 }
 
 impl Session {
@@ -79,19 +79,19 @@ fn first_to_go(anonymous: Option<Entry>, signed_in: Option<Entry>, now: Millis) 
 
 impl Sessions {
     /// The session of this handle, unless it has expired.
-    pub(super) fn get(&self, key: &Handle, now: Millis) -> Option<&Session> {
+    pub(crate) fn get(&self, key: &Handle, now: Millis) -> Option<&Session> {
         self.held.get(key).filter(|session| session.expires > now)
     }
 
     /// Those that have not expired.
-    pub(super) fn iter(&self, now: Millis) -> impl Iterator<Item = &Session> {
+    pub(crate) fn iter(&self, now: Millis) -> impl Iterator<Item = &Session> {
         self.held
             .values()
             .filter(move |session| session.expires > now)
     }
 
     /// How many are held, and the bytes that they take.
-    pub(super) fn usage(&self) -> Limits {
+    pub(crate) fn usage(&self) -> Limits {
         Limits {
             sessions: self.held.len(),
             bytes: self.bytes,
@@ -103,7 +103,7 @@ impl Sessions {
     /// # Errors
     ///
     /// Refused if it is larger than all may be together; nothing is changed.
-    pub(super) fn put(
+    pub(crate) fn put(
         &mut self,
         key: Handle,
         session: Session,
@@ -135,7 +135,7 @@ impl Sessions {
         Ok(evicted)
     }
 
-    pub(super) fn set_expiry(&mut self, key: Handle, expires: Millis) {
+    pub(crate) fn set_expiry(&mut self, key: Handle, expires: Millis) {
         if let Some(session) = self.held.get_mut(&key) {
             let class = self.order.class(session.signed_in);
             class.remove(&(session.expires, key));
@@ -144,7 +144,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn remove(&mut self, key: &Handle) -> Option<Session> {
+    pub(crate) fn remove(&mut self, key: &Handle) -> Option<Session> {
         let session = self.held.remove(key)?;
         self.order
             .class(session.signed_in)
@@ -154,7 +154,7 @@ impl Sessions {
     }
 
     /// Drops sessions that have expired, though not all of a great many.
-    pub(super) fn drop_expired(&mut self, now: Millis) {
+    pub(crate) fn drop_expired(&mut self, now: Millis) {
         for _ in 0..EXPIRED_AT_ONCE {
             match self.order.first_to_go(now) {
                 Some((expires, key)) if expires <= now => self.remove(&key),

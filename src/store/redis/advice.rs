@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
-use super::credentials::{PROVIDER_FAILED, REFUSED, is_providers};
-use super::sentinel::NO_PRIMARY;
-use super::{CompareAndSet, RedisConfig};
 use crate::config::ConfigError;
+use crate::store::redis::credentials::{PROVIDER_FAILED, REFUSED, is_providers};
+use crate::store::redis::sentinel::NO_PRIMARY;
+use crate::store::redis::{CompareAndSet, RedisConfig};
 
 /// A connection that could not be made.
-pub(super) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
+pub(crate) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
     let advice = if let Some(advice) = handshake_advice(&error) {
         of_nodes(advice, &config.url)
     } else if is_providers(&error) {
@@ -85,7 +85,7 @@ fn is_encrypted(config: &RedisConfig) -> bool {
 }
 
 /// An error of another kind that has come through the client as one of its own.
-pub(super) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
+pub(crate) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
     let source = error.source()?;
     let source: &(dyn Error + 'static) = match source.downcast_ref::<Arc<dyn Error + Send + Sync>>()
     {
@@ -99,15 +99,15 @@ pub(super) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
 }
 
 #[cfg(feature = "tls-rustls")]
-pub(super) use super::tls::advice as handshake_advice;
+pub(crate) use crate::store::redis::tls::advice as handshake_advice;
 
 #[cfg(not(feature = "tls-rustls"))]
-pub(super) fn handshake_advice(_: &RedisError) -> Option<String> {
+pub(crate) fn handshake_advice(_: &RedisError) -> Option<String> {
     None
 }
 
 /// What to do about something the server said.
-pub(super) fn advice(
+pub(crate) fn advice(
     compare_and_set: CompareAndSet,
     code: Option<&str>,
     error: &dyn Error,
@@ -185,7 +185,7 @@ pub(super) fn advice(
 
 /// The error without what the server repeats of a command that it does not know, which may be a password or a part of a
 /// session.
-pub(super) fn without_arguments(error: RedisError) -> RedisError {
+pub(crate) fn without_arguments(error: RedisError) -> RedisError {
     const REPEATED: &str = ", with args beginning with";
     if !error.to_string().contains(REPEATED) {
         return error;

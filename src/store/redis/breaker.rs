@@ -32,7 +32,7 @@ const FAILED_MOST: u32 = 50;
 
 /// What a call says of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(crate) enum Call {
     Answered,
     /// The connection broke or was refused, or the server says that it cannot do its work. When a connection breaks, so do all
     /// calls on it.
@@ -42,7 +42,7 @@ pub(super) enum Call {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     state: Mutex<State>,
     turned_away: AtomicU64,
 }
@@ -61,12 +61,12 @@ struct State {
 }
 
 impl Breaker {
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.state().open
     }
 
     /// Whether a call may be made.
-    pub(super) fn admits(&self) -> bool {
+    pub(crate) fn admits(&self) -> bool {
         let open = self.is_open();
         self.turned_away
             .fetch_add(u64::from(open), Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl Breaker {
     }
 
     /// Notes how a call ended that was made at this time; if that has opened it, which opening it is.
-    pub(super) fn note(&self, call: Call, made: Instant) -> Option<u64> {
+    pub(crate) fn note(&self, call: Call, made: Instant) -> Option<u64> {
         let mut state = self.state();
         let opened;
         (*state, opened) = note(*state, call, made, Instant::now());
@@ -82,13 +82,13 @@ impl Breaker {
     }
 
     /// Whether it has not been closed since this opening.
-    pub(super) fn is_still_open(&self, opening: u64) -> bool {
+    pub(crate) fn is_still_open(&self, opening: u64) -> bool {
         let state = self.state();
         state.open && state.openings == opening
     }
 
     /// Returns how many calls were not made meanwhile.
-    pub(super) fn close(&self) -> u64 {
+    pub(crate) fn close(&self) -> u64 {
         let mut state = self.state();
         *state = State {
             openings: state.openings,
@@ -137,7 +137,7 @@ fn note(mut state: State, call: Call, made: Instant, now: Instant) -> (State, bo
 }
 
 /// How long to wait before each probe: longer and longer, and on each node for another time.
-pub(super) fn waits() -> impl Iterator<Item = Duration> {
+pub(crate) fn waits() -> impl Iterator<Item = Duration> {
     let doubled = std::iter::successors(Some(FIRST_WAIT), |wait| Some(LAST_WAIT.min(*wait * 2)));
     doubled.map(|wait| wait.mul_f64(rand::random_range(0.5..=1.0)))
 }

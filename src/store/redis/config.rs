@@ -8,11 +8,11 @@ use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
-use super::place::Place;
-use super::sentinel::SentinelConfig;
-use super::tls::TlsConfig;
 use crate::config::{ConfigError, bad_duration, check_duration};
-use crate::duration;
+use crate::store::redis::sentinel::SentinelConfig;
+use crate::store::redis::tls::TlsConfig;
+use crate::store::redis::url::Place;
+use crate::time::duration;
 
 /// The settings of a [`RedisStore`](crate::RedisStore).
 ///
@@ -153,7 +153,7 @@ impl RedisConfig {
     }
 
     /// Says what cannot work, or how to connect.
-    pub(super) fn check(&self) -> Result<Place, ConfigError> {
+    pub(crate) fn check(&self) -> Result<Place, ConfigError> {
         let limits = SHORTEST..=LONGEST;
         let (command, budget) = (self.command_timeout, self.request_budget);
         check_duration(
@@ -204,11 +204,11 @@ impl RedisConfig {
         self.place()
     }
 
-    pub(super) fn bad_url(&self, advice: &str) -> ConfigError {
+    pub(crate) fn bad_url(&self, advice: &str) -> ConfigError {
         ConfigError::invalid("url", without_login(&self.url), advice)
     }
 
-    pub(super) fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
+    pub(crate) fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
         let invalid = |advice: &str| ConfigError::invalid("url", without_login(&self.url), advice);
         let encrypted = self.url.starts_with("rediss:") || self.url.starts_with("valkeys:");
         if encrypted && cfg!(not(feature = "tls-rustls")) {
@@ -282,8 +282,8 @@ impl RedisConfig {
         let info = info.set_tcp_settings(tcp);
         #[cfg(feature = "tls-rustls")]
         if encrypted {
-            super::tls::install_provider();
-            return super::tls::with_certificates(info, &self.tls);
+            crate::store::redis::tls::install_provider();
+            return crate::store::redis::tls::with_certificates(info, &self.tls);
         }
         Ok(info)
     }

@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
-use super::RedisConfig;
-use super::advice::{without_arguments, wrapped};
-use super::pool::{SECOND, Seldom};
-use super::wire::{Request, Wire};
+use crate::store::redis::RedisConfig;
+use crate::store::redis::advice::{without_arguments, wrapped};
+use crate::store::redis::link::{Request, Wire};
+use crate::store::redis::pool::{SECOND, Seldom};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -155,12 +155,12 @@ impl<P: CredentialsProvider> AnyProvider for P {
     }
 }
 
-pub(super) const PROVIDER_FAILED: &str = "the credentials provider failed";
+pub(crate) const PROVIDER_FAILED: &str = "the credentials provider failed";
 
 /// Why there are no credentials: the provider's error, a panic or a timeout.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the credentials provider failed: {0}")]
-pub(super) struct ProviderFailed(#[source] Arc<dyn Error + Send + Sync>);
+pub(crate) struct ProviderFailed(#[source] Arc<dyn Error + Send + Sync>);
 
 impl ProviderFailed {
     fn new(error: impl Into<BoxError>) -> Self {
@@ -176,12 +176,12 @@ impl From<ProviderFailed> for RedisError {
 }
 
 /// Whether a connection was not made because the provider failed.
-pub(super) fn is_providers(error: &RedisError) -> bool {
+pub(crate) fn is_providers(error: &RedisError) -> bool {
     wrapped::<ProviderFailed>(error).is_some()
 }
 
 /// The message of the error when the server refuses the provider's credentials.
-pub(super) const REFUSED: &str = "the server refused the credentials of the provider";
+pub(crate) const REFUSED: &str = "the server refused the credentials of the provider";
 
 /// How long a call may take, whoever still waits for it: identities of a cloud are slow at first.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
@@ -192,7 +192,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 type Answer = Result<Arc<Credentials>, ProviderFailed>;
 
 /// The provider, and what it said last.
-pub(super) struct Login {
+pub(crate) struct Login {
     provider: Arc<dyn AnyProvider>,
     state: Mutex<State>,
     warned: Seldom,
@@ -227,7 +227,7 @@ impl Latest {
 }
 
 impl Login {
-    pub(super) fn new(provider: impl CredentialsProvider, config: &RedisConfig) -> Arc<Self> {
+    pub(crate) fn new(provider: impl CredentialsProvider, config: &RedisConfig) -> Arc<Self> {
         Arc::new(Self {
             provider: Arc::new(provider),
             state: Mutex::default(),
@@ -238,7 +238,7 @@ impl Login {
     }
 
     /// The credentials to log in with now, within what is left of `connection_timeout`.
-    pub(super) async fn credentials(self: &Arc<Self>, left: Duration) -> Answer {
+    pub(crate) async fn credentials(self: &Arc<Self>, left: Duration) -> Answer {
         match timeout(left, self.latest()).await {
             Ok(answer) => answer,
             Err(_) => Err(ProviderFailed::new(format!(
@@ -296,7 +296,7 @@ impl Login {
 
     /// Has new ones asked for, as the server does not take these. Returns whether there may be others: these were asked for
     /// before `since`, or somebody has had new ones asked for already.
-    pub(super) fn forget(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
+    pub(crate) fn forget(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
         let mut state = self.lock();
         let is_refused = |latest: &Latest| {
             let answer = latest.answer.as_ref();
@@ -324,7 +324,7 @@ impl Login {
     /// Logs a connection in again whenever its credentials are about to expire, until it is dropped; `None` if they do not.
     ///
     /// `alone` is held by whoever has the connection to himself, and opens transactions on it.
-    pub(super) fn keep(
+    pub(crate) fn keep(
         self: &Arc<Self>,
         wire: &Wire,
         credentials: &Credentials,
@@ -415,7 +415,7 @@ fn pause(fruitless: u32) -> Duration {
 }
 
 /// The address with these credentials.
-pub(super) fn log_in(info: ConnectionInfo, credentials: Option<&Credentials>) -> ConnectionInfo {
+pub(crate) fn log_in(info: ConnectionInfo, credentials: Option<&Credentials>) -> ConnectionInfo {
     let Some(credentials) = credentials else {
         return info;
     };
@@ -427,13 +427,13 @@ pub(super) fn log_in(info: ConnectionInfo, credentials: Option<&Credentials>) ->
 }
 
 /// Whether the server does not take the credentials.
-pub(super) fn is_refusal(error: &RedisError) -> bool {
+pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
 /// The error with the provider named in it, if the server does not take the credentials: they are not in `url`.
-pub(super) fn blame_provider(error: RedisError) -> RedisError {
+pub(crate) fn blame_provider(error: RedisError) -> RedisError {
     match is_refusal(&error) {
         true => (ErrorKind::AuthenticationFailed, REFUSED).into(),
         false => error,

@@ -7,14 +7,14 @@ use bb8_redis::bb8::PooledConnection;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::OwnedMutexGuard;
 
-use super::failed::Failed;
-use super::odd;
-use super::pool::{Connections, Manager, Request};
+use crate::store::redis::error::Failed;
+use crate::store::redis::odd;
+use crate::store::redis::pool::{Connections, Manager, Request};
 #[cfg(feature = "cluster")]
-use super::router::with_asking;
+use crate::store::redis::router::with_asking;
 
 /// Taken out of the second pool. Dropped at any point, it is closed; only [`give_back`](Self::give_back) keeps it.
-pub(super) struct Exclusive {
+pub(crate) struct Exclusive {
     connections: Connections,
     guard: PooledConnection<'static, Manager>,
     /// An AUTH in between would be queued by MULTI as a command of the transaction.
@@ -31,7 +31,7 @@ struct Asking {
 
 impl Connections {
     /// A connection that nobody else uses.
-    pub(super) async fn exclusive(&self) -> Result<Exclusive, Failed> {
+    pub(crate) async fn exclusive(&self) -> Result<Exclusive, Failed> {
         self.admit()?;
         let (guard, alone) = loop {
             let guard = self.check_out_exclusive().await?;
@@ -55,7 +55,7 @@ impl Connections {
 impl Exclusive {
     /// For a slot that is on its way to this server.
     #[cfg(feature = "cluster")]
-    pub(super) fn asking(self) -> Self {
+    pub(crate) fn asking(self) -> Self {
         Self {
             asking: Some(Asking {
                 in_transaction: false,
@@ -66,7 +66,7 @@ impl Exclusive {
 
     /// Sends all commands in one round trip. What the server says no to is among the answers, of which there are as many as
     /// commands.
-    pub(super) async fn ask(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Value>, Failed> {
+    pub(crate) async fn ask(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Value>, Failed> {
         let request = Request::Pipeline(pipeline.ignore_errors());
         match self.send(&request).await? {
             Value::Array(answers) if answers.len() == pipeline.len() => Ok(answers),
@@ -75,12 +75,12 @@ impl Exclusive {
     }
 
     /// Sends one command, and returns what the server does not say no to.
-    pub(super) async fn one(&mut self, command: &Cmd) -> Result<Value, Failed> {
+    pub(crate) async fn one(&mut self, command: &Cmd) -> Result<Value, Failed> {
         self.send(&Request::Command(command)).await
     }
 
     /// The same, for one that takes this much longer by itself.
-    pub(super) async fn one_within(
+    pub(crate) async fn one_within(
         &mut self,
         command: &Cmd,
         longer: Duration,
@@ -92,7 +92,7 @@ impl Exclusive {
             .await
     }
 
-    pub(super) async fn send(&mut self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, Failed> {
         #[cfg(feature = "cluster")]
         if let Some(asking) = &mut self.asking {
             let (pipeline, form) = with_asking(request, &mut asking.in_transaction);
@@ -104,12 +104,12 @@ impl Exclusive {
     }
 
     /// What an error among the answers means.
-    pub(super) fn refused(&self, error: redis::ServerError) -> Failed {
+    pub(crate) fn refused(&self, error: redis::ServerError) -> Failed {
         self.connections.refused(error)
     }
 
     /// For the next one who needs it. Nothing may be watched, queued or unanswered.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         self.guard.set_dirty(false);
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::choose::{Replacer, Swap};
-use super::pool::Request;
-use super::servers::Servers;
-use super::{millis, odd};
+use crate::store::redis::cas::{Replacer, Swap};
+use crate::store::redis::pool::Request;
+use crate::store::redis::servers::Servers;
+use crate::store::redis::{millis, odd};
 use crate::store::{Leased, Owner, Replaced, StoreError, Stored};
 
 /// How often a lease that seems free and is not is looked at.
@@ -24,7 +24,7 @@ fn held_by(owner: Owner) -> String {
     format!("held:{owner}")
 }
 
-pub(super) async fn acquire(
+pub(crate) async fn acquire(
     servers: &Servers,
     replacer: &Replacer,
     key: &str,
@@ -74,7 +74,7 @@ pub(super) async fn acquire(
     })
 }
 
-pub(super) async fn release(
+pub(crate) async fn release(
     servers: &Servers,
     replacer: &Replacer,
     key: &str,

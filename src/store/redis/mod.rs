@@ -7,49 +7,46 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use redis::{RedisError, Value};
 
-use super::{
+use crate::Handle;
+use crate::config::ConfigError;
+use crate::store::{
     Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
     SessionStore, StoreError, Stored, Touched, Write,
 };
-use crate::Handle;
-use crate::config::ConfigError;
 
 mod advice;
 mod breaker;
-mod choose;
+mod cas;
+mod channel;
 mod config;
 mod credentials;
+mod error;
 mod exclusive;
-mod failed;
-mod if_eq;
-mod lane;
 mod lease;
-mod place;
+mod link;
 mod pool;
 mod probe;
 mod replicas;
 #[cfg(feature = "cluster")]
 mod router;
-mod script;
 mod sentinel;
 mod servers;
 mod stats;
 mod tls;
-mod watch;
-mod wire;
+mod url;
 
 use advice::{connect_error, without_arguments};
-use choose::{Replacer, Swap};
+use cas::{Replacer, Swap};
 pub use config::{CompareAndSet, RedisConfig};
 use credentials::Login;
 pub use credentials::{Credentials, CredentialsProvider};
-use failed::Failed;
-use place::Place;
+use error::Failed;
 use pool::Request;
 use replicas::Wanted;
 pub use sentinel::SentinelConfig;
 use servers::Servers;
 pub use tls::TlsConfig;
+use url::Place;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
@@ -250,7 +247,7 @@ impl RedisStore {
     }
 
     /// Whether the other uses the same keys of the same server.
-    pub(in crate::store) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let (one, other) = (&self.inner.config, &other.inner.config);
         one.url == other.url && one.key_prefix == other.key_prefix
     }

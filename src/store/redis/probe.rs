@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use redis::{Cmd, Value};
 
-use super::RedisStore;
-use super::advice::advice;
-use super::failed::Failed;
-use super::pool::Request;
-use super::replicas;
 use crate::config::ConfigError;
 use crate::store::StoreError;
+use crate::store::redis::RedisStore;
+use crate::store::redis::advice::advice;
+use crate::store::redis::error::Failed;
+use crate::store::redis::pool::Request;
+use crate::store::redis::replicas;
 
 /// The first version that has all that sessions need: `PEXPIRE … GT`, and errors of scripts that keep their codes.
 const OLDEST: (u32, u32) = (7, 0);
 
 impl RedisStore {
     /// Does once what requests will do, in the same words, to a key that does not exist.
-    pub(super) async fn probe(&self) -> Result<(), ConfigError> {
+    pub(crate) async fn probe(&self) -> Result<(), ConfigError> {
         let inner = &self.inner;
         let ready = inner
             .servers

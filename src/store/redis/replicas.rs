@@ -9,22 +9,22 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::choose::{Replacer, Swap};
-use super::exclusive::Exclusive;
-use super::failed::Failed;
-use super::servers::{Route, Servers};
-use super::{millis, odd};
+use crate::store::redis::cas::{Replacer, Swap};
+use crate::store::redis::error::Failed;
+use crate::store::redis::exclusive::Exclusive;
+use crate::store::redis::servers::{Route, Servers};
+use crate::store::redis::{millis, odd};
 use crate::store::{Created, Deleted, Replaced, StoreError};
 
 /// How many replicas, and how long they may take.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) n: u32,
-    pub(super) timeout: Duration,
+pub(crate) struct Wanted {
+    pub(crate) n: u32,
+    pub(crate) timeout: Duration,
 }
 
 /// Does a `SET … NX`, and waits for replicas if it has written.
-pub(super) async fn create(
+pub(crate) async fn create(
     servers: &Servers,
     key: &str,
     command: &Cmd,
@@ -43,7 +43,7 @@ pub(super) async fn create(
     Ok(created)
 }
 
-pub(super) async fn replace(
+pub(crate) async fn replace(
     servers: &Servers,
     replacer: &Replacer,
     swap: Swap<'_>,
@@ -58,7 +58,7 @@ pub(super) async fn replace(
 }
 
 /// Deletes, and waits. `mark` begins a key that nobody reads.
-pub(super) async fn delete(
+pub(crate) async fn delete(
     servers: &Servers,
     key: &str,
     mark: &str,
@@ -116,7 +116,7 @@ async fn begin_at(route: &mut Route<'_>, command: &Cmd) -> Result<(Value, Exclus
 }
 
 /// Waits for no replica at all.
-pub(super) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(0).arg(1);
     let (_, connection) = begin(servers, key, &wait).await?;

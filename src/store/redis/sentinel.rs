@@ -13,11 +13,11 @@ use redis::{
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::advice::handshake_advice;
-use super::credentials::{Credentials, log_in};
-use super::place::{addresses, at_address};
-use super::tls::TlsConfig;
 use crate::config::ConfigError;
+use crate::store::redis::advice::handshake_advice;
+use crate::store::redis::credentials::{Credentials, log_in};
+use crate::store::redis::tls::TlsConfig;
+use crate::store::redis::url::{addresses, at_address};
 
 /// How sentinels are asked for the primary; for `redis+sentinel://` and `rediss+sentinel://` only.
 ///
@@ -59,7 +59,7 @@ impl fmt::Debug for SentinelConfig {
 
 impl SentinelConfig {
     /// Says which of the settings cannot work, if connections to the sentinels are encrypted or are not.
-    pub(super) fn check(&self, encrypted: bool) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, encrypted: bool) -> Result<(), ConfigError> {
         if self.username.is_some() && self.password.is_none() {
             let advice =
                 "a user without a password would be ignored: write `sentinel.password` too";
@@ -79,7 +79,7 @@ impl SentinelConfig {
     }
 
     /// The address of a sentinel, with user and password.
-    pub(super) fn log_in(&self, sentinel: ConnectionInfo) -> ConnectionInfo {
+    pub(crate) fn log_in(&self, sentinel: ConnectionInfo) -> ConnectionInfo {
         let mut settings = sentinel.redis_settings().clone();
         if let Some(username) = &self.username {
             settings = settings.set_username(username);
@@ -91,7 +91,7 @@ impl SentinelConfig {
     }
 
     /// Names the settings of `sentinel.tls` in an error of its files.
-    pub(super) fn name_settings(&self, error: ConfigError) -> ConfigError {
+    pub(crate) fn name_settings(&self, error: ConfigError) -> ConfigError {
         match error {
             ConfigError::Invalid {
                 setting,
@@ -126,10 +126,10 @@ impl fmt::Debug for Hidden {
 }
 
 /// The message of the error when no sentinel leads to a primary.
-pub(super) const NO_PRIMARY: &str = "no sentinel names a primary";
+pub(crate) const NO_PRIMARY: &str = "no sentinel names a primary";
 
 #[derive(Clone, Debug)]
-pub(super) struct Sentinels {
+pub(crate) struct Sentinels {
     nodes: Vec<ConnectionInfo>,
     /// What they call the primary.
     name: String,
@@ -139,11 +139,11 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     /// Whether the URL has user and password of the primary.
-    pub(super) fn has_login(&self) -> bool {
+    pub(crate) fn has_login(&self) -> bool {
         self.primary.redis_settings().password().is_some()
     }
 
-    pub(super) fn new(nodes: Vec<ConnectionInfo>, name: String, primary: ConnectionInfo) -> Self {
+    pub(crate) fn new(nodes: Vec<ConnectionInfo>, name: String, primary: ConnectionInfo) -> Self {
         Self {
             nodes,
             name,
@@ -153,7 +153,7 @@ impl Sentinels {
 
     /// Connects to the primary that the first sentinel to name one which is there names. `limit` is for all of it. The
     /// credentials, if any, take the place of those of the primary.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         config: &AsyncConnectionConfig,
         limit: Duration,

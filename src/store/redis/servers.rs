@@ -12,20 +12,20 @@ use bb8_redis::bb8::ManageConnection as _;
 use futures_util::future::join_all;
 use redis::{RedisError, ServerError, Value};
 
-use super::RedisConfig;
-use super::credentials::Login;
-use super::exclusive::Exclusive;
-use super::failed::Failed;
-use super::place::Place;
-use super::pool::{Connections, Manager, Request};
-#[cfg(feature = "cluster")]
-use super::router::{self, Router};
-use super::wire::To;
 use crate::store::PoolStats;
+use crate::store::redis::RedisConfig;
+use crate::store::redis::credentials::Login;
+use crate::store::redis::error::Failed;
+use crate::store::redis::exclusive::Exclusive;
+use crate::store::redis::link::To;
+use crate::store::redis::pool::{Connections, Manager, Request};
+#[cfg(feature = "cluster")]
+use crate::store::redis::router::{self, Router};
+use crate::store::redis::url::Place;
 
 /// The servers of a store.
 #[derive(Clone)]
-pub(super) enum Servers {
+pub(crate) enum Servers {
     One(Arc<Connections>),
     #[cfg(feature = "cluster")]
     Cluster(Router),
@@ -33,7 +33,7 @@ pub(super) enum Servers {
 
 impl Servers {
     /// Connects in the background. Must be called within a tokio runtime.
-    pub(super) fn new(
+    pub(crate) fn new(
         place: Place,
         address: Arc<str>,
         config: &RedisConfig,
@@ -52,7 +52,7 @@ impl Servers {
     }
 
     /// Connects once, to see whether it works.
-    pub(super) async fn try_out(
+    pub(crate) async fn try_out(
         place: Place,
         config: &RedisConfig,
         login: Option<Arc<Login>>,
@@ -70,7 +70,7 @@ impl Servers {
     }
 
     /// Waits for the first connection, and returns a key that is on its server and begins with the prefix.
-    pub(super) async fn ready(&self, prefix: String) -> Result<String, Failed> {
+    pub(crate) async fn ready(&self, prefix: String) -> Result<String, Failed> {
         match self {
             Self::One(connections) => connections.ready().await.map(|()| prefix),
             #[cfg(feature = "cluster")]
@@ -78,7 +78,7 @@ impl Servers {
         }
     }
 
-    pub(super) fn now(&self) -> SystemTime {
+    pub(crate) fn now(&self) -> SystemTime {
         match self {
             Self::One(connections) => connections.now(),
             #[cfg(feature = "cluster")]
@@ -91,7 +91,7 @@ impl Servers {
     /// # Cancel safety
     ///
     /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
-    pub(super) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
         match self {
             Self::One(connections) => connections.send(request).await,
             #[cfg(feature = "cluster")]
@@ -100,7 +100,7 @@ impl Servers {
     }
 
     /// Sends something that may be sent any number of times.
-    pub(super) async fn send_idempotent(
+    pub(crate) async fn send_idempotent(
         &self,
         key: &str,
         request: &Request<'_>,
@@ -113,7 +113,7 @@ impl Servers {
     }
 
     /// The way to a connection of one's own to whoever has the key.
-    pub(super) fn route<'a>(&'a self, key: &str) -> Route<'a> {
+    pub(crate) fn route<'a>(&'a self, key: &str) -> Route<'a> {
         match self {
             Self::One(connections) => Route::Direct(connections),
             #[cfg(feature = "cluster")]
@@ -122,7 +122,7 @@ impl Servers {
     }
 
     /// All servers that have sessions.
-    pub(super) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+    pub(crate) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
         match self {
             Self::One(connections) => Ok(vec![Arc::clone(connections)]),
             #[cfg(feature = "cluster")]
@@ -131,7 +131,7 @@ impl Servers {
     }
 
     /// The same, asked anew.
-    pub(super) async fn primaries_now(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+    pub(crate) async fn primaries_now(&self) -> Result<Vec<Arc<Connections>>, Failed> {
         #[cfg(feature = "cluster")]
         if let Self::Cluster(router) = self {
             router.renew().await;
@@ -141,7 +141,7 @@ impl Servers {
 
     /// Sends to each of them, though it is left alone; an answer ends that. The first failure is the whole's, unless there
     /// are others by now. That a node of a cluster does not have the key is an answer.
-    pub(super) async fn ask_all(&self, request: &Request<'_>) -> Result<(), Failed> {
+    pub(crate) async fn ask_all(&self, request: &Request<'_>) -> Result<(), Failed> {
         let answered = self.ask_each(request).await;
         #[cfg(feature = "cluster")]
         if let (Self::Cluster(router), Err(_)) = (self, &answered) {
@@ -164,7 +164,7 @@ impl Servers {
     }
 
     /// Does once what redirections need, with a key that does not exist.
-    pub(super) async fn try_redirections(&self, key: &str) -> Result<(), Failed> {
+    pub(crate) async fn try_redirections(&self, key: &str) -> Result<(), Failed> {
         match self {
             Self::One(_) => Ok(()),
             #[cfg(feature = "cluster")]
@@ -172,7 +172,7 @@ impl Servers {
         }
     }
 
-    pub(super) fn stats(&self) -> PoolStats {
+    pub(crate) fn stats(&self) -> PoolStats {
         match self {
             Self::One(connections) => connections.stats(),
             #[cfg(feature = "cluster")]
@@ -181,7 +181,7 @@ impl Servers {
     }
 
     /// What the server said of one command in a pipeline.
-    pub(super) fn refused(&self, error: ServerError) -> Failed {
+    pub(crate) fn refused(&self, error: ServerError) -> Failed {
         match self {
             Self::One(connections) => connections.refused(error),
             #[cfg(feature = "cluster")]
@@ -189,7 +189,7 @@ impl Servers {
         }
     }
 
-    pub(super) fn command_timeout(&self) -> Duration {
+    pub(crate) fn command_timeout(&self) -> Duration {
         match self {
             Self::One(connections) => connections.command_timeout(),
             #[cfg(feature = "cluster")]
@@ -198,7 +198,7 @@ impl Servers {
     }
 
     /// A key that is on the same server as this one: the prefix, with something behind it on a cluster.
-    pub(super) fn beside(&self, key: &str, prefix: &str) -> String {
+    pub(crate) fn beside(&self, key: &str, prefix: &str) -> String {
         match self {
             Self::One(_) => prefix.to_owned(),
             #[cfg(feature = "cluster")]
@@ -208,14 +208,14 @@ impl Servers {
 }
 
 /// The way of something that needs a connection to itself: one server, or one after the other while nodes redirect it.
-pub(super) enum Route<'a> {
+pub(crate) enum Route<'a> {
     Direct(&'a Connections),
     #[cfg(feature = "cluster")]
     Routed(router::Route<'a>),
 }
 
 impl Route<'_> {
-    pub(super) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
+    pub(crate) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
         match self {
             Self::Direct(connections) => connections.exclusive().await,
             #[cfg(feature = "cluster")]
@@ -224,7 +224,7 @@ impl Route<'_> {
     }
 
     /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
-    pub(super) async fn goes_on(&mut self, failed: &Failed) -> bool {
+    pub(crate) async fn goes_on(&mut self, failed: &Failed) -> bool {
         match self {
             Self::Direct(_) => false,
             #[cfg(feature = "cluster")]

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::pool::{Connections, Request};
-use super::servers::Servers;
-use super::{RedisStore, odd};
 use crate::Handle;
+use crate::store::redis::pool::{Connections, Request};
+use crate::store::redis::servers::Servers;
+use crate::store::redis::{RedisStore, odd};
 use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreError, StoreStats};
 
 impl RedisStore {

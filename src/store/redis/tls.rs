@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 #[cfg(feature = "tls-rustls")]
-pub(super) use with_rustls::{advice, install_provider, with_certificates};
+pub(crate) use with_rustls::{advice, install_provider, with_certificates};
 
 /// Whom to trust, and who to be, at a `rediss://` address. The files are PEM, read when the store is made.
 ///
@@ -40,7 +40,7 @@ mod native_roots {
     /// The authorities of the operating system, and those that come with the crate, in PEM.
     ///
     /// redis takes the ones or the others by its features, so both are given to it as if they were of a file.
-    pub(super) fn authorities() -> Vec<u8> {
+    pub(crate) fn authorities() -> Vec<u8> {
         static READ: OnceLock<Vec<u8>> = OnceLock::new();
         READ.get_or_init(read_authorities).clone()
     }
@@ -109,12 +109,12 @@ mod with_rustls {
     use rustls::sign::CertifiedKey;
     use rustls::{AlertDescription, CertificateError, RootCertStore};
 
-    use super::TlsConfig;
     use crate::config::ConfigError;
+    use crate::store::redis::TlsConfig;
     use crate::store::redis::advice::wrapped;
 
     /// rustls takes the process's provider of cryptography, and panics if nobody has chosen one and there are several.
-    pub(in super::super) fn install_provider() {
+    pub(crate) fn install_provider() {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // Another thread may have been faster, and its choice will do.
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -122,7 +122,7 @@ mod with_rustls {
     }
 
     /// The address with what the files say.
-    pub(in super::super) fn with_certificates(
+    pub(crate) fn with_certificates(
         info: ConnectionInfo,
         config: &TlsConfig,
     ) -> Result<ConnectionInfo, ConfigError> {
@@ -215,7 +215,7 @@ mod with_rustls {
     }
 
     /// What to do about a handshake that failed; `None` if it was none.
-    pub(in super::super) fn advice(error: &RedisError) -> Option<String> {
+    pub(crate) fn advice(error: &RedisError) -> Option<String> {
         let error = wrapped::<rustls::Error>(error)?;
         let todo = match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {

@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use super::{Connections, Request};
 use crate::store::redis::breaker::waits;
+use crate::store::redis::pool::{Connections, Request};
 
 /// Looks for a server that is left alone to come back. If it goes before that, as with its runtime, the breaker closes: nobody
 /// else would.
-pub(super) struct Prober {
+pub(crate) struct Prober {
     connections: Connections,
     opening: u64,
 }
 
 impl Prober {
-    pub(super) fn new(connections: Connections, opening: u64) -> Self {
+    pub(crate) fn new(connections: Connections, opening: u64) -> Self {
         Self {
             connections,
             opening,
         }
     }
 
-    pub(super) async fn probe(self) {
+    pub(crate) async fn probe(self) {
         let connections = &self.connections;
         let key = connections.probe();
         for wait in waits() {

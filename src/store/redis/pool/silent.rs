@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use bb8_redis::bb8::ManageConnection as _;
 
-use super::{Connection, Connections, Request, SECOND};
+use crate::store::redis::pool::{Connection, Connections, Request, SECOND};
 
 impl Connections {
     /// A connection is silent if the server hangs; or else if its other end has gone without a word, as after a failover or
     /// behind a router that has forgotten it, and then most likely all of its generation have. A new one tells which. Once a
     /// second at most, so that a server that hangs is not asked for more and more connections.
-    pub(super) fn compare_with_a_new_one(&self, silent: &Connection) {
+    pub(crate) fn compare_with_a_new_one(&self, silent: &Connection) {
         if !self.shared.is_usable(silent) || !self.shared.compared.may_now(SECOND) {
             return;
         }

@@ -2,13 +2,13 @@
 
 use redis::{Arg, Cmd, Pipeline, Value};
 
-use crate::store::redis::failed::Failed;
+use crate::store::redis::error::Failed;
+use crate::store::redis::link::Request;
 use crate::store::redis::odd;
 use crate::store::redis::pool::Connections;
-use crate::store::redis::wire::Request;
 
 /// How the answer is to be read.
-pub(in crate::store::redis) struct Form {
+pub(crate) struct Form {
     /// Which of the answers count.
     counts: Vec<bool>,
     /// It was one command, and has one answer.
@@ -17,10 +17,7 @@ pub(in crate::store::redis) struct Form {
 
 /// The request with `ASKING` before each command. Within a transaction the one before `MULTI` holds until the end, and another
 /// would be queued as a command of its own.
-pub(in crate::store::redis) fn with_asking(
-    request: &Request<'_>,
-    in_transaction: &mut bool,
-) -> (Pipeline, Form) {
+pub(crate) fn with_asking(request: &Request<'_>, in_transaction: &mut bool) -> (Pipeline, Form) {
     let mut pipeline = redis::pipe();
     let mut counts = Vec::new();
     let mut add = |command: &Cmd| {
@@ -52,11 +49,7 @@ pub(in crate::store::redis) fn with_asking(
 
 impl Form {
     /// The answer to the request as it was.
-    pub(in crate::store::redis) fn read(
-        &self,
-        answer: Value,
-        connections: &Connections,
-    ) -> Result<Value, Failed> {
+    pub(crate) fn read(&self, answer: Value, connections: &Connections) -> Result<Value, Failed> {
         let mut answers = self.answers(answer).ok_or_else(|| odd("ASKING"))?;
         if !self.single {
             return Ok(Value::Array(answers));

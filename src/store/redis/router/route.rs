@@ -6,12 +6,12 @@ use std::time::Duration;
 use redis::{ServerError, Value};
 use tokio::time::Instant;
 
-use super::asking::with_asking;
-use super::slots::Address;
-use super::{Node, Router};
+use crate::store::redis::error::{Failed, Redirection};
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::failed::{Failed, Redirection};
-use crate::store::redis::wire::Request;
+use crate::store::redis::link::Request;
+use crate::store::redis::router::asking::with_asking;
+use crate::store::redis::router::slots::Address;
+use crate::store::redis::router::{Node, Router};
 
 /// So many redirections are followed at once; before others there is a wait, in case two nodes point at each other.
 const AT_ONCE: u32 = 5;
@@ -19,7 +19,7 @@ const AT_ONCE: u32 = 5;
 const WAIT: Duration = Duration::from_millis(20);
 
 /// Leads from the node that has the slot on along the redirections, for no longer than `command_timeout`.
-pub(in crate::store::redis) struct Route<'a> {
+pub(crate) struct Route<'a> {
     router: &'a Router,
     slot: u16,
     began: Instant,
@@ -31,7 +31,7 @@ pub(in crate::store::redis) struct Route<'a> {
 }
 
 /// A node that may have the key.
-pub(super) struct Hop {
+pub(crate) struct Hop {
     node: Arc<Node>,
     /// The slot is on its way to it.
     asking: bool,
@@ -68,7 +68,7 @@ fn next(failed: &Failed, asked: &str) -> Next {
 }
 
 impl<'a> Route<'a> {
-    pub(super) fn new(router: &'a Router, slot: u16) -> Self {
+    pub(crate) fn new(router: &'a Router, slot: u16) -> Self {
         Self {
             router,
             slot,
@@ -80,7 +80,7 @@ impl<'a> Route<'a> {
     }
 
     /// Who is to be asked now.
-    pub(super) async fn next(&mut self) -> Result<Hop, Failed> {
+    pub(crate) async fn next(&mut self) -> Result<Hop, Failed> {
         let asking = self.ask.is_some();
         let mut node = self.ask.take().or_else(|| self.router.owner(self.slot));
         if node.is_none() && !self.router.is_lost() {
@@ -95,7 +95,7 @@ impl<'a> Route<'a> {
         Ok(Hop { node, asking })
     }
 
-    pub(in crate::store::redis) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
+    pub(crate) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
         let Hop { node, asking } = self.next().await?;
         let exclusive = node.connections.exclusive().await?;
         Ok(match asking {
@@ -105,7 +105,7 @@ impl<'a> Route<'a> {
     }
 
     /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
-    pub(in crate::store::redis) async fn goes_on(&mut self, failed: &Failed) -> bool {
+    pub(crate) async fn goes_on(&mut self, failed: &Failed) -> bool {
         let Some(last) = self.last.clone() else {
             return false;
         };
@@ -142,7 +142,7 @@ impl<'a> Route<'a> {
 impl Hop {
     /// A pipeline whose last command a node has redirected fails as a whole: what comes before it only reads. Other errors
     /// inside of a pipeline are part of the answer.
-    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
         let answer = self.ask(request).await?;
         let last = match &answer {
             Value::Array(answers) => answers.last(),
@@ -155,7 +155,7 @@ impl Hop {
     }
 
     /// The same if any of the commands was redirected.
-    pub(super) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
         let answer = self.ask(request).await?;
         let any = match &answer {
             Value::Array(answers) => answers.iter().find_map(redirection),

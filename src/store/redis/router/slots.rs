@@ -11,12 +11,12 @@ const SLOTS: u16 = 16384;
 const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
 /// The slot of a key. Braces would mean something, and no key has any: see `key_prefix`.
-pub(super) fn slot_of(key: &str) -> u16 {
+pub(crate) fn slot_of(key: &str) -> u16 {
     CRC.checksum(key.as_bytes()) % SLOTS
 }
 
 /// The prefix with a number behind it, so that the key is in this slot.
-pub(in crate::store::redis) fn key_in(slot: u16, prefix: &str) -> String {
+pub(crate) fn key_in(slot: u16, prefix: &str) -> String {
     let mut digest = CRC.digest();
     digest.update(prefix.as_bytes());
     // Every slot has a number of at most six digits, and most have one of five.
@@ -32,13 +32,13 @@ pub(in crate::store::redis) fn key_in(slot: u16, prefix: &str) -> String {
 
 /// Where a node listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store::redis) struct Address {
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 impl Address {
-    pub(super) fn new(host: impl Into<String>, port: u16) -> Self {
+    pub(crate) fn new(host: impl Into<String>, port: u16) -> Self {
         Self {
             host: host.into(),
             port,
@@ -46,7 +46,7 @@ impl Address {
     }
 
     /// From a redirection. A node that does not know its own host leaves it out, and then it is that of whoever was asked.
-    pub(super) fn parse(text: &str, asked: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str, asked: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         Some(Self::new(usable(host, asked)?, port.parse().ok()?))
     }
@@ -72,15 +72,15 @@ fn usable<'a>(host: &'a str, asked: &'a str) -> Option<&'a str> {
 
 /// Slots that follow each other, and the primary that has them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) first: u16,
-    pub(super) last: u16,
-    pub(super) primary: Address,
+pub(crate) struct Range {
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+    pub(crate) primary: Address,
 }
 
 /// The answer to `CLUSTER SLOTS`: ranges with their first slot, their last, and their nodes, the primary first, each with
 /// host, port and name. What cannot be used is left out.
-pub(super) fn ranges(answer: Value, asked: &str) -> Vec<Range> {
+pub(crate) fn ranges(answer: Value, asked: &str) -> Vec<Range> {
     let Value::Array(ranges) = answer else {
         return Vec::new();
     };
@@ -121,7 +121,7 @@ fn range_of(range: &Value, asked: &str) -> Option<Range> {
 }
 
 /// The primaries that are known, and the slots of each.
-pub(super) struct Map<N> {
+pub(crate) struct Map<N> {
     primaries: Vec<(Address, N)>,
     /// For each slot the number of its primary among them.
     owners: Vec<Option<u16>>,
@@ -137,17 +137,17 @@ impl<N> Default for Map<N> {
 }
 
 impl<N: Clone> Map<N> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.primaries.is_empty()
     }
 
     /// All that are known, with slots or without.
-    pub(super) fn primaries(&self) -> impl Iterator<Item = &N> {
+    pub(crate) fn primaries(&self) -> impl Iterator<Item = &N> {
         self.primaries.iter().map(|(_, node)| node)
     }
 
     /// Those that have slots, each with one of them.
-    pub(super) fn owners(&self) -> impl Iterator<Item = (u16, &N)> {
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (u16, &N)> {
         let slot = |number: usize| {
             let owns =
                 |owner: &Option<u16>| owner.is_some_and(|owner| usize::from(owner) == number);
@@ -157,7 +157,7 @@ impl<N: Clone> Map<N> {
         primaries.filter_map(move |(number, (_, node))| Some((slot(number)?, node)))
     }
 
-    pub(super) fn owner(&self, slot: u16) -> Option<&N> {
+    pub(crate) fn owner(&self, slot: u16) -> Option<&N> {
         let number = *self.owners.get(usize::from(slot))?;
         let (_, node) = self.primaries.get(usize::from(number?))?;
         Some(node)
@@ -179,14 +179,14 @@ impl<N: Clone> Map<N> {
     }
 
     /// The primary there, which may have no slots as yet.
-    pub(super) fn at_or(&mut self, address: &Address, open: impl FnOnce() -> N) -> Option<&N> {
+    pub(crate) fn at_or(&mut self, address: &Address, open: impl FnOnce() -> N) -> Option<&N> {
         let number = self.number(address, open);
         let (_, node) = self.primaries.get(usize::from(number))?;
         Some(node)
     }
 
     /// A node has said that another has this slot.
-    pub(super) fn move_to(&mut self, slot: u16, address: &Address, open: impl FnOnce() -> N) {
+    pub(crate) fn move_to(&mut self, slot: u16, address: &Address, open: impl FnOnce() -> N) {
         let number = self.number(address, open);
         if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
             *owner = Some(number);
@@ -195,7 +195,7 @@ impl<N: Clone> Map<N> {
 
     /// What a node says takes the place of what was known. Of a slot that it says nothing of, the node that had it before will
     /// know more. Whoever has no slots any more is forgotten.
-    pub(super) fn replace(&mut self, ranges: &[Range], mut open: impl FnMut(&Address) -> N) {
+    pub(crate) fn replace(&mut self, ranges: &[Range], mut open: impl FnMut(&Address) -> N) {
         let before = std::mem::take(self);
         for range in ranges {
             let number = self.number(&range.primary, || {

@@ -1,0 +1,344 @@
+//! The end of a session: deleted now, or in the background once the store is back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::commit::attempt::within;
+use crate::commit::decide::{Action, Event as Happened, Goal, State, Verdict, step};
+use crate::error::session::{Gone, SessionError};
+use crate::event::Event;
+use crate::middleware::layer::{Core, DESTROYING_MOST, Destroying, Settings};
+use crate::middleware::request::{is_of, unreadable};
+use crate::record::lifetime::Millis;
+use crate::record::{Record, Unreadable};
+use crate::session::shared::Shared;
+use crate::store::{AnyStore, Deleted, Durability, Freshness, StoreError};
+use crate::time::deadline::deadline;
+use crate::token::{Handle, Token};
+
+/// The waits between the attempts to carry out a destruction that failed; about five minutes in all.
+const LATER: [Duration; 9] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(90),
+    Duration::from_secs(100),
+];
+
+/// Beyond this many deletions that wait, a session that nobody holds the token of is left to expire: a logout needs the place
+/// more.
+const UNCLAIMED_MOST: usize = DESTROYING_MOST / 2;
+
+/// Deletes a session. A deletion may be sent any number of times.
+async fn delete(
+    store: &dyn AnyStore,
+    handle: Handle,
+    durability: Durability,
+    deadline: Instant,
+) -> Result<(), StoreError> {
+    let mut state = State::new(Goal::Delete);
+    let mut event = Happened::Begin;
+    let mut failure = None;
+    loop {
+        let (next, action) = step(state, event, Instant::now() >= deadline);
+        state = next;
+        match action {
+            Action::Finish(Verdict::Committed) => return Ok(()),
+            Action::Finish(_) => {
+                return Err(failure.unwrap_or_else(|| {
+                    StoreError::unavailable(
+                        "the request's time was up before the deletion was sent",
+                    )
+                }));
+            }
+            _ => {
+                event = match within(deadline, store.delete(&handle, durability)).await {
+                    Ok(Deleted::Done) => Happened::Done,
+                    Ok(Deleted::Missing) => Happened::Gone,
+                    Err(error) => {
+                        let kind = error.kind();
+                        failure = Some(error);
+                        Happened::Failed(kind)
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// A session that is to end.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Revocation {
+    /// Whoever has asked for it holds its secret.
+    Verified(Handle),
+    /// Nobody has looked yet whether the token is of this session, or was when this was asked for.
+    Unverified { token: Token, asked: Millis },
+}
+
+impl Revocation {
+    fn handle(&self) -> Handle {
+        match self {
+            Self::Verified(handle) => *handle,
+            Self::Unverified { token, .. } => token.handle,
+        }
+    }
+}
+
+/// What became of a session that was to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Deleted,
+    /// There is none that the token is of.
+    NoSession,
+    /// What is stored was written by a later version of sessile, which alone can tell whose it is.
+    Unreadable,
+}
+
+/// Ends a session, once it is known that the token is of it. From then on that need not be known again: the deletion may
+/// have to be repeated for replicas when nothing is left to look at.
+async fn end(
+    core: &Core,
+    settings: &Settings,
+    revocation: &mut Revocation,
+    deadline: Instant,
+) -> Result<Ended, StoreError> {
+    let handle = revocation.handle();
+    if let Revocation::Unverified { token, asked } = revocation {
+        let load = core.store.load(&handle, Freshness::Latest);
+        let Some(stored) = within(deadline, load).await? else {
+            return Ok(Ended::NoSession);
+        };
+        let cookie = &settings.config.cookie.name;
+        let secret = token.secret.hash(core.store.namespace(), cookie);
+        match Record::decode(&stored) {
+            Ok(record) if is_of(&record, &secret, *asked) => {}
+            Ok(_) => return Ok(Ended::NoSession),
+            Err(error) => {
+                settings.emit(&unreadable(handle, &error));
+                return Ok(match error {
+                    Unreadable::Newer(_) => Ended::Unreadable,
+                    Unreadable::Malformed(_) | Unreadable::NoVersion => Ended::NoSession,
+                });
+            }
+        }
+        *revocation = Revocation::Verified(handle);
+    }
+    let durability = settings.config.durability.endings();
+    delete(&*core.store, handle, durability, deadline).await?;
+    settings.emit(&Event::Destroyed { handle });
+    Ok(Ended::Deleted)
+}
+
+/// Ends the sessions of a request that are to end. What cannot be done now is done later.
+pub(crate) async fn end_all(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    // They stay in the state until they are done, so that a runtime that ends meanwhile takes none along unnoticed.
+    let doomed = shared.state().doomed.clone();
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let ends = doomed.iter().cloned().map(|mut revocation| async move {
+        let ended = end(&shared.core, &shared.settings, &mut revocation, deadline).await;
+        (revocation, ended)
+    });
+    let (mut failed, mut unreadable, mut result) = (Vec::new(), Vec::new(), Ok(()));
+    for (revocation, ended) in join_all(ends).await {
+        match ended {
+            Ok(Ended::Deleted | Ended::NoSession) => {}
+            Ok(Ended::Unreadable) => {
+                unreadable.push(revocation);
+                result = result.and(Err(SessionError::Gone(Gone::Unreadable)));
+            }
+            Err(error) => {
+                failed.push(revocation);
+                result = Err(SessionError::Store(error));
+            }
+        }
+    }
+    {
+        let mut state = shared.state();
+        state
+            .doomed
+            .retain(|revocation| !doomed.contains(revocation));
+        // The response must not claim it, though the handler swallows the error of a `save`.
+        let left = failed.iter().chain(&unreadable);
+        state.doomed.extend(left.cloned());
+    }
+    destroy_later(shared, failed);
+    result
+}
+
+/// Ends sessions in the background, for a request that is over or has failed. A logout is carried out although the store was
+/// away when it was asked for.
+pub(crate) fn destroy_later(shared: &Shared, doomed: impl IntoIterator<Item = Revocation>) {
+    for revocation in doomed {
+        end_later(shared, revocation);
+    }
+}
+
+fn end_later(shared: &Shared, mut revocation: Revocation) {
+    let (core, settings) = (Arc::clone(&shared.core), Arc::clone(&shared.settings));
+    let handle = revocation.handle();
+    let failed = |error| Event::DestroyFailed { handle, error };
+    let too_many = || {
+        failed(StoreError::unavailable(
+            "too many logouts wait for the store",
+        ))
+    };
+    let runtime = match shared.runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return settings.emit(&failed(error)),
+    };
+    let (place, displaced) = match &revocation {
+        Revocation::Verified(handle) => match core.begin_destroying(*handle, DESTROYING_MOST) {
+            Destroying::Begun => (Place::Destroying(*handle), None),
+            Destroying::UnderWay => return,
+            Destroying::TooMany => return settings.emit(&too_many()),
+        },
+        Revocation::Unverified { token, .. } => match core.logouts.join(token) {
+            Some(place) => (Place::Logout(place.number), Some(place.displaced)),
+            None => return,
+        },
+    };
+    let background = core.background.clone();
+    let pending = Pending {
+        core,
+        settings,
+        place,
+        news: Some(failed(StoreError::unavailable(
+            "the tokio runtime ended before the store was back: wait for `SessionLayer::drained`",
+        ))),
+    };
+    let too_many = too_many();
+    let task = async move {
+        let displaced = async {
+            match displaced {
+                Some(displaced) => drop(displaced.await),
+                None => std::future::pending().await,
+            }
+        };
+        let done = keep_trying(&pending.core, &pending.settings, &mut revocation);
+        let news = tokio::select! {
+            biased;
+            done = done => done.err().map(|error| Event::DestroyFailed { handle, error }),
+            () = displaced => Some(too_many),
+        };
+        pending.end(news);
+    };
+    background.spawn_on(task.in_current_span(), &runtime);
+}
+
+/// Deletes in the background what a creation without a clear answer may have left, whose token nobody holds. If that fails, it
+/// ends with its idle timeout; a copy that arrives later still does too.
+pub(crate) fn delete_unclaimed(core: &Arc<Core>, handle: Handle) {
+    match core.begin_destroying(handle, UNCLAIMED_MOST) {
+        Destroying::Begun => {}
+        Destroying::UnderWay | Destroying::TooMany => return,
+    }
+    let (core, background) = (Arc::clone(core), core.background.clone());
+    let task = async move {
+        // Replicas that do not have the creation need not be waited for, and one stream brings them both.
+        let deleted = delete_patiently(&core, handle, Durability::Primary).await;
+        if let Err(error) = deleted {
+            tracing::debug!(target: "sessile", %handle, %error, "a session that nobody holds the token of is left to expire");
+        }
+    };
+    background.spawn(task.in_current_span());
+}
+
+/// Deletes a session, and tries again for about five minutes.
+async fn delete_patiently(
+    core: &Core,
+    handle: Handle,
+    durability: Durability,
+) -> Result<(), StoreError> {
+    let mut waits = LATER.iter();
+    let deleted = loop {
+        let deadline = deadline(Instant::now(), core.request_budget());
+        let deleted = delete(&*core.store, handle, durability, deadline).await;
+        match (&deleted, waits.next()) {
+            (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
+            _ => break deleted,
+        }
+    };
+    core.end_destroying(handle);
+    deleted
+}
+
+async fn keep_trying(
+    core: &Core,
+    settings: &Settings,
+    revocation: &mut Revocation,
+) -> Result<(), StoreError> {
+    let mut waits = LATER.iter();
+    loop {
+        let deadline = deadline(Instant::now(), core.request_budget());
+        let error = match end(core, settings, revocation, deadline).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match waits.next() {
+            Some(wait) => tokio::time::sleep(*wait).await,
+            None => return Err(error),
+        }
+    }
+}
+
+/// A session that is being ended in the background. That it could not be is told when this goes, also if the runtime ends
+/// and takes it along.
+struct Pending {
+    core: Arc<Core>,
+    settings: Arc<Settings>,
+    place: Place,
+    news: Option<Event>,
+}
+
+enum Place {
+    Destroying(Handle),
+    Logout(u64),
+}
+
+impl Pending {
+    fn end(mut self, news: Option<Event>) {
+        self.news = news;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        match self.place {
+            Place::Destroying(handle) => self.core.end_destroying(handle),
+            Place::Logout(number) => self.core.logouts.leave(number),
+        }
+        if let Some(news) = &self.news {
+            self.settings.emit(news);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::layer::SessionLayer;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn sessions_that_nobody_holds_the_token_of_leave_half_of_the_places_to_logouts() {
+        let layer = SessionLayer::new(MemoryStore::new());
+        let fill = |most: usize| {
+            let begin = || layer.core.begin_destroying(Handle::random(), most);
+            std::iter::repeat_with(begin)
+                .take_while(|begun| matches!(begun, Destroying::Begun))
+                .count()
+        };
+        assert_eq!(fill(UNCLAIMED_MOST), 512);
+        assert_eq!(fill(DESTROYING_MOST), 512);
+    }
+}

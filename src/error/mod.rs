@@ -1,0 +1,3 @@
+//! What can go wrong.
+
+pub(crate) mod session;

@@ -1,0 +1,526 @@
+//! The session cookie: reading what browsers send, and writing what they keep.
+//!
+//! Cookie crates decode names (`__%48ost-id` becomes `__Host-id`, so that a sibling host can forge it) or drop the whole
+//! header for one odd byte in a neighbour's cookie. This reader compares bytes: it splits at `;`, trims spaces and tabs,
+//! and takes the value only if it is exactly a token.
+
+use std::time::Duration;
+
+use cookie::time::{Duration as CookieDuration, OffsetDateTime};
+use cookie::{Cookie, Expiration};
+use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+
+use crate::config::domain::domains;
+use crate::config::{CookieConfig, SameSite, has_prefix};
+use crate::record::lifetime::LONGEST_COOKIE;
+use crate::token::Token;
+
+/// How many different tokens of one request are looked up at most.
+const TOKENS_MOST: usize = 4;
+
+/// What a request carries under the name of the session cookie.
+///
+/// Browsers tell cookies of one name apart by domain and path, and send both if these once were others, or if another
+/// application of the host has a cookie of the name. They do not say which is which, and their order says nothing that
+/// holds (RFC 6265bis §5.8.3).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Presented {
+    /// The tokens, each once; none if there are more than [`TOKENS_MOST`].
+    pub(crate) tokens: Vec<Token>,
+    /// How many cookies hold a token, equal ones too.
+    count: usize,
+    /// There is one that no sessile has written.
+    pub(crate) malformed: bool,
+}
+
+impl Presented {
+    /// Whether there is no such cookie.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.count == 0 && !self.malformed
+    }
+
+    /// Whether the browser has several cookies that may be sessions.
+    pub(crate) fn is_several(&self) -> bool {
+        self.count > 1
+    }
+
+    /// Whether there are so many that none of them is looked up.
+    pub(crate) fn is_too_many(&self) -> bool {
+        self.count > 0 && self.tokens.is_empty()
+    }
+
+    fn add(&mut self, value: &[u8]) {
+        let Some(token) = Token::decode(value) else {
+            self.malformed = true;
+            return;
+        };
+        let too_many = self.is_too_many();
+        self.count += 1;
+        if too_many || self.tokens.contains(&token) {
+            return;
+        }
+        match self.tokens.len() < TOKENS_MOST {
+            true => self.tokens.push(token),
+            false => self.tokens.clear(),
+        }
+    }
+}
+
+/// Finds the session's tokens among all cookies of the request.
+pub(crate) fn read(headers: &HeaderMap, name: &str) -> Presented {
+    let mut presented = Presented::default();
+    for header in headers.get_all(COOKIE) {
+        for pair in header.as_bytes().split(|byte| *byte == b';') {
+            let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
+                continue;
+            };
+            if trim(&pair[..equals]) == name.as_bytes() {
+                presented.add(trim(&pair[equals + 1..]));
+            }
+        }
+    }
+    presented
+}
+
+/// Spaces and tabs, which are all the white space that RFC 6265bis §5.7 knows.
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// Where a browser keeps a cookie: one of the same name elsewhere is another cookie.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    /// `None` for the host of the request alone.
+    pub(crate) domain: Option<String>,
+    pub(crate) path: String,
+}
+
+impl Place {
+    /// Where the session cookie is kept.
+    fn of(config: &CookieConfig) -> Self {
+        let domain = config.domain.as_deref();
+        Self {
+            // RFC 6265 §5.2.3: neither the dot nor the case means anything.
+            domain: domain.map(|it| it.strip_prefix('.').unwrap_or(it).to_ascii_lowercase()),
+            path: config.path.clone(),
+        }
+    }
+}
+
+/// How many removals a response has at most, about 2.5 KiB: proxies often take 4 KiB of headers.
+const REMOVALS_MOST: usize = 20;
+
+/// Where else a cookie of the session cookie's name may be that browsers send with this request: for the host alone, for
+/// it and for each of its parents; at the root, at the configured path and at each directory of the request's.
+pub(crate) fn other_places(config: &CookieConfig, host: Option<&str>, path: &str) -> Vec<Place> {
+    let own = Place::of(config);
+    if has_prefix(&config.name, "__Host-") {
+        return Vec::new();
+    }
+    let parents = host.map(domains).unwrap_or_default();
+    let mut domains = vec![None, own.domain.clone()];
+    domains.extend(parents.into_iter().map(Some));
+    // What `config` takes for a path.
+    let is_text = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+    let ends = path.match_indices('/').map(|(end, _)| end);
+    let directories = ends.map(|end| &path[..end]);
+    let directories = directories.filter(|it| it.starts_with('/') && it.bytes().all(is_text));
+    let mut places = Vec::new();
+    for path in ["/", &own.path].into_iter().chain(directories) {
+        for domain in &domains {
+            let place = Place {
+                domain: domain.clone(),
+                path: path.to_owned(),
+            };
+            if place != own && !places.contains(&place) {
+                places.push(place);
+            }
+            if places.len() >= REMOVALS_MOST {
+                return places;
+            }
+        }
+    }
+    places
+}
+
+/// The `Set-Cookie` header that gives the browser this token, or that takes the cookie away again. One function writes
+/// both, so that name, path and domain agree and the browser finds what it is to remove.
+///
+/// A cookie without a maximal age ends with the browser.
+pub(crate) fn write(
+    config: &CookieConfig,
+    kept: Option<(&Token, Option<Duration>)>,
+) -> Option<HeaderValue> {
+    write_at(config, &Place::of(config), kept)
+}
+
+/// The `Set-Cookie` header that takes a cookie of the session cookie's name away from another place.
+pub(crate) fn remove_from(config: &CookieConfig, place: &Place) -> Option<HeaderValue> {
+    write_at(config, place, None)
+}
+
+fn write_at(
+    config: &CookieConfig,
+    place: &Place,
+    kept: Option<(&Token, Option<Duration>)>,
+) -> Option<HeaderValue> {
+    let value = kept.map(|(token, _)| token.encode());
+    let value = value.as_ref().map_or("", |value| value.as_str());
+    let mut cookie = Cookie::build((config.name.as_str(), value))
+        .path(place.path.as_str())
+        .http_only(true)
+        .secure(config.secure)
+        .partitioned(config.partitioned)
+        .same_site(match config.same_site {
+            SameSite::Lax => cookie::SameSite::Lax,
+            SameSite::Strict => cookie::SameSite::Strict,
+            SameSite::None => cookie::SameSite::None,
+        });
+    if let Some(domain) = &place.domain {
+        cookie = cookie.domain(domain.as_str());
+    }
+    cookie = match kept {
+        Some((_, None)) => cookie,
+        Some((_, Some(max_age))) => cookie.max_age(whole_seconds(max_age.min(LONGEST_COOKIE))),
+        None => cookie
+            .max_age(CookieDuration::ZERO)
+            .expires(Expiration::DateTime(OffsetDateTime::UNIX_EPOCH)),
+    };
+    let mut header = HeaderValue::try_from(cookie.build().to_string()).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// Rounded up: a cookie of zero seconds would be a removal.
+fn whole_seconds(duration: Duration) -> CookieDuration {
+    let seconds = duration.as_millis().div_ceil(1000).max(1);
+    CookieDuration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+/// Removes every `Set-Cookie` for the cookie of this name; true if there was one.
+pub(crate) fn strip(headers: &mut HeaderMap, name: &str) -> bool {
+    let all = headers.get_all(SET_COOKIE);
+    if !all.iter().any(|cookie| is_named(cookie, name)) {
+        return false;
+    }
+    let others: Vec<HeaderValue> = all
+        .iter()
+        .filter(|cookie| !is_named(cookie, name))
+        .cloned()
+        .collect();
+    headers.remove(SET_COOKIE);
+    for cookie in others {
+        headers.append(SET_COOKIE, cookie);
+    }
+    true
+}
+
+/// Whether a `Set-Cookie` header is for the cookie of this name.
+fn is_named(header: &HeaderValue, name: &str) -> bool {
+    let pair = header.as_bytes().split(|byte| *byte == b';').next();
+    let pair = trim(pair.unwrap_or_default());
+    // The value of a cookie without a name is sent back without the `=` before it, and then looks like name and value.
+    let pair = pair.strip_prefix(b"=").unwrap_or(pair);
+    let found = pair.split(|byte| *byte == b'=').next();
+    trim(found.unwrap_or_default()) == name.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "__Host-id";
+
+    fn request(cookies: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for cookie in cookies {
+            headers.append(COOKIE, HeaderValue::from_bytes(cookie).unwrap());
+        }
+        headers
+    }
+
+    fn tokens(tokens: &[&Token], count: usize) -> Presented {
+        Presented {
+            tokens: tokens.iter().copied().cloned().collect(),
+            count,
+            malformed: false,
+        }
+    }
+
+    fn presented(cookies: &[&str]) -> Presented {
+        let cookies: Vec<_> = cookies.iter().map(|cookie| cookie.as_bytes()).collect();
+        read(&request(&cookies), NAME)
+    }
+
+    #[test]
+    fn the_genuine_cookie_is_found_among_all_others() {
+        let token = Token::random();
+        let text = token.encode();
+        let genuine = format!("{NAME}={}", *text);
+        let expected = tokens(&[&token], 1);
+        for cookies in [
+            vec![genuine.as_str()],
+            vec!["a=1", genuine.as_str()],
+            vec![&format!("a=1; {genuine};b=2")],
+            vec![&format!(" \t{NAME} = {} \t", *text)],
+            vec![&format!(
+                "__%48ost-id=evil; =x; ;;; {genuine}; __host-id=evil"
+            )],
+        ] {
+            assert_eq!(presented(&cookies), expected, "{cookies:?}");
+        }
+        let mut odd = b"odd=\xff\xfe; ".to_vec();
+        odd.extend_from_slice(genuine.as_bytes());
+        assert_eq!(read(&request(&[&odd]), NAME), expected);
+        let many = format!("{}{genuine}", "a=;".repeat(50_000));
+        assert_eq!(presented(&[&many]), expected);
+    }
+
+    #[test]
+    fn names_that_only_look_alike_are_other_cookies() {
+        let text = Token::random().encode();
+        for name in [
+            "__host-id",
+            "__%48ost-id",
+            "\u{2000}__Host-id",
+            "\u{a0}__Host-id",
+            "__Host-id\u{2000}",
+            "__Host-i",
+            "__Host-idx",
+            "$__Host-id",
+            "\"__Host-id\"",
+        ] {
+            let cookie = format!("{name}={}", *text);
+            assert_eq!(presented(&[&cookie]), Presented::default(), "{name:?}");
+        }
+        assert_eq!(
+            presented(&[&format!("=__Host-id={}", *text)]),
+            Presented::default()
+        );
+        assert_eq!(presented(&["__Host-id"]), Presented::default());
+        assert_eq!(presented(&[]), Presented::default());
+    }
+
+    #[test]
+    fn values_that_are_no_token_are_malformed_and_hide_none() {
+        let token = Token::random();
+        let text = token.encode();
+        let genuine = format!("{NAME}={}", *text);
+        for value in [
+            "",
+            "x",
+            &"a".repeat(1_000_000),
+            &format!("\"{}\"", *text),
+            &format!("{}%3D", *text),
+        ] {
+            let malformed = format!("{NAME}={value}");
+            let alone = presented(&[&malformed]);
+            assert!(alone.malformed && alone.tokens.is_empty() && !alone.is_nothing());
+            assert!(!alone.is_several() && !alone.is_too_many());
+            for cookies in [[&malformed, &genuine], [&genuine, &malformed]] {
+                let cookies = cookies.map(String::as_str);
+                let expected = Presented {
+                    malformed: true,
+                    ..tokens(&[&token], 1)
+                };
+                assert_eq!(presented(&cookies), expected);
+                assert!(!expected.is_several());
+            }
+        }
+    }
+
+    #[test]
+    fn up_to_four_different_tokens_are_candidates() {
+        let all: Vec<Token> = (0..6).map(|_| Token::random()).collect();
+        for (order, candidates) in [
+            (&[0, 1][..], &[0, 1][..]),
+            (&[1, 0], &[1, 0]),
+            (&[0, 0], &[0]),
+            (&[0, 1, 0, 1, 0], &[0, 1]),
+            (&[0, 1, 2, 3], &[0, 1, 2, 3]),
+            (&[3, 0, 1, 2, 3, 3, 0], &[3, 0, 1, 2]),
+            (&[0, 1, 2, 3, 4], &[]),
+            (&[0, 1, 2, 3, 4, 0, 5], &[]),
+        ] {
+            let pairs = order
+                .iter()
+                .map(|n: &usize| format!("{NAME}={}", *all[*n].encode()));
+            let header = pairs.collect::<Vec<_>>().join("; ");
+            let candidates: Vec<&Token> = candidates.iter().map(|n: &usize| &all[*n]).collect();
+            let found = presented(&[&header]);
+            assert_eq!(found, tokens(&candidates, order.len()), "{order:?}");
+            assert!(found.is_several() && !found.is_nothing(), "{order:?}");
+            assert_eq!(found.is_too_many(), candidates.is_empty(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn other_cookies_of_the_name_are_removed_wherever_they_may_be() {
+        const HOST: &str = "a.shop.example.org";
+        let config = |domain: Option<&str>, path: &str| CookieConfig {
+            name: "id".into(),
+            domain: domain.map(str::to_owned),
+            path: path.into(),
+            ..CookieConfig::default()
+        };
+        let org = Some("example.org");
+        let dotted = Some(".Example.org");
+        for (config, host, path, expected) in [
+            (config(None, "/"), None, "/login", &[][..]),
+            (config(None, "/app"), None, "/login", &["- /"]),
+            (config(org, "/"), None, "/login", &["- /"]),
+            (
+                config(org, "/app"),
+                None,
+                "/login",
+                &["- /", "example.org /", "- /app"],
+            ),
+            (config(dotted, "/"), None, "/login", &["- /"]),
+            (
+                config(None, "/"),
+                Some("shop.example.org"),
+                "/login",
+                &["example.org /", "shop.example.org /"],
+            ),
+            (
+                config(dotted, "/"),
+                Some("shop.example.org"),
+                "/login",
+                &["- /", "shop.example.org /"],
+            ),
+            (
+                config(None, "/app"),
+                Some(HOST),
+                "/app/login",
+                &[
+                    "- /",
+                    "example.org /",
+                    "shop.example.org /",
+                    "a.shop.example.org /",
+                    "example.org /app",
+                    "shop.example.org /app",
+                    "a.shop.example.org /app",
+                ],
+            ),
+            // The path was another one, which may be a part of this request's.
+            (
+                config(None, "/"),
+                None,
+                "/app/admin/login",
+                &["- /app", "- /app/admin"],
+            ),
+            (config(None, "/"), None, "/app//x", &["- /app", "- /app/"]),
+            (config(None, "/"), None, "/a;Max-Age=9/b/c", &[]),
+            (config(None, "/"), None, "*", &[]),
+            // The host of a proxy, say: the configured domain counts all the same.
+            (
+                config(org, "/"),
+                Some("shop.internal"),
+                "/",
+                &["- /", "shop.internal /"],
+            ),
+            (config(None, "/"), Some("127.0.0.1"), "/", &[]),
+            // Browsers keep cookies of this prefix in one place.
+            (CookieConfig::default(), Some(HOST), "/app/login", &[]),
+        ] {
+            let places = other_places(&config, host, path);
+            let shown: Vec<String> = places
+                .iter()
+                .map(|place| format!("{} {}", place.domain.as_deref().unwrap_or("-"), place.path))
+                .collect();
+            assert_eq!(shown, expected, "{config:?} {host:?} {path}");
+            for place in &places {
+                let removal = remove_from(&config, place).unwrap();
+                assert!(is_named(&removal, &config.name) && removal.is_sensitive());
+                let removal = removal.to_str().unwrap();
+                let path = format!("; Path={}; ", place.path);
+                assert!(removal.starts_with("id=; HttpOnly; SameSite=Lax; Secure; "));
+                assert!(removal.contains(&path) && removal.contains("; Max-Age=0; "));
+                let domain = removal.split_once("; Domain=").map(|(_, rest)| rest);
+                let domain = domain.and_then(|rest| rest.split(';').next());
+                assert_eq!(domain, place.domain.as_deref());
+            }
+        }
+        let (host, path) = (format!("{}example.org", "a.".repeat(9)), "/a".repeat(9));
+        let places = other_places(&config(None, "/"), Some(&host), &path);
+        assert_eq!(places.len(), REMOVALS_MOST);
+    }
+
+    #[test]
+    fn the_cookie_and_its_removal_differ_only_in_value_and_life() {
+        let token = Token::random();
+        let text = token.encode();
+        let set = write(&CookieConfig::default(), Some((&token, None))).unwrap();
+        let expected = format!("{NAME}={}; HttpOnly; SameSite=Lax; Secure; Path=/", *text);
+        assert_eq!(set.to_str().unwrap(), expected);
+        assert!(set.is_sensitive());
+        for (age, expected) in [
+            (0, "1"),
+            (1_500, "2"),
+            (30_000, "30"),
+            (u64::MAX, "34560000"),
+        ] {
+            let age = Some(Duration::from_millis(age));
+            let kept = write(&CookieConfig::default(), Some((&token, age))).unwrap();
+            let text = kept.to_str().unwrap();
+            assert!(text.ends_with(&format!("; Max-Age={expected}")), "{text}");
+        }
+        let removal = write(&CookieConfig::default(), None).unwrap();
+        let expected = format!(
+            "{NAME}=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        );
+        assert_eq!(removal.to_str().unwrap(), expected);
+
+        let config = CookieConfig {
+            name: "id".into(),
+            path: "/app".into(),
+            domain: Some("example.org".into()),
+            same_site: SameSite::None,
+            partitioned: true,
+            ..CookieConfig::default()
+        };
+        let set = write(&config, Some((&token, None))).unwrap();
+        let expected = format!(
+            "id={}; HttpOnly; SameSite=None; Partitioned; Secure; Path=/app; Domain=example.org",
+            *text
+        );
+        assert_eq!(set.to_str().unwrap(), expected);
+    }
+
+    #[test]
+    fn only_our_own_set_cookie_is_ours() {
+        for (value, ours) in [
+            (&b"__Host-id=x; Path=/"[..], true),
+            (b" __Host-id =x", true),
+            (b"\t__Host-id\t=", true),
+            (b"__Host-id", true),
+            (b"__Host-id=\xff\xfe; Path=/", true),
+            (b"=__Host-id=x", true),
+            (b" = __Host-id =x; Path=/", true),
+            (b"==__Host-id=x", false),
+            (b"__Host-idx=x", false),
+            (b"__host-id=x", false),
+            (b"\"__Host-id\"=x", false),
+            (b"__%48ost-id=x", false),
+            (b"theme=__Host-id=x", false),
+            (b"theme=dark; __Host-id=x", false),
+        ] {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            assert_eq!(is_named(&value, NAME), ours, "{value:?}");
+        }
+        let mut headers = HeaderMap::new();
+        for value in ["theme=dark", "__Host-id=a", "lang=de", "__Host-id=b"] {
+            headers.append(SET_COOKIE, HeaderValue::from_static(value));
+        }
+        assert!(strip(&mut headers, NAME));
+        let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(left, ["theme=dark", "lang=de"]);
+        assert!(!strip(&mut headers, NAME));
+    }
+}

@@ -1,0 +1,352 @@
+//! The way out: the commit, the cookie, and what caches may know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
+use http::{Response, StatusCode};
+
+use crate::commit::{Occasion, settle};
+use crate::config::SignedInCaching;
+use crate::error::session::SessionError;
+use crate::event::Event;
+use crate::middleware::cache_control::{Outcome, Private, keep_private};
+use crate::middleware::cookie::{Place, Presented, remove_from, strip, write};
+use crate::middleware::layer::Settings;
+use crate::middleware::slot::Visit;
+use crate::record::lifetime::{Millis, cookie_end, to_millis};
+use crate::session::state::{Standing, State};
+use crate::token::Token;
+
+/// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
+/// committed is replaced: the handler's answer would claim what has not happened.
+pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
+    let settings = &visit.settings;
+    let mut response = only_others_cookies(settings, response);
+    if let Some(session) = visit.depart() {
+        let shared = session.shared();
+        let failed = is_failed(settings, &response);
+        let committed = settle(shared, Occasion::Head { failed }).await;
+        let lease = shared.state().lease.take();
+        drop(lease);
+        let (due, signed_in) = {
+            let state = shared.state();
+            let accessed = visit.is_accessed();
+            let due = cookie_due(&visit.presented, &state, accessed, &committed);
+            (due, state.was_signed_in && accessed)
+        };
+        response = match committed {
+            Err(error) => error_response(settings, &error, response.headers()),
+            // By now it is known whether anything of a request is in the store whose handler has returned an error.
+            Ok(()) => replaced_if_failed(visit, response),
+        };
+        let now = to_millis(shared.core.store.now());
+        let (places, headers) = (&visit.other_places, response.headers_mut());
+        bake(settings, due, places, now, signed_in, headers);
+    } else {
+        response = replaced_if_failed(visit, response);
+    }
+    if visit.is_accessed() {
+        vary_by_cookie(response.headers_mut());
+    }
+    response
+}
+
+/// The response for a session that could not be loaded. It sets no cookie: an outage must not log anyone out.
+pub(crate) fn turn_away<R: From<Bytes>>(visit: &Visit, error: &SessionError) -> Response<R> {
+    error_response(&visit.settings, error, &HeaderMap::new())
+}
+
+/// A session error that the handler returned gets the response of the layer's hook too. And it does not know what else of the
+/// request is in the store.
+fn replaced_if_failed<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
+    let settings = &visit.settings;
+    let Some(error) = response.extensions().get::<SessionError>() else {
+        return response;
+    };
+    let told = match visit.loaded() {
+        Some(session) => session.shared().state().of_the_request(error.clone()),
+        None => error.clone(),
+    };
+    let is_another = std::mem::discriminant(&told) != std::mem::discriminant(error);
+    match is_another || settings.has_error_hook() {
+        true => error_response(settings, &told, response.headers()),
+        false => response,
+    }
+}
+
+/// Whether the handler told the client that it has not done what it was asked.
+fn is_failed<R>(settings: &Settings, response: &Response<R>) -> bool {
+    let server_error = response.status() >= StatusCode::INTERNAL_SERVER_ERROR;
+    let session_error = response.extensions().get::<SessionError>().is_some();
+    session_error || (server_error && !settings.config.commit_on_server_error)
+}
+
+/// The response without cookies of our name: whoever has set them was not us.
+fn only_others_cookies<R>(settings: &Settings, mut response: Response<R>) -> Response<R> {
+    let name = &settings.config.cookie.name;
+    if strip(response.headers_mut(), name) {
+        let name = name.clone();
+        settings.emit(&Event::ForeignSetCookie { name });
+    }
+    response
+}
+
+/// The response for an error, with the cookies that the replaced one was to set.
+fn error_response<R: From<Bytes>>(
+    settings: &Settings,
+    error: &SessionError,
+    replaced: &HeaderMap,
+) -> Response<R> {
+    let response = settings.error_response(error).map(R::from);
+    let mut response = only_others_cookies(settings, response);
+    for cookie in replaced.get_all(SET_COOKIE) {
+        response.headers_mut().append(SET_COOKIE, cookie.clone());
+    }
+    response.extensions_mut().insert(error.clone());
+    response
+}
+
+/// What the browser must be told.
+#[derive(Debug, PartialEq)]
+enum Due {
+    Nothing,
+    /// Keep this token, until the browser ends or until this time.
+    Keep(Token, Option<Millis>),
+    Remove,
+}
+
+/// A response whose handler did not ask for the session is left as it is, so that caches may keep it, although the cookie has
+/// grown old.
+fn cookie_due(
+    presented: &Presented,
+    state: &State,
+    accessed: bool,
+    committed: &Result<(), SessionError>,
+) -> Due {
+    match &state.standing {
+        Standing::New if state.destroyed && !presented.is_nothing() => Due::Remove,
+        // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
+        _ if is_gone(committed) => Due::Nothing,
+        Standing::Stored(base) => {
+            let mut cookie = state.cookie;
+            cookie.is_old &= accessed;
+            let has_it = presented.tokens.contains(&base.token);
+            match has_it && !cookie.is_outdated_by(&base.record) {
+                true => Due::Nothing,
+                false => Due::Keep(base.token.clone(), cookie_end(&base.record)),
+            }
+        }
+        Standing::New | Standing::Barred { .. } => Due::Nothing,
+    }
+}
+
+fn is_gone(committed: &Result<(), SessionError>) -> bool {
+    match committed {
+        Err(SessionError::PartlyCommitted { rest }) => matches!(**rest, SessionError::Gone(_)),
+        committed => matches!(committed, Err(SessionError::Gone(_))),
+    }
+}
+
+/// Adds our cookie and keeps the response out of shared caches if it has that cookie or is for somebody who is signed in.
+///
+/// It is the only one of its name, domain and path (RFC 6265bis §4.1.1); before it, the others of its name are removed from
+/// where the browser may have them.
+fn bake(
+    settings: &Settings,
+    due: Due,
+    other_places: &[Place],
+    now: Millis,
+    signed_in: bool,
+    headers: &mut HeaderMap,
+) {
+    let config = &settings.config.cookie;
+    let why = match (&due, settings.config.signed_in_caching) {
+        (Due::Keep(..) | Due::Remove, _) => Private::SetsCookie,
+        (Due::Nothing, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
+        (Due::Nothing, SignedInCaching::NoStore | SignedInCaching::Unchanged) => return,
+    };
+    let cookie = match due {
+        Due::Nothing => None,
+        Due::Keep(token, ends) => {
+            let max_age = ends.map(|ends| Duration::from_millis(ends.saturating_sub(now)));
+            write(config, Some((&token, max_age)))
+        }
+        Due::Remove => write(config, None),
+    };
+    if let Some(cookie) = cookie {
+        let others = other_places.iter();
+        let removals = others.filter_map(|place| remove_from(config, place));
+        for cookie in removals.chain([cookie]) {
+            headers.append(SET_COOKIE, cookie);
+        }
+    }
+    if keep_private(headers, why) == Outcome::WasPublic {
+        settings.emit(&Event::PublicResponse);
+    }
+}
+
+fn vary_by_cookie(headers: &mut HeaderMap) {
+    if !varies_by(headers, "cookie") && !varies_by(headers, "*") {
+        headers.append(VARY, HeaderValue::from_static("cookie"));
+    }
+}
+
+fn varies_by(headers: &HeaderMap, name: &str) -> bool {
+    headers
+        .get_all(VARY)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Carries out a `destroy` whose handler was dropped, panicked, or failed without a response.
+#[derive(Debug)]
+pub(crate) struct Departure(Option<Arc<Visit>>);
+
+impl Departure {
+    pub(crate) fn of(visit: Arc<Visit>) -> Self {
+        Self(Some(visit))
+    }
+
+    /// The response is complete.
+    pub(crate) fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        // Whoever loads the session later, on a task of its own, is too late for a response too.
+        if let Some(session) = self.0.as_ref().and_then(|visit| visit.depart()) {
+            session.shared().abandon();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::COOKIE;
+
+    use super::*;
+    use crate::commit::attempt::Base;
+    use crate::error::session::Gone;
+    use crate::middleware::cookie::read;
+    use crate::record::change::Circumstances;
+    use crate::record::fingerprint::Fingerprint;
+    use crate::record::tests::record;
+    use crate::store::Stored;
+
+    fn presented(values: &[&str]) -> Presented {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            let cookie = HeaderValue::try_from(format!("id={value}")).unwrap();
+            headers.append(COOKIE, cookie);
+        }
+        read(&headers, "id")
+    }
+
+    #[test]
+    fn the_browser_is_told_only_what_it_must_know() {
+        let (old, new) = (Token::random(), Token::random());
+        let stored = |token: &Token| {
+            let stored = Stored::unreadable();
+            Standing::Stored(Box::new(Base {
+                token: token.clone(),
+                stored,
+                record: record().into(),
+            }))
+        };
+        let barred = || Standing::Barred {
+            handle: None,
+            retired_by: None,
+            why: SessionError::Gone(Gone::Rotated),
+        };
+        let gone = || Err(SessionError::Gone(Gone::Ended));
+        let unknown = || Err(SessionError::OutcomeUnknown);
+        let sent = |token: &Token| presented(&[&token.encode()]);
+        let none = Presented::default;
+        for (presented, standing, destroyed, committed, expected) in [
+            (none(), Standing::New, false, Ok(()), Due::Nothing),
+            (
+                none(),
+                stored(&new),
+                false,
+                Ok(()),
+                Due::Keep(new.clone(), None),
+            ),
+            (sent(&old), stored(&old), false, Ok(()), Due::Nothing),
+            (
+                sent(&old),
+                stored(&new),
+                false,
+                Ok(()),
+                Due::Keep(new.clone(), None),
+            ),
+            // What an earlier `save` has done stays done, and the browser needs its token.
+            (
+                sent(&old),
+                stored(&new),
+                false,
+                unknown(),
+                Due::Keep(new.clone(), None),
+            ),
+            (sent(&old), stored(&new), false, gone(), Due::Nothing),
+            (sent(&old), Standing::New, false, Ok(()), Due::Nothing),
+            (sent(&old), Standing::New, true, Ok(()), Due::Remove),
+            (sent(&old), Standing::New, true, unknown(), Due::Remove),
+            (
+                sent(&old),
+                stored(&new),
+                true,
+                Ok(()),
+                Due::Keep(new.clone(), None),
+            ),
+            (presented(&["x"]), Standing::New, true, Ok(()), Due::Remove),
+            (none(), Standing::New, true, Ok(()), Due::Nothing),
+            // What cannot be ended is not the browser's to keep.
+            (sent(&old), Standing::New, true, gone(), Due::Remove),
+            // One of several opens the session.
+            (
+                presented(&[&new.encode(), &old.encode()]),
+                stored(&old),
+                false,
+                Ok(()),
+                Due::Nothing,
+            ),
+            (sent(&old), barred(), false, Ok(()), Due::Nothing),
+            (sent(&old), barred(), true, gone(), Due::Nothing),
+        ] {
+            let fresh = Circumstances {
+                now: 0,
+                absolute_timeout: Duration::ZERO,
+                network: None,
+            };
+            let mut state = State::new(standing, Fingerprint::Off, &fresh);
+            state.destroyed = destroyed;
+            assert_eq!(cookie_due(&presented, &state, true, &committed), expected);
+            // An old cookie is replaced by one of the same token, if the handler asked for the session.
+            if expected == Due::Nothing
+                && matches!(state.standing, Standing::Stored(_))
+                && committed.is_ok()
+            {
+                state.cookie.is_old = true;
+                assert_eq!(
+                    cookie_due(&presented, &state, false, &committed),
+                    Due::Nothing
+                );
+                let due = cookie_due(&presented, &state, true, &committed);
+                assert_eq!(due, Due::Keep(old.clone(), None));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_response_varies_by_is_said_once() {
+        let mut headers = HeaderMap::new();
+        headers.insert(VARY, HeaderValue::from_static("accept, COOKIE"));
+        vary_by_cookie(&mut headers);
+        assert_eq!(headers.get_all(VARY).iter().count(), 1);
+    }
+}

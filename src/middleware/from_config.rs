@@ -1,0 +1,127 @@
+//! A layer and its store from a configuration file or the environment.
+
+use serde::{Deserialize, Deserializer};
+
+use crate::config::{ConfigError, SessionConfig};
+use crate::middleware::layer::SessionLayer;
+use crate::store::{MemoryStore, RedisConfig, RedisStore};
+
+/// Which store, told by a URL.
+///
+/// As a serde type it is a table with a `url`: `memory:` alone, or the settings of a [`RedisConfig`].
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[doc(alias = "StorageType")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an application has one, and a Box would be in the way"
+)]
+pub enum StoreConfig {
+    /// `memory:` — a [`MemoryStore`]. The default.
+    #[default]
+    Memory,
+    /// `redis://…`, `rediss://…`, `redis+cluster://…`, `redis+sentinel://…` or `unix://…` — a [`RedisStore`].
+    Redis(RedisConfig),
+}
+
+impl StoreConfig {
+    /// The store at this URL, with its default settings: `memory:`, or any of [`RedisConfig::url`].
+    ///
+    /// The URL is looked at when the layer is made.
+    pub fn from_url(url: impl Into<String>) -> Self {
+        Self::of(RedisConfig::new(url))
+    }
+
+    fn of(config: RedisConfig) -> Self {
+        match config.url.trim_end_matches('/') {
+            "memory:" => Self::Memory,
+            _ => Self::Redis(config),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RedisConfig::deserialize(deserializer).map(Self::of)
+    }
+}
+
+/// Everything that can be configured of a layer and its store, for [`SessionLayer::from_config`].
+///
+/// ```
+/// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
+/// use sessile::{Config, SessionLayer};
+///
+/// // From TOML, YAML or the environment, with a crate such as `config`; here from JSON.
+/// let config: Config = serde_json::from_str(
+///     r#"{ "store": { "url": "memory:" }, "session": { "idle_timeout": "15m" } }"#,
+/// )?;
+/// let layer = SessionLayer::from_config(config).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The store; memory by default.
+    pub store: StoreConfig,
+    /// The sessions and their cookie.
+    pub session: SessionConfig,
+}
+
+impl SessionLayer {
+    /// A layer and its store, as configured. Which store it is stands in the log, since a missing `store` means memory. For
+    /// [`RedisStore::stats`] and [`RedisStore::health`], make the store yourself and keep a clone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_config`](Self::with_config) and [`RedisStore::from_config`], and [`ConfigError::Connect`] where sessions
+    /// are to wait for replicas and this user may not send `WAIT`.
+    #[doc(alias = "factory")]
+    pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
+        tracing::info!(target: "sessile", store = ?config.store, "sessions are kept in");
+        match config.store {
+            StoreConfig::Memory => Self::with_config(MemoryStore::new(), config.session),
+            StoreConfig::Redis(redis) => {
+                // What is wrong with the sessions is told although Redis is away.
+                config.session.check()?;
+                let store = RedisStore::from_config(redis).await?;
+                if config.session.durability.waits() {
+                    store.probe_replicas().await?;
+                }
+                Self::with_config(store, config.session)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_tells_the_store() {
+        for (json, redis) in [
+            (r#"{}"#, false),
+            (r#"{"store": {"url": "memory:"}}"#, false),
+            (r#"{"store": {"url": "memory://"}}"#, false),
+            (r#"{"store": {"url": "redis://h/", "pool_size": 2}}"#, true),
+            (
+                r#"{"store": {"url": "unix:///run/redis.sock"}, "session": {"max_size": 4096}}"#,
+                true,
+            ),
+        ] {
+            let config: Config = serde_json::from_str(json).unwrap();
+            assert_eq!(
+                matches!(config.store, StoreConfig::Redis(_)),
+                redis,
+                "{json}"
+            );
+        }
+        assert_eq!(StoreConfig::from_url("memory:"), StoreConfig::Memory);
+        for bad in [r#"{"stroe": {}}"#, r#"{"store": {"uri": "memory:"}}"#] {
+            assert!(serde_json::from_str::<Config>(bad).is_err(), "{bad}");
+        }
+    }
+}

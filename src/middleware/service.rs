@@ -1,0 +1,97 @@
+//! One request: in, handler, out.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::config::Load;
+use crate::middleware::finish::{Departure, depart, turn_away};
+use crate::middleware::layer::SessionLayer;
+use crate::middleware::slot::Visit;
+
+/// The service that [`SessionLayer`] makes: loads the session, calls the inner service, commits what was changed.
+#[derive(Clone, Debug)]
+pub struct SessionService<S> {
+    inner: S,
+    layer: SessionLayer,
+}
+
+impl<S> SessionService<S> {
+    pub(crate) fn new(inner: S, layer: SessionLayer) -> Self {
+        Self { inner, layer }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for SessionService<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: From<Bytes> + Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = ResponseFuture<R, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The service that was polled ready is the one to call; its clone may not be ready yet.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let layer = self.layer.clone();
+        ResponseFuture(Box::pin(serve(layer, inner, request)))
+    }
+}
+
+async fn serve<S, B, R>(
+    layer: SessionLayer,
+    mut inner: S,
+    request: Request<B>,
+) -> Result<Response<R>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: From<Bytes>,
+{
+    let (mut parts, body) = request.into_parts();
+    let Some(visit) = Visit::begin(&layer, &mut parts) else {
+        return inner.call(Request::from_parts(parts, body)).await;
+    };
+    if layer.settings.config.load == Load::Inbound
+        && let Err(error) = visit.session().await
+        && visit.is_exclusive()
+    {
+        // Otherwise the error waits for whoever asks for the session.
+        return Ok(turn_away(&visit, &error));
+    }
+    let departure = Departure::of(visit.clone());
+    let response = inner.call(Request::from_parts(parts, body)).await?;
+    let response = depart(&visit, response).await;
+    departure.done();
+    Ok(response)
+}
+
+/// The response of a [`SessionService`], on its way.
+pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>);
+
+impl<R, E> Future for ResponseFuture<R, E> {
+    type Output = Result<Response<R>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<R, E> fmt::Debug for ResponseFuture<R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

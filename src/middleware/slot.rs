@@ -1,0 +1,227 @@
+//! One request under one layer, and the session that waits in it for whoever asks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::header::{COOKIE, HOST};
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::OnceCell;
+
+use crate::commit::delete::Revocation;
+use crate::config::Concurrency;
+use crate::error::session::SessionError;
+use crate::event::Event;
+use crate::middleware::cookie::{Place, Presented, other_places, read};
+use crate::middleware::layer::{Core, SessionLayer, Settings};
+use crate::record::lifetime::to_millis;
+use crate::session::Session;
+use crate::session::state::Standing;
+
+/// One request under one layer: the tokens it carries, and the session once somebody has asked for it.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) core: Arc<Core>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) presented: Presented,
+    /// Where the browser may have the other cookies, if it has several.
+    pub(crate) other_places: Vec<Place>,
+    pub(crate) network: Option<String>,
+    pub(crate) shows_flashes: bool,
+    /// The one that the request came in on.
+    pub(crate) runtime: Option<Runtime>,
+    session: OnceCell<Result<Session, NotLoaded>>,
+    /// What a session that had not been loaded is from its end on: a new one, of nobody.
+    ended: OnceLock<Session>,
+    /// The response is on its way, whether or not the session was loaded by then.
+    departed: AtomicBool,
+    accessed: AtomicBool,
+}
+
+/// Why there is no session, and how much of the request's time it took to find out.
+#[derive(Clone, Debug)]
+pub(crate) struct NotLoaded {
+    pub(crate) error: SessionError,
+    pub(crate) spent: Duration,
+}
+
+/// The visits of a request, one for each layer around the handler, the innermost last. Lives in the request's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Visits(Vec<Arc<Visit>>);
+
+impl Visits {
+    /// That of the innermost layer, for somebody on whom the response depends.
+    pub(crate) fn of(parts: &Parts) -> Result<Arc<Visit>, SessionError> {
+        let visits = parts.extensions.get::<Self>();
+        let visit = visits.and_then(|visits| visits.0.last());
+        let visit = visit.ok_or(SessionError::MissingLayer)?;
+        visit.accessed.store(true, Ordering::Relaxed);
+        Ok(Arc::clone(visit))
+    }
+}
+
+impl Visit {
+    /// Notes a request on its way in. `None` if a layer further out has a cookie of the same name: its session is this
+    /// one's too.
+    pub(crate) fn begin(layer: &SessionLayer, parts: &mut Parts) -> Option<Arc<Self>> {
+        let settings = &layer.settings;
+        let name = &settings.config.cookie.name;
+        let mut visits = parts
+            .extensions
+            .get::<Visits>()
+            .map_or_else(Vec::new, |visits| visits.0.clone());
+        let outer = visits
+            .iter()
+            .position(|visit| visit.settings.config.cookie.name == *name);
+        if let Some(outer) = outer {
+            // The innermost layer's session is the last.
+            let outer = visits.remove(outer);
+            layer.join(&outer.core, &outer.settings);
+            visits.push(outer);
+            parts.extensions.insert(Visits(visits));
+            return None;
+        }
+        for (header, value) in &mut parts.headers {
+            if header == COOKIE {
+                value.set_sensitive(true);
+            }
+        }
+        let presented = read(&parts.headers, name);
+        if presented.malformed {
+            settings.emit(&Event::MalformedCookie);
+        }
+        if presented.is_too_many() {
+            settings.emit(&Event::AmbiguousCookie);
+        }
+        let other_places = match presented.is_several() {
+            true => other_places(&settings.config.cookie, host(parts), path(parts)),
+            false => Vec::new(),
+        };
+        let visit = Arc::new(Self {
+            core: Arc::clone(&layer.core),
+            settings: Arc::clone(settings),
+            presented,
+            other_places,
+            network: settings.network(parts),
+            shows_flashes: is_shown(parts),
+            runtime: Runtime::try_current().ok(),
+            session: OnceCell::new(),
+            ended: OnceLock::new(),
+            departed: AtomicBool::new(false),
+            accessed: AtomicBool::new(false),
+        });
+        visits.push(Arc::clone(&visit));
+        parts.extensions.insert(Visits(visits));
+        Some(visit)
+    }
+
+    /// The session, loaded the first time.
+    pub(crate) async fn session(&self) -> Result<Session, SessionError> {
+        let session = match self.ended.get() {
+            Some(ended) => ended.clone(),
+            None => {
+                let loaded = self.session.get_or_init(|| self.load()).await;
+                // It may have been ended meanwhile.
+                match self.ended.get() {
+                    Some(ended) => ended.clone(),
+                    None => loaded.clone().map_err(|failed| failed.error)?,
+                }
+            }
+        };
+        if self.departed.load(Ordering::SeqCst) {
+            let mut state = session.shared().state();
+            state.head_sent = true;
+            state.lease = None;
+        }
+        Ok(session)
+    }
+
+    /// The session, if it has been loaded, or ended before.
+    pub(crate) fn loaded(&self) -> Option<&Session> {
+        let loaded = || self.session.get()?.as_ref().ok();
+        self.ended.get().or_else(loaded)
+    }
+
+    /// Ends the session, loaded or not.
+    pub(crate) fn end_session(&self) {
+        let asked = to_millis(self.core.store.now());
+        let unverified = |token| Revocation::Unverified { token, asked };
+        let tokens = self.presented.tokens.iter().cloned().map(unverified);
+        if let Some(session) = self.loaded() {
+            {
+                let mut state = session.shared().state();
+                // It shows a request nothing of what it may not use. A logout may, if the secret was right a moment ago.
+                let hidden = matches!(state.standing, Standing::Barred { handle: None, .. });
+                if hidden && state.revocable.is_empty() {
+                    state.revocable = tokens.collect();
+                }
+            }
+            session.destroy();
+        } else if !self.presented.is_nothing() {
+            let session = self.ended.get_or_init(|| {
+                let session = self.make(Standing::New, self.compare(None));
+                let mut state = session.shared().state();
+                state.revocable = tokens.collect();
+                if let Some(Err(failed)) = self.session.get() {
+                    state.spent = failed.spent;
+                }
+                drop(state);
+                session
+            });
+            if self.departed.load(Ordering::SeqCst) {
+                session.shared().state().head_sent = true;
+            }
+            session.destroy();
+        }
+    }
+
+    /// Whether the request must not go on without its session, since others of the session are not to run meanwhile.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        matches!(
+            self.settings.config.concurrency,
+            Concurrency::Exclusive { .. }
+        )
+    }
+
+    /// The response goes: the session, if it has been loaded. One that is loaded later knows that it is late.
+    pub(crate) fn depart(&self) -> Option<&Session> {
+        self.departed.store(true, Ordering::SeqCst);
+        self.loaded()
+    }
+
+    /// Whether the response depends on the session.
+    pub(crate) fn is_accessed(&self) -> bool {
+        self.accessed.load(Ordering::Relaxed)
+    }
+}
+
+/// The host that the browser has asked, as the request names it.
+fn host(parts: &Parts) -> Option<&str> {
+    match parts.headers.get(HOST) {
+        Some(host) => host.to_str().ok(),
+        // HTTP/2 has no such header.
+        None => parts.uri.host(),
+    }
+}
+
+/// The path that the browser has asked for, as far as that is known below routers that take prefixes off.
+fn path(parts: &Parts) -> &str {
+    #[cfg(feature = "axum")]
+    if let Some(path) = crate::middleware::extract::original_path(&parts.extensions) {
+        return path;
+    }
+    parts.uri.path()
+}
+
+/// Whether somebody looks at the response. Messages on a page that the browser loads in advance may never be seen.
+fn is_shown(parts: &Parts) -> bool {
+    let in_advance = ["sec-purpose", "purpose", "x-moz"]
+        .into_iter()
+        .any(|header| {
+            let says = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
+            parts.headers.get(header).is_some_and(says)
+        });
+    parts.method != Method::HEAD && !in_advance
+}

@@ -1,0 +1,604 @@
+//! What a request did to its session, in a form that can be done again on a newer record.
+//!
+//! How changes of concurrent requests merge when a log is replayed:
+//!
+//! | change | on a newer record |
+//! |---|---|
+//! | `insert`, `remove` | the later commit wins, key by key |
+//! | `increment`, `push` | add up |
+//! | `update`, `try_update` | the closure runs again, on the newer value |
+//! | `transaction` | the closure runs again, on all of the newer data |
+//! | `take`, `take_flashes` | takes what is there then, or nothing |
+//! | `flash` | both are shown |
+//! | `clear` | removes the keys it saw |
+//! | rotation, principal | only within the epoch they were made in, see [`crate::commit`]; a login may join its like |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::session::{JsonError, SessionError};
+use crate::record::answer::{Answer, AnswerId};
+use crate::record::flash::{Flash, add, take};
+use crate::record::json::Json;
+use crate::record::kept::Kept;
+use crate::record::lifetime::{Millis, after};
+use crate::record::transaction::Transaction;
+use crate::record::version::Epoch;
+use crate::record::{Record, Retired};
+use crate::token::{Secret, SecretHash};
+
+/// How long a replaced secret is recognised, so that a request sent before the browser saw the new cookie cannot push
+/// that cookie out.
+const RETIRED_FOR: Duration = Duration::from_secs(10);
+
+/// How many replaced secrets are recognised at most.
+const RETIRED_MOST: usize = 8;
+
+/// A closure over one value, with the types erased: given what is there, says what is to be there.
+pub(crate) type Rewrite = Arc<dyn Fn(Option<&Json>) -> Result<Json, SessionError> + Send + Sync>;
+
+/// Says whether a value is of the type that its taker asked for; one that is not stays.
+pub(crate) type Check = fn(key: &str, value: &Json) -> Result<(), SessionError>;
+
+/// A new secret, and the epoch that begins with it.
+#[derive(Clone)]
+pub(crate) struct Rotation {
+    pub(crate) secret: Secret,
+    pub(crate) hash: SecretHash,
+    pub(crate) epoch: Epoch,
+}
+
+/// Timeouts that a session has of its own; what is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lifetimes {
+    pub(crate) idle: Option<Duration>,
+    pub(crate) absolute: Option<Duration>,
+    pub(crate) persistent: Option<bool>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Change {
+    Insert {
+        key: String,
+        value: Json,
+    },
+    Remove {
+        key: String,
+    },
+    Clear {
+        keys: Vec<String>,
+    },
+    Increment {
+        key: String,
+        by: i64,
+        answer: Option<Answer<i64>>,
+    },
+    Push {
+        key: String,
+        value: Json,
+    },
+    Update {
+        key: String,
+        rewrite: Rewrite,
+    },
+    Take {
+        key: String,
+        check: Check,
+        answer: Answer<Json>,
+    },
+    Transaction(Transaction),
+    AddFlash(Kept<Flash>),
+    TakeFlashes {
+        answer: Answer<Vec<Kept<Flash>>>,
+    },
+    Lifetimes(Lifetimes),
+    Rotate(Rotation),
+    SetPrincipal {
+        who: String,
+        rotation: Rotation,
+    },
+    ClearPrincipal(Rotation),
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Insert { .. } => "Insert",
+            Self::Remove { .. } => "Remove",
+            Self::Clear { .. } => "Clear",
+            Self::Increment { .. } => "Increment",
+            Self::Push { .. } => "Push",
+            Self::Update { .. } => "Update",
+            Self::Take { .. } => "Take",
+            Self::Transaction(_) => "Transaction",
+            Self::AddFlash(_) => "AddFlash",
+            Self::TakeFlashes { .. } => "TakeFlashes",
+            Self::Lifetimes(_) => "Lifetimes",
+            Self::Rotate(_) => "Rotate",
+            Self::SetPrincipal { .. } => "SetPrincipal",
+            Self::ClearPrincipal(_) => "ClearPrincipal",
+        })
+    }
+}
+
+/// What a change needs to know besides the record.
+#[derive(Clone, Debug)]
+pub(crate) struct Circumstances {
+    pub(crate) now: Millis,
+    pub(crate) absolute_timeout: Duration,
+    /// The network that the session is bound to when it has none yet, or changes hands.
+    pub(crate) network: Option<String>,
+}
+
+impl Change {
+    /// Does the change to the record. On an error the record is as it was.
+    pub(crate) fn apply(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        match self {
+            Self::Insert { key, value } => {
+                record.data.insert(key.clone(), value.clone());
+            }
+            Self::Remove { key } => {
+                record.data.remove(key);
+            }
+            Self::Clear { keys } => {
+                for key in keys {
+                    record.data.remove(key);
+                }
+            }
+            Self::Increment { key, by, answer } => {
+                let sum = count(&mut record.data, key, *by)?;
+                if let Some(answer) = answer {
+                    answer.give(Some(sum));
+                }
+            }
+            Self::Push { key, value } => append(&mut record.data, key, value)?,
+            Self::Transaction(transaction) => transaction.run(&mut record.data)?,
+            Self::Update { key, rewrite } => {
+                let value = rewrite(record.data.get(key))?;
+                record.data.insert(key.clone(), value);
+            }
+            Self::Take { key, check, answer } => {
+                if let Some(value) = record.data.get(key) {
+                    check(key, value)?;
+                }
+                answer.give(record.data.remove(key));
+            }
+            Self::AddFlash(flash) => add(&mut record.flash, flash),
+            Self::TakeFlashes { answer } => answer.give(Some(take(&mut record.flash))),
+            Self::Lifetimes(lifetimes) => {
+                record.idle_timeout = lifetimes.idle.or(record.idle_timeout);
+                record.absolute_timeout = lifetimes.absolute.or(record.absolute_timeout);
+                record.persistent = lifetimes.persistent.unwrap_or(record.persistent);
+                if lifetimes.absolute.is_some() {
+                    restart(record, record.started, circumstances);
+                }
+            }
+            Self::Rotate(rotation) => rotate(record, rotation, circumstances.now),
+            Self::SetPrincipal { who, rotation } => {
+                if record.is_anothers(who) {
+                    record.data.clear();
+                    record.flash.clear();
+                    record.idle_timeout = None;
+                    record.absolute_timeout = None;
+                    record.persistent = false;
+                }
+                record.former_principal = None;
+                record.principal = Some(who.clone());
+                restart(record, circumstances.now, circumstances);
+                record.fingerprint.clone_from(&circumstances.network);
+                rotate(record, rotation, circumstances.now);
+            }
+            Self::ClearPrincipal(rotation) => {
+                record.former_principal =
+                    record.principal.take().or(record.former_principal.take());
+                rotate(record, rotation, circumstances.now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The key that this change may add.
+    pub(crate) fn new_key(&self) -> Option<&str> {
+        match self {
+            Self::Insert { key, .. } | Self::Increment { key, .. } | Self::Push { key, .. } => {
+                Some(key)
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer that this change gives its result to.
+    pub(crate) fn answer(&self) -> Option<AnswerId> {
+        match self {
+            Self::Increment { answer, .. } => answer.as_ref().map(Answer::id),
+            Self::Take { answer, .. } => Some(answer.id()),
+            Self::TakeFlashes { answer } => Some(answer.id()),
+            Self::Transaction(transaction) => Some(transaction.answer()),
+            _ => None,
+        }
+    }
+
+    /// The same with an answer of its own, to see what it would do.
+    pub(crate) fn on_trial(&self) -> Self {
+        let mut trial = self.clone();
+        match &mut trial {
+            Self::Increment { answer, .. } => *answer = None,
+            Self::Take { answer, .. } => *answer = Answer::new(),
+            Self::TakeFlashes { answer } => *answer = Answer::new(),
+            Self::Transaction(transaction) => *transaction = transaction.on_trial(),
+            _ => {}
+        }
+        trial
+    }
+
+    pub(crate) fn confirm(&self) {
+        match self {
+            Self::Increment {
+                answer: Some(answer),
+                ..
+            } => answer.confirm(),
+            Self::Take { answer, .. } => answer.confirm(),
+            Self::TakeFlashes { answer } => answer.confirm(),
+            Self::Transaction(transaction) => transaction.confirm(),
+            _ => {}
+        }
+    }
+
+    /// The keys of the data that it changes, as far as they are known before it is done.
+    pub(crate) fn keys(&self) -> &[String] {
+        #[cfg(test)]
+        tests::LOOKED_AT.with(|looked| looked.set(looked.get() + 1));
+        match self {
+            Self::Insert { key, .. }
+            | Self::Remove { key }
+            | Self::Increment { key, .. }
+            | Self::Push { key, .. }
+            | Self::Update { key, .. }
+            | Self::Take { key, .. } => std::slice::from_ref(key),
+            Self::Clear { keys } => keys,
+            Self::Transaction(_)
+            | Self::AddFlash(_)
+            | Self::TakeFlashes { .. }
+            | Self::Lifetimes(_)
+            | Self::Rotate(_)
+            | Self::SetPrincipal { .. }
+            | Self::ClearPrincipal(_) => &[],
+        }
+    }
+
+    /// The secret in the cookie once this change is committed.
+    pub(crate) fn rotation(&self) -> Option<&Rotation> {
+        match self {
+            Self::Rotate(rotation)
+            | Self::SetPrincipal { rotation, .. }
+            | Self::ClearPrincipal(rotation) => Some(rotation),
+            Self::Insert { .. }
+            | Self::Remove { .. }
+            | Self::Clear { .. }
+            | Self::Increment { .. }
+            | Self::Push { .. }
+            | Self::Update { .. }
+            | Self::Take { .. }
+            | Self::Transaction(_)
+            | Self::AddFlash(_)
+            | Self::TakeFlashes { .. }
+            | Self::Lifetimes(_) => None,
+        }
+    }
+}
+
+/// Begins the absolute timeout anew, or gives it another length.
+fn restart(record: &mut Record, at: Millis, circumstances: &Circumstances) {
+    record.started = at;
+    let timeout = record
+        .absolute_timeout
+        .unwrap_or(circumstances.absolute_timeout);
+    record.deadline = after(at, timeout);
+}
+
+fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
+    let secret = std::mem::replace(&mut record.secret, rotation.hash.clone());
+    let is_recent = |retired: &Kept<Retired>| retired.known().is_none_or(|it| it.until > now);
+    record.retired.retain(is_recent);
+    let until = after(now, RETIRED_FOR);
+    let secrets = record.added.drain(..).chain([secret]);
+    let retired = secrets.map(|secret| Kept::new(Retired { secret, until }));
+    record.retired.extend(retired);
+    let surplus = record.retired.len().saturating_sub(RETIRED_MOST);
+    record.retired.drain(..surplus);
+    record.epoch = rotation.epoch;
+}
+
+/// Adds to a counter.
+pub(crate) fn count(
+    data: &mut BTreeMap<String, Json>,
+    key: &str,
+    by: i64,
+) -> Result<i64, SessionError> {
+    let sum = sum(key, data.get(key), by)?;
+    data.insert(key.to_owned(), encode(key, &sum)?);
+    Ok(sum)
+}
+
+/// Appends an item to a list; a missing list is empty.
+pub(crate) fn append(
+    data: &mut BTreeMap<String, Json>,
+    key: &str,
+    item: &Json,
+) -> Result<(), SessionError> {
+    let error = |source| decode_error::<Vec<()>>(key, source);
+    if let Some(list) = data.get_mut(key) {
+        return list.push(item).map_err(error);
+    }
+    let mut list = encode::<[(); 0]>(key, &[])?;
+    list.push(item).map_err(error)?;
+    data.insert(key.to_owned(), list);
+    Ok(())
+}
+
+/// The counter's value with `by` added; a missing counter stands at zero.
+fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
+    let count: i64 = match value {
+        None => 0,
+        Some(value) => value.decode().map_err(|_| SessionError::NotANumber {
+            key: key.to_owned(),
+        })?,
+    };
+    count.checked_add(by).ok_or_else(|| SessionError::Overflow {
+        key: key.to_owned(),
+    })
+}
+
+pub(crate) fn encode<T: serde::Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+) -> Result<Json, SessionError> {
+    Json::encode(value).map_err(|source| encode_error::<T>(key, source))
+}
+
+/// An item of a list.
+pub(crate) fn encode_item<T: serde::Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+) -> Result<Json, SessionError> {
+    Json::encode_item(value).map_err(|source| encode_error::<T>(key, source))
+}
+
+fn encode_error<T: ?Sized>(key: &str, source: JsonError) -> SessionError {
+    SessionError::Encode {
+        key: key.to_owned(),
+        type_name: std::any::type_name::<T>(),
+        source,
+    }
+}
+
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(
+    key: &str,
+    value: &Json,
+) -> Result<T, SessionError> {
+    value
+        .decode()
+        .map_err(|error| decode_error::<T>(key, error))
+}
+
+fn decode_error<T>(key: &str, source: JsonError) -> SessionError {
+    SessionError::Decode {
+        key: key.to_owned(),
+        type_name: std::any::type_name::<T>(),
+        source,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::record::tests::record;
+
+    thread_local! {
+        /// How many changes this thread has looked at, to tell whether the work grows with the square of a log.
+        pub(crate) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(crate) fn now() -> Circumstances {
+        Circumstances {
+            now: 5_000,
+            absolute_timeout: Duration::from_secs(100),
+            network: Some("203.0.113.0/24".to_owned()),
+        }
+    }
+
+    pub(crate) fn json(value: impl serde::Serialize) -> Json {
+        Json::encode(&value).unwrap()
+    }
+
+    fn insert(key: &str, value: impl serde::Serialize) -> Change {
+        Change::Insert {
+            key: key.to_owned(),
+            value: json(value),
+        }
+    }
+
+    fn increment(key: &str, by: i64) -> Change {
+        Change::Increment {
+            key: key.to_owned(),
+            by,
+            answer: None,
+        }
+    }
+
+    pub(crate) fn rotation() -> Rotation {
+        let secret = Secret::random();
+        let hash = secret.hash("sessile:", "id");
+        Rotation {
+            secret,
+            hash,
+            epoch: Epoch::random(),
+        }
+    }
+
+    fn login(who: &str) -> Change {
+        Change::SetPrincipal {
+            who: who.to_owned(),
+            rotation: rotation(),
+        }
+    }
+
+    fn replay(
+        base: &Record,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Record, SessionError> {
+        let mut record = base.clone();
+        for change in changes {
+            change.apply(&mut record, &now())?;
+        }
+        Ok(record)
+    }
+
+    #[test]
+    fn logs_of_two_requests_add_up_in_either_order() {
+        let push = |n: u32| Change::Push {
+            key: "list".into(),
+            value: json(n),
+        };
+        let first = [increment("n", 2), push(1), insert("a", 1)];
+        let second = [increment("n", 3), push(2), insert("b", 2)];
+        for (one, other) in [(first.clone(), second.clone()), (second, first)] {
+            let merged = replay(&replay(&record(), one).unwrap(), other).unwrap();
+            assert_eq!(merged.data["n"].decode::<i64>().unwrap(), 5);
+            let mut list: Vec<u32> = merged.data["list"].decode().unwrap();
+            list.sort_unstable();
+            assert_eq!(list, [1, 2]);
+            assert_eq!(merged.data.len(), 4);
+        }
+    }
+
+    #[test]
+    fn clear_removes_only_what_it_saw() {
+        let base = replay(&record(), [insert("new", 1), insert("old", 1)]).unwrap();
+        let cleared = replay(
+            &base,
+            [Change::Clear {
+                keys: vec!["old".into()],
+            }],
+        )
+        .unwrap();
+        assert_eq!(cleared.data.keys().collect::<Vec<_>>(), ["new"]);
+    }
+
+    #[test]
+    fn a_token_is_taken_once() {
+        let base = replay(&record(), [insert("token", "x")]).unwrap();
+        let answer = Answer::new();
+        let check: Check = |key, value| decode::<String>(key, value).map(drop);
+        let take = Change::Take {
+            key: "token".into(),
+            check,
+            answer: answer.clone(),
+        };
+        let taken = replay(&base, [take.clone()]).unwrap();
+        assert!(answer.guess().is_some());
+        replay(&taken, [take.clone()]).unwrap();
+        assert!(answer.guess().is_none());
+        let other = replay(&taken, [insert("token", 7)]).unwrap();
+        assert!(matches!(
+            replay(&other, [take]),
+            Err(SessionError::Decode { .. })
+        ));
+    }
+
+    #[test]
+    fn counting_refuses_what_is_no_number_and_what_overflows() {
+        for (value, by, error) in [
+            (json("seven"), 1, "NotANumber"),
+            (json(1.5), 1, "NotANumber"),
+            (json(i64::MAX), 1, "Overflow"),
+            (json(i64::MIN), -1, "Overflow"),
+        ] {
+            let base = replay(
+                &record(),
+                [Change::Insert {
+                    key: "n".into(),
+                    value,
+                }],
+            )
+            .unwrap();
+            let failed = replay(&base, [increment("n", by)]).unwrap_err();
+            assert!(format!("{failed:?}").starts_with(error), "{failed:?}");
+        }
+        assert!(matches!(
+            replay(
+                &record(),
+                [
+                    insert("n", 1),
+                    Change::Push {
+                        key: "n".into(),
+                        value: json(1)
+                    }
+                ]
+            ),
+            Err(SessionError::Decode { .. })
+        ));
+    }
+
+    #[test]
+    fn a_login_keeps_the_visitors_data_and_nobody_elses() {
+        let visitor = replay(&record(), [insert("cart", 1)]).unwrap();
+        let mia = replay(&visitor, [login("mia")]).unwrap();
+        assert_eq!(mia.data.len(), 1);
+        assert_eq!(mia.deadline, 105_000);
+        assert_eq!(mia.fingerprint.as_deref(), Some("203.0.113.0/24"));
+
+        let again = replay(&mia, [login("mia")]).unwrap();
+        assert_eq!(again.data.len(), 1);
+        assert!(replay(&mia, [login("noa")]).unwrap().data.is_empty());
+
+        let signed_out = replay(&mia, [Change::ClearPrincipal(rotation())]).unwrap();
+        assert_eq!(
+            (signed_out.principal.as_deref(), signed_out.data.len()),
+            (None, 1)
+        );
+        assert_eq!(replay(&signed_out, [login("mia")]).unwrap().data.len(), 1);
+        let noa = replay(&signed_out, [login("noa")]).unwrap();
+        assert!(noa.data.is_empty());
+        assert_eq!(
+            (noa.principal.as_deref(), noa.former_principal),
+            (Some("noa"), None)
+        );
+    }
+
+    #[test]
+    fn rotation_retires_the_old_secret_for_a_while() {
+        let base = record();
+        let mut rotated = replay(&base, [Change::Rotate(rotation())]).unwrap();
+        assert_ne!(rotated.epoch, base.epoch);
+        assert_ne!(rotated.secret, base.secret);
+        assert_eq!(rotated.retired.len(), 1);
+        let retired = Retired {
+            secret: base.secret.clone(),
+            until: 15_000,
+        };
+        assert_eq!(rotated.retired[0].known(), Some(&retired));
+        for _ in 0..20 {
+            rotated = replay(&rotated, [Change::Rotate(rotation())]).unwrap();
+        }
+        assert_eq!(rotated.retired.len(), RETIRED_MOST);
+        for (now, left) in [(14_999, RETIRED_MOST), (15_000, 1)] {
+            let mut rotated = rotated.clone();
+            let later = Circumstances {
+                now,
+                ..super::tests::now()
+            };
+            let change = Change::Rotate(rotation());
+            change.apply(&mut rotated, &later).unwrap();
+            assert_eq!(rotated.retired.len(), left, "{now}");
+        }
+    }
+}

@@ -1,0 +1,640 @@
+//! The change log: what one request did, in order, and its replay.
+
+use std::collections::HashSet;
+
+use crate::error::session::SessionError;
+use crate::record::Record;
+use crate::record::answer::AnswerId;
+use crate::record::change::{Change, Circumstances};
+use crate::token::Secret;
+
+/// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ChangeLog {
+    changes: Vec<Change>,
+    /// What is asked at every call of a handler, so that a log of thousands is not searched for each.
+    touched: Touched,
+}
+
+/// What the changes of a log are about.
+#[derive(Clone, Debug, Default)]
+struct Touched {
+    keys: HashSet<String>,
+    principal: bool,
+    secret: bool,
+    answers: bool,
+}
+
+impl Touched {
+    fn note(&mut self, change: &Change) {
+        for key in change.keys() {
+            if !self.keys.contains(key) {
+                self.keys.insert(key.clone());
+            }
+        }
+        self.principal |= matches!(
+            change,
+            Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
+        );
+        self.secret |= change.rotation().is_some();
+        self.answers |= change.answer().is_some();
+    }
+}
+
+impl From<Vec<Change>> for ChangeLog {
+    fn from(changes: Vec<Change>) -> Self {
+        let mut touched = Touched::default();
+        changes.iter().for_each(|change| touched.note(change));
+        Self { changes, touched }
+    }
+}
+
+/// Closures of the application may be dropped with a log.
+#[cfg(debug_assertions)]
+impl Drop for ChangeLog {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            crate::lock::assert_none_held();
+        }
+    }
+}
+
+impl ChangeLog {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    pub(crate) fn append(&mut self, later: &Self) {
+        for change in &later.changes {
+            self.push(change.clone());
+        }
+    }
+
+    pub(crate) fn push(&mut self, change: Change) {
+        self.touched.note(&change);
+        self.changes.push(change);
+    }
+
+    /// Puts changes that could not be committed back before those made since.
+    pub(crate) fn put_back(&mut self, mut earlier: Self) {
+        for change in std::mem::take(&mut self.changes) {
+            earlier.push(change);
+        }
+        *self = earlier;
+    }
+
+    /// Takes out what is not to be kept.
+    fn retain(&mut self, keep: impl Fn(&Change) -> bool) -> Self {
+        let removed = self.changes.extract_if(.., |change| !keep(change));
+        let removed: Vec<Change> = removed.collect();
+        if !removed.is_empty() {
+            *self = std::mem::take(&mut self.changes).into();
+        }
+        removed.into()
+    }
+
+    /// Takes the change back whose caller is told that it failed.
+    #[must_use]
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) -> Self {
+        match self.touched.answers {
+            true => self.retain(|change| change.answer() != Some(answer)),
+            false => Self::default(),
+        }
+    }
+
+    /// The changes are in the store, and so is what they have given.
+    pub(crate) fn confirm(&self) {
+        self.changes.iter().for_each(Change::confirm);
+    }
+
+    /// Whether the session may change hands by these.
+    pub(crate) fn touches_principal(&self) -> bool {
+        self.touched.principal
+    }
+
+    /// Takes out what needs a new cookie, once none can be sent any more.
+    #[must_use]
+    pub(crate) fn take_rotations(&mut self) -> Self {
+        match self.touched.secret {
+            true => self.retain(|change| change.rotation().is_none()),
+            false => Self::default(),
+        }
+    }
+
+    /// Takes out what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
+    #[must_use]
+    pub(crate) fn retain_for_failed_request(&mut self) -> Self {
+        self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
+    }
+
+    /// Whether all they do is what a failed request leaves behind.
+    pub(crate) fn is_all_rotations(&self) -> bool {
+        let mut changes = self.changes.iter();
+        !self.is_empty()
+            && changes.all(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
+    }
+
+    /// Whether any of them gives its caller something that nobody else may get.
+    pub(crate) fn gives(&self) -> bool {
+        self.touched.answers
+    }
+
+    /// Whether all of it together has left what it was done to as it was: `view` is what it has made of `base`, or of a
+    /// session that is not stored.
+    pub(crate) fn changes_nothing(&self, base: Option<&Record>, view: &Record) -> bool {
+        let may_be_left_out = !self.gives() && self.new_secret().is_none();
+        may_be_left_out
+            && match base {
+                Some(base) => view.holds_the_same(base),
+                None => view.holds_nothing(),
+            }
+    }
+
+    /// Whether it looks at what is there by itself, all of it.
+    pub(crate) fn is_all_transactions(&self) -> bool {
+        let mut changes = self.changes.iter();
+        changes.all(|change| matches!(change, Change::Transaction(_)))
+    }
+
+    /// Without what is done to the data.
+    pub(crate) fn without_data(&self) -> Self {
+        let rest = self.changes.iter();
+        let rest = rest.filter(|change| change.keys().is_empty());
+        Self::from(rest.cloned().collect::<Vec<_>>())
+    }
+
+    /// The keys of the data that are changed.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.touched.keys.iter()
+    }
+
+    /// Does all changes to the record, up to the first that cannot be done.
+    pub(crate) fn apply(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        self.changes
+            .iter()
+            .try_for_each(|change| change.apply(record, circumstances))
+    }
+
+    /// Does all changes to a session that is signed in already, as these would: it gets their secret besides those it has,
+    /// and stays whose and as old as it is.
+    pub(crate) fn join(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        let others = self.changes.iter();
+        others
+            .filter(|change| change.rotation().is_none())
+            .try_for_each(|change| change.apply(record, circumstances))?;
+        let rotation = self.changes.iter().rev().find_map(Change::rotation);
+        record.added.extend(rotation.map(|it| it.hash.clone()));
+        Ok(())
+    }
+
+    /// Whom these sign in, if it is in no other way that they give the session a new secret.
+    pub(crate) fn login(&self) -> Option<&str> {
+        if !self.touched.secret {
+            return None;
+        }
+        let mut rotations = self.changes.iter().filter(|it| it.rotation().is_some());
+        let Change::SetPrincipal { who, .. } = rotations.next()? else {
+            return None;
+        };
+        let same =
+            |it: &Change| matches!(it, Change::SetPrincipal { who: other, .. } if other == who);
+        rotations.all(same).then_some(who)
+    }
+
+    /// Whether nothing is done before the login.
+    pub(crate) fn begins_with_login(&self) -> bool {
+        matches!(self.changes.first(), Some(Change::SetPrincipal { .. }))
+    }
+
+    /// Does every change that can be done, to see what comes out: answers are left alone, since a commit may be under way
+    /// that gives them. False if one could not.
+    pub(crate) fn replay_what_applies(
+        &self,
+        record: &mut Record,
+        circumstances: &Circumstances,
+    ) -> bool {
+        let mut all = true;
+        for change in &self.changes {
+            all &= change.on_trial().apply(record, circumstances).is_ok();
+        }
+        all
+    }
+
+    /// The last new secret, if there is one.
+    pub(crate) fn new_secret(&self) -> Option<&Secret> {
+        if !self.touched.secret {
+            return None;
+        }
+        let rotation = self.changes.iter().rev().find_map(Change::rotation);
+        rotation.map(|rotation| &rotation.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::record::answer::Answer;
+    use crate::record::change::tests::{now, rotation};
+    use crate::record::change::{Check, Rewrite, decode, encode};
+    use crate::record::flash::{Flash, Level};
+    use crate::record::json::Json;
+    use crate::record::kept::Kept;
+    use crate::record::tests::record;
+
+    #[test]
+    fn a_failed_request_leaves_a_logout_and_no_login() {
+        let mut log = ChangeLog::from(vec![
+            Op::Insert("a", 1).change().0,
+            Change::SetPrincipal {
+                who: "mia".to_owned(),
+                rotation: rotation(),
+            },
+            Change::Rotate(rotation()),
+            Change::ClearPrincipal(rotation()),
+        ]);
+        let removed = log.retain_for_failed_request();
+        assert_eq!(removed.len(), 2);
+        assert_eq!(format!("{:?}", log.changes), "[Rotate, ClearPrincipal]");
+    }
+
+    fn set_principal(who: &str) -> Change {
+        Change::SetPrincipal {
+            who: who.to_owned(),
+            rotation: rotation(),
+        }
+    }
+
+    #[test]
+    fn only_a_login_or_a_logout_may_change_whose_the_session_is() {
+        for (change, touches) in [
+            (Op::Insert("a", 1).change().0, false),
+            (Change::Rotate(rotation()), false),
+            (set_principal("mia"), true),
+            (Change::ClearPrincipal(rotation()), true),
+        ] {
+            let mut log = ChangeLog::default();
+            log.push(Op::Remove("b").change().0);
+            log.push(change);
+            log.push(Op::Remove("c").change().0);
+            assert_eq!(log.touches_principal(), touches, "{log:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_log_is_not_asked_about_any_more() {
+        let (take, slot) = Op::Take("a").change();
+        let answer = take.answer().unwrap();
+        let mut log = ChangeLog::from(vec![Op::Insert("b", 1).change().0, take]);
+        assert!(log.gives());
+        assert_eq!(log.withdraw(answer).len(), 1);
+        assert!(!log.gives());
+        assert_eq!(log.keys().collect::<Vec<_>>(), ["b"]);
+        drop(slot);
+
+        let mut log = ChangeLog::from(vec![
+            Change::Rotate(rotation()),
+            set_principal("mia"),
+            Op::Insert("b", 1).change().0,
+            Change::ClearPrincipal(rotation()),
+        ]);
+        assert_eq!(log.take_rotations().len(), 3);
+        assert!(log.new_secret().is_none() && !log.touches_principal());
+        assert_eq!(format!("{:?}", log.changes), "[Insert]");
+    }
+
+    #[test]
+    fn to_see_what_comes_out_gives_nobody_an_answer() {
+        let count = Answer::new();
+        let increment = Change::Increment {
+            key: "n".to_owned(),
+            by: 1,
+            answer: Some(count.clone()),
+        };
+        let (take, taken) = Op::Take("a").change();
+        let (take_flashes, shown) = Op::TakeFlashes.change();
+        let log = ChangeLog::from(vec![increment, take, take_flashes]);
+        let before = [Op::Insert("a", 7), Op::Insert("n", 5), Op::Flash(3)];
+        let mut stored = record();
+        for op in before {
+            op.change().0.apply(&mut stored, &now()).unwrap();
+        }
+        log.apply(&mut stored, &now()).unwrap();
+        assert!(log.replay_what_applies(&mut record(), &now()));
+        assert_eq!(count.guess(), Some(6));
+        assert_eq!(taken.given(), Some(Given::Value(Some(json!(7)))));
+        let flashes = Given::Flashes(vec!["3".to_owned()]);
+        assert_eq!(shown.given(), Some(flashes));
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_done_is_told_and_leaves_out_no_other() {
+        let refused = Op::Spend("a").change().0;
+        let log = ChangeLog::from(vec![refused, Op::Insert("b", 1).change().0]);
+        let mut seen = record();
+        assert!(!log.replay_what_applies(&mut seen, &now()));
+        assert_eq!(seen.data.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "while a lock of sessile is held")]
+    fn a_log_that_is_dropped_under_a_lock_is_noticed() {
+        let lock = crate::lock::Lock::new(());
+        let log = ChangeLog::from(vec![Op::Remove("a").change().0]);
+        let _held = lock.lock();
+        drop(log);
+    }
+
+    /// What a request may do, said twice: as a change, and as what it means to a map of plain values.
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(&'static str, i64),
+        Remove(&'static str),
+        Clear(Vec<&'static str>),
+        Increment(&'static str, i64),
+        Push(&'static str, i64),
+        /// Doubles and adds, so that the order shows.
+        Update(&'static str, i64),
+        /// Takes one off, down to zero.
+        Spend(&'static str),
+        Take(&'static str),
+        Flash(u8),
+        TakeFlashes,
+    }
+
+    /// What a call gives back.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Given {
+        Value(Option<Value>),
+        Flashes(Vec<String>),
+    }
+
+    fn texts(flashes: &[Kept<Flash>]) -> Vec<String> {
+        let known = flashes.iter().filter_map(Kept::known);
+        known.map(|flash| flash.text.clone()).collect()
+    }
+
+    enum Slot {
+        None,
+        Value(Answer<Json>),
+        Flashes(Answer<Vec<Kept<Flash>>>),
+    }
+
+    impl Slot {
+        fn given(&self) -> Option<Given> {
+            match self {
+                Self::None => None,
+                Self::Value(answer) => {
+                    let value = answer.guess().map(|value| value.decode().unwrap());
+                    Some(Given::Value(value))
+                }
+                Self::Flashes(answer) => {
+                    let flashes = answer.guess().unwrap_or_default();
+                    Some(Given::Flashes(texts(&flashes)))
+                }
+            }
+        }
+    }
+
+    fn rewrite(f: impl Fn(i64) -> Option<i64> + Send + Sync + 'static) -> Rewrite {
+        Arc::new(move |value| {
+            let number = value.map(|value| decode("k", value)).transpose()?;
+            let refused = || SessionError::Refused { key: "k".into() };
+            let number = f(number.unwrap_or_default()).ok_or_else(refused)?;
+            encode("k", &number)
+        })
+    }
+
+    impl Op {
+        fn change(&self) -> (Change, Slot) {
+            let value = |number: &i64| Json::encode(number).unwrap();
+            let change = match self.clone() {
+                Self::Insert(key, n) => Change::Insert {
+                    key: key.into(),
+                    value: value(&n),
+                },
+                Self::Remove(key) => Change::Remove { key: key.into() },
+                Self::Clear(keys) => Change::Clear {
+                    keys: keys.into_iter().map(str::to_owned).collect(),
+                },
+                Self::Increment(key, by) => Change::Increment {
+                    key: key.into(),
+                    by,
+                    answer: None,
+                },
+                Self::Push(key, n) => Change::Push {
+                    key: key.into(),
+                    value: value(&n),
+                },
+                Self::Update(key, n) => Change::Update {
+                    key: key.into(),
+                    rewrite: rewrite(move |value| Some(value.wrapping_mul(2).wrapping_add(n))),
+                },
+                Self::Spend(key) => Change::Update {
+                    key: key.into(),
+                    rewrite: rewrite(|value| (value > 0).then(|| value - 1)),
+                },
+                Self::Take(key) => {
+                    let answer = Answer::new();
+                    let check: Check = |_, _| Ok(());
+                    let change = Change::Take {
+                        key: key.into(),
+                        check,
+                        answer: answer.clone(),
+                    };
+                    return (change, Slot::Value(answer));
+                }
+                Self::Flash(n) => {
+                    Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
+                }
+                Self::TakeFlashes => {
+                    let answer = Answer::new();
+                    let change = Change::TakeFlashes {
+                        answer: answer.clone(),
+                    };
+                    return (change, Slot::Flashes(answer));
+                }
+            };
+            (change, Slot::None)
+        }
+    }
+
+    /// A session, as a person would think of it.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    struct Plain {
+        data: BTreeMap<&'static str, Value>,
+        flashes: Vec<String>,
+    }
+
+    impl Plain {
+        /// Does it, or says that it cannot be done.
+        fn op(&mut self, op: &Op) -> Option<Option<Given>> {
+            let number = |value: Option<&Value>| value.map_or(Some(0), Value::as_i64);
+            match op {
+                Op::Insert(key, n) => drop(self.data.insert(key, json!(n))),
+                Op::Remove(key) => drop(self.data.remove(key)),
+                Op::Clear(keys) => self.data.retain(|key, _| !keys.contains(key)),
+                Op::Increment(key, by) => {
+                    let sum = number(self.data.get(key))?.checked_add(*by)?;
+                    self.data.insert(key, json!(sum));
+                }
+                Op::Push(key, n) => {
+                    let list = self.data.get(key).cloned().unwrap_or(json!([]));
+                    let mut list = list.as_array()?.clone();
+                    list.push(json!(n));
+                    self.data.insert(key, json!(list));
+                }
+                Op::Update(key, n) => {
+                    let value = number(self.data.get(key))?;
+                    let value = value.wrapping_mul(2).wrapping_add(*n);
+                    self.data.insert(key, json!(value));
+                }
+                Op::Spend(key) => {
+                    let value = number(self.data.get(key)).filter(|value| *value > 0)?;
+                    self.data.insert(key, json!(value - 1));
+                }
+                Op::Take(key) => return Some(Some(Given::Value(self.data.remove(key)))),
+                Op::Flash(n) => self.flashes.push(n.to_string()),
+                Op::TakeFlashes => {
+                    return Some(Some(Given::Flashes(std::mem::take(&mut self.flashes))));
+                }
+            }
+            Some(None)
+        }
+
+        /// A request: all of it, or nothing.
+        fn request(&mut self, ops: &[Op]) -> Option<Vec<Given>> {
+            let mut done = self.clone();
+            let given: Option<Vec<_>> = ops.iter().map(|op| done.op(op)).collect();
+            let given = given?;
+            *self = done;
+            Some(given.into_iter().flatten().collect())
+        }
+
+        fn of(record: &Record) -> Self {
+            let known = |key: &String| KEYS.into_iter().find(|known| known == key).unwrap();
+            let value = |(key, value): (&String, &Json)| (known(key), value.decode().unwrap());
+            Self {
+                data: record.data.iter().map(value).collect(),
+                flashes: texts(&record.flash),
+            }
+        }
+    }
+
+    const KEYS: [&str; 3] = ["a", "b", "c"];
+
+    fn key() -> impl Strategy<Value = &'static str> {
+        proptest::sample::select(&KEYS[..])
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let n = -3..4_i64;
+        prop_oneof![
+            (key(), n.clone()).prop_map(|(key, n)| Op::Insert(key, n)),
+            key().prop_map(Op::Remove),
+            proptest::sample::subsequence(&KEYS[..], 1..3).prop_map(Op::Clear),
+            (key(), prop_oneof![n.clone(), Just(i64::MAX)])
+                .prop_map(|(key, n)| Op::Increment(key, n)),
+            (key(), n.clone()).prop_map(|(key, n)| Op::Push(key, n)),
+            (key(), n).prop_map(|(key, n)| Op::Update(key, n)),
+            key().prop_map(Op::Spend),
+            key().prop_map(Op::Take),
+            any::<u8>().prop_map(Op::Flash),
+            Just(Op::TakeFlashes),
+        ]
+    }
+
+    /// Requests in the order in which they commit, which need not be the order in which they loaded.
+    fn requests() -> impl Strategy<Value = Vec<Vec<Op>>> {
+        let request = proptest::collection::vec(op(), 1..5);
+        proptest::collection::vec(request, 1..7).prop_shuffle()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Logs made on whatever their requests had loaded, replayed in the order of their commits: the same session, the
+        /// same refusals and the same answers as if the requests had run one after the other.
+        #[test]
+        fn replaying_is_as_if_requests_ran_in_the_order_of_their_commits(requests in requests()) {
+            let mut stored = record();
+            let mut plain = Plain::default();
+            let loaded = stored.clone();
+            for ops in &requests {
+                let (changes, slots): (Vec<_>, Vec<_>) = ops.iter().map(Op::change).unzip();
+                let log = ChangeLog::from(changes);
+                // What the handler saw, on the old record; answers of then must not remain.
+                log.replay_what_applies(&mut loaded.clone(), &now());
+                let mut replayed = stored.clone();
+                let done = log.apply(&mut replayed, &now());
+                let expected = plain.request(ops);
+                prop_assert_eq!(done.is_ok(), expected.is_some(), "{:?}", done);
+                if done.is_ok() {
+                    stored = replayed;
+                    let given: Vec<_> = slots.iter().filter_map(Slot::given).collect();
+                    prop_assert_eq!(given, expected.unwrap());
+                }
+                prop_assert_eq!(&Plain::of(&stored), &plain);
+            }
+        }
+
+        /// What adds up comes out the same in whichever order requests commit.
+        #[test]
+        fn increments_pushes_and_flashes_add_up_in_any_order(
+            (first, second) in proptest::collection::vec((0..3_usize, 0..9_i64), 1..12)
+                .prop_flat_map(|ops| (Just(ops.clone()), Just(ops).prop_shuffle()))
+        ) {
+            let outcome = |ops: &[(usize, i64)]| {
+                let mut stored = record();
+                for (kind, n) in ops {
+                    let op = match kind {
+                        0 => Op::Increment("a", *n),
+                        1 => Op::Push("b", *n),
+                        _ => Op::Flash(u8::try_from(*n).unwrap()),
+                    };
+                    ChangeLog::from(vec![op.change().0]).apply(&mut stored, &now()).unwrap();
+                }
+                let mut plain = Plain::of(&stored);
+                plain.flashes.sort();
+                let mut list = plain.data.remove("b").unwrap_or_default();
+                if let Some(list) = list.as_array_mut() {
+                    list.sort_by_key(Value::as_i64);
+                }
+                (plain, list)
+            };
+            prop_assert_eq!(outcome(&first), outcome(&second));
+        }
+
+        /// A log that stops half-way says so, and whoever replays it can tell what it had made of the record.
+        #[test]
+        fn one_change_is_done_whole_or_not_at_all(before in requests(), op in op()) {
+            let mut stored = record();
+            for ops in before {
+                let log = ChangeLog::from(ops.iter().map(|op| op.change().0).collect::<Vec<_>>());
+                log.replay_what_applies(&mut stored, &now());
+            }
+            let mut after = stored.clone();
+            if op.change().0.apply(&mut after, &now()).is_err() {
+                prop_assert_eq!(Plain::of(&after), Plain::of(&stored));
+            }
+        }
+    }
+}

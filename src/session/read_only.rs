@@ -1,0 +1,99 @@
+//! A session that can only be looked at.
+
+use std::time::SystemTime;
+
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use crate::error::session::SessionError;
+use crate::record::fingerprint::Fingerprint;
+use crate::record::flash::Flash;
+use crate::record::key::SessionKey;
+use crate::session::Session;
+use crate::token::Handle;
+
+/// The session of a request, to look at: for handlers and middleware that must not change it. Loading it may renew it.
+///
+/// It shows what other extractors of the same request have changed.
+#[derive(Clone, Debug)]
+#[doc(alias("ReadOnlySession", "ReadableSession"))]
+pub struct ReadSession(Session);
+
+impl From<Session> for ReadSession {
+    fn from(session: Session) -> Self {
+        Self(session)
+    }
+}
+
+impl ReadSession {
+    /// As [`Session::from_parts`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::from_parts`].
+    pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
+        Session::from_parts(parts).await.map(Self)
+    }
+
+    /// As [`Session::get`].
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Decode`] if the value is of another type.
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        key: impl SessionKey<T>,
+    ) -> Result<Option<T>, SessionError> {
+        self.0.get(key)
+    }
+
+    /// As [`Session::contains_key`].
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// As [`Session::keys`].
+    pub fn keys(&self) -> Vec<String> {
+        self.0.keys()
+    }
+
+    /// As [`Session::principal`].
+    pub fn principal(&self) -> Option<String> {
+        self.0.principal()
+    }
+
+    /// As [`Session::peek_flashes`].
+    pub fn peek_flashes(&self) -> Vec<Flash> {
+        self.0.peek_flashes()
+    }
+
+    /// As [`Session::handle`].
+    pub fn handle(&self) -> Option<Handle> {
+        self.0.handle()
+    }
+
+    /// As [`Session::is_new`].
+    pub fn is_new(&self) -> bool {
+        self.0.is_new()
+    }
+
+    /// As [`Session::created_at`].
+    pub fn created_at(&self) -> SystemTime {
+        self.0.created_at()
+    }
+
+    /// As [`Session::last_accessed`].
+    pub fn last_accessed(&self) -> SystemTime {
+        self.0.last_accessed()
+    }
+
+    /// As [`Session::expires_at`].
+    pub fn expires_at(&self) -> SystemTime {
+        self.0.expires_at()
+    }
+
+    /// As [`Session::fingerprint`].
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0.fingerprint()
+    }
+}

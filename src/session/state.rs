@@ -1,0 +1,1011 @@
+//! What one request knows of its session: the record it loaded, and the changes since.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::commit::attempt::{Base, RestsOn, Seen, Terms, Work};
+use crate::commit::decide::Entry;
+use crate::commit::delete::Revocation;
+use crate::commit::join::{Joining, entry};
+use crate::commit::lease::Lease;
+use crate::commit::unresolved::Unresolved;
+use crate::config::Concurrency;
+use crate::error::session::SessionError;
+use crate::record::Record;
+use crate::record::answer::AnswerId;
+use crate::record::change::{Change, Circumstances};
+use crate::record::fingerprint::Fingerprint;
+use crate::record::flash::Flash;
+use crate::record::json::Json;
+use crate::record::kept::Kept;
+use crate::record::lifetime::BrowserCookie;
+use crate::record::log::ChangeLog;
+use crate::store::Stored;
+use crate::token::Handle;
+
+/// How the request stands to the store.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Nothing of this session is stored; its first commit creates it.
+    New,
+    /// Loaded, or written since.
+    Stored(Box<Base>),
+    /// The token names a living session that this request may not use. It sees an empty one, writes nothing, and never
+    /// gets a cookie that would push out the one that works. Or the store was away, and nobody can tell. `handle` is there if
+    /// it may still be destroyed, `retired_by` if the token was retired: a login may join the one that did it.
+    Barred {
+        handle: Option<Handle>,
+        retired_by: Option<Box<Base>>,
+        why: SessionError,
+    },
+}
+
+/// The session of one request, shared by all clones of its [`Session`](crate::Session).
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) standing: Standing,
+    /// What it was before it became what too few replicas have, and whether anything was committed then, for as long as that
+    /// is unresolved.
+    before: Option<(Standing, bool)>,
+    /// The record with the log done to it: what the handler sees.
+    pub(crate) view: Arc<Record>,
+    pub(crate) view_is: View,
+    /// Grows with every change of what the view is made of.
+    pub(crate) revision: u64,
+    pub(crate) log: ChangeLog,
+    /// What must be in the store as it was loaded, for the log to be done to a newer record.
+    pub(crate) rests_on: RestsOn,
+    /// The right to be the session's only request, until the response goes.
+    pub(crate) lease: Option<Arc<Lease>>,
+    /// The changes of a commit that is under way or unresolved.
+    pub(crate) in_flight: Option<ChangeLog>,
+    /// What is under way was discarded: should it fail, it is not put back.
+    discarded: bool,
+    /// A commit that got no answer; nothing else is committed before it is resolved.
+    unresolved: Option<Unresolved>,
+    /// How many commits wait or are under way.
+    pub(crate) settling: u32,
+    /// What became of changes that somebody may still want to save, and how often that has happened.
+    pub(crate) losses: Losses,
+    /// Changes of this request are in the store, and its response has not been sent.
+    pub(crate) committed: bool,
+    /// What this request has read so far was still so at its last commit, or when it was looked at since.
+    pub(crate) reads_hold: bool,
+    /// The session is what others have made of it too, which this request has not asked to see.
+    overtaken: bool,
+    /// A commit of this request that nobody will ever know the outcome of.
+    pub(crate) lost: bool,
+    /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
+    /// not be looked up.
+    pub(crate) revocable: Vec<Revocation>,
+    /// To be deleted before anything else is done.
+    pub(crate) doomed: Vec<Revocation>,
+    /// `destroy` was called: what the browser holds is void.
+    pub(crate) destroyed: bool,
+    /// The handler wants another token than one of the session that it may find signed in.
+    pub(crate) joins_none: bool,
+    /// Grows with every `destroy`, so that a commit under way knows that it is history.
+    pub(crate) generation: u32,
+    /// The response is on its way: no cookie can be set any more.
+    pub(crate) head_sent: bool,
+    /// There will be no response: the handler was dropped, panicked or failed.
+    pub(crate) abandoned: bool,
+    /// It was abandoned while commits were under way, and is to be forgotten after them.
+    forget_when_settled: bool,
+    /// Somebody was signed in when the session was loaded, or since.
+    pub(crate) was_signed_in: bool,
+    /// The cookie that the browser has, if the session was loaded.
+    pub(crate) cookie: BrowserCookie,
+    /// Messages for this page only.
+    pub(crate) flash_now: Vec<Flash>,
+    /// Messages that this request has shown: out of the session, and those for this page.
+    pub(crate) flashes_taken: Vec<Kept<Flash>>,
+    pub(crate) fingerprint: Fingerprint,
+    /// Logs that nobody needs any more. [`StateGuard`](crate::session::shared::StateGuard) drops them once the state is not locked.
+    removed: Vec<ChangeLog>,
+    /// Time that the load, and commits and reloads that failed, took of the request's budget.
+    pub(crate) spent: Duration,
+}
+
+/// How the view relates to record and log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// It is what the whole log makes of the record.
+    Exact,
+    /// A change of the log could not be done; the commit will report it.
+    Partial,
+    /// It is of before, and to be made anew.
+    Stale,
+}
+
+/// Changes that were dropped, or may have been, before whoever made them has saved them.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) times: u32,
+    pub(crate) last: Option<SessionError>,
+}
+
+impl Losses {
+    fn add(&mut self, error: SessionError) {
+        self.times += 1;
+        self.last = Some(error);
+    }
+}
+
+/// How a commit ended, for the session that it was of.
+pub(crate) enum Outcome {
+    Committed(Base),
+    Failed(ChangeLog),
+    /// Not in the store, as has been found out.
+    NotApplied(ChangeLog),
+    Unresolved(Unresolved),
+    /// In the primary, and so is this session; whether replicas have it is to be found out.
+    NotDurable(Unresolved, Base),
+    /// Nobody will ever know.
+    Lost,
+}
+
+impl Outcome {
+    fn into_log(self) -> ChangeLog {
+        match self {
+            Self::Failed(log) | Self::NotApplied(log) => log,
+            Self::Unresolved(mut unresolved) | Self::NotDurable(mut unresolved, _) => {
+                unresolved.take_log()
+            }
+            Self::Committed(_) | Self::Lost => ChangeLog::default(),
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn new(standing: Standing, fingerprint: Fingerprint, fresh: &Circumstances) -> Self {
+        let mut state = Self {
+            standing,
+            before: None,
+            view: Arc::new(Record::new(fresh)),
+            view_is: View::Exact,
+            revision: 0,
+            log: ChangeLog::default(),
+            rests_on: RestsOn::Nothing,
+            lease: None,
+            in_flight: None,
+            settling: 0,
+            losses: Losses::default(),
+            discarded: false,
+            unresolved: None,
+            committed: false,
+            reads_hold: false,
+            overtaken: false,
+            lost: false,
+            revocable: Vec::new(),
+            doomed: Vec::new(),
+            destroyed: false,
+            joins_none: false,
+            generation: 0,
+            head_sent: false,
+            abandoned: false,
+            forget_when_settled: false,
+            was_signed_in: false,
+            cookie: BrowserCookie::default(),
+            flash_now: Vec::new(),
+            flashes_taken: Vec::new(),
+            fingerprint,
+            removed: Vec::new(),
+            spent: Duration::ZERO,
+        };
+        if let Standing::Stored(base) = &state.standing {
+            state.was_signed_in = base.record.principal.is_some();
+            state.cookie = BrowserCookie::of(&base.record, fresh.now);
+            state.view = Arc::clone(&base.record);
+        }
+        state
+    }
+
+    pub(crate) fn stored_handle(&self) -> Option<Handle> {
+        match &self.standing {
+            Standing::Stored(base) => Some(base.token.handle),
+            Standing::New | Standing::Barred { .. } => None,
+        }
+    }
+
+    /// The session that a commit may write to.
+    pub(crate) fn handle_to_commit(&self) -> Option<Handle> {
+        match &self.standing {
+            Standing::Barred { retired_by, .. } => {
+                retired_by.as_ref().map(|base| base.token.handle)
+            }
+            Standing::Stored(_) | Standing::New => self.stored_handle(),
+        }
+    }
+
+    /// The session that has retired this request's token, if to sign in is to join it.
+    pub(crate) fn joined_by(&self, who: &str, terms: &Terms) -> Option<&Base> {
+        let Standing::Barred {
+            retired_by: Some(base),
+            ..
+        } = &self.standing
+        else {
+            return None;
+        };
+        let joining = terms.joining(who, &base.token);
+        let met = entry(None, Some(&joining), &base.record);
+        let joins = met == Entry::SameLogin { fresh: true } && !self.joins_none;
+        joins.then_some(base)
+    }
+
+    /// Whom the log signs in, if it may find the session signed in by another request, and with which token.
+    fn joining(&self, terms: &Terms) -> Option<Joining> {
+        let who = self.log.login().filter(|_| !self.joins_none)?;
+        let token = match &self.standing {
+            // What was done to the session of somebody else is not done to that of this principal.
+            Standing::Stored(base)
+                if base.record.is_anothers(who) && !self.log.begins_with_login() =>
+            {
+                return None;
+            }
+            Standing::Stored(base)
+            | Standing::Barred {
+                retired_by: Some(base),
+                ..
+            } => &base.token,
+            Standing::New | Standing::Barred { .. } => return None,
+        };
+        Some(terms.joining(who, token))
+    }
+
+    pub(crate) fn change(
+        &mut self,
+        change: Change,
+        circumstances: &Circumstances,
+    ) -> Result<(), SessionError> {
+        if self.head_sent && change.rotation().is_some() {
+            return Err(SessionError::ResponseSent);
+        }
+        let passes_on =
+            matches!(&change, Change::SetPrincipal { who, .. } if self.view.is_anothers(who));
+        change.apply(Arc::make_mut(&mut self.view), circumstances)?;
+        if passes_on {
+            self.flashes_taken.clear();
+        }
+        self.push(change);
+        Ok(())
+    }
+
+    fn push(&mut self, change: Change) {
+        // A call may tell what it has found, and one that changes nothing is not looked at by any commit.
+        self.reads_hold = false;
+        self.log.push(change);
+        self.revision += 1;
+    }
+
+    /// Notes a change that was done already, and its result.
+    pub(crate) fn note(&mut self, change: Change, key: &str, value: Json) {
+        Arc::make_mut(&mut self.view)
+            .data
+            .insert(key.to_owned(), value);
+        self.push(change);
+    }
+
+    /// Notes a change of all of the data that was done already, and its result.
+    pub(crate) fn note_all(&mut self, change: Change, data: BTreeMap<String, Json>) {
+        Arc::make_mut(&mut self.view).data = data;
+        self.push(change);
+    }
+
+    /// Notes that a value is taken that its caller can read.
+    pub(crate) fn note_taken(&mut self, change: Change, key: &str) {
+        Arc::make_mut(&mut self.view).data.remove(key);
+        self.push(change);
+    }
+
+    /// Whether nobody's session is this, whatever becomes of pending changes.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        let pending = self.in_flight.is_some() || self.log.touches_principal();
+        !pending && self.view.principal.is_none()
+    }
+
+    /// The keys that there are, or may be if pending changes fail.
+    pub(crate) fn all_keys(&self) -> Vec<String> {
+        let mut keys: BTreeSet<&String> = self.view.data.keys().collect();
+        if let Standing::Stored(base) = &self.standing
+            && (self.in_flight.is_some() || !self.log.is_empty())
+        {
+            keys.extend(base.record.data.keys());
+        }
+        keys.into_iter().cloned().collect()
+    }
+
+    /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
+    pub(crate) fn destroy(&mut self, circumstances: &Circumstances) {
+        let others = std::mem::take(&mut self.revocable);
+        match std::mem::replace(&mut self.standing, Standing::New) {
+            Standing::New => {}
+            Standing::Stored(base) => self.doom(Revocation::Verified(base.token.handle)),
+            Standing::Barred {
+                handle: Some(handle),
+                ..
+            } => self.doom(Revocation::Verified(handle)),
+            barred @ Standing::Barred { handle: None, .. } if others.is_empty() => {
+                self.standing = barred;
+            }
+            Standing::Barred { handle: None, .. } => {}
+        }
+        for other in others {
+            self.doom(other);
+        }
+        self.destroyed = true;
+        self.joins_none = true;
+        self.generation += 1;
+        self.revision += 1;
+        self.remove_all();
+        self.before = None;
+        self.lost = false;
+        self.flashes_taken.clear();
+        self.view = Arc::new(Record::new(circumstances));
+        self.view_is = View::Exact;
+    }
+
+    fn doom(&mut self, revocation: Revocation) {
+        if !self.doomed.contains(&revocation) {
+            self.doomed.push(revocation);
+        }
+    }
+
+    /// Forgets changes that are not committed yet.
+    pub(crate) fn discard(&mut self) {
+        let log = std::mem::take(&mut self.log);
+        self.remove(log);
+        // Also what is being looked for just now, which nothing here tells of.
+        self.discarded = true;
+        if let Some(unresolved) = &mut self.unresolved {
+            // Whether they are in the store is still to be found out, and they are not wanted back. What is pending stays so.
+            let log = unresolved.take_log();
+            self.remove(log);
+            let in_flight = self.in_flight.as_mut().map(std::mem::take);
+            self.remove(in_flight.unwrap_or_default());
+        }
+        self.outdate_view();
+    }
+
+    /// Takes back the change whose caller is told that it has failed, or may have.
+    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
+        let logs = [Some(&mut self.log), self.in_flight.as_mut()];
+        let logs = logs.into_iter().flatten();
+        let mut removed: Vec<_> = logs.map(|log| log.withdraw(answer)).collect();
+        let unresolved = self.unresolved.as_mut();
+        removed.extend(unresolved.map(|unresolved| unresolved.withdraw(answer)));
+        self.removed.append(&mut removed);
+        self.outdate_view();
+    }
+
+    /// Drops what a failed request must not leave behind.
+    pub(crate) fn drop_failed_changes(&mut self) {
+        if !self.log.is_empty() {
+            let dropped = self.log.retain_for_failed_request();
+            if !dropped.is_empty() {
+                self.losses.add(SessionError::Discarded);
+            }
+            self.remove(dropped);
+            self.outdate_view();
+        }
+    }
+
+    /// Counts what a load or commit that failed took against the request's budget.
+    pub(crate) fn spend(&mut self, time: Duration) {
+        if !self.head_sent {
+            self.spent += time;
+        }
+    }
+
+    /// Another request's work was read from the store.
+    pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
+        if let Standing::Stored(base) = &mut self.standing {
+            self.was_signed_in |= record.principal.is_some();
+            self.overtaken = false;
+            base.stored = stored;
+            base.record = Arc::new(record);
+            self.outdate_view();
+        }
+    }
+
+    /// The response is on its way. What could not be committed is forgotten, since the client has been told.
+    pub(crate) fn send_head(&mut self, committed: bool) {
+        self.head_sent = true;
+        self.lost = false;
+        if !committed {
+            self.forget();
+        }
+        let rotations = self.log.take_rotations();
+        self.remove(rotations);
+        self.outdate_view();
+    }
+
+    /// Whether the changes, one by one, leave the session as this request read it: it has only read, then, and nothing is to
+    /// be written. Judged as a whole, since what leaves one value alone rests on it as what changes another does.
+    ///
+    /// After the response what was read is too old to be judged by.
+    fn changes_nothing(&self) -> bool {
+        if self.log.is_empty() {
+            return true;
+        }
+        let known = self.view_is == View::Exact && !self.head_sent && self.in_flight.is_none();
+        let base = match &self.standing {
+            Standing::Stored(base) => Some(&*base.record),
+            Standing::New | Standing::Barred { .. } => None,
+        };
+        known && self.log.changes_nothing(base, &self.view)
+    }
+
+    /// Whether there is nothing to tell the store, as far as no commit is under way.
+    pub(crate) fn is_settled(&self) -> bool {
+        let refused = self.destroyed && matches!(self.standing, Standing::Barred { .. });
+        self.changes_nothing()
+            && self.unresolved.is_none()
+            && self.doomed.is_empty()
+            && !self.lost
+            && !refused
+    }
+
+    pub(crate) fn is_unresolved(&self) -> bool {
+        self.unresolved.is_some()
+    }
+
+    /// Whether the store may have changes of a commit that are none of the session's yet.
+    pub(crate) fn shows_too_little(&self) -> bool {
+        let unresolved = self.unresolved.as_ref();
+        unresolved.is_some_and(|unresolved| !unresolved.is_in_primary())
+    }
+
+    /// Takes out the commit that is to be resolved first.
+    pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
+        Some((self.unresolved.take()?, self.generation))
+    }
+
+    /// What was read, if that may have changed meanwhile and nothing is written that would find out: the request had the
+    /// session for itself, and its lease has lapsed.
+    pub(crate) fn unproved_reads(&self) -> Option<(RestsOn, Base)> {
+        let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
+        let mut rests_on = self.rests_on.clone();
+        if let RestsOn::These(seen) = &mut rests_on {
+            seen.keys.extend(self.log.keys().cloned());
+        }
+        match &self.standing {
+            Standing::Stored(base)
+                if lapsed && !self.reads_hold && !self.head_sent && !rests_on.is_empty() =>
+            {
+                Some((rests_on, Base::clone(base)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The handler has seen the value of a key.
+    pub(crate) fn note_read(&mut self, key: &str) {
+        self.note_seen(|seen| {
+            if !seen.keys.contains(key) {
+                seen.keys.insert(key.to_owned());
+            }
+        });
+    }
+
+    /// The handler has seen something that is under no key.
+    pub(crate) fn note_seen(&mut self, note: impl FnOnce(&mut Seen)) {
+        self.reads_hold = false;
+        if let RestsOn::These(seen) = &mut self.rests_on {
+            note(seen);
+        }
+    }
+
+    /// The handler has seen which keys there are.
+    pub(crate) fn note_read_all(&mut self) {
+        self.reads_hold = false;
+        if let RestsOn::These(_) = self.rests_on {
+            self.rests_on = RestsOn::Everything;
+        }
+    }
+
+    /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
+    pub(crate) fn take_work(&mut self, terms: Terms) -> Result<Option<(Work, u32)>, SessionError> {
+        let (base, made_in) = match &self.standing {
+            _ if !self.doomed.is_empty() => return Ok(None),
+            Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
+                let who = self.log.login();
+                match who.and_then(|who| self.joined_by(who, &terms)) {
+                    Some(base) => (Some(base.clone()), None),
+                    None => return Err(why.clone()),
+                }
+            }
+            _ if self.log.is_empty() => return Ok(None),
+            Standing::New if self.head_sent => return Err(SessionError::ResponseSent),
+            Standing::Stored(base) => (Some(Base::clone(base)), Some(base.record.epoch)),
+            Standing::New | Standing::Barred { .. } => (None, None),
+        };
+        let joining = self.joining(&terms);
+        let rejects = terms.settings.config.concurrency == Concurrency::Reject;
+        let writes_what_it_saw =
+            !self.log.is_all_transactions() && self.log.keys().next().is_some();
+        if rejects && self.overtaken && writes_what_it_saw {
+            return Err(SessionError::Conflict { attempts: 0 });
+        }
+        let log = std::mem::take(&mut self.log);
+        // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
+        // has given it on whatever the session was then.
+        let done = self.view_is == View::Exact && log.new_secret().is_none() && !log.gives();
+        let done = done.then(|| Arc::clone(&self.view));
+        self.in_flight = Some(log.clone());
+        self.discarded = false;
+        self.revision += 1;
+        let mut rests_on = match terms.settings.config.concurrency {
+            // It looks at everything by itself, and again if that has changed.
+            Concurrency::Reject if log.is_all_transactions() => RestsOn::Nothing,
+            _ => self.rests_on.clone(),
+        };
+        if let RestsOn::These(seen) = &mut rests_on {
+            seen.keys.extend(log.keys().cloned());
+        }
+        let wins = terms.settings.config.concurrency == Concurrency::LastWriteWins;
+        // What gives its caller something is merged in any case: two must not get the same.
+        let whole = wins && !log.gives() && log.keys().next().is_some();
+        let work = Work {
+            base,
+            log,
+            made_in,
+            joining,
+            done,
+            terms,
+            rests_on,
+            whole,
+            cookie: (!self.head_sent).then_some(self.cookie),
+        };
+        Ok(Some((work, self.generation)))
+    }
+
+    /// Takes in how a commit ended; false if the session was destroyed meanwhile.
+    pub(crate) fn conclude(&mut self, generation: u32, outcome: Outcome) -> bool {
+        // To rotate once more does nothing twice.
+        let counts = |log: &ChangeLog| !log.is_all_rotations();
+        let counts = !self.head_sent && self.in_flight.as_ref().is_some_and(counts);
+        if self.generation != generation {
+            if let Outcome::Committed(_) | Outcome::NotDurable(..) = outcome {
+                self.committed |= !self.head_sent;
+            }
+            self.remove(outcome.into_log());
+            return false;
+        }
+        if !matches!(outcome, Outcome::Unresolved(_)) {
+            let in_flight = self.in_flight.take();
+            self.remove(in_flight.unwrap_or_default());
+        }
+        match outcome {
+            Outcome::Committed(base) => {
+                self.committed |= counts;
+                self.reads_hold = true;
+                self.note_others(&base);
+                self.was_signed_in |= base.record.principal.is_some();
+                self.standing = Standing::Stored(Box::new(base));
+                self.before = None;
+                self.outdate_view();
+            }
+            Outcome::Failed(log) => self.put_back(log),
+            Outcome::NotApplied(log) => {
+                self.take_back();
+                self.put_back(log);
+            }
+            Outcome::Unresolved(mut unresolved) => {
+                if self.discarded {
+                    self.remove(unresolved.take_log());
+                    let in_flight = self.in_flight.replace(ChangeLog::default());
+                    self.remove(in_flight.unwrap_or_default());
+                    self.outdate_view();
+                }
+                self.unresolved = Some(unresolved);
+            }
+            Outcome::NotDurable(mut unresolved, base) => {
+                if self.discarded {
+                    self.remove(unresolved.take_log());
+                }
+                self.note_others(&base);
+                self.was_signed_in |= base.record.principal.is_some();
+                let stored = Standing::Stored(Box::new(base));
+                let before = std::mem::replace(&mut self.standing, stored);
+                self.before.get_or_insert((before, self.committed));
+                self.committed |= counts;
+                self.unresolved = Some(unresolved);
+                self.outdate_view();
+            }
+            Outcome::Lost => {
+                self.take_back();
+                self.lost = !self.head_sent;
+                self.losses.add(SessionError::OutcomeUnknown);
+                self.outdate_view();
+            }
+        }
+        true
+    }
+
+    /// Notes whether others have changed the session before this request's commit.
+    fn note_others(&mut self, committed: &Base) {
+        if let Standing::Stored(own) = &self.standing {
+            let (version, before) = (committed.record.version, own.record.version);
+            self.overtaken |= version.distance_from(before) > 1;
+        }
+    }
+
+    fn put_back(&mut self, log: ChangeLog) {
+        match self.discarded {
+            true => self.remove(log),
+            false => self.log.put_back(log),
+        }
+        self.outdate_view();
+    }
+
+    /// The session is not what was sent after all.
+    fn take_back(&mut self) {
+        if let Some((standing, committed)) = self.before.take() {
+            (self.standing, self.committed) = (standing, committed);
+        }
+    }
+
+    /// A closure of the application panicked in the middle of a commit. If the handler catches that, its response must
+    /// not claim the changes.
+    pub(crate) fn lose_in_flight(&mut self) {
+        if let Some(log) = self.in_flight.take() {
+            self.remove(log);
+            self.lost = !self.head_sent;
+            self.losses.add(SessionError::Discarded);
+            self.outdate_view();
+        }
+    }
+
+    /// What an error means for the request as a whole: if a part of it is in the store, it is not true that nothing was
+    /// written, and repeating it would do that part twice.
+    pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
+        match self.committed {
+            true => error.after_a_part(!self.doomed.is_empty()),
+            false => error,
+        }
+    }
+
+    /// Forgets what is not committed; whoever saves it still is told.
+    pub(crate) fn forget(&mut self) {
+        if self.unresolved.is_some() {
+            self.losses.add(SessionError::OutcomeUnknown);
+        } else if !self.log.is_empty() {
+            self.losses.add(SessionError::Discarded);
+        }
+        self.remove_all();
+        self.before = None;
+        self.outdate_view();
+    }
+
+    /// No response will come. What was not committed is forgotten, and the sessions returned that are still to be destroyed;
+    /// but what somebody has begun to save is saved first, and destroyed what is to be.
+    pub(crate) fn abandon(&mut self) -> Vec<Revocation> {
+        // No response will carry a cookie any more.
+        self.head_sent = true;
+        self.abandoned = true;
+        self.forget_when_settled = true;
+        self.forget_if_settled()
+    }
+
+    /// A commit is over, whatever came of it.
+    pub(crate) fn end_settling(&mut self) -> Vec<Revocation> {
+        self.settling -= 1;
+        self.forget_if_settled()
+    }
+
+    fn forget_if_settled(&mut self) -> Vec<Revocation> {
+        if self.settling > 0 || !std::mem::take(&mut self.forget_when_settled) {
+            return Vec::new();
+        }
+        // Closures in the log may hold the session itself.
+        self.forget();
+        std::mem::take(&mut self.doomed)
+    }
+
+    fn remove_all(&mut self) {
+        let unresolved = self.unresolved.take();
+        let unresolved = unresolved.map(|mut unresolved| unresolved.take_log());
+        let pending = [self.in_flight.take(), unresolved].into_iter().flatten();
+        let log = std::mem::take(&mut self.log);
+        self.removed.extend(pending.chain([log]));
+    }
+
+    /// Takes out changes that leave the session as it was: it has been read, not written.
+    pub(crate) fn remove_unchanging(&mut self) {
+        let log = std::mem::take(&mut self.log);
+        self.remove(log);
+    }
+
+    /// Takes a log out of use. It must not be dropped here: its closures are the application's, and what they have captured
+    /// may use the session when it is dropped.
+    fn remove(&mut self, log: ChangeLog) {
+        if !log.is_empty() {
+            self.removed.push(log);
+        }
+    }
+
+    pub(crate) fn take_removed(&mut self) -> Vec<ChangeLog> {
+        std::mem::take(&mut self.removed)
+    }
+
+    fn outdate_view(&mut self) {
+        self.revision += 1;
+        self.view_is = View::Stale;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::commit::unresolved::tests::unresolved;
+    use crate::error::session::Gone;
+    use crate::middleware::layer::SessionLayer;
+    use crate::record::change::tests::{LOOKED_AT, json, now, rotation};
+    use crate::record::flash::Level;
+    use crate::record::tests::record;
+    use crate::store::MemoryStore;
+    use crate::token::Token;
+
+    /// A session of this principal, with a value under each of these keys.
+    pub(crate) fn base(principal: Option<&str>, keys: &[&str]) -> Base {
+        let mut record = record();
+        record.principal = principal.map(str::to_owned);
+        let values = keys.iter().map(|key| ((*key).to_owned(), json(1)));
+        record.data = values.collect();
+        Base {
+            token: Token::random(),
+            stored: Stored::unreadable(),
+            record: Arc::new(record),
+        }
+    }
+
+    fn of(base: Base) -> State {
+        let standing = Standing::Stored(Box::new(base));
+        State::new(standing, Fingerprint::Off, &now())
+    }
+
+    fn loaded(principal: Option<&str>, keys: &[&str]) -> State {
+        of(base(principal, keys))
+    }
+
+    /// What requests want in the store that have loaded the same session, each with one change.
+    pub(crate) fn works(base: &Base, terms: &Terms, changes: Vec<Change>) -> Vec<Work> {
+        let work = |change| {
+            let mut state = of(base.clone());
+            state.change(change, &now()).unwrap();
+            let work = state.take_work(terms.clone()).unwrap();
+            work.expect("something to commit").0
+        };
+        changes.into_iter().map(work).collect()
+    }
+
+    /// The same: each a value under its number.
+    pub(crate) fn numbered_works(requests: usize) -> Vec<Work> {
+        let insert = |number: usize| Change::Insert {
+            key: number.to_string(),
+            value: json(number),
+        };
+        let changes = (0..requests).map(insert).collect();
+        works(&base(None, &[]), &terms(), changes)
+    }
+
+    pub(crate) fn terms() -> Terms {
+        terms_of(&SessionLayer::new(MemoryStore::new()))
+    }
+
+    pub(crate) fn terms_of(layer: &SessionLayer) -> Terms {
+        Terms {
+            core: Arc::clone(&layer.core),
+            settings: Arc::clone(&layer.settings),
+            network: None,
+        }
+    }
+
+    impl State {
+        fn insert(&mut self, key: &str) {
+            let change = insert(self, key.to_owned(), 2);
+            self.change(change, &now()).unwrap();
+        }
+
+        /// Sends what there is to commit.
+        fn send(&mut self) -> (Work, u32) {
+            let work = self.take_work(terms()).unwrap();
+            work.expect("something to commit")
+        }
+    }
+
+    #[test]
+    fn every_change_of_what_is_seen_gives_it_another_revision() {
+        type Act = fn(&mut State);
+        let acts: [(&str, Act); 4] = [
+            ("a call", |state| state.insert("k")),
+            ("a commit", |state| drop(state.send())),
+            ("discard", State::discard),
+            ("destroy", |state| state.destroy(&now())),
+        ];
+        for (name, act) in acts {
+            let mut state = loaded(None, &["k"]);
+            state.insert("k");
+            let before = state.revision;
+            act(&mut state);
+            assert!(state.revision > before, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_nobodys_if_it_is_whatever_becomes_of_pending_changes() {
+        let clear = || Some(Change::ClearPrincipal(rotation()));
+        let remove = || Some(Change::Remove { key: "k".into() });
+        for (principal, change, is_sent, expected) in [
+            (None, None, false, true),
+            (None, remove(), false, true),
+            (None, remove(), true, false),
+            (Some("mia"), None, false, false),
+            (Some("mia"), remove(), false, false),
+            (Some("mia"), clear(), false, false),
+            (Some("mia"), clear(), true, false),
+        ] {
+            let mut state = loaded(principal, &["k"]);
+            let case = format!("{principal:?} {change:?} {is_sent}");
+            if let Some(change) = change {
+                state.change(change, &now()).unwrap();
+            }
+            if is_sent {
+                drop(state.send());
+            }
+            assert_eq!(state.is_nobodys(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_a_pending_change_removes_is_among_all_keys_until_it_is_committed() {
+        let mut state = loaded(None, &["a", "b"]);
+        let remove = Change::Remove { key: "a".into() };
+        state.change(remove, &now()).unwrap();
+        assert_eq!(state.all_keys(), ["a", "b"]);
+        let (_, generation) = state.send();
+        assert_eq!(state.all_keys(), ["a", "b"]);
+        assert!(state.conclude(generation, Outcome::Committed(base(None, &["b"]))));
+        assert_eq!(state.all_keys(), ["b"]);
+    }
+
+    #[test]
+    fn who_was_signed_in_at_any_time_of_the_request_was_signed_in() {
+        let mut state = loaded(None, &[]);
+        assert!(!state.was_signed_in);
+        state.conclude(0, Outcome::Committed(base(Some("mia"), &[])));
+        assert!(state.was_signed_in);
+        state.conclude(0, Outcome::Committed(base(None, &[])));
+        state.replace_base(Stored::unreadable(), record());
+        assert!(state.was_signed_in);
+
+        let mut state = loaded(None, &[]);
+        state.insert("k");
+        let (work, _) = state.send();
+        let short = Outcome::NotDurable(unresolved(work), base(Some("mia"), &[]));
+        state.conclude(0, short);
+        assert!(state.was_signed_in);
+    }
+
+    #[test]
+    fn nothing_is_committed_before_a_logout_is_done() {
+        let mut state = loaded(None, &["k"]);
+        state.destroy(&now());
+        state.insert("k");
+        assert!(matches!(state.take_work(terms()), Ok(None)));
+        assert_eq!(state.log.len(), 1);
+        state.doomed.clear();
+        assert!(matches!(state.take_work(terms()), Ok(Some(_))));
+    }
+
+    #[test]
+    fn where_nothing_may_be_written_it_is_no_error_to_have_written_nothing() {
+        let barred = Standing::Barred {
+            handle: None,
+            retired_by: None,
+            why: SessionError::Gone(Gone::Rotated),
+        };
+        let mut state = State::new(barred, Fingerprint::Off, &now());
+        assert!(matches!(state.take_work(terms()), Ok(None)));
+        state.insert("k");
+        let refused = state.take_work(terms());
+        assert!(matches!(refused, Err(SessionError::Gone(Gone::Rotated))));
+    }
+
+    #[test]
+    fn a_commit_that_a_logout_has_overtaken_counts_as_a_part_and_leaves_nothing() {
+        for head_sent in [false, true] {
+            for is_committed in [false, true] {
+                let mut state = loaded(None, &["k"]);
+                state.insert("k");
+                let (work, generation) = state.send();
+                state.destroy(&now());
+                state.head_sent = head_sent;
+                drop(state.take_removed());
+                let outcome = match is_committed {
+                    true => Outcome::Committed(base(None, &["k"])),
+                    false => Outcome::Failed(work.log),
+                };
+                assert!(!state.conclude(generation, outcome));
+                assert!(matches!(state.standing, Standing::New) && state.log.is_empty());
+                assert_eq!(state.committed, is_committed && !head_sent);
+                assert_eq!(state.take_removed().len(), usize::from(!is_committed));
+            }
+        }
+    }
+
+    #[test]
+    fn only_changes_that_are_forgotten_are_a_loss() {
+        let mut state = loaded(None, &["k"]);
+        state.forget();
+        assert_eq!(state.losses.times, 0);
+        state.insert("k");
+        state.forget();
+        assert_eq!(state.losses.times, 1);
+        assert!(matches!(state.losses.last, Some(SessionError::Discarded)));
+    }
+
+    fn insert(state: &mut State, key: String, value: usize) -> Change {
+        state.note_read(&key);
+        let value = json(value);
+        Change::Insert { key, value }
+    }
+
+    /// What a call looks at before it makes its change.
+    type Call = fn(&mut State, usize) -> Change;
+
+    const CALLS: [(&str, Call); 8] = [
+        ("insert of different keys", |state, n| {
+            insert(state, n.to_string(), n)
+        }),
+        ("insert of one key", |state, n| insert(state, "k".into(), n)),
+        ("remove", |_, n| Change::Remove { key: n.to_string() }),
+        ("push", |_, n| Change::Push {
+            key: "k".into(),
+            value: json(n),
+        }),
+        ("increment", |_, _| Change::Increment {
+            key: "k".into(),
+            by: 1,
+            answer: None,
+        }),
+        ("flash", |_, n| {
+            Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
+        }),
+        ("set_persistent", |_, n| {
+            Change::Lifetimes(crate::record::change::Lifetimes {
+                persistent: Some(n % 2 == 0),
+                ..Default::default()
+            })
+        }),
+        ("principal", |state, _| {
+            state.is_nobodys();
+            insert(state, "k".into(), 1)
+        }),
+    ];
+
+    #[test]
+    fn the_work_for_calls_and_their_commit_grows_with_their_number_and_not_its_square() {
+        const CALLED: usize = 8_000;
+        for (name, call) in CALLS {
+            let mut state = State::new(Standing::New, Fingerprint::Off, &now());
+            LOOKED_AT.set(0);
+            for number in 0..CALLED {
+                let change = call(&mut state, number);
+                state.change(change, &now()).unwrap();
+            }
+            let mut log = ChangeLog::default();
+            log.append(&state.log);
+            log.put_back(ChangeLog::default());
+            assert!(log.new_secret().is_none() && !log.gives() && !log.touches_principal());
+            assert!(log.keys().count() <= log.len() && log.without_data().len() <= log.len());
+            drop(log.take_rotations());
+            log.apply(&mut record(), &now()).unwrap();
+            assert!(log.replay_what_applies(&mut record(), &now()));
+            let looked_at = LOOKED_AT.get();
+            assert!(looked_at <= 8 * CALLED, "{name}: {looked_at}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A store whose type is not known.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use crate::Handle;
+use crate::store::{
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, MemoryStore, Owner, RedisStore,
+    Renewal, Replaced, SessionStore, StoreError, Stored, Touched, Write,
+};
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// [`SessionStore`] behind a pointer, so that layer, service and session need no type parameter.
+pub(crate) trait AnyStore: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn namespace(&self) -> &str;
+    fn now(&self) -> SystemTime;
+    fn capabilities(&self) -> Capabilities;
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>>;
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created>;
+    fn replace<'a>(
+        &'a self,
+        key: &'a Handle,
+        expected: &'a Stored,
+        write: Write<'a>,
+    ) -> Answer<'a, Replaced>;
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched>;
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
+    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased>;
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()>;
+}
+
+/// Whether both keep the same sessions. Of the application's own stores only type and namespace are known.
+pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
+    let (a, b) = (one.as_any(), other.as_any());
+    if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
+        return MemoryStore::is_same(a, b);
+    }
+    if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
+        return RedisStore::is_same(a, b);
+    }
+    a.type_id() == b.type_id() && one.namespace() == other.namespace()
+}
+
+impl<S: SessionStore> AnyStore for S {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn namespace(&self) -> &str {
+        SessionStore::namespace(self)
+    }
+
+    fn now(&self) -> SystemTime {
+        SessionStore::now(self)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        SessionStore::capabilities(self)
+    }
+
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>> {
+        Box::pin(SessionStore::load(self, key, want))
+    }
+
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created> {
+        Box::pin(SessionStore::create(self, key, write))
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a Handle,
+        expected: &'a Stored,
+        write: Write<'a>,
+    ) -> Answer<'a, Replaced> {
+        Box::pin(SessionStore::replace(self, key, expected, write))
+    }
+
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched> {
+        Box::pin(SessionStore::touch(self, key, renewal))
+    }
+
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted> {
+        Box::pin(SessionStore::delete(self, key, durability))
+    }
+
+    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased> {
+        Box::pin(SessionStore::acquire(self, key, owner, lease))
+    }
+
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()> {
+        Box::pin(SessionStore::release(self, key, owner))
+    }
+}

@@ -1,0 +1,73 @@
+//! The compare-and-set by `SET … IFEQ`, which compares the whole value.
+
+use redis::Value;
+
+use crate::store::redis::cas::Swap;
+use crate::store::redis::channel::Lane;
+use crate::store::redis::error::Failed;
+use crate::store::redis::pool::Request;
+use crate::store::redis::servers::Servers;
+use crate::store::redis::{found, is_wrong_type, odd};
+use crate::store::{Replaced, Stored};
+
+/// Replaces the value whose version is that of `expected`, in one round trip; in two if what follows the version differs,
+/// which a store never makes so, but another writer might.
+pub(crate) async fn replace(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced, Failed> {
+    let Swap { key, expected, .. } = swap;
+    if expected.version().is_empty() {
+        // An empty value would equal it.
+        let present = crate::store::redis::load(lane.servers(), key).await?;
+        return Ok(present.map_or(Replaced::Gone, Replaced::Conflict));
+    }
+    match replace_exactly(lane, swap).await? {
+        // A version is a value's own, so this value is the expected one, and it is safe to compare with.
+        Replaced::Conflict(present) if present.version() == expected.version() => {
+            let expected = &present;
+            replace_exactly(lane, Swap { expected, ..swap }).await
+        }
+        replaced => Ok(replaced),
+    }
+}
+
+/// Asks the server whether it knows the option, by a key that does not exist.
+pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+    let swap = Swap {
+        key,
+        expected: &Stored::new("none", None),
+        value: b"",
+        ttl: 1,
+    };
+    let lane = &mut Lane::shared(servers, key);
+    replace_exactly(lane, swap).await.map(drop)
+}
+
+async fn replace_exactly(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced, Failed> {
+    let Swap {
+        key, value, ttl, ..
+    } = swap;
+    let expected = &swap.expected.value()[..];
+    let mut pipeline = redis::pipe();
+    // In this order for the reason given at `load`.
+    pipeline.cmd("PTTL").arg(key);
+    pipeline.cmd("SET").arg(key).arg(value);
+    pipeline.arg("IFEQ").arg(expected).arg("GET");
+    pipeline.arg("PX").arg(ttl).ignore_errors();
+    let answer = lane.send(&Request::Pipeline(&pipeline)).await?;
+    let Value::Array(answers) = answer else {
+        return Err(odd("SET").into());
+    };
+    let Ok([left, present]) = <[Value; 2]>::try_from(answers) else {
+        return Err(odd("SET").into());
+    };
+    match present {
+        Value::BulkString(present) if present == expected => Ok(Replaced::Done),
+        Value::ServerError(error) => {
+            let failed = lane.refused(error);
+            match is_wrong_type(&failed) {
+                true => Ok(Replaced::Conflict(Stored::unreadable())),
+                false => Err(failed),
+            }
+        }
+        present => Ok(found(present, &left)?),
+    }
+}

@@ -1,0 +1,100 @@
+//! The compare-and-set that runs inside Redis.
+
+use redis::Value;
+
+use crate::store::redis::cas::Swap;
+use crate::store::redis::channel::Lane;
+use crate::store::redis::error::Failed;
+use crate::store::redis::pool::Request;
+use crate::store::redis::servers::Servers;
+use crate::store::redis::{found, is_wrong_type, odd};
+use crate::store::{Replaced, Stored};
+
+/// One key, constant text. Returns 1 when the value was replaced, 0 when there is none, and otherwise the value that is
+/// there, with the milliseconds it has left.
+const REPLACE: &str = r"
+if ARGV[1] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  return 1
+end
+local value = redis.call('GET', KEYS[1])
+if not value then
+  return 0
+end
+return {value, redis.call('PTTL', KEYS[1])}
+";
+
+/// The script and the name that Redis knows it by.
+pub(crate) struct Script {
+    hash: String,
+}
+
+impl Script {
+    pub(crate) fn new() -> Self {
+        Self {
+            hash: redis::Script::new(REPLACE).get_hash().to_owned(),
+        }
+    }
+
+    /// Replaces the value if it is the expected one.
+    pub(crate) async fn replace(
+        &self,
+        lane: &mut Lane<'_>,
+        swap: Swap<'_>,
+    ) -> Result<Replaced, Failed> {
+        let ttl = swap.ttl.to_string();
+        let arguments = [swap.expected.version(), swap.value, ttl.as_bytes()];
+        match self.run(lane, &arguments).await {
+            Ok(Value::Int(1)) => Ok(Replaced::Done),
+            Ok(Value::Int(0)) => Ok(Replaced::Gone),
+            Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
+                Ok([value, left]) => Ok(found(value, &left)?),
+                Err(_) => Err(odd("EVALSHA").into()),
+            },
+            Ok(_) => Err(odd("EVALSHA").into()),
+            Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Conflict(Stored::unreadable())),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Runs it in both ways, on a key that does not exist.
+    pub(crate) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), Failed> {
+        for by_name in [false, true] {
+            let command = self.call(by_name, key, &[b"none", b"", b"1"]);
+            servers
+                .send_idempotent(key, &Request::Command(&command))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The call, by name or with the whole text.
+    fn call(&self, by_name: bool, key: &str, arguments: &[&[u8]]) -> redis::Cmd {
+        let mut command = match by_name {
+            true => redis::cmd("EVALSHA"),
+            false => redis::cmd("EVAL"),
+        };
+        command
+            .arg(if by_name { &self.hash } else { REPLACE })
+            .arg(1)
+            .arg(key);
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        command
+    }
+
+    /// Runs it on the server that has the key. A server that does not know it yet, after a restart or a failover, says so
+    /// and has done nothing; it then gets the text.
+    async fn run(&self, lane: &mut Lane<'_>, arguments: &[&[u8]]) -> Result<Value, Failed> {
+        let key = lane.key();
+        let by_name = self.call(true, key, arguments);
+        match lane.send(&Request::Command(&by_name)).await {
+            Err(failed) if failed.code.as_deref() == Some("NOSCRIPT") => {
+                let whole = self.call(false, key, arguments);
+                lane.send(&Request::Command(&whole)).await
+            }
+            answer => answer,
+        }
+    }
+}
