@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::Handle;
 use crate::error::session::{Gone, advice_for};
-use crate::store::StoreError;
+use crate::error::store::StoreError;
+use crate::record::format::Unreadable;
+use crate::token::Handle;
 
 /// Something that happened to a session.
 #[non_exhaustive]
@@ -154,6 +155,15 @@ pub enum Event {
 }
 
 impl Event {
+    /// A record cannot be read.
+    pub(crate) fn unreadable(handle: Handle, error: &Unreadable) -> Self {
+        let reason = match error {
+            Unreadable::Malformed(source) => format!("{error}: {source}"),
+            Unreadable::Newer(_) | Unreadable::NoVersion => error.to_string(),
+        };
+        Self::UnreadableRecord { handle, reason }
+    }
+
     /// The variant's name in lower case, such as `store_failed`: for counters and filters.
     pub fn name(&self) -> &'static str {
         match self {

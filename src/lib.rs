@@ -28,11 +28,14 @@ pub mod store;
 mod time;
 mod token;
 
+pub use config::cookie::{CookieConfig, SameSite};
 pub use config::{
-    Concurrency, ConfigError, CookieConfig, DurabilityConfig, Load, OnStoreError, SameSite,
-    SessionConfig, SignedInCaching,
+    Concurrency, DurabilityConfig, Load, OnStoreError, SessionConfig, SignedInCaching,
 };
-pub use error::session::{Gone, JsonError, JsonErrorKind, SessionError};
+pub use error::config::ConfigError;
+pub use error::json::{JsonError, JsonErrorKind};
+pub use error::session::{Gone, SessionError};
+pub use error::store::StoreError;
 pub use event::{Event, Observer};
 pub use middleware::from_config::{Config, StoreConfig};
 pub use middleware::layer::SessionLayer;
@@ -46,6 +49,6 @@ pub use session::Session;
 pub use session::read_only::ReadSession;
 pub use store::{
     CompareAndSet, Credentials, CredentialsProvider, MemoryStore, RedisConfig, RedisStore,
-    SentinelConfig, SessionStore, StoreError, TlsConfig,
+    SentinelConfig, SessionStore, TlsConfig,
 };
 pub use token::{Handle, InvalidHandle};

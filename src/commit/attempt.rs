@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::commit::base::Base;
+use crate::commit::context::Terms;
 use crate::commit::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
 use crate::commit::delete::delete_unclaimed;
 use crate::commit::join::{Joining, entry};
@@ -16,64 +17,18 @@ use crate::commit::prepare::{Refused, Sent, fail_all, seal};
 use crate::commit::queue::Line;
 use crate::commit::unresolved::{Resolution, Unresolved};
 use crate::error::session::{Gone, SessionError};
+use crate::error::store::{StoreError, StoreErrorKind};
 use crate::event;
-use crate::middleware::layer::{Core, Settings};
 use crate::record::Record;
-use crate::record::change::Circumstances;
-use crate::record::fingerprint::Fingerprinting;
-use crate::record::lifetime::{BrowserCookie, cookie_end, to_millis};
+use crate::record::lifetime::{BrowserCookie, cookie_end};
 use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch};
-use crate::store::{
-    Created, Durability, Freshness, Replaced, StoreError, StoreErrorKind, Stored, Write,
-};
-use crate::token::Token;
+use crate::store::deadline::within;
+use crate::store::{Created, Durability, Freshness, Replaced, Stored, Write};
 
 /// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-
-/// What a commit needs to know of the layer and the request.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    pub(crate) core: Arc<Core>,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) network: Option<Arc<str>>,
-}
-
-impl Terms {
-    pub(crate) fn circumstances(&self) -> Circumstances {
-        let config = &self.settings.config;
-        let bind = config.fingerprinting != Fingerprinting::Off;
-        Circumstances {
-            now: to_millis(self.core.store.now()),
-            absolute_timeout: config.absolute_timeout,
-            network: self.network.as_deref().filter(|_| bind).map(str::to_owned),
-        }
-    }
-}
-
-impl Terms {
-    /// A login with this token.
-    pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
-        let config = &self.settings.config;
-        let namespace = self.core.store.namespace();
-        Joining {
-            who: who.to_owned(),
-            secret: token.secret.hash(namespace, &config.cookie.name),
-            fingerprinting: config.fingerprinting,
-            network: self.network.clone(),
-        }
-    }
-}
-
-/// A session as it was last read from or written to the store.
-#[derive(Clone, Debug)]
-pub(crate) struct Base {
-    pub(crate) token: Token,
-    pub(crate) stored: Stored,
-    pub(crate) record: Arc<Record>,
-}
 
 /// What one request wants in the store.
 #[derive(Debug)]
@@ -142,7 +97,7 @@ impl Work {
     /// How far it must have spread; those that travel together have the same settings, and one with a new secret travels
     /// alone.
     pub(crate) fn durability(&self) -> Durability {
-        let durability = &self.terms.settings.config.durability;
+        let durability = &self.terms.policy.config.durability;
         match self.log.new_secret() {
             Some(_) => durability.endings(),
             None => durability.commits,
@@ -254,7 +209,7 @@ impl Commit {
             requests: 1,
             began_with: first.deadline,
             deadline: first.deadline,
-            id: first.work.terms.core.next_commit(),
+            id: first.work.terms.engine.next_commit(),
             state: State::new(goal).durable(first.work.durability() != Durability::Primary),
             members: vec![first],
             refused: Vec::new(),
@@ -270,7 +225,7 @@ impl Commit {
         };
         !first.work.is_alone()
             && !other.work.is_alone()
-            && Arc::ptr_eq(&self.terms.settings, &other.work.terms.settings)
+            && Arc::ptr_eq(&self.terms.policy, &other.work.terms.policy)
             && first.work.made_in == other.work.made_in
             && are_alike(self.began_with, other.deadline)
     }
@@ -309,7 +264,7 @@ impl Commit {
                     }
                     // An id belongs to one set of bytes, and a later one to later bytes: other commits of this writer may
                     // have come between, and an older id in the place of theirs would prove of theirs what is not so.
-                    self.id = self.terms.core.next_commit();
+                    self.id = self.terms.engine.next_commit();
                     self.sent = seal(
                         self.base.as_ref(),
                         &mut self.members,
@@ -378,7 +333,7 @@ impl Commit {
             // `decide` never asks for bytes again that it has not had sent before.
             return Event::LoadFailed;
         };
-        let store = &self.terms.core.store;
+        let store = &self.terms.engine.store;
         let write = Write::new(&sent.value, sent.ttl)
             .with_durability(sent.durability)
             .with_signed_in(sent.record.principal.is_some());
@@ -405,7 +360,7 @@ impl Commit {
                     && matches!(kind, StoreErrorKind::Unknown | StoreErrorKind::NotDurable)
                 {
                     // Nobody will ever hold its token.
-                    delete_unclaimed(&self.terms.core, *handle);
+                    delete_unclaimed(&self.terms, *handle);
                 }
                 *failure = Some(error);
                 Event::Failed(kind)
@@ -426,7 +381,7 @@ impl Commit {
         let write = Write::new(found.value(), ttl)
             .with_durability(sent.durability)
             .with_signed_in(record.principal.is_some());
-        let store = &self.terms.core.store;
+        let store = &self.terms.engine.store;
         let replace = store.replace(&sent.token.handle, found, write);
         match within(self.deadline, replace).await {
             Ok(Replaced::Done) => Event::Done,
@@ -444,7 +399,7 @@ impl Commit {
         let Some(base) = &self.base else {
             return Event::Gone;
         };
-        let store = &self.terms.core.store;
+        let store = &self.terms.engine.store;
         let load = store.load(&base.token.handle, Freshness::Latest);
         match within(self.deadline, load).await {
             Ok(Some(stored)) => match self.find(stored) {
@@ -467,7 +422,7 @@ impl Commit {
         let Some(base) = &self.base else {
             return Event::Exists;
         };
-        let Ok(record) = Record::decode(&newer) else {
+        let Ok(record) = Record::decode(newer.value()) else {
             return Event::Unreadable;
         };
         let clashes = |work: &Work| {
@@ -559,7 +514,7 @@ impl Commit {
     /// The session after a commit that counts as done.
     fn committed(&mut self, line: Option<&Line>) -> Option<Base> {
         let base = self.in_primary(line)?;
-        self.terms.settings.emit(&event::Event::Committed {
+        self.terms.policy.emit(&event::Event::Committed {
             handle: base.token.handle,
             requests: u32::try_from(self.requests).unwrap_or(u32::MAX),
             attempts: self.state.attempts(),
@@ -592,6 +547,18 @@ impl Commit {
     }
 }
 
+/// Stores a session that nobody else knows yet.
+pub(crate) async fn create(work: Work, deadline: Instant) -> Ended {
+    let (reply, ended) = oneshot::channel();
+    let member = Member {
+        work,
+        deadline,
+        reply,
+    };
+    Commit::of(member, None).run(None).await;
+    ended.await.unwrap_or(Ended::NeverKnown)
+}
+
 /// Whether neither has more than twice the time of the other left. A commit ends with the earliest time of its requests, and
 /// none shall fail for another's want of it.
 fn are_alike(one: Instant, other: Instant) -> bool {
@@ -616,24 +583,6 @@ fn jitter(attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(2).min(10);
     let longest = LONGEST_WAIT.min(FIRST_WAIT * 2_u32.pow(doublings));
     longest.mul_f64(rand::random::<f64>())
-}
-
-/// The store's answer, or an unknown outcome once the time is up. Nothing is sent if it is up already.
-pub(crate) async fn within<T>(
-    deadline: Instant,
-    answer: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    if Instant::now() >= deadline {
-        return Err(StoreError::unavailable(
-            "the request's time was up before anything was sent: see `request_budget`",
-        ));
-    }
-    match tokio::time::timeout_at(deadline, answer).await {
-        Ok(answer) => answer,
-        Err(_) => Err(StoreError::unknown(
-            "the store did not answer within the request's budget: see `request_budget`",
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! won, later ones wait and read a fresh one. The rest is the nine [rules](Rule), without any one of which a change is
 //! lost, done twice, or brings a session back.
 
+use crate::error::store::StoreErrorKind;
 use crate::record::WRITERS;
-use crate::store::StoreErrorKind;
 
 /// How often a send without an answer is repeated.
 const RESENDS: u32 = 2;

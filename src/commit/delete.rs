@@ -1,23 +1,25 @@
 //! The end of a session: deleted now, or in the background once the store is back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::commit::attempt::within;
+use crate::commit::context::Terms;
 use crate::commit::decide::{Action, Event as Happened, Goal, State, Verdict, step};
+use crate::commit::engine::{DESTROYING_MOST, Destroying};
 use crate::error::session::{Gone, SessionError};
+use crate::error::store::StoreError;
 use crate::event::Event;
-use crate::middleware::layer::{Core, DESTROYING_MOST, Destroying, Settings};
-use crate::middleware::request::{is_of, unreadable};
-use crate::record::lifetime::Millis;
-use crate::record::{Record, Unreadable};
-use crate::session::shared::Shared;
-use crate::store::{AnyStore, Deleted, Durability, Freshness, StoreError};
-use crate::time::deadline::deadline;
+use crate::record::Record;
+use crate::record::admission::is_of;
+use crate::record::format::Unreadable;
+use crate::store::deadline::within;
+use crate::store::erased::AnyStore;
+use crate::store::{Deleted, Durability, Freshness};
+use crate::time::Millis;
 use crate::token::{Handle, Token};
 
 /// The waits between the attempts to carry out a destruction that failed; about five minutes in all.
@@ -105,24 +107,23 @@ enum Ended {
 /// Ends a session, once it is known that the token is of it. From then on that need not be known again: the deletion may
 /// have to be repeated for replicas when nothing is left to look at.
 async fn end(
-    core: &Core,
-    settings: &Settings,
+    context: &Terms,
     revocation: &mut Revocation,
     deadline: Instant,
 ) -> Result<Ended, StoreError> {
+    let store = &*context.engine.store;
     let handle = revocation.handle();
     if let Revocation::Unverified { token, asked } = revocation {
-        let load = core.store.load(&handle, Freshness::Latest);
+        let load = store.load(&handle, Freshness::Latest);
         let Some(stored) = within(deadline, load).await? else {
             return Ok(Ended::NoSession);
         };
-        let cookie = &settings.config.cookie.name;
-        let secret = token.secret.hash(core.store.namespace(), cookie);
-        match Record::decode(&stored) {
+        let secret = context.hash(&token.secret);
+        match Record::decode(stored.value()) {
             Ok(record) if is_of(&record, &secret, *asked) => {}
             Ok(_) => return Ok(Ended::NoSession),
             Err(error) => {
-                settings.emit(&unreadable(handle, &error));
+                context.emit(&Event::unreadable(handle, &error));
                 return Ok(match error {
                     Unreadable::Newer(_) => Ended::Unreadable,
                     Unreadable::Malformed(_) | Unreadable::NoVersion => Ended::NoSession,
@@ -131,60 +132,60 @@ async fn end(
         }
         *revocation = Revocation::Verified(handle);
     }
-    let durability = settings.config.durability.endings();
-    delete(&*core.store, handle, durability, deadline).await?;
-    settings.emit(&Event::Destroyed { handle });
+    let durability = context.policy.config.durability.endings();
+    delete(store, handle, durability, deadline).await?;
+    context.emit(&Event::Destroyed { handle });
     Ok(Ended::Deleted)
 }
 
-/// Ends the sessions of a request that are to end. What cannot be done now is done later.
-pub(crate) async fn end_all(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
-    // They stay in the state until they are done, so that a runtime that ends meanwhile takes none along unnoticed.
-    let doomed = shared.state().doomed.clone();
-    if doomed.is_empty() {
-        return Ok(());
-    }
-    let ends = doomed.iter().cloned().map(|mut revocation| async move {
-        let ended = end(&shared.core, &shared.settings, &mut revocation, deadline).await;
+/// What became of sessions that were to end.
+pub(crate) struct Deletions {
+    /// These are to be tried again.
+    pub(crate) failed: Vec<Revocation>,
+    /// These cannot be ended.
+    pub(crate) unreadable: Vec<Revocation>,
+    pub(crate) result: Result<(), SessionError>,
+}
+
+/// Ends sessions, all at once.
+pub(crate) async fn end_all(
+    context: &Terms,
+    revocations: Vec<Revocation>,
+    deadline: Instant,
+) -> Deletions {
+    let ends = revocations.into_iter().map(|mut revocation| async move {
+        let ended = end(context, &mut revocation, deadline).await;
         (revocation, ended)
     });
-    let (mut failed, mut unreadable, mut result) = (Vec::new(), Vec::new(), Ok(()));
+    let mut deletions = Deletions {
+        failed: Vec::new(),
+        unreadable: Vec::new(),
+        result: Ok(()),
+    };
     for (revocation, ended) in join_all(ends).await {
         match ended {
             Ok(Ended::Deleted | Ended::NoSession) => {}
             Ok(Ended::Unreadable) => {
-                unreadable.push(revocation);
-                result = result.and(Err(SessionError::Gone(Gone::Unreadable)));
+                deletions.unreadable.push(revocation);
+                let unreadable = SessionError::Gone(Gone::Unreadable);
+                deletions.result = deletions.result.and(Err(unreadable));
             }
             Err(error) => {
-                failed.push(revocation);
-                result = Err(SessionError::Store(error));
+                deletions.failed.push(revocation);
+                deletions.result = Err(SessionError::Store(error));
             }
         }
     }
-    {
-        let mut state = shared.state();
-        state
-            .doomed
-            .retain(|revocation| !doomed.contains(revocation));
-        // The response must not claim it, though the handler swallows the error of a `save`.
-        let left = failed.iter().chain(&unreadable);
-        state.doomed.extend(left.cloned());
-    }
-    destroy_later(shared, failed);
-    result
+    deletions
 }
 
-/// Ends sessions in the background, for a request that is over or has failed. A logout is carried out although the store was
+/// Ends a session in the background, for a request that is over or has failed. A logout is carried out although the store was
 /// away when it was asked for.
-pub(crate) fn destroy_later(shared: &Shared, doomed: impl IntoIterator<Item = Revocation>) {
-    for revocation in doomed {
-        end_later(shared, revocation);
-    }
-}
-
-fn end_later(shared: &Shared, mut revocation: Revocation) {
-    let (core, settings) = (Arc::clone(&shared.core), Arc::clone(&shared.settings));
+pub(crate) fn end_later(
+    context: &Terms,
+    runtime: Result<Runtime, StoreError>,
+    mut revocation: Revocation,
+) {
     let handle = revocation.handle();
     let failed = |error| Event::DestroyFailed { handle, error };
     let too_many = || {
@@ -192,25 +193,25 @@ fn end_later(shared: &Shared, mut revocation: Revocation) {
             "too many logouts wait for the store",
         ))
     };
-    let runtime = match shared.runtime() {
+    let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return settings.emit(&failed(error)),
+        Err(error) => return context.emit(&failed(error)),
     };
+    let engine = &context.engine;
     let (place, displaced) = match &revocation {
-        Revocation::Verified(handle) => match core.begin_destroying(*handle, DESTROYING_MOST) {
+        Revocation::Verified(handle) => match engine.begin_destroying(*handle, DESTROYING_MOST) {
             Destroying::Begun => (Place::Destroying(*handle), None),
             Destroying::UnderWay => return,
-            Destroying::TooMany => return settings.emit(&too_many()),
+            Destroying::TooMany => return context.emit(&too_many()),
         },
-        Revocation::Unverified { token, .. } => match core.logouts.join(token) {
+        Revocation::Unverified { token, .. } => match engine.logouts.join(token) {
             Some(place) => (Place::Logout(place.number), Some(place.displaced)),
             None => return,
         },
     };
-    let background = core.background.clone();
+    let background = engine.background.clone();
     let pending = Pending {
-        core,
-        settings,
+        context: context.clone(),
         place,
         news: Some(failed(StoreError::unavailable(
             "the tokio runtime ended before the store was back: wait for `SessionLayer::drained`",
@@ -224,7 +225,7 @@ fn end_later(shared: &Shared, mut revocation: Revocation) {
                 None => std::future::pending().await,
             }
         };
-        let done = keep_trying(&pending.core, &pending.settings, &mut revocation);
+        let done = keep_trying(&pending.context, &mut revocation);
         let news = tokio::select! {
             biased;
             done = done => done.err().map(|error| Event::DestroyFailed { handle, error }),
@@ -237,15 +238,16 @@ fn end_later(shared: &Shared, mut revocation: Revocation) {
 
 /// Deletes in the background what a creation without a clear answer may have left, whose token nobody holds. If that fails, it
 /// ends with its idle timeout; a copy that arrives later still does too.
-pub(crate) fn delete_unclaimed(core: &Arc<Core>, handle: Handle) {
-    match core.begin_destroying(handle, UNCLAIMED_MOST) {
+pub(crate) fn delete_unclaimed(context: &Terms, handle: Handle) {
+    let engine = &context.engine;
+    match engine.begin_destroying(handle, UNCLAIMED_MOST) {
         Destroying::Begun => {}
         Destroying::UnderWay | Destroying::TooMany => return,
     }
-    let (core, background) = (Arc::clone(core), core.background.clone());
+    let (context, background) = (context.clone(), engine.background.clone());
     let task = async move {
         // Replicas that do not have the creation need not be waited for, and one stream brings them both.
-        let deleted = delete_patiently(&core, handle, Durability::Primary).await;
+        let deleted = delete_patiently(&context, handle, Durability::Primary).await;
         if let Err(error) = deleted {
             tracing::debug!(target: "sessile", %handle, %error, "a session that nobody holds the token of is left to expire");
         }
@@ -255,32 +257,27 @@ pub(crate) fn delete_unclaimed(core: &Arc<Core>, handle: Handle) {
 
 /// Deletes a session, and tries again for about five minutes.
 async fn delete_patiently(
-    core: &Core,
+    context: &Terms,
     handle: Handle,
     durability: Durability,
 ) -> Result<(), StoreError> {
     let mut waits = LATER.iter();
     let deleted = loop {
-        let deadline = deadline(Instant::now(), core.request_budget());
-        let deleted = delete(&*core.store, handle, durability, deadline).await;
+        let store = &*context.engine.store;
+        let deleted = delete(store, handle, durability, context.deadline()).await;
         match (&deleted, waits.next()) {
             (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
             _ => break deleted,
         }
     };
-    core.end_destroying(handle);
+    context.engine.end_destroying(handle);
     deleted
 }
 
-async fn keep_trying(
-    core: &Core,
-    settings: &Settings,
-    revocation: &mut Revocation,
-) -> Result<(), StoreError> {
+async fn keep_trying(context: &Terms, revocation: &mut Revocation) -> Result<(), StoreError> {
     let mut waits = LATER.iter();
     loop {
-        let deadline = deadline(Instant::now(), core.request_budget());
-        let error = match end(core, settings, revocation, deadline).await {
+        let error = match end(context, revocation, context.deadline()).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
@@ -294,8 +291,7 @@ async fn keep_trying(
 /// A session that is being ended in the background. That it could not be is told when this goes, also if the runtime ends
 /// and takes it along.
 struct Pending {
-    core: Arc<Core>,
-    settings: Arc<Settings>,
+    context: Terms,
     place: Place,
     news: Option<Event>,
 }
@@ -314,11 +310,11 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         match self.place {
-            Place::Destroying(handle) => self.core.end_destroying(handle),
-            Place::Logout(number) => self.core.logouts.leave(number),
+            Place::Destroying(handle) => self.context.engine.end_destroying(handle),
+            Place::Logout(number) => self.context.engine.logouts.leave(number),
         }
         if let Some(news) = &self.news {
-            self.settings.emit(news);
+            self.context.emit(news);
         }
     }
 }
@@ -326,14 +322,13 @@ impl Drop for Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::middleware::layer::SessionLayer;
-    use crate::store::MemoryStore;
+    use crate::commit::context::tests::context;
 
     #[test]
     fn sessions_that_nobody_holds_the_token_of_leave_half_of_the_places_to_logouts() {
-        let layer = SessionLayer::new(MemoryStore::new());
+        let context = context();
         let fill = |most: usize| {
-            let begin = || layer.core.begin_destroying(Handle::random(), most);
+            let begin = || context.engine.begin_destroying(Handle::random(), most);
             std::iter::repeat_with(begin)
                 .take_while(|begun| matches!(begun, Destroying::Begun))
                 .count()

@@ -12,12 +12,13 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::commit::attempt::within;
+use crate::commit::context::Terms;
 use crate::commit::queue::Place;
 use crate::error::session::SessionError;
+use crate::error::store::StoreError;
 use crate::event::Event;
-use crate::middleware::layer::{Core, Settings};
-use crate::store::{Leased, Owner, StoreError};
+use crate::store::deadline::within;
+use crate::store::{Leased, Owner};
 use crate::time::deadline::deadline;
 use crate::token::Handle;
 
@@ -43,22 +44,20 @@ impl Lease {
     ///
     /// Dropping the future gives up the place in the queue, and the lease if it was being taken.
     pub(crate) async fn take(
-        core: &Arc<Core>,
-        settings: &Arc<Settings>,
+        context: &Terms,
         handle: Handle,
         wait: Duration,
         lease: Duration,
     ) -> Result<Self, SessionError> {
         let deadline = deadline(Instant::now(), wait);
-        let place = core.lessees.join(handle);
+        let place = context.engine.lessees.join(handle);
         let turn = place.owned_turn(deadline).await;
         let turn = turn.ok_or(SessionError::Busy { wait })?;
         let (held, released) = oneshot::channel();
         let (taken, hears) = oneshot::channel();
         let term = Arc::new(Term::default());
         let keeper = Keeper {
-            core: Arc::clone(core),
-            settings: Arc::clone(settings),
+            context: context.clone(),
             handle,
             owner: Owner::random(),
             term: Arc::clone(&term),
@@ -67,7 +66,7 @@ impl Lease {
             _place: place,
         };
         let keeping = keeper.keep(deadline, taken, released).in_current_span();
-        core.background.spawn(keeping);
+        context.engine.background.spawn(keeping);
         match hears.await {
             Ok(Ok(true)) => Ok(Self {
                 handle,
@@ -121,8 +120,7 @@ impl fmt::Debug for Lease {
 /// Takes, renews and releases one lease: all in one task, so that a command to take it never arrives after the one that
 /// gives it up.
 struct Keeper {
-    core: Arc<Core>,
-    settings: Arc<Settings>,
+    context: Terms,
     handle: Handle,
     owner: Owner,
     lease: Duration,
@@ -146,7 +144,7 @@ impl Keeper {
         }
         // If the store cannot be reached, the lease ends by itself.
         let _ = self
-            .ask(self.core.store.release(&self.handle, self.owner))
+            .ask(self.context.engine.store.release(&self.handle, self.owner))
             .await;
     }
 
@@ -185,14 +183,14 @@ impl Keeper {
                 Ok(Leased::Held) => {}
                 Ok(Leased::Taken { .. }) => {
                     self.term.end();
-                    self.settings.emit(&Event::LeaseLost { handle });
+                    self.context.emit(&Event::LeaseLost { handle });
                     // The queue of this process stays in order.
                     let _ = released.await;
                     return;
                 }
                 Err(error) => {
                     let handle = Some(handle);
-                    self.settings.emit(&Event::StoreFailed { handle, error });
+                    self.context.emit(&Event::StoreFailed { handle, error });
                 }
             }
         }
@@ -200,10 +198,8 @@ impl Keeper {
 
     async fn ask_for_it(&self) -> Result<Leased, StoreError> {
         let asked = Instant::now();
-        let acquire = self
-            .core
-            .store
-            .acquire(&self.handle, self.owner, self.lease);
+        let store = &self.context.engine.store;
+        let acquire = store.acquire(&self.handle, self.owner, self.lease);
         let answer = self.ask(acquire).await;
         if let Ok(Leased::Held) = answer {
             self.term.extend(asked, self.lease);
@@ -215,7 +211,7 @@ impl Keeper {
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(deadline(Instant::now(), self.core.request_budget()), answer).await
+        within(self.context.deadline(), answer).await
     }
 }
 
@@ -227,8 +223,7 @@ async fn is_over(released: &mut oneshot::Receiver<()>, until: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::middleware::layer::SessionLayer;
-    use crate::store::MemoryStore;
+    use crate::commit::context::tests::context;
 
     const LEASE: Duration = Duration::from_secs(10);
 
@@ -270,14 +265,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_fourth_in_a_row_leaves_others_the_time_to_look() {
-        let layer = SessionLayer::new(MemoryStore::new());
+        let context = context();
         let handle = Handle::random();
         // The queue is one as long as somebody is in it.
-        let _place = layer.core.lessees.join(handle);
+        let _place = context.engine.lessees.join(handle);
         let mut waits = Vec::new();
         for _ in 0..8 {
             let began = Instant::now();
-            let lease = Lease::take(&layer.core, &layer.settings, handle, LEASE, LEASE).await;
+            let lease = Lease::take(&context, handle, LEASE, LEASE).await;
             waits.push(began.elapsed() >= LAST_LOOK);
             drop(lease.expect("a free session"));
         }

@@ -12,8 +12,8 @@ use std::time::Instant;
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
 use crate::commit::decide::{Action, Entry, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
+use crate::error::store::StoreErrorKind;
 use crate::record::WRITERS;
-use crate::store::StoreErrorKind;
 
 const STEPS: u8 = 2;
 const RULES: [Rule; 9] = [

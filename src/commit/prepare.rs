@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::commit::attempt::{Base, Ended, Member, Work};
-use crate::error::session::{Gone, JsonError, JsonErrorKind, SessionError};
-use crate::record::change::Circumstances;
+use crate::commit::attempt::{Ended, Member, Work};
+use crate::commit::base::Base;
+use crate::error::json::{JsonError, JsonErrorKind};
+use crate::error::session::{Gone, SessionError};
+use crate::record::context::Circumstances;
 use crate::record::lifetime::ttl;
 use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch, Version};
@@ -72,7 +74,7 @@ pub(crate) fn seal(
         token,
         id,
     };
-    let limit = members.first()?.work.terms.settings.config.max_size;
+    let limit = members.first()?.work.terms.policy.config.max_size;
     // One by one it shows whose changes are too many, and what the others do without them.
     let one_by_one = members.len() == 1 || seal.start.size() > limit;
     let (mut record, mut fates) = seal.all(members, one_by_one);
@@ -250,12 +252,12 @@ impl Seal<'_> {
                 }
             }
             None => {
-                let config = &terms.settings.config;
+                let config = &terms.policy.config;
                 record.version = Version::first();
                 record.epoch = Epoch::random();
                 record.secret = token
                     .secret
-                    .hash(terms.core.store.namespace(), &config.cookie.name);
+                    .hash(terms.engine.store.namespace(), &config.cookie.name);
                 record.retired.clear();
             }
         }
@@ -266,7 +268,7 @@ impl Seal<'_> {
         }
         let idle = record
             .idle_timeout
-            .unwrap_or(terms.settings.config.idle_timeout);
+            .unwrap_or(terms.policy.config.idle_timeout);
         let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
         let value = record.encode().map_err(|_| SessionError::Encode {
             key: String::new(),
@@ -286,7 +288,7 @@ impl Seal<'_> {
 /// What is no larger than before fits in any case, so that a session above a limit that was lowered can be made smaller,
 /// signed out and rotated.
 fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), SessionError> {
-    let limit = work.terms.settings.config.max_size.max(before);
+    let limit = work.terms.policy.config.max_size.max(before);
     if limit == usize::MAX {
         return Ok(());
     }
@@ -296,7 +298,7 @@ fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), Session
         false => Err(SessionError::TooLarge {
             what: "session",
             size,
-            limit: work.terms.settings.config.max_size,
+            limit: work.terms.policy.config.max_size,
         }),
     }
 }
@@ -360,13 +362,12 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::commit::context::tests::context_of;
     use crate::config::SessionConfig;
-    use crate::middleware::layer::SessionLayer;
     use crate::record::change::Change;
     use crate::record::change::tests::json;
-    use crate::record::lifetime::Millis;
-    use crate::session::state::tests::{base, terms_of, works};
-    use crate::store::MemoryStore;
+    use crate::session::state::tests::{base, works};
+    use crate::time::Millis;
 
     fn member(work: Work) -> Member {
         Member {
@@ -394,16 +395,16 @@ mod tests {
                 max_size: base.record.size() - over,
                 ..SessionConfig::default()
             };
-            let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+            let context = context_of(config);
             let remove = Change::Remove { key: "a".into() };
-            let works = works(&base, &terms_of(&layer), vec![insert("b"), remove]);
+            let works = works(&base, &context, vec![insert("b"), remove]);
             let mut members = works.into_iter().map(member).collect();
             let mut refused = Vec::new();
             let sent = seal(
                 Some(&base),
                 &mut members,
                 &mut refused,
-                layer.core.next_commit(),
+                context.engine.next_commit(),
             );
             assert_eq!(members.len(), kept, "{over}");
             assert!(refused.is_empty() && sent.is_some(), "{over}");

@@ -13,7 +13,8 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
-use crate::commit::attempt::{Base, Commit, Ended, Member, Work};
+use crate::commit::attempt::{Commit, Ended, Member, Work};
+use crate::commit::base::Base;
 use crate::commit::unresolved::Unresolved;
 use crate::error::session::SessionError;
 use crate::lock::Lock;
@@ -127,7 +128,7 @@ impl Place {
 }
 
 fn too_busy(work: Work) -> Ended {
-    let wait = work.terms.core.request_budget();
+    let wait = work.terms.engine.request_budget();
     Ended::Failed {
         log: work.log,
         error: SessionError::Busy { wait },

@@ -1,73 +1,110 @@
-//! Renewals by a session that was loaded some time ago, which looks first what has become of it.
+//! Renewals, beside what the request does.
 
 use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::commit::attempt::{Base, Terms, within};
+use crate::commit::base::Base;
+use crate::commit::context::Terms;
+use crate::error::store::StoreError;
 use crate::event::Event;
-use crate::middleware::request::{Admission, admit};
 use crate::record::Record;
+use crate::record::admission::{Admission, admit};
 use crate::record::fingerprint::{admits, compare};
-use crate::record::lifetime::{Millis, renewal, to_millis, ttl};
+use crate::record::lifetime::{Renewal, renewal, ttl};
 use crate::record::version::Epoch;
-use crate::store::{Freshness, Renewal, StoreError, Stored};
-use crate::time::deadline::deadline;
-use crate::token::SecretHash;
+use crate::store::deadline::within;
+use crate::store::{Freshness, Stored};
+use crate::time::Millis;
+use crate::token::{Handle, SecretHash};
+
+/// Renews a session that has just been loaded, if that is due. If it fails, the next request does it.
+pub(crate) fn renew_if_due(context: &Terms, base: &Base, now: Millis) {
+    let (handle, record) = (base.token.handle, &base.record);
+    let idle = context.policy.idle_timeout(record);
+    let renewal = renewal(base.stored.time_left(), idle, record.deadline, now);
+    if let Some(renewal) = renewal
+        && context.engine.may_renew(handle, renewal, idle, now)
+    {
+        let context = context.clone();
+        let background = context.engine.background.clone();
+        let task = async move {
+            let renewed = touch(&context, handle, renewal, context.deadline()).await;
+            report(&context, handle, renewed);
+        };
+        background.spawn(task.in_current_span());
+    }
+}
+
+async fn touch(
+    context: &Terms,
+    handle: Handle,
+    renewal: Renewal,
+    deadline: Instant,
+) -> Result<(), StoreError> {
+    let touch = context.engine.store.touch(&handle, renewal);
+    // Nothing was there, or it lives longer: what others do in between is mended by the next load.
+    within(deadline, touch).await.map(|_| ())
+}
+
+fn report(context: &Terms, handle: Handle, renewed: Result<(), StoreError>) {
+    if let Err(error) = renewed {
+        let handle = Some(handle);
+        context.emit(&Event::StoreFailed { handle, error });
+    }
+}
 
 /// Who asks for the renewal.
 struct Holder {
     secret: SecretHash,
     epoch: Epoch,
-    terms: Terms,
+    context: Terms,
 }
 
-/// Renews the session in the background, by the timeouts that it has now, if this request may still use it.
-pub(crate) fn look_and_renew(base: &Base, terms: Terms, runtime: &Runtime) {
+/// Renews a session that was loaded some time ago, by the timeouts that it has now, if this request may still use it.
+pub(crate) fn look_and_renew(base: &Base, context: Terms, runtime: &Runtime) {
     let handle = base.token.handle;
-    let cookie = &terms.settings.config.cookie.name;
     let holder = Holder {
-        secret: base.token.secret.hash(terms.core.store.namespace(), cookie),
+        secret: context.hash(&base.token.secret),
         epoch: base.record.epoch,
-        terms,
+        context,
     };
-    let background = holder.terms.core.background.clone();
+    let background = holder.context.engine.background.clone();
     let task = async move {
-        let Terms { core, settings, .. } = &holder.terms;
-        let deadline = deadline(Instant::now(), core.request_budget());
-        let renewed: Result<(), StoreError> = async {
-            let load = core.store.load(&handle, Freshness::Latest);
-            let stored = within(deadline, load).await?;
-            let now = to_millis(core.store.now());
-            if let Some(renewal) = stored.and_then(|stored| holder.may(&stored, now)) {
-                // What others commit in between is mended by the next load.
-                let _ = within(deadline, core.store.touch(&handle, renewal)).await?;
-            }
-            Ok(())
-        }
-        .await;
-        if let Err(error) = renewed {
-            let handle = Some(handle);
-            settings.emit(&Event::StoreFailed { handle, error });
-        }
+        let renewed = holder.look_and_renew(handle).await;
+        report(&holder.context, handle, renewed);
     };
     background.spawn_on(task.in_current_span(), runtime);
 }
 
 impl Holder {
+    async fn look_and_renew(&self, handle: Handle) -> Result<(), StoreError> {
+        let deadline = self.context.deadline();
+        let load = self.context.engine.store.load(&handle, Freshness::Latest);
+        let stored = within(deadline, load).await?;
+        match stored.and_then(|stored| self.may(&stored, self.context.engine.now())) {
+            Some(renewal) => touch(&self.context, handle, renewal, deadline).await,
+            None => Ok(()),
+        }
+    }
+
     /// The renewal that it may have of what is stored.
     fn may(&self, stored: &Stored, now: Millis) -> Option<Renewal> {
-        let record = Record::decode(stored).ok()?;
-        let config = &self.terms.settings.config;
+        let record = Record::decode(stored.value()).ok()?;
+        let config = &self.context.policy.config;
         let bound = record.fingerprint.as_deref();
-        let fingerprint = compare(config.fingerprinting, bound, self.terms.network.as_deref());
+        let fingerprint = compare(
+            config.fingerprinting,
+            bound,
+            self.context.network.as_deref(),
+        );
         if record.epoch != self.epoch
             || admit(&record, &self.secret, now) != Admission::Holder
             || !admits(config.fingerprinting, &fingerprint)
         {
             return None;
         }
-        let idle = record.idle_timeout.unwrap_or(config.idle_timeout);
+        let idle = self.context.policy.idle_timeout(&record);
         let extended = ttl(idle, record.deadline, now).map(Renewal::Extend);
         // A key that would outlive what it may is cut, as a load does.
         renewal(stored.time_left(), idle, record.deadline, now)

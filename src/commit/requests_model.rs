@@ -11,15 +11,16 @@ use std::time::Instant;
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
 use crate::error::session::SessionError;
+use crate::error::store::StoreError;
 use crate::record::Record;
 use crate::record::answer::Answer;
 use crate::record::change::tests::now;
-use crate::record::change::{Change, Rewrite, decode, encode};
+use crate::record::change::{Change, Rewrite};
 use crate::record::json::Json;
 use crate::record::log::ChangeLog;
 use crate::record::tests::record;
 use crate::record::transaction::tests::transaction;
-use crate::store::StoreError;
+use crate::record::value::{decode, encode};
 
 /// What keeps a request from being stored by halves, or its client from being told what is not so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::commit::attempt::{Base, Commit, Committed, Ended, Work};
+use crate::commit::attempt::{Commit, Committed, Ended, Work};
+use crate::commit::base::Base;
 use crate::commit::queue::Line;
 use crate::lock::Lock;
 use crate::record::answer::AnswerId;
@@ -122,16 +123,17 @@ impl Unresolved {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::commit::context::tests::context;
     use crate::record::change::Change;
     use crate::record::change::tests::rotation;
-    use crate::session::state::tests::{base, terms, works};
+    use crate::session::state::tests::{base, works};
 
     #[test]
     fn a_rotation_is_told_of_once() {
         let remove = Change::Remove { key: "k".into() };
         for (change, rotates) in [(Change::Rotate(rotation()), true), (remove, false)] {
             let base = base(None, &["k"]);
-            let work = works(&base, &terms(), vec![change]).remove(0);
+            let work = works(&base, &context(), vec![change]).remove(0);
             let mut unresolved = unresolved(work);
             assert_eq!(unresolved.done(base.clone()).rotated, rotates);
             unresolved.in_primary = true;

@@ -1,16 +1,9 @@
-//! What can go wrong for a handler, and the response it becomes.
+//! What can go wrong for a handler.
 
-use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
-
-use crate::store::StoreError;
-
-/// A cause, cloneable so that an error can be left in the response's extensions.
-pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
+use crate::error::json::JsonError;
+use crate::error::store::StoreError;
 
 /// Why a session call, or the commit after the handler, failed.
 ///
@@ -155,103 +148,6 @@ pub(crate) fn advice_for(what: &str) -> &'static str {
     }
 }
 
-/// Why a value cannot be written as JSON, or read from it.
-///
-/// It holds nothing of the value, and no message of a `Serialize` or `Deserialize` of yours, in which a value may be: it can be
-/// logged.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JsonError {
-    /// What is wrong.
-    pub kind: JsonErrorKind,
-    /// The line of the stored JSON at which reading stopped, from 1; 0 if it was written, or if that is not known.
-    pub line: usize,
-    /// The column of that line, in bytes, from 1.
-    pub column: usize,
-}
-
-/// What is wrong with JSON, or with a value that was to become JSON.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JsonErrorKind {
-    /// It is JSON, and of another type than the one that was asked for.
-    Mismatch,
-    /// It is not JSON.
-    Syntax,
-    /// It ends too early.
-    Truncated,
-    /// The type's `Serialize` failed, or it has a map whose keys are neither strings nor numbers.
-    Unwritable,
-    /// There is a float in it that is NaN or infinite.
-    NotFinite,
-    /// It is nested deeper than it can be read again.
-    TooDeep {
-        /// How many levels of lists, maps and structs there may be.
-        limit: usize,
-    },
-}
-
-impl JsonError {
-    /// A value that cannot be written.
-    pub(crate) fn in_value(kind: JsonErrorKind) -> Self {
-        let (line, column) = (0, 0);
-        Self { kind, line, column }
-    }
-
-    pub(crate) fn not_a_list() -> Self {
-        Self {
-            kind: JsonErrorKind::Mismatch,
-            line: 1,
-            column: 1,
-        }
-    }
-
-    /// What serde_json says of JSON, without its words: they quote what they have found.
-    pub(crate) fn reading(error: &serde_json::Error) -> Self {
-        use serde_json::error::Category;
-        Self {
-            kind: match error.classify() {
-                Category::Data => JsonErrorKind::Mismatch,
-                Category::Eof => JsonErrorKind::Truncated,
-                // Nothing is read from a stream.
-                Category::Syntax | Category::Io => JsonErrorKind::Syntax,
-            },
-            line: error.line(),
-            column: error.column(),
-        }
-    }
-}
-
-impl Error for JsonError {}
-
-impl std::fmt::Display for JsonError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.kind.fmt(f)?;
-        match self.line {
-            0 => Ok(()),
-            line => write!(f, " at line {line}, column {}", self.column),
-        }
-    }
-}
-
-impl std::fmt::Display for JsonErrorKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Mismatch => "the JSON is of another type",
-            Self::Syntax => "this is not JSON",
-            Self::Truncated => "the JSON ends too early",
-            Self::Unwritable => "its `Serialize` failed, or the keys of a map are not strings",
-            Self::NotFinite => "JSON has no NaN and no infinity: use an `Option`, or a string",
-            Self::TooDeep { limit } => {
-                return write!(
-                    f,
-                    "it is nested deeper than the {limit} levels that can be read"
-                );
-            }
-        })
-    }
-}
-
 /// Why a session may not be written to any more.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,32 +174,6 @@ impl std::fmt::Display for Gone {
 }
 
 impl SessionError {
-    /// The status of the response that this error becomes.
-    ///
-    /// 409 for `Conflict`, `Gone`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
-    /// (without, since repeating the request may do its work twice); 500 for `PartlyCommitted`, and for everything that only the
-    /// application's code can mend.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } | Self::Aborted => {
-                StatusCode::CONFLICT
-            }
-            Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::MissingLayer
-            | Self::Encode { .. }
-            | Self::Decode { .. }
-            | Self::NotANumber { .. }
-            | Self::Overflow { .. }
-            | Self::TooLarge { .. }
-            | Self::InvalidTimeout { .. }
-            | Self::Discarded
-            | Self::PartlyCommitted { .. }
-            | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
     /// What it means for a request of which a part is in the store already. `will_end`: the session is still to be deleted.
     pub(crate) fn after_a_part(self, will_end: bool) -> Self {
         match self {
@@ -312,92 +182,6 @@ impl SessionError {
             error => Self::PartlyCommitted {
                 rest: Box::new(error),
             },
-        }
-    }
-
-    /// The default response: the status, one plain sentence, never cached.
-    pub(crate) fn response(&self) -> Response<Bytes> {
-        let text: &'static str = match self {
-            Self::OutcomeUnknown => {
-                "It is not known whether this was done. Look before you repeat it.\n"
-            }
-            Self::Store(_) | Self::Busy { .. } => {
-                "The session is unavailable right now. Try again in a moment.\n"
-            }
-            Self::PartlyCommitted { .. } => {
-                "A part of this was done and the rest was not. Look before you repeat it.\n"
-            }
-            Self::Refused { .. } | Self::Aborted => {
-                "This is not possible any more. Load the page again.\n"
-            }
-            Self::Gone(Gone::OtherNetwork) => "The session cannot be used from this network.\n",
-            Self::Gone(_) | Self::Conflict { .. } => {
-                "The session was changed by another request. Load the page again.\n"
-            }
-            _ => "Internal server error.\n",
-        };
-        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(self, Self::Store(_) | Self::Busy { .. }) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_failed_store_invites_to_try_again() {
-        let store = SessionError::Store(StoreError::unavailable("down"));
-        for (error, status, retry) in [
-            (store, 503, true),
-            (SessionError::OutcomeUnknown, 503, false),
-            (
-                SessionError::Busy {
-                    wait: Duration::ZERO,
-                },
-                503,
-                true,
-            ),
-            (SessionError::Conflict { attempts: 3 }, 409, false),
-            (SessionError::Gone(Gone::Ended), 409, false),
-            (SessionError::Refused { key: "k".into() }, 409, false),
-            (SessionError::Aborted, 409, false),
-            (
-                SessionError::PartlyCommitted {
-                    rest: Box::new(SessionError::Store(StoreError::unavailable("down"))),
-                },
-                500,
-                false,
-            ),
-            (SessionError::MissingLayer, 500, false),
-            (
-                SessionError::TooLarge {
-                    what: "value",
-                    size: 2,
-                    limit: 1,
-                },
-                500,
-                false,
-            ),
-        ] {
-            let response = error.response();
-            assert_eq!(response.status(), status, "{error}");
-            assert_eq!(
-                response.headers().contains_key("retry-after"),
-                retry,
-                "{error}"
-            );
-            assert_eq!(response.headers()["cache-control"], "no-store");
         }
     }
 }

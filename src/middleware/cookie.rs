@@ -10,8 +10,8 @@ use cookie::time::{Duration as CookieDuration, OffsetDateTime};
 use cookie::{Cookie, Expiration};
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 
+use crate::config::cookie::{CookieConfig, SameSite, has_prefix};
 use crate::config::domain::domains;
-use crate::config::{CookieConfig, SameSite, has_prefix};
 use crate::record::lifetime::LONGEST_COOKIE;
 use crate::token::Token;
 

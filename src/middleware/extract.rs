@@ -1,9 +1,8 @@
-//! The session as an argument of axum handlers, its errors as responses, and what axum knows of a request.
+//! The session as an argument of axum handlers, its errors as responses.
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::response::{IntoResponse, Response};
-use http::Extensions;
 use http::request::Parts;
 
 use crate::error::session::SessionError;
@@ -85,12 +84,6 @@ impl<E: IntoResponse> IntoResponse for TransactionError<E> {
             Self::Session(error) => error.into_response(),
         }
     }
-}
-
-/// The path of the request as it was before nested routers took their prefixes off.
-pub(crate) fn original_path(extensions: &Extensions) -> Option<&str> {
-    let OriginalUri(uri) = extensions.get()?;
-    Some(uri.path())
 }
 
 impl IntoResponse for SessionError {

@@ -7,26 +7,27 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
 
-use crate::commit::{Occasion, settle};
+use crate::commit::context::Policy;
 use crate::config::SignedInCaching;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
 use crate::middleware::cookie::{Place, Presented, remove_from, strip, write};
-use crate::middleware::layer::Settings;
 use crate::middleware::slot::Visit;
-use crate::record::lifetime::{Millis, cookie_end, to_millis};
+use crate::record::lifetime::cookie_end;
+use crate::session::save::{Occasion, settle};
 use crate::session::state::{Standing, State};
+use crate::time::Millis;
 use crate::token::Token;
 
 /// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
 /// committed is replaced: the handler's answer would claim what has not happened.
 pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
-    let settings = &visit.settings;
-    let mut response = only_others_cookies(settings, response);
+    let policy = &visit.context.policy;
+    let mut response = only_others_cookies(policy, response);
     if let Some(session) = visit.depart() {
         let shared = session.shared();
-        let failed = is_failed(settings, &response);
+        let failed = is_failed(policy, &response);
         let committed = settle(shared, Occasion::Head { failed }).await;
         let lease = shared.state().lease.take();
         drop(lease);
@@ -37,13 +38,13 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
             (due, state.was_signed_in && accessed)
         };
         response = match committed {
-            Err(error) => error_response(settings, &error, response.headers()),
+            Err(error) => error_response(visit, &error, response.headers()),
             // By now it is known whether anything of a request is in the store whose handler has returned an error.
             Ok(()) => replaced_if_failed(visit, response),
         };
-        let now = to_millis(shared.core.store.now());
+        let now = visit.context.engine.now();
         let (places, headers) = (&visit.other_places, response.headers_mut());
-        bake(settings, due, places, now, signed_in, headers);
+        bake(policy, due, places, now, signed_in, headers);
     } else {
         response = replaced_if_failed(visit, response);
     }
@@ -55,13 +56,12 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
 
 /// The response for a session that could not be loaded. It sets no cookie: an outage must not log anyone out.
 pub(crate) fn turn_away<R: From<Bytes>>(visit: &Visit, error: &SessionError) -> Response<R> {
-    error_response(&visit.settings, error, &HeaderMap::new())
+    error_response(visit, error, &HeaderMap::new())
 }
 
 /// A session error that the handler returned gets the response of the layer's hook too. And it does not know what else of the
 /// request is in the store.
 fn replaced_if_failed<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
-    let settings = &visit.settings;
     let Some(error) = response.extensions().get::<SessionError>() else {
         return response;
     };
@@ -70,37 +70,37 @@ fn replaced_if_failed<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> R
         None => error.clone(),
     };
     let is_another = std::mem::discriminant(&told) != std::mem::discriminant(error);
-    match is_another || settings.has_error_hook() {
-        true => error_response(settings, &told, response.headers()),
+    match is_another || visit.hooks().has_error_hook() {
+        true => error_response(visit, &told, response.headers()),
         false => response,
     }
 }
 
 /// Whether the handler told the client that it has not done what it was asked.
-fn is_failed<R>(settings: &Settings, response: &Response<R>) -> bool {
+fn is_failed<R>(policy: &Policy, response: &Response<R>) -> bool {
     let server_error = response.status() >= StatusCode::INTERNAL_SERVER_ERROR;
     let session_error = response.extensions().get::<SessionError>().is_some();
-    session_error || (server_error && !settings.config.commit_on_server_error)
+    session_error || (server_error && !policy.config.commit_on_server_error)
 }
 
 /// The response without cookies of our name: whoever has set them was not us.
-fn only_others_cookies<R>(settings: &Settings, mut response: Response<R>) -> Response<R> {
-    let name = &settings.config.cookie.name;
+fn only_others_cookies<R>(policy: &Policy, mut response: Response<R>) -> Response<R> {
+    let name = &policy.config.cookie.name;
     if strip(response.headers_mut(), name) {
         let name = name.clone();
-        settings.emit(&Event::ForeignSetCookie { name });
+        policy.emit(&Event::ForeignSetCookie { name });
     }
     response
 }
 
 /// The response for an error, with the cookies that the replaced one was to set.
 fn error_response<R: From<Bytes>>(
-    settings: &Settings,
+    visit: &Visit,
     error: &SessionError,
     replaced: &HeaderMap,
 ) -> Response<R> {
-    let response = settings.error_response(error).map(R::from);
-    let mut response = only_others_cookies(settings, response);
+    let response = visit.hooks().error_response(error).map(R::from);
+    let mut response = only_others_cookies(&visit.context.policy, response);
     for cookie in replaced.get_all(SET_COOKIE) {
         response.headers_mut().append(SET_COOKIE, cookie.clone());
     }
@@ -154,15 +154,15 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
 /// It is the only one of its name, domain and path (RFC 6265bis §4.1.1); before it, the others of its name are removed from
 /// where the browser may have them.
 fn bake(
-    settings: &Settings,
+    policy: &Policy,
     due: Due,
     other_places: &[Place],
     now: Millis,
     signed_in: bool,
     headers: &mut HeaderMap,
 ) {
-    let config = &settings.config.cookie;
-    let why = match (&due, settings.config.signed_in_caching) {
+    let config = &policy.config.cookie;
+    let why = match (&due, policy.config.signed_in_caching) {
         (Due::Keep(..) | Due::Remove, _) => Private::SetsCookie,
         (Due::Nothing, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
         (Due::Nothing, SignedInCaching::NoStore | SignedInCaching::Unchanged) => return,
@@ -183,7 +183,7 @@ fn bake(
         }
     }
     if keep_private(headers, why) == Outcome::WasPublic {
-        settings.emit(&Event::PublicResponse);
+        policy.emit(&Event::PublicResponse);
     }
 }
 
@@ -230,10 +230,10 @@ mod tests {
     use http::header::COOKIE;
 
     use super::*;
-    use crate::commit::attempt::Base;
+    use crate::commit::base::Base;
     use crate::error::session::Gone;
     use crate::middleware::cookie::read;
-    use crate::record::change::Circumstances;
+    use crate::record::context::Circumstances;
     use crate::record::fingerprint::Fingerprint;
     use crate::record::tests::record;
     use crate::store::Stored;

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Deserializer};
 
-use crate::config::{ConfigError, SessionConfig};
+use crate::config::SessionConfig;
+use crate::error::config::ConfigError;
 use crate::middleware::layer::SessionLayer;
 use crate::store::{MemoryStore, RedisConfig, RedisStore};
 

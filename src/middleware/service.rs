@@ -11,19 +11,19 @@ use tower_service::Service;
 
 use crate::config::Load;
 use crate::middleware::finish::{Departure, depart, turn_away};
-use crate::middleware::layer::SessionLayer;
+use crate::middleware::parts::LayerParts;
 use crate::middleware::slot::Visit;
 
-/// The service that [`SessionLayer`] makes: loads the session, calls the inner service, commits what was changed.
+/// The service that [`SessionLayer`](crate::SessionLayer) makes: loads the session, calls the inner service, commits what was changed.
 #[derive(Clone, Debug)]
 pub struct SessionService<S> {
     inner: S,
-    layer: SessionLayer,
+    parts: LayerParts,
 }
 
 impl<S> SessionService<S> {
-    pub(crate) fn new(inner: S, layer: SessionLayer) -> Self {
-        Self { inner, layer }
+    pub(crate) fn new(inner: S, parts: LayerParts) -> Self {
+        Self { inner, parts }
     }
 }
 
@@ -47,13 +47,13 @@ where
         // The service that was polled ready is the one to call; its clone may not be ready yet.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        let layer = self.layer.clone();
-        ResponseFuture(Box::pin(serve(layer, inner, request)))
+        let parts = self.parts.clone();
+        ResponseFuture(Box::pin(serve(parts, inner, request)))
     }
 }
 
 async fn serve<S, B, R>(
-    layer: SessionLayer,
+    layer: LayerParts,
     mut inner: S,
     request: Request<B>,
 ) -> Result<Response<R>, S::Error>
@@ -61,11 +61,11 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     R: From<Bytes>,
 {
-    let (mut parts, body) = request.into_parts();
-    let Some(visit) = Visit::begin(&layer, &mut parts) else {
-        return inner.call(Request::from_parts(parts, body)).await;
+    let (mut head, body) = request.into_parts();
+    let Some(visit) = Visit::begin(&layer, &mut head) else {
+        return inner.call(Request::from_parts(head, body)).await;
     };
-    if layer.settings.config.load == Load::Inbound
+    if layer.policy.config.load == Load::Inbound
         && let Err(error) = visit.session().await
         && visit.is_exclusive()
     {
@@ -73,7 +73,7 @@ where
         return Ok(turn_away(&visit, &error));
     }
     let departure = Departure::of(visit.clone());
-    let response = inner.call(Request::from_parts(parts, body)).await?;
+    let response = inner.call(Request::from_parts(head, body)).await?;
     let response = depart(&visit, response).await;
     departure.done();
     Ok(response)

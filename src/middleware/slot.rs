@@ -10,25 +10,26 @@ use http::{HeaderValue, Method};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
 
+use crate::commit::context::Terms;
 use crate::commit::delete::Revocation;
 use crate::config::Concurrency;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::cookie::{Place, Presented, other_places, read};
-use crate::middleware::layer::{Core, SessionLayer, Settings};
-use crate::record::lifetime::to_millis;
+use crate::middleware::hooks::Hooks;
+use crate::middleware::nested::report_ignored_settings;
+use crate::middleware::parts::LayerParts;
 use crate::session::Session;
 use crate::session::state::Standing;
 
 /// One request under one layer: the tokens it carries, and the session once somebody has asked for it.
 #[derive(Debug)]
 pub(crate) struct Visit {
-    pub(crate) core: Arc<Core>,
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) context: Terms,
+    hooks: Arc<Hooks>,
     pub(crate) presented: Presented,
     /// Where the browser may have the other cookies, if it has several.
     pub(crate) other_places: Vec<Place>,
-    pub(crate) network: Option<String>,
     pub(crate) shows_flashes: bool,
     /// The one that the request came in on.
     pub(crate) runtime: Option<Runtime>,
@@ -62,23 +63,40 @@ impl Visits {
     }
 }
 
+impl Session {
+    /// The session of a request, for tower services and middleware; handlers take it as an argument.
+    ///
+    /// # Redis
+    ///
+    /// None if the session is loaded already; otherwise as [`Load::Inbound`](crate::Load::Inbound).
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::MissingLayer`]: there is no layer around this service.
+    /// - [`SessionError::Store`]: the session could not be loaded; it is not tried again in this request.
+    /// - [`SessionError::Busy`]: [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), and others had it for too long.
+    pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
+        Visits::of(parts)?.session().await
+    }
+}
+
 impl Visit {
     /// Notes a request on its way in. `None` if a layer further out has a cookie of the same name: its session is this
     /// one's too.
-    pub(crate) fn begin(layer: &SessionLayer, parts: &mut Parts) -> Option<Arc<Self>> {
-        let settings = &layer.settings;
-        let name = &settings.config.cookie.name;
+    pub(crate) fn begin(layer: &LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
+        let config = &layer.policy.config;
+        let name = &config.cookie.name;
         let mut visits = parts
             .extensions
             .get::<Visits>()
             .map_or_else(Vec::new, |visits| visits.0.clone());
         let outer = visits
             .iter()
-            .position(|visit| visit.settings.config.cookie.name == *name);
+            .position(|visit| visit.context.policy.config.cookie.name == *name);
         if let Some(outer) = outer {
             // The innermost layer's session is the last.
             let outer = visits.remove(outer);
-            layer.join(&outer.core, &outer.settings);
+            report_ignored_settings(layer, &outer.parts());
             visits.push(outer);
             parts.extensions.insert(Visits(visits));
             return None;
@@ -90,21 +108,24 @@ impl Visit {
         }
         let presented = read(&parts.headers, name);
         if presented.malformed {
-            settings.emit(&Event::MalformedCookie);
+            layer.policy.emit(&Event::MalformedCookie);
         }
         if presented.is_too_many() {
-            settings.emit(&Event::AmbiguousCookie);
+            layer.policy.emit(&Event::AmbiguousCookie);
         }
         let other_places = match presented.is_several() {
-            true => other_places(&settings.config.cookie, host(parts), path(parts)),
+            true => other_places(&config.cookie, host(parts), path(parts)),
             false => Vec::new(),
         };
         let visit = Arc::new(Self {
-            core: Arc::clone(&layer.core),
-            settings: Arc::clone(settings),
+            context: Terms {
+                engine: Arc::clone(&layer.engine),
+                policy: Arc::clone(&layer.policy),
+                network: layer.hooks.network(config, parts).map(Arc::from),
+            },
+            hooks: Arc::clone(&layer.hooks),
             presented,
             other_places,
-            network: settings.network(parts),
             shows_flashes: is_shown(parts),
             runtime: Runtime::try_current().ok(),
             session: OnceCell::new(),
@@ -115,6 +136,18 @@ impl Visit {
         visits.push(Arc::clone(&visit));
         parts.extensions.insert(Visits(visits));
         Some(visit)
+    }
+
+    pub(crate) fn parts(&self) -> LayerParts {
+        LayerParts {
+            engine: Arc::clone(&self.context.engine),
+            policy: Arc::clone(&self.context.policy),
+            hooks: Arc::clone(&self.hooks),
+        }
+    }
+
+    pub(crate) fn hooks(&self) -> &Hooks {
+        &self.hooks
     }
 
     /// The session, loaded the first time.
@@ -146,7 +179,7 @@ impl Visit {
 
     /// Ends the session, loaded or not.
     pub(crate) fn end_session(&self) {
-        let asked = to_millis(self.core.store.now());
+        let asked = self.context.engine.now();
         let unverified = |token| Revocation::Unverified { token, asked };
         let tokens = self.presented.tokens.iter().cloned().map(unverified);
         if let Some(session) = self.loaded() {
@@ -180,7 +213,7 @@ impl Visit {
     /// Whether the request must not go on without its session, since others of the session are not to run meanwhile.
     pub(crate) fn is_exclusive(&self) -> bool {
         matches!(
-            self.settings.config.concurrency,
+            self.context.policy.config.concurrency,
             Concurrency::Exclusive { .. }
         )
     }
@@ -209,8 +242,8 @@ fn host(parts: &Parts) -> Option<&str> {
 /// The path that the browser has asked for, as far as that is known below routers that take prefixes off.
 fn path(parts: &Parts) -> &str {
     #[cfg(feature = "axum")]
-    if let Some(path) = crate::middleware::extract::original_path(&parts.extensions) {
-        return path;
+    if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {
+        return uri.path();
     }
     parts.uri.path()
 }

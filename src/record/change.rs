@@ -13,20 +13,21 @@
 //! | `clear` | removes the keys it saw |
 //! | rotation, principal | only within the epoch they were made in, see [`crate::commit`]; a login may join its like |
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::session::{JsonError, SessionError};
+use crate::error::session::SessionError;
 use crate::record::answer::{Answer, AnswerId};
+use crate::record::context::Circumstances;
 use crate::record::flash::{Flash, add, take};
 use crate::record::json::Json;
 use crate::record::kept::Kept;
-use crate::record::lifetime::{Millis, after};
 use crate::record::transaction::Transaction;
+use crate::record::value::{append, count};
 use crate::record::version::Epoch;
 use crate::record::{Record, Retired};
+use crate::time::{Millis, after};
 use crate::token::{Secret, SecretHash};
 
 /// How long a replaced secret is recognised, so that a request sent before the browser saw the new cookie cannot push
@@ -121,15 +122,6 @@ impl fmt::Debug for Change {
             Self::ClearPrincipal(_) => "ClearPrincipal",
         })
     }
-}
-
-/// What a change needs to know besides the record.
-#[derive(Clone, Debug)]
-pub(crate) struct Circumstances {
-    pub(crate) now: Millis,
-    pub(crate) absolute_timeout: Duration,
-    /// The network that the session is bound to when it has none yet, or changes hands.
-    pub(crate) network: Option<String>,
 }
 
 impl Change {
@@ -315,92 +307,13 @@ fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
     record.epoch = rotation.epoch;
 }
 
-/// Adds to a counter.
-pub(crate) fn count(
-    data: &mut BTreeMap<String, Json>,
-    key: &str,
-    by: i64,
-) -> Result<i64, SessionError> {
-    let sum = sum(key, data.get(key), by)?;
-    data.insert(key.to_owned(), encode(key, &sum)?);
-    Ok(sum)
-}
-
-/// Appends an item to a list; a missing list is empty.
-pub(crate) fn append(
-    data: &mut BTreeMap<String, Json>,
-    key: &str,
-    item: &Json,
-) -> Result<(), SessionError> {
-    let error = |source| decode_error::<Vec<()>>(key, source);
-    if let Some(list) = data.get_mut(key) {
-        return list.push(item).map_err(error);
-    }
-    let mut list = encode::<[(); 0]>(key, &[])?;
-    list.push(item).map_err(error)?;
-    data.insert(key.to_owned(), list);
-    Ok(())
-}
-
-/// The counter's value with `by` added; a missing counter stands at zero.
-fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
-    let count: i64 = match value {
-        None => 0,
-        Some(value) => value.decode().map_err(|_| SessionError::NotANumber {
-            key: key.to_owned(),
-        })?,
-    };
-    count.checked_add(by).ok_or_else(|| SessionError::Overflow {
-        key: key.to_owned(),
-    })
-}
-
-pub(crate) fn encode<T: serde::Serialize + ?Sized>(
-    key: &str,
-    value: &T,
-) -> Result<Json, SessionError> {
-    Json::encode(value).map_err(|source| encode_error::<T>(key, source))
-}
-
-/// An item of a list.
-pub(crate) fn encode_item<T: serde::Serialize + ?Sized>(
-    key: &str,
-    value: &T,
-) -> Result<Json, SessionError> {
-    Json::encode_item(value).map_err(|source| encode_error::<T>(key, source))
-}
-
-fn encode_error<T: ?Sized>(key: &str, source: JsonError) -> SessionError {
-    SessionError::Encode {
-        key: key.to_owned(),
-        type_name: std::any::type_name::<T>(),
-        source,
-    }
-}
-
-pub(crate) fn decode<T: serde::de::DeserializeOwned>(
-    key: &str,
-    value: &Json,
-) -> Result<T, SessionError> {
-    value
-        .decode()
-        .map_err(|error| decode_error::<T>(key, error))
-}
-
-fn decode_error<T>(key: &str, source: JsonError) -> SessionError {
-    SessionError::Decode {
-        key: key.to_owned(),
-        type_name: std::any::type_name::<T>(),
-        source,
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::cell::Cell;
 
     use super::*;
     use crate::record::tests::record;
+    use crate::record::value::decode;
 
     thread_local! {
         /// How many changes this thread has looked at, to tell whether the work grows with the square of a log.

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crate::error::session::SessionError;
 use crate::record::Record;
 use crate::record::answer::AnswerId;
-use crate::record::change::{Change, Circumstances};
+use crate::record::change::Change;
+use crate::record::context::Circumstances;
 use crate::token::Secret;
 
 /// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
@@ -253,11 +254,12 @@ mod tests {
     use super::*;
     use crate::record::answer::Answer;
     use crate::record::change::tests::{now, rotation};
-    use crate::record::change::{Check, Rewrite, decode, encode};
+    use crate::record::change::{Check, Rewrite};
     use crate::record::flash::{Flash, Level};
     use crate::record::json::Json;
     use crate::record::kept::Kept;
     use crate::record::tests::record;
+    use crate::record::value::{decode, encode};
 
     #[test]
     fn a_failed_request_leaves_a_logout_and_no_login() {

@@ -10,22 +10,19 @@ use serde::de::DeserializeOwned;
 use crate::error::session::SessionError;
 use crate::lock::{Lock, assert_none_held};
 use crate::record::answer::{Answer, AnswerId};
-use crate::record::change::{Change, append, count, decode, encode, encode_item};
 use crate::record::json::Json;
 use crate::record::key::SessionKey;
-use crate::session::{Session, check_size};
+use crate::record::limit::check_size;
+use crate::record::value::{append, count, decode, encode, encode_item};
 
-/// How often a transaction is tried on a session that other clones change meanwhile.
-const TRIALS: u32 = 100;
-
-/// The values of a session inside a [`transaction`](Session::transaction): as they are in the store, with the request's
+/// The values of a session inside a [`transaction`](crate::Session::transaction): as they are in the store, with the request's
 /// earlier changes done to them.
 pub struct Data {
     values: BTreeMap<String, Json>,
     max_size: usize,
 }
 
-/// Why a [`transaction`](Session::transaction) did not happen.
+/// Why a [`transaction`](crate::Session::transaction) did not happen.
 ///
 /// Implements axum's `IntoResponse` if `E` does. If `E` is [`SessionError`], `?` turns it into one.
 #[non_exhaustive]
@@ -71,7 +68,7 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// Those of [`Session::insert`].
+    /// Those of [`Session::insert`](crate::Session::insert).
     pub fn insert<T: Serialize>(
         &mut self,
         key: impl SessionKey<T>,
@@ -126,7 +123,7 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// Those of [`Session::increment`].
+    /// Those of [`Session::increment`](crate::Session::increment).
     pub fn increment(&mut self, key: &str, by: i64) -> Result<i64, SessionError> {
         self.check("key", key.len())?;
         count(&mut self.values, key, by)
@@ -136,7 +133,7 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// Those of [`Session::push`].
+    /// Those of [`Session::push`](crate::Session::push).
     pub fn push<T: Serialize>(&mut self, key: &str, value: T) -> Result<(), SessionError> {
         let value = encode_item(key, &value)?;
         self.check("key", key.len())?;
@@ -159,9 +156,9 @@ impl fmt::Debug for Data {
 /// A closure over all of the data, with its types erased.
 #[derive(Clone)]
 pub(crate) struct Transaction {
-    closure: Arc<dyn Closure>,
+    pub(crate) closure: Arc<dyn Closure>,
     /// What it returns is looked at by nobody.
-    trial: bool,
+    pub(crate) trial: bool,
 }
 
 impl Transaction {
@@ -187,7 +184,7 @@ impl Transaction {
     }
 }
 
-trait Closure: Send + Sync {
+pub(crate) trait Closure: Send + Sync {
     fn run(
         &self,
         values: BTreeMap<String, Json>,
@@ -197,19 +194,22 @@ trait Closure: Send + Sync {
     fn confirm(&self);
 }
 
-struct Typed<F, T, E> {
-    closure: F,
-    max_size: usize,
+pub(crate) struct Typed<F, T, E> {
+    pub(crate) closure: F,
+    pub(crate) max_size: usize,
     /// What the run has returned whose result was sent last.
-    answer: Answer<T>,
-    aborted: Lock<Option<E>>,
+    pub(crate) answer: Answer<T>,
+    pub(crate) aborted: Lock<Option<E>>,
 }
 
 impl<F, T, E> Typed<F, T, E>
 where
     F: Fn(&mut Data) -> Result<T, E>,
 {
-    fn attempt(&self, values: BTreeMap<String, Json>) -> Result<(BTreeMap<String, Json>, T), E> {
+    pub(crate) fn attempt(
+        &self,
+        values: BTreeMap<String, Json>,
+    ) -> Result<(BTreeMap<String, Json>, T), E> {
         assert_none_held();
         let max_size = self.max_size;
         let mut data = Data { values, max_size };
@@ -217,7 +217,7 @@ where
         Ok((data.values, result))
     }
 
-    fn set_aborted(&self, error: Option<E>) -> Option<E> {
+    pub(crate) fn set_aborted(&self, error: Option<E>) -> Option<E> {
         std::mem::replace(&mut *self.aborted.lock(), error)
     }
 }
@@ -256,114 +256,10 @@ where
     }
 }
 
-/// Several values at once.
-impl Session {
-    /// Reads and changes several values in one step that other requests see whole or not at all, and commits it at once,
-    /// with everything this request has changed before. For what must hold together: a cart that becomes an order, a limit
-    /// over several counters.
-    ///
-    /// The closure runs on a copy, first on what this request sees. It returns what the call is to return, or an error,
-    /// which drops the copy. If another request has changed the session meanwhile, it runs again, on what that one made of
-    /// it; then perhaps on another request's task, which waits for it. So it must be quick, and depend on nothing but the
-    /// data and what was moved into it: clone what you move in. What is returned is of the run whose result was written.
-    ///
-    /// It is merged under every [`Concurrency`](crate::Concurrency): not what was read before, but what the closure reads
-    /// decides. If it has met changes of others under `Reject`, values that the request writes afterwards are refused until it
-    /// calls [`reload`](Self::reload).
-    ///
-    /// ```
-    /// # use sessile::{Session, SessionError, TransactionError};
-    /// /// Moves the cart to an order: both, or neither.
-    /// async fn order(session: Session, id: u64) -> Result<Vec<String>, TransactionError<SessionError>> {
-    ///     session
-    ///         .transaction(move |data| {
-    ///             let cart = data.remove::<Vec<String>>("cart")?.unwrap_or_default();
-    ///             data.insert(format!("orders/{id}").as_str(), &cart)?;
-    ///             Ok(cart)
-    ///         })
-    ///         .await
-    /// }
-    /// ```
-    ///
-    /// # Redis
-    ///
-    /// As [`save`](Self::save), also if the closure changes nothing: that it had this to say is then of the moment of the
-    /// write.
-    ///
-    /// # Errors
-    ///
-    /// - [`TransactionError::Aborted`]: the closure said no. Changes of before it stay to be committed.
-    /// - [`TransactionError::Session`]: those of [`save`](Self::save). Unless it is `OutcomeUnknown`, nothing of the closure
-    ///   was written.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the transaction may be done and nobody has what it returned.
-    #[doc(alias("multi", "atomic", "batch"))]
-    pub async fn transaction<T, E, F>(&self, f: F) -> Result<T, TransactionError<E>>
-    where
-        F: Fn(&mut Data) -> Result<T, E> + Send + Sync + 'static,
-        T: Send + 'static,
-        E: Send + 'static,
-    {
-        let answer = Answer::new();
-        let typed = Arc::new(Typed {
-            closure: f,
-            max_size: self.shared().settings.config.max_size,
-            answer: answer.clone(),
-            aborted: Lock::new(None),
-        });
-        self.stage(&typed).await?;
-        match self.settle_for(&answer).await {
-            Ok(given) => given.ok_or(TransactionError::Session(SessionError::Discarded)),
-            Err(error) => match (&error, typed.set_aborted(None)) {
-                (SessionError::Aborted, Some(aborted)) => Err(TransactionError::Aborted(aborted)),
-                _ => Err(TransactionError::Session(error)),
-            },
-        }
-    }
-
-    /// Adds the transaction to what this request has changed, if the closure agrees.
-    async fn stage<F, T, E>(&self, typed: &Arc<Typed<F, T, E>>) -> Result<(), TransactionError<E>>
-    where
-        F: Fn(&mut Data) -> Result<T, E> + Send + Sync + 'static,
-        T: Send + 'static,
-        E: Send + 'static,
-    {
-        let mut is_fresh = false;
-        for _ in 0..TRIALS {
-            // The closure is the application's: it may use this session, so no lock is held while it runs.
-            let (seen, revision) = {
-                let state = self.shared().state();
-                is_fresh |= !state.head_sent;
-                (state.view.data.clone(), state.revision)
-            };
-            match typed.attempt(seen) {
-                Ok((values, _)) => {
-                    let closure = Arc::clone(typed) as Arc<dyn Closure>;
-                    let trial = false;
-                    let change = Change::Transaction(Transaction { closure, trial });
-                    let mut state = self.shared().state();
-                    if state.revision == revision {
-                        state.note_all(change, values);
-                        return Ok(());
-                    }
-                }
-                Err(error) if is_fresh => return Err(TransactionError::Aborted(error)),
-                // Long after the load, that is no news of what is stored now.
-                Err(_) => {
-                    self.reload().await?;
-                    is_fresh = true;
-                }
-            }
-        }
-        Err(SessionError::Conflict { attempts: TRIALS }.into())
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::record::change::Change;
 
     /// A transaction as a change, and where its result is found.
     pub(crate) fn transaction<T: Send + 'static>(

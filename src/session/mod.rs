@@ -1,35 +1,36 @@
 //! The session: what a handler holds.
 
+pub(crate) mod flash;
+pub(crate) mod lifetime;
 pub(crate) mod principal;
 pub(crate) mod read_only;
+pub(crate) mod save;
 pub(crate) mod shared;
 pub(crate) mod state;
+pub(crate) mod transaction;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::commit::{Occasion, reload, settle};
 use crate::error::session::SessionError;
-use crate::middleware::slot::Visits;
 use crate::record::answer::{Answer, AnswerId};
-use crate::record::change::{Change, Rewrite, decode, encode, encode_item};
+use crate::record::change::{Change, Rewrite};
 use crate::record::fingerprint::Fingerprint;
 use crate::record::json::Json;
 use crate::record::key::SessionKey;
+use crate::record::limit::check_size;
+use crate::record::value::{decode, encode, encode_item};
+use crate::session::save::{Occasion, reload, settle};
 use crate::session::shared::Shared;
 use crate::session::state::{Standing, State};
 use crate::token::Handle;
 
 /// How often an update is tried whose value other clones of the session change meanwhile.
 const REWRITES: u32 = 100;
-
-/// How long a key may be, in bytes.
-const KEY_LONGEST: usize = 1024;
 
 /// The session of a request: a map of values that outlives it.
 ///
@@ -81,21 +82,6 @@ impl Session {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    /// The session of a request, for tower services and middleware; handlers take it as an argument.
-    ///
-    /// # Redis
-    ///
-    /// None if the session is loaded already; otherwise as [`Load::Inbound`](crate::Load::Inbound).
-    ///
-    /// # Errors
-    ///
-    /// - [`SessionError::MissingLayer`]: there is no layer around this service.
-    /// - [`SessionError::Store`]: the session could not be loaded; it is not tried again in this request.
-    /// - [`SessionError::Busy`]: [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), and others had it for too long.
-    pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
-        Visits::of(parts)?.session().await
     }
 
     /// The value under a key, or `None`.
@@ -208,7 +194,7 @@ impl Session {
     #[doc(alias = "incr")]
     pub fn increment(&self, key: &str, by: i64) -> Result<i64, SessionError> {
         self.check_size("key", key.len())?;
-        let circumstances = self.shared.terms().circumstances();
+        let circumstances = self.shared.context.circumstances();
         let change = Change::Increment {
             key: key.to_owned(),
             by,
@@ -535,7 +521,7 @@ impl Session {
     }
 
     pub(crate) fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
-        let max_size = self.shared.settings.config.max_size;
+        let max_size = self.shared.context.policy.config.max_size;
         check_size(what, size, max_size).inspect_err(|error| self.shared.report(error))
     }
 
@@ -543,7 +529,7 @@ impl Session {
         if let Some(key) = change.new_key() {
             self.check_size("key", key.len())?;
         }
-        let circumstances = self.shared.terms().circumstances();
+        let circumstances = self.shared.context.circumstances();
         self.shared.state().change(change, &circumstances)
     }
 
@@ -571,21 +557,6 @@ impl Session {
             Ok(given) => Ok(given),
             Err(error) => settled.and(Err(error)),
         }
-    }
-}
-
-pub(crate) fn check_size(
-    what: &'static str,
-    size: usize,
-    max_size: usize,
-) -> Result<(), SessionError> {
-    let limit = match what {
-        "key" => KEY_LONGEST,
-        _ => max_size,
-    };
-    match size <= limit {
-        true => Ok(()),
-        false => Err(SessionError::TooLarge { what, size, limit }),
     }
 }
 

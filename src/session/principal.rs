@@ -1,6 +1,5 @@
 //! Who the session belongs to: rotation, login and logout.
 
-use crate::commit::destroy_later;
 use crate::error::session::SessionError;
 use crate::record::change::{Change, Rotation};
 use crate::record::version::Epoch;
@@ -46,7 +45,7 @@ impl Session {
     /// it if the session could not be loaded.
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
-        let circumstances = self.shared().terms().circumstances();
+        let circumstances = self.shared().context.circumstances();
         let late = {
             let mut state = self.shared().state();
             state.destroy(&circumstances);
@@ -57,7 +56,7 @@ impl Session {
                 Vec::new()
             }
         };
-        destroy_later(self.shared(), late);
+        self.shared().delete_later(late);
     }
 
     /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and
@@ -121,7 +120,7 @@ impl Session {
 
     /// Whether to sign in is to join the login that has retired this request's token.
     fn may_join(&self, who: &str) -> bool {
-        let terms = self.shared().terms();
+        let terms = self.shared().context.clone();
         let state = self.shared().state();
         !state.head_sent && state.joined_by(who, &terms).is_some()
     }
@@ -139,8 +138,7 @@ impl Session {
 
     fn rotation(&self) -> Rotation {
         let secret = Secret::random();
-        let cookie = &self.shared().settings.config.cookie.name;
-        let hash = secret.hash(self.shared().core.store.namespace(), cookie);
+        let hash = self.shared().context.hash(&secret);
         Rotation {
             secret,
             hash,

@@ -8,25 +8,22 @@ use std::time::Duration;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::commit::attempt::Terms;
-use crate::commit::destroy_later;
+use crate::commit::context::Terms;
+use crate::commit::delete::{Revocation, end_later};
 use crate::error::session::SessionError;
+use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::lock::{Guard, Lock};
-use crate::middleware::layer::{Core, Settings};
 use crate::record::Record;
 use crate::record::log::ChangeLog;
 use crate::session::state::{Standing, State, View};
-use crate::store::StoreError;
 
 /// How often a view is made anew for changes that come while it is made.
 const PASSES: u32 = 8;
 
 /// What the clones of a session share.
 pub(crate) struct Shared {
-    pub(crate) core: Arc<Core>,
-    pub(crate) settings: Arc<Settings>,
-    network: Option<Arc<str>>,
+    pub(crate) context: Terms,
     /// The one that the request came in on.
     runtime: Option<Runtime>,
     /// How long commits of this request may take in all.
@@ -67,21 +64,16 @@ impl DerefMut for StateGuard<'_> {
 
 impl Shared {
     pub(crate) fn new(
-        core: Arc<Core>,
-        settings: Arc<Settings>,
-        network: Option<Arc<str>>,
+        context: Terms,
         runtime: Option<Runtime>,
-        budget: Duration,
         shows_flashes: bool,
         state: State,
     ) -> Self {
         let (gate, state) = (AsyncMutex::new(()), Lock::new(state));
         Self {
-            core,
-            settings,
-            network,
+            budget: context.engine.request_budget(),
+            context,
             runtime,
-            budget,
             shows_flashes,
             gate,
             state,
@@ -96,14 +88,6 @@ impl Shared {
         }
     }
 
-    pub(crate) fn terms(&self) -> Terms {
-        Terms {
-            core: Arc::clone(&self.core),
-            settings: Arc::clone(&self.settings),
-            network: self.network.clone(),
-        }
-    }
-
     /// Where to run what nobody waits for: the caller may be on a thread of its own by now, or on a runtime that is about to
     /// end.
     pub(crate) fn runtime(&self) -> Result<Runtime, StoreError> {
@@ -113,15 +97,15 @@ impl Shared {
         })
     }
 
-    /// The idle timeout of a session.
-    pub(crate) fn idle_timeout(&self, record: &Record) -> Duration {
-        record
-            .idle_timeout
-            .unwrap_or(self.settings.config.idle_timeout)
+    /// Ends sessions in the background.
+    pub(crate) fn delete_later(&self, revocations: Vec<Revocation>) {
+        for revocation in revocations {
+            end_later(&self.context, self.runtime(), revocation);
+        }
     }
 
     pub(crate) fn emit(&self, event: &Event) {
-        self.settings.emit(event);
+        self.context.emit(event);
     }
 
     /// Tells of a commit that failed, or of a call that was refused before.
@@ -175,7 +159,7 @@ impl Shared {
                 log.append(&state.log);
                 (base, log, state.revision)
             };
-            let circumstances = self.terms().circumstances();
+            let circumstances = self.context.circumstances();
             let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&circumstances)));
             let exact =
                 log.is_empty() || log.replay_what_applies(Arc::make_mut(&mut view), &circumstances);
@@ -209,7 +193,7 @@ impl Shared {
             let lease = state.lease.take();
             (state.abandon(), lease)
         };
-        destroy_later(self, doomed);
+        self.delete_later(doomed);
     }
 }
 
@@ -226,7 +210,7 @@ impl Drop for Shared {
                 state.stored_handle(),
             )
         };
-        destroy_later(self, doomed);
+        self.delete_later(doomed);
         if lost {
             self.emit(&Event::ChangesLost { handle });
         }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::commit::attempt::{Base, RestsOn, Seen, Terms, Work};
+use crate::commit::attempt::{RestsOn, Seen, Work};
+use crate::commit::base::Base;
+use crate::commit::context::Terms;
 use crate::commit::decide::Entry;
 use crate::commit::delete::Revocation;
 use crate::commit::join::{Joining, entry};
@@ -14,7 +16,8 @@ use crate::config::Concurrency;
 use crate::error::session::SessionError;
 use crate::record::Record;
 use crate::record::answer::AnswerId;
-use crate::record::change::{Change, Circumstances};
+use crate::record::change::Change;
+use crate::record::context::Circumstances;
 use crate::record::fingerprint::Fingerprint;
 use crate::record::flash::Flash;
 use crate::record::json::Json;
@@ -522,7 +525,7 @@ impl State {
             Standing::New | Standing::Barred { .. } => (None, None),
         };
         let joining = self.joining(&terms);
-        let rejects = terms.settings.config.concurrency == Concurrency::Reject;
+        let rejects = terms.policy.config.concurrency == Concurrency::Reject;
         let writes_what_it_saw =
             !self.log.is_all_transactions() && self.log.keys().next().is_some();
         if rejects && self.overtaken && writes_what_it_saw {
@@ -536,7 +539,7 @@ impl State {
         self.in_flight = Some(log.clone());
         self.discarded = false;
         self.revision += 1;
-        let mut rests_on = match terms.settings.config.concurrency {
+        let mut rests_on = match terms.policy.config.concurrency {
             // It looks at everything by itself, and again if that has changed.
             Concurrency::Reject if log.is_all_transactions() => RestsOn::Nothing,
             _ => self.rests_on.clone(),
@@ -544,7 +547,7 @@ impl State {
         if let RestsOn::These(seen) = &mut rests_on {
             seen.keys.extend(log.keys().cloned());
         }
-        let wins = terms.settings.config.concurrency == Concurrency::LastWriteWins;
+        let wins = terms.policy.config.concurrency == Concurrency::LastWriteWins;
         // What gives its caller something is merged in any case: two must not get the same.
         let whole = wins && !log.gives() && log.keys().next().is_some();
         let work = Work {
@@ -739,13 +742,12 @@ impl State {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::commit::context::tests::context;
     use crate::commit::unresolved::tests::unresolved;
     use crate::error::session::Gone;
-    use crate::middleware::layer::SessionLayer;
     use crate::record::change::tests::{LOOKED_AT, json, now, rotation};
     use crate::record::flash::Level;
     use crate::record::tests::record;
-    use crate::store::MemoryStore;
     use crate::token::Token;
 
     /// A session of this principal, with a value under each of these keys.
@@ -788,19 +790,7 @@ pub(crate) mod tests {
             value: json(number),
         };
         let changes = (0..requests).map(insert).collect();
-        works(&base(None, &[]), &terms(), changes)
-    }
-
-    pub(crate) fn terms() -> Terms {
-        terms_of(&SessionLayer::new(MemoryStore::new()))
-    }
-
-    pub(crate) fn terms_of(layer: &SessionLayer) -> Terms {
-        Terms {
-            core: Arc::clone(&layer.core),
-            settings: Arc::clone(&layer.settings),
-            network: None,
-        }
+        works(&base(None, &[]), &context(), changes)
     }
 
     impl State {
@@ -811,7 +801,7 @@ pub(crate) mod tests {
 
         /// Sends what there is to commit.
         fn send(&mut self) -> (Work, u32) {
-            let work = self.take_work(terms()).unwrap();
+            let work = self.take_work(context()).unwrap();
             work.expect("something to commit")
         }
     }
@@ -894,10 +884,10 @@ pub(crate) mod tests {
         let mut state = loaded(None, &["k"]);
         state.destroy(&now());
         state.insert("k");
-        assert!(matches!(state.take_work(terms()), Ok(None)));
+        assert!(matches!(state.take_work(context()), Ok(None)));
         assert_eq!(state.log.len(), 1);
         state.doomed.clear();
-        assert!(matches!(state.take_work(terms()), Ok(Some(_))));
+        assert!(matches!(state.take_work(context()), Ok(Some(_))));
     }
 
     #[test]
@@ -908,9 +898,9 @@ pub(crate) mod tests {
             why: SessionError::Gone(Gone::Rotated),
         };
         let mut state = State::new(barred, Fingerprint::Off, &now());
-        assert!(matches!(state.take_work(terms()), Ok(None)));
+        assert!(matches!(state.take_work(context()), Ok(None)));
         state.insert("k");
-        let refused = state.take_work(terms());
+        let refused = state.take_work(context());
         assert!(matches!(refused, Err(SessionError::Gone(Gone::Rotated))));
     }
 

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use crate::Handle;
+use crate::error::store::StoreError;
+use crate::record::lifetime::Renewal;
 use crate::store::{
     Capabilities, Created, Deleted, Durability, Freshness, Leased, MemoryStore, Owner, RedisStore,
-    Renewal, Replaced, SessionStore, StoreError, Stored, Touched, Write,
+    Replaced, SessionStore, Stored, Touched, Write,
 };
+use crate::token::Handle;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::store::StoreError;
+use crate::error::store::StoreError;
 use crate::token::random_bytes;
 
 /// Who has a lease: 128 random bits, drawn for each one that is taken. It opens nothing and is safe to log.

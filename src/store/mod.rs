@@ -9,26 +9,25 @@
 //! the value in the store still begins with the bytes that the expected one begins with, in one atomic step. Every
 //! value ever written has a version of its own, so equal versions are equal values.
 
-use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::Handle;
-use crate::error::session::Cause;
 use crate::time::duration;
+use crate::token::Handle;
 
-mod erased;
+pub(crate) mod deadline;
+pub(crate) mod erased;
 mod lease;
 mod memory;
 mod redis;
 mod stats;
 
-pub(crate) use erased::{AnyStore, is_same_store};
+pub use crate::error::store::{StoreError, StoreErrorKind};
+pub use crate::record::lifetime::Renewal;
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
 pub use redis::{
@@ -345,16 +344,6 @@ impl fmt::Debug for Write<'_> {
     }
 }
 
-/// A new time to live for a session that is read and not written.
-#[allow(clippy::exhaustive_enums, reason = "complete: at least, or exactly")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewal {
-    /// At least this long. What somebody else has set meanwhile, and is longer, stays.
-    Extend(Duration),
-    /// Exactly this long, though it be shorter, and though the session has lived for ever until now.
-    Set(Duration),
-}
-
 /// What became of [`SessionStore::create`].
 #[must_use]
 #[allow(
@@ -405,77 +394,4 @@ pub enum Deleted {
     Done,
     /// Nothing was stored under the handle.
     Missing,
-}
-
-/// Whether a failed operation may have changed the store. The commit protocol decides by this alone.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreErrorKind {
-    /// Nothing was sent: the store was not reached.
-    Unavailable,
-    /// The store said no, and changed nothing.
-    Refused,
-    /// It was sent and no answer came: it may have been done, or be done later.
-    Unknown,
-    /// It was done on the primary, and too few replicas have said that they have it: see [`Durability::Replicas`].
-    NotDurable,
-}
-
-/// A failure of the store.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct StoreError {
-    kind: StoreErrorKind,
-    message: String,
-    source: Option<Cause>,
-}
-
-impl StoreError {
-    /// Nothing was sent.
-    pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::new(StoreErrorKind::Unavailable, message.into())
-    }
-
-    /// The store said no.
-    pub fn refused(message: impl Into<String>) -> Self {
-        Self::new(StoreErrorKind::Refused, message.into())
-    }
-
-    /// Sent, and not answered.
-    pub fn unknown(message: impl Into<String>) -> Self {
-        Self::new(StoreErrorKind::Unknown, message.into())
-    }
-
-    /// Done, but not on as many replicas as asked for.
-    pub fn not_durable(message: impl Into<String>) -> Self {
-        Self::new(StoreErrorKind::NotDurable, message.into())
-    }
-
-    fn new(kind: StoreErrorKind, message: String) -> Self {
-        Self {
-            kind,
-            message,
-            source: None,
-        }
-    }
-
-    /// Adds the cause. It must name no value and no token.
-    #[must_use]
-    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
-        self.source = Some(Arc::new(source));
-        self
-    }
-
-    /// The same of something that changes nothing, so that it does not matter whether it was done.
-    fn unsent(mut self) -> Self {
-        if self.kind == StoreErrorKind::Unknown {
-            self.kind = StoreErrorKind::Unavailable;
-        }
-        self
-    }
-
-    /// Whether the operation may have happened.
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::store::{StoreError, Stored};
+use crate::error::store::StoreError;
+use crate::store::Stored;
 
 /// How many sessions a store holds, how large they are, and how long they have left.
 #[non_exhaustive]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::ser::{self, Serialize, Serializer};
 
-use crate::error::session::JsonErrorKind;
+use crate::error::json::JsonErrorKind;
 
 /// Fails if there is a float in the value that is not finite.
 pub(crate) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), JsonErrorKind> {
@@ -204,7 +204,7 @@ mod tests {
     use serde::Serialize;
 
     use super::check;
-    use crate::error::session::JsonErrorKind;
+    use crate::error::json::JsonErrorKind;
 
     #[derive(Serialize)]
     struct Unit;

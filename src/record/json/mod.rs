@@ -12,7 +12,7 @@ use serde_json::Serializer;
 use serde_json::ser::{CompactFormatter, Formatter};
 use serde_json::value::RawValue;
 
-use crate::error::session::{JsonError, JsonErrorKind};
+use crate::error::json::{JsonError, JsonErrorKind};
 
 /// From this size on, simd-json is slower for no shape of value and a fifth faster for structs, with the copy that it needs
 /// (`cargo bench --bench json`).
@@ -196,10 +196,11 @@ mod tests {
 
     use super::*;
     use crate::record::Record;
+    use crate::record::change::Change;
     use crate::record::change::tests::now;
-    use crate::record::change::{Change, decode, encode, encode_item};
     use crate::record::log::ChangeLog;
     use crate::record::tests::record;
+    use crate::record::value::{decode, encode, encode_item};
     use crate::store::Stored;
 
     fn json(text: &str) -> Json {
@@ -375,7 +376,7 @@ mod tests {
         log.apply(&mut record, &now()).unwrap();
         for _ in 0..2 {
             let stored = Stored::new(record.encode().unwrap(), None);
-            record = Record::decode(&stored).unwrap();
+            record = Record::decode(stored.value()).unwrap();
         }
         // `Debug` tells apart what `PartialEq` does not: the zeros.
         let found: Everything = decode("k", &record.data["k"]).unwrap();

@@ -1,7 +1,7 @@
 //! What a memory store tells of its evictions: a sum, and a line in the log once a second at most.
 
-use crate::record::lifetime::Millis;
 use crate::store::Evicted;
+use crate::time::Millis;
 
 const SECOND: Millis = 1_000;
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::Handle;
-use crate::record::lifetime::{Millis, after};
-use crate::store::{Leased, Owner, StoreError};
+use crate::error::store::StoreError;
+use crate::store::{Leased, Owner};
+use crate::time::{Millis, after};
+use crate::token::Handle;
 
 /// All of a store.
 #[derive(Default)]

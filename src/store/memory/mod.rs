@@ -7,12 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::Handle;
-use crate::record::lifetime::{Millis, after, to_millis, to_time};
+use crate::error::store::StoreError;
+use crate::record::lifetime::Renewal;
 use crate::store::{
     Capabilities, Created, Deleted, Durability, Freshness, Health, Leased, Owner, PoolStats,
-    Renewal, Replaced, SessionStore, StoreError, StoreStats, Stored, Touched, Write,
+    Replaced, SessionStore, StoreStats, Stored, Touched, Write,
 };
+use crate::time::{Millis, after, to_millis, to_time};
+use crate::token::Handle;
 
 mod evictions;
 mod leases;

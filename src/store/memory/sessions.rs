@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use crate::Handle;
-use crate::record::lifetime::Millis;
-use crate::store::{Evicted, StoreError};
+use crate::error::store::StoreError;
+use crate::store::Evicted;
+use crate::time::Millis;
+use crate::token::Handle;
 
 /// What a session takes besides its value: its handle, an entry of the map and one of the order, with the room that both
 /// keep free, and what the allocator adds. Measured on 64-bit Linux: 130 to 220 bytes, by how full the map is.
@@ -176,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::StoreErrorKind;
+    use crate::error::store::StoreErrorKind;
 
     const NOW: Millis = 1_000;
 

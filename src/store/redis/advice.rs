@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
-use crate::config::ConfigError;
+use crate::error::config::ConfigError;
 use crate::store::redis::credentials::{PROVIDER_FAILED, REFUSED, is_providers};
 use crate::store::redis::sentinel::NO_PRIMARY;
 use crate::store::redis::{CompareAndSet, RedisConfig};

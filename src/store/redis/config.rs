@@ -8,7 +8,7 @@ use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, bad_duration, check_duration};
+use crate::error::config::{ConfigError, bad_duration, check_duration};
 use crate::store::redis::sentinel::SentinelConfig;
 use crate::store::redis::tls::TlsConfig;
 use crate::store::redis::url::Place;

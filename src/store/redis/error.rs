@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::store::StoreError;
+use crate::error::store::StoreError;
 use crate::store::redis::advice::without_arguments;
 use crate::store::redis::breaker::Call;
 

@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use redis::{RedisError, Value};
 
-use crate::Handle;
-use crate::config::ConfigError;
+use crate::error::config::ConfigError;
+use crate::error::store::StoreError;
+use crate::record::lifetime::Renewal;
 use crate::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
-    SessionStore, StoreError, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Replaced, SessionStore,
+    Stored, Touched, Write,
 };
+use crate::token::Handle;
 
 mod advice;
 mod breaker;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use redis::{Cmd, Value};
 
-use crate::config::ConfigError;
-use crate::store::StoreError;
+use crate::error::config::ConfigError;
+use crate::error::store::StoreError;
 use crate::store::redis::RedisStore;
 use crate::store::redis::advice::advice;
 use crate::store::redis::error::Failed;

@@ -13,7 +13,7 @@ use redis::{
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::config::ConfigError;
+use crate::error::config::ConfigError;
 use crate::store::redis::advice::handshake_advice;
 use crate::store::redis::credentials::{Credentials, log_in};
 use crate::store::redis::tls::TlsConfig;

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use crate::Handle;
+use crate::error::store::StoreError;
 use crate::store::redis::pool::{Connections, Request};
 use crate::store::redis::servers::Servers;
 use crate::store::redis::{RedisStore, odd};
-use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreError, StoreStats};
+use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreStats};
+use crate::token::Handle;
 
 impl RedisStore {
     /// Counts the sessions of this store, among all keys of the database. For an administrator's page or command, not for

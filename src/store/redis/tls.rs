@@ -109,7 +109,7 @@ mod with_rustls {
     use rustls::sign::CertifiedKey;
     use rustls::{AlertDescription, CertificateError, RootCertStore};
 
-    use crate::config::ConfigError;
+    use crate::error::config::ConfigError;
     use crate::store::redis::TlsConfig;
     use crate::store::redis::advice::wrapped;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo};
 
-use crate::config::ConfigError;
+use crate::error::config::ConfigError;
 use crate::store::redis::RedisConfig;
 use crate::store::redis::sentinel::{SentinelConfig, Sentinels};
 use crate::store::redis::tls::TlsConfig;

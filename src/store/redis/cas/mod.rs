@@ -12,7 +12,8 @@ use crate::store::redis::error::Failed;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::servers::{Route, Servers};
 
-use crate::store::{CompareAndSet, Replaced, StoreError, Stored};
+use crate::error::store::StoreError;
+use crate::store::{CompareAndSet, Replaced, Stored};
 
 /// What a compare-and-set is to do.
 #[derive(Clone, Copy)]

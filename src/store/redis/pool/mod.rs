@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::error::store::StoreError;
+use crate::store::PoolStats;
 use crate::store::redis::RedisConfig;
 use crate::store::redis::advice::{handshake_advice, without_arguments};
 use crate::store::redis::breaker::{Breaker, Call};
@@ -29,7 +31,6 @@ use crate::store::redis::credentials::{
 use crate::store::redis::error::{Failed, Repetitions, Trouble};
 pub(crate) use crate::store::redis::link::Request;
 use crate::store::redis::link::{Source, To, Wire};
-use crate::store::{PoolStats, StoreError};
 
 mod prober;
 mod silent;

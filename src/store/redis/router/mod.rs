@@ -16,6 +16,8 @@ use redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, ServerError, Value}
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::error::store::StoreError;
+use crate::store::PoolStats;
 use crate::store::redis::RedisConfig;
 use crate::store::redis::credentials::Login;
 use crate::store::redis::error::{Failed, Repetitions};
@@ -23,7 +25,6 @@ use crate::store::redis::link::{Request, To};
 use crate::store::redis::odd;
 use crate::store::redis::pool::{Clock, Connections, Manager, Seldom};
 use crate::store::redis::url::at_address;
-use crate::store::{PoolStats, StoreError};
 
 mod asking;
 mod route;

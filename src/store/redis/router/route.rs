@@ -188,7 +188,7 @@ fn redirection(answer: &Value) -> Option<ServerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreError;
+    use crate::error::store::StoreError;
 
     fn said(text: &str) -> Failed {
         let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();

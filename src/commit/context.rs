@@ -1,0 +1,132 @@
+//! What a commit needs to know: the store, the settings, and the client's network.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::commit::engine::Engine;
+use crate::commit::join::Joining;
+use crate::config::SessionConfig;
+use crate::event::{Event, Log, Observer};
+use crate::lock::assert_none_held;
+use crate::record::Record;
+use crate::record::context::Circumstances;
+use crate::record::fingerprint::Fingerprinting;
+use crate::time::deadline::deadline;
+use crate::token::{Secret, SecretHash, Token};
+
+/// The settings of a layer, and who hears of events.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) config: SessionConfig,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    log: Arc<Log>,
+}
+
+impl Policy {
+    pub(crate) fn new(config: SessionConfig) -> Self {
+        Self {
+            config,
+            observer: None,
+            log: Arc::default(),
+        }
+    }
+
+    pub(crate) fn emit(&self, event: &Event) {
+        assert_none_held();
+        self.log.write(event);
+        #[cfg(feature = "metrics")]
+        crate::metrics::count(event);
+        self.tell(event);
+    }
+
+    pub(crate) fn tell(&self, event: &Event) {
+        if let Some(observer) = &self.observer {
+            // Events are told in the middle of commits that are not the observer's to break.
+            let told = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
+            if told.is_err() {
+                tracing::error!(target: "sessile", event = event.name(), "the observer has panicked");
+            }
+        }
+    }
+
+    /// The idle timeout of a session.
+    pub(crate) fn idle_timeout(&self, record: &Record) -> Duration {
+        record.idle_timeout.unwrap_or(self.config.idle_timeout)
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a commit needs to know of the layer and the request.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) network: Option<Arc<str>>,
+}
+
+impl Terms {
+    pub(crate) fn circumstances(&self) -> Circumstances {
+        let config = &self.policy.config;
+        let bind = config.fingerprinting != Fingerprinting::Off;
+        Circumstances {
+            now: self.engine.now(),
+            absolute_timeout: config.absolute_timeout,
+            network: self.network.as_deref().filter(|_| bind).map(str::to_owned),
+        }
+    }
+
+    /// A login with this token.
+    pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
+        Joining {
+            who: who.to_owned(),
+            secret: self.hash(&token.secret),
+            fingerprinting: self.policy.config.fingerprinting,
+            network: self.network.clone(),
+        }
+    }
+
+    /// What the record keeps of a secret.
+    pub(crate) fn hash(&self, secret: &Secret) -> SecretHash {
+        let namespace = self.engine.store.namespace();
+        secret.hash(namespace, &self.policy.config.cookie.name)
+    }
+
+    pub(crate) fn emit(&self, event: &Event) {
+        self.policy.emit(event);
+    }
+
+    /// When the store's time for work that begins now is over.
+    pub(crate) fn deadline(&self) -> Instant {
+        deadline(Instant::now(), self.engine.request_budget())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    pub(crate) fn context() -> Terms {
+        context_of(SessionConfig::default())
+    }
+
+    /// What commits of a layer with these settings know.
+    pub(crate) fn context_of(config: SessionConfig) -> Terms {
+        Terms {
+            engine: Arc::new(Engine::new(Box::new(MemoryStore::new()))),
+            policy: Arc::new(Policy::new(config)),
+            network: None,
+        }
+    }
+}

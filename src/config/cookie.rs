@@ -1,0 +1,156 @@
+//! What can be configured of the session cookie.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::domain;
+use crate::error::config::ConfigError;
+
+/// The `SameSite` attribute of the cookie.
+///
+/// It is no replacement for protection against cross-site request forgery.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SameSite {
+    /// Sent with links from other sites, not with their forms and scripts. The default: with `Strict` a visitor who
+    /// follows a link from a mail is logged out.
+    #[default]
+    Lax,
+    /// Never sent with requests that another site caused.
+    Strict,
+    /// Sent always; needs `secure`.
+    None,
+}
+
+/// The session cookie. It is always `HttpOnly`.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CookieConfig {
+    /// The name; `__Host-id` by default, since browsers then accept it only from this host, over TLS, for every path
+    /// (RFC 6265bis §4.1.3.2). Layers of different names have different sessions.
+    pub name: String,
+    /// The `Path` attribute; `/` by default.
+    pub path: String,
+    /// The `Domain` attribute, such as `example.org`: the cookie is then for this host and all hosts below it. None by
+    /// default, so that no sibling host can read or set the cookie. A dot before it means nothing (RFC 6265 §5.2.3).
+    ///
+    /// Refused is what no browser keeps: a single label such as `localhost` or `com`, an IP address, and a public suffix
+    /// such as `co.uk` or `github.io` (<https://publicsuffix.org>, as this version of sessile knows it).
+    pub domain: Option<String>,
+    /// The `SameSite` attribute; `lax` by default.
+    pub same_site: SameSite,
+    /// The `Secure` attribute; on by default, whatever the request's scheme looks like behind a proxy.
+    pub secure: bool,
+    /// The `Partitioned` attribute, for sites embedded in others; off by default.
+    pub partitioned: bool,
+}
+
+impl Default for CookieConfig {
+    fn default() -> Self {
+        Self {
+            name: "__Host-id".to_owned(),
+            path: "/".to_owned(),
+            domain: None,
+            same_site: SameSite::Lax,
+            secure: true,
+            partitioned: false,
+        }
+    }
+}
+
+impl CookieConfig {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, value: &str, advice: &str| {
+            Err(ConfigError::Invalid {
+                setting,
+                value: format!("{value:?}"),
+                advice: advice.to_owned(),
+            })
+        };
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if self.name.is_empty() || self.name.len() > 256 || !self.name.bytes().all(token) {
+            // A name that the cookie's other attributes allow.
+            let example = if self.is_host_only() {
+                "__Host-id"
+            } else {
+                "id"
+            };
+            let advice =
+                format!("write 1 to 256 letters, digits, `-` or `_`, such as \"{example}\"");
+            return invalid("cookie.name", &self.name, &advice);
+        }
+        let text = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+        if !self.path.starts_with('/') || self.path.len() > 1024 || !self.path.bytes().all(text) {
+            let advice = "write a path that begins with `/`, such as \"/\"";
+            return invalid("cookie.path", &self.path, advice);
+        }
+        let prefixed = |prefix: &str| has_prefix(&self.name, prefix);
+        if let Some(domain) = &self.domain
+            && let Err(what) = domain::check(domain)
+        {
+            let advice = if prefixed("__Host-") {
+                "write no domain: a `__Host-` cookie has none"
+            } else {
+                "write none, for this host only, or a domain of this host, such as \"example.org\""
+            };
+            return invalid("cookie.domain", domain, &format!("{what}: {advice}"));
+        }
+        if prefixed("__Host-") && !self.is_host_only() {
+            let advice = "browsers take a `__Host-` cookie only with `secure = true`, `path = \"/\"` and no `domain`: \
+                          keep these, or choose another name, such as \"id\"";
+            return invalid("cookie.name", &self.name, advice);
+        }
+        if (prefixed("__Secure-") || prefixed("__Http-")) && !self.secure {
+            let advice = "browsers take a `__Secure-` or `__Http-` cookie only with `secure = true`: set it, or choose another \
+                          name, such as \"id\"";
+            return invalid("cookie.name", &self.name, advice);
+        }
+        if self.same_site == SameSite::None && !self.secure {
+            let advice =
+                "browsers take `SameSite=None` only with `secure = true`: set it, or write \"lax\"";
+            return invalid("cookie.same_site", "none", advice);
+        }
+        if self.partitioned && !self.secure {
+            let advice =
+                "browsers take `Partitioned` only with `secure = true`: set it, or write `false`";
+            return invalid("cookie.partitioned", "true", advice);
+        }
+        Ok(())
+    }
+
+    /// Whether browsers would take it under a name with `__Host-`.
+    fn is_host_only(&self) -> bool {
+        self.secure && self.path == "/" && self.domain.is_none()
+    }
+
+    /// What can be kept of the cookie over plain HTTP on `localhost`, which is in no domain.
+    pub(crate) fn without_tls(&self) -> Self {
+        const PREFIXES: [&str; 4] = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"];
+        // Behind one prefix there may be another.
+        let mut name = self.name.as_str();
+        while let Some(prefix) = PREFIXES.iter().find(|prefix| has_prefix(name, prefix)) {
+            name = &name[prefix.len()..];
+        }
+        let name = if name.is_empty() { "id" } else { name };
+        let same_site = if self.same_site == SameSite::None {
+            SameSite::Lax
+        } else {
+            self.same_site
+        };
+        Self {
+            name: name.to_owned(),
+            path: self.path.clone(),
+            domain: None,
+            same_site,
+            secure: false,
+            partitioned: false,
+        }
+    }
+}
+
+/// Browsers compare the prefixes of names without regard to case.
+pub(crate) fn has_prefix(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}

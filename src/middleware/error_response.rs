@@ -1,0 +1,123 @@
+//! The response that an error becomes.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::error::session::{Gone, SessionError};
+
+impl SessionError {
+    /// The status of the response that this error becomes.
+    ///
+    /// 409 for `Conflict`, `Gone`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
+    /// (without, since repeating the request may do its work twice); 500 for `PartlyCommitted`, and for everything that only the
+    /// application's code can mend.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } | Self::Aborted => {
+                StatusCode::CONFLICT
+            }
+            Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::MissingLayer
+            | Self::Encode { .. }
+            | Self::Decode { .. }
+            | Self::NotANumber { .. }
+            | Self::Overflow { .. }
+            | Self::TooLarge { .. }
+            | Self::InvalidTimeout { .. }
+            | Self::Discarded
+            | Self::PartlyCommitted { .. }
+            | Self::ResponseSent => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The default response: the status, one plain sentence, never cached.
+    pub(crate) fn response(&self) -> Response<Bytes> {
+        let text: &'static str = match self {
+            Self::OutcomeUnknown => {
+                "It is not known whether this was done. Look before you repeat it.\n"
+            }
+            Self::Store(_) | Self::Busy { .. } => {
+                "The session is unavailable right now. Try again in a moment.\n"
+            }
+            Self::PartlyCommitted { .. } => {
+                "A part of this was done and the rest was not. Look before you repeat it.\n"
+            }
+            Self::Refused { .. } | Self::Aborted => {
+                "This is not possible any more. Load the page again.\n"
+            }
+            Self::Gone(Gone::OtherNetwork) => "The session cannot be used from this network.\n",
+            Self::Gone(_) | Self::Conflict { .. } => {
+                "The session was changed by another request. Load the page again.\n"
+            }
+            _ => "Internal server error.\n",
+        };
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if matches!(self, Self::Store(_) | Self::Busy { .. }) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::store::StoreError;
+
+    #[test]
+    fn only_a_failed_store_invites_to_try_again() {
+        let store = SessionError::Store(StoreError::unavailable("down"));
+        for (error, status, retry) in [
+            (store, 503, true),
+            (SessionError::OutcomeUnknown, 503, false),
+            (
+                SessionError::Busy {
+                    wait: Duration::ZERO,
+                },
+                503,
+                true,
+            ),
+            (SessionError::Conflict { attempts: 3 }, 409, false),
+            (SessionError::Gone(Gone::Ended), 409, false),
+            (SessionError::Refused { key: "k".into() }, 409, false),
+            (SessionError::Aborted, 409, false),
+            (
+                SessionError::PartlyCommitted {
+                    rest: Box::new(SessionError::Store(StoreError::unavailable("down"))),
+                },
+                500,
+                false,
+            ),
+            (SessionError::MissingLayer, 500, false),
+            (
+                SessionError::TooLarge {
+                    what: "value",
+                    size: 2,
+                    limit: 1,
+                },
+                500,
+                false,
+            ),
+        ] {
+            let response = error.response();
+            assert_eq!(response.status(), status, "{error}");
+            assert_eq!(
+                response.headers().contains_key("retry-after"),
+                retry,
+                "{error}"
+            );
+            assert_eq!(response.headers()["cache-control"], "no-store");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A layer inside another of the same cookie: it joins the other's session, and the other's settings hold.
+
+use std::sync::Arc;
+
+use crate::event::Event;
+use crate::middleware::parts::LayerParts;
+use crate::store::erased::is_same_store;
+
+/// Tells, once for two layers, which settings of the inner one are not in force.
+pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
+    let ignored = ignored_settings(inner, outer);
+    let pair = [
+        Arc::as_ptr(&outer.policy).addr(),
+        Arc::as_ptr(&outer.hooks).addr(),
+        Arc::as_ptr(&inner.policy).addr(),
+        Arc::as_ptr(&inner.hooks).addr(),
+    ];
+    if ignored.is_empty() || !outer.engine.reported.joined.is_first(pair) {
+        return;
+    }
+    let event = Event::SettingsIgnored {
+        cookie: inner.policy.config.cookie.name.clone(),
+        settings: ignored,
+    };
+    outer.policy.emit(&event);
+    // It is the inner layer that does not do what it was made for.
+    if is_other(
+        inner.policy.observer.as_ref(),
+        outer.policy.observer.as_ref(),
+    ) {
+        inner.policy.tell(&event);
+    }
+}
+
+fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str> {
+    let is_same_engine = Arc::ptr_eq(&inner.engine, &outer.engine);
+    let other_store = !is_same_engine && !is_same_store(&*inner.engine.store, &*outer.engine.store);
+    let (mine, theirs) = (&inner.hooks, &outer.hooks);
+    let client_ip = is_other(mine.client_ip.as_ref(), theirs.client_ip.as_ref());
+    let on_error = is_other(mine.on_error.as_ref(), theirs.on_error.as_ref());
+    let (mine, theirs) = (&inner.policy, &outer.policy);
+    let observer = is_other(mine.observer.as_ref(), theirs.observer.as_ref());
+    let store = other_store.then_some("store");
+    let hooks = [
+        ("client_ip", client_ip),
+        ("on_error", on_error),
+        ("observer", observer),
+    ];
+    let hooks = hooks
+        .into_iter()
+        .filter_map(|(name, other)| other.then_some(name));
+    let settings = mine.config.differences(&theirs.config);
+    store.into_iter().chain(settings).chain(hooks).collect()
+}
+
+/// Whether there is a hook, and it is not the outer layer's.
+fn is_other<T: ?Sized>(inner: Option<&Arc<T>>, outer: Option<&Arc<T>>) -> bool {
+    inner.is_some_and(|inner| outer.is_none_or(|outer| !Arc::ptr_eq(inner, outer)))
+}

@@ -1,0 +1,31 @@
+//! What a layer is made of, and hands to its services.
+
+use std::sync::Arc;
+
+use crate::commit::context::Policy;
+use crate::commit::engine::Engine;
+use crate::config::SessionConfig;
+use crate::middleware::hooks::Hooks;
+use crate::store::SessionStore;
+
+/// The parts of a layer: all clones share the engine; a clone may have settings and hooks of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerParts {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) hooks: Arc<Hooks>,
+}
+
+impl LayerParts {
+    pub(crate) fn new(store: impl SessionStore, config: SessionConfig) -> Self {
+        Self {
+            engine: Arc::new(Engine::new(Box::new(store))),
+            policy: Arc::new(Policy::new(config)),
+            hooks: Arc::default(),
+        }
+    }
+
+    pub(crate) fn config_mut(&mut self) -> &mut SessionConfig {
+        &mut Arc::make_mut(&mut self.policy).config
+    }
+}

@@ -1,0 +1,87 @@
+//! Values as they are kept: written, read, counted and appended to, with errors that name the key.
+
+use std::collections::BTreeMap;
+
+use crate::error::json::JsonError;
+use crate::error::session::SessionError;
+use crate::record::json::Json;
+
+/// Adds to a counter.
+pub(crate) fn count(
+    data: &mut BTreeMap<String, Json>,
+    key: &str,
+    by: i64,
+) -> Result<i64, SessionError> {
+    let sum = sum(key, data.get(key), by)?;
+    data.insert(key.to_owned(), encode(key, &sum)?);
+    Ok(sum)
+}
+
+/// Appends an item to a list; a missing list is empty.
+pub(crate) fn append(
+    data: &mut BTreeMap<String, Json>,
+    key: &str,
+    item: &Json,
+) -> Result<(), SessionError> {
+    let error = |source| decode_error::<Vec<()>>(key, source);
+    if let Some(list) = data.get_mut(key) {
+        return list.push(item).map_err(error);
+    }
+    let mut list = encode::<[(); 0]>(key, &[])?;
+    list.push(item).map_err(error)?;
+    data.insert(key.to_owned(), list);
+    Ok(())
+}
+
+/// The counter's value with `by` added; a missing counter stands at zero.
+fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
+    let count: i64 = match value {
+        None => 0,
+        Some(value) => value.decode().map_err(|_| SessionError::NotANumber {
+            key: key.to_owned(),
+        })?,
+    };
+    count.checked_add(by).ok_or_else(|| SessionError::Overflow {
+        key: key.to_owned(),
+    })
+}
+
+pub(crate) fn encode<T: serde::Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+) -> Result<Json, SessionError> {
+    Json::encode(value).map_err(|source| encode_error::<T>(key, source))
+}
+
+/// An item of a list.
+pub(crate) fn encode_item<T: serde::Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+) -> Result<Json, SessionError> {
+    Json::encode_item(value).map_err(|source| encode_error::<T>(key, source))
+}
+
+fn encode_error<T: ?Sized>(key: &str, source: JsonError) -> SessionError {
+    SessionError::Encode {
+        key: key.to_owned(),
+        type_name: std::any::type_name::<T>(),
+        source,
+    }
+}
+
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(
+    key: &str,
+    value: &Json,
+) -> Result<T, SessionError> {
+    value
+        .decode()
+        .map_err(|error| decode_error::<T>(key, error))
+}
+
+fn decode_error<T>(key: &str, source: JsonError) -> SessionError {
+    SessionError::Decode {
+        key: key.to_owned(),
+        type_name: std::any::type_name::<T>(),
+        source,
+    }
+}

@@ -1,0 +1,145 @@
+//! The calls by which a handler leaves messages for the next page, and shows them.
+
+use crate::error::session::SessionError;
+use crate::record::answer::Answer;
+use crate::record::change::Change;
+use crate::record::flash::{Flash, Level, known};
+use crate::record::kept::Kept;
+use crate::session::Session;
+
+/// Messages for the next page.
+impl Session {
+    /// Leaves a message for the next page: whichever request first calls [`take_flashes`](Self::take_flashes).
+    ///
+    /// 64 wait at most: one more takes the place of the oldest.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::TooLarge`]: it takes more than `max_size`.
+    #[doc(alias("flash_message", "add_flash"))]
+    pub fn flash(&self, level: Level, text: impl Into<String>) -> Result<(), SessionError> {
+        self.add_flash(Kept::new(Flash::new(level, text.into())))
+    }
+
+    fn add_flash(&self, flash: Kept<Flash>) -> Result<(), SessionError> {
+        self.check_size("value", flash.len())?;
+        self.change(Change::AddFlash(flash))
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Success`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_success(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Success, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Info`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_info(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Info, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Warning`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_warning(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Warning, text)
+    }
+
+    /// [`flash`](Self::flash) with [`Level::Error`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    pub fn flash_error(&self, text: impl Into<String>) -> Result<(), SessionError> {
+        self.flash(Level::Error, text)
+    }
+
+    /// Leaves a message for this very page: [`take_flashes`](Self::take_flashes) returns it later in this request, and
+    /// nothing is stored.
+    pub fn flash_now(&self, level: Level, text: impl Into<String>) {
+        let flash = Flash::new(level, text.into());
+        self.shared().state().flash_now.push(flash);
+    }
+
+    /// Takes the messages that wait, to show them. Each is returned to one request only, over all tabs and nodes. Commits
+    /// everything this request has changed so far.
+    ///
+    /// Requests that show nothing get none and leave them waiting: `HEAD`, and pages that the browser loads in advance
+    /// (`Sec-Purpose: prefetch`).
+    ///
+    /// # Redis
+    ///
+    /// None if no message waited when the session was loaded; otherwise as [`save`](Self::save).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`save`](Self::save). Unless it is `OutcomeUnknown`, the messages still wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the messages may be gone and nobody has shown them.
+    #[doc(alias("get_flashes", "consume_flashes", "flash_messages"))]
+    pub async fn take_flashes(&self) -> Result<Vec<Flash>, SessionError> {
+        if !self.shared().shows_flashes {
+            return Ok(Vec::new());
+        }
+        let mut flashes = Vec::new();
+        let waits = {
+            let mut state = self.shared().state();
+            let waits = known(&state.view.flash).next().is_some();
+            if !waits {
+                state.note_seen(|seen| seen.flashes = true);
+            }
+            waits
+        };
+        if waits {
+            let answer = Answer::new();
+            self.change(Change::TakeFlashes {
+                answer: answer.clone(),
+            })?;
+            flashes = self.settle_for(&answer).await?.unwrap_or_default();
+        }
+        let mut state = self.shared().state();
+        flashes.extend(state.flash_now.drain(..).map(Kept::new));
+        state.flashes_taken.extend_from_slice(&flashes);
+        Ok(known(&flashes).collect())
+    }
+
+    /// The messages that wait, without taking them; another request may show them.
+    pub fn peek_flashes(&self) -> Vec<Flash> {
+        let mut state = self.shared().state();
+        state.note_seen(|seen| seen.flashes = true);
+        let for_this_page = state.flash_now.iter().cloned();
+        known(&state.view.flash).chain(for_this_page).collect()
+    }
+
+    /// Leaves the messages that this request has taken for the next page after all, also those of
+    /// [`flash_now`](Self::flash_now). After a [`destroy`](Self::destroy) or the login of another principal there are none: they
+    /// were for somebody else.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`flash`](Self::flash).
+    #[doc(alias = "reflash")]
+    pub fn keep_flashes(&self) -> Result<(), SessionError> {
+        let taken = std::mem::take(&mut self.shared().state().flashes_taken);
+        for (kept, flash) in taken.iter().enumerate() {
+            if let Err(error) = self.add_flash(flash.clone()) {
+                self.shared()
+                    .state()
+                    .flashes_taken
+                    .extend_from_slice(&taken[kept..]);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The calls by which a handler reads and sets how long its session lives.
+
+use std::time::{Duration, SystemTime};
+
+use crate::commit::base::Base;
+use crate::commit::renew::look_and_renew;
+use crate::error::session::SessionError;
+use crate::record::change::{Change, Lifetimes};
+use crate::record::lifetime::{check_timeout, last_accessed, renewal};
+use crate::session::Session;
+use crate::session::state::Standing;
+use crate::time::{after, to_time};
+
+/// How long the session lives.
+impl Session {
+    /// When the session was created, by the store's clock.
+    pub fn created_at(&self) -> SystemTime {
+        to_time(self.shared().state().view.created)
+    }
+
+    /// When the session was last used before this request loaded or saved it, by the store's clock; exact to half of the
+    /// idle timeout, since a read that needs no renewal leaves no trace.
+    pub fn last_accessed(&self) -> SystemTime {
+        let now = self.shared().context.engine.now();
+        let state = self.shared().state();
+        let Standing::Stored(base) = &state.standing else {
+            return to_time(state.view.last_accessed);
+        };
+        let idle = self.shared().context.policy.idle_timeout(&base.record);
+        let (deadline, written) = (base.record.deadline, base.record.last_accessed);
+        to_time(last_accessed(
+            base.stored.time_left(),
+            idle,
+            deadline,
+            now,
+            written,
+        ))
+    }
+
+    /// When the session ends if it is not used again, by the store's clock: its idle timeout, counted from its last renewal,
+    /// or its absolute timeout, whichever comes first.
+    pub fn expires_at(&self) -> SystemTime {
+        let now = self.shared().context.engine.now();
+        let state = self.shared().state();
+        let idle = self.shared().context.policy.idle_timeout(&state.view);
+        let renewed = after(now, idle).min(state.view.deadline);
+        let end = match &state.standing {
+            Standing::Stored(base) if state.is_settled() => {
+                let left = base.stored.time_left();
+                match (renewal(left, idle, base.record.deadline, now), left) {
+                    (None, Some(left)) => after(now, left),
+                    // It is being renewed beside the handler.
+                    _ => renewed,
+                }
+            }
+            // The commit renews it.
+            Standing::Stored(_) | Standing::New | Standing::Barred { .. } => renewed,
+        };
+        to_time(end)
+    }
+
+    /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
+    /// Requests renew it by themselves.
+    ///
+    /// It looks first, and goes by the timeouts that the session has by then, whoever has set them. A session that has ended
+    /// or was rotated since it was loaded, or that [`Fingerprinting::Strict`](crate::Fingerprinting) hides from this
+    /// client, is left alone.
+    ///
+    /// # Redis
+    ///
+    /// One `GET` and one `PTTL`, in one round trip, and then one `PEXPIRE`, all in the background. None if the session is not
+    /// stored.
+    #[doc(alias("keep_alive", "extend"))]
+    pub fn touch(&self) {
+        let shared = self.shared();
+        let base = match &shared.state().standing {
+            Standing::Stored(base) => Base::clone(base),
+            Standing::New | Standing::Barred { .. } => return,
+        };
+        if let Ok(runtime) = shared.runtime() {
+            look_and_renew(&base, shared.context.clone(), &runtime);
+        }
+    }
+
+    /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another
+    /// principal signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::InvalidTimeout`] below a second or above ten years.
+    pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
+        check_timeout(timeout)?;
+        self.change(Change::Lifetimes(Lifetimes {
+            idle: Some(timeout),
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Gives this session an absolute timeout of its own, counted from its creation or its last login, on every node,
+    /// until it ends or another principal signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::InvalidTimeout`] below a second or above ten years, or if the session is older than that; to end it,
+    /// use [`destroy`](Self::destroy).
+    pub fn set_absolute_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
+        check_timeout(timeout)?;
+        let now = self.shared().context.engine.now();
+        if after(self.shared().state().view.started, timeout) <= now {
+            return Err(SessionError::InvalidTimeout { value: timeout });
+        }
+        let absolute = Some(timeout);
+        self.change(Change::Lifetimes(Lifetimes {
+            absolute,
+            ..Lifetimes::default()
+        }))
+    }
+
+    /// Says whether the cookie outlives the browser: "remember me". It then has a `Max-Age` of what is left of the absolute
+    /// timeout, 400 days at most (RFC 6265bis §5.6): if the session lives for longer, a response whose handler asked for it
+    /// sends the cookie again once it is 200 days old. The session itself lives as long as its timeouts say, so set these
+    /// too.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use sessile::{Session, SessionError};
+    /// const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    ///
+    /// # async fn sign_in(session: Session) -> Result<(), SessionError> {
+    /// session.set_principal("mia").await?;
+    /// session.set_idle_timeout(MONTH)?;
+    /// session.set_absolute_timeout(MONTH)?;
+    /// session.set_persistent(true)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
+    #[doc(alias("remember_me", "set_longterm"))]
+    pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
+        if self.shared().state().head_sent {
+            return Err(SessionError::ResponseSent);
+        }
+        let persistent = Some(persistent);
+        self.change(Change::Lifetimes(Lifetimes {
+            persistent,
+            ..Lifetimes::default()
+        }))
+    }
+}

@@ -1,0 +1,364 @@
+//! From the changes of a request to the store, and back into its session.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::runtime::Handle as Runtime;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::commit::attempt::{Ended, create};
+use crate::commit::delete::{Revocation, end_all};
+use crate::commit::lease::Lease;
+use crate::commit::queue::Place;
+use crate::error::session::{Gone, SessionError};
+use crate::event::Event;
+use crate::record::Record;
+use crate::record::answer::AnswerId;
+use crate::session::shared::Shared;
+use crate::session::state::{Outcome, Standing, State};
+use crate::store::Freshness;
+use crate::store::deadline::within;
+use crate::time::deadline::deadline;
+
+/// When a session is committed.
+pub(crate) enum Occasion {
+    /// A call of the handler. On failure the change that would have given this answer is taken back, since its caller is
+    /// told that it has not happened.
+    Call { answer: Option<AnswerId> },
+    /// The handler has answered, and failed or not.
+    Head { failed: bool },
+}
+
+/// How often changes that clones make meanwhile are committed too, before the rest is left to them.
+const ROUNDS: u32 = 4;
+
+/// Brings the store to where the session is. Runs to its end although the caller is dropped.
+///
+/// # Panics
+///
+/// If a closure of the application panics when it is replayed; as if the handler had.
+pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(), SessionError> {
+    // Without the gate a commit of another clone may be under way, and what it has taken is not settled.
+    if let Ok(_gate) = shared.gate.try_lock()
+        && shared.edit(|state| is_settled_for(state, &occasion))
+    {
+        return Ok(());
+    }
+    let settling = Settling::begin(shared);
+    let task = async move { settle_in_turn(&settling.shared, occasion).await };
+    to_its_end(shared, task).await
+}
+
+/// Brings the session to where the store is. Runs to its end although the caller is dropped.
+///
+/// # Panics
+///
+/// As [`settle`].
+pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), SessionError> {
+    let settling = Settling::begin(shared);
+    let task = async move { reload_in_turn(&settling.shared).await };
+    to_its_end(shared, task).await
+}
+
+async fn to_its_end(
+    shared: &Shared,
+    task: impl Future<Output = Result<(), SessionError>> + Send + 'static,
+) -> Result<(), SessionError> {
+    let here = Runtime::try_current();
+    let runtime = here.or_else(|_| shared.runtime())?;
+    let background = &shared.context.engine.background;
+    match background.spawn_on(task.in_current_span(), &runtime).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down and took the task with it.
+            Err(_) => Err(SessionError::OutcomeUnknown),
+        },
+    }
+}
+
+/// A commit that waits or is under way, and so keeps its changes from being given up.
+struct Settling {
+    shared: Arc<Shared>,
+    /// Kept until the commit is over, although the request may be before.
+    _lease: Option<Arc<Lease>>,
+}
+
+impl Settling {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        let mut state = shared.state();
+        state.settling += 1;
+        Self {
+            shared: Arc::clone(shared),
+            _lease: state.lease.clone(),
+        }
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        let doomed = self.shared.state().end_settling();
+        self.shared.delete_later(doomed);
+    }
+}
+
+/// Whether nothing is left to do; if so, the head may go.
+fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
+    if let Occasion::Head { failed: true } = occasion {
+        state.drop_failed_changes();
+    }
+    let settled = state.is_settled();
+    if settled && let Occasion::Head { failed } = occasion {
+        if !failed && state.unproved_reads().is_some() {
+            return false;
+        }
+        state.remove_unchanging();
+        state.send_head(true);
+    }
+    settled
+}
+
+/// If a closure of the application panics when it is done again, the response must not claim its change.
+struct Unwound<'a>(&'a Shared);
+
+impl Drop for Unwound<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.state().lose_in_flight();
+        }
+    }
+}
+
+async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), SessionError> {
+    let _gate = shared.gate.lock().await;
+    let _unwound = Unwound(shared);
+    let began = Instant::now();
+    let deadline = deadline(began, shared.time_left());
+    let result = settle_before(shared, &occasion, deadline).await;
+    shared.edit(|state| {
+        if result.is_err() {
+            state.spend(began.elapsed());
+            if let Occasion::Call {
+                answer: Some(answer),
+            } = occasion
+            {
+                state.withdraw(answer);
+            }
+        }
+        if let Occasion::Head { .. } = occasion {
+            state.send_head(result.is_ok());
+        }
+    });
+    if let Err(error) = &result {
+        shared.report(error);
+    }
+    result.map_err(|error| match occasion {
+        Occasion::Head { .. } => shared.state().of_the_request(error),
+        Occasion::Call { .. } => error,
+    })
+}
+
+async fn settle_before(
+    shared: &Shared,
+    occasion: &Occasion,
+    deadline: Instant,
+) -> Result<(), SessionError> {
+    let mut committed = false;
+    for _ in 0..ROUNDS {
+        if shared.edit(|state| is_settled_for(state, occasion)) {
+            break;
+        }
+        if shared.state().is_settled() {
+            prove_reads(shared, deadline).await?;
+            continue;
+        }
+        match settle_once(shared, deadline).await {
+            // What a call has made is among what was committed; what clones have changed since is theirs to save.
+            Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
+            Ok(worked) => committed |= worked,
+            // What the handler has done is in the store, and the response says so; only a logout must not fail unnoticed.
+            Err(_) if committed && shared.state().doomed.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether what a request has read is still so, that was to have the session for itself and has lost its lease.
+async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    let unproved = shared.state().unproved_reads();
+    let Some((rests_on, base)) = unproved else {
+        return Ok(());
+    };
+    let load = shared
+        .context
+        .engine
+        .store
+        .load(&base.token.handle, Freshness::Latest);
+    let stored = within(deadline, load).await?;
+    let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
+    let record =
+        Record::decode(stored.value()).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    if record.epoch != base.record.epoch {
+        return Err(SessionError::Gone(Gone::Rotated));
+    }
+    if rests_on.clashes(&base.record, &record) {
+        return Err(SessionError::Conflict { attempts: 0 });
+    }
+    shared.state().reads_hold = true;
+    Ok(())
+}
+
+/// Does what is to be done next; true if changes were committed.
+async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
+    delete_pending(shared, deadline).await?;
+    if shared.state().lost {
+        return Err(SessionError::OutcomeUnknown);
+    }
+    let handle = shared.state().handle_to_commit();
+    let place = handle.map(|handle| shared.context.engine.lines.join(handle));
+    if let Some(place) = &place
+        && shared.state().is_unresolved()
+    {
+        resolve(shared, place, deadline).await?;
+        // What a failed request has back now is to be dropped.
+        return Ok(false);
+    }
+    let work = shared.state().take_work(shared.context.clone())?;
+    let Some((work, generation)) = work else {
+        return Ok(false);
+    };
+    let ended = match &place {
+        Some(place) => place.commit(work, deadline).await,
+        None => create(work, deadline).await,
+    };
+    conclude(shared, ended, generation)?;
+    Ok(true)
+}
+
+/// Ends the sessions of a request that are to end. What cannot be done now is done later.
+async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    // They stay in the state until they are done, so that a runtime that ends meanwhile takes none along unnoticed.
+    let doomed = shared.state().doomed.clone();
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let deletions = end_all(&shared.context, doomed.clone(), deadline).await;
+    {
+        let mut state = shared.state();
+        state
+            .doomed
+            .retain(|revocation| !doomed.contains(revocation));
+        // The response must not claim it, though the handler swallows the error of a `save`.
+        let left = deletions.failed.iter().chain(&deletions.unreadable);
+        state.doomed.extend(left.cloned());
+    }
+    shared.delete_later(deletions.failed);
+    deletions.result
+}
+
+/// Finds out what became of a commit of this session that got no answer, if there is one.
+async fn resolve(shared: &Shared, place: &Place, deadline: Instant) -> Result<(), SessionError> {
+    let unresolved = shared.state().take_unresolved();
+    let Some((unresolved, generation)) = unresolved else {
+        return Ok(());
+    };
+    let ended = place.resolve(unresolved, deadline).await;
+    conclude(shared, ended, generation)
+}
+
+async fn reload_in_turn(shared: &Shared) -> Result<(), SessionError> {
+    let _gate = shared.gate.lock().await;
+    let began = Instant::now();
+    let result = reload_before(shared, deadline(began, shared.time_left())).await;
+    if result.is_err() {
+        shared.state().spend(began.elapsed());
+    }
+    result
+}
+
+async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    let handle = match &shared.state().standing {
+        Standing::New => return Ok(()),
+        Standing::Barred { why, .. } => return Err(why.clone()),
+        Standing::Stored(base) => base.token.handle,
+    };
+    // What is read may hold its changes already, and they would be done to it once more.
+    if shared.state().shows_too_little() {
+        let place = shared.context.engine.lines.join(handle);
+        resolve(shared, &place, deadline).await?;
+    }
+    let (epoch, generation) = match &*shared.state() {
+        State {
+            standing: Standing::Stored(base),
+            generation,
+            ..
+        } => (base.record.epoch, *generation),
+        // Destroyed meanwhile.
+        _ => return Ok(()),
+    };
+    let load = shared.context.engine.store.load(&handle, Freshness::Latest);
+    let stored = within(deadline, load)
+        .await?
+        .ok_or(SessionError::Gone(Gone::Ended))?;
+    let record =
+        Record::decode(stored.value()).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    if record.epoch != epoch {
+        return Err(SessionError::Gone(Gone::Rotated));
+    }
+    shared.edit(|state| {
+        if state.generation == generation {
+            state.replace_base(stored, record);
+        }
+    });
+    Ok(())
+}
+
+/// Puts the result of a commit into the request's session.
+fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), SessionError> {
+    let conclude = |outcome| shared.edit(|state| state.conclude(generation, outcome));
+    match ended {
+        Ended::Committed(committed) => {
+            let (handle, created) = (committed.base.token.handle, committed.created);
+            if created {
+                shared.emit(&Event::Created { handle });
+            }
+            if committed.rotated {
+                shared.emit(&Event::Rotated { handle });
+            }
+            shared.state().cookie.is_old |= committed.changes_cookie;
+            let current = conclude(Outcome::Committed(committed.base));
+            if created && !current {
+                // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
+                shared.delete_later(vec![Revocation::Verified(handle)]);
+            }
+            Ok(())
+        }
+        Ended::NotApplied(log) => {
+            conclude(Outcome::NotApplied(log));
+            Ok(())
+        }
+        Ended::Failed { log, error } => {
+            conclude(Outcome::Failed(log));
+            Err(error)
+        }
+        Ended::Unknown(unresolved) => {
+            conclude(Outcome::Unresolved(unresolved));
+            Err(SessionError::OutcomeUnknown)
+        }
+        Ended::NotDurable { unresolved, done } => {
+            if done.rotated {
+                let handle = done.base.token.handle;
+                shared.emit(&Event::Rotated { handle });
+            }
+            conclude(Outcome::NotDurable(unresolved, done.base));
+            Err(SessionError::OutcomeUnknown)
+        }
+        Ended::NeverKnown => {
+            conclude(Outcome::Lost);
+            Err(SessionError::OutcomeUnknown)
+        }
+        Ended::Panicked(panic) => std::panic::resume_unwind(panic),
+    }
+}
