@@ -1,319 +1,164 @@
-//! Carries out what [`decide`](super::decide) says, over any store.
+//! One write on its way into the store: sent, repeated, confirmed, or looked for, as [`decide`](crate::commit::decide) says.
 
-use std::any::Any;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::commit::base::Base;
 use crate::commit::context::Terms;
-use crate::commit::decide::{Action, Event, Goal, Newer, State, Trace, Verdict, step};
+use crate::commit::decide::{Action, Event, Evidence, Newer, State, Verdict, step};
 use crate::commit::delete::delete_unclaimed;
 use crate::commit::join::{Joining, entry};
-use crate::commit::prepare::{Refused, Sent, fail_all, seal};
-use crate::commit::queue::Line;
-use crate::commit::unresolved::{Resolution, Unresolved};
-use crate::error::session::{Gone, SessionError};
+use crate::commit::prepare::Prepared;
+use crate::commit::work::{ReadSet, Work};
 use crate::error::store::{StoreError, StoreErrorKind};
 use crate::event;
 use crate::record::Record;
-use crate::record::lifetime::{BrowserCookie, cookie_end};
-use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch};
 use crate::store::deadline::within;
-use crate::store::{Created, Durability, Freshness, Replaced, Stored, Write};
+use crate::store::{Created, Freshness, Replaced, Stored, Write};
 
 /// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What one request wants in the store.
+/// Where changes may go, besides the session as they were made on it.
 #[derive(Debug)]
-pub(crate) struct Work {
-    /// The session it was loaded from; `None` to create one.
-    pub(crate) base: Option<Base>,
-    pub(crate) log: ChangeLog,
-    /// The epoch that the request's token has opened. It may be another than the base's only for a login that joins it.
-    pub(crate) made_in: Option<Epoch>,
-    /// The log is that of a login, which may join another.
-    pub(crate) joining: Option<Joining>,
-    /// What the log makes of the base, if that is known already.
-    pub(crate) done: Option<Arc<Record>>,
-    pub(crate) terms: Terms,
-    pub(crate) rests_on: RestsOn,
-    /// The request's data replaces whatever is there, instead of being merged.
-    pub(crate) whole: bool,
-    /// The cookie that the browser has, if the response can still replace it.
-    pub(crate) cookie: Option<BrowserCookie>,
-}
-
-/// What must not have changed since the session was loaded, for the changes to be done to what it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RestsOn {
-    Nothing,
-    These(Seen),
-    Everything,
-}
-
-/// What a handler has seen of its session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) keys: BTreeSet<String>,
-    pub(crate) principal: bool,
-    pub(crate) flashes: bool,
-}
-
-impl Seen {
-    fn has_changed(&self, own: &Record, newer: &Record) -> bool {
-        let value = |key| own.data.get(key) != newer.data.get(key);
-        (self.principal && own.principal != newer.principal)
-            || (self.flashes && own.flash != newer.flash)
-            || self.keys.iter().any(value)
-    }
-}
-
-impl RestsOn {
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            Self::Nothing => true,
-            Self::These(seen) => *seen == Seen::default(),
-            Self::Everything => false,
-        }
-    }
-
-    pub(crate) fn clashes(&self, own: &Record, newer: &Record) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::These(seen) => seen.has_changed(own, newer),
-            Self::Everything => own.version != newer.version,
-        }
-    }
-}
-
-impl Work {
-    /// How far it must have spread; those that travel together have the same settings, and one with a new secret travels
-    /// alone.
-    pub(crate) fn durability(&self) -> Durability {
-        let durability = &self.terms.policy.config.durability;
-        match self.log.new_secret() {
-            Some(_) => durability.endings(),
-            None => durability.commits,
-        }
-    }
-
-    /// What its request's session is once the changes are in the store, whoever else's travelled with them: each request has a
-    /// secret of its own.
-    pub(crate) fn own(&self, base: &Base) -> Base {
-        let mut base = base.clone();
-        if let (Some(own), None) = (&self.base, self.log.new_secret()) {
-            base.token = own.token.clone();
-        }
-        base
-    }
-
-    /// Whether it must not share a compare-and-set: it gives the session a new secret, or rests on its own base.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.base.is_none() || self.log.new_secret().is_some() || self.rests_on != RestsOn::Nothing
-    }
-}
-
-/// One request's part of a commit.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) work: Work,
-    pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Ended>,
-}
-
-/// The changes of one or more requests on their way into the store.
-#[derive(Debug)]
-pub(crate) struct Commit {
-    base: Option<Base>,
-    members: Vec<Member>,
-    /// Those who wait for what becomes of the members' changes, since theirs cannot be done after them.
-    refused: Vec<Refused>,
+pub(crate) struct Admission {
     made_in: Option<Epoch>,
     joining: Option<Joining>,
-    /// How many requests it is of.
-    requests: usize,
-    terms: Terms,
-    /// That of its first request, and the earliest of all.
-    began_with: Instant,
-    deadline: Instant,
+    reads: ReadSet,
+    /// What was read.
+    own: Option<Arc<Record>>,
+}
+
+impl Admission {
+    /// That of all requests which travel with this one: only one that travels alone has read anything, or joins a login.
+    pub(crate) fn of(first: &Work) -> Self {
+        Self {
+            made_in: first.made_in,
+            joining: first.joining.clone(),
+            reads: first.reads.clone(),
+            own: first.base.as_ref().map(|base| Arc::clone(&base.record)),
+        }
+    }
+
+    fn conflicts_with(&self, record: &Record) -> bool {
+        let own = self.own.as_ref();
+        own.is_some_and(|own| self.reads.conflicts_with(own, record))
+    }
+}
+
+/// One write: bytes for one session, and how far they have come.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    context: Terms,
+    admission: Admission,
+    /// What is to be replaced; `None` to create a session.
+    base: Option<Base>,
     id: CommitId,
+    prepared: Prepared,
+    /// How many requests' changes it holds.
+    requests: usize,
+    deadline: Instant,
     state: State,
-    sent: Option<Sent>,
     /// The record that was found in place of the base. It becomes the base only once the changes are to be done to it:
     /// what was sent compares with the base that it was made from.
     newer: Option<(Stored, Record)>,
+    failure: Option<StoreError>,
 }
 
-/// How a commit ended, for one of its requests.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// The changes are in the store, once; so is this session.
-    Committed(Box<Committed>),
-    /// Nothing was written; these are the changes.
-    Failed { log: ChangeLog, error: SessionError },
-    /// Nothing was written, as has been found out; these are the changes, to be committed anew.
-    NotApplied(ChangeLog),
-    /// The changes may be in the store; that can be looked into.
-    Unknown(Unresolved),
-    /// The changes are in the primary, and so is this session; whether replicas have them can be looked into.
-    NotDurable {
-        unresolved: Unresolved,
-        done: Box<Committed>,
-    },
-    /// The changes may have been in the store; nothing will tell.
+/// What was found out of an attempt that got no answer.
+pub(crate) enum Found {
+    Applied(Base),
+    NotApplied,
+    /// Nothing in the store tells any more.
     NeverKnown,
-    /// A closure of the application panicked. Nothing was written.
-    Panicked(Box<dyn Any + Send>),
+    /// Nothing yet, or only that the primary has the bytes: the session is this one there.
+    Open(Box<Attempt>, Option<Base>),
 }
 
-/// What a commit has done.
-#[derive(Clone, Debug)]
-pub(crate) struct Committed {
-    pub(crate) base: Base,
-    pub(crate) created: bool,
-    pub(crate) rotated: bool,
-    /// The record that was replaced has a cookie of another life: whoever wrote it may have sent it.
-    pub(crate) changes_cookie: bool,
+/// What an attempt is made of.
+pub(crate) struct Draft {
+    pub(crate) base: Option<Base>,
+    pub(crate) id: CommitId,
+    pub(crate) prepared: Prepared,
+    pub(crate) requests: usize,
+    pub(crate) deadline: Instant,
 }
 
-impl Commit {
-    /// The commit that begins with this request. `latest` is the newest state of the session that is known here.
-    pub(crate) fn of(first: Member, latest: Option<&Base>) -> Self {
-        let goal = match first.work.base {
-            Some(_) => Goal::Replace,
-            None => Goal::Create,
-        };
-        let own = first.work.base.clone();
-        let base = match (own, latest) {
-            (Some(own), Some(latest))
-                if !first.work.is_alone()
-                    && latest.record.epoch == own.record.epoch
-                    && latest.record.version.is_after(own.record.version) =>
-            {
-                Some(latest.clone())
-            }
-            (own, _) => own,
-        };
+impl Attempt {
+    pub(crate) fn new(context: Terms, admission: Admission, state: State, draft: Draft) -> Self {
         Self {
-            base,
-            made_in: first.work.made_in,
-            joining: first.work.joining.clone(),
-            terms: first.work.terms.clone(),
-            requests: 1,
-            began_with: first.deadline,
-            deadline: first.deadline,
-            id: first.work.terms.engine.next_commit(),
-            state: State::new(goal).durable(first.work.durability() != Durability::Primary),
-            members: vec![first],
-            refused: Vec::new(),
-            sent: None,
+            context,
+            admission,
+            base: draft.base,
+            id: draft.id,
+            prepared: draft.prepared,
+            requests: draft.requests,
+            deadline: draft.deadline,
+            state,
             newer: None,
+            failure: None,
         }
     }
 
-    /// Whether another request's changes may travel with these.
-    pub(crate) fn admits(&self, other: &Member) -> bool {
-        let Some(first) = self.members.first() else {
-            return false;
-        };
-        !first.work.is_alone()
-            && !other.work.is_alone()
-            && Arc::ptr_eq(&self.terms.policy, &other.work.terms.policy)
-            && first.work.made_in == other.work.made_in
-            && are_alike(self.began_with, other.deadline)
+    /// Other bytes in place of these, which are known not to have been applied.
+    pub(crate) fn replace(&mut self, draft: Draft) {
+        self.base = draft.base;
+        self.id = draft.id;
+        self.prepared = draft.prepared;
+        self.requests = draft.requests;
+        self.deadline = draft.deadline;
     }
 
-    pub(crate) fn admit(&mut self, other: Member) {
-        self.deadline = self.deadline.min(other.deadline);
-        if let (Some(base), Some(theirs)) = (&self.base, &other.work.base)
-            && theirs.record.version.is_after(base.record.version)
-        {
-            self.base = Some(theirs.clone());
-        }
-        self.members.push(other);
+    /// The session to make new bytes from: the record that was found, or else the base.
+    pub(crate) fn latest(&mut self) -> Option<Base> {
+        let base = self.base.clone()?;
+        Some(match self.newer.take() {
+            Some((stored, record)) => Base {
+                stored,
+                record: Arc::new(record),
+                ..base
+            },
+            None => base,
+        })
     }
 
-    pub(crate) fn size(&self) -> usize {
-        self.members.len()
+    pub(crate) fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
     }
 
-    /// Runs to a verdict, which every member is told. Requests that wait in the line may join before anything is sent, and
-    /// whenever what was sent is known not to have been applied.
-    ///
-    /// Must not be dropped half-way: the changes would be in the store or not, and nobody would know.
-    pub(crate) async fn run(mut self, line: Option<&Line>) {
-        let mut event = Event::Begin;
-        let mut failure = None;
-        loop {
-            let (state, action) = step(self.state, event, Instant::now() >= self.deadline);
-            self.state = state;
-            event = match action {
-                Action::Send | Action::SendAfresh => {
-                    self.adopt_newer();
-                    let again = self.refused.drain(..).map(Refused::into_member);
-                    self.members.extend(again);
-                    if let Some(line) = line {
-                        line.let_join(&mut self);
-                    }
-                    // An id belongs to one set of bytes, and a later one to later bytes: other commits of this writer may
-                    // have come between, and an older id in the place of theirs would prove of theirs what is not so.
-                    self.id = self.terms.engine.next_commit();
-                    self.sent = seal(
-                        self.base.as_ref(),
-                        &mut self.members,
-                        &mut self.refused,
-                        self.id,
-                    );
-                    self.requests = self.members.len();
-                    if self.sent.is_none() {
-                        return;
-                    }
-                    self.send(&mut failure).await
-                }
-                Action::Resend => self.send(&mut failure).await,
-                Action::Confirm => self.confirm(&mut failure).await,
-                Action::WaitAndLoad => {
-                    let wait = jitter(self.state.attempts());
-                    tokio::time::sleep_until(self.deadline.min(Instant::now() + wait)).await;
-                    self.load(&mut failure).await
-                }
-                Action::Finish(verdict) => return self.end(verdict, failure, line),
-            };
-        }
+    pub(crate) fn attempts(&self) -> u32 {
+        self.state.attempts()
+    }
+
+    pub(crate) fn into_failure(self) -> Option<StoreError> {
+        self.failure
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> Action {
+        let (state, action) = step(self.state, event, Instant::now() >= self.deadline);
+        self.state = state;
+        action
     }
 
     /// Finds out what became of bytes that were never answered. Sends them again, and nothing else.
-    pub(crate) async fn resolve(mut self, deadline: Instant, line: &Line) -> Resolution {
+    pub(crate) async fn resolve(mut self: Box<Self>, deadline: Instant) -> Found {
         self.deadline = deadline;
         let mut event = Event::Begin;
-        let mut failure = None;
         loop {
-            let (state, action) = step(self.state, event, Instant::now() >= deadline);
-            self.state = state;
-            event = match action {
-                Action::Resend => self.send(&mut failure).await,
-                Action::Confirm => self.confirm(&mut failure).await,
-                Action::Finish(Verdict::Committed) => {
-                    return match self.committed(line.into()) {
-                        Some(base) => Resolution::Applied(base),
-                        None => Resolution::NeverKnown,
-                    };
-                }
+            event = match self.step(event) {
+                Action::Resend => self.send().await,
+                Action::Confirm => self.confirm().await,
+                Action::Finish(Verdict::Committed) => return Found::Applied(self.committed()),
                 Action::Finish(Verdict::NotDurable) => {
-                    let base = self.in_primary(line.into());
-                    return Resolution::Open(Box::new(self), base);
+                    let base = self.in_primary();
+                    return Found::Open(self, Some(base));
                 }
-                Action::Finish(Verdict::OutcomeUnknown) => {
-                    return Resolution::Open(Box::new(self), None);
-                }
-                Action::Finish(Verdict::NeverKnown) => return Resolution::NeverKnown,
+                Action::Finish(Verdict::OutcomeUnknown) => return Found::Open(self, None),
+                Action::Finish(Verdict::NeverKnown) => return Found::NeverKnown,
                 Action::Send
                 | Action::SendAfresh
                 | Action::WaitAndLoad
@@ -323,84 +168,80 @@ impl Commit {
                     | Verdict::Unreadable
                     | Verdict::Conflict
                     | Verdict::Failed,
-                ) => return Resolution::NotApplied,
+                ) => return Found::NotApplied,
             };
         }
     }
 
-    async fn send(&mut self, failure: &mut Option<StoreError>) -> Event {
-        let Some(sent) = &self.sent else {
-            // `decide` never asks for bytes again that it has not had sent before.
-            return Event::LoadFailed;
-        };
-        let store = &self.terms.engine.store;
-        let write = Write::new(&sent.value, sent.ttl)
-            .with_durability(sent.durability)
-            .with_signed_in(sent.record.principal.is_some());
-        let handle = &sent.token.handle;
-        let answer = match &self.base {
-            None => within(self.deadline, store.create(handle, write))
-                .await
-                .map(|created| match created {
-                    Created::Done => Some(Replaced::Done),
-                    Created::Exists => None,
-                }),
-            Some(base) => within(self.deadline, store.replace(handle, &base.stored, write))
-                .await
-                .map(Some),
-        };
-        match answer {
-            Ok(Some(Replaced::Done)) => Event::Done,
-            Ok(Some(Replaced::Gone)) => Event::Gone,
-            Ok(Some(Replaced::Conflict(newer))) => self.find(newer),
-            Ok(None) => Event::Exists,
-            Err(error) => {
-                let kind = error.kind();
-                if self.base.is_none()
-                    && matches!(kind, StoreErrorKind::Unknown | StoreErrorKind::NotDurable)
-                {
-                    // Nobody will ever hold its token.
-                    delete_unclaimed(&self.terms, *handle);
+    pub(crate) async fn send(&mut self) -> Event {
+        let Prepared { token, value, .. } = &self.prepared;
+        let write = Write::new(value, self.prepared.ttl)
+            .with_durability(self.prepared.durability)
+            .with_signed_in(self.prepared.record.principal.is_some());
+        let store = &self.context.backend.store;
+        let Some(base) = &self.base else {
+            let create = store.create(&token.handle, write);
+            return match within(self.deadline, create).await {
+                Ok(Created::Done) => Event::Done,
+                Ok(Created::Exists) => Event::Exists,
+                Err(error) => {
+                    if let StoreErrorKind::Unknown | StoreErrorKind::NotDurable = error.kind() {
+                        // Nobody will ever hold its token.
+                        delete_unclaimed(&self.context, token.handle);
+                    }
+                    self.failed(error)
                 }
-                *failure = Some(error);
-                Event::Failed(kind)
-            }
-        }
+            };
+        };
+        let replace = store.replace(&token.handle, &base.stored, write);
+        let replaced = within(self.deadline, replace).await;
+        self.replaced(replaced)
     }
 
-    /// Writes what was found once more, since a store tells of replicas only for what it has written itself. By
-    /// compare-and-set, so that it is the server which has our commit that is asked, also after a failover.
-    async fn confirm(&mut self, failure: &mut Option<StoreError>) -> Event {
-        let (Some(sent), Some((found, record))) = (&self.sent, &self.newer) else {
-            return Event::LoadFailed;
+    /// Writes once more the record that names this commit, since a store tells of replicas only for what it has written
+    /// itself. By compare-and-set, so that it is the server which has our commit that is asked, also after a failover.
+    pub(crate) async fn confirm(&mut self) -> Event {
+        let Some((found, record)) = &self.newer else {
+            return self.send().await;
         };
+        let Prepared { token, .. } = &self.prepared;
         let ttl = match found.time_left() {
-            Some(left) if record.version != sent.record.version => left,
-            _ => sent.ttl,
+            Some(left) if record.version != self.prepared.record.version => left,
+            _ => self.prepared.ttl,
         };
         let write = Write::new(found.value(), ttl)
-            .with_durability(sent.durability)
+            .with_durability(self.prepared.durability)
             .with_signed_in(record.principal.is_some());
-        let store = &self.terms.engine.store;
-        let replace = store.replace(&sent.token.handle, found, write);
-        match within(self.deadline, replace).await {
+        let replace = self
+            .context
+            .backend
+            .store
+            .replace(&token.handle, found, write);
+        let replaced = within(self.deadline, replace).await;
+        self.replaced(replaced)
+    }
+
+    fn replaced(&mut self, replaced: Result<Replaced, StoreError>) -> Event {
+        match replaced {
             Ok(Replaced::Done) => Event::Done,
             Ok(Replaced::Gone) => Event::Gone,
             Ok(Replaced::Conflict(newer)) => self.find(newer),
-            Err(error) => {
-                let kind = error.kind();
-                *failure = Some(error);
-                Event::Failed(kind)
-            }
+            Err(error) => self.failed(error),
         }
     }
 
-    async fn load(&mut self, failure: &mut Option<StoreError>) -> Event {
-        let Some(base) = &self.base else {
-            return Event::Gone;
-        };
-        let store = &self.terms.engine.store;
-        let load = store.load(&base.token.handle, Freshness::Latest);
+    fn failed(&mut self, error: StoreError) -> Event {
+        let kind = error.kind();
+        self.failure = Some(error);
+        Event::Failed(kind)
+    }
+
+    /// Waits for longer the more attempts there were, and reads what is stored now.
+    pub(crate) async fn wait_and_load(&mut self) -> Event {
+        let wait = jitter(self.state.attempts());
+        tokio::time::sleep_until(self.deadline.min(Instant::now() + wait)).await;
+        let store = &self.context.backend.store;
+        let load = store.load(&self.prepared.token.handle, Freshness::Latest);
         match within(self.deadline, load).await {
             Ok(Some(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
@@ -411,7 +252,7 @@ impl Commit {
             },
             Ok(None) => Event::Gone,
             Err(error) => {
-                *failure = Some(error);
+                self.failure = Some(error);
                 Event::LoadFailed
             }
         }
@@ -425,156 +266,64 @@ impl Commit {
         let Ok(record) = Record::decode(newer.value()) else {
             return Event::Unreadable;
         };
-        let clashes = |work: &Work| {
-            let own = work.base.as_ref();
-            own.is_some_and(|own| work.rests_on.clashes(&own.record, &record))
-        };
-        let told = Newer {
-            trace: trace(&record.applied, self.id),
-            entry: entry(self.made_in, self.joining.as_ref(), &record),
-            clash: self.members.iter().any(|member| clashes(&member.work)),
+        let Admission {
+            made_in, joining, ..
+        } = &self.admission;
+        let relation = Newer {
+            evidence: evidence(&record.applied, self.id),
+            entry: entry(*made_in, joining.as_ref(), &record),
+            clash: self.admission.conflicts_with(&record),
             distance: record.version.distance_from(base.record.version),
         };
         self.newer = Some((newer, record));
-        Event::Conflict(told)
+        Event::Conflict(relation)
     }
 
-    /// Takes the record that was found for the base.
-    fn adopt_newer(&mut self) {
-        if let (Some(base), Some((stored, record))) = (&mut self.base, self.newer.take()) {
-            base.stored = stored;
-            base.record = Arc::new(record);
-        }
-    }
-
-    fn end(mut self, verdict: Verdict, failure: Option<StoreError>, line: Option<&Line>) {
-        let attempts = self.state.attempts();
-        let members = std::mem::take(&mut self.members);
-        let refused = std::mem::take(&mut self.refused).into_iter();
-        // Nobody knows what they would have met.
-        let conflict = SessionError::Conflict { attempts };
-        let error = match verdict {
-            Verdict::Committed => {
-                self.tell_committed(members, line);
-                return refused.for_each(Refused::tell);
-            }
-            Verdict::OutcomeUnknown | Verdict::NotDurable => {
-                match verdict {
-                    Verdict::NotDurable => refused.for_each(Refused::tell),
-                    _ => fail_all(refused.map(Refused::into_member), &conflict),
-                }
-                let base = match verdict {
-                    Verdict::NotDurable => self.in_primary(line),
-                    _ => None,
-                };
-                let shared = Unresolved::share(self);
-                for Member { work, reply, .. } in members {
-                    let base = base.as_ref().map(|base| work.own(base));
-                    let _ = reply.send(Unresolved::of(&shared, work).ended(base));
-                }
-                return;
-            }
-            Verdict::NeverKnown => {
-                for member in members {
-                    let _ = member.reply.send(Ended::NeverKnown);
-                }
-                return fail_all(refused.map(Refused::into_member), &conflict);
-            }
-            Verdict::Gone => SessionError::Gone(Gone::Ended),
-            Verdict::OtherEpoch => SessionError::Gone(Gone::Rotated),
-            Verdict::Unreadable => SessionError::Gone(Gone::Unreadable),
-            Verdict::Conflict => conflict,
-            Verdict::Failed => SessionError::Store(failure.unwrap_or_else(|| {
-                StoreError::unavailable("the request's time was up before anything was sent")
-            })),
-        };
-        let refused = refused.map(Refused::into_member);
-        fail_all(members.into_iter().chain(refused), &error);
-    }
-
-    fn tell_committed(mut self, members: Vec<Member>, line: Option<&Line>) {
-        let created = self.base.is_none();
-        let replaced = self.base.as_ref().map(|base| cookie_end(&base.record));
-        let Some(base) = self.committed(line) else {
-            return;
-        };
-        let changes_cookie = replaced.is_some_and(|ends| ends != cookie_end(&base.record));
-        for member in members {
-            member.work.log.confirm();
-            let committed = Committed {
-                base: member.work.own(&base),
-                created,
-                rotated: !created && member.work.log.new_secret().is_some(),
-                changes_cookie,
-            };
-            let _ = member.reply.send(Ended::Committed(Box::new(committed)));
-        }
-    }
-
-    /// The session after a commit that counts as done.
-    fn committed(&mut self, line: Option<&Line>) -> Option<Base> {
-        let base = self.in_primary(line)?;
-        self.terms.policy.emit(&event::Event::Committed {
+    /// The session after a write that counts as done.
+    pub(crate) fn committed(&mut self) -> Base {
+        let base = self.in_primary();
+        self.context.emit(&event::Event::Committed {
             handle: base.token.handle,
             requests: u32::try_from(self.requests).unwrap_or(u32::MAX),
             attempts: self.state.attempts(),
         });
-        Some(base)
+        base
     }
 
     /// The session as it is in the store now, as far as its requests may know.
-    fn in_primary(&mut self, line: Option<&Line>) -> Option<Base> {
-        // `decide` never calls a commit done that was not sent.
-        let sent = self.sent.clone()?;
+    pub(crate) fn in_primary(&mut self) -> Base {
+        let Prepared {
+            token,
+            value,
+            ttl,
+            record,
+            ..
+        } = self.prepared.clone();
         // Found applied below a newer commit, the session is what that one made of it; but if it has changed hands since,
         // what is in it now is none of these requests' business, and their next commit will be refused.
-        let newer = self.newer.take().filter(|(_, record)| {
-            record.applied.contains(&self.id) && record.epoch == sent.record.epoch
-        });
+        let newer = self
+            .newer
+            .take()
+            .filter(|(_, newer)| newer.applied.contains(&self.id) && newer.epoch == record.epoch);
         let (stored, record) = match newer {
-            Some((stored, record)) => (stored, Arc::new(record)),
-            None => (Stored::new(sent.value, Some(sent.ttl)), sent.record),
+            Some((stored, newer)) => (stored, Arc::new(newer)),
+            None => (Stored::new(value, Some(ttl)), record),
         };
-        let base = Base {
-            token: sent.token,
+        Base {
+            token,
             stored,
             record,
-        };
-        if let Some(line) = line {
-            line.note_latest(&base);
         }
-        Some(base)
     }
 }
 
-/// Stores a session that nobody else knows yet.
-pub(crate) async fn create(work: Work, deadline: Instant) -> Ended {
-    let (reply, ended) = oneshot::channel();
-    let member = Member {
-        work,
-        deadline,
-        reply,
-    };
-    Commit::of(member, None).run(None).await;
-    ended.await.unwrap_or(Ended::NeverKnown)
-}
-
-/// Whether neither has more than twice the time of the other left. A commit ends with the earliest time of its requests, and
-/// none shall fail for another's want of it.
-fn are_alike(one: Instant, other: Instant) -> bool {
-    let now = Instant::now();
-    let left = |deadline: Instant| deadline.saturating_duration_since(now);
-    let (one, other) = (left(one), left(other));
-    one.min(other) * 2 >= one.max(other)
-}
-
 /// What the record's list of last commits says of ours.
-fn trace(applied: &[CommitId], ours: CommitId) -> Trace {
+fn evidence(applied: &[CommitId], ours: CommitId) -> Evidence {
     match applied.iter().find(|id| id.writer == ours.writer) {
-        None => Trace::Absent,
-        Some(id) if id.sequence == ours.sequence => Trace::Applied,
-        Some(id) if id.sequence < ours.sequence => Trace::NotApplied,
-        Some(_) => Trace::Superseded,
+        None => Evidence::Absent,
+        Some(id) if id.sequence == ours.sequence => Evidence::Applied,
+        Some(id) if id.sequence < ours.sequence => Evidence::NotApplied,
+        Some(_) => Evidence::Superseded,
     }
 }
 

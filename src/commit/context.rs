@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::commit::engine::Engine;
+use crate::commit::backend::Backend;
 use crate::commit::join::Joining;
 use crate::config::SessionConfig;
 use crate::event::{Event, Log, Observer};
@@ -15,6 +15,7 @@ use crate::lock::assert_none_held;
 use crate::record::Record;
 use crate::record::context::Circumstances;
 use crate::record::fingerprint::Fingerprinting;
+use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
 
@@ -70,17 +71,21 @@ impl fmt::Debug for Policy {
 /// What a commit needs to know of the layer and the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) backend: Arc<Backend>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) network: Option<Arc<str>>,
 }
 
 impl Terms {
     pub(crate) fn circumstances(&self) -> Circumstances {
+        self.circumstances_at(self.backend.now())
+    }
+
+    pub(crate) fn circumstances_at(&self, now: Millis) -> Circumstances {
         let config = &self.policy.config;
         let bind = config.fingerprinting != Fingerprinting::Off;
         Circumstances {
-            now: self.engine.now(),
+            now,
             absolute_timeout: config.absolute_timeout,
             network: self.network.as_deref().filter(|_| bind).map(str::to_owned),
         }
@@ -98,7 +103,7 @@ impl Terms {
 
     /// What the record keeps of a secret.
     pub(crate) fn hash(&self, secret: &Secret) -> SecretHash {
-        let namespace = self.engine.store.namespace();
+        let namespace = self.backend.store.namespace();
         secret.hash(namespace, &self.policy.config.cookie.name)
     }
 
@@ -108,7 +113,7 @@ impl Terms {
 
     /// When the store's time for work that begins now is over.
     pub(crate) fn deadline(&self) -> Instant {
-        deadline(Instant::now(), self.engine.request_budget())
+        deadline(Instant::now(), self.backend.request_budget())
     }
 }
 
@@ -124,7 +129,7 @@ pub(crate) mod tests {
     /// What commits of a layer with these settings know.
     pub(crate) fn context_of(config: SessionConfig) -> Terms {
         Terms {
-            engine: Arc::new(Engine::new(Box::new(MemoryStore::new()))),
+            backend: Arc::new(Backend::new(Box::new(MemoryStore::new()))),
             policy: Arc::new(Policy::new(config)),
             network: None,
         }

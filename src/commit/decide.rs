@@ -109,7 +109,7 @@ impl State {
 
 /// What a newer record's `applied` says of our commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trace {
+pub(crate) enum Evidence {
     /// Our id is there.
     Applied,
     /// An older id of our writer is there, so ours has not been.
@@ -135,7 +135,7 @@ pub(crate) enum Entry {
 /// What is known of the record that another request put in place of the one we worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Newer {
-    pub(crate) trace: Trace,
+    pub(crate) evidence: Evidence,
     pub(crate) entry: Entry,
     /// What the changes rest on is different there, so that they may not be done again.
     pub(crate) clash: bool,
@@ -245,7 +245,7 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
 }
 
 fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
-    if newer.trace == Trace::Applied && state.keeps(Rule::NamedIsDone) {
+    if newer.evidence == Evidence::Applied && state.keeps(Rule::NamedIsDone) {
         return match state.durable {
             false => Action::Finish(Verdict::Committed),
             // An earlier send has done it, and whether replicas have it was not said to us.
@@ -285,13 +285,13 @@ fn may_enter(state: State, entry: Entry) -> bool {
 
 /// Had our commit been applied it would be among the last of eight writers, unless eight commits followed it.
 fn proves_not_applied(state: State, newer: Newer) -> bool {
-    match newer.trace {
-        Trace::NotApplied => true,
-        Trace::Absent => {
+    match newer.evidence {
+        Evidence::NotApplied => true,
+        Evidence::Absent => {
             newer.distance as usize <= WRITERS || !state.keeps(Rule::ProofBeforeReplay)
         }
-        Trace::Superseded => !state.keeps(Rule::LaterHidesEarlier),
-        Trace::Applied => !state.keeps(Rule::NamedIsDone),
+        Evidence::Superseded => !state.keeps(Rule::LaterHidesEarlier),
+        Evidence::Applied => !state.keeps(Rule::NamedIsDone),
     }
 }
 
@@ -343,13 +343,13 @@ mod tests {
     use super::*;
     use StoreErrorKind::{Refused, Unavailable, Unknown};
 
-    fn newer(trace: Trace, same_epoch: bool, distance: u32) -> Event {
+    fn newer(evidence: Evidence, same_epoch: bool, distance: u32) -> Event {
         let entry = match same_epoch {
             true => Entry::SameEpoch,
             false => Entry::OtherEpoch,
         };
         Event::Conflict(Newer {
-            trace,
+            evidence,
             entry,
             clash: false,
             distance,
@@ -381,8 +381,8 @@ mod tests {
     fn the_protocol_as_a_table() {
         use Action::{Finish, Resend, Send, SendAfresh, WaitAndLoad};
         use Event::{Done, Exists, Failed, Gone, LoadFailed, Loaded, Unreadable};
+        use Evidence::{Absent, Applied, NotApplied, Superseded};
         use Goal::{Create, Delete, Replace};
-        use Trace::{Absent, Applied, NotApplied, Superseded};
         use Verdict::{Committed, NeverKnown, OtherEpoch, OutcomeUnknown};
 
         let other = newer(Absent, true, 1);
@@ -592,7 +592,7 @@ mod tests {
         use Event::{Begin, Done, Failed, Gone};
         use StoreErrorKind::NotDurable;
         use Verdict::{Committed, NeverKnown};
-        let ours = newer(Trace::Applied, true, 1);
+        let ours = newer(Evidence::Applied, true, 1);
         let short = Finish(Verdict::NotDurable);
         let table: &[(&str, Goal, &[Event], &[Action])] = &[
             (
@@ -631,7 +631,7 @@ mod tests {
                 &[
                     Failed(NotDurable),
                     Begin,
-                    newer(Trace::Absent, true, 1),
+                    newer(Evidence::Absent, true, 1),
                     Failed(Unknown),
                     Failed(Unknown),
                     Failed(Unknown),
@@ -661,7 +661,12 @@ mod tests {
             (
                 "while they are asked, what was there is not any more, after a failover",
                 Goal::Replace,
-                &[Failed(Unknown), ours, newer(Trace::Absent, true, 1), Done],
+                &[
+                    Failed(Unknown),
+                    ours,
+                    newer(Evidence::Absent, true, 1),
+                    Done,
+                ],
                 &[Send, Resend, Confirm, Send, Finish(Committed)],
             ),
             (
@@ -717,7 +722,7 @@ mod tests {
             attempts: 1,
             ..State::new(Goal::Create)
         };
-        let other = newer(Trace::Absent, true, 1);
+        let other = newer(Evidence::Absent, true, 1);
         for (state, event, verdict) in [
             (State::new(Goal::Replace), Event::Begin, Verdict::Failed),
             (fresh, other, Verdict::Conflict),
@@ -726,7 +731,7 @@ mod tests {
             (fresh, Event::Failed(Unknown), Verdict::OutcomeUnknown),
             (lost, Event::Begin, Verdict::OutcomeUnknown),
             (lost, Event::Failed(Refused), Verdict::OutcomeUnknown),
-            (lost, newer(Trace::Applied, true, 1), Verdict::Committed),
+            (lost, newer(Evidence::Applied, true, 1), Verdict::Committed),
             (lost, other, Verdict::Conflict),
             (fresh, Event::Done, Verdict::Committed),
             (created, Event::Exists, Verdict::Failed),
@@ -743,9 +748,9 @@ mod tests {
     fn changes_that_rest_on_what_others_have_changed_end_the_commit_unless_it_was_done() {
         let (begun, _) = step(State::new(Goal::Replace), Event::Begin, false);
         let (lost, _) = step(begun, Event::Failed(Unknown), false);
-        let clash = |trace, distance| {
+        let clash = |evidence, distance| {
             Event::Conflict(Newer {
-                trace,
+                evidence,
                 entry: Entry::SameEpoch,
                 clash: true,
                 distance,
@@ -756,11 +761,11 @@ mod tests {
             clash: true,
         };
         for (state, event, verdict) in [
-            (begun, clash(Trace::Absent, 1), Verdict::Conflict),
+            (begun, clash(Evidence::Absent, 1), Verdict::Conflict),
             (begun, loaded, Verdict::Conflict),
-            (lost, clash(Trace::Absent, 1), Verdict::Conflict),
-            (lost, clash(Trace::Applied, 2), Verdict::Committed),
-            (lost, clash(Trace::Absent, 9), Verdict::NeverKnown),
+            (lost, clash(Evidence::Absent, 1), Verdict::Conflict),
+            (lost, clash(Evidence::Applied, 2), Verdict::Committed),
+            (lost, clash(Evidence::Absent, 9), Verdict::NeverKnown),
         ] {
             assert_eq!(step(state, event, false).1, Action::Finish(verdict));
         }
@@ -771,15 +776,15 @@ mod tests {
         use Action::{Finish, Resend, Send, WaitAndLoad};
         use Event::{Done, Failed};
         use Verdict::{Committed, OtherEpoch};
-        let met = |trace, fresh| {
+        let met = |evidence, fresh| {
             Event::Conflict(Newer {
-                trace,
+                evidence,
                 entry: Entry::SameLogin { fresh },
                 clash: false,
                 distance: 1,
             })
         };
-        let absent = |fresh| met(Trace::Absent, fresh);
+        let absent = |fresh| met(Evidence::Absent, fresh);
         let found = |fresh| Event::Loaded {
             entry: Entry::SameLogin { fresh },
             clash: false,
@@ -800,7 +805,7 @@ mod tests {
                 &[Send, Resend, Send, Finish(Committed)],
             ),
             (
-                &[Failed(Unknown), met(Trace::Applied, false)],
+                &[Failed(Unknown), met(Evidence::Applied, false)],
                 &[Send, Resend, Finish(Committed)],
             ),
         ];
@@ -812,7 +817,7 @@ mod tests {
     #[test]
     fn what_is_sent_with_bytes_of_its_own_counts_as_an_attempt_and_a_repetition_does_not() {
         use Event::{Begin, Exists, Failed};
-        let other = newer(Trace::Absent, true, 1);
+        let other = newer(Evidence::Absent, true, 1);
         let table: &[(Goal, &[Event], u32)] = &[
             (Goal::Replace, &[], 0),
             (Goal::Replace, &[Begin], 1),
@@ -837,7 +842,7 @@ mod tests {
         let (again, action) = step(lost, Event::Begin, false);
         assert_eq!(action, Action::Resend);
         assert_eq!(
-            step(again, newer(Trace::NotApplied, true, 3), false).1,
+            step(again, newer(Evidence::NotApplied, true, 3), false).1,
             Action::Send
         );
     }

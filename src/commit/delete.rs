@@ -7,9 +7,9 @@ use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use crate::commit::backend::{DESTROYING_MOST, Destroying};
 use crate::commit::context::Terms;
 use crate::commit::decide::{Action, Event as Happened, Goal, State, Verdict, step};
-use crate::commit::engine::{DESTROYING_MOST, Destroying};
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
 use crate::event::Event;
@@ -111,7 +111,7 @@ async fn end(
     revocation: &mut Revocation,
     deadline: Instant,
 ) -> Result<Ended, StoreError> {
-    let store = &*context.engine.store;
+    let store = &*context.backend.store;
     let handle = revocation.handle();
     if let Revocation::Unverified { token, asked } = revocation {
         let load = store.load(&handle, Freshness::Latest);
@@ -197,19 +197,19 @@ pub(crate) fn end_later(
         Ok(runtime) => runtime,
         Err(error) => return context.emit(&failed(error)),
     };
-    let engine = &context.engine;
+    let backend = &context.backend;
     let (place, displaced) = match &revocation {
-        Revocation::Verified(handle) => match engine.begin_destroying(*handle, DESTROYING_MOST) {
+        Revocation::Verified(handle) => match backend.begin_destroying(*handle, DESTROYING_MOST) {
             Destroying::Begun => (Place::Destroying(*handle), None),
             Destroying::UnderWay => return,
             Destroying::TooMany => return context.emit(&too_many()),
         },
-        Revocation::Unverified { token, .. } => match engine.logouts.join(token) {
+        Revocation::Unverified { token, .. } => match backend.logouts.join(token) {
             Some(place) => (Place::Logout(place.number), Some(place.displaced)),
             None => return,
         },
     };
-    let background = engine.background.clone();
+    let background = backend.background.clone();
     let pending = Pending {
         context: context.clone(),
         place,
@@ -239,12 +239,12 @@ pub(crate) fn end_later(
 /// Deletes in the background what a creation without a clear answer may have left, whose token nobody holds. If that fails, it
 /// ends with its idle timeout; a copy that arrives later still does too.
 pub(crate) fn delete_unclaimed(context: &Terms, handle: Handle) {
-    let engine = &context.engine;
-    match engine.begin_destroying(handle, UNCLAIMED_MOST) {
+    let backend = &context.backend;
+    match backend.begin_destroying(handle, UNCLAIMED_MOST) {
         Destroying::Begun => {}
         Destroying::UnderWay | Destroying::TooMany => return,
     }
-    let (context, background) = (context.clone(), engine.background.clone());
+    let (context, background) = (context.clone(), backend.background.clone());
     let task = async move {
         // Replicas that do not have the creation need not be waited for, and one stream brings them both.
         let deleted = delete_patiently(&context, handle, Durability::Primary).await;
@@ -263,14 +263,14 @@ async fn delete_patiently(
 ) -> Result<(), StoreError> {
     let mut waits = LATER.iter();
     let deleted = loop {
-        let store = &*context.engine.store;
+        let store = &*context.backend.store;
         let deleted = delete(store, handle, durability, context.deadline()).await;
         match (&deleted, waits.next()) {
             (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
             _ => break deleted,
         }
     };
-    context.engine.end_destroying(handle);
+    context.backend.end_destroying(handle);
     deleted
 }
 
@@ -310,8 +310,8 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         match self.place {
-            Place::Destroying(handle) => self.context.engine.end_destroying(handle),
-            Place::Logout(number) => self.context.engine.logouts.leave(number),
+            Place::Destroying(handle) => self.context.backend.end_destroying(handle),
+            Place::Logout(number) => self.context.backend.logouts.leave(number),
         }
         if let Some(news) = &self.news {
             self.context.emit(news);
@@ -328,7 +328,7 @@ mod tests {
     fn sessions_that_nobody_holds_the_token_of_leave_half_of_the_places_to_logouts() {
         let context = context();
         let fill = |most: usize| {
-            let begin = || context.engine.begin_destroying(Handle::random(), most);
+            let begin = || context.backend.begin_destroying(Handle::random(), most);
             std::iter::repeat_with(begin)
                 .take_while(|begun| matches!(begun, Destroying::Begun))
                 .count()

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::commit::context::Terms;
-use crate::commit::queue::Place;
+use crate::commit::queue::{CommitQueues, Ticket};
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
@@ -33,7 +33,7 @@ const IN_A_ROW: u64 = 4;
 pub(crate) struct Lease {
     handle: Handle,
     term: Arc<Term>,
-    /// Its keeper gives the lease up when this goes.
+    /// Its task gives the lease up when this goes.
     _held: oneshot::Sender<()>,
 }
 
@@ -45,28 +45,29 @@ impl Lease {
     /// Dropping the future gives up the place in the queue, and the lease if it was being taken.
     pub(crate) async fn take(
         context: &Terms,
+        queues: &Arc<CommitQueues>,
         handle: Handle,
         wait: Duration,
         lease: Duration,
     ) -> Result<Self, SessionError> {
         let deadline = deadline(Instant::now(), wait);
-        let place = context.engine.lessees.join(handle);
-        let turn = place.owned_turn(deadline).await;
+        let ticket = queues.join(handle);
+        let turn = ticket.owned_turn(deadline).await;
         let turn = turn.ok_or(SessionError::Busy { wait })?;
         let (held, released) = oneshot::channel();
         let (taken, hears) = oneshot::channel();
         let term = Arc::new(Term::default());
-        let keeper = Keeper {
+        let task = LeaseTask {
             context: context.clone(),
             handle,
             owner: Owner::random(),
             term: Arc::clone(&term),
             lease,
             turn,
-            _place: place,
+            _ticket: ticket,
         };
-        let keeping = keeper.keep(deadline, taken, released).in_current_span();
-        context.engine.background.spawn(keeping);
+        let keeping = task.run(deadline, taken, released).in_current_span();
+        context.backend.background.spawn(keeping);
         match hears.await {
             Ok(Ok(true)) => Ok(Self {
                 handle,
@@ -119,7 +120,7 @@ impl fmt::Debug for Lease {
 
 /// Takes, renews and releases one lease: all in one task, so that a command to take it never arrives after the one that
 /// gives it up.
-struct Keeper {
+struct LeaseTask {
     context: Terms,
     handle: Handle,
     owner: Owner,
@@ -127,11 +128,11 @@ struct Keeper {
     term: Arc<Term>,
     /// The front of this process's queue, and how often it has moved up.
     turn: OwnedMutexGuard<u64>,
-    _place: Place,
+    _ticket: Ticket,
 }
 
-impl Keeper {
-    async fn keep(
+impl LeaseTask {
+    async fn run(
         mut self,
         deadline: Instant,
         taken: oneshot::Sender<Result<bool, StoreError>>,
@@ -144,7 +145,7 @@ impl Keeper {
         }
         // If the store cannot be reached, the lease ends by itself.
         let _ = self
-            .ask(self.context.engine.store.release(&self.handle, self.owner))
+            .ask(self.context.backend.store.release(&self.handle, self.owner))
             .await;
     }
 
@@ -198,7 +199,7 @@ impl Keeper {
 
     async fn ask_for_it(&self) -> Result<Leased, StoreError> {
         let asked = Instant::now();
-        let store = &self.context.engine.store;
+        let store = &self.context.backend.store;
         let acquire = store.acquire(&self.handle, self.owner, self.lease);
         let answer = self.ask(acquire).await;
         if let Ok(Leased::Held) = answer {
@@ -268,11 +269,12 @@ mod tests {
         let context = context();
         let handle = Handle::random();
         // The queue is one as long as somebody is in it.
-        let _place = context.engine.lessees.join(handle);
+        let queues = Arc::new(CommitQueues::default());
+        let _ticket = queues.join(handle);
         let mut waits = Vec::new();
         for _ in 0..8 {
             let began = Instant::now();
-            let lease = Lease::take(&context, handle, LEASE, LEASE).await;
+            let lease = Lease::take(&context, &queues, handle, LEASE, LEASE).await;
             waits.push(began.elapsed() >= LAST_LOOK);
             drop(lease.expect("a free session"));
         }

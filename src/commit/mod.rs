@@ -13,14 +13,17 @@ mod model;
 mod requests_model;
 
 pub(crate) mod attempt;
+pub(crate) mod backend;
 pub(crate) mod base;
+pub(crate) mod batch;
 pub(crate) mod context;
 pub(crate) mod delete;
 pub(crate) mod engine;
 pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod logouts;
+pub(crate) mod outcome;
 pub(crate) mod prepare;
 pub(crate) mod queue;
 pub(crate) mod renew;
-pub(crate) mod unresolved;
+pub(crate) mod work;

@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
-use crate::commit::decide::{Action, Entry, Event, Goal, Newer, Rule, State, Trace, Verdict, step};
+use crate::commit::decide::{
+    Action, Entry, Event, Evidence, Goal, Newer, Rule, State, Verdict, step,
+};
 use crate::error::store::StoreErrorKind;
 use crate::record::WRITERS;
 
@@ -484,17 +486,17 @@ impl Task {
     fn newer(&self, writer: u8, remembers: usize, record: &Record) -> Newer {
         let base = self.base.as_ref().expect("only what was loaded conflicts");
         let ours = record.applied.iter().find(|(by, _)| *by == writer);
-        let trace = match ours {
+        let evidence = match ours {
             Some((_, sequence)) => match sequence.cmp(&self.sequence) {
-                std::cmp::Ordering::Equal => Trace::Applied,
-                std::cmp::Ordering::Less => Trace::NotApplied,
-                std::cmp::Ordering::Greater => Trace::Superseded,
+                std::cmp::Ordering::Equal => Evidence::Applied,
+                std::cmp::Ordering::Less => Evidence::NotApplied,
+                std::cmp::Ordering::Greater => Evidence::Superseded,
             },
-            None => Trace::Absent,
+            None => Evidence::Absent,
         };
         let distance = usize::from(record.count.saturating_sub(base.count)) + WRITERS - remembers;
         Newer {
-            trace,
+            evidence,
             entry: entry(self.made_in, self.want, record),
             clash: false,
             distance: u32::try_from(distance).unwrap(),

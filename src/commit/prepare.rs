@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::commit::attempt::{Ended, Member, Work};
 use crate::commit::base::Base;
+use crate::commit::context::Terms;
+use crate::commit::work::Work;
 use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::{Gone, SessionError};
 use crate::record::context::Circumstances;
@@ -20,11 +21,12 @@ use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch, Version};
 use crate::record::{Login, Record};
 use crate::store::Durability;
+use crate::time::Millis;
 use crate::token::Token;
 
-/// The bytes that were sent last, and what they mean.
+/// Bytes to send, and what they mean.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct Prepared {
     pub(crate) token: Token,
     pub(crate) value: Bytes,
     pub(crate) ttl: Duration,
@@ -32,166 +34,112 @@ pub(crate) struct Sent {
     pub(crate) record: Arc<Record>,
 }
 
-/// A member whose changes cannot be done to what others who travel with it have made of the session. That is not in the
-/// store yet, so it waits for what becomes of them.
+/// Why a request's changes are not among what is sent.
 #[derive(Debug)]
-pub(crate) struct Refused {
-    member: Member,
-    failure: Failure,
+pub(crate) struct Misfit {
+    pub(crate) failure: Failure,
+    /// What the changes cannot be done to is what other requests of the batch have made of the session.
+    pub(crate) rests_on_others: bool,
 }
 
-impl Refused {
-    pub(crate) fn into_member(self) -> Member {
-        self.member
-    }
-
-    /// What it rests on is in the store.
-    pub(crate) fn tell(self) {
-        self.failure.tell(self.member);
-    }
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Error(SessionError),
+    Panic(Box<dyn Any + Send>),
 }
 
-/// Does the members' changes to the base, or to a new session, and makes bytes of the result. Members whose changes cannot
-/// be done to what is in the store are told so and leave, and those who must wait to hear it go to `refused`; `None` if
-/// nobody is left.
-pub(crate) fn seal(
+/// Does the requests' changes to the base, or to a new session, and makes bytes of the result: `None` if no request's changes
+/// could be done. Says of each request whether its changes are among them.
+pub(crate) fn prepare(
+    context: &Terms,
     base: Option<&Base>,
-    members: &mut Vec<Member>,
-    refused: &mut Vec<Refused>,
+    works: &[&Work],
     id: CommitId,
-) -> Option<Sent> {
-    let token = match base {
-        Some(base) => base.token.clone(),
-        None => Token::random(),
-    };
-    let start = match base {
-        Some(base) => Record::clone(&base.record),
-        None => Record::new(&members.first()?.work.terms.circumstances()),
-    };
-    let seal = Seal {
+) -> (
+    Option<Result<Prepared, SessionError>>,
+    Vec<Result<(), Misfit>>,
+) {
+    let now = context.backend.now();
+    let preparation = Preparation {
         base,
-        start,
-        token,
+        context,
+        now,
+        start: match base {
+            Some(base) => Record::clone(&base.record),
+            None => Record::new(&context.circumstances_at(now)),
+        },
+        token: match base {
+            Some(base) => base.token.clone(),
+            None => Token::random(),
+        },
         id,
     };
-    let limit = members.first()?.work.terms.policy.config.max_size;
+    let limit = context.policy.config.max_size;
     // One by one it shows whose changes are too many, and what the others do without them.
-    let one_by_one = members.len() == 1 || seal.start.size() > limit;
-    let (mut record, mut fates) = seal.all(members, one_by_one);
+    let one_by_one = works.len() == 1 || preparation.start.size() > limit;
+    let (mut record, mut fits) = preparation.all(works, one_by_one);
     if !one_by_one && record.size() > limit {
-        (record, fates) = seal.all(members, true);
+        (record, fits) = preparation.all(works, true);
     }
-    let mut done = members.iter().zip(&fates).filter(|(_, fate)| fate.is_ok());
-    let first = done.next();
-    let sent = first.map(|(member, _)| seal.finish(record, &member.work));
-    let mut kept = Vec::with_capacity(members.len());
-    for (member, fate) in members.drain(..).zip(fates) {
-        match fate {
-            Ok(()) => kept.push(member),
-            Err(Unfit {
-                failure,
-                rests_on_others: false,
-            }) => failure.tell(member),
-            Err(Unfit { failure, .. }) => refused.push(Refused { member, failure }),
-        }
-    }
-    *members = kept;
-    match sent? {
-        Ok(sent) => Some(sent),
-        Err(error) => {
-            let refused = refused.drain(..).map(Refused::into_member);
-            fail_all(members.drain(..).chain(refused), &error);
-            None
-        }
-    }
+    let first = fits.iter().position(Result::is_ok);
+    let prepared = first.map(|first| preparation.finish(record, works[first]));
+    (prepared, fits)
 }
 
-/// Tells all members that nothing of theirs was written.
-pub(crate) fn fail_all(members: impl IntoIterator<Item = Member>, error: &SessionError) {
-    for member in members {
-        fail(member, error.clone());
-    }
-}
-
-fn fail(member: Member, error: SessionError) {
-    let log = member.work.log;
-    // Whoever asked is there to hear it, unless the runtime is shutting down.
-    let _ = member.reply.send(Ended::Failed { log, error });
-}
-
-struct Seal<'a> {
+struct Preparation<'a> {
     base: Option<&'a Base>,
+    context: &'a Terms,
+    now: Millis,
     /// What the changes are done to.
     start: Record,
     token: Token,
     id: CommitId,
 }
 
-/// What becomes of a member's changes.
-type Fate = Result<(), Unfit>;
-
-struct Unfit {
-    failure: Failure,
-    /// What the changes cannot be done to is what other members have made of the session.
-    rests_on_others: bool,
-}
-
-#[derive(Debug)]
-enum Failure {
-    Error(SessionError),
-    Panic(Box<dyn Any + Send>),
-}
-
-impl Failure {
-    fn tell(self, member: Member) {
-        match self {
-            Self::Error(error) => fail(member, error),
-            Self::Panic(panic) => {
-                let _ = member.reply.send(Ended::Panicked(panic));
-            }
-        }
-    }
-}
-
-impl Seal<'_> {
-    /// The changes of all members that can be done, and which these are.
-    fn all(&self, members: &[Member], each_must_fit: bool) -> (Record, Vec<Fate>) {
+impl Preparation<'_> {
+    /// All changes that can be done, and whose these are.
+    fn all(&self, works: &[&Work], each_must_fit: bool) -> (Record, Vec<Result<(), Misfit>>) {
         let mut record = self.start.clone();
         let mut untouched = true;
-        let mut fates = Vec::with_capacity(members.len());
-        for Member { work, .. } in members {
+        let mut fits = Vec::with_capacity(works.len());
+        for work in works {
             let onto = self.onto(work, untouched);
             // A log of one change does all of it or nothing, and what one alone has failed to do goes nowhere.
             let may_fail_half_way = work.log.len() > 1 || each_must_fit;
-            let undo = (members.len() > 1 && may_fail_half_way).then(|| record.clone());
+            let undo = (works.len() > 1 && may_fail_half_way).then(|| record.clone());
             let before = match each_must_fit {
                 true => record.size(),
                 false => usize::MAX,
             };
             let applied = catch_unwind(AssertUnwindSafe(|| {
-                apply(work, onto, &mut record)?;
+                apply(
+                    work,
+                    onto,
+                    &mut record,
+                    &work.terms.circumstances_at(self.now),
+                )?;
                 self.note_cookie(&mut record, work);
-                check_size(&record, before, work)
+                check_size(&record, before, self.context.policy.config.max_size)
             }));
             let failure = match applied {
                 Ok(applied) => applied.err().map(Failure::Error),
                 Err(panic) => Some(Failure::Panic(panic)),
             };
-            let fate = match failure {
+            let fit = match failure {
                 None => Ok(()),
-                Some(failure) => Err(Unfit {
+                Some(failure) => Err(Misfit {
                     failure,
                     rests_on_others: !untouched,
                 }),
             };
             match undo {
-                Some(undo) if fate.is_err() => record = undo,
+                Some(undo) if fit.is_err() => record = undo,
                 _ => {}
             }
-            untouched &= fate.is_err();
-            fates.push(fate);
+            untouched &= fit.is_err();
+            fits.push(fit);
         }
-        (record, fates)
+        (record, fits)
     }
 
     /// What the changes are to be done to; `untouched` as long as none have been.
@@ -233,15 +181,13 @@ impl Seal<'_> {
         if !record.persistent {
             record.cookie_sent = None;
         } else if sent {
-            record.cookie_sent = Some(work.terms.circumstances().now);
+            record.cookie_sent = Some(self.now);
         }
     }
 
     /// Says in the record who wrote it and when, and makes bytes of it.
-    fn finish(&self, mut record: Record, work: &Work) -> Result<Sent, SessionError> {
-        let terms = &work.terms;
-        let circumstances = terms.circumstances();
-        let now = circumstances.now;
+    fn finish(&self, mut record: Record, work: &Work) -> Result<Prepared, SessionError> {
+        let now = self.now;
         let mut token = self.token.clone();
         match self.base {
             Some(base) => {
@@ -252,30 +198,25 @@ impl Seal<'_> {
                 }
             }
             None => {
-                let config = &terms.policy.config;
                 record.version = Version::first();
                 record.epoch = Epoch::random();
-                record.secret = token
-                    .secret
-                    .hash(terms.engine.store.namespace(), &config.cookie.name);
+                record.secret = self.context.hash(&token.secret);
                 record.retired.clear();
             }
         }
         record.note_applied(self.id);
         record.last_accessed = now;
         if record.fingerprint.is_none() {
-            record.fingerprint = circumstances.network;
+            record.fingerprint = work.terms.circumstances_at(now).network;
         }
-        let idle = record
-            .idle_timeout
-            .unwrap_or(terms.policy.config.idle_timeout);
+        let idle = self.context.policy.idle_timeout(&record);
         let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
         let value = record.encode().map_err(|_| SessionError::Encode {
             key: String::new(),
             type_name: "the session record",
             source: JsonError::in_value(JsonErrorKind::Unwritable),
         })?;
-        Ok(Sent {
+        Ok(Prepared {
             token,
             value,
             ttl,
@@ -287,8 +228,8 @@ impl Seal<'_> {
 
 /// What is no larger than before fits in any case, so that a session above a limit that was lowered can be made smaller,
 /// signed out and rotated.
-fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), SessionError> {
-    let limit = work.terms.policy.config.max_size.max(before);
+fn check_size(record: &Record, before: usize, max_size: usize) -> Result<(), SessionError> {
+    let limit = max_size.max(before);
     if limit == usize::MAX {
         return Ok(());
     }
@@ -298,7 +239,7 @@ fn check_size(record: &Record, before: usize, work: &Work) -> Result<(), Session
         false => Err(SessionError::TooLarge {
             what: "session",
             size,
-            limit: work.terms.policy.config.max_size,
+            limit: max_size,
         }),
     }
 }
@@ -314,16 +255,20 @@ enum Onto {
     SameLogin,
 }
 
-fn apply(work: &Work, onto: Onto, record: &mut Record) -> Result<(), SessionError> {
-    let circumstances = work.terms.circumstances();
+fn apply(
+    work: &Work,
+    onto: Onto,
+    record: &mut Record,
+    circumstances: &Circumstances,
+) -> Result<(), SessionError> {
     match &work.done {
         // Closures that have run on this very record do not run again.
         Some(done) if onto == Onto::Own => {
             *record = Record::clone(done);
             Ok(())
         }
-        _ if work.whole && onto != Onto::Own => overwrite(work, onto, record, &circumstances),
-        _ => replay(&work.log, onto, record, &circumstances),
+        _ if work.whole && onto != Onto::Own => overwrite(work, onto, record, circumstances),
+        _ => replay(&work.log, onto, record, circumstances),
     }
 }
 
@@ -358,9 +303,6 @@ fn overwrite(
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-    use tokio::time::Instant;
-
     use super::*;
     use crate::commit::context::tests::context_of;
     use crate::config::SessionConfig;
@@ -368,14 +310,6 @@ mod tests {
     use crate::record::change::tests::json;
     use crate::session::state::tests::{base, works};
     use crate::time::Millis;
-
-    fn member(work: Work) -> Member {
-        Member {
-            work,
-            deadline: Instant::now(),
-            reply: oneshot::channel().0,
-        }
-    }
 
     /// What another request gives back need not fit before.
     #[test]
@@ -398,16 +332,19 @@ mod tests {
             let context = context_of(config);
             let remove = Change::Remove { key: "a".into() };
             let works = works(&base, &context, vec![insert("b"), remove]);
-            let mut members = works.into_iter().map(member).collect();
-            let mut refused = Vec::new();
-            let sent = seal(
-                Some(&base),
-                &mut members,
-                &mut refused,
-                context.engine.next_commit(),
+            let works: Vec<&Work> = works.iter().collect();
+            let id = context.backend.next_commit();
+            let (prepared, fits) = prepare(&context, Some(&base), &works, id);
+            assert_eq!(
+                fits.iter().filter(|fit| fit.is_ok()).count(),
+                kept,
+                "{over}"
             );
-            assert_eq!(members.len(), kept, "{over}");
-            assert!(refused.is_empty() && sent.is_some(), "{over}");
+            assert!(
+                fits.into_iter()
+                    .all(|fit| fit.map_or_else(|it| !it.rests_on_others, |()| true))
+            );
+            assert!(prepared.is_some_and(|it| it.is_ok()), "{over}");
         }
     }
 }

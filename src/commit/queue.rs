@@ -8,14 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncGuard, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
-use crate::commit::attempt::{Commit, Ended, Member, Work};
 use crate::commit::base::Base;
-use crate::commit::unresolved::Unresolved;
+use crate::commit::batch::{Batch, Member};
+use crate::commit::outcome::{CommitOutcome, Unresolved};
+use crate::commit::work::Work;
 use crate::error::session::SessionError;
 use crate::lock::Lock;
 use crate::token::Handle;
@@ -24,13 +24,13 @@ use crate::token::Handle;
 const WAITING_MOST: usize = 1024;
 const TOGETHER_MOST: usize = 256;
 
-/// The lines of all sessions that somebody commits to.
+/// The queues of all sessions that somebody commits to.
 #[derive(Default)]
-pub(crate) struct Lines(Lock<HashMap<Handle, Weak<Line>>>);
+pub(crate) struct CommitQueues(Lock<HashMap<Handle, Weak<CommitQueue>>>);
 
 /// The line before one session.
 #[derive(Default)]
-pub(crate) struct Line {
+pub(crate) struct CommitQueue {
     turn: Arc<AsyncMutex<u64>>,
     waiting: Lock<Waiting>,
 }
@@ -44,98 +44,98 @@ struct Waiting {
     latest: Option<Base>,
 }
 
-/// A place in a line. The line goes with the last of them.
-pub(crate) struct Place {
-    line: Arc<Line>,
+/// A place in a queue. The line goes with the last of them.
+pub(crate) struct Ticket {
+    queue: Arc<CommitQueue>,
     handle: Handle,
-    lines: Arc<Lines>,
+    queues: Arc<CommitQueues>,
 }
 
-impl Lines {
-    pub(crate) fn join(self: &Arc<Self>, handle: Handle) -> Place {
-        let mut lines = self.0.lock();
-        let entry = lines.entry(handle).or_default();
-        let line = entry.upgrade().unwrap_or_else(|| {
-            let fresh = Arc::new(Line::default());
+impl CommitQueues {
+    pub(crate) fn join(self: &Arc<Self>, handle: Handle) -> Ticket {
+        let mut queues = self.0.lock();
+        let entry = queues.entry(handle).or_default();
+        let queue = entry.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::new(CommitQueue::default());
             *entry = Arc::downgrade(&fresh);
             fresh
         });
-        Place {
-            line,
+        Ticket {
+            queue,
             handle,
-            lines: Arc::clone(self),
+            queues: Arc::clone(self),
         }
     }
 }
 
-impl Place {
+impl Ticket {
     /// Brings the changes into the store, alone or with those of others who wait.
     ///
     /// Must not be dropped half-way: others may wait for the commit that it runs.
-    pub(crate) async fn commit(&self, work: Work, deadline: Instant) -> Ended {
-        let (reply, mut ended) = oneshot::channel();
-        let member = Member {
-            work,
-            deadline,
-            reply,
-        };
-        let number = match self.line.enter(member) {
+    pub(crate) async fn commit(&self, work: Work, deadline: Instant) -> CommitOutcome {
+        let (member, mut outcome) = Member::new(work, deadline);
+        let number = match self.queue.enter(member) {
             Ok(number) => number,
             Err(work) => return too_busy(*work),
         };
         let turn = tokio::select! {
             biased;
-            ended = &mut ended => return ended.unwrap_or(Ended::NeverKnown),
-            turn = timeout_at(deadline, self.line.turn.lock()) => turn,
+            outcome = &mut outcome => return outcome.unwrap_or(CommitOutcome::NeverKnown),
+            turn = timeout_at(deadline, self.queue.turn.lock()) => turn,
         };
         let Ok(_turn) = turn else {
-            return match self.line.leave(number) {
+            return match self.queue.leave(number) {
                 Some(work) => too_busy(work),
                 // It is on its way, and ends with this request's time.
-                None => ended.await.unwrap_or(Ended::NeverKnown),
+                None => outcome.await.unwrap_or(CommitOutcome::NeverKnown),
             };
         };
         loop {
-            match ended.try_recv() {
-                Ok(ended) => return ended,
-                Err(TryRecvError::Closed) => return Ended::NeverKnown,
+            match outcome.try_recv() {
+                Ok(outcome) => return outcome,
+                Err(TryRecvError::Closed) => return CommitOutcome::NeverKnown,
                 Err(TryRecvError::Empty) => {}
             }
-            let Some(commit) = self.line.next() else {
-                return Ended::NeverKnown;
+            let Some(batch) = self.queue.next() else {
+                return CommitOutcome::NeverKnown;
             };
-            commit.run(Some(&self.line)).await;
+            let latest = batch.run(|batch| self.queue.let_join(batch)).await;
+            self.queue.note_latest(latest);
         }
     }
 
     /// Finds out what became of a commit that got no answer.
-    pub(crate) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> Ended {
+    pub(crate) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> CommitOutcome {
         match self.turn(deadline).await {
-            Some(_turn) => unresolved.resolve(deadline, &self.line).await,
-            None => Ended::Unknown(unresolved),
+            Some(_turn) => {
+                let (outcome, latest) = unresolved.resolve(deadline).await;
+                self.queue.note_latest(latest);
+                outcome
+            }
+            None => CommitOutcome::Unknown(unresolved),
         }
     }
 
     /// The turn for longer than one commit, or `None` once the time is up.
     pub(crate) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<u64>> {
-        let turn = Arc::clone(&self.line.turn);
+        let turn = Arc::clone(&self.queue.turn);
         timeout_at(deadline, turn.lock_owned()).await.ok()
     }
 
     async fn turn(&self, deadline: Instant) -> Option<AsyncGuard<'_, u64>> {
-        timeout_at(deadline, self.line.turn.lock()).await.ok()
+        timeout_at(deadline, self.queue.turn.lock()).await.ok()
     }
 }
 
-fn too_busy(work: Work) -> Ended {
-    let wait = work.terms.engine.request_budget();
-    Ended::Failed {
+fn too_busy(work: Work) -> CommitOutcome {
+    let wait = work.terms.backend.request_budget();
+    CommitOutcome::Failed {
         log: work.log,
         error: SessionError::Busy { wait },
     }
 }
 
-impl Line {
+impl CommitQueue {
     /// Joins those who wait; gives the work back if they are too many.
     fn enter(&self, member: Member) -> Result<u64, Box<Work>> {
         let mut waiting = self.waiting.lock();
@@ -157,22 +157,22 @@ impl Line {
     }
 
     /// The commit of whoever has waited longest.
-    fn next(&self) -> Option<Commit> {
+    fn next(&self) -> Option<Batch> {
         let (first, latest) = {
             let mut waiting = self.waiting.lock();
             let (_, first) = waiting.members.pop_front()?;
             (first, waiting.latest.clone())
         };
-        Some(Commit::of(first, latest.as_ref()))
+        Some(Batch::of(first, latest.as_ref()))
     }
 
     /// Lets those who wait and fit in travel with this commit.
-    pub(crate) fn let_join(&self, commit: &mut Commit) {
+    pub(crate) fn let_join(&self, batch: &mut Batch) {
         let mut waiting = self.waiting.lock();
         let mut rest = VecDeque::new();
         for (number, member) in waiting.members.drain(..) {
-            if commit.size() < TOGETHER_MOST && commit.admits(&member) {
-                commit.admit(member);
+            if batch.size() < TOGETHER_MOST && batch.admits(&member) {
+                batch.admit(member);
             } else {
                 rest.push_back((number, member));
             }
@@ -180,29 +180,31 @@ impl Line {
         waiting.members = rest;
     }
 
-    pub(crate) fn note_latest(&self, base: &Base) {
-        self.waiting.lock().latest = Some(base.clone());
+    fn note_latest(&self, latest: Option<Base>) {
+        if let Some(base) = latest {
+            self.waiting.lock().latest = Some(base);
+        }
     }
 }
 
-impl Drop for Place {
+impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut lines = self.lines.0.lock();
+        let mut queues = self.queues.0.lock();
         // Nobody joins or leaves meanwhile, so one of them sees that it was the last.
-        let last = Arc::into_inner(std::mem::take(&mut self.line));
-        let empty = |line: &Weak<Line>| line.strong_count() == 0;
-        if lines.get(&self.handle).is_some_and(empty) {
-            lines.remove(&self.handle);
+        let last = Arc::into_inner(std::mem::take(&mut self.queue));
+        let empty = |queue: &Weak<CommitQueue>| queue.strong_count() == 0;
+        if queues.get(&self.handle).is_some_and(empty) {
+            queues.remove(&self.handle);
         }
-        drop(lines);
+        drop(queues);
         // At the end of the runtime changes may still wait in it.
         drop(last);
     }
 }
 
-impl fmt::Debug for Lines {
+impl fmt::Debug for CommitQueues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lines").finish_non_exhaustive()
+        f.debug_struct("CommitQueues").finish_non_exhaustive()
     }
 }
 
@@ -213,58 +215,55 @@ mod tests {
     use super::*;
     use crate::session::state::tests::numbered_works;
 
-    fn enter(line: &Line, requests: usize) -> Vec<u64> {
+    fn enter(queue: &CommitQueue, requests: usize) -> Vec<u64> {
         let enter = |work| {
-            let member = Member {
-                work,
-                deadline: Instant::now() + Duration::from_secs(60),
-                reply: oneshot::channel().0,
-            };
-            line.enter(member).expect("a place")
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let (member, _) = Member::new(work, deadline);
+            queue.enter(member).expect("a place")
         };
         numbered_works(requests).into_iter().map(enter).collect()
     }
 
-    fn waiting(line: &Line) -> Vec<u64> {
-        let waiting = line.waiting.lock();
+    fn waiting(queue: &CommitQueue) -> Vec<u64> {
+        let waiting = queue.waiting.lock();
         waiting.members.iter().map(|(number, _)| *number).collect()
     }
 
     #[test]
     fn so_many_travel_together_and_those_behind_them_wait_in_their_order() {
-        let line = Line::default();
-        let numbers = enter(&line, TOGETHER_MOST + 3);
-        let mut commit = line.next().expect("those who wait");
-        assert_eq!(commit.size(), 1);
-        line.let_join(&mut commit);
-        assert_eq!(commit.size(), TOGETHER_MOST);
-        assert_eq!(waiting(&line), numbers[TOGETHER_MOST..]);
+        let queue = CommitQueue::default();
+        let numbers = enter(&queue, TOGETHER_MOST + 3);
+        let mut batch = queue.next().expect("those who wait");
+        assert_eq!(batch.size(), 1);
+        queue.let_join(&mut batch);
+        assert_eq!(batch.size(), TOGETHER_MOST);
+        assert_eq!(waiting(&queue), numbers[TOGETHER_MOST..]);
     }
 
     #[test]
     fn who_gives_up_waiting_has_its_own_changes_back() {
-        let line = Line::default();
-        let numbers = enter(&line, 3);
-        let work = line.leave(numbers[1]).expect("it waits");
+        let queue = CommitQueue::default();
+        let numbers = enter(&queue, 3);
+        let work = queue.leave(numbers[1]).expect("it waits");
         assert_eq!(work.log.keys().collect::<Vec<_>>(), ["1"]);
-        assert!(line.leave(numbers[1]).is_none());
-        assert_eq!(waiting(&line), [numbers[0], numbers[2]]);
+        assert!(queue.leave(numbers[1]).is_none());
+        assert_eq!(waiting(&queue), [numbers[0], numbers[2]]);
     }
 
     #[tokio::test]
     async fn one_has_the_turn_and_nothing_is_left_behind() {
-        let lines = Arc::new(Lines::default());
+        let queues = Arc::new(CommitQueues::default());
         let (one, other) = (Handle::random(), Handle::random());
         let soon = || Instant::now() + Duration::from_millis(20);
-        let (first, second) = (lines.join(one), lines.join(one));
-        let elsewhere = lines.join(other);
+        let (first, second) = (queues.join(one), queues.join(one));
+        let elsewhere = queues.join(other);
         let held = first.turn(soon()).await.expect("a free line");
         assert!(second.turn(soon()).await.is_none());
         assert!(elsewhere.turn(soon()).await.is_some());
         drop(held);
         assert!(second.turn(soon()).await.is_some());
         drop((first, second, elsewhere));
-        assert!(lines.0.lock().is_empty());
-        assert_eq!(format!("{lines:?}"), "Lines { .. }");
+        assert!(queues.0.lock().is_empty());
+        assert_eq!(format!("{queues:?}"), "CommitQueues { .. }");
     }
 }

@@ -24,10 +24,10 @@ pub(crate) fn renew_if_due(context: &Terms, base: &Base, now: Millis) {
     let idle = context.policy.idle_timeout(record);
     let renewal = renewal(base.stored.time_left(), idle, record.deadline, now);
     if let Some(renewal) = renewal
-        && context.engine.may_renew(handle, renewal, idle, now)
+        && context.backend.may_renew(handle, renewal, idle, now)
     {
         let context = context.clone();
-        let background = context.engine.background.clone();
+        let background = context.backend.background.clone();
         let task = async move {
             let renewed = touch(&context, handle, renewal, context.deadline()).await;
             report(&context, handle, renewed);
@@ -42,7 +42,7 @@ async fn touch(
     renewal: Renewal,
     deadline: Instant,
 ) -> Result<(), StoreError> {
-    let touch = context.engine.store.touch(&handle, renewal);
+    let touch = context.backend.store.touch(&handle, renewal);
     // Nothing was there, or it lives longer: what others do in between is mended by the next load.
     within(deadline, touch).await.map(|_| ())
 }
@@ -69,7 +69,7 @@ pub(crate) fn look_and_renew(base: &Base, context: Terms, runtime: &Runtime) {
         epoch: base.record.epoch,
         context,
     };
-    let background = holder.context.engine.background.clone();
+    let background = holder.context.backend.background.clone();
     let task = async move {
         let renewed = holder.look_and_renew(handle).await;
         report(&holder.context, handle, renewed);
@@ -80,9 +80,9 @@ pub(crate) fn look_and_renew(base: &Base, context: Terms, runtime: &Runtime) {
 impl Holder {
     async fn look_and_renew(&self, handle: Handle) -> Result<(), StoreError> {
         let deadline = self.context.deadline();
-        let load = self.context.engine.store.load(&handle, Freshness::Latest);
+        let load = self.context.backend.store.load(&handle, Freshness::Latest);
         let stored = within(deadline, load).await?;
-        match stored.and_then(|stored| self.may(&stored, self.context.engine.now())) {
+        match stored.and_then(|stored| self.may(&stored, self.context.backend.now())) {
             Some(renewal) => touch(&self.context, handle, renewal, deadline).await,
             None => Ok(()),
         }

@@ -42,7 +42,7 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
             // By now it is known whether anything of a request is in the store whose handler has returned an error.
             Ok(()) => replaced_if_failed(visit, response),
         };
-        let now = visit.context.engine.now();
+        let now = visit.context.backend.now();
         let (places, headers) = (&visit.other_places, response.headers_mut());
         bake(policy, due, places, now, signed_in, headers);
     } else {

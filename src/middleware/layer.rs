@@ -241,8 +241,8 @@ impl SessionLayer {
     /// Nothing is given up if the future is dropped.
     #[doc(alias("shutdown", "flush", "close"))]
     pub async fn drained(&self) {
-        self.parts.engine.background.close();
-        self.parts.engine.background.wait().await;
+        self.parts.engine.backend.background.close();
+        self.parts.engine.backend.background.wait().await;
     }
 }
 

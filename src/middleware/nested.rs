@@ -15,7 +15,7 @@ pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
         Arc::as_ptr(&inner.policy).addr(),
         Arc::as_ptr(&inner.hooks).addr(),
     ];
-    if ignored.is_empty() || !outer.engine.reported.joined.is_first(pair) {
+    if ignored.is_empty() || !outer.engine.backend.reported.joined.is_first(pair) {
         return;
     }
     let event = Event::SettingsIgnored {
@@ -34,7 +34,8 @@ pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
 
 fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str> {
     let is_same_engine = Arc::ptr_eq(&inner.engine, &outer.engine);
-    let other_store = !is_same_engine && !is_same_store(&*inner.engine.store, &*outer.engine.store);
+    let other_store = !is_same_engine
+        && !is_same_store(&*inner.engine.backend.store, &*outer.engine.backend.store);
     let (mine, theirs) = (&inner.hooks, &outer.hooks);
     let client_ip = is_other(mine.client_ip.as_ref(), theirs.client_ip.as_ref());
     let on_error = is_other(mine.on_error.as_ref(), theirs.on_error.as_ref());

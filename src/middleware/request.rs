@@ -6,11 +6,11 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use crate::commit::attempt::{RestsOn, Seen};
 use crate::commit::base::Base;
 use crate::commit::delete::Revocation;
 use crate::commit::lease::Lease;
 use crate::commit::renew::renew_if_due;
+use crate::commit::work::{ReadSet, Seen};
 use crate::config::{Concurrency, OnStoreError};
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
@@ -34,7 +34,7 @@ impl Visit {
     /// The session, or why there is none.
     pub(crate) async fn load(&self) -> Result<Session, NotLoaded> {
         let began = Instant::now();
-        let budget = self.context.engine.request_budget();
+        let budget = self.context.backend.request_budget();
         let mut found = self.fetch(Freshness::Recent, deadline(began, budget)).await;
         let mut spent = began.elapsed();
         let mut lease = None;
@@ -51,7 +51,7 @@ impl Visit {
             found = self.fetch(Freshness::Latest, deadline(began, left)).await;
             spent += began.elapsed();
         }
-        let now = self.context.engine.now();
+        let now = self.context.backend.now();
         let session = match found {
             Ok(found) => self.open(found, now),
             Err(error) => match self.context.policy.config.on_store_error {
@@ -73,12 +73,13 @@ impl Visit {
     pub(crate) fn make(&self, standing: Standing, fingerprint: Fingerprint) -> Session {
         let circumstances = self.context.circumstances();
         let mut state = State::new(standing, fingerprint, &circumstances);
-        state.rests_on = match self.context.policy.config.concurrency {
-            Concurrency::Merge | Concurrency::LastWriteWins => RestsOn::Nothing,
-            Concurrency::Reject => RestsOn::Everything,
-            Concurrency::Exclusive { .. } => RestsOn::These(Seen::default()),
+        state.reads = match self.context.policy.config.concurrency {
+            Concurrency::Merge | Concurrency::LastWriteWins => ReadSet::Nothing,
+            Concurrency::Reject => ReadSet::Everything,
+            Concurrency::Exclusive { .. } => ReadSet::These(Seen::default()),
         };
         let shared = Shared::new(
+            Arc::clone(&self.engine),
             self.context.clone(),
             self.runtime.clone(),
             self.shows_flashes,
@@ -126,7 +127,7 @@ impl Visit {
             if several
                 && self
                     .context
-                    .engine
+                    .backend
                     .reported
                     .several_cookies
                     .is_first(handle)
@@ -154,7 +155,7 @@ impl Visit {
         handles.sort_unstable();
         handles.dedup();
         let loads = handles.iter().map(|handle| async move {
-            let load = self.context.engine.store.load(handle, want);
+            let load = self.context.backend.store.load(handle, want);
             within(deadline, load).await.inspect_err(|error| {
                 let (handle, error) = (Some(*handle), error.clone());
                 self.context.emit(&Event::StoreFailed { handle, error });
@@ -176,7 +177,7 @@ impl Visit {
         let Concurrency::Exclusive { wait, lease } = self.context.policy.config.concurrency else {
             return Ok(None);
         };
-        let now = self.context.engine.now();
+        let now = self.context.backend.now();
         let holds = |(token, stored): &(&Token, Option<Stored>)| {
             let record = Record::decode(stored.as_ref()?.value()).ok()?;
             let holds = admit(&record, &self.context.hash(&token.secret), now) == Admission::Holder;
@@ -188,7 +189,7 @@ impl Visit {
             return Ok(None);
         };
         let handle = Some(held);
-        let taken = Lease::take(&self.context, held, wait, lease).await;
+        let taken = Lease::take(&self.context, &self.engine.lease_queues, held, wait, lease).await;
         match &taken {
             Err(SessionError::Store(error)) => {
                 let error = error.clone();
@@ -266,7 +267,7 @@ impl Visit {
     }
 
     fn is_first_mismatch(&self, handle: Handle, network: &str) -> bool {
-        let mismatches = &self.context.engine.reported.mismatches;
+        let mismatches = &self.context.backend.reported.mismatches;
         mismatches.is_first((handle, network.to_owned()))
     }
 
@@ -283,7 +284,7 @@ impl Visit {
             }
             Fingerprint::Unknown
                 if self.context.policy.config.fingerprinting == Fingerprinting::Strict
-                    && self.context.engine.reported.first_missing_address() =>
+                    && self.context.backend.reported.first_missing_address() =>
             {
                 self.context.emit(&Event::AddressUnknown);
             }

@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 
 use crate::commit::context::Terms;
 use crate::commit::delete::Revocation;
+use crate::commit::engine::Engine;
 use crate::config::Concurrency;
 use crate::error::session::SessionError;
 use crate::event::Event;
@@ -25,6 +26,7 @@ use crate::session::state::Standing;
 /// One request under one layer: the tokens it carries, and the session once somebody has asked for it.
 #[derive(Debug)]
 pub(crate) struct Visit {
+    pub(crate) engine: Arc<Engine>,
     pub(crate) context: Terms,
     hooks: Arc<Hooks>,
     pub(crate) presented: Presented,
@@ -118,8 +120,9 @@ impl Visit {
             false => Vec::new(),
         };
         let visit = Arc::new(Self {
+            engine: Arc::clone(&layer.engine),
             context: Terms {
-                engine: Arc::clone(&layer.engine),
+                backend: Arc::clone(&layer.engine.backend),
                 policy: Arc::clone(&layer.policy),
                 network: layer.hooks.network(config, parts).map(Arc::from),
             },
@@ -140,7 +143,7 @@ impl Visit {
 
     pub(crate) fn parts(&self) -> LayerParts {
         LayerParts {
-            engine: Arc::clone(&self.context.engine),
+            engine: Arc::clone(&self.engine),
             policy: Arc::clone(&self.context.policy),
             hooks: Arc::clone(&self.hooks),
         }
@@ -179,7 +182,7 @@ impl Visit {
 
     /// Ends the session, loaded or not.
     pub(crate) fn end_session(&self) {
-        let asked = self.context.engine.now();
+        let asked = self.context.backend.now();
         let unverified = |token| Revocation::Unverified { token, asked };
         let tokens = self.presented.tokens.iter().cloned().map(unverified);
         if let Some(session) = self.loaded() {

@@ -21,7 +21,7 @@ impl Session {
     /// When the session was last used before this request loaded or saved it, by the store's clock; exact to half of the
     /// idle timeout, since a read that needs no renewal leaves no trace.
     pub fn last_accessed(&self) -> SystemTime {
-        let now = self.shared().context.engine.now();
+        let now = self.shared().context.backend.now();
         let state = self.shared().state();
         let Standing::Stored(base) = &state.standing else {
             return to_time(state.view.last_accessed);
@@ -40,7 +40,7 @@ impl Session {
     /// When the session ends if it is not used again, by the store's clock: its idle timeout, counted from its last renewal,
     /// or its absolute timeout, whichever comes first.
     pub fn expires_at(&self) -> SystemTime {
-        let now = self.shared().context.engine.now();
+        let now = self.shared().context.backend.now();
         let state = self.shared().state();
         let idle = self.shared().context.policy.idle_timeout(&state.view);
         let renewed = after(now, idle).min(state.view.deadline);
@@ -105,7 +105,7 @@ impl Session {
     /// use [`destroy`](Self::destroy).
     pub fn set_absolute_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
         check_timeout(timeout)?;
-        let now = self.shared().context.engine.now();
+        let now = self.shared().context.backend.now();
         if after(self.shared().state().view.started, timeout) <= now {
             return Err(SessionError::InvalidTimeout { value: timeout });
         }

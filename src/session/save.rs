@@ -7,10 +7,11 @@ use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::commit::attempt::{Ended, create};
+use crate::commit::batch::create;
 use crate::commit::delete::{Revocation, end_all};
 use crate::commit::lease::Lease;
-use crate::commit::queue::Place;
+use crate::commit::outcome::CommitOutcome;
+use crate::commit::queue::Ticket;
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
@@ -67,7 +68,7 @@ async fn to_its_end(
 ) -> Result<(), SessionError> {
     let here = Runtime::try_current();
     let runtime = here.or_else(|_| shared.runtime())?;
-    let background = &shared.context.engine.background;
+    let background = &shared.context.backend.background;
     match background.spawn_on(task.in_current_span(), &runtime).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -188,12 +189,12 @@ async fn settle_before(
 /// Looks whether what a request has read is still so, that was to have the session for itself and has lost its lease.
 async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
     let unproved = shared.state().unproved_reads();
-    let Some((rests_on, base)) = unproved else {
+    let Some((reads, base)) = unproved else {
         return Ok(());
     };
     let load = shared
         .context
-        .engine
+        .backend
         .store
         .load(&base.token.handle, Freshness::Latest);
     let stored = within(deadline, load).await?;
@@ -203,7 +204,7 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
     if record.epoch != base.record.epoch {
         return Err(SessionError::Gone(Gone::Rotated));
     }
-    if rests_on.clashes(&base.record, &record) {
+    if reads.conflicts_with(&base.record, &record) {
         return Err(SessionError::Conflict { attempts: 0 });
     }
     shared.state().reads_hold = true;
@@ -217,11 +218,11 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
         return Err(SessionError::OutcomeUnknown);
     }
     let handle = shared.state().handle_to_commit();
-    let place = handle.map(|handle| shared.context.engine.lines.join(handle));
-    if let Some(place) = &place
+    let ticket = handle.map(|handle| shared.engine.queues.join(handle));
+    if let Some(ticket) = &ticket
         && shared.state().is_unresolved()
     {
-        resolve(shared, place, deadline).await?;
+        resolve(shared, ticket, deadline).await?;
         // What a failed request has back now is to be dropped.
         return Ok(false);
     }
@@ -229,8 +230,8 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     let Some((work, generation)) = work else {
         return Ok(false);
     };
-    let ended = match &place {
-        Some(place) => place.commit(work, deadline).await,
+    let ended = match &ticket {
+        Some(ticket) => ticket.commit(work, deadline).await,
         None => create(work, deadline).await,
     };
     conclude(shared, ended, generation)?;
@@ -259,12 +260,12 @@ async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), Sessio
 }
 
 /// Finds out what became of a commit of this session that got no answer, if there is one.
-async fn resolve(shared: &Shared, place: &Place, deadline: Instant) -> Result<(), SessionError> {
+async fn resolve(shared: &Shared, ticket: &Ticket, deadline: Instant) -> Result<(), SessionError> {
     let unresolved = shared.state().take_unresolved();
     let Some((unresolved, generation)) = unresolved else {
         return Ok(());
     };
-    let ended = place.resolve(unresolved, deadline).await;
+    let ended = ticket.resolve(unresolved, deadline).await;
     conclude(shared, ended, generation)
 }
 
@@ -286,8 +287,8 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
     };
     // What is read may hold its changes already, and they would be done to it once more.
     if shared.state().shows_too_little() {
-        let place = shared.context.engine.lines.join(handle);
-        resolve(shared, &place, deadline).await?;
+        let ticket = shared.engine.queues.join(handle);
+        resolve(shared, &ticket, deadline).await?;
     }
     let (epoch, generation) = match &*shared.state() {
         State {
@@ -298,7 +299,11 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
         // Destroyed meanwhile.
         _ => return Ok(()),
     };
-    let load = shared.context.engine.store.load(&handle, Freshness::Latest);
+    let load = shared
+        .context
+        .backend
+        .store
+        .load(&handle, Freshness::Latest);
     let stored = within(deadline, load)
         .await?
         .ok_or(SessionError::Gone(Gone::Ended))?;
@@ -316,10 +321,10 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
 }
 
 /// Puts the result of a commit into the request's session.
-fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), SessionError> {
+fn conclude(shared: &Shared, ended: CommitOutcome, generation: u32) -> Result<(), SessionError> {
     let conclude = |outcome| shared.edit(|state| state.conclude(generation, outcome));
     match ended {
-        Ended::Committed(committed) => {
+        CommitOutcome::Committed(committed) => {
             let (handle, created) = (committed.base.token.handle, committed.created);
             if created {
                 shared.emit(&Event::Created { handle });
@@ -335,19 +340,19 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             }
             Ok(())
         }
-        Ended::NotApplied(log) => {
+        CommitOutcome::NotApplied(log) => {
             conclude(Outcome::NotApplied(log));
             Ok(())
         }
-        Ended::Failed { log, error } => {
+        CommitOutcome::Failed { log, error } => {
             conclude(Outcome::Failed(log));
             Err(error)
         }
-        Ended::Unknown(unresolved) => {
+        CommitOutcome::Unknown(unresolved) => {
             conclude(Outcome::Unresolved(unresolved));
             Err(SessionError::OutcomeUnknown)
         }
-        Ended::NotDurable { unresolved, done } => {
+        CommitOutcome::NotDurable { unresolved, done } => {
             if done.rotated {
                 let handle = done.base.token.handle;
                 shared.emit(&Event::Rotated { handle });
@@ -355,10 +360,10 @@ fn conclude(shared: &Shared, ended: Ended, generation: u32) -> Result<(), Sessio
             conclude(Outcome::NotDurable(unresolved, done.base));
             Err(SessionError::OutcomeUnknown)
         }
-        Ended::NeverKnown => {
+        CommitOutcome::NeverKnown => {
             conclude(Outcome::Lost);
             Err(SessionError::OutcomeUnknown)
         }
-        Ended::Panicked(panic) => std::panic::resume_unwind(panic),
+        CommitOutcome::Panicked(panic) => std::panic::resume_unwind(panic),
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::commit::context::Terms;
 use crate::commit::delete::{Revocation, end_later};
+use crate::commit::engine::Engine;
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
@@ -23,6 +24,7 @@ const PASSES: u32 = 8;
 
 /// What the clones of a session share.
 pub(crate) struct Shared {
+    pub(crate) engine: Arc<Engine>,
     pub(crate) context: Terms,
     /// The one that the request came in on.
     runtime: Option<Runtime>,
@@ -64,6 +66,7 @@ impl DerefMut for StateGuard<'_> {
 
 impl Shared {
     pub(crate) fn new(
+        engine: Arc<Engine>,
         context: Terms,
         runtime: Option<Runtime>,
         shows_flashes: bool,
@@ -71,7 +74,8 @@ impl Shared {
     ) -> Self {
         let (gate, state) = (AsyncMutex::new(()), Lock::new(state));
         Self {
-            budget: context.engine.request_budget(),
+            budget: context.backend.request_budget(),
+            engine,
             context,
             runtime,
             shows_flashes,

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::commit::attempt::{RestsOn, Seen, Work};
 use crate::commit::base::Base;
 use crate::commit::context::Terms;
 use crate::commit::decide::Entry;
 use crate::commit::delete::Revocation;
 use crate::commit::join::{Joining, entry};
 use crate::commit::lease::Lease;
-use crate::commit::unresolved::Unresolved;
+use crate::commit::outcome::Unresolved;
+use crate::commit::work::{ReadSet, Seen, Work};
 use crate::config::Concurrency;
 use crate::error::session::SessionError;
 use crate::record::Record;
@@ -58,7 +58,7 @@ pub(crate) struct State {
     pub(crate) revision: u64,
     pub(crate) log: ChangeLog,
     /// What must be in the store as it was loaded, for the log to be done to a newer record.
-    pub(crate) rests_on: RestsOn,
+    pub(crate) reads: ReadSet,
     /// The right to be the session's only request, until the response goes.
     pub(crate) lease: Option<Arc<Lease>>,
     /// The changes of a commit that is under way or unresolved.
@@ -170,7 +170,7 @@ impl State {
             view_is: View::Exact,
             revision: 0,
             log: ChangeLog::default(),
-            rests_on: RestsOn::Nothing,
+            reads: ReadSet::Nothing,
             lease: None,
             in_flight: None,
             settling: 0,
@@ -467,17 +467,17 @@ impl State {
 
     /// What was read, if that may have changed meanwhile and nothing is written that would find out: the request had the
     /// session for itself, and its lease has lapsed.
-    pub(crate) fn unproved_reads(&self) -> Option<(RestsOn, Base)> {
+    pub(crate) fn unproved_reads(&self) -> Option<(ReadSet, Base)> {
         let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
-        let mut rests_on = self.rests_on.clone();
-        if let RestsOn::These(seen) = &mut rests_on {
+        let mut reads = self.reads.clone();
+        if let ReadSet::These(seen) = &mut reads {
             seen.keys.extend(self.log.keys().cloned());
         }
         match &self.standing {
             Standing::Stored(base)
-                if lapsed && !self.reads_hold && !self.head_sent && !rests_on.is_empty() =>
+                if lapsed && !self.reads_hold && !self.head_sent && !reads.is_empty() =>
             {
-                Some((rests_on, Base::clone(base)))
+                Some((reads, Base::clone(base)))
             }
             _ => None,
         }
@@ -495,7 +495,7 @@ impl State {
     /// The handler has seen something that is under no key.
     pub(crate) fn note_seen(&mut self, note: impl FnOnce(&mut Seen)) {
         self.reads_hold = false;
-        if let RestsOn::These(seen) = &mut self.rests_on {
+        if let ReadSet::These(seen) = &mut self.reads {
             note(seen);
         }
     }
@@ -503,8 +503,8 @@ impl State {
     /// The handler has seen which keys there are.
     pub(crate) fn note_read_all(&mut self) {
         self.reads_hold = false;
-        if let RestsOn::These(_) = self.rests_on {
-            self.rests_on = RestsOn::Everything;
+        if let ReadSet::These(_) = self.reads {
+            self.reads = ReadSet::Everything;
         }
     }
 
@@ -539,12 +539,12 @@ impl State {
         self.in_flight = Some(log.clone());
         self.discarded = false;
         self.revision += 1;
-        let mut rests_on = match terms.policy.config.concurrency {
+        let mut reads = match terms.policy.config.concurrency {
             // It looks at everything by itself, and again if that has changed.
-            Concurrency::Reject if log.is_all_transactions() => RestsOn::Nothing,
-            _ => self.rests_on.clone(),
+            Concurrency::Reject if log.is_all_transactions() => ReadSet::Nothing,
+            _ => self.reads.clone(),
         };
-        if let RestsOn::These(seen) = &mut rests_on {
+        if let ReadSet::These(seen) = &mut reads {
             seen.keys.extend(log.keys().cloned());
         }
         let wins = terms.policy.config.concurrency == Concurrency::LastWriteWins;
@@ -557,7 +557,7 @@ impl State {
             joining,
             done,
             terms,
-            rests_on,
+            reads,
             whole,
             cookie: (!self.head_sent).then_some(self.cookie),
         };
@@ -743,7 +743,7 @@ impl State {
 pub(crate) mod tests {
     use super::*;
     use crate::commit::context::tests::context;
-    use crate::commit::unresolved::tests::unresolved;
+    use crate::commit::outcome::tests::unresolved;
     use crate::error::session::Gone;
     use crate::record::change::tests::{LOOKED_AT, json, now, rotation};
     use crate::record::flash::Level;

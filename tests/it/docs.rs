@@ -37,7 +37,10 @@ fn every_sentence_of_the_guarantees_names_tests_that_exist() {
     assert!(tests.len() > 40, "{tests:?}");
     let mut sources = Vec::new();
     for folder in ["src", "tests/it"] {
-        list(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut sources);
+        list(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+            &mut sources,
+        );
     }
     for (module, name) in tests {
         let there = [format!("{module}.rs"), format!("{module}/mod.rs")]

@@ -1,18 +1,52 @@
-//! A commit that got no answer, kept until somebody finds out.
+//! How a commit ended for one of its requests, and what is kept of one that got no answer until somebody finds out.
 //!
 //! The bytes belong to all requests whose changes they hold; whichever needs to know first finds out for all. Only those
 //! bytes are sent again: if they prove not to have been applied, each request has its own changes back.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::commit::attempt::{Commit, Committed, Ended, Work};
+use crate::commit::attempt::{Attempt, Found};
 use crate::commit::base::Base;
-use crate::commit::queue::Line;
+use crate::commit::work::Work;
+use crate::error::session::SessionError;
 use crate::lock::Lock;
 use crate::record::answer::AnswerId;
 use crate::record::log::ChangeLog;
+
+/// How a commit ended, for one of its requests.
+#[derive(Debug)]
+pub(crate) enum CommitOutcome {
+    /// The changes are in the store, once; so is this session.
+    Committed(Box<Committed>),
+    /// Nothing was written; these are the changes.
+    Failed { log: ChangeLog, error: SessionError },
+    /// Nothing was written, as has been found out; these are the changes, to be committed anew.
+    NotApplied(ChangeLog),
+    /// The changes may be in the store; that can be looked into.
+    Unknown(Unresolved),
+    /// The changes are in the primary, and so is this session; whether replicas have them can be looked into.
+    NotDurable {
+        unresolved: Unresolved,
+        done: Box<Committed>,
+    },
+    /// The changes may have been in the store; nothing will tell.
+    NeverKnown,
+    /// A closure of the application panicked. Nothing was written.
+    Panicked(Box<dyn Any + Send>),
+}
+
+/// What a commit has done.
+#[derive(Clone, Debug)]
+pub(crate) struct Committed {
+    pub(crate) base: Base,
+    pub(crate) created: bool,
+    pub(crate) rotated: bool,
+    /// The record that was replaced has a cookie of another life: whoever wrote it may have sent it.
+    pub(crate) changes_cookie: bool,
+}
 
 /// One request's part of a commit of unknown outcome, or of one that too few replicas have.
 #[derive(Debug)]
@@ -27,16 +61,28 @@ pub(crate) struct Unresolved {
 #[derive(Debug)]
 pub(crate) enum Resolution {
     /// Nothing yet, or only that the primary has them: the session is this one there.
-    Open(Box<Commit>, Option<Base>),
+    Open(Box<Attempt>, Option<Base>),
     Applied(Base),
     NotApplied,
     /// Nothing in the store tells any more.
     NeverKnown,
 }
 
+impl Resolution {
+    /// What an attempt was found to have come to, and the session as it is then.
+    fn of(found: Found) -> (Self, Option<Base>) {
+        match found {
+            Found::Applied(base) => (Self::Applied(base.clone()), Some(base)),
+            Found::NotApplied => (Self::NotApplied, None),
+            Found::NeverKnown => (Self::NeverKnown, None),
+            Found::Open(attempt, base) => (Self::Open(attempt, base.clone()), base),
+        }
+    }
+}
+
 impl Unresolved {
-    pub(crate) fn share(commit: Commit) -> Arc<Lock<Resolution>> {
-        Arc::new(Lock::new(Resolution::Open(Box::new(commit), None)))
+    pub(crate) fn share(attempt: Attempt) -> Arc<Lock<Resolution>> {
+        Arc::new(Lock::new(Resolution::Open(Box::new(attempt), None)))
     }
 
     pub(crate) fn of(shared: &Arc<Lock<Resolution>>, work: Work) -> Self {
@@ -48,13 +94,13 @@ impl Unresolved {
     }
 
     /// It is still open. `base` is the session as the primary has it, if that is known.
-    pub(crate) fn ended(mut self, base: Option<Base>) -> Ended {
+    pub(crate) fn outcome(mut self, base: Option<Base>) -> CommitOutcome {
         let Some(base) = base else {
-            return Ended::Unknown(self);
+            return CommitOutcome::Unknown(self);
         };
         let done = Box::new(self.done(base));
         self.in_primary = true;
-        Ended::NotDurable {
+        CommitOutcome::NotDurable {
             unresolved: self,
             done,
         }
@@ -86,33 +132,34 @@ impl Unresolved {
         std::mem::take(&mut self.work.log)
     }
 
-    /// Finds out. The caller has the session's turn, so that nobody else does at the same time.
-    pub(crate) async fn resolve(self, deadline: Instant, line: &Line) -> Ended {
-        // Whoever loses the commit half-way leaves it unknown for ever.
+    /// Finds out, and returns the session besides if this has brought it up to date. The caller has the session's turn, so that
+    /// nobody else does at the same time.
+    pub(crate) async fn resolve(self, deadline: Instant) -> (CommitOutcome, Option<Base>) {
+        // Whoever loses the attempt half-way leaves it unknown for ever.
         let known = self.replace(Resolution::NeverKnown);
-        let known = match known {
-            Resolution::Open(commit, _) => commit.resolve(deadline, line).await,
-            known => known,
+        let (known, latest) = match known {
+            Resolution::Open(attempt, _) => Resolution::of(attempt.resolve(deadline).await),
+            known => (known, None),
         };
         let shared = Arc::clone(&self.shared);
-        let (ended, known) = match known {
+        let (outcome, known) = match known {
             Resolution::Applied(base) => {
                 self.work.log.confirm();
                 let done = Box::new(self.done(self.work.own(&base)));
-                (Ended::Committed(done), Resolution::Applied(base))
+                (CommitOutcome::Committed(done), Resolution::Applied(base))
             }
             Resolution::NotApplied => {
-                let ended = Ended::NotApplied(self.work.log);
-                (ended, Resolution::NotApplied)
+                let outcome = CommitOutcome::NotApplied(self.work.log);
+                (outcome, Resolution::NotApplied)
             }
-            Resolution::NeverKnown => (Ended::NeverKnown, Resolution::NeverKnown),
-            Resolution::Open(commit, base) => {
+            Resolution::NeverKnown => (CommitOutcome::NeverKnown, Resolution::NeverKnown),
+            Resolution::Open(attempt, base) => {
                 let own = base.as_ref().map(|base| self.work.own(base));
-                (self.ended(own), Resolution::Open(commit, base))
+                (self.outcome(own), Resolution::Open(attempt, base))
             }
         };
         *shared.lock() = known;
-        ended
+        (outcome, latest)
     }
 
     fn replace(&self, known: Resolution) -> Resolution {
