@@ -2,60 +2,117 @@
 
 use std::path::{Path, PathBuf};
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 fn read(path: impl AsRef<Path>) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = root().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn list(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => list(&path, files),
-            false => files.push(path),
+/// The files of a folder and of those below it.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut folders = vec![root().join(folder)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
         }
     }
+    files
+}
+
+/// The documents, by their paths.
+fn documents() -> Vec<PathBuf> {
+    let mut documents = files("docs");
+    documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
+    documents
+}
+
+/// Whether this is the file of a module: `NAME.rs`, or `NAME/mod.rs`.
+fn is_module(path: &Path, name: &str) -> bool {
+    let is_its_folder = || path.parent().is_some_and(|folder| folder.ends_with(name));
+    path.ends_with(format!("{name}.rs")) || path.ends_with("mod.rs") && is_its_folder()
 }
 
 #[test]
 fn every_sentence_of_the_guarantees_names_tests_that_exist() {
-    let guarantees = read("docs/guarantees.md");
-    let others = ["docs/migration.md", "docs/handlers.md", "docs/testing.md"]
-        .map(read)
-        .concat();
-    let documents = guarantees.clone() + &others;
+    let documents: String = documents().iter().map(read).collect();
     let named = documents.split('`').skip(1).step_by(2);
     let tests: Vec<_> = named.filter_map(|name| name.split_once("::")).collect();
-    let tests: Vec<_> = tests
-        .into_iter()
-        .filter(|(module, _)| {
-            module
-                .chars()
-                .all(|letter| letter.is_lowercase() || letter == '_')
-        })
-        .collect();
+    let is_lower = |name: &str| name.chars().all(|it| it.is_ascii_lowercase() || it == '_');
+    let is_test = |(module, name): &(&str, &str)| {
+        !module.is_empty()
+            && is_lower(module)
+            && !name.is_empty()
+            && !name.contains(['(', ':', '/'])
+    };
+    let tests: Vec<_> = tests.into_iter().filter(is_test).collect();
     assert!(tests.len() > 40, "{tests:?}");
-    let mut sources = Vec::new();
-    for folder in ["src", "tests/it"] {
-        list(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
-            &mut sources,
-        );
-    }
+    let sources = [files("src"), files("tests/it")].concat();
     for (module, name) in tests {
-        let there = [format!("{module}.rs"), format!("{module}/mod.rs")]
+        let there = sources
             .iter()
-            .flat_map(|home| sources.iter().filter(move |it| it.ends_with(home)))
-            .any(|home| read(home).contains(&format!("fn {name}(")));
+            .filter(|path| is_module(path, module))
+            .any(|path| read(path).contains(&format!("fn {name}(")));
         assert!(
             there,
             "the documents name {module}::{name}, and there is no such test"
         );
     }
     // Up to what is not promised, each point of a list ends with its tests.
+    let guarantees = read("docs/guarantees.md");
     let promised = guarantees.split("## What is not promised").next().unwrap();
     for point in promised.split("\n- ").skip(1) {
         let point = point.split("\n\n").next().unwrap();
         assert!(point.trim_end().ends_with('`'), "no test behind: {point}");
+    }
+}
+
+#[test]
+fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
+    for document in documents() {
+        let text = read(&document);
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => document.clone(),
+                path => document.parent().unwrap().join(path),
+            };
+            let headings = read(&target);
+            let mut headings = headings.lines().filter(|line| line.starts_with('#'));
+            assert!(
+                heading.is_empty() || headings.any(|line| anchor(line) == heading),
+                "{}: {link}",
+                document.display()
+            );
+        }
+    }
+}
+
+/// The name by which a link finds a heading.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = words
+        .chars()
+        .filter(|it| it.is_alphanumeric() || " -_".contains(*it));
+    kept.map(|it| if it == ' ' { '-' } else { it }).collect()
+}
+
+#[test]
+fn the_readme_and_the_guide_for_contributors_link_every_document() {
+    let entrances = read("README.md") + &read("CONTRIBUTING.md");
+    for document in files("docs") {
+        let name = document.strip_prefix(root()).unwrap().display();
+        assert!(entrances.contains(&format!("]({name}")), "{name}");
     }
 }
