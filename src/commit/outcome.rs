@@ -38,6 +38,19 @@ pub(crate) enum CommitOutcome {
     Panicked(Box<dyn Any + Send>),
 }
 
+impl CommitOutcome {
+    /// The changes, as far as they are not in the store for certain.
+    pub(crate) fn into_log(self) -> ChangeLog {
+        match self {
+            Self::Failed { log, .. } | Self::NotApplied(log) => log,
+            Self::Unknown(mut unresolved) | Self::NotDurable { mut unresolved, .. } => {
+                unresolved.take_log()
+            }
+            Self::Committed(_) | Self::NeverKnown | Self::Panicked(_) => ChangeLog::default(),
+        }
+    }
+}
+
 /// What a commit has done.
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
@@ -52,7 +65,7 @@ pub(crate) struct Committed {
 #[derive(Debug)]
 pub(crate) struct Unresolved {
     shared: Arc<Lock<Resolution>>,
-    work: Work,
+    work: Box<Work>,
     /// The request's session is what was sent: it is in the primary.
     in_primary: bool,
 }
@@ -88,7 +101,7 @@ impl Unresolved {
     pub(crate) fn of(shared: &Arc<Lock<Resolution>>, work: Work) -> Self {
         Self {
             shared: Arc::clone(shared),
-            work,
+            work: Box::new(work),
             in_primary: false,
         }
     }

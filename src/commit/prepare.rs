@@ -34,7 +34,10 @@ pub(crate) struct Prepared {
     pub(crate) record: Arc<Record>,
 }
 
-/// Why a request's changes are not among what is sent.
+/// Whether a request's changes are among what is sent.
+pub(crate) type Fit = Result<(), Misfit>;
+
+/// Why they are not.
 #[derive(Debug)]
 pub(crate) struct Misfit {
     pub(crate) failure: Failure,
@@ -55,10 +58,7 @@ pub(crate) fn prepare(
     base: Option<&Base>,
     works: &[&Work],
     id: CommitId,
-) -> (
-    Option<Result<Prepared, SessionError>>,
-    Vec<Result<(), Misfit>>,
-) {
+) -> (Option<Result<Prepared, SessionError>>, Vec<Fit>) {
     let now = context.backend.now();
     let preparation = Preparation {
         base,
@@ -98,7 +98,7 @@ struct Preparation<'a> {
 
 impl Preparation<'_> {
     /// All changes that can be done, and whose these are.
-    fn all(&self, works: &[&Work], each_must_fit: bool) -> (Record, Vec<Result<(), Misfit>>) {
+    fn all(&self, works: &[&Work], each_must_fit: bool) -> (Record, Vec<Fit>) {
         let mut record = self.start.clone();
         let mut untouched = true;
         let mut fits = Vec::with_capacity(works.len());

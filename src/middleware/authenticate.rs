@@ -4,7 +4,7 @@
 //! neither says whose they are (RFC 6265bis §5.8.3).
 
 use crate::error::session::{Gone, SessionError};
-use crate::session::state::Standing;
+use crate::session::state::backing::Standing;
 use crate::token::Handle;
 
 /// What one token has turned out to be worth, the least first.

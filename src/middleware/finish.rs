@@ -16,7 +16,8 @@ use crate::middleware::cookie::{Place, Presented, remove_from, strip, write};
 use crate::middleware::slot::Visit;
 use crate::record::lifetime::cookie_end;
 use crate::session::save::{Occasion, settle};
-use crate::session::state::{Standing, State};
+use crate::session::state::State;
+use crate::session::state::backing::Standing;
 use crate::time::Millis;
 use crate::token::Token;
 
@@ -126,7 +127,7 @@ fn cookie_due(
     committed: &Result<(), SessionError>,
 ) -> Due {
     match &state.standing {
-        Standing::New if state.destroyed && !presented.is_nothing() => Due::Remove,
+        Standing::New if state.ending.has_begun() && !presented.is_nothing() => Due::Remove,
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
         _ if is_gone(committed) => Due::Nothing,
         Standing::Stored(base) => {
@@ -236,6 +237,7 @@ mod tests {
     use crate::record::context::Circumstances;
     use crate::record::fingerprint::Fingerprint;
     use crate::record::tests::record;
+    use crate::session::state::ending::Ending;
     use crate::store::Stored;
 
     fn presented(values: &[&str]) -> Presented {
@@ -324,7 +326,9 @@ mod tests {
                 network: None,
             };
             let mut state = State::new(standing, Fingerprint::Off, &fresh);
-            state.destroyed = destroyed;
+            if destroyed {
+                state.ending = Ending::Done;
+            }
             assert_eq!(cookie_due(&presented, &state, true, &committed), expected);
             // An old cookie is replaced by one of the same token, if the handler asked for the session.
             if expected == Due::Nothing

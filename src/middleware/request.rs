@@ -23,7 +23,9 @@ use crate::record::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
 use crate::record::format::Unreadable;
 use crate::session::Session;
 use crate::session::shared::Shared;
-use crate::session::state::{Standing, State};
+use crate::session::state::State;
+use crate::session::state::backing::Standing;
+use crate::session::state::reads::Reads;
 use crate::store::deadline::within;
 use crate::store::{Freshness, Stored};
 use crate::time::Millis;
@@ -73,11 +75,11 @@ impl Visit {
     pub(crate) fn make(&self, standing: Standing, fingerprint: Fingerprint) -> Session {
         let circumstances = self.context.circumstances();
         let mut state = State::new(standing, fingerprint, &circumstances);
-        state.reads = match self.context.policy.config.concurrency {
+        state.reads = Reads::new(match self.context.policy.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => ReadSet::Nothing,
             Concurrency::Reject => ReadSet::Everything,
             Concurrency::Exclusive { .. } => ReadSet::These(Seen::default()),
-        };
+        });
         let shared = Shared::new(
             Arc::clone(&self.engine),
             self.context.clone(),

@@ -21,7 +21,7 @@ use crate::middleware::hooks::Hooks;
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
 use crate::session::Session;
-use crate::session::state::Standing;
+use crate::session::state::backing::Standing;
 
 /// One request under one layer: the tokens it carries, and the session once somebody has asked for it.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl Visit {
         };
         if self.departed.load(Ordering::SeqCst) {
             let mut state = session.shared().state();
-            state.head_sent = true;
+            state.phase.send_head();
             state.lease = None;
         }
         Ok(session)
@@ -207,7 +207,7 @@ impl Visit {
                 session
             });
             if self.departed.load(Ordering::SeqCst) {
-                session.shared().state().head_sent = true;
+                session.shared().state().phase.send_head();
             }
             session.destroy();
         }

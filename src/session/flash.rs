@@ -96,7 +96,7 @@ impl Session {
             let mut state = self.shared().state();
             let waits = known(&state.view.flash).next().is_some();
             if !waits {
-                state.note_seen(|seen| seen.flashes = true);
+                state.reads.note(|seen| seen.flashes = true);
             }
             waits
         };
@@ -116,7 +116,7 @@ impl Session {
     /// The messages that wait, without taking them; another request may show them.
     pub fn peek_flashes(&self) -> Vec<Flash> {
         let mut state = self.shared().state();
-        state.note_seen(|seen| seen.flashes = true);
+        state.reads.note(|seen| seen.flashes = true);
         let for_this_page = state.flash_now.iter().cloned();
         known(&state.view.flash).chain(for_this_page).collect()
     }

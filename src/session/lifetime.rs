@@ -8,7 +8,7 @@ use crate::error::session::SessionError;
 use crate::record::change::{Change, Lifetimes};
 use crate::record::lifetime::{check_timeout, last_accessed, renewal};
 use crate::session::Session;
-use crate::session::state::Standing;
+use crate::session::state::backing::Standing;
 use crate::time::{after, to_time};
 
 /// How long the session lives.
@@ -140,7 +140,7 @@ impl Session {
     /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
     #[doc(alias("remember_me", "set_longterm"))]
     pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
-        if self.shared().state().head_sent {
+        if self.shared().state().phase.is_head_sent() {
             return Err(SessionError::ResponseSent);
         }
         let persistent = Some(persistent);

@@ -26,7 +26,8 @@ use crate::record::limit::check_size;
 use crate::record::value::{decode, encode, encode_item};
 use crate::session::save::{Occasion, reload, settle};
 use crate::session::shared::Shared;
-use crate::session::state::{Standing, State};
+use crate::session::state::State;
+use crate::session::state::backing::Standing;
 use crate::token::Handle;
 
 /// How often an update is tried whose value other clones of the session change meanwhile.
@@ -97,7 +98,7 @@ impl Session {
         let key = key.name();
         let value = {
             let mut state = self.shared.state();
-            state.note_read(key);
+            state.reads.note_key(key);
             state.view.data.get(key).cloned()
         };
         value.map(|value| decode(key, &value)).transpose()
@@ -160,14 +161,14 @@ impl Session {
     #[doc(alias("has", "exists"))]
     pub fn contains_key(&self, key: &str) -> bool {
         let mut state = self.shared.state();
-        state.note_read(key);
+        state.reads.note_key(key);
         state.view.data.contains_key(key)
     }
 
     /// The keys, in alphabetical order.
     pub fn keys(&self) -> Vec<String> {
         let mut state = self.shared.state();
-        state.note_read_all();
+        state.reads.note_all();
         state.view.data.keys().cloned().collect()
     }
 
@@ -343,7 +344,7 @@ impl Session {
             // The closure is the application's: it may use this session, so no lock is held while it runs.
             let seen = {
                 let mut state = self.shared.state();
-                state.note_read(key);
+                state.reads.note_key(key);
                 state.view.data.get(key).cloned()
             };
             let (value, json) = apply(seen.as_ref())?;
@@ -404,7 +405,7 @@ impl Session {
         for _ in 0..REWRITES {
             let seen = {
                 let mut state = self.shared.state();
-                state.note_read(key);
+                state.reads.note_key(key);
                 state.view.data.get(key).cloned()
             };
             let Some(seen) = seen else { return Ok(false) };

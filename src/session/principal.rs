@@ -4,7 +4,7 @@ use crate::error::session::SessionError;
 use crate::record::change::{Change, Rotation};
 use crate::record::version::Epoch;
 use crate::session::Session;
-use crate::session::state::Standing;
+use crate::session::state::backing::Standing;
 use crate::token::Secret;
 
 /// Who the session belongs to.
@@ -50,8 +50,8 @@ impl Session {
             let mut state = self.shared().state();
             state.destroy(&circumstances);
             // No response comes that would do it.
-            if state.head_sent {
-                std::mem::take(&mut state.doomed)
+            if state.phase.is_head_sent() {
+                state.ending.take_pending()
             } else {
                 Vec::new()
             }
@@ -114,7 +114,7 @@ impl Session {
     #[doc(alias("user_id", "user"))]
     pub fn principal(&self) -> Option<String> {
         let mut state = self.shared().state();
-        state.note_seen(|seen| seen.principal = true);
+        state.reads.note(|seen| seen.principal = true);
         state.view.principal.clone()
     }
 
@@ -122,14 +122,14 @@ impl Session {
     fn may_join(&self, who: &str) -> bool {
         let terms = self.shared().context.clone();
         let state = self.shared().state();
-        !state.head_sent && state.joined_by(who, &terms).is_some()
+        !state.phase.is_head_sent() && state.joined_by(who, &terms).is_some()
     }
 
     /// Whether there is a token to replace; an error if it cannot be.
     fn may_rotate(&self) -> Result<bool, SessionError> {
         let state = self.shared().state();
         match &state.standing {
-            _ if state.head_sent => Err(SessionError::ResponseSent),
+            _ if state.phase.is_head_sent() => Err(SessionError::ResponseSent),
             Standing::Barred { why, .. } => Err(why.clone()),
             Standing::Stored(_) => Ok(true),
             Standing::New => Ok(false),

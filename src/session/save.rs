@@ -17,7 +17,8 @@ use crate::event::Event;
 use crate::record::Record;
 use crate::record::answer::AnswerId;
 use crate::session::shared::Shared;
-use crate::session::state::{Outcome, Standing, State};
+use crate::session::state::State;
+use crate::session::state::backing::Standing;
 use crate::store::Freshness;
 use crate::store::deadline::within;
 use crate::time::deadline::deadline;
@@ -179,7 +180,7 @@ async fn settle_before(
             Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
             Ok(worked) => committed |= worked,
             // What the handler has done is in the store, and the response says so; only a logout must not fail unnoticed.
-            Err(_) if committed && shared.state().doomed.is_empty() => break,
+            Err(_) if committed && shared.state().ending.pending().is_empty() => break,
             Err(error) => return Err(error),
         }
     }
@@ -207,20 +208,20 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
     if reads.conflicts_with(&base.record, &record) {
         return Err(SessionError::Conflict { attempts: 0 });
     }
-    shared.state().reads_hold = true;
+    shared.state().reads.prove();
     Ok(())
 }
 
 /// Does what is to be done next; true if changes were committed.
 async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
     delete_pending(shared, deadline).await?;
-    if shared.state().lost {
+    if shared.state().in_flight.is_lost() {
         return Err(SessionError::OutcomeUnknown);
     }
-    let handle = shared.state().handle_to_commit();
+    let handle = shared.state().standing.handle_to_commit();
     let ticket = handle.map(|handle| shared.engine.queues.join(handle));
     if let Some(ticket) = &ticket
-        && shared.state().is_unresolved()
+        && shared.state().in_flight.is_unresolved()
     {
         resolve(shared, ticket, deadline).await?;
         // What a failed request has back now is to be dropped.
@@ -230,31 +231,26 @@ async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     let Some((work, generation)) = work else {
         return Ok(false);
     };
-    let ended = match &ticket {
+    let outcome = match &ticket {
         Some(ticket) => ticket.commit(work, deadline).await,
         None => create(work, deadline).await,
     };
-    conclude(shared, ended, generation)?;
+    apply_outcome(shared, outcome, generation)?;
     Ok(true)
 }
 
 /// Ends the sessions of a request that are to end. What cannot be done now is done later.
 async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
     // They stay in the state until they are done, so that a runtime that ends meanwhile takes none along unnoticed.
-    let doomed = shared.state().doomed.clone();
-    if doomed.is_empty() {
+    let pending = shared.state().ending.pending().to_vec();
+    if pending.is_empty() {
         return Ok(());
     }
-    let deletions = end_all(&shared.context, doomed.clone(), deadline).await;
-    {
-        let mut state = shared.state();
-        state
-            .doomed
-            .retain(|revocation| !doomed.contains(revocation));
-        // The response must not claim it, though the handler swallows the error of a `save`.
-        let left = deletions.failed.iter().chain(&deletions.unreadable);
-        state.doomed.extend(left.cloned());
-    }
+    let deletions = end_all(&shared.context, pending.clone(), deadline).await;
+    // The response must not claim what is left, though the handler swallows the error of a `save`.
+    let left = deletions.failed.iter().chain(&deletions.unreadable);
+    let left: Vec<Revocation> = left.cloned().collect();
+    shared.state().ending.note_done(&pending, left);
     shared.delete_later(deletions.failed);
     deletions.result
 }
@@ -265,8 +261,8 @@ async fn resolve(shared: &Shared, ticket: &Ticket, deadline: Instant) -> Result<
     let Some((unresolved, generation)) = unresolved else {
         return Ok(());
     };
-    let ended = ticket.resolve(unresolved, deadline).await;
-    conclude(shared, ended, generation)
+    let outcome = ticket.resolve(unresolved, deadline).await;
+    apply_outcome(shared, outcome, generation)
 }
 
 async fn reload_in_turn(shared: &Shared) -> Result<(), SessionError> {
@@ -286,7 +282,7 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
         Standing::Stored(base) => base.token.handle,
     };
     // What is read may hold its changes already, and they would be done to it once more.
-    if shared.state().shows_too_little() {
+    if shared.state().in_flight.shows_too_little() {
         let ticket = shared.engine.queues.join(handle);
         resolve(shared, &ticket, deadline).await?;
     }
@@ -321,49 +317,44 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
 }
 
 /// Puts the result of a commit into the request's session.
-fn conclude(shared: &Shared, ended: CommitOutcome, generation: u32) -> Result<(), SessionError> {
-    let conclude = |outcome| shared.edit(|state| state.conclude(generation, outcome));
-    match ended {
+fn apply_outcome(
+    shared: &Shared,
+    outcome: CommitOutcome,
+    generation: u32,
+) -> Result<(), SessionError> {
+    let mut created = None;
+    let result = match &outcome {
         CommitOutcome::Committed(committed) => {
-            let (handle, created) = (committed.base.token.handle, committed.created);
-            if created {
+            let handle = committed.base.token.handle;
+            if committed.created {
+                created = Some(handle);
                 shared.emit(&Event::Created { handle });
             }
             if committed.rotated {
                 shared.emit(&Event::Rotated { handle });
             }
             shared.state().cookie.is_old |= committed.changes_cookie;
-            let current = conclude(Outcome::Committed(committed.base));
-            if created && !current {
-                // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
-                shared.delete_later(vec![Revocation::Verified(handle)]);
-            }
             Ok(())
         }
-        CommitOutcome::NotApplied(log) => {
-            conclude(Outcome::NotApplied(log));
-            Ok(())
-        }
-        CommitOutcome::Failed { log, error } => {
-            conclude(Outcome::Failed(log));
-            Err(error)
-        }
-        CommitOutcome::Unknown(unresolved) => {
-            conclude(Outcome::Unresolved(unresolved));
-            Err(SessionError::OutcomeUnknown)
-        }
-        CommitOutcome::NotDurable { unresolved, done } => {
+        CommitOutcome::NotApplied(_) => Ok(()),
+        CommitOutcome::Failed { error, .. } => Err(error.clone()),
+        CommitOutcome::NotDurable { done, .. } => {
             if done.rotated {
                 let handle = done.base.token.handle;
                 shared.emit(&Event::Rotated { handle });
             }
-            conclude(Outcome::NotDurable(unresolved, done.base));
             Err(SessionError::OutcomeUnknown)
         }
-        CommitOutcome::NeverKnown => {
-            conclude(Outcome::Lost);
-            Err(SessionError::OutcomeUnknown)
-        }
-        CommitOutcome::Panicked(panic) => std::panic::resume_unwind(panic),
+        CommitOutcome::Unknown(_) | CommitOutcome::NeverKnown => Err(SessionError::OutcomeUnknown),
+        CommitOutcome::Panicked(_) => Err(SessionError::Discarded),
+    };
+    if let CommitOutcome::Panicked(panic) = outcome {
+        std::panic::resume_unwind(panic);
     }
+    let is_current = shared.edit(|state| state.apply_outcome(generation, outcome));
+    if let Some(handle) = created.filter(|_| !is_current) {
+        // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
+        shared.delete_later(vec![Revocation::Verified(handle)]);
+    }
+    result
 }

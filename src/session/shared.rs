@@ -17,7 +17,8 @@ use crate::event::Event;
 use crate::lock::{Guard, Lock};
 use crate::record::Record;
 use crate::record::log::ChangeLog;
-use crate::session::state::{Standing, State, View};
+use crate::session::state::backing::Standing;
+use crate::session::state::{State, View};
 
 /// How often a view is made anew for changes that come while it is made.
 const PASSES: u32 = 8;
@@ -159,7 +160,7 @@ impl Shared {
                     Standing::Stored(base) => Some(Arc::clone(&base.record)),
                     Standing::New | Standing::Barred { .. } => None,
                 };
-                let mut log = state.in_flight.clone().unwrap_or_default();
+                let mut log = state.in_flight.log().cloned().unwrap_or_default();
                 log.append(&state.log);
                 (base, log, state.revision)
             };
@@ -183,7 +184,7 @@ impl Shared {
     /// How long a commit or a load that begins now may take.
     pub(crate) fn time_left(&self) -> Duration {
         let state = self.state();
-        match state.head_sent {
+        match state.phase.is_head_sent() {
             true => self.budget,
             false => self.budget.saturating_sub(state.spent),
         }
@@ -207,11 +208,11 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let (doomed, lost, handle) = {
             let mut state = self.state();
-            let doomed = std::mem::take(&mut state.doomed);
+            let doomed = state.ending.take_pending();
             (
                 doomed,
-                state.head_sent && !state.abandoned && !state.log.is_empty(),
-                state.stored_handle(),
+                state.phase.is_head_sent() && !state.phase.is_abandoned() && !state.log.is_empty(),
+                state.standing.stored_handle(),
             )
         };
         self.delete_later(doomed);

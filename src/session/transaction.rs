@@ -91,7 +91,7 @@ impl Session {
             // The closure is the application's: it may use this session, so no lock is held while it runs.
             let (seen, revision) = {
                 let state = self.shared().state();
-                is_fresh |= !state.head_sent;
+                is_fresh |= !state.phase.is_head_sent();
                 (state.view.data.clone(), state.revision)
             };
             match typed.attempt(seen) {

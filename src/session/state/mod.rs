@@ -1,18 +1,21 @@
 //! What one request knows of its session: the record it loaded, and the changes since.
 
+pub(crate) mod backing;
+pub(crate) mod ending;
+pub(crate) mod in_flight;
+pub(crate) mod outcome;
+pub(crate) mod phase;
+pub(crate) mod reads;
+pub(crate) mod work;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::commit::base::Base;
-use crate::commit::context::Terms;
-use crate::commit::decide::Entry;
 use crate::commit::delete::Revocation;
-use crate::commit::join::{Joining, entry};
 use crate::commit::lease::Lease;
 use crate::commit::outcome::Unresolved;
-use crate::commit::work::{ReadSet, Seen, Work};
-use crate::config::Concurrency;
+use crate::commit::work::ReadSet;
 use crate::error::session::SessionError;
 use crate::record::Record;
 use crate::record::answer::AnswerId;
@@ -24,78 +27,40 @@ use crate::record::json::Json;
 use crate::record::kept::Kept;
 use crate::record::lifetime::BrowserCookie;
 use crate::record::log::ChangeLog;
+use crate::session::state::backing::Standing;
+use crate::session::state::ending::Ending;
+use crate::session::state::in_flight::InFlight;
+use crate::session::state::phase::Phase;
+use crate::session::state::reads::Reads;
 use crate::store::Stored;
-use crate::token::Handle;
-
-/// How the request stands to the store.
-#[derive(Debug)]
-pub(crate) enum Standing {
-    /// Nothing of this session is stored; its first commit creates it.
-    New,
-    /// Loaded, or written since.
-    Stored(Box<Base>),
-    /// The token names a living session that this request may not use. It sees an empty one, writes nothing, and never
-    /// gets a cookie that would push out the one that works. Or the store was away, and nobody can tell. `handle` is there if
-    /// it may still be destroyed, `retired_by` if the token was retired: a login may join the one that did it.
-    Barred {
-        handle: Option<Handle>,
-        retired_by: Option<Box<Base>>,
-        why: SessionError,
-    },
-}
 
 /// The session of one request, shared by all clones of its [`Session`](crate::Session).
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) standing: Standing,
-    /// What it was before it became what too few replicas have, and whether anything was committed then, for as long as that
-    /// is unresolved.
-    before: Option<(Standing, bool)>,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
     pub(crate) view_is: View,
     /// Grows with every change of what the view is made of.
     pub(crate) revision: u64,
     pub(crate) log: ChangeLog,
-    /// What must be in the store as it was loaded, for the log to be done to a newer record.
-    pub(crate) reads: ReadSet,
+    pub(crate) reads: Reads,
     /// The right to be the session's only request, until the response goes.
     pub(crate) lease: Option<Arc<Lease>>,
-    /// The changes of a commit that is under way or unresolved.
-    pub(crate) in_flight: Option<ChangeLog>,
-    /// What is under way was discarded: should it fail, it is not put back.
-    discarded: bool,
-    /// A commit that got no answer; nothing else is committed before it is resolved.
-    unresolved: Option<Unresolved>,
+    pub(crate) in_flight: InFlight,
     /// How many commits wait or are under way.
     pub(crate) settling: u32,
     /// What became of changes that somebody may still want to save, and how often that has happened.
     pub(crate) losses: Losses,
-    /// Changes of this request are in the store, and its response has not been sent.
-    pub(crate) committed: bool,
-    /// What this request has read so far was still so at its last commit, or when it was looked at since.
-    pub(crate) reads_hold: bool,
-    /// The session is what others have made of it too, which this request has not asked to see.
-    overtaken: bool,
-    /// A commit of this request that nobody will ever know the outcome of.
-    pub(crate) lost: bool,
+    pub(crate) phase: Phase,
     /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
     /// not be looked up.
     pub(crate) revocable: Vec<Revocation>,
-    /// To be deleted before anything else is done.
-    pub(crate) doomed: Vec<Revocation>,
-    /// `destroy` was called: what the browser holds is void.
-    pub(crate) destroyed: bool,
+    pub(crate) ending: Ending,
     /// The handler wants another token than one of the session that it may find signed in.
     pub(crate) joins_none: bool,
     /// Grows with every `destroy`, so that a commit under way knows that it is history.
     pub(crate) generation: u32,
-    /// The response is on its way: no cookie can be set any more.
-    pub(crate) head_sent: bool,
-    /// There will be no response: the handler was dropped, panicked or failed.
-    pub(crate) abandoned: bool,
-    /// It was abandoned while commits were under way, and is to be forgotten after them.
-    forget_when_settled: bool,
     /// Somebody was signed in when the session was loaded, or since.
     pub(crate) was_signed_in: bool,
     /// The cookie that the browser has, if the session was loaded.
@@ -105,7 +70,8 @@ pub(crate) struct State {
     /// Messages that this request has shown: out of the session, and those for this page.
     pub(crate) flashes_taken: Vec<Kept<Flash>>,
     pub(crate) fingerprint: Fingerprint,
-    /// Logs that nobody needs any more. [`StateGuard`](crate::session::shared::StateGuard) drops them once the state is not locked.
+    /// Logs that nobody needs any more. [`StateGuard`](crate::session::shared::StateGuard) drops them once the state is not
+    /// locked.
     removed: Vec<ChangeLog>,
     /// Time that the load, and commits and reloads that failed, took of the request's budget.
     pub(crate) spent: Duration,
@@ -136,59 +102,24 @@ impl Losses {
     }
 }
 
-/// How a commit ended, for the session that it was of.
-pub(crate) enum Outcome {
-    Committed(Base),
-    Failed(ChangeLog),
-    /// Not in the store, as has been found out.
-    NotApplied(ChangeLog),
-    Unresolved(Unresolved),
-    /// In the primary, and so is this session; whether replicas have it is to be found out.
-    NotDurable(Unresolved, Base),
-    /// Nobody will ever know.
-    Lost,
-}
-
-impl Outcome {
-    fn into_log(self) -> ChangeLog {
-        match self {
-            Self::Failed(log) | Self::NotApplied(log) => log,
-            Self::Unresolved(mut unresolved) | Self::NotDurable(mut unresolved, _) => {
-                unresolved.take_log()
-            }
-            Self::Committed(_) | Self::Lost => ChangeLog::default(),
-        }
-    }
-}
-
 impl State {
     pub(crate) fn new(standing: Standing, fingerprint: Fingerprint, fresh: &Circumstances) -> Self {
         let mut state = Self {
             standing,
-            before: None,
             view: Arc::new(Record::new(fresh)),
             view_is: View::Exact,
             revision: 0,
             log: ChangeLog::default(),
-            reads: ReadSet::Nothing,
+            reads: Reads::new(ReadSet::Nothing),
             lease: None,
-            in_flight: None,
+            in_flight: InFlight::None,
             settling: 0,
             losses: Losses::default(),
-            discarded: false,
-            unresolved: None,
-            committed: false,
-            reads_hold: false,
-            overtaken: false,
-            lost: false,
+            phase: Phase::Handling { committed: false },
             revocable: Vec::new(),
-            doomed: Vec::new(),
-            destroyed: false,
+            ending: Ending::None,
             joins_none: false,
             generation: 0,
-            head_sent: false,
-            abandoned: false,
-            forget_when_settled: false,
             was_signed_in: false,
             cookie: BrowserCookie::default(),
             flash_now: Vec::new(),
@@ -205,64 +136,12 @@ impl State {
         state
     }
 
-    pub(crate) fn stored_handle(&self) -> Option<Handle> {
-        match &self.standing {
-            Standing::Stored(base) => Some(base.token.handle),
-            Standing::New | Standing::Barred { .. } => None,
-        }
-    }
-
-    /// The session that a commit may write to.
-    pub(crate) fn handle_to_commit(&self) -> Option<Handle> {
-        match &self.standing {
-            Standing::Barred { retired_by, .. } => {
-                retired_by.as_ref().map(|base| base.token.handle)
-            }
-            Standing::Stored(_) | Standing::New => self.stored_handle(),
-        }
-    }
-
-    /// The session that has retired this request's token, if to sign in is to join it.
-    pub(crate) fn joined_by(&self, who: &str, terms: &Terms) -> Option<&Base> {
-        let Standing::Barred {
-            retired_by: Some(base),
-            ..
-        } = &self.standing
-        else {
-            return None;
-        };
-        let joining = terms.joining(who, &base.token);
-        let met = entry(None, Some(&joining), &base.record);
-        let joins = met == Entry::SameLogin { fresh: true } && !self.joins_none;
-        joins.then_some(base)
-    }
-
-    /// Whom the log signs in, if it may find the session signed in by another request, and with which token.
-    fn joining(&self, terms: &Terms) -> Option<Joining> {
-        let who = self.log.login().filter(|_| !self.joins_none)?;
-        let token = match &self.standing {
-            // What was done to the session of somebody else is not done to that of this principal.
-            Standing::Stored(base)
-                if base.record.is_anothers(who) && !self.log.begins_with_login() =>
-            {
-                return None;
-            }
-            Standing::Stored(base)
-            | Standing::Barred {
-                retired_by: Some(base),
-                ..
-            } => &base.token,
-            Standing::New | Standing::Barred { .. } => return None,
-        };
-        Some(terms.joining(who, token))
-    }
-
     pub(crate) fn change(
         &mut self,
         change: Change,
         circumstances: &Circumstances,
     ) -> Result<(), SessionError> {
-        if self.head_sent && change.rotation().is_some() {
+        if self.phase.is_head_sent() && change.rotation().is_some() {
             return Err(SessionError::ResponseSent);
         }
         let passes_on =
@@ -277,7 +156,7 @@ impl State {
 
     fn push(&mut self, change: Change) {
         // A call may tell what it has found, and one that changes nothing is not looked at by any commit.
-        self.reads_hold = false;
+        self.reads.doubt();
         self.log.push(change);
         self.revision += 1;
     }
@@ -304,7 +183,7 @@ impl State {
 
     /// Whether nobody's session is this, whatever becomes of pending changes.
     pub(crate) fn is_nobodys(&self) -> bool {
-        let pending = self.in_flight.is_some() || self.log.touches_principal();
+        let pending = self.in_flight.log().is_some() || self.log.touches_principal();
         !pending && self.view.principal.is_none()
     }
 
@@ -312,7 +191,7 @@ impl State {
     pub(crate) fn all_keys(&self) -> Vec<String> {
         let mut keys: BTreeSet<&String> = self.view.data.keys().collect();
         if let Standing::Stored(base) = &self.standing
-            && (self.in_flight.is_some() || !self.log.is_empty())
+            && (self.in_flight.log().is_some() || !self.log.is_empty())
         {
             keys.extend(base.record.data.keys());
         }
@@ -322,63 +201,47 @@ impl State {
     /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
     pub(crate) fn destroy(&mut self, circumstances: &Circumstances) {
         let others = std::mem::take(&mut self.revocable);
-        match std::mem::replace(&mut self.standing, Standing::New) {
-            Standing::New => {}
-            Standing::Stored(base) => self.doom(Revocation::Verified(base.token.handle)),
+        let own = match std::mem::replace(&mut self.standing, Standing::New) {
+            Standing::New => None,
+            Standing::Stored(base) => Some(base.token.handle),
             Standing::Barred {
                 handle: Some(handle),
                 ..
-            } => self.doom(Revocation::Verified(handle)),
-            barred @ Standing::Barred { handle: None, .. } if others.is_empty() => {
-                self.standing = barred;
+            } => Some(handle),
+            barred @ Standing::Barred { handle: None, .. } => {
+                if others.is_empty() {
+                    self.standing = barred;
+                }
+                None
             }
-            Standing::Barred { handle: None, .. } => {}
-        }
-        for other in others {
-            self.doom(other);
-        }
-        self.destroyed = true;
+        };
+        let own = own.map(Revocation::Verified);
+        self.ending.begin(own.into_iter().chain(others));
         self.joins_none = true;
         self.generation += 1;
         self.revision += 1;
         self.remove_all();
-        self.before = None;
-        self.lost = false;
+        self.in_flight = InFlight::None;
         self.flashes_taken.clear();
         self.view = Arc::new(Record::new(circumstances));
         self.view_is = View::Exact;
-    }
-
-    fn doom(&mut self, revocation: Revocation) {
-        if !self.doomed.contains(&revocation) {
-            self.doomed.push(revocation);
-        }
     }
 
     /// Forgets changes that are not committed yet.
     pub(crate) fn discard(&mut self) {
         let log = std::mem::take(&mut self.log);
         self.remove(log);
-        // Also what is being looked for just now, which nothing here tells of.
-        self.discarded = true;
-        if let Some(unresolved) = &mut self.unresolved {
-            // Whether they are in the store is still to be found out, and they are not wanted back. What is pending stays so.
-            let log = unresolved.take_log();
-            self.remove(log);
-            let in_flight = self.in_flight.as_mut().map(std::mem::take);
-            self.remove(in_flight.unwrap_or_default());
-        }
+        let unneeded = self.in_flight.discard();
+        self.removed.extend(unneeded);
         self.outdate_view();
     }
 
     /// Takes back the change whose caller is told that it has failed, or may have.
     pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        let logs = [Some(&mut self.log), self.in_flight.as_mut()];
-        let logs = logs.into_iter().flatten();
-        let mut removed: Vec<_> = logs.map(|log| log.withdraw(answer)).collect();
-        let unresolved = self.unresolved.as_mut();
-        removed.extend(unresolved.map(|unresolved| unresolved.withdraw(answer)));
-        self.removed.append(&mut removed);
+        let withdrawn = self.log.withdraw(answer);
+        self.removed.push(withdrawn);
+        let withdrawn = self.in_flight.withdraw(answer);
+        self.removed.extend(withdrawn);
         self.outdate_view();
     }
 
@@ -396,7 +259,7 @@ impl State {
 
     /// Counts what a load or commit that failed took against the request's budget.
     pub(crate) fn spend(&mut self, time: Duration) {
-        if !self.head_sent {
+        if !self.phase.is_head_sent() {
             self.spent += time;
         }
     }
@@ -405,7 +268,7 @@ impl State {
     pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
         if let Standing::Stored(base) = &mut self.standing {
             self.was_signed_in |= record.principal.is_some();
-            self.overtaken = false;
+            self.reads.overtaken = false;
             base.stored = stored;
             base.record = Arc::new(record);
             self.outdate_view();
@@ -414,8 +277,8 @@ impl State {
 
     /// The response is on its way. What could not be committed is forgotten, since the client has been told.
     pub(crate) fn send_head(&mut self, committed: bool) {
-        self.head_sent = true;
-        self.lost = false;
+        self.phase.send_head();
+        self.in_flight.acknowledge_loss();
         if !committed {
             self.forget();
         }
@@ -432,7 +295,9 @@ impl State {
         if self.log.is_empty() {
             return true;
         }
-        let known = self.view_is == View::Exact && !self.head_sent && self.in_flight.is_none();
+        let known = self.view_is == View::Exact
+            && !self.phase.is_head_sent()
+            && self.in_flight.log().is_none();
         let base = match &self.standing {
             Standing::Stored(base) => Some(&*base.record),
             Standing::New | Standing::Barred { .. } => None,
@@ -442,243 +307,36 @@ impl State {
 
     /// Whether there is nothing to tell the store, as far as no commit is under way.
     pub(crate) fn is_settled(&self) -> bool {
-        let refused = self.destroyed && matches!(self.standing, Standing::Barred { .. });
+        let refused = self.ending.has_begun() && matches!(self.standing, Standing::Barred { .. });
         self.changes_nothing()
-            && self.unresolved.is_none()
-            && self.doomed.is_empty()
-            && !self.lost
+            && !self.in_flight.is_unresolved()
+            && self.ending.pending().is_empty()
+            && !self.in_flight.is_lost()
             && !refused
-    }
-
-    pub(crate) fn is_unresolved(&self) -> bool {
-        self.unresolved.is_some()
-    }
-
-    /// Whether the store may have changes of a commit that are none of the session's yet.
-    pub(crate) fn shows_too_little(&self) -> bool {
-        let unresolved = self.unresolved.as_ref();
-        unresolved.is_some_and(|unresolved| !unresolved.is_in_primary())
     }
 
     /// Takes out the commit that is to be resolved first.
     pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
-        Some((self.unresolved.take()?, self.generation))
-    }
-
-    /// What was read, if that may have changed meanwhile and nothing is written that would find out: the request had the
-    /// session for itself, and its lease has lapsed.
-    pub(crate) fn unproved_reads(&self) -> Option<(ReadSet, Base)> {
-        let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
-        let mut reads = self.reads.clone();
-        if let ReadSet::These(seen) = &mut reads {
-            seen.keys.extend(self.log.keys().cloned());
-        }
-        match &self.standing {
-            Standing::Stored(base)
-                if lapsed && !self.reads_hold && !self.head_sent && !reads.is_empty() =>
-            {
-                Some((reads, Base::clone(base)))
-            }
-            _ => None,
-        }
-    }
-
-    /// The handler has seen the value of a key.
-    pub(crate) fn note_read(&mut self, key: &str) {
-        self.note_seen(|seen| {
-            if !seen.keys.contains(key) {
-                seen.keys.insert(key.to_owned());
-            }
-        });
-    }
-
-    /// The handler has seen something that is under no key.
-    pub(crate) fn note_seen(&mut self, note: impl FnOnce(&mut Seen)) {
-        self.reads_hold = false;
-        if let ReadSet::These(seen) = &mut self.reads {
-            note(seen);
-        }
-    }
-
-    /// The handler has seen which keys there are.
-    pub(crate) fn note_read_all(&mut self) {
-        self.reads_hold = false;
-        if let ReadSet::These(_) = self.reads {
-            self.reads = ReadSet::Everything;
-        }
-    }
-
-    /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
-    pub(crate) fn take_work(&mut self, terms: Terms) -> Result<Option<(Work, u32)>, SessionError> {
-        let (base, made_in) = match &self.standing {
-            _ if !self.doomed.is_empty() => return Ok(None),
-            Standing::Barred { why, .. } if self.destroyed || !self.log.is_empty() => {
-                let who = self.log.login();
-                match who.and_then(|who| self.joined_by(who, &terms)) {
-                    Some(base) => (Some(base.clone()), None),
-                    None => return Err(why.clone()),
-                }
-            }
-            _ if self.log.is_empty() => return Ok(None),
-            Standing::New if self.head_sent => return Err(SessionError::ResponseSent),
-            Standing::Stored(base) => (Some(Base::clone(base)), Some(base.record.epoch)),
-            Standing::New | Standing::Barred { .. } => (None, None),
-        };
-        let joining = self.joining(&terms);
-        let rejects = terms.policy.config.concurrency == Concurrency::Reject;
-        let writes_what_it_saw =
-            !self.log.is_all_transactions() && self.log.keys().next().is_some();
-        if rejects && self.overtaken && writes_what_it_saw {
-            return Err(SessionError::Conflict { attempts: 0 });
-        }
-        let log = std::mem::take(&mut self.log);
-        // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
-        // has given it on whatever the session was then.
-        let done = self.view_is == View::Exact && log.new_secret().is_none() && !log.gives();
-        let done = done.then(|| Arc::clone(&self.view));
-        self.in_flight = Some(log.clone());
-        self.discarded = false;
-        self.revision += 1;
-        let mut reads = match terms.policy.config.concurrency {
-            // It looks at everything by itself, and again if that has changed.
-            Concurrency::Reject if log.is_all_transactions() => ReadSet::Nothing,
-            _ => self.reads.clone(),
-        };
-        if let ReadSet::These(seen) = &mut reads {
-            seen.keys.extend(log.keys().cloned());
-        }
-        let wins = terms.policy.config.concurrency == Concurrency::LastWriteWins;
-        // What gives its caller something is merged in any case: two must not get the same.
-        let whole = wins && !log.gives() && log.keys().next().is_some();
-        let work = Work {
-            base,
-            log,
-            made_in,
-            joining,
-            done,
-            terms,
-            reads,
-            whole,
-            cookie: (!self.head_sent).then_some(self.cookie),
-        };
-        Ok(Some((work, self.generation)))
-    }
-
-    /// Takes in how a commit ended; false if the session was destroyed meanwhile.
-    pub(crate) fn conclude(&mut self, generation: u32, outcome: Outcome) -> bool {
-        // To rotate once more does nothing twice.
-        let counts = |log: &ChangeLog| !log.is_all_rotations();
-        let counts = !self.head_sent && self.in_flight.as_ref().is_some_and(counts);
-        if self.generation != generation {
-            if let Outcome::Committed(_) | Outcome::NotDurable(..) = outcome {
-                self.committed |= !self.head_sent;
-            }
-            self.remove(outcome.into_log());
-            return false;
-        }
-        if !matches!(outcome, Outcome::Unresolved(_)) {
-            let in_flight = self.in_flight.take();
-            self.remove(in_flight.unwrap_or_default());
-        }
-        match outcome {
-            Outcome::Committed(base) => {
-                self.committed |= counts;
-                self.reads_hold = true;
-                self.note_others(&base);
-                self.was_signed_in |= base.record.principal.is_some();
-                self.standing = Standing::Stored(Box::new(base));
-                self.before = None;
-                self.outdate_view();
-            }
-            Outcome::Failed(log) => self.put_back(log),
-            Outcome::NotApplied(log) => {
-                self.take_back();
-                self.put_back(log);
-            }
-            Outcome::Unresolved(mut unresolved) => {
-                if self.discarded {
-                    self.remove(unresolved.take_log());
-                    let in_flight = self.in_flight.replace(ChangeLog::default());
-                    self.remove(in_flight.unwrap_or_default());
-                    self.outdate_view();
-                }
-                self.unresolved = Some(unresolved);
-            }
-            Outcome::NotDurable(mut unresolved, base) => {
-                if self.discarded {
-                    self.remove(unresolved.take_log());
-                }
-                self.note_others(&base);
-                self.was_signed_in |= base.record.principal.is_some();
-                let stored = Standing::Stored(Box::new(base));
-                let before = std::mem::replace(&mut self.standing, stored);
-                self.before.get_or_insert((before, self.committed));
-                self.committed |= counts;
-                self.unresolved = Some(unresolved);
-                self.outdate_view();
-            }
-            Outcome::Lost => {
-                self.take_back();
-                self.lost = !self.head_sent;
-                self.losses.add(SessionError::OutcomeUnknown);
-                self.outdate_view();
-            }
-        }
-        true
-    }
-
-    /// Notes whether others have changed the session before this request's commit.
-    fn note_others(&mut self, committed: &Base) {
-        if let Standing::Stored(own) = &self.standing {
-            let (version, before) = (committed.record.version, own.record.version);
-            self.overtaken |= version.distance_from(before) > 1;
-        }
-    }
-
-    fn put_back(&mut self, log: ChangeLog) {
-        match self.discarded {
-            true => self.remove(log),
-            false => self.log.put_back(log),
-        }
-        self.outdate_view();
-    }
-
-    /// The session is not what was sent after all.
-    fn take_back(&mut self) {
-        if let Some((standing, committed)) = self.before.take() {
-            (self.standing, self.committed) = (standing, committed);
-        }
-    }
-
-    /// A closure of the application panicked in the middle of a commit. If the handler catches that, its response must
-    /// not claim the changes.
-    pub(crate) fn lose_in_flight(&mut self) {
-        if let Some(log) = self.in_flight.take() {
-            self.remove(log);
-            self.lost = !self.head_sent;
-            self.losses.add(SessionError::Discarded);
-            self.outdate_view();
-        }
+        Some((self.in_flight.take_unresolved()?, self.generation))
     }
 
     /// What an error means for the request as a whole: if a part of it is in the store, it is not true that nothing was
     /// written, and repeating it would do that part twice.
     pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
-        match self.committed {
-            true => error.after_a_part(!self.doomed.is_empty()),
+        match self.phase.has_committed() {
+            true => error.after_a_part(!self.ending.pending().is_empty()),
             false => error,
         }
     }
 
     /// Forgets what is not committed; whoever saves it still is told.
     pub(crate) fn forget(&mut self) {
-        if self.unresolved.is_some() {
+        if self.in_flight.is_unresolved() {
             self.losses.add(SessionError::OutcomeUnknown);
         } else if !self.log.is_empty() {
             self.losses.add(SessionError::Discarded);
         }
         self.remove_all();
-        self.before = None;
         self.outdate_view();
     }
 
@@ -686,9 +344,7 @@ impl State {
     /// but what somebody has begun to save is saved first, and destroyed what is to be.
     pub(crate) fn abandon(&mut self) -> Vec<Revocation> {
         // No response will carry a cookie any more.
-        self.head_sent = true;
-        self.abandoned = true;
-        self.forget_when_settled = true;
+        self.phase.abandon();
         self.forget_if_settled()
     }
 
@@ -699,20 +355,19 @@ impl State {
     }
 
     fn forget_if_settled(&mut self) -> Vec<Revocation> {
-        if self.settling > 0 || !std::mem::take(&mut self.forget_when_settled) {
+        if self.settling > 0 || !self.phase.begin_forgetting() {
             return Vec::new();
         }
         // Closures in the log may hold the session itself.
         self.forget();
-        std::mem::take(&mut self.doomed)
+        self.ending.take_pending()
     }
 
     fn remove_all(&mut self) {
-        let unresolved = self.unresolved.take();
-        let unresolved = unresolved.map(|mut unresolved| unresolved.take_log());
-        let pending = [self.in_flight.take(), unresolved].into_iter().flatten();
+        let pending = self.in_flight.forget();
         let log = std::mem::take(&mut self.log);
-        self.removed.extend(pending.chain([log]));
+        self.removed.extend(pending);
+        self.removed.push(log);
     }
 
     /// Takes out changes that leave the session as it was: it has been read, not written.
@@ -742,8 +397,12 @@ impl State {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::commit::base::Base;
+    use crate::commit::context::Terms;
     use crate::commit::context::tests::context;
     use crate::commit::outcome::tests::unresolved;
+    use crate::commit::outcome::{CommitOutcome, Committed};
+    use crate::commit::work::Work;
     use crate::error::session::Gone;
     use crate::record::change::tests::{LOOKED_AT, json, now, rotation};
     use crate::record::flash::Level;
@@ -761,6 +420,19 @@ pub(crate) mod tests {
             stored: Stored::unreadable(),
             record: Arc::new(record),
         }
+    }
+
+    fn done(base: Base) -> Committed {
+        Committed {
+            base,
+            created: false,
+            rotated: false,
+            changes_cookie: false,
+        }
+    }
+
+    fn committed(base: Base) -> CommitOutcome {
+        CommitOutcome::Committed(Box::new(done(base)))
     }
 
     fn of(base: Base) -> State {
@@ -857,7 +529,7 @@ pub(crate) mod tests {
         assert_eq!(state.all_keys(), ["a", "b"]);
         let (_, generation) = state.send();
         assert_eq!(state.all_keys(), ["a", "b"]);
-        assert!(state.conclude(generation, Outcome::Committed(base(None, &["b"]))));
+        assert!(state.apply_outcome(generation, committed(base(None, &["b"]))));
         assert_eq!(state.all_keys(), ["b"]);
     }
 
@@ -865,17 +537,20 @@ pub(crate) mod tests {
     fn who_was_signed_in_at_any_time_of_the_request_was_signed_in() {
         let mut state = loaded(None, &[]);
         assert!(!state.was_signed_in);
-        state.conclude(0, Outcome::Committed(base(Some("mia"), &[])));
+        state.apply_outcome(0, committed(base(Some("mia"), &[])));
         assert!(state.was_signed_in);
-        state.conclude(0, Outcome::Committed(base(None, &[])));
+        state.apply_outcome(0, committed(base(None, &[])));
         state.replace_base(Stored::unreadable(), record());
         assert!(state.was_signed_in);
 
         let mut state = loaded(None, &[]);
         state.insert("k");
         let (work, _) = state.send();
-        let short = Outcome::NotDurable(unresolved(work), base(Some("mia"), &[]));
-        state.conclude(0, short);
+        let short = CommitOutcome::NotDurable {
+            unresolved: unresolved(work),
+            done: Box::new(done(base(Some("mia"), &[]))),
+        };
+        state.apply_outcome(0, short);
         assert!(state.was_signed_in);
     }
 
@@ -886,7 +561,7 @@ pub(crate) mod tests {
         state.insert("k");
         assert!(matches!(state.take_work(context()), Ok(None)));
         assert_eq!(state.log.len(), 1);
-        state.doomed.clear();
+        drop(state.ending.take_pending());
         assert!(matches!(state.take_work(context()), Ok(Some(_))));
     }
 
@@ -912,15 +587,20 @@ pub(crate) mod tests {
                 state.insert("k");
                 let (work, generation) = state.send();
                 state.destroy(&now());
-                state.head_sent = head_sent;
+                if head_sent {
+                    state.phase.send_head();
+                }
                 drop(state.take_removed());
                 let outcome = match is_committed {
-                    true => Outcome::Committed(base(None, &["k"])),
-                    false => Outcome::Failed(work.log),
+                    true => committed(base(None, &["k"])),
+                    false => CommitOutcome::Failed {
+                        log: work.log,
+                        error: SessionError::Discarded,
+                    },
                 };
-                assert!(!state.conclude(generation, outcome));
+                assert!(!state.apply_outcome(generation, outcome));
                 assert!(matches!(state.standing, Standing::New) && state.log.is_empty());
-                assert_eq!(state.committed, is_committed && !head_sent);
+                assert_eq!(state.phase.has_committed(), is_committed && !head_sent);
                 assert_eq!(state.take_removed().len(), usize::from(!is_committed));
             }
         }
@@ -938,7 +618,7 @@ pub(crate) mod tests {
     }
 
     fn insert(state: &mut State, key: String, value: usize) -> Change {
-        state.note_read(&key);
+        state.reads.note_key(&key);
         let value = json(value);
         Change::Insert { key, value }
     }

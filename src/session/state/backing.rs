@@ -1,0 +1,44 @@
+//! How the request stands to the store.
+
+use crate::commit::base::Base;
+use crate::error::session::SessionError;
+use crate::token::Handle;
+
+/// How the request stands to the store.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Nothing of this session is stored; its first commit creates it.
+    New,
+    /// Loaded, or written since.
+    Stored(Box<Base>),
+    /// The token names a living session that this request may not use. It sees an empty one, writes nothing, and never
+    /// gets a cookie that would push out the one that works. Or the store was away, and nobody can tell. `handle` is there if
+    /// it may still be destroyed, `retired_by` if the token was retired: a login may join the one that did it.
+    Barred {
+        handle: Option<Handle>,
+        retired_by: Option<Box<Base>>,
+        why: SessionError,
+    },
+}
+
+impl Standing {
+    /// The session that is stored, as far as this request may use it.
+    pub(crate) fn base(&self) -> Option<&Base> {
+        match self {
+            Self::Stored(base) => Some(base),
+            Self::New | Self::Barred { .. } => None,
+        }
+    }
+
+    pub(crate) fn stored_handle(&self) -> Option<Handle> {
+        Some(self.base()?.token.handle)
+    }
+
+    /// The session that a commit may write to.
+    pub(crate) fn handle_to_commit(&self) -> Option<Handle> {
+        match self {
+            Self::Barred { retired_by, .. } => retired_by.as_ref().map(|base| base.token.handle),
+            Self::Stored(_) | Self::New => self.stored_handle(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! How a commit ended, taken into the request's state.
+
+use crate::commit::base::Base;
+use crate::commit::outcome::CommitOutcome;
+use crate::error::session::SessionError;
+use crate::record::log::ChangeLog;
+use crate::session::state::State;
+use crate::session::state::backing::Standing;
+use crate::session::state::in_flight::{InFlight, Sent};
+
+impl State {
+    /// Takes in how a commit ended; false if the session was destroyed meanwhile.
+    pub(crate) fn apply_outcome(&mut self, generation: u32, outcome: CommitOutcome) -> bool {
+        if self.generation != generation {
+            if let CommitOutcome::Committed(_) | CommitOutcome::NotDurable { .. } = outcome {
+                self.phase.note_committed();
+            }
+            self.remove(outcome.into_log());
+            return false;
+        }
+        let sent = self.in_flight.end();
+        // To rotate once more does nothing twice.
+        let counts = sent.log.as_ref().is_some_and(|log| !log.is_all_rotations());
+        match outcome {
+            CommitOutcome::Committed(committed) => {
+                self.remove(sent.log.unwrap_or_default());
+                self.reads.prove();
+                self.adopt(committed.base);
+                self.note_committed(counts);
+            }
+            CommitOutcome::Failed { log, .. } => self.put_back(log, sent),
+            CommitOutcome::NotApplied(log) => self.put_back(log, sent),
+            CommitOutcome::Unknown(mut unresolved) => {
+                let mut sent = sent;
+                if sent.discarded {
+                    self.remove(unresolved.take_log());
+                    let shown = sent.log.as_mut().map(std::mem::take);
+                    self.remove(shown.unwrap_or_default());
+                    self.outdate_view();
+                }
+                self.in_flight = InFlight::Unresolved(unresolved, sent);
+            }
+            CommitOutcome::NotDurable {
+                mut unresolved,
+                done,
+            } => {
+                if sent.discarded {
+                    self.remove(unresolved.take_log());
+                }
+                self.remove(sent.log.unwrap_or_default());
+                let committed = self.phase.has_committed();
+                let before = self.adopt(done.base);
+                self.note_committed(counts);
+                let sent = Sent {
+                    log: None,
+                    discarded: sent.discarded,
+                    before: sent.before.or(Some((before, committed))),
+                };
+                self.in_flight = InFlight::Unresolved(unresolved, sent);
+            }
+            CommitOutcome::NeverKnown => self.lose(sent, SessionError::OutcomeUnknown),
+            CommitOutcome::Panicked(_) => self.lose(sent, SessionError::Discarded),
+        }
+        true
+    }
+
+    fn note_committed(&mut self, counts: bool) {
+        if counts {
+            self.phase.note_committed();
+        }
+    }
+
+    /// The session is this one from here on. Returns how the request stood to the store before.
+    fn adopt(&mut self, base: Base) -> Standing {
+        if let Some(own) = self.standing.base() {
+            let (version, before) = (base.record.version, own.record.version);
+            self.reads.overtaken |= version.distance_from(before) > 1;
+        }
+        self.was_signed_in |= base.record.principal.is_some();
+        self.outdate_view();
+        std::mem::replace(&mut self.standing, Standing::Stored(Box::new(base)))
+    }
+
+    /// Nothing was written.
+    fn put_back(&mut self, log: ChangeLog, sent: Sent) {
+        self.remove(sent.log.unwrap_or_default());
+        self.take_back(sent.before);
+        match sent.discarded {
+            true => self.remove(log),
+            false => self.log.put_back(log),
+        }
+        self.outdate_view();
+    }
+
+    /// The session is not what was sent after all.
+    fn take_back(&mut self, before: Option<(Standing, bool)>) {
+        if let Some((standing, committed)) = before {
+            self.standing = standing;
+            self.phase.take_back_committed(committed);
+        }
+    }
+
+    /// If the handler goes on, its response must not claim the changes.
+    fn lose(&mut self, sent: Sent, error: SessionError) {
+        self.remove(sent.log.unwrap_or_default());
+        self.take_back(sent.before);
+        if !self.phase.is_head_sent() {
+            self.in_flight = InFlight::Lost;
+        }
+        self.losses.add(error);
+        self.outdate_view();
+    }
+
+    /// A closure of the application panicked in the middle of a commit.
+    pub(crate) fn lose_in_flight(&mut self) {
+        if self.in_flight.log().is_some() {
+            let sent = self.in_flight.end();
+            self.lose(sent, SessionError::Discarded);
+        }
+    }
+}
