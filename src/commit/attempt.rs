@@ -67,6 +67,8 @@ pub(crate) struct Attempt {
     /// what was sent compares with the base that it was made from.
     newer: Option<(Stored, Record)>,
     failure: Option<StoreError>,
+    /// Calls of the store.
+    calls: u32,
 }
 
 /// What was found out of an attempt that got no answer.
@@ -101,6 +103,7 @@ impl Attempt {
             state,
             newer: None,
             failure: None,
+            calls: 0,
         }
     }
 
@@ -132,6 +135,10 @@ impl Attempt {
 
     pub(crate) fn attempts(&self) -> u32 {
         self.state.attempts()
+    }
+
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls
     }
 
     pub(crate) fn into_failure(self) -> Option<StoreError> {
@@ -174,6 +181,7 @@ impl Attempt {
     }
 
     pub(crate) async fn send(&mut self) -> Event {
+        self.calls += 1;
         let Prepared { token, value, .. } = &self.prepared;
         let write = Write::new(value, self.prepared.ttl)
             .with_durability(self.prepared.durability)
@@ -204,6 +212,7 @@ impl Attempt {
         let Some((found, record)) = &self.newer else {
             return self.send().await;
         };
+        self.calls += 1;
         let Prepared { token, .. } = &self.prepared;
         let ttl = match found.time_left() {
             Some(left) if record.version != self.prepared.record.version => left,
@@ -240,6 +249,7 @@ impl Attempt {
     pub(crate) async fn wait_and_load(&mut self) -> Event {
         let wait = jitter(self.state.attempts());
         tokio::time::sleep_until(self.deadline.min(Instant::now() + wait)).await;
+        self.calls += 1;
         let store = &self.context.backend.store;
         let load = store.load(&self.prepared.token.handle, Freshness::Latest);
         match within(self.deadline, load).await {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::commit::attempt::{Admission, Attempt, Draft};
 use crate::commit::base::Base;
@@ -11,6 +12,7 @@ use crate::commit::context::Terms;
 use crate::commit::decide::{Action, Event, Goal, State, Verdict, step};
 use crate::commit::outcome::{CommitOutcome, Committed, Unresolved};
 use crate::commit::prepare::{Failure, prepare};
+use crate::commit::span;
 use crate::commit::work::Work;
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
@@ -23,7 +25,8 @@ use crate::store::Durability;
 pub(crate) struct Member {
     pub(crate) work: Work,
     pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<CommitOutcome>,
+    reply: oneshot::Sender<CommitOutcome>,
+    span: Span,
 }
 
 impl Member {
@@ -34,6 +37,7 @@ impl Member {
             work,
             deadline,
             reply,
+            span: span::current(),
         };
         (member, outcome)
     }
@@ -212,6 +216,9 @@ impl Batch {
     }
 
     fn finish(mut self, verdict: Verdict, mut attempt: Attempt) -> Option<Base> {
+        for member in &self.members {
+            span::record_cost(&member.span, attempt.attempts(), attempt.calls());
+        }
         let conflict = SessionError::Conflict {
             attempts: attempt.attempts(),
         };

@@ -26,4 +26,5 @@ pub(crate) mod outcome;
 pub(crate) mod prepare;
 pub(crate) mod queue;
 pub(crate) mod renew;
+pub(crate) mod span;
 pub(crate) mod work;

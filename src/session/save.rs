@@ -12,6 +12,7 @@ use crate::commit::delete::{Revocation, end_all};
 use crate::commit::lease::Lease;
 use crate::commit::outcome::CommitOutcome;
 use crate::commit::queue::Ticket;
+use crate::commit::span;
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
@@ -49,7 +50,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
     }
     let settling = Settling::begin(shared);
     let task = async move { settle_in_turn(&settling.shared, occasion).await };
-    to_its_end(shared, task).await
+    to_its_end(shared, task.instrument(span::commit())).await
 }
 
 /// Brings the session to where the store is. Runs to its end although the caller is dropped.
@@ -60,7 +61,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
 pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), SessionError> {
     let settling = Settling::begin(shared);
     let task = async move { reload_in_turn(&settling.shared).await };
-    to_its_end(shared, task).await
+    to_its_end(shared, task.in_current_span()).await
 }
 
 async fn to_its_end(
@@ -70,7 +71,7 @@ async fn to_its_end(
     let here = Runtime::try_current();
     let runtime = here.or_else(|_| shared.runtime())?;
     let background = &shared.context.backend.background;
-    match background.spawn_on(task.in_current_span(), &runtime).await {
+    match background.spawn_on(task, &runtime).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -152,6 +153,7 @@ async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), Sessi
             state.send_head(result.is_ok());
         }
     });
+    span::record_end(shared.state().standing.stored_handle(), &result);
     if let Err(error) = &result {
         shared.report(error);
     }
