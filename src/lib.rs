@@ -28,10 +28,10 @@ pub mod store;
 mod time;
 mod token;
 
+pub use config::SessionConfig;
 pub use config::cookie::{CookieConfig, SameSite};
-pub use config::{
-    Concurrency, DurabilityConfig, Load, OnStoreError, SessionConfig, SignedInCaching,
-};
+pub use config::durability::DurabilityConfig;
+pub use config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{Gone, SessionError};

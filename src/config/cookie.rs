@@ -154,3 +154,33 @@ pub(crate) fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_tls_the_cookie_keeps_what_it_can() {
+        for (name, domain, plain) in [
+            ("__Host-id", None, "id"),
+            ("__host-shop", None, "shop"),
+            ("__Host-", None, "id"),
+            ("__Host-Http-id", None, "id"),
+            ("__Host-__Secure-id", None, "id"),
+            ("__Secure-id", Some("example.org"), "id"),
+            ("__Http-id", Some("example.org"), "id"),
+            ("id", Some("example.org"), "id"),
+        ] {
+            let cookie = CookieConfig {
+                name: name.to_owned(),
+                domain: domain.map(str::to_owned),
+                ..CookieConfig::default()
+            };
+            cookie.check().unwrap();
+            let cookie = cookie.without_tls();
+            cookie.check().unwrap();
+            assert_eq!((cookie.name.as_str(), cookie.secure), (plain, false));
+            assert_eq!(cookie.domain, None, "{name}: localhost is in no domain");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
 
 use crate::commit::context::Policy;
-use crate::config::SignedInCaching;
+use crate::config::policies::SignedInCaching;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};

@@ -8,7 +8,8 @@ use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use crate::config::{Concurrency, Load, OnStoreError, SessionConfig, SignedInCaching};
+use crate::config::SessionConfig;
+use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
 use crate::event::Observer;

@@ -12,6 +12,7 @@ use crate::commit::lease::Lease;
 use crate::commit::renew::renew_if_due;
 use crate::commit::work::{ReadSet, Seen};
 use crate::config::{Concurrency, OnStoreError};
+use crate::config::policies::{Concurrency, OnStoreError};
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
 use crate::event::Event;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::config::Load;
+use crate::config::policies::Load;
 use crate::middleware::finish::{Departure, depart, turn_away};
 use crate::middleware::parts::LayerParts;
 use crate::middleware::slot::Visit;

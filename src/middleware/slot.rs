@@ -14,6 +14,7 @@ use crate::commit::context::Terms;
 use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::Concurrency;
+use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::cookie::{Place, Presented, other_places, read};

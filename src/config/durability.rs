@@ -1,0 +1,162 @@
+//! What must have a change before its request is answered.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::config::{ConfigError, check_duration};
+use crate::store::{Capabilities, Durability};
+use crate::time::duration;
+
+/// How far what a request has done must have spread before it is answered with success.
+///
+/// Redis tells a client that a write is done once the primary has it, and replicas get it a moment later: what a replica
+/// has not got when it takes over is lost. To wait for replicas costs a round trip and theirs, and makes requests fail while
+/// there are none. It is worth that for what must not come undone, such as a logout:
+///
+/// ```
+/// use std::time::Duration;
+/// use sessile::SessionConfig;
+/// use sessile::store::Durability;
+///
+/// let mut config = SessionConfig::default();
+/// config.durability.endings = Some(Durability::Replicas {
+///     n: 1,
+///     timeout: Duration::from_millis(200),
+/// });
+/// ```
+///
+/// If too few replicas have it in time, it is in the store all the same, and done once. The response is then
+///
+/// - 503 without `Retry-After`, [`SessionError::OutcomeUnknown`](crate::SessionError::OutcomeUnknown), for a change of a
+///   session that exists: whether it will still be there after a failover is what is not known, and to repeat it may do it
+///   twice. The session shows it from then on. After `cycle_id`, `set_principal` or `clear_principal` the response carries the
+///   new cookie, which works; if a failover then forgets them, that browser is signed out;
+/// - 503 with `Retry-After`, [`SessionError::Store`](crate::SessionError::Store), for a new session, whose token nobody has
+///   got, and for a logout, which is repeated in the background and may be by the visitor.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DurabilityConfig {
+    /// For every change; [`Durability::Primary`] by default.
+    pub commits: Durability,
+    /// For what ends the use of a token: `destroy`, `cycle_id`, `set_principal` and `clear_principal`. As `commits` by
+    /// default.
+    pub endings: Option<Durability>,
+}
+
+impl DurabilityConfig {
+    pub(crate) fn endings(&self) -> Durability {
+        self.endings.unwrap_or(self.commits)
+    }
+
+    /// Whether anything waits for replicas.
+    pub(crate) fn waits(&self) -> bool {
+        [self.commits, self.endings()] != [Durability::Primary; 2]
+    }
+
+    pub(crate) fn settings(&self) -> [(&'static str, Durability); 2] {
+        [
+            ("durability.commits", self.commits),
+            ("durability.endings", self.endings()),
+        ]
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        for (setting, durability) in self.settings() {
+            if let Durability::Replicas { n, timeout } = durability {
+                if !(1..=1024).contains(&n) {
+                    let advice = "write a number of replicas from 1 to 1024, or \"primary\"";
+                    return Err(ConfigError::invalid(setting, durability, advice));
+                }
+                // WAIT takes whole milliseconds, and waits for ever at zero.
+                let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(60));
+                check_duration(setting, timeout, shortest, longest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what this store cannot do.
+    pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
+        for (setting, durability) in self.settings() {
+            let Durability::Replicas { timeout, .. } = durability else {
+                continue;
+            };
+            if !can.durability {
+                let advice = "this store has no replicas to wait for: use another store, or write \"primary\"";
+                return Err(ConfigError::invalid(setting, durability, advice));
+            }
+            if timeout > can.request_budget {
+                let advice = format!(
+                    "its timeout is more than the store's request_budget = {}, so it could never be used up: lower it, or \
+                     raise the budget",
+                    duration::text(can.request_budget)
+                );
+                return Err(ConfigError::invalid(setting, durability, advice));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replicas(n: u32, millis: u64) -> Durability {
+        Durability::Replicas {
+            n,
+            timeout: Duration::from_millis(millis),
+        }
+    }
+
+    #[test]
+    fn what_a_store_cannot_do_is_told() {
+        let config = |commits, endings| DurabilityConfig { commits, endings };
+        let (none, all) = (
+            Capabilities::new(),
+            Capabilities::new().with_durability(true),
+        );
+        let (one, primary) = (replicas(1, 100), Durability::Primary);
+        let plain = DurabilityConfig::default();
+        let commits = config(one, None);
+        let endings = config(primary, Some(one));
+        let both = config(one, Some(primary));
+        let slow = config(primary, Some(replicas(1, 1001)));
+        for (config, can, told) in [
+            (&plain, none, None),
+            (&commits, none, Some(("durability.commits", "no replicas"))),
+            (&endings, none, Some(("durability.endings", "no replicas"))),
+            (&both, none, Some(("durability.commits", "no replicas"))),
+            (&commits, all, None),
+            (&endings, all, None),
+            (
+                &slow,
+                all,
+                Some(("durability.endings", "request_budget = 1s")),
+            ),
+        ] {
+            match (config.check_for(can), told) {
+                (Ok(()), None) => {}
+                (Err(error), Some((setting, named))) => {
+                    let text = error.to_string();
+                    assert!(text.starts_with(setting) && text.contains(named), "{text}");
+                }
+                (result, _) => panic!("{result:?} {told:?}"),
+            }
+        }
+        assert_eq!(commits.endings(), replicas(1, 100));
+        assert_eq!(both.endings(), Durability::Primary);
+    }
+
+    #[test]
+    fn durability_can_be_read_from_a_file() {
+        let json = r#"{"endings": {"replicas": {"n": 2, "timeout": "50ms"}}}"#;
+        let config: DurabilityConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.commits, Durability::Primary);
+        assert_eq!(config.endings(), replicas(2, 50));
+        let json = r#"{"commits": {"replicas": {"n": 2}}}"#;
+        assert!(serde_json::from_str::<DurabilityConfig>(json).is_err());
+    }
+}
