@@ -132,7 +132,7 @@ async fn end(
         }
         *revocation = Revocation::Verified(handle);
     }
-    let durability = context.policy.config.durability.endings();
+    let durability = context.policy.config.durability.revocations();
     delete(store, handle, durability, deadline).await?;
     context.emit(&Event::Destroyed { handle });
     Ok(Ended::Deleted)

@@ -81,7 +81,7 @@ impl Work {
     pub(crate) fn durability(&self) -> Durability {
         let durability = &self.terms.policy.config.durability;
         match self.log.new_secret() {
-            Some(_) => durability.endings(),
+            Some(_) => durability.revocations(),
             None => durability.commits,
         }
     }

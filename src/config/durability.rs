@@ -20,7 +20,7 @@ use crate::time::duration;
 /// use sessile::store::Durability;
 ///
 /// let mut config = SessionConfig::default();
-/// config.durability.endings = Some(Durability::Replicas {
+/// config.durability.revocations = Some(Durability::Replicas {
 ///     n: 1,
 ///     timeout: Duration::from_millis(200),
 /// });
@@ -38,27 +38,28 @@ use crate::time::duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DurabilityConfig {
-    /// For every change; [`Durability::Primary`] by default.
+    /// How far every change must have spread; [`Durability::Primary`] by default.
     pub commits: Durability,
-    /// For what ends the use of a token: `destroy`, `cycle_id`, `set_principal` and `clear_principal`. As `commits` by
-    /// default.
-    pub endings: Option<Durability>,
+    /// How far the revocation of a token must have spread: `destroy`, `cycle_id`, `set_principal` and `clear_principal`.
+    /// As `commits` by default.
+    pub revocations: Option<Durability>,
 }
 
 impl DurabilityConfig {
-    pub(crate) fn endings(&self) -> Durability {
-        self.endings.unwrap_or(self.commits)
+    /// How far a revocation must have spread.
+    pub(crate) fn revocations(&self) -> Durability {
+        self.revocations.unwrap_or(self.commits)
     }
 
     /// Whether anything waits for replicas.
     pub(crate) fn waits(&self) -> bool {
-        [self.commits, self.endings()] != [Durability::Primary; 2]
+        [self.commits, self.revocations()] != [Durability::Primary; 2]
     }
 
     pub(crate) fn settings(&self) -> [(&'static str, Durability); 2] {
         [
             ("durability.commits", self.commits),
-            ("durability.endings", self.endings()),
+            ("durability.revocations", self.revocations()),
         ]
     }
 
@@ -113,7 +114,10 @@ mod tests {
 
     #[test]
     fn what_a_store_cannot_do_is_told() {
-        let config = |commits, endings| DurabilityConfig { commits, endings };
+        let config = |commits, revocations| DurabilityConfig {
+            commits,
+            revocations,
+        };
         let (none, all) = (
             Capabilities::new(),
             Capabilities::new().with_durability(true),
@@ -121,20 +125,24 @@ mod tests {
         let (one, primary) = (replicas(1, 100), Durability::Primary);
         let plain = DurabilityConfig::default();
         let commits = config(one, None);
-        let endings = config(primary, Some(one));
+        let revocations = config(primary, Some(one));
         let both = config(one, Some(primary));
         let slow = config(primary, Some(replicas(1, 1001)));
         for (config, can, told) in [
             (&plain, none, None),
             (&commits, none, Some(("durability.commits", "no replicas"))),
-            (&endings, none, Some(("durability.endings", "no replicas"))),
+            (
+                &revocations,
+                none,
+                Some(("durability.revocations", "no replicas")),
+            ),
             (&both, none, Some(("durability.commits", "no replicas"))),
             (&commits, all, None),
-            (&endings, all, None),
+            (&revocations, all, None),
             (
                 &slow,
                 all,
-                Some(("durability.endings", "request_budget = 1s")),
+                Some(("durability.revocations", "request_budget = 1s")),
             ),
         ] {
             match (config.check_for(can), told) {
@@ -146,16 +154,16 @@ mod tests {
                 (result, _) => panic!("{result:?} {told:?}"),
             }
         }
-        assert_eq!(commits.endings(), replicas(1, 100));
-        assert_eq!(both.endings(), Durability::Primary);
+        assert_eq!(commits.revocations(), replicas(1, 100));
+        assert_eq!(both.revocations(), Durability::Primary);
     }
 
     #[test]
     fn durability_can_be_read_from_a_file() {
-        let json = r#"{"endings": {"replicas": {"n": 2, "timeout": "50ms"}}}"#;
+        let json = r#"{"revocations": {"replicas": {"n": 2, "timeout": "50ms"}}}"#;
         let config: DurabilityConfig = serde_json::from_str(json).unwrap();
         assert_eq!(config.commits, Durability::Primary);
-        assert_eq!(config.endings(), replicas(2, 50));
+        assert_eq!(config.revocations(), replicas(2, 50));
         let json = r#"{"commits": {"replicas": {"n": 2}}}"#;
         assert!(serde_json::from_str::<DurabilityConfig>(json).is_err());
     }

@@ -255,11 +255,11 @@ mod tests {
             ("durability.commits", |c| {
                 c.durability.commits = replicas(0, 100);
             }),
-            ("durability.endings", |c| {
-                c.durability.endings = Some(replicas(1, 0));
+            ("durability.revocations", |c| {
+                c.durability.revocations = Some(replicas(1, 0));
             }),
-            ("durability.endings", |c| {
-                c.durability.endings = Some(replicas(1, 61_000));
+            ("durability.revocations", |c| {
+                c.durability.revocations = Some(replicas(1, 61_000));
             }),
             ("max_size", |c| c.max_size = 0),
             // With what is not counted, the record would be more than Redis takes.

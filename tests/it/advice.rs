@@ -27,7 +27,7 @@ fn with(path: &str, value: &Value) -> Value {
         "session": {
             "cookie": { "name": "__Host-id" },
             "concurrency": { "exclusive": { "wait": "5s", "lease": "5s" } },
-            "durability": { "commits": timeout, "endings": timeout },
+            "durability": { "commits": timeout, "revocations": timeout },
         },
     });
     let mut place = &mut settings;
@@ -47,7 +47,7 @@ const DURATIONS: [&str; 9] = [
     "session.concurrency.exclusive.wait",
     "session.concurrency.exclusive.lease",
     "session.durability.commits.replicas.timeout",
-    "session.durability.endings.replicas.timeout",
+    "session.durability.revocations.replicas.timeout",
     "store.connection_timeout",
     "store.command_timeout",
     "store.request_budget",

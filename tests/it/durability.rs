@@ -102,8 +102,8 @@ fn everything(config: &mut SessionConfig) {
     config.durability.commits = ONE;
 }
 
-fn endings(config: &mut SessionConfig) {
-    config.durability.endings = Some(ONE);
+fn revocations(config: &mut SessionConfig) {
+    config.durability.revocations = Some(ONE);
 }
 
 /// The same sessions, where nobody answers any more.
@@ -308,7 +308,7 @@ async fn a_commit_that_is_written_once_more_for_replicas_leaves_the_timeout_of_o
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_that_a_replica_has_outlives_the_primary() {
     let mut pair = Pair::start().await;
-    let app = app(pair.layer(endings).await);
+    let app = app(pair.layer(revocations).await);
     let mut visitor = signed_in(&app).await;
     assert_eq!(visitor.get(&app, "/whoami").await.ok(), "mia");
     let before = visitor.clone();
@@ -322,7 +322,7 @@ async fn a_logout_that_a_replica_has_outlives_the_primary() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_a_replica_has_outlives_the_primary_and_the_old_token_stays_dead() {
     let mut pair = Pair::start().await;
-    let app = app(pair.layer(endings).await);
+    let app = app(pair.layer(revocations).await);
     let mut visitor = Browser::default();
     visitor.get(&app, "/set?k=cart&v=tulip").await.ok();
     let before = visitor.clone();
@@ -343,9 +343,9 @@ async fn a_logout_that_no_replica_has_is_503_and_repeated_until_one_has_it() {
 async fn repeats_until_a_replica_has_it(load: Load, path: &str) {
     let mut pair = Pair::start().await;
     let store = pair.store().await;
-    let mut visitor = signed_in(&app(layer(store.clone(), endings))).await;
+    let mut visitor = signed_in(&app(layer(store.clone(), revocations))).await;
     let layer = layer(store, |config| {
-        config.durability.endings = Some(FOR_A_WHILE);
+        config.durability.revocations = Some(FOR_A_WHILE);
     });
     let told = Arc::new(AtomicBool::new(false));
     let tells = Arc::clone(&told);
@@ -477,7 +477,7 @@ async fn a_user_who_may_not_wait_is_told_what_to_grant() {
     let url = pair.primary.url().replace("://", "://app:secret@");
     let config = serde_json::json!({
         "store": { "url": &url },
-        "session": { "durability": { "endings": { "replicas": { "n": 1, "timeout": "1s" } } } },
+        "session": { "durability": { "revocations": { "replicas": { "n": 1, "timeout": "1s" } } } },
     });
     let config: sessile::Config = serde_json::from_value(config).unwrap();
     let error = SessionLayer::from_config(config).await.unwrap_err();
@@ -510,11 +510,11 @@ async fn a_primary_without_replicas_is_told_to_have_none() {
 #[test]
 fn a_store_that_has_no_replicas_is_not_asked_for_them() {
     let mut config = SessionConfig::default();
-    endings(&mut config);
+    revocations(&mut config);
     let error = SessionLayer::with_config(MemoryStore::new(), config).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.starts_with("durability.endings") && text.contains("no replicas"),
+        text.starts_with("durability.revocations") && text.contains("no replicas"),
         "{text}"
     );
 }
@@ -525,7 +525,7 @@ async fn a_rotation_that_no_replica_has_in_time_is_503_with_the_cookie_that_work
     let store = pair.store().await;
     let waits = app(layer(store.clone(), everything));
     let app = app(layer(store, |config| {
-        config.durability.endings = Some(IN_VAIN)
+        config.durability.revocations = Some(IN_VAIN)
     }));
     for (path, who) in [
         ("/login?u=mia", "mia"),
@@ -742,7 +742,7 @@ async fn logouts_that_wait_for_replicas_do_not_stop_those_who_read() {
     })
     .await;
     let plain = app(layer(store.clone(), |_| ()));
-    let waits = app(layer(store, endings));
+    let waits = app(layer(store, revocations));
     let reader = signed_in(&plain).await;
     let browsers = many_signed_in(&plain, 100).await;
     pair.replica.freeze();
@@ -802,7 +802,7 @@ async fn waits_that_nobody_answers_do_not_stop_those_who_read() {
     .await;
     let plain = app(layer(store.clone(), |_| ()));
     let waits = app(layer(store, |config| {
-        config.durability.endings = Some(IN_VAIN);
+        config.durability.revocations = Some(IN_VAIN);
     }));
     let reader = signed_in(&plain).await;
     let browsers = many_signed_in(&plain, 200).await;

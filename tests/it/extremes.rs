@@ -78,8 +78,8 @@ async fn a_config_of_extremes_is_refused_or_serves_requests() {
         ("durability.commits", |config, timeout| {
             config.durability.commits = Durability::Replicas { n: 1, timeout };
         }),
-        ("durability.endings", |config, timeout| {
-            config.durability.endings = Some(Durability::Replicas { n: 1, timeout });
+        ("durability.revocations", |config, timeout| {
+            config.durability.revocations = Some(Durability::Replicas { n: 1, timeout });
         }),
     ];
     for (setting, set) in settings {
