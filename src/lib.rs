@@ -31,7 +31,7 @@ mod token;
 pub use config::SessionConfig;
 pub use config::cookie::{CookieConfig, SameSite};
 pub use config::durability::DurabilityConfig;
-pub use config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
+pub use config::policies::{Concurrency, Exclusive, Load, OnStoreError, SignedInCaching};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{Gone, SessionError};

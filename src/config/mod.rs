@@ -114,7 +114,6 @@ impl SessionConfig {
         ] {
             check_duration(setting, value, SHORTEST, LONGEST)?;
         }
-        self.concurrency.check()?;
         for (setting, bits, range) in [
             ("ipv4_prefix", self.ipv4_prefix, 8..=32),
             ("ipv6_prefix", self.ipv6_prefix, 32..=128),

@@ -41,42 +41,114 @@ pub enum OnStoreError {
     Anonymous,
 }
 
-/// What happens to the changes of a request if other requests have changed its session since it was loaded.
+/// What happens to a request's changes if other requests have changed the session since this one loaded it.
 ///
-/// Whatever it is, a session that was destroyed does not come back, and a rotation is not undone.
+/// Under every policy a destroyed session stays destroyed, and a rotation is not undone.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 #[doc(alias("SaveStrategy", "lock", "optimistic", "pessimistic"))]
 pub enum Concurrency {
-    /// They are done again to what the others made of it, as the table at [`Session`](crate::Session) says. The default: no
-    /// change is lost, and nobody waits.
+    /// The changes are replayed on the newer version, as the table at [`Session`](crate::Session) says. The default: no change
+    /// is lost, and no request waits.
     #[default]
     Merge,
-    /// The request's data replaces that of the others, whole, as in other session libraries: their changes of other keys are
-    /// lost too, and what they have taken or counted since this request was loaded comes back. A request that changed no
-    /// data replaces none.
+    /// The request's data replaces the stored data as a whole, as in other session libraries: what other requests have written
+    /// to other keys is lost too, and what they have taken or counted since this one loaded the session comes back. A request
+    /// that changed no data replaces nothing.
     LastWriteWins,
     /// Nothing is written, and the response becomes 409: for forms that must not overwrite what their user has not seen.
     Reject,
-    /// Requests of one session run one after the other, on all nodes: for handlers that call the outside world and must not
-    /// do so twice at once.
+    /// The requests of one session run one after the other, on all nodes: for handlers that call external services and must
+    /// not do so twice at once.
     ///
-    /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is held
-    /// up for so long that its lease ends, another one runs beside it: its own changes are then refused with 409 if
-    /// something that it has read (values, keys, messages, the principal) or written was changed, and merged otherwise. Costs three more round trips a request, and
-    /// more while it waits. With [`Load::Inbound`] no handler runs without its turn, also if the store is away.
+    /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is
+    /// held up for so long that its lease expires, another request runs beside it. Its own changes are then rejected with 409
+    /// if another request has changed something that it read (values, keys, messages, the principal) or wrote, and merged
+    /// otherwise. It costs three more round trips a request, and more while it waits. With [`Load::Inbound`] no handler runs
+    /// without its turn, even if the store is unavailable.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
-    Exclusive {
-        /// How long a request waits for its turn before its response becomes 503 with `Retry-After`; ten years at most. It is
-        /// not counted against the store's budget.
-        #[serde(with = "duration")]
-        wait: Duration,
-        /// How long others wait for a node that has died, and at what intervals, a third of it, the lease of a running
-        /// request is renewed; 5 s is a good value, from 100 ms to an hour. Leases need not outlast requests.
-        #[serde(with = "duration")]
-        lease: Duration,
-    },
+    Exclusive(Exclusive),
+}
+
+/// How long requests wait for their turn under [`Concurrency::Exclusive`], and how long a turn outlasts a node that has died.
+///
+/// ```
+/// use std::time::Duration;
+/// use sessile::{Concurrency, Exclusive, MemoryStore, SessionLayer};
+///
+/// let ten_seconds = Exclusive::new(Duration::from_secs(10));
+/// let layer = SessionLayer::new(MemoryStore::new()).with_concurrency(Concurrency::Exclusive(ten_seconds));
+/// ```
+///
+/// In a configuration file: `{ exclusive = { wait = "10s", lease = "5s" } }`, where `lease` is optional. A file with a value
+/// beyond its limits is rejected; the constructors use the nearest limit instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
+pub struct Exclusive {
+    #[serde(with = "duration")]
+    wait: Duration,
+    #[serde(with = "duration")]
+    lease: Duration,
+}
+
+impl Exclusive {
+    /// Requests wait this long for their turn, at most ten years; then their response becomes 503 with `Retry-After`. The wait
+    /// does not count against the store's request budget.
+    pub fn new(wait: Duration) -> Self {
+        Self {
+            wait: wait.clamp(WAIT.0, WAIT.1),
+            lease: DEFAULT_LEASE,
+        }
+    }
+
+    /// Sets how long a lease lasts, from 100 ms to 1 h; 5 s by default. Other requests wait this long for a node that has died.
+    ///
+    /// The lease of a running request is renewed every third of it, so it need not outlast the request.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.clamp(LEASE.0, LEASE.1);
+        self
+    }
+
+    /// How long a request waits for its turn.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// How long a lease lasts unless it is renewed.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+}
+
+const WAIT: (Duration, Duration) = (Duration::ZERO, LONGEST);
+/// A shorter lease would expire before its renewal reaches the store.
+const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+
+/// An [`Exclusive`] as a configuration file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    #[serde(with = "duration")]
+    wait: Duration,
+    #[serde(with = "duration", default = "default_lease")]
+    lease: Duration,
+}
+
+fn default_lease() -> Duration {
+    DEFAULT_LEASE
+}
+
+impl TryFrom<Unchecked> for Exclusive {
+    type Error = ConfigError;
+
+    fn try_from(Unchecked { wait, lease }: Unchecked) -> Result<Self, ConfigError> {
+        check_duration("concurrency.exclusive.wait", wait, WAIT.0, WAIT.1)?;
+        check_duration("concurrency.exclusive.lease", lease, LEASE.0, LEASE.1)?;
+        Ok(Self { wait, lease })
+    }
 }
 
 /// What caches are told of a response whose handler asked for the session of somebody who is signed in: of one that has a
@@ -104,35 +176,16 @@ pub enum SignedInCaching {
     Unchanged,
 }
 
-/// The limits of [`Concurrency::Exclusive`]. A shorter lease would end while it is on its way.
-const WAIT: (Duration, Duration) = (Duration::ZERO, LONGEST);
-const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
-
 impl Concurrency {
-    pub(crate) fn check(self) -> Result<(), ConfigError> {
-        let Self::Exclusive { wait, lease } = self else {
-            return Ok(());
-        };
-        check_duration("concurrency.exclusive.wait", wait, WAIT.0, WAIT.1)?;
-        check_duration("concurrency.exclusive.lease", lease, LEASE.0, LEASE.1)
-    }
-
-    /// The nearest that works.
-    pub(crate) fn clamped(self) -> Self {
-        match self {
-            Self::Exclusive { wait, lease } => Self::Exclusive {
-                wait: wait.clamp(WAIT.0, WAIT.1),
-                lease: lease.clamp(LEASE.0, LEASE.1),
-            },
-            other => other,
-        }
-    }
-
     /// Says what this store cannot do.
     pub(crate) fn check_for(self, can: Capabilities) -> Result<(), ConfigError> {
-        if matches!(self, Self::Exclusive { .. }) && !can.lease {
-            let advice = "this store has no leases: use another store, or write \"merge\"";
-            return Err(ConfigError::invalid("concurrency", self, advice));
+        if matches!(self, Self::Exclusive(_)) && !can.lease {
+            return Err(ConfigError::Invalid {
+                setting: "concurrency",
+                value: "exclusive".to_owned(),
+                advice: "this store has no leases: use another store, or write \"merge\""
+                    .to_owned(),
+            });
         }
         Ok(())
     }
@@ -142,23 +195,99 @@ impl Concurrency {
 mod tests {
     use super::*;
 
+    fn read(wait: &str, lease: &str) -> Result<Concurrency, String> {
+        let json = format!(r#"{{"exclusive": {{"wait": "{wait}", "lease": "{lease}"}}}}"#);
+        serde_json::from_str(&json).map_err(|error| error.to_string())
+    }
+
     #[test]
-    fn the_nearest_waits_and_leases_that_work_are_those_that_the_check_lets_pass() {
-        let extremes = [
-            Duration::ZERO,
-            Duration::from_nanos(1),
-            Duration::from_secs(5),
-            Duration::from_secs(u64::MAX),
-            Duration::MAX,
-        ];
-        for wait in extremes {
-            for lease in extremes {
-                let concurrency = Concurrency::Exclusive { wait, lease };
-                let clamped = concurrency.clamped();
-                clamped.check().unwrap();
-                assert_eq!(concurrency.check().is_ok(), concurrency == clamped);
+    fn an_exclusive_has_the_nearest_wait_and_lease_within_the_limits() {
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        for (value, wait, lease) in [
+            (Duration::ZERO, Duration::ZERO, LEASE.0),
+            (Duration::from_nanos(1), Duration::from_nanos(1), LEASE.0),
+            (LEASE.0, LEASE.0, LEASE.0),
+            (
+                Duration::from_secs(9),
+                Duration::from_secs(9),
+                Duration::from_secs(9),
+            ),
+            (LEASE.1, LEASE.1, LEASE.1),
+            (year, year, LEASE.1),
+            (year * 10, year * 10, LEASE.1),
+            (Duration::MAX, year * 10, LEASE.1),
+        ] {
+            let exclusive = Exclusive::new(value).with_lease(value);
+            assert_eq!((exclusive.wait(), exclusive.lease()), (wait, lease));
+            assert_eq!(Exclusive::new(value).lease(), Duration::from_secs(5));
+            // What the constructors make, a file may say, and nothing else.
+            let text = duration::text(value);
+            let read = read(&text, &text);
+            assert_eq!(read.is_ok(), value == wait && value == lease, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn a_config_file_with_a_wait_or_lease_beyond_its_limits_is_rejected_with_them() {
+        for (wait, lease, told) in [
+            ("0s", "100ms", None),
+            ("3650d", "1h", None),
+            (
+                "3651d",
+                "5s",
+                Some(("concurrency.exclusive.wait = 3651d", "\"3650d\"")),
+            ),
+            (
+                "1s",
+                "99ms",
+                Some(("concurrency.exclusive.lease = 99ms", "\"100ms\"")),
+            ),
+            (
+                "1s",
+                "61m",
+                Some(("concurrency.exclusive.lease = 1h 1m", "\"1h\"")),
+            ),
+        ] {
+            match (read(wait, lease), told) {
+                (Ok(read), None) => {
+                    let written = serde_json::to_string(&read).unwrap();
+                    assert_eq!(serde_json::from_str::<Concurrency>(&written).unwrap(), read);
+                }
+                (Err(text), Some((setting, limit))) => {
+                    assert!(text.starts_with(setting) && text.contains(limit), "{text}");
+                }
+                (read, _) => panic!("{wait} {lease}: {read:?}"),
             }
         }
-        assert_eq!(Concurrency::Reject.clamped(), Concurrency::Reject);
+    }
+
+    #[test]
+    fn a_config_file_may_leave_out_the_lease_and_nothing_else() {
+        let read = |json| serde_json::from_str::<Concurrency>(json);
+        let exclusive = read(r#"{"exclusive": {"wait": "10s"}}"#).unwrap();
+        let expected = Exclusive::new(Duration::from_secs(10));
+        assert_eq!(exclusive, Concurrency::Exclusive(expected));
+        for json in [
+            r#""exclusive""#,
+            r#"{"exclusive": {}}"#,
+            r#"{"exclusive": {"lease": "5s"}}"#,
+            r#"{"exclusive": {"wait": "10s", "leese": "5s"}}"#,
+        ] {
+            assert!(read(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_store_without_leases_is_rejected() {
+        let exclusive = Concurrency::Exclusive(Exclusive::new(Duration::ZERO));
+        let (without, with) = (Capabilities::new(), Capabilities::new().with_lease(true));
+        assert!(Concurrency::Merge.check_for(without).is_ok());
+        assert!(exclusive.check_for(with).is_ok());
+        let text = exclusive.check_for(without).unwrap_err().to_string();
+        assert!(text.starts_with("concurrency = exclusive: "), "{text}");
+        assert!(
+            text.contains("no leases") && text.contains("write \"merge\""),
+            "{text}"
+        );
     }
 }

@@ -129,14 +129,10 @@ impl SessionLayer {
     /// ```
     ///
     /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and says so in
-    /// the log; [`with_config`](Self::with_config) finds that out at once. For a `wait` or a `lease` that is out of its limits,
-    /// which `with_config` refuses, the nearest that works is taken, and the log says so.
+    /// the log; [`with_config`](Self::with_config) finds that out at once.
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
-        if let Err(error) = concurrency.check() {
-            tracing::warn!(target: "sessile", %error, "the nearest value that works is taken");
-        }
-        self.parts.config_mut().concurrency = concurrency.clamped();
+        self.parts.config_mut().concurrency = concurrency;
         self
     }
 

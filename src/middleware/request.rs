@@ -79,7 +79,7 @@ impl Visit {
         state.reads = Reads::new(match self.context.policy.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => ReadSet::Nothing,
             Concurrency::Reject => ReadSet::Everything,
-            Concurrency::Exclusive { .. } => ReadSet::These(Seen::default()),
+            Concurrency::Exclusive(_) => ReadSet::These(Seen::default()),
         });
         let shared = Shared::new(
             Arc::clone(&self.engine),
@@ -177,7 +177,7 @@ impl Visit {
         &self,
         found: &[(&Token, Option<Stored>)],
     ) -> Result<Option<Lease>, SessionError> {
-        let Concurrency::Exclusive { wait, lease } = self.context.policy.config.concurrency else {
+        let Concurrency::Exclusive(exclusive) = self.context.policy.config.concurrency else {
             return Ok(None);
         };
         let now = self.context.backend.now();
@@ -192,7 +192,8 @@ impl Visit {
             return Ok(None);
         };
         let handle = Some(held);
-        let taken = Lease::take(&self.context, &self.engine.lease_queues, held, wait, lease).await;
+        let (queues, wait, lease) = (&self.engine.lease_queues, exclusive.wait(), exclusive.lease());
+        let taken = Lease::take(&self.context, queues, held, wait, lease).await;
         match &taken {
             Err(SessionError::Store(error)) => {
                 let error = error.clone();

@@ -218,7 +218,7 @@ impl Visit {
     pub(crate) fn is_exclusive(&self) -> bool {
         matches!(
             self.context.policy.config.concurrency,
-            Concurrency::Exclusive { .. }
+            Concurrency::Exclusive(_)
         )
     }
 

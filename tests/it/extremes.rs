@@ -7,8 +7,8 @@ use sessile::store::{
     Capabilities, Created, Durability, Leased, ManualClock, Owner, Renewal, Replaced, Stored, Write,
 };
 use sessile::{
-    Concurrency, ConfigError, Handle, MemoryStore, RedisConfig, RedisStore, SessionConfig,
-    SessionLayer, SessionStore,
+    Concurrency, ConfigError, Exclusive, Handle, MemoryStore, RedisConfig, RedisStore,
+    SessionConfig, SessionLayer, SessionStore,
 };
 
 use crate::support::{Server, Spy, Visit, store_with};
@@ -62,18 +62,10 @@ async fn serves_or_is_refused(setting: &str, layer: Result<SessionLayer, ConfigE
 #[tokio::test(start_paused = true)]
 async fn a_config_of_extremes_is_refused_or_serves_requests() {
     type Set = fn(&mut SessionConfig, Duration);
-    let settings: [(&str, Set); 6] = [
+    let settings: [(&str, Set); 4] = [
         ("idle_timeout", |config, value| config.idle_timeout = value),
         ("absolute_timeout", |config, value| {
             config.absolute_timeout = value;
-        }),
-        ("concurrency.exclusive.wait", |config, wait| {
-            let lease = Duration::from_secs(5);
-            config.concurrency = Concurrency::Exclusive { wait, lease };
-        }),
-        ("concurrency.exclusive.lease", |config, lease| {
-            let wait = Duration::from_secs(5);
-            config.concurrency = Concurrency::Exclusive { wait, lease };
         }),
         ("durability.commits", |config, timeout| {
             config.durability.commits = Durability::Replicas { n: 1, timeout };
@@ -86,7 +78,7 @@ async fn a_config_of_extremes_is_refused_or_serves_requests() {
         for value in EXTREMES {
             let mut config = SessionConfig::default();
             set(&mut config, value);
-            let can = Capabilities::new().with_lease(true).with_durability(true);
+            let can = Capabilities::new().with_durability(true);
             let store = Spy::on(MemoryStore::new()).with_capabilities(can);
             serves_or_is_refused(setting, SessionLayer::with_config(store, config)).await;
         }
@@ -94,10 +86,10 @@ async fn a_config_of_extremes_is_refused_or_serves_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_and_leases_of_any_length_that_a_builder_is_given_serve_requests() {
+async fn waits_and_leases_of_any_length_serve_requests() {
     for wait in EXTREMES {
         for lease in EXTREMES {
-            let concurrency = Concurrency::Exclusive { wait, lease };
+            let concurrency = Concurrency::Exclusive(Exclusive::new(wait).with_lease(lease));
             serves(SessionLayer::new(MemoryStore::new()).with_concurrency(concurrency)).await;
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sessile::store::{Durability, Freshness, ManualClock, Replaced, Write};
 use sessile::{
-    Concurrency, Event, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
+    Concurrency, Event, Exclusive, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
     SessionStore as _,
 };
 
@@ -245,10 +245,7 @@ async fn saves_of_a_store_that_hangs_share_one_budget() {
 #[tokio::test(start_paused = true)]
 async fn slow_loads_leave_their_request_less_time_to_commit() {
     const WAIT: Duration = Duration::from_secs(1);
-    let exclusive = Concurrency::Exclusive {
-        wait: WAIT,
-        lease: WAIT,
-    };
+    let exclusive = Concurrency::Exclusive(Exclusive::new(WAIT).with_lease(WAIT));
     for (concurrency, loads) in [
         (Concurrency::Merge, &[600][..]),
         // Behind its lease it loads once more.

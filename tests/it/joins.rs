@@ -7,7 +7,7 @@ use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::routing::get;
 use futures_util::future::join_all;
-use sessile::{Concurrency, Session, SessionConfig, SessionError, SessionLayer};
+use sessile::{Concurrency, Exclusive, Session, SessionConfig, SessionError, SessionLayer};
 
 use crate::support::app::routes;
 use crate::support::browser::Page;
@@ -368,7 +368,7 @@ async fn what_was_done_in_the_session_of_another_principal_is_not_taken_along() 
 #[tokio::test]
 async fn under_every_policy_but_reject_a_login_joins() {
     let wait = std::time::Duration::from_secs(50);
-    let exclusive = Concurrency::Exclusive { wait, lease: wait };
+    let exclusive = Concurrency::Exclusive(Exclusive::new(wait).with_lease(wait));
     for (concurrency, joins) in [
         (Concurrency::LastWriteWins, true),
         (Concurrency::Reject, false),
@@ -379,7 +379,7 @@ async fn under_every_policy_but_reject_a_login_joins() {
         let shop = Shop::with(config).await;
         let (one, other) = match concurrency {
             // The second is loaded once the first is through.
-            Concurrency::Exclusive { .. } => tokio::join!(
+            Concurrency::Exclusive(_) => tokio::join!(
                 shop.visitor.peek(&shop.nodes[0], "/sign-in?u=mia"),
                 shop.visitor.peek(&shop.nodes[1], "/sign-in?u=mia"),
             ),

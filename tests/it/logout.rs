@@ -11,8 +11,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use sessile::store::ManualClock;
 use sessile::{
-    Concurrency, Event, Handle, Load, Logout, MemoryStore, OnStoreError, RedisConfig, RedisStore,
-    Session, SessionError, SessionLayer, SessionStore as _,
+    Concurrency, Event, Exclusive, Handle, Load, Logout, MemoryStore, OnStoreError, RedisConfig,
+    RedisStore, Session, SessionError, SessionLayer, SessionStore as _,
 };
 use tower::{Layer as _, Service as _, ServiceExt as _};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -175,10 +175,7 @@ async fn a_page_that_does_not_ask_for_its_session_is_served_while_the_store_is_a
 async fn an_exclusive_request_does_not_run_while_the_store_is_away() {
     let mut site = Site::start().await;
     let visitor = site.visitor().await;
-    let exclusive = Concurrency::Exclusive {
-        wait: Duration::from_secs(60),
-        lease: Duration::from_secs(5),
-    };
+    let exclusive = Concurrency::Exclusive(Exclusive::new(Duration::from_secs(60)));
     let layer = site.layer.clone().with_concurrency(exclusive);
     let apps = [layer.clone(), layer.with_load(Load::OnExtract)].map(app);
     site.server.kill();

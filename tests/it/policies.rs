@@ -9,8 +9,8 @@ use axum::routing::get;
 use futures_util::future::join_all;
 use sessile::store::{Leased, Owner};
 use sessile::{
-    Concurrency, Event, Load, MemoryStore, RedisStore, Session, SessionConfig, SessionError,
-    SessionLayer, SessionStore,
+    Concurrency, Event, Exclusive, Load, MemoryStore, RedisStore, Session, SessionConfig,
+    SessionError, SessionLayer, SessionStore,
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -21,10 +21,8 @@ use crate::support::server::counts;
 use crate::support::{Browser, Gate, Ground, Visit, fresh_prefix, store_with, until};
 
 fn exclusive(wait: u64, lease: u64) -> Concurrency {
-    Concurrency::Exclusive {
-        wait: Duration::from_millis(wait),
-        lease: Duration::from_millis(lease),
-    }
+    let exclusive = Exclusive::new(Duration::from_millis(wait));
+    Concurrency::Exclusive(exclusive.with_lease(Duration::from_millis(lease)))
 }
 
 /// A visitor of one layer, and the same session under a clone of it that merges.

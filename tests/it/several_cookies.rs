@@ -11,7 +11,7 @@ use axum::routing::get;
 use reqwest::Url;
 use reqwest::cookie::{CookieStore as _, Jar};
 use sessile::{
-    Concurrency, Event, Load, Logout, MemoryStore, Session, SessionConfig, SessionLayer,
+    Concurrency, Event, Exclusive, Load, Logout, MemoryStore, Session, SessionConfig, SessionLayer,
 };
 
 use crate::support::app::routes;
@@ -230,14 +230,10 @@ async fn the_one_session_that_is_opened_is_used_in_whatever_order_its_cookies_co
 
 #[tokio::test]
 async fn a_logout_ends_every_session_that_one_of_the_cookies_opens() {
+    let minute = Duration::from_secs(60);
+    let exclusive = Concurrency::Exclusive(Exclusive::new(minute).with_lease(minute));
     for load in [Load::Inbound, Load::OnExtract] {
-        for concurrency in [
-            Concurrency::Merge,
-            Concurrency::Exclusive {
-                wait: Duration::from_secs(60),
-                lease: Duration::from_secs(60),
-            },
-        ] {
+        for concurrency in [Concurrency::Merge, exclusive] {
             let layer = layer(MemoryStore::new(), "/", None)
                 .with_load(load)
                 .with_concurrency(concurrency);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sessile::store::Durability;
 use sessile::{
-    Concurrency, Data, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
+    Concurrency, Data, Exclusive, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
     TransactionError,
 };
 
@@ -181,10 +181,8 @@ async fn what_was_changed_before_goes_along_and_is_seen_inside() {
 
 #[tokio::test]
 async fn it_is_merged_under_every_policy() {
-    let exclusive = Concurrency::Exclusive {
-        wait: Duration::from_secs(60),
-        lease: Duration::from_secs(60),
-    };
+    let minute = Duration::from_secs(60);
+    let exclusive = Concurrency::Exclusive(Exclusive::new(minute).with_lease(minute));
     for policy in [
         Concurrency::Merge,
         Concurrency::LastWriteWins,
