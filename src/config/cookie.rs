@@ -60,6 +60,48 @@ impl Default for CookieConfig {
 }
 
 impl CookieConfig {
+    /// Sets the [`name`](Self::name); `__Host-id` by default.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the [`Path`](Self::path) attribute; `/` by default.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Sets the [`Domain`](Self::domain) attribute; none by default. The name must then not begin with `__Host-`.
+    #[must_use]
+    pub fn with_domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = Some(domain.into());
+        self
+    }
+
+    /// Sets the [`SameSite`](Self::same_site) attribute; [`SameSite::Lax`] by default.
+    #[must_use]
+    pub fn with_same_site(mut self, same_site: SameSite) -> Self {
+        self.same_site = same_site;
+        self
+    }
+
+    /// Sets the [`Secure`](Self::secure) attribute; `true` by default.
+    #[must_use]
+    pub fn with_secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
+    /// Sets the [`Partitioned`](Self::partitioned) attribute; `false` by default.
+    #[must_use]
+    pub fn with_partitioned(mut self, partitioned: bool) -> Self {
+        self.partitioned = partitioned;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let invalid = |setting, value: &str, advice: &str| {
             Err(ConfigError::Invalid {
@@ -171,11 +213,8 @@ mod tests {
             ("__Http-id", Some("example.org"), "id"),
             ("id", Some("example.org"), "id"),
         ] {
-            let cookie = CookieConfig {
-                name: name.to_owned(),
-                domain: domain.map(str::to_owned),
-                ..CookieConfig::default()
-            };
+            let mut cookie = CookieConfig::default().with_name(name);
+            cookie.domain = domain.map(str::to_owned);
             cookie.check().unwrap();
             let cookie = cookie.without_tls();
             cookie.check().unwrap();

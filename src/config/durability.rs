@@ -16,14 +16,15 @@ use crate::time::duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use sessile::SessionConfig;
 /// use sessile::store::Durability;
+/// use sessile::{DurabilityConfig, SessionConfig};
 ///
-/// let mut config = SessionConfig::default();
-/// config.durability.revocations = Some(Durability::Replicas {
+/// let one_replica = Durability::Replicas {
 ///     n: 1,
 ///     timeout: Duration::from_millis(200),
-/// });
+/// };
+/// let config = SessionConfig::default()
+///     .with_durability(DurabilityConfig::default().with_revocations(one_replica));
 /// ```
 ///
 /// If too few replicas have it in time, it is in the store all the same, and done once. The response is then
@@ -46,6 +47,20 @@ pub struct DurabilityConfig {
 }
 
 impl DurabilityConfig {
+    /// Sets how far every change must have spread; [`Durability::Primary`] by default.
+    #[must_use]
+    pub fn with_commits(mut self, commits: Durability) -> Self {
+        self.commits = commits;
+        self
+    }
+
+    /// Sets how far the revocation of a token must have spread; as [`commits`](Self::commits) by default.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Durability) -> Self {
+        self.revocations = Some(revocations);
+        self
+    }
+
     /// How far a revocation must have spread.
     pub(crate) fn revocations(&self) -> Durability {
         self.revocations.unwrap_or(self.commits)

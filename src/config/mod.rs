@@ -23,11 +23,11 @@ use crate::time::duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use sessile::{MemoryStore, SessionConfig, SessionLayer};
+/// use sessile::{CookieConfig, MemoryStore, SessionConfig, SessionLayer};
 ///
-/// let mut config = SessionConfig::default();
-/// config.idle_timeout = Duration::from_secs(15 * 60);
-/// config.cookie.name = "__Host-shop".to_owned();
+/// let config = SessionConfig::default()
+///     .with_idle_timeout(Duration::from_secs(15 * 60))
+///     .with_cookie(CookieConfig::default().with_name("__Host-shop"));
 /// let layer = SessionLayer::with_config(MemoryStore::new(), config)?;
 /// # Ok::<(), sessile::ConfigError>(())
 /// ```
@@ -105,6 +105,97 @@ impl Default for SessionConfig {
 const LARGEST: usize = 128 * 1024 * 1024;
 
 impl SessionConfig {
+    /// Sets the session [`cookie`](Self::cookie).
+    #[must_use]
+    pub fn with_cookie(mut self, cookie: CookieConfig) -> Self {
+        self.cookie = cookie;
+        self
+    }
+
+    /// Sets the [`idle_timeout`](Self::idle_timeout); 30 min by default.
+    #[must_use]
+    pub fn with_idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// Sets the [`absolute_timeout`](Self::absolute_timeout); 24 h by default.
+    #[must_use]
+    pub fn with_absolute_timeout(mut self, absolute_timeout: Duration) -> Self {
+        self.absolute_timeout = absolute_timeout;
+        self
+    }
+
+    /// Sets the [`max_size`](Self::max_size) of a session in bytes; 64 KiB by default.
+    #[must_use]
+    pub fn with_max_size(mut self, max_size: usize) -> Self {
+        self.max_size = max_size;
+        self
+    }
+
+    /// Sets when the session is loaded; [`Load::Inbound`] by default.
+    #[must_use]
+    pub fn with_load(mut self, load: Load) -> Self {
+        self.load = load;
+        self
+    }
+
+    /// Sets what happens when the session cannot be loaded; [`OnStoreError::Reject`] by default.
+    #[must_use]
+    pub fn with_on_store_error(mut self, on_store_error: OnStoreError) -> Self {
+        self.on_store_error = on_store_error;
+        self
+    }
+
+    /// Sets what happens to concurrent changes; [`Concurrency::Merge`] by default.
+    #[must_use]
+    pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// Sets what happens when a session is used from another network; [`Fingerprinting::Soft`] by default.
+    #[must_use]
+    pub fn with_fingerprinting(mut self, fingerprinting: Fingerprinting) -> Self {
+        self.fingerprinting = fingerprinting;
+        self
+    }
+
+    /// Sets how many bits of an IPv4 address identify its network; 24 by default.
+    #[must_use]
+    pub fn with_ipv4_prefix(mut self, ipv4_prefix: u8) -> Self {
+        self.ipv4_prefix = ipv4_prefix;
+        self
+    }
+
+    /// Sets how many bits of an IPv6 address identify its network; 64 by default.
+    #[must_use]
+    pub fn with_ipv6_prefix(mut self, ipv6_prefix: u8) -> Self {
+        self.ipv6_prefix = ipv6_prefix;
+        self
+    }
+
+    /// Sets whether [changes are committed on a server error](Self::commit_on_server_error); `false` by default.
+    #[must_use]
+    pub fn with_commit_on_server_error(mut self, commit_on_server_error: bool) -> Self {
+        self.commit_on_server_error = commit_on_server_error;
+        self
+    }
+
+    /// Sets whether caches may store the pages of signed-in users; [`SignedInCaching::NoStore`] by default.
+    #[must_use]
+    pub fn with_signed_in_caching(mut self, signed_in_caching: SignedInCaching) -> Self {
+        self.signed_in_caching = signed_in_caching;
+        self
+    }
+
+    /// Sets the [`durability`](Self::durability) of changes; on the primary by default.
+    #[must_use]
+    pub fn with_durability(mut self, durability: DurabilityConfig) -> Self {
+        self.durability = durability;
+        self
+    }
+
     /// Says what cannot work.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
@@ -194,6 +285,10 @@ impl SessionConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::config::cookie::SameSite;
     use crate::store::Durability;
@@ -309,5 +404,121 @@ mod tests {
             config
         );
         assert!(serde_json::from_str::<SessionConfig>(r#"{"idle_timout": "15m"}"#).is_err());
+    }
+
+    /// The fields that differ, as a configuration file names them.
+    fn changed<T: Serialize>(before: &T, after: &T) -> BTreeMap<String, Value> {
+        let [before, after] = [before, after].map(fields);
+        let changed = |(name, value): &(String, Value)| before[name] != *value;
+        after.into_iter().filter(changed).collect()
+    }
+
+    fn fields<T: Serialize>(config: &T) -> BTreeMap<String, Value> {
+        serde_json::from_value(serde_json::to_value(config).unwrap()).unwrap()
+    }
+
+    fn assert_each_field_has_its_setter<T: Default + Serialize>(cases: Vec<(&str, T, Value)>) {
+        let default = T::default();
+        let mut without_setter = fields(&default);
+        for (name, config, expected) in cases {
+            let expected = BTreeMap::from([(name.to_owned(), expected)]);
+            assert_eq!(changed(&default, &config), expected);
+            without_setter.remove(name);
+        }
+        assert_eq!(without_setter, BTreeMap::new());
+    }
+
+    #[test]
+    fn each_setting_has_a_setter_that_changes_nothing_else() {
+        let config = SessionConfig::default;
+        let cookie = CookieConfig::default;
+        let durability = DurabilityConfig::default;
+        let cookie_id = json!({
+            "name": "id", "path": "/", "domain": null, "same_site": "lax", "secure": true, "partitioned": false
+        });
+        let one = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
+        assert_each_field_has_its_setter(vec![
+            (
+                "cookie",
+                config().with_cookie(cookie().with_name("id")),
+                cookie_id,
+            ),
+            (
+                "idle_timeout",
+                config().with_idle_timeout(Duration::from_secs(900)),
+                json!("15m"),
+            ),
+            (
+                "absolute_timeout",
+                config().with_absolute_timeout(Duration::from_secs(900)),
+                json!("15m"),
+            ),
+            ("max_size", config().with_max_size(1024), json!(1024)),
+            (
+                "load",
+                config().with_load(Load::OnExtract),
+                json!("on_extract"),
+            ),
+            (
+                "on_store_error",
+                config().with_on_store_error(OnStoreError::Anonymous),
+                json!("anonymous"),
+            ),
+            (
+                "concurrency",
+                config().with_concurrency(Concurrency::Reject),
+                json!("reject"),
+            ),
+            (
+                "fingerprinting",
+                config().with_fingerprinting(Fingerprinting::Off),
+                json!("off"),
+            ),
+            ("ipv4_prefix", config().with_ipv4_prefix(8), json!(8)),
+            ("ipv6_prefix", config().with_ipv6_prefix(48), json!(48)),
+            (
+                "commit_on_server_error",
+                config().with_commit_on_server_error(true),
+                json!(true),
+            ),
+            (
+                "signed_in_caching",
+                config().with_signed_in_caching(SignedInCaching::Unchanged),
+                json!("unchanged"),
+            ),
+            (
+                "durability",
+                config().with_durability(durability().with_commits(replicas(1, 100))),
+                json!({ "commits": one, "revocations": null }),
+            ),
+        ]);
+        assert_each_field_has_its_setter(vec![
+            ("name", cookie().with_name("id"), json!("id")),
+            ("path", cookie().with_path("/app"), json!("/app")),
+            (
+                "domain",
+                cookie().with_domain("example.org"),
+                json!("example.org"),
+            ),
+            (
+                "same_site",
+                cookie().with_same_site(SameSite::Strict),
+                json!("strict"),
+            ),
+            ("secure", cookie().with_secure(false), json!(false)),
+            ("partitioned", cookie().with_partitioned(true), json!(true)),
+        ]);
+        assert_each_field_has_its_setter(vec![
+            (
+                "commits",
+                durability().with_commits(replicas(1, 100)),
+                one.clone(),
+            ),
+            (
+                "revocations",
+                durability().with_revocations(replicas(1, 100)),
+                one,
+            ),
+        ]);
     }
 }

@@ -10,8 +10,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use sessile::store::ManualClock;
 use sessile::{
-    Event, Load, MemoryStore, RedisConfig, RedisStore, Session, SessionConfig, SessionError,
-    SessionLayer, SignedInCaching,
+    CookieConfig, Event, Load, MemoryStore, RedisConfig, RedisStore, Session, SessionConfig,
+    SessionError, SessionLayer, SignedInCaching,
 };
 use tokio::sync::Notify;
 use tower_http::cors::CorsLayer;
@@ -353,9 +353,8 @@ async fn a_dead_or_malformed_cookie_is_left_in_the_browser() {
 
 #[tokio::test]
 async fn the_path_of_the_request_is_not_compared_with_the_path_of_the_cookie() {
-    let mut config = SessionConfig::default();
-    config.cookie.name = "id".to_owned();
-    config.cookie.path = "/app".to_owned();
+    let cookie = CookieConfig::default().with_name("id").with_path("/app");
+    let config = SessionConfig::default().with_cookie(cookie);
     let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
     let app = routes().nest("/app", routes()).layer(layer);
     let mut browser = Browser::default();

@@ -10,8 +10,8 @@ use sessile::store::{
     Deleted, Durability, Freshness, ManualClock, Replaced, StoreErrorKind, Write,
 };
 use sessile::{
-    Event, Handle, Load, MemoryStore, RedisStore, Session, SessionConfig, SessionError,
-    SessionLayer, SessionStore,
+    DurabilityConfig, Event, Handle, Load, MemoryStore, RedisStore, Session, SessionConfig,
+    SessionError, SessionLayer, SessionStore,
 };
 
 use crate::support::app::app;
@@ -509,8 +509,8 @@ async fn a_primary_without_replicas_is_told_to_have_none() {
 
 #[test]
 fn a_store_that_has_no_replicas_is_not_asked_for_them() {
-    let mut config = SessionConfig::default();
-    revocations(&mut config);
+    let durability = DurabilityConfig::default().with_revocations(ONE);
+    let config = SessionConfig::default().with_durability(durability);
     let error = SessionLayer::with_config(MemoryStore::new(), config).unwrap_err();
     let text = error.to_string();
     assert!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use sessile::store::{Durability, ManualClock};
-use sessile::{Event, MemoryStore, SessionConfig, SessionLayer};
+use sessile::{DurabilityConfig, Event, MemoryStore, SessionConfig, SessionLayer};
 
 use crate::support::Browser;
 use crate::support::app::app;
@@ -90,11 +90,12 @@ async fn users_who_fill_the_store_lose_the_room_of_one_session_to_a_flood() {
 async fn a_login_that_is_written_twice_is_kept_as_one() {
     let store = MemoryStore::with_capacity(10);
     let late = Late::before(store.clone()).with_replicas();
-    let mut config = SessionConfig::default();
-    config.durability.commits = Durability::Replicas {
+    let one_replica = Durability::Replicas {
         n: 1,
         timeout: Duration::from_millis(100),
     };
+    let durability = DurabilityConfig::default().with_commits(one_replica);
+    let config = SessionConfig::default().with_durability(durability);
     let app = app(SessionLayer::with_config(late.clone(), config).unwrap());
     let mut user = visitor(&app, &["/set?k=page&v=1"]).await;
     // What arrives late says nothing of who is signed in, so that the second write has to.

@@ -1,7 +1,7 @@
 //! Who may use a session: tokens, rotation, login, logout.
 
 use axum::http::StatusCode;
-use sessile::{MemoryStore, SessionConfig, SessionLayer};
+use sessile::{CookieConfig, MemoryStore, SessionConfig, SessionLayer};
 
 use crate::support::app::{app, routes};
 use crate::support::{Browser, Ground, Spy};
@@ -243,8 +243,7 @@ async fn a_cookie_opens_only_the_layer_and_the_prefix_it_was_made_for() {
     let ground = Ground::new();
     let store = ground.store().await;
     let named = |name: &str| {
-        let mut config = SessionConfig::default();
-        config.cookie.name = name.to_owned();
+        let config = SessionConfig::default().with_cookie(CookieConfig::default().with_name(name));
         routes().layer(SessionLayer::with_config(store.clone(), config).unwrap())
     };
     let (users, admins) = (named("__Host-user"), named("__Host-admin"));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use sessile::store::{Durability, Freshness, ManualClock, Replaced, Write};
 use sessile::{
-    Concurrency, Event, Exclusive, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
-    SessionStore as _,
+    Concurrency, DurabilityConfig, Event, Exclusive, MemoryStore, Session, SessionConfig,
+    SessionError, SessionLayer, SessionStore as _,
 };
 
 use crate::support::app::app;
@@ -962,11 +962,12 @@ async fn what_is_discarded_while_it_gets_no_answer_is_neither_shown_nor_kept() {
 async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_after_a_failover() {
     let store = MemoryStore::new();
     let late = Late::before(store.clone()).with_replicas();
-    let mut config = SessionConfig::default();
-    config.durability.commits = Durability::Replicas {
+    let one_replica = Durability::Replicas {
         n: 1,
         timeout: Duration::from_millis(100),
     };
+    let durability = DurabilityConfig::default().with_commits(one_replica);
+    let config = SessionConfig::default().with_durability(durability);
     let mut visit = Visit::with(SessionLayer::with_config(late.clone(), config).unwrap());
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })

@@ -374,9 +374,7 @@ async fn under_every_policy_but_reject_a_login_joins() {
         (Concurrency::Reject, false),
         (exclusive, true),
     ] {
-        let mut config = SessionConfig::default();
-        config.concurrency = concurrency;
-        let shop = Shop::with(config).await;
+        let shop = Shop::with(SessionConfig::default().with_concurrency(concurrency)).await;
         let (one, other) = match concurrency {
             // The second is loaded once the first is through.
             Concurrency::Exclusive(_) => tokio::join!(

@@ -10,8 +10,8 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
 use sessile::{
-    Concurrency, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession, SameSite,
-    Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
+    Concurrency, CookieConfig, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession,
+    SameSite, Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
 };
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -20,8 +20,7 @@ use crate::support::browser::fetch;
 use crate::support::{Browser, Spy};
 
 fn named(name: &str) -> SessionLayer {
-    let mut config = SessionConfig::default();
-    config.cookie.name = name.to_owned();
+    let config = SessionConfig::default().with_cookie(CookieConfig::default().with_name(name));
     SessionLayer::with_config(MemoryStore::new(), config).unwrap()
 }
 

@@ -238,9 +238,9 @@ async fn remembered() -> (ManualClock, Arc<Calls>, Router, Jar) {
     let clock = ManualClock::new();
     let spy = Spy::on(MemoryStore::new().with_clock(clock.clone()));
     let calls = Arc::clone(&spy.calls);
-    let mut config = SessionConfig::default();
-    config.idle_timeout = DAY * 365;
-    config.absolute_timeout = DAY * 3650;
+    let config = SessionConfig::default()
+        .with_idle_timeout(DAY * 365)
+        .with_absolute_timeout(DAY * 3650);
     let layer = SessionLayer::with_config(spy, config).unwrap();
     let app = routes()
         .route("/remember-for-years", get(remember))

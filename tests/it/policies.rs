@@ -776,8 +776,7 @@ async fn loaded_on_demand_a_session_is_waited_for_on_demand() {
 
 #[tokio::test]
 async fn a_store_without_leases_says_so_at_once() {
-    let mut config = SessionConfig::default();
-    config.concurrency = exclusive(100, 5_000);
+    let config = SessionConfig::default().with_concurrency(exclusive(100, 5_000));
     let error =
         SessionLayer::with_config(Late::before(MemoryStore::new()).without_leases(), config)
             .unwrap_err();

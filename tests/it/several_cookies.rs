@@ -11,7 +11,8 @@ use axum::routing::get;
 use reqwest::Url;
 use reqwest::cookie::{CookieStore as _, Jar};
 use sessile::{
-    Concurrency, Event, Exclusive, Load, Logout, MemoryStore, Session, SessionConfig, SessionLayer,
+    Concurrency, CookieConfig, Event, Exclusive, Load, Logout, MemoryStore, Session, SessionConfig,
+    SessionLayer,
 };
 
 use crate::support::app::routes;
@@ -21,10 +22,9 @@ use crate::support::{Browser, Proxy, Server, Spy, store_with};
 
 /// A layer whose cookie is called `id`.
 fn layer(store: impl sessile::SessionStore, path: &str, domain: Option<&str>) -> SessionLayer {
-    let mut config = SessionConfig::default();
-    config.cookie.name = "id".to_owned();
-    config.cookie.path = path.to_owned();
-    config.cookie.domain = domain.map(str::to_owned);
+    let mut cookie = CookieConfig::default().with_name("id").with_path(path);
+    cookie.domain = domain.map(str::to_owned);
+    let config = SessionConfig::default().with_cookie(cookie);
     SessionLayer::with_config(store, config).unwrap()
 }
 

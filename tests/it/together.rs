@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sessile::store::Durability;
-use sessile::{Event, MemoryStore, SessionConfig, SessionLayer};
+use sessile::{DurabilityConfig, Event, MemoryStore, SessionConfig, SessionLayer};
 
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -133,9 +133,7 @@ async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
 
 #[tokio::test(start_paused = true)]
 async fn what_makes_the_session_too_large_fails_its_own_request_only() {
-    let mut config = SessionConfig::default();
-    config.max_size = 1500;
-    let queue = Queue::with(config).await;
+    let queue = Queue::with(SessionConfig::default().with_max_size(1500)).await;
     let value = "x".repeat(900);
     let [a, b, c] = ["a", "b", "c"].map(|key| format!("/set?k={key}&v={value}"));
     let statuses = queue.at_once(&[&a, "/incr?k=n", &b, &c, "/incr?k=n"]).await;
@@ -146,9 +144,7 @@ async fn what_makes_the_session_too_large_fails_its_own_request_only() {
 
 #[tokio::test(start_paused = true)]
 async fn above_a_limit_that_was_lowered_who_makes_the_session_smaller_fits() {
-    let mut config = SessionConfig::default();
-    config.max_size = 1024;
-    let queue = Queue::with(config).await;
+    let queue = Queue::with(SessionConfig::default().with_max_size(1024)).await;
     let unlimited = app(SessionLayer::new(queue.store.clone()));
     let large = "x".repeat(2000);
     let fill = format!("/set?k=fill&v={large}");
@@ -218,16 +214,12 @@ async fn a_request_almost_out_of_time_does_not_take_the_time_of_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
-    let mut config = SessionConfig::default();
-    config.max_size = 2048;
-    let queue = Queue::with(config).await;
+    let queue = Queue::with(SessionConfig::default().with_max_size(2048)).await;
     let much = format!("/buy-much?v={}", "x".repeat(3000));
     // Of one in stock; the first would be sold it if its receipt were not too large.
     let statuses = queue.at_once(&[&much[..much.len() - 2000], "/buy"]).await;
     assert_eq!(statuses, [200, 409]);
-    let mut config = SessionConfig::default();
-    config.max_size = 1500;
-    let queue = Queue::with(config).await;
+    let queue = Queue::with(SessionConfig::default().with_max_size(1500)).await;
     let value = "x".repeat(900);
     let (fill, much) = (
         format!("/set?k=fill&v={value}"),
@@ -442,12 +434,13 @@ async fn five_hundred_writers_cost_a_few_compare_and_sets() {
 /// What it rests on is in the primary, and too few replicas have it.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_rests_on_what_only_the_primary_has() {
-    let mut config = SessionConfig::default();
-    config.max_size = 1500;
-    config.durability.commits = Durability::Replicas {
+    let one_replica = Durability::Replicas {
         n: 1,
         timeout: SLOW,
     };
+    let config = SessionConfig::default()
+        .with_max_size(1500)
+        .with_durability(DurabilityConfig::default().with_commits(one_replica));
     let queue = Queue::with(config).await;
     let value = "x".repeat(900);
     let paths = ["one", "other"].map(|key| format!("/set?k={key}&v={value}"));

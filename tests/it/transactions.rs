@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sessile::store::Durability;
 use sessile::{
-    Concurrency, Data, Exclusive, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
-    TransactionError,
+    Concurrency, Data, DurabilityConfig, Exclusive, MemoryStore, Session, SessionConfig,
+    SessionError, SessionLayer, TransactionError,
 };
 
 use crate::support::late::{Late, Post};
@@ -260,12 +260,13 @@ async fn reject_refuses_what_is_written_after_a_transaction_that_has_met_changes
 #[tokio::test(start_paused = true)]
 async fn reject_refuses_what_is_written_after_one_that_too_few_replicas_have() {
     let late = Late::before(MemoryStore::new()).with_replicas();
-    let mut config = SessionConfig::default();
-    config.concurrency = Concurrency::Reject;
-    config.durability.commits = Durability::Replicas {
+    let one_replica = Durability::Replicas {
         n: 1,
         timeout: Duration::from_millis(100),
     };
+    let config = SessionConfig::default()
+        .with_concurrency(Concurrency::Reject)
+        .with_durability(DurabilityConfig::default().with_commits(one_replica));
     let merging = accounts(SessionLayer::new(late.clone())).await;
     let mut visit = merging.clone();
     visit.layer = SessionLayer::with_config(late.clone(), config).unwrap();
@@ -420,8 +421,7 @@ async fn its_closure_may_use_the_session_and_panic() {
 
 #[tokio::test]
 async fn its_values_have_the_limits_of_all_others() {
-    let mut config = SessionConfig::default();
-    config.max_size = 4096;
+    let config = SessionConfig::default().with_max_size(4096);
     let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
     let mut visit = accounts(layer).await;
     visit

@@ -302,8 +302,7 @@ async fn a_session_outlives_its_layer() {
 
 #[tokio::test]
 async fn a_session_that_is_too_large_is_an_error_and_the_store_keeps_what_it_had() {
-    let mut config = SessionConfig::default();
-    config.max_size = 4096;
+    let config = SessionConfig::default().with_max_size(4096);
     let app = app(SessionLayer::with_config(MemoryStore::new(), config).unwrap());
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=name&v=mia").await.ok();
@@ -461,8 +460,7 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
             session.flash_info("hello").unwrap();
         })
         .await;
-    let mut config = SessionConfig::default();
-    config.max_size = 1024;
+    let config = SessionConfig::default().with_max_size(1024);
     visit.layer = SessionLayer::with_config(store, config)
         .unwrap()
         .with_observer(move |event: &Event| {
@@ -542,8 +540,7 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
 
 #[tokio::test]
 async fn only_data_and_messages_count_towards_the_limit() {
-    let mut config = SessionConfig::default();
-    config.max_size = 1024;
+    let config = SessionConfig::default().with_max_size(1024);
     let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
     // Keys and values with their quotes, and a message as it is stored.
     let others = r#""key""n"7"""#.len() + r#"{"level":"info","text":"hello"}"#.len();
