@@ -19,7 +19,7 @@ use crate::store::Capabilities;
 use crate::time::duration;
 
 /// The settings of a [`SessionLayer`](crate::SessionLayer), checked by
-/// [`SessionLayer::with_config`](crate::SessionLayer::with_config).
+/// [`SessionLayer::try_new`](crate::SessionLayer::try_new).
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::time::duration;
 /// let config = SessionConfig::default()
 ///     .with_idle_timeout(Duration::from_secs(15 * 60))
 ///     .with_cookie(CookieConfig::default().with_name("__Host-shop"));
-/// let layer = SessionLayer::with_config(MemoryStore::new(), config)?;
+/// let layer = SessionLayer::try_new(MemoryStore::new(), config)?;
 /// # Ok::<(), sessile::ConfigError>(())
 /// ```
 ///

@@ -77,13 +77,13 @@ impl SessionLayer {
     ///
     /// # Errors
     ///
-    /// Those of [`with_config`](Self::with_config) and [`RedisStore::from_config`], and [`ConfigError::Connect`] where sessions
+    /// Those of [`try_new`](Self::try_new) and [`RedisStore::from_config`], and [`ConfigError::Connect`] where sessions
     /// are to wait for replicas and this user may not send `WAIT`.
     #[doc(alias = "factory")]
     pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
         tracing::info!(target: "sessile", store = ?config.store, "sessions are kept in");
         match config.store {
-            StoreConfig::Memory => Self::with_config(MemoryStore::new(), config.session),
+            StoreConfig::Memory => Self::try_new(MemoryStore::new(), config.session),
             StoreConfig::Redis(redis) => {
                 // What is wrong with the sessions is told although Redis is away.
                 config.session.check()?;
@@ -91,7 +91,7 @@ impl SessionLayer {
                 if config.session.durability.waits() {
                     store.probe_replicas().await?;
                 }
-                Self::with_config(store, config.session)
+                Self::try_new(store, config.session)
             }
         }
     }

@@ -75,16 +75,24 @@ impl SessionLayer {
         Self::build(store, SessionConfig::default())
     }
 
-    /// A layer with settings of your own.
+    /// Creates a layer with settings of your own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use sessile::{MemoryStore, SessionConfig, SessionLayer};
+    ///
+    /// let config = SessionConfig::default().with_idle_timeout(Duration::from_secs(15 * 60));
+    /// let layer = SessionLayer::try_new(MemoryStore::new(), config)?;
+    /// # Ok::<(), sessile::ConfigError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Invalid`] if they cannot work, such as a `__Host-` cookie without `Secure`, or not with this store; it
-    /// says what to write instead.
-    pub fn with_config(
-        store: impl SessionStore,
-        config: SessionConfig,
-    ) -> Result<Self, ConfigError> {
+    /// [`ConfigError::Invalid`] for settings that cannot work, such as a `__Host-` cookie without `Secure`, or that this store
+    /// does not support, such as [`Durability::Replicas`](crate::store::Durability::Replicas) in memory. The message says how
+    /// to fix them.
+    #[doc(alias = "with_config")]
+    pub fn try_new(store: impl SessionStore, config: SessionConfig) -> Result<Self, ConfigError> {
         config.check()?;
         config.check_for(store.capabilities())?;
         Ok(Self::build(store, config))
@@ -129,7 +137,7 @@ impl SessionLayer {
     /// ```
     ///
     /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and says so in
-    /// the log; [`with_config`](Self::with_config) finds that out at once.
+    /// the log; [`try_new`](Self::try_new) finds that out at once.
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
         self.parts.config_mut().concurrency = concurrency;

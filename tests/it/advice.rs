@@ -15,7 +15,7 @@ fn refusal(settings: &Value) -> Option<String> {
         Ok(store) => store,
         Err(error) => return Some(error.to_string()),
     };
-    let layer = SessionLayer::with_config(store, session);
+    let layer = SessionLayer::try_new(store, session);
     layer.err().map(|error| error.to_string())
 }
 

@@ -355,7 +355,7 @@ async fn a_dead_or_malformed_cookie_is_left_in_the_browser() {
 async fn the_path_of_the_request_is_not_compared_with_the_path_of_the_cookie() {
     let cookie = CookieConfig::default().with_name("id").with_path("/app");
     let config = SessionConfig::default().with_cookie(cookie);
-    let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+    let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
     let app = routes().nest("/app", routes()).layer(layer);
     let mut browser = Browser::default();
     let page = browser.get(&app, "/set?k=name&v=mia").await;

@@ -91,7 +91,7 @@ impl Pair {
 fn layer(store: impl SessionStore, change: impl FnOnce(&mut SessionConfig)) -> SessionLayer {
     let mut config = SessionConfig::default();
     change(&mut config);
-    SessionLayer::with_config(store, config).unwrap()
+    SessionLayer::try_new(store, config).unwrap()
 }
 
 fn nowhere() -> SocketAddr {
@@ -511,7 +511,7 @@ async fn a_primary_without_replicas_is_told_to_have_none() {
 fn a_store_that_has_no_replicas_is_not_asked_for_them() {
     let durability = DurabilityConfig::default().with_revocations(ONE);
     let config = SessionConfig::default().with_durability(durability);
-    let error = SessionLayer::with_config(MemoryStore::new(), config).unwrap_err();
+    let error = SessionLayer::try_new(MemoryStore::new(), config).unwrap_err();
     let text = error.to_string();
     assert!(
         text.starts_with("durability.revocations") && text.contains("no replicas"),

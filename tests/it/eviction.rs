@@ -96,7 +96,7 @@ async fn a_login_that_is_written_twice_is_kept_as_one() {
     };
     let durability = DurabilityConfig::default().with_commits(one_replica);
     let config = SessionConfig::default().with_durability(durability);
-    let app = app(SessionLayer::with_config(late.clone(), config).unwrap());
+    let app = app(SessionLayer::try_new(late.clone(), config).unwrap());
     let mut user = visitor(&app, &["/set?k=page&v=1"]).await;
     // What arrives late says nothing of who is signed in, so that the second write has to.
     late.plan(&[Post::Hold, Post::DeliverAfterHeld]);

@@ -80,7 +80,7 @@ async fn a_config_of_extremes_is_refused_or_serves_requests() {
             set(&mut config, value);
             let can = Capabilities::new().with_durability(true);
             let store = Spy::on(MemoryStore::new()).with_capabilities(can);
-            serves_or_is_refused(setting, SessionLayer::with_config(store, config)).await;
+            serves_or_is_refused(setting, SessionLayer::try_new(store, config)).await;
         }
     }
 }
@@ -101,7 +101,7 @@ async fn a_store_with_a_budget_of_any_length_serves_requests() {
         let can = Capabilities::new().with_request_budget(budget);
         let store = || Spy::on(MemoryStore::new()).with_capabilities(can);
         serves(SessionLayer::new(store())).await;
-        let layer = SessionLayer::with_config(store(), SessionConfig::default());
+        let layer = SessionLayer::try_new(store(), SessionConfig::default());
         serves(layer.unwrap()).await;
     }
 }

@@ -90,7 +90,7 @@ async fn a_server_error_commits_a_rotation_and_a_logout() {
 #[tokio::test]
 async fn a_server_error_commits_if_the_layer_says_so() {
     let config = SessionConfig::default().with_commit_on_server_error(true);
-    let app = app(SessionLayer::with_config(MemoryStore::new(), config).unwrap());
+    let app = app(SessionLayer::try_new(MemoryStore::new(), config).unwrap());
     let mut browser = Browser::default();
     assert_eq!(browser.get(&app, "/fail?status=500").await.status, 500);
     assert_eq!(browser.get(&app, "/read").await.ok(), "failed");
@@ -101,7 +101,7 @@ async fn a_server_error_commits_if_the_layer_says_so() {
 async fn a_session_error_that_the_handler_returns_commits_no_data() {
     for commit_on_server_error in [false, true] {
         let config = SessionConfig::default().with_commit_on_server_error(commit_on_server_error);
-        let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+        let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
         let errors = [
             SessionError::Refused { key: "k".into() },
             SessionError::MissingLayer,

@@ -244,7 +244,7 @@ async fn a_cookie_opens_only_the_layer_and_the_prefix_it_was_made_for() {
     let store = ground.store().await;
     let named = |name: &str| {
         let config = SessionConfig::default().with_cookie(CookieConfig::default().with_name(name));
-        routes().layer(SessionLayer::with_config(store.clone(), config).unwrap())
+        routes().layer(SessionLayer::try_new(store.clone(), config).unwrap())
     };
     let (users, admins) = (named("__Host-user"), named("__Host-admin"));
     let browser = visitor(&users).await;

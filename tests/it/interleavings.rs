@@ -968,7 +968,7 @@ async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_a
     };
     let durability = DurabilityConfig::default().with_commits(one_replica);
     let config = SessionConfig::default().with_durability(durability);
-    let mut visit = Visit::with(SessionLayer::with_config(late.clone(), config).unwrap());
+    let mut visit = Visit::with(SessionLayer::try_new(late.clone(), config).unwrap());
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
         .await;

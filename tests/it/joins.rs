@@ -33,7 +33,7 @@ impl Shop {
         let prefix = fresh_prefix();
         let node = async |url: String| {
             let store = store_with(&url, |config| config.key_prefix = prefix.clone()).await;
-            let layer = SessionLayer::with_config(store, config.clone()).unwrap();
+            let layer = SessionLayer::try_new(store, config.clone()).unwrap();
             routes().route("/sign-in", get(sign_in)).layer(layer)
         };
         let nodes = [node(proxy.url()).await, node(server.url()).await];

@@ -21,7 +21,7 @@ use crate::support::{Browser, Spy};
 
 fn named(name: &str) -> SessionLayer {
     let config = SessionConfig::default().with_cookie(CookieConfig::default().with_name(name));
-    SessionLayer::with_config(MemoryStore::new(), config).unwrap()
+    SessionLayer::try_new(MemoryStore::new(), config).unwrap()
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn told_of(outer: SessionLayer, inner: SessionLayer) -> Vec<String> {
 fn configured(store: &MemoryStore, change: impl FnOnce(&mut SessionConfig)) -> SessionLayer {
     let mut config = SessionConfig::default();
     change(&mut config);
-    SessionLayer::with_config(store.clone(), config).unwrap()
+    SessionLayer::try_new(store.clone(), config).unwrap()
 }
 
 #[tokio::test]

@@ -241,7 +241,7 @@ async fn remembered() -> (ManualClock, Arc<Calls>, Router, Jar) {
     let config = SessionConfig::default()
         .with_idle_timeout(DAY * 365)
         .with_absolute_timeout(DAY * 3650);
-    let layer = SessionLayer::with_config(spy, config).unwrap();
+    let layer = SessionLayer::try_new(spy, config).unwrap();
     let app = routes()
         .route("/remember-for-years", get(remember))
         .layer(layer);
@@ -490,7 +490,7 @@ impl Keys {
         let prefix = sessile::SessionStore::namespace(&store).to_owned();
         let mut config = SessionConfig::default();
         change(&mut config);
-        let app = routes().layer(SessionLayer::with_config(store, config).unwrap());
+        let app = routes().layer(SessionLayer::try_new(store, config).unwrap());
         let mut browser = Browser::default();
         browser.get(&app, "/set?k=name&v=mia").await.ok();
         let keys: Vec<String> = redis::cmd("KEYS")

@@ -777,9 +777,8 @@ async fn loaded_on_demand_a_session_is_waited_for_on_demand() {
 #[tokio::test]
 async fn a_store_without_leases_says_so_at_once() {
     let config = SessionConfig::default().with_concurrency(exclusive(100, 5_000));
-    let error =
-        SessionLayer::with_config(Late::before(MemoryStore::new()).without_leases(), config)
-            .unwrap_err();
+    let error = SessionLayer::try_new(Late::before(MemoryStore::new()).without_leases(), config)
+        .unwrap_err();
     assert!(error.to_string().contains("no leases"), "{error}");
     let layer = SessionLayer::new(Late::before(MemoryStore::new()).without_leases())
         .with_concurrency(exclusive(100, 5_000));

@@ -25,7 +25,7 @@ fn layer(store: impl sessile::SessionStore, path: &str, domain: Option<&str>) ->
     let mut cookie = CookieConfig::default().with_name("id").with_path(path);
     cookie.domain = domain.map(str::to_owned);
     let config = SessionConfig::default().with_cookie(cookie);
-    SessionLayer::with_config(store, config).unwrap()
+    SessionLayer::try_new(store, config).unwrap()
 }
 
 /// An application that is served at the root and below `/app`.

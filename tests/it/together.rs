@@ -36,7 +36,7 @@ impl Queue {
         let late = Late::before(store.clone()).with_replicas();
         let commits = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&commits);
-        let layer = SessionLayer::with_config(late.clone(), config)
+        let layer = SessionLayer::try_new(late.clone(), config)
             .unwrap()
             .with_observer(move |event: &Event| {
                 if let Event::Committed { .. } = event {

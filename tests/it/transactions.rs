@@ -269,7 +269,7 @@ async fn reject_refuses_what_is_written_after_one_that_too_few_replicas_have() {
         .with_durability(DurabilityConfig::default().with_commits(one_replica));
     let merging = accounts(SessionLayer::new(late.clone())).await;
     let mut visit = merging.clone();
-    visit.layer = SessionLayer::with_config(late.clone(), config).unwrap();
+    visit.layer = SessionLayer::try_new(late.clone(), config).unwrap();
     let page = visit
         .page(move |session| async move {
             let [a, _] = balance(&session);
@@ -422,7 +422,7 @@ async fn its_closure_may_use_the_session_and_panic() {
 #[tokio::test]
 async fn its_values_have_the_limits_of_all_others() {
     let config = SessionConfig::default().with_max_size(4096);
-    let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+    let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
     let mut visit = accounts(layer).await;
     visit
         .request(|session| async move {

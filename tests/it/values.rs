@@ -303,7 +303,7 @@ async fn a_session_outlives_its_layer() {
 #[tokio::test]
 async fn a_session_that_is_too_large_is_an_error_and_the_store_keeps_what_it_had() {
     let config = SessionConfig::default().with_max_size(4096);
-    let app = app(SessionLayer::with_config(MemoryStore::new(), config).unwrap());
+    let app = app(SessionLayer::try_new(MemoryStore::new(), config).unwrap());
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=name&v=mia").await.ok();
     let large = "x".repeat(4096);
@@ -461,13 +461,14 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
         })
         .await;
     let config = SessionConfig::default().with_max_size(1024);
-    visit.layer = SessionLayer::with_config(store, config)
-        .unwrap()
-        .with_observer(move |event: &Event| {
-            if let Event::TooLarge { handle, what, .. } = event {
-                seen.lock().unwrap().push((handle.is_some(), *what));
-            }
-        });
+    visit.layer =
+        SessionLayer::try_new(store, config)
+            .unwrap()
+            .with_observer(move |event: &Event| {
+                if let Event::TooLarge { handle, what, .. } = event {
+                    seen.lock().unwrap().push((handle.is_some(), *what));
+                }
+            });
     let told = |expected: &[(bool, &'static str)]| {
         assert_eq!(std::mem::take(&mut *events.lock().unwrap()), expected);
     };
@@ -541,7 +542,7 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
 #[tokio::test]
 async fn only_data_and_messages_count_towards_the_limit() {
     let config = SessionConfig::default().with_max_size(1024);
-    let layer = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+    let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
     // Keys and values with their quotes, and a message as it is stored.
     let others = r#""key""n"7"""#.len() + r#"{"level":"info","text":"hello"}"#.len();
     for (letters, status) in [(1024 - others, 200), (1025 - others, 500)] {
