@@ -1,37 +1,59 @@
-//! What can be wrong with settings, and with the store that they name.
+//! Errors in settings, and of the store that they name.
 
+use std::error::Error;
+use std::fmt;
+use std::iter;
 use std::time::Duration;
 
 use crate::error::store::Cause;
 use crate::time::duration;
 
-/// A setting that cannot work, or a store that cannot be reached; the text says what to write instead.
+/// An invalid setting, or a store that cannot be used. The message says how to fix it.
+///
+/// `Debug` shows the message and its causes, as `main` prints it when it returns the error.
 #[non_exhaustive]
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 pub enum ConfigError {
-    /// A setting has a value that cannot work.
+    /// The value of a setting is invalid.
+    #[non_exhaustive]
     #[error("{setting} = {value}: {advice}")]
     Invalid {
-        /// The setting, as it is written in a configuration file.
+        /// The setting, as a configuration file names it.
         setting: &'static str,
-        /// Its value; passwords are left out.
+        /// Its value, without passwords.
         value: String,
-        /// What to write instead.
+        /// How to fix it.
         advice: String,
     },
-    /// A store was made outside of a tokio runtime.
-    #[error("no tokio runtime: make the store inside of one, such as in `#[tokio::main]`")]
+    /// A store was created outside of a tokio runtime.
+    #[error("not in a tokio runtime: create the store inside of one, such as in `#[tokio::main]`")]
     NoRuntime,
-    /// The store was not reached.
+    /// The store cannot be reached, or lacks what sessions need.
+    #[non_exhaustive]
     #[error("cannot use the session store at {address}: {advice}")]
     Connect {
         /// Host and port, or the path of the socket.
         address: String,
-        /// What to look at.
+        /// How to fix it.
         advice: String,
-        /// What went wrong.
+        /// The cause.
         source: Cause,
     },
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.to_string();
+        f.write_str(&message)?;
+        for cause in iter::successors(self.source(), |&error| error.source()) {
+            let cause = cause.to_string();
+            // Advice may quote its cause.
+            if !message.contains(&cause) {
+                write!(f, "; caused by: {cause}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl ConfigError {
@@ -60,7 +82,7 @@ pub(crate) fn check_duration(
     Err(bad_duration(setting, value, shortest, longest))
 }
 
-/// The refusal of a duration that should lie in these limits.
+/// The error for a duration beyond these limits.
 pub(crate) fn bad_duration(
     setting: &'static str,
     value: Duration,
@@ -71,5 +93,47 @@ pub(crate) fn bad_duration(
         setting,
         value: duration::text(value),
         advice: duration::advice(shortest, longest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::error::store::StoreError;
+
+    #[test]
+    fn debug_shows_what_main_should_print_the_message_and_its_causes() {
+        let connect = |advice: &str, source: StoreError| ConfigError::Connect {
+            address: "h:6379".to_owned(),
+            advice: advice.to_owned(),
+            source: Arc::new(source),
+        };
+        let reset = StoreError::unavailable("reset by peer");
+        let cause = StoreError::unavailable("handshake failed").with_source(reset);
+        for (error, expected) in [
+            (
+                ConfigError::invalid("max_size", 0, "write a number"),
+                "max_size = 0: write a number",
+            ),
+            (
+                ConfigError::NoRuntime,
+                "not in a tokio runtime: create the store inside of one, such as in `#[tokio::main]`",
+            ),
+            (
+                connect("start the server", cause),
+                "cannot use the session store at h:6379: start the server; caused by: handshake failed; caused by: reset by peer",
+            ),
+            (
+                connect("NOAUTH: write a password", StoreError::refused("NOAUTH")),
+                "cannot use the session store at h:6379: NOAUTH: write a password",
+            ),
+        ] {
+            // What `fn main() -> Result<(), Box<dyn Error>>` prints.
+            let returned: Box<dyn Error> = Box::new(error);
+            assert_eq!(format!("{returned:?}"), expected);
+            assert_eq!(format!("{returned:#?}"), expected);
+        }
     }
 }
