@@ -1,4 +1,4 @@
-//! What can be configured of the session cookie.
+//! The settings of the session cookie.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +7,18 @@ use crate::error::config::ConfigError;
 
 /// The `SameSite` attribute of the cookie.
 ///
-/// It is no replacement for protection against cross-site request forgery.
+/// It does not replace protection against cross-site request forgery.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SameSite {
-    /// Sent with links from other sites, not with their forms and scripts. The default: with `Strict` a visitor who
-    /// follows a link from a mail is logged out.
+    /// Browsers send the cookie when the visitor follows a link from another site, but not with that site's forms and scripts.
+    /// The default: with `Strict`, a visitor who follows a link from a mail seems to be logged out.
     #[default]
     Lax,
-    /// Never sent with requests that another site caused.
+    /// Browsers never send the cookie with requests from other sites.
     Strict,
-    /// Sent always; needs `secure`.
+    /// Browsers send the cookie with every request; requires `secure`.
     None,
 }
 
@@ -27,22 +27,22 @@ pub enum SameSite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CookieConfig {
-    /// The name; `__Host-id` by default, since browsers then accept it only from this host, over TLS, for every path
-    /// (RFC 6265bis §4.1.3.2). Layers of different names have different sessions.
+    /// The name; `__Host-id` by default, since browsers accept a `__Host-` cookie only from this host, over TLS, for every path
+    /// (RFC 6265bis §4.1.3.2). Layers with different names have different sessions.
     pub name: String,
     /// The `Path` attribute; `/` by default.
     pub path: String,
-    /// The `Domain` attribute, such as `example.org`: the cookie is then for this host and all hosts below it. None by
-    /// default, so that no sibling host can read or set the cookie. A dot before it means nothing (RFC 6265 §5.2.3).
+    /// The `Domain` attribute, such as `example.org`: browsers then send the cookie to this host and all hosts below it. `None`
+    /// by default, so that sibling hosts can neither read nor set the cookie. A leading dot has no effect (RFC 6265 §5.2.3).
     ///
-    /// Refused is what no browser keeps: a single label such as `localhost` or `com`, an IP address, and a public suffix
-    /// such as `co.uk` or `github.io` (<https://publicsuffix.org>, as this version of sessile knows it).
+    /// A domain that browsers reject is invalid: a single label such as `localhost` or `com`, an IP address, and a public
+    /// suffix such as `co.uk` or `github.io` (<https://publicsuffix.org>, in the version that this release of sessile contains).
     pub domain: Option<String>,
     /// The `SameSite` attribute; `lax` by default.
     pub same_site: SameSite,
-    /// The `Secure` attribute; on by default, whatever the request's scheme looks like behind a proxy.
+    /// The `Secure` attribute; on by default, even if a proxy forwards requests over plain HTTP.
     pub secure: bool,
-    /// The `Partitioned` attribute, for sites embedded in others; off by default.
+    /// The `Partitioned` attribute, for sites that are embedded in others; off by default.
     pub partitioned: bool,
 }
 
@@ -112,7 +112,7 @@ impl CookieConfig {
         };
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if self.name.is_empty() || self.name.len() > 256 || !self.name.bytes().all(token) {
-            // A name that the cookie's other attributes allow.
+            // A name that goes with the cookie's other attributes.
             let example = if self.is_host_only() {
                 "__Host-id"
             } else {
@@ -132,44 +132,43 @@ impl CookieConfig {
             && let Err(what) = domain::check(domain)
         {
             let advice = if prefixed("__Host-") {
-                "write no domain: a `__Host-` cookie has none"
+                "leave it out: a `__Host-` cookie has no domain"
             } else {
-                "write none, for this host only, or a domain of this host, such as \"example.org\""
+                "leave it out, for this host only, or write a domain of this host, such as \"example.org\""
             };
             return invalid("cookie.domain", domain, &format!("{what}: {advice}"));
         }
         if prefixed("__Host-") && !self.is_host_only() {
-            let advice = "browsers take a `__Host-` cookie only with `secure = true`, `path = \"/\"` and no `domain`: \
+            let advice = "browsers accept a `__Host-` cookie only with `secure = true`, `path = \"/\"` and no `domain`: \
                           keep these, or choose another name, such as \"id\"";
             return invalid("cookie.name", &self.name, advice);
         }
         if (prefixed("__Secure-") || prefixed("__Http-")) && !self.secure {
-            let advice = "browsers take a `__Secure-` or `__Http-` cookie only with `secure = true`: set it, or choose another \
+            let advice = "browsers accept a `__Secure-` or `__Http-` cookie only with `secure = true`: set it, or choose another \
                           name, such as \"id\"";
             return invalid("cookie.name", &self.name, advice);
         }
         if self.same_site == SameSite::None && !self.secure {
-            let advice =
-                "browsers take `SameSite=None` only with `secure = true`: set it, or write \"lax\"";
+            let advice = "browsers accept `SameSite=None` only with `secure = true`: set it, or write \"lax\"";
             return invalid("cookie.same_site", "none", advice);
         }
         if self.partitioned && !self.secure {
             let advice =
-                "browsers take `Partitioned` only with `secure = true`: set it, or write `false`";
+                "browsers accept `Partitioned` only with `secure = true`: set it, or write `false`";
             return invalid("cookie.partitioned", "true", advice);
         }
         Ok(())
     }
 
-    /// Whether browsers would take it under a name with `__Host-`.
+    /// Whether browsers accept it with a `__Host-` name.
     fn is_host_only(&self) -> bool {
         self.secure && self.path == "/" && self.domain.is_none()
     }
 
-    /// What can be kept of the cookie over plain HTTP on `localhost`, which is in no domain.
+    /// The closest cookie that browsers accept over plain HTTP from `localhost`, which belongs to no domain.
     pub(crate) fn without_tls(&self) -> Self {
         const PREFIXES: [&str; 4] = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"];
-        // Behind one prefix there may be another.
+        // One prefix may follow another.
         let mut name = self.name.as_str();
         while let Some(prefix) = PREFIXES.iter().find(|prefix| has_prefix(name, prefix)) {
             name = &name[prefix.len()..];
@@ -191,7 +190,7 @@ impl CookieConfig {
     }
 }
 
-/// Browsers compare the prefixes of names without regard to case.
+/// Browsers ignore case when they compare the prefixes of names.
 pub(crate) fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -202,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_tls_the_cookie_keeps_what_it_can() {
+    fn without_tls_the_cookie_keeps_every_attribute_that_localhost_allows() {
         for (name, domain, plain) in [
             ("__Host-id", None, "id"),
             ("__host-shop", None, "shop"),
@@ -219,7 +218,10 @@ mod tests {
             let cookie = cookie.without_tls();
             cookie.check().unwrap();
             assert_eq!((cookie.name.as_str(), cookie.secure), (plain, false));
-            assert_eq!(cookie.domain, None, "{name}: localhost is in no domain");
+            assert_eq!(
+                cookie.domain, None,
+                "{name}: localhost belongs to no domain"
+            );
         }
     }
 }

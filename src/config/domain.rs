@@ -1,53 +1,53 @@
-//! Which `Domain` attributes browsers keep a cookie for.
+//! Which `Domain` attributes browsers accept.
 
-/// What is wrong with the domain, if no browser would keep a cookie for it.
+/// Rejects a domain for which browsers accept no cookie; the error says why.
 pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
-    // RFC 6265 §5.2.3: it means nothing.
+    // RFC 6265 §5.2.3: it has no effect.
     let domain = domain.strip_prefix('.').unwrap_or(domain);
     if domain.contains([':', '[', ']']) && domain.parse::<std::net::Ipv6Addr>().is_ok()
         || domain.starts_with('[')
     {
-        return Err("browsers keep no cookie for the domain of an IP address");
+        return Err("browsers do not accept an IP address as a domain");
     }
     if !domain.is_ascii() {
-        return Err("letters beyond ASCII are written as in `xn--bcher-kva.example`");
+        return Err("write letters beyond ASCII in Punycode, as in `xn--bcher-kva.example`");
     }
-    // Not in RFC 1123, and yet there are hosts with `_`, for which browsers keep cookies.
+    // RFC 1123 has no `_`, but there are hosts with it, and browsers accept their cookies.
     let host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if !domain.bytes().all(host) {
         return Err("a domain is a host name without scheme and port");
     }
     if domain.len() > 253 {
-        return Err("a host name has 253 letters at most");
+        return Err("a host name has at most 253 characters");
     }
     let labels: Vec<&str> = domain.split('.').collect();
     if labels.iter().any(|label| label.is_empty()) {
-        return Err("a host name has something between its dots, and none at its end");
+        return Err("a host name has no empty label between dots, and no dot at its end");
     }
     if labels
         .iter()
         .any(|label| label.len() > 63 || label.starts_with('-') || label.ends_with('-'))
     {
-        return Err("a part of a host name has 63 letters at most, and no `-` at its ends");
+        return Err("a label of a host name has at most 63 characters, and no `-` at either end");
     }
-    // Browsers read a host whose last label is a number as an address, whatever is before it.
+    // Browsers parse a host whose last label is a number as an address, whatever precedes it.
     if labels.last().is_some_and(|label| is_number(label)) {
-        return Err("browsers keep no cookie for the domain of an IP address");
+        return Err("browsers do not accept an IP address as a domain");
     }
     if labels.len() == 1 {
-        return Err("browsers keep no cookie for a domain of one label, such as `localhost`");
+        return Err("browsers do not accept a domain with a single label, such as `localhost`");
     }
     let lower = domain.to_ascii_lowercase();
     if psl::suffix(lower.as_bytes()).is_some_and(|suffix| suffix.as_bytes() == lower.as_bytes()) {
         return Err(
-            "browsers keep no cookie for a public suffix, below which anybody may have a host",
+            "browsers do not accept a public suffix, below which anyone can register a host",
         );
     }
     Ok(())
 }
 
-/// The domains that a cookie may have that browsers send to this host: each parent of its name, the shortest first, and the
-/// name. None for a host that is an address or no host name.
+/// The `Domain` attributes of the cookies that browsers send to this host: the parents of its name, the shortest first, and
+/// the name itself. Empty if the host is an address or not a host name.
 pub(crate) fn domains(host: &str) -> Vec<String> {
     let host = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_is_taken_if_browsers_keep_cookies_for_it() {
+    fn a_domain_is_accepted_if_browsers_accept_its_cookies() {
         let long = format!("{}.org", "a".repeat(63));
         for domain in [
             "example.org",
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_gets_the_cookies_of_its_own_name_and_of_its_parents() {
+    fn a_host_receives_the_cookies_of_its_own_name_and_of_its_parents() {
         for (host, expected) in [
             ("example.org", &["example.org"][..]),
             ("Example.org:8080", &["example.org"]),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_refused_if_no_browser_keeps_cookies_for_it() {
+    fn a_domain_is_rejected_if_browsers_reject_its_cookies() {
         let (label, name) = ("a".repeat(64), format!("{}org", "a.".repeat(126)));
         for (domain, why) in [
             ("", "dots"),
@@ -149,9 +149,9 @@ mod tests {
             ("..example.org", "dots"),
             ("example..org", "dots"),
             ("example.org.", "dots"),
-            ("localhost", "one label"),
-            (".localhost", "one label"),
-            ("com", "one label"),
+            ("localhost", "single label"),
+            (".localhost", "single label"),
+            ("com", "single label"),
             ("127.0.0.1", "address"),
             (".127.0.0.1", "address"),
             ("127.1", "address"),

@@ -1,4 +1,4 @@
-//! What must have a change before its request is answered.
+//! How far changes must have spread before a response reports success.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use crate::error::config::{ConfigError, check_duration};
 use crate::store::{Capabilities, Durability};
 use crate::time::duration;
 
-/// How far what a request has done must have spread before it is answered with success.
+/// How far a request's changes must have spread before its response reports success.
 ///
-/// Redis tells a client that a write is done once the primary has it, and replicas get it a moment later: what a replica
-/// has not got when it takes over is lost. To wait for replicas costs a round trip and theirs, and makes requests fail while
-/// there are none. It is worth that for what must not come undone, such as a logout:
+/// Redis acknowledges a write once the primary has it, and replicas receive it a moment later. A write that a replica has not
+/// received when it takes over is lost. Waiting for replicas costs one more round trip and theirs, and requests fail while
+/// there are too few replicas. That is worth it for changes that must not be undone, such as a logout:
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,14 +27,14 @@ use crate::time::duration;
 ///     .with_durability(DurabilityConfig::default().with_revocations(one_replica));
 /// ```
 ///
-/// If too few replicas have it in time, it is in the store all the same, and done once. The response is then
+/// If too few replicas acknowledge a change in time, the primary has it all the same, once. The response is then
 ///
-/// - 503 without `Retry-After`, [`SessionError::OutcomeUnknown`](crate::SessionError::OutcomeUnknown), for a change of a
-///   session that exists: whether it will still be there after a failover is what is not known, and to repeat it may do it
-///   twice. The session shows it from then on. After `cycle_id`, `set_principal` or `clear_principal` the response carries the
-///   new cookie, which works; if a failover then forgets them, that browser is signed out;
+/// - 503 without `Retry-After`, [`SessionError::OutcomeUnknown`](crate::SessionError::OutcomeUnknown), for a change to an
+///   existing session: the change may not survive a failover, and repeating it may apply it twice. The session shows it from
+///   then on. After `cycle_id`, `set_principal` or `clear_principal` the response carries the new cookie, which works; if a
+///   failover then loses the change, that browser is signed out;
 /// - 503 with `Retry-After`, [`SessionError::Store`](crate::SessionError::Store), for a new session, whose token nobody has
-///   got, and for a logout, which is repeated in the background and may be by the visitor.
+///   received, and for a logout, which sessile retries in the background and the visitor may repeat.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,7 +66,7 @@ impl DurabilityConfig {
         self.revocations.unwrap_or(self.commits)
     }
 
-    /// Whether anything waits for replicas.
+    /// Whether any change waits for replicas.
     pub(crate) fn waits(&self) -> bool {
         [self.commits, self.revocations()] != [Durability::Primary; 2]
     }
@@ -85,7 +85,7 @@ impl DurabilityConfig {
                     let advice = "write a number of replicas from 1 to 1024, or \"primary\"";
                     return Err(ConfigError::invalid(setting, durability, advice));
                 }
-                // WAIT takes whole milliseconds, and waits for ever at zero.
+                // WAIT takes whole milliseconds, and 0 means for ever.
                 let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(60));
                 check_duration(setting, timeout, shortest, longest)?;
             }
@@ -93,7 +93,7 @@ impl DurabilityConfig {
         Ok(())
     }
 
-    /// Says what this store cannot do.
+    /// Rejects durability that this store does not support.
     pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
         for (setting, durability) in self.settings() {
             let Durability::Replicas { timeout, .. } = durability else {
@@ -105,7 +105,7 @@ impl DurabilityConfig {
             }
             if timeout > can.request_budget {
                 let advice = format!(
-                    "its timeout is more than the store's request_budget = {}, so it could never be used up: lower it, or \
+                    "its timeout is more than the store's request_budget = {}, so it would never elapse: lower it, or \
                      raise the budget",
                     duration::text(can.request_budget)
                 );
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_cannot_do_is_told() {
+    fn durability_beyond_the_store_or_its_request_budget_is_rejected() {
         let config = |commits, revocations| DurabilityConfig {
             commits,
             revocations,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn durability_can_be_read_from_a_file() {
+    fn a_config_file_may_leave_out_either_durability_but_not_the_timeout() {
         let json = r#"{"revocations": {"replicas": {"n": 2, "timeout": "50ms"}}}"#;
         let config: DurabilityConfig = serde_json::from_str(json).unwrap();
         assert_eq!(config.commits, Durability::Primary);

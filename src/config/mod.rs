@@ -1,4 +1,4 @@
-//! What can be configured of a layer.
+//! The settings of a layer.
 
 pub(crate) mod cookie;
 pub(crate) mod domain;
@@ -18,7 +18,9 @@ use crate::record::lifetime::{LONGEST, SHORTEST};
 use crate::store::Capabilities;
 use crate::time::duration;
 
-/// The settings of a [`SessionLayer`](crate::SessionLayer), checked by
+/// The settings of a [`SessionLayer`](crate::SessionLayer).
+///
+/// Invalid settings fail at startup, with a message that says how to fix them: see
 /// [`SessionLayer::try_new`](crate::SessionLayer::try_new).
 ///
 /// ```
@@ -32,51 +34,53 @@ use crate::time::duration;
 /// # Ok::<(), sessile::ConfigError>(())
 /// ```
 ///
-/// It is a serde type: durations are written as `"30d"`, `"1h 30m"` or `"500ms"`, and what is left out has its default. A day
-/// has 24 hours; months and years are refused.
+/// In a configuration file, a setting that is left out has its default, and durations are written as `"30d"`, `"1h 30m"` or
+/// `"500ms"`. A day has 24 hours; months and years are rejected.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionConfig {
-    /// The cookie.
+    /// The session cookie.
     pub cookie: CookieConfig,
-    /// The session ends when it is not used for this long, at the earliest after half of it: it is kept as the key's TTL,
-    /// and renewed only once half is used up. For a time that is guaranteed, set twice as much. 30 min by default (OWASP:
-    /// 15–30 min for low-risk applications).
+    /// How long a session lives without being used; 30 min by default (OWASP: 15–30 min for low-risk applications), from 1 s
+    /// to ten years.
+    ///
+    /// It is the TTL of the session's key, and is renewed only once half of it has passed: a session may expire after being
+    /// unused for half of this time. To guarantee a time, set twice as much.
     #[serde(with = "duration")]
     #[doc(alias = "ttl")]
     pub idle_timeout: Duration,
-    /// The session ends this long after it was created, or after the last login, however much it is used; 24 h by default
-    /// (NIST SP 800-63B: at most 24 h for AAL2).
+    /// How long a session lives after its creation or its last login, however much it is used; 24 h by default (NIST SP
+    /// 800-63B: at most 24 h for AAL2), from 1 s to ten years.
     #[serde(with = "duration")]
     pub absolute_timeout: Duration,
-    /// How many bytes a session's data and flash messages may take, keys and values as they are written in JSON; 64 KiB by
-    /// default, so that no request can fill the store, from 1 KiB to 128 MiB. About half a kilobyte that sessile itself keeps
-    /// is not counted.
+    /// How many bytes a session's data and flash messages may take, with keys and values in JSON; 64 KiB by default, so that
+    /// no request can fill the store, from 1 KiB to 128 MiB. The half kilobyte or so that sessile itself stores does not
+    /// count.
     ///
-    /// A change that leaves the session no larger than it was always fits, also after the limit was lowered: signing in and
-    /// out, rotating, and removing things. What does not fit is refused with
+    /// A change that does not make the session larger always succeeds, even after the limit was lowered: signing in and out,
+    /// rotating, and removing values. A change beyond the limit is rejected with
     /// [`SessionError::TooLarge`](crate::SessionError::TooLarge) and is an [`Event::TooLarge`](crate::Event::TooLarge).
     pub max_size: usize,
-    /// When the session is loaded.
+    /// When the session is loaded; [`Load::Inbound`] by default.
     pub load: Load,
-    /// What happens if the session cannot be loaded.
+    /// What happens when the session cannot be loaded; [`OnStoreError::Reject`] by default.
     pub on_store_error: OnStoreError,
-    /// What happens if other requests have changed the session meanwhile.
+    /// What happens to concurrent changes of a session; [`Concurrency::Merge`] by default.
     pub concurrency: Concurrency,
-    /// What to do when a session is used from another network.
+    /// What happens when a session is used from another network; [`Fingerprinting::Soft`] by default.
     pub fingerprinting: Fingerprinting,
-    /// How many bits of an IPv4 address are its network; 24 by default, from 8 to 32.
+    /// How many bits of an IPv4 address identify its network; 24 by default, from 8 to 32.
     pub ipv4_prefix: u8,
-    /// How many bits of an IPv6 address are its network; 64 by default, from 32 to 128.
+    /// How many bits of an IPv6 address identify its network; 64 by default, from 32 to 128.
     pub ipv6_prefix: u8,
-    /// Whether changes are committed although the handler answered with a status of 500 or above; off by default, since
-    /// such a request has usually stopped half-way. A logout and a rotation are committed in any case, and if the handler
-    /// returned a [`SessionError`](crate::SessionError), nothing else is.
+    /// Whether changes are committed when the handler responds with a status of 500 or above; `false` by default, since such a
+    /// request has usually stopped half-way. A logout and a rotation are committed in any case. Of a handler that returns a
+    /// [`SessionError`](crate::SessionError) nothing else is committed, whatever this setting.
     pub commit_on_server_error: bool,
-    /// What caches are told of responses that depend on who is signed in; `no_store` by default.
+    /// Whether caches may store the pages of signed-in users; [`SignedInCaching::NoStore`] by default.
     pub signed_in_caching: SignedInCaching,
-    /// How far changes must have spread before a request is answered with success; on the primary by default.
+    /// How far changes must have spread before a response reports success; to the primary by default.
     pub durability: DurabilityConfig,
 }
 
@@ -100,8 +104,8 @@ impl Default for SessionConfig {
     }
 }
 
-/// Redis closes the connection, on which other requests wait too, for a value of more than 512 MiB (`proto-max-bulk-len`). The
-/// record is larger than what is counted: by two bytes for each entry, and by the names of two principals.
+/// Redis closes the connection, which other requests share, on a value of more than 512 MiB (`proto-max-bulk-len`). A record
+/// is larger than what counts: by two bytes for each entry, and by the names of two principals.
 const LARGEST: usize = 128 * 1024 * 1024;
 
 impl SessionConfig {
@@ -189,14 +193,14 @@ impl SessionConfig {
         self
     }
 
-    /// Sets the [`durability`](Self::durability) of changes; on the primary by default.
+    /// Sets the [`durability`](Self::durability) of changes; to the primary by default.
     #[must_use]
     pub fn with_durability(mut self, durability: DurabilityConfig) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Says what cannot work.
+    /// Rejects settings that cannot work.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
         for (setting, value) in [
@@ -220,15 +224,15 @@ impl SessionConfig {
         }
         self.durability.check()?;
         if !(1024..=LARGEST).contains(&self.max_size) {
-            let advice = "write a number of bytes from 1024 to 134217728: Redis takes no record that is much larger";
+            let advice = "write a number of bytes from 1024 to 134217728: Redis does not accept records that are much larger";
             return Err(ConfigError::invalid("max_size", self.max_size, advice));
         }
         Ok(())
     }
 
-    /// The settings that differ from those of another.
+    /// The settings that differ from those of `other`.
     pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
-        // Taken apart, so that a new setting is not forgotten here.
+        // Destructured, so that the compiler asks for each new setting here.
         let Self {
             cookie,
             idle_timeout,
@@ -276,7 +280,7 @@ impl SessionConfig {
         settings.into_iter().filter_map(different).collect()
     }
 
-    /// Says what this store cannot do.
+    /// Rejects settings that this store does not support.
     pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
         self.concurrency.check_for(can)?;
         self.durability.check_for(can)
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_named_with_what_to_write_instead() {
+    fn invalid_settings_are_rejected_with_a_message_that_says_how_to_fix_them() {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.cookie.name = "id".into()).is_ok());
         type Case = (&'static str, fn(&mut SessionConfig));
@@ -356,7 +360,7 @@ mod tests {
                 c.durability.revocations = Some(replicas(1, 61_000));
             }),
             ("max_size", |c| c.max_size = 0),
-            // With what is not counted, the record would be more than Redis takes.
+            // With what does not count, the record would be more than Redis accepts.
             ("max_size", |c| c.max_size = 512 * 1024 * 1024),
         ];
         for (expected, change) in cases {
@@ -369,7 +373,9 @@ mod tests {
             };
             assert_eq!(*setting, expected, "{error}");
             assert!(
-                advice.contains("write") || advice.contains("keep") || advice.contains("set it"),
+                ["write", "keep", "set it", "leave it out"]
+                    .iter()
+                    .any(|cure| advice.contains(cure)),
                 "{error}"
             );
         }
@@ -383,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_file_may_leave_things_out_and_may_not_misspell_them() {
+    fn a_config_file_may_leave_out_settings_but_not_misspell_them() {
         let json =
             r#"{"idle_timeout": "15m", "cookie": {"name": "__Host-shop", "same_site": "strict"}}"#;
         let config: SessionConfig = serde_json::from_str(json).unwrap();

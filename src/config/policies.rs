@@ -1,4 +1,4 @@
-//! The policies of a layer: when it loads a session, and what it does about failures, conflicts and caches.
+//! The policies of a layer: when it loads a session, and how it handles failures, concurrent changes and caches.
 
 use std::time::Duration;
 
@@ -14,29 +14,29 @@ use crate::time::duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Load {
-    /// On the way in, for every request that carries a session cookie: idle time then counts on every request. The
-    /// default.
+    /// Before the handler runs, for every request that carries a session cookie, so that every request counts as use of the
+    /// session. The default.
     #[default]
     Inbound,
     /// When a handler or middleware first asks for the session: for routers that also serve public pages.
     OnExtract,
 }
 
-/// What happens to a request whose session cannot be loaded, since the store is away or hangs.
+/// What happens to a request whose session cannot be loaded, because the store is unavailable or does not respond.
 ///
-/// Whatever it is, no cookie is set, and none is taken away but by a logout: an outage logs nobody out.
+/// Either way no cookie is set, and only a logout removes one: an outage logs nobody out.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[doc(alias("fail_open", "fail_closed"))]
 pub enum OnStoreError {
-    /// Whoever asks for the session gets [`SessionError::Store`](crate::SessionError::Store), which as a response is 503 with
-    /// `Retry-After`. A handler that does not ask runs, and so does a [`Logout`](crate::Logout). With
-    /// [`Concurrency::Exclusive`] and [`Load::Inbound`] no handler runs. The default.
+    /// A handler or middleware that asks for the session gets [`SessionError::Store`](crate::SessionError::Store), which
+    /// becomes a 503 with `Retry-After`. A handler that does not ask runs as usual, and so does one that asks for
+    /// [`Logout`](crate::Logout). With [`Concurrency::Exclusive`] and [`Load::Inbound`] no handler runs. The default.
     #[default]
     Reject,
-    /// The handler runs with an empty session, as for a visitor without one: for pages that are worth something to anybody.
-    /// Nothing can be written; if the handler tries to, the response becomes 503 after all.
+    /// The handler runs with an empty session, as for a new visitor: for pages that are useful to anyone. The session cannot
+    /// be changed: if the handler tries to, the response becomes 503 after all.
     /// [`destroy`](crate::Session::destroy) ends the session that could not be loaded, as [`Logout`](crate::Logout) does.
     Anonymous,
 }
@@ -151,15 +151,15 @@ impl TryFrom<Unchecked> for Exclusive {
     }
 }
 
-/// What caches are told of a response whose handler asked for the session of somebody who is signed in: of one that has a
+/// Whether caches may store a response whose handler asked for the session of a signed-in user: for a session that has a
 /// principal when it is loaded or committed.
 ///
-/// Without `no-store` a browser may show such a page after the logout, out of its history or its cache, to whoever presses
-/// the back button, and a shared cache may show it to others.
+/// Without `no-store`, a browser may show such a page from its history or its cache after the logout, to whoever presses the
+/// back button, and a shared cache may show it to others.
 ///
-/// The cost: browsers keep a page with `no-store` out of their back/forward cache, or take it out at the next change of a
-/// cookie, so that going back loads it again. Where that matters more, give the response a `Cache-Control` of its own, such
-/// as `private, no-cache`: it stays as it is, unless it says `public` or `s-maxage`.
+/// The cost: browsers keep a page with `no-store` out of their back/forward cache, or evict it when a cookie changes, so that
+/// going back loads the page again. Where that matters more, set a `Cache-Control` in the handler, such as `private, no-cache`:
+/// it stays as it is, unless it contains `public` or `s-maxage`.
 ///
 /// Sources: RFC 9111 §5.2.2.5; OWASP Session Management Cheat Sheet, "Web Content Caching".
 #[non_exhaustive]
@@ -167,17 +167,17 @@ impl TryFrom<Unchecked> for Exclusive {
 #[serde(rename_all = "snake_case")]
 #[doc(alias("back_button", "bfcache", "cache_limiter"))]
 pub enum SignedInCaching {
-    /// `Cache-Control: no-store`, unless the handler has set a `Cache-Control` without `public` and `s-maxage`. Fields that
-    /// let shared caches store it, such as `CDN-Cache-Control`, are removed. The default.
+    /// Sends `Cache-Control: no-store`, unless the handler has set a `Cache-Control` without `public` and `s-maxage`. Removes
+    /// headers that let shared caches store the response, such as `CDN-Cache-Control`. The default.
     #[default]
     NoStore,
-    /// What the handler says, and nothing besides. A response that sets the session cookie or takes it away is kept out of
-    /// shared caches all the same.
+    /// Leaves the handler's headers as they are. A response that sets or removes the session cookie is kept out of shared
+    /// caches all the same.
     Unchanged,
 }
 
 impl Concurrency {
-    /// Says what this store cannot do.
+    /// Rejects a policy that this store does not support.
     pub(crate) fn check_for(self, can: Capabilities) -> Result<(), ConfigError> {
         if matches!(self, Self::Exclusive(_)) && !can.lease {
             return Err(ConfigError::Invalid {

@@ -7,15 +7,15 @@ use crate::error::config::ConfigError;
 use crate::middleware::layer::SessionLayer;
 use crate::store::{MemoryStore, RedisConfig, RedisStore};
 
-/// Which store, told by a URL.
+/// The store, selected by its URL.
 ///
-/// As a serde type it is a table with a `url`: `memory:` alone, or the settings of a [`RedisConfig`].
+/// In a configuration file it is a table with a `url`: `memory:` alone, or the settings of a [`RedisConfig`].
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[doc(alias = "StorageType")]
 #[allow(
     clippy::large_enum_variant,
-    reason = "an application has one, and a Box would be in the way"
+    reason = "an application has one, and a Box would be a nuisance"
 )]
 pub enum StoreConfig {
     /// `memory:` — a [`MemoryStore`]. The default.
@@ -28,7 +28,7 @@ pub enum StoreConfig {
 impl StoreConfig {
     /// The store at this URL, with its default settings: `memory:`, or any of [`RedisConfig::url`].
     ///
-    /// The URL is looked at when the layer is made.
+    /// The URL is checked when the layer is created.
     pub fn from_url(url: impl Into<String>) -> Self {
         Self::of(RedisConfig::new(url))
     }
@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for StoreConfig {
     }
 }
 
-/// Everything that can be configured of a layer and its store, for [`SessionLayer::from_config`].
+/// All settings of a layer and its store, for [`SessionLayer::from_config`].
 ///
 /// ```
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -67,25 +67,25 @@ impl<'de> Deserialize<'de> for StoreConfig {
 pub struct Config {
     /// The store; memory by default.
     pub store: StoreConfig,
-    /// The sessions and their cookie.
+    /// The sessions and their cookie; [`SessionConfig::default`] by default.
     pub session: SessionConfig,
 }
 
 impl SessionLayer {
-    /// A layer and its store, as configured. Which store it is stands in the log, since a missing `store` means memory. For
-    /// [`RedisStore::stats`] and [`RedisStore::health`], make the store yourself and keep a clone.
+    /// Creates a layer and its store. The log names the store, since a missing `store` means memory. To use
+    /// [`RedisStore::stats`] and [`RedisStore::health`], create the store yourself and keep a clone.
     ///
     /// # Errors
     ///
-    /// Those of [`try_new`](Self::try_new) and [`RedisStore::from_config`], and [`ConfigError::Connect`] where sessions
-    /// are to wait for replicas and this user may not send `WAIT`.
+    /// Those of [`try_new`](Self::try_new) and [`RedisStore::from_config`], and [`ConfigError::Connect`] if `durability` waits
+    /// for replicas and this user may not send `WAIT`.
     #[doc(alias = "factory")]
     pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
-        tracing::info!(target: "sessile", store = ?config.store, "sessions are kept in");
+        tracing::info!(target: "sessile", store = ?config.store, "session store configured");
         match config.store {
             StoreConfig::Memory => Self::try_new(MemoryStore::new(), config.session),
             StoreConfig::Redis(redis) => {
-                // What is wrong with the sessions is told although Redis is away.
+                // Invalid session settings are reported even if Redis is unavailable.
                 config.session.check()?;
                 let store = RedisStore::from_config(redis).await?;
                 if config.session.durability.waits() {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_tells_the_store() {
+    fn the_url_selects_the_store() {
         for (json, redis) in [
             (r#"{}"#, false),
             (r#"{"store": {"url": "memory:"}}"#, false),

@@ -1,4 +1,4 @@
-//! The layer: what a user configures once and shares between routers.
+//! The layer, which users configure once and share between routers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,18 +34,18 @@ use crate::store::SessionStore;
 ///     .layer(SessionLayer::new(MemoryStore::new()));
 /// ```
 ///
-/// Clones share the store; a `with_…` on a clone changes that clone only, so that routers side by side can have settings of
-/// their own: give each its layer, then `merge` or `nest` them.
+/// Clones share the store. A `with_…` on a clone changes that clone only, so that routers side by side can have different
+/// settings: give each its own layer, then `merge` or `nest` them.
 ///
-/// A layer inside another of the same cookie name joins its session, and the outer one's settings hold: store, timeouts,
-/// fingerprinting, concurrency, hooks and all the rest. Where the inner one was made with others, that is an
-/// [`Event::SettingsIgnored`](crate::Event::SettingsIgnored) and a warning in the log, once for the two: a `Strict` layer inside a `Soft` one protects nothing.
-/// A layer of another cookie name is another session.
+/// A layer inside another one with the same cookie name uses the outer layer's session and settings: store, timeouts,
+/// fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
+/// [`Event::SettingsIgnored`](crate::Event::SettingsIgnored) and logs a warning, once for each pair of layers: a `Strict` layer
+/// inside a `Soft` one protects nothing. A layer with another cookie name has another session.
 ///
 /// # Order of layers
 ///
-/// A response that this layer replaces, 409 or 503, has the headers of the layers outside of it only. Put CORS, security
-/// headers, compression and tracing outside: in axum by a call of `.layer()` after that for this layer, in a
+/// A response that this layer replaces, with 409 or 503, has only the headers that layers outside of this one add. Put CORS,
+/// security headers, compression and tracing outside: in axum with a `.layer()` after the one for this layer, in a
 /// `ServiceBuilder` before it.
 ///
 /// ```
@@ -59,7 +59,7 @@ use crate::store::SessionStore;
 ///     .layer(CorsLayer::permissive());
 /// ```
 ///
-/// What is inside must not set a cookie of the session cookie's name; it is removed, with
+/// Handlers and inner layers must not set a cookie with the session cookie's name: sessile removes it and emits
 /// [`Event::ForeignSetCookie`](crate::Event::ForeignSetCookie).
 ///
 /// The body of the inner service's responses must be `From<Bytes>`, as axum's is: in a `ServiceBuilder`, put layers that
@@ -70,7 +70,7 @@ pub struct SessionLayer {
 }
 
 impl SessionLayer {
-    /// A layer with the default settings.
+    /// Creates a layer with the default settings.
     pub fn new(store: impl SessionStore) -> Self {
         Self::build(store, SessionConfig::default())
     }
@@ -113,15 +113,15 @@ impl SessionLayer {
         self
     }
 
-    /// Sets what happens if a session cannot be loaded; [`OnStoreError::Reject`] by default.
+    /// Sets what happens when a session cannot be loaded; [`OnStoreError::Reject`] by default.
     #[must_use]
     pub fn with_on_store_error(mut self, on_store_error: OnStoreError) -> Self {
         self.parts.config_mut().on_store_error = on_store_error;
         self
     }
 
-    /// Sets what happens if other requests have changed a session meanwhile; [`Concurrency::Merge`] by default. For some
-    /// routes only, give them a router of their own:
+    /// Sets what happens to concurrent changes of a session; [`Concurrency::Merge`] by default. To set it for some routes only,
+    /// give them a router of their own:
     ///
     /// ```
     /// # use axum::{Router, routing::{get, post}};
@@ -136,16 +136,15 @@ impl SessionLayer {
     ///     .merge(Router::new().route("/edit", post(edit)).layer(strict));
     /// ```
     ///
-    /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and says so in
-    /// the log; [`try_new`](Self::try_new) finds that out at once.
+    /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and logs why;
+    /// [`try_new`](Self::try_new) rejects that at startup.
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
         self.parts.config_mut().concurrency = concurrency;
         self
     }
 
-    /// Sets what caches are told of a response whose handler asked for the session of somebody who is signed in;
-    /// [`SignedInCaching::NoStore`] by default.
+    /// Sets whether caches may store the pages of signed-in users; [`SignedInCaching::NoStore`] by default.
     #[must_use]
     pub fn with_signed_in_caching(mut self, caching: SignedInCaching) -> Self {
         self.parts.config_mut().signed_in_caching = caching;
@@ -159,13 +158,13 @@ impl SessionLayer {
         self
     }
 
-    /// Sets where the client's address comes from, instead of axum's `ConnectInfo`: behind a proxy, from the header that
-    /// this proxy sets, and only if the request came from it. `None` means unknown.
+    /// Sets where the client's address comes from, instead of axum's `ConnectInfo`: behind a proxy, from the header that this
+    /// proxy sets, and only if the proxy sent the request. `None` means that the address is unknown.
     ///
     /// # Security
     ///
-    /// A header that clients can send themselves lets a thief choose the network of the victim. Behind one proxy, the last
-    /// entry of `X-Forwarded-For` is what the proxy has added:
+    /// A header that clients can send themselves lets a thief choose the victim's network. Behind one proxy, the last entry of
+    /// `X-Forwarded-For` is the one that the proxy has added:
     ///
     /// ```
     /// use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -205,19 +204,19 @@ impl SessionLayer {
         self
     }
 
-    /// Sends every [`Event`](crate::Event) to the observer, besides the log.
+    /// Sends every [`Event`](crate::Event) to the observer, in addition to the log.
     #[must_use]
     pub fn with_observer(mut self, observer: impl Observer) -> Self {
         Arc::make_mut(&mut self.parts.policy).observer = Some(Arc::new(observer));
         self
     }
 
-    /// Makes the cookie work over plain HTTP on `localhost`, for development: without `Secure`, without the prefix `__Host-` or
-    /// `__Secure-` of its name, which browsers take only with it, and without `Domain`, since `localhost` is in none.
+    /// Makes the cookie work over plain HTTP on `localhost`, for development: without `Secure`, without the name prefixes
+    /// `__Host-` and `__Secure-`, which require it, and without `Domain`, since `localhost` belongs to none.
     ///
     /// # Security
     ///
-    /// Anyone on the way can read the cookie and use the session. Not for a server that others can reach.
+    /// Anyone on the network path can read the cookie and use the session. Do not use it on a server that others can reach.
     #[must_use]
     pub fn insecure_for_localhost(mut self) -> Self {
         let config = self.parts.config_mut();
@@ -225,8 +224,8 @@ impl SessionLayer {
         self
     }
 
-    /// Waits until nothing goes on beside requests any more, in this layer and its clones: commits and logouts whose client
-    /// has gone away, renewals, leases that are being given up. For the end of a process, once its server has ended:
+    /// Waits for the background work of this layer and its clones: commits and logouts whose client has disconnected, renewals,
+    /// and the release of leases. Call it at the end of a process, once its server has stopped:
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -239,11 +238,11 @@ impl SessionLayer {
     /// # }
     /// ```
     ///
-    /// A logout that the store refuses is tried again for about five minutes, so give up at some time.
+    /// A logout that the store rejects is retried for about five minutes, so set a timeout.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is given up if the future is dropped.
+    /// Dropping the future cancels none of the work.
     #[doc(alias("shutdown", "flush", "close"))]
     pub async fn drained(&self) {
         self.parts.engine.backend.background.close();

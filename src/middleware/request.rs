@@ -11,7 +11,6 @@ use crate::commit::delete::Revocation;
 use crate::commit::lease::Lease;
 use crate::commit::renew::renew_if_due;
 use crate::commit::work::{ReadSet, Seen};
-use crate::config::{Concurrency, OnStoreError};
 use crate::config::policies::{Concurrency, OnStoreError};
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
@@ -192,7 +191,11 @@ impl Visit {
             return Ok(None);
         };
         let handle = Some(held);
-        let (queues, wait, lease) = (&self.engine.lease_queues, exclusive.wait(), exclusive.lease());
+        let (queues, wait, lease) = (
+            &self.engine.lease_queues,
+            exclusive.wait(),
+            exclusive.lease(),
+        );
         let taken = Lease::take(&self.context, queues, held, wait, lease).await;
         match &taken {
             Err(SessionError::Store(error)) => {

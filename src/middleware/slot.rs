@@ -13,7 +13,6 @@ use tokio::sync::OnceCell;
 use crate::commit::context::Terms;
 use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
-use crate::config::Concurrency;
 use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
 use crate::event::Event;

@@ -1,31 +1,33 @@
-//! The network a session belongs to, and what happens when it is used from another.
+//! The network that a session belongs to, and what happens when it is used from another one.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What to do when a session is used from another network than the one it was created on.
+/// What happens when a session is used from a network other than the one it was created on.
 ///
-/// What is compared is the network prefix of the client's address, by default /24 for IPv4 and /64 for IPv6, so that a new
-/// lease from the same provider is no change. It is kept in the session and named in events: personal data in some countries. It tells of a stolen cookie; it does not prevent one from the same network, and
-/// phones change networks all day. The address is the peer's, from axum's `ConnectInfo`: serve the router with
-/// `into_make_service_with_connect_info::<SocketAddr>()`, or say where the address comes from with
+/// sessile compares the network prefix of the client's address, by default /24 for IPv4 and /64 for IPv6, so that a new address
+/// from the same provider usually does not count. The session stores the prefix and events contain it, which is personal data
+/// in some countries. It detects a stolen cookie only if the thief uses another network, and phones change networks all day.
+///
+/// The address is the peer's, from axum's `ConnectInfo`: serve the router with
+/// `into_make_service_with_connect_info::<SocketAddr>()`, or set where the address comes from with
 /// [`SessionLayer::with_client_ip`](crate::SessionLayer::with_client_ip).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fingerprinting {
-    /// Neither kept nor compared.
+    /// The network is neither stored nor compared.
     Off,
-    /// The session works, [`Session::fingerprint`](crate::Session::fingerprint) tells, and an event is sent once per new
-    /// network. The default, since a false alarm costs nothing.
+    /// The session works, [`Session::fingerprint`](crate::Session::fingerprint) reports the mismatch, and an event is sent once
+    /// per new network. The default, since a false alarm costs nothing.
     #[default]
     Soft,
-    /// The session cannot be seen from another network, nor from one that is unknown: the visitor is anonymous, what
-    /// they write is refused with 409, a sign-in too, and neither session nor cookie is harmed. Only
-    /// [`Session::destroy`](crate::Session::destroy) acts on the hidden session: to let the visitor sign in from here, call it
-    /// first where [`Session::fingerprint`](crate::Session::fingerprint) is not a match. For admin applications.
+    /// The session is hidden from other networks and from unknown addresses: the visitor is anonymous, their changes and
+    /// sign-ins are rejected with 409, and the session and its cookie stay as they are. Only
+    /// [`Session::destroy`](crate::Session::destroy) acts on the hidden session: to let the visitor sign in from the new
+    /// network, call it first if [`Session::fingerprint`](crate::Session::fingerprint) is not a match. For admin applications.
     Strict,
 }
 
@@ -35,23 +37,23 @@ pub enum Fingerprinting {
 pub enum Fingerprint {
     /// Fingerprinting is off.
     Off,
-    /// The client's address is not known.
+    /// The client's address is unknown.
     Unknown,
-    /// The session belongs to no network yet; it takes this one at its next write.
+    /// The session has no network yet; its next write binds it to this one.
     Unbound,
-    /// The same network.
+    /// The session's network.
     Match,
     /// Another network.
     Mismatch {
-        /// The network that the session belongs to, such as `203.0.113.0/24`.
+        /// The session's network, such as `203.0.113.0/24`.
         bound: String,
         /// The network of this request.
         seen: String,
     },
 }
 
-/// The network of an address, with IPv4 in IPv6 taken for what it is: the /64 of `::ffff:203.0.113.7` would be one
-/// network for all of IPv4.
+/// The network of an address. IPv4 mapped into IPv6 counts as IPv4: the /64 of `::ffff:203.0.113.7` would be one network for
+/// all of IPv4.
 pub(crate) fn network(address: IpAddr, ipv4_prefix: u8, ipv6_prefix: u8) -> Option<String> {
     let address = address.to_canonical();
     let prefix = if address.is_ipv4() {
@@ -80,7 +82,7 @@ pub(crate) fn compare(
     }
 }
 
-/// Whether the session may be seen at all. An unknown address fails closed under `Strict`.
+/// Whether the session is visible at all. An unknown address fails closed under `Strict`.
 pub(crate) fn admits(mode: Fingerprinting, fingerprint: &Fingerprint) -> bool {
     mode != Fingerprinting::Strict
         || matches!(fingerprint, Fingerprint::Match | Fingerprint::Unbound)
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_apart_by_network() {
+    fn addresses_are_compared_by_network() {
         assert_eq!(of("203.0.113.1"), "203.0.113.0/24");
         assert_eq!(of("203.0.113.1"), of("203.0.113.254"));
         assert_ne!(of("203.0.113.1"), of("203.0.114.1"));
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_strict_hides_a_session_and_only_off_looks_at_nothing() {
+    fn only_strict_hides_a_session_and_only_off_compares_nothing() {
         use Fingerprinting::{Off, Soft, Strict};
         let (a, b) = (Some("203.0.113.0/24"), Some("198.51.100.0/24"));
         for (mode, bound, seen, admitted) in [
@@ -128,9 +130,9 @@ mod tests {
                 admitted,
                 "{mode:?} {bound:?} {seen:?}"
             );
-            let told = matches!(fingerprint, Fingerprint::Mismatch { .. });
+            let is_mismatch = matches!(fingerprint, Fingerprint::Mismatch { .. });
             assert_eq!(
-                told,
+                is_mismatch,
                 mode != Off && bound.is_some() && seen.is_some() && bound != seen
             );
         }

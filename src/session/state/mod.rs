@@ -16,8 +16,6 @@ use crate::commit::delete::Revocation;
 use crate::commit::lease::Lease;
 use crate::commit::outcome::Unresolved;
 use crate::commit::work::ReadSet;
-use crate::commit::unresolved::Unresolved;
-use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
 use crate::record::Record;
 use crate::record::answer::AnswerId;

@@ -7,7 +7,7 @@ use crate::commit::context::Terms;
 use crate::commit::decide::Entry;
 use crate::commit::join::{Joining, entry};
 use crate::commit::work::{ReadSet, Work};
-use crate::config::Concurrency;
+use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
 use crate::session::state::backing::Standing;
 use crate::session::state::{State, View};
