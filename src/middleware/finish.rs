@@ -23,20 +23,20 @@ use crate::token::Token;
 
 /// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
 /// committed is replaced: the handler's answer would claim what has not happened.
-pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
+pub(crate) async fn finish<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
     let policy = &visit.context.policy;
     let mut response = only_others_cookies(policy, response);
-    if let Some(session) = visit.depart() {
+    if let Some(session) = visit.send_head() {
         let shared = session.shared();
         let failed = is_failed(policy, &response);
         let committed = settle(shared, Occasion::Head { failed }).await;
         let lease = shared.state().lease.take();
         drop(lease);
-        let (due, signed_in) = {
+        let (action, signed_in) = {
             let state = shared.state();
             let accessed = visit.is_accessed();
-            let due = cookie_due(&visit.presented, &state, accessed, &committed);
-            (due, state.was_signed_in && accessed)
+            let action = cookie_action(&visit.presented, &state, accessed, &committed);
+            (action, state.was_signed_in && accessed)
         };
         response = match committed {
             Err(error) => error_response(visit, &error, response.headers()),
@@ -45,7 +45,7 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
         };
         let now = visit.context.backend.now();
         let (places, headers) = (&visit.other_places, response.headers_mut());
-        bake(policy, due, places, now, signed_in, headers);
+        write_headers(policy, action, places, now, signed_in, headers);
     } else {
         response = replaced_if_failed(visit, response);
     }
@@ -56,7 +56,7 @@ pub(crate) async fn depart<R: From<Bytes>>(visit: &Visit, response: Response<R>)
 }
 
 /// The response for a session that could not be loaded. It sets no cookie: an outage must not log anyone out.
-pub(crate) fn turn_away<R: From<Bytes>>(visit: &Visit, error: &SessionError) -> Response<R> {
+pub(crate) fn reject<R: From<Bytes>>(visit: &Visit, error: &SessionError) -> Response<R> {
     error_response(visit, error, &HeaderMap::new())
 }
 
@@ -109,37 +109,38 @@ fn error_response<R: From<Bytes>>(
     response
 }
 
-/// What the browser must be told.
+/// What the response does to the session cookie of the browser.
 #[derive(Debug, PartialEq)]
-enum Due {
-    Nothing,
-    /// Keep this token, until the browser ends or until this time.
-    Keep(Token, Option<Millis>),
+enum CookieAction {
+    Unchanged,
+    /// Sets it to this token, until the browser is closed or until this time.
+    Set(Token, Option<Millis>),
     Remove,
 }
 
-/// A response whose handler did not ask for the session is left as it is, so that caches may keep it, although the cookie has
-/// grown old.
-fn cookie_due(
+/// A response whose handler did not use the session is not changed, even if the cookie is old, so that caches may store it.
+fn cookie_action(
     presented: &Presented,
     state: &State,
     accessed: bool,
     committed: &Result<(), SessionError>,
-) -> Due {
+) -> CookieAction {
     match &state.standing {
-        Standing::New if state.ending.has_begun() && !presented.is_nothing() => Due::Remove,
+        Standing::New if state.ending.has_begun() && !presented.is_nothing() => {
+            CookieAction::Remove
+        }
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
-        _ if is_gone(committed) => Due::Nothing,
+        _ if is_gone(committed) => CookieAction::Unchanged,
         Standing::Stored(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
             let has_it = presented.tokens.contains(&base.token);
             match has_it && !cookie.is_outdated_by(&base.record) {
-                true => Due::Nothing,
-                false => Due::Keep(base.token.clone(), cookie_end(&base.record)),
+                true => CookieAction::Unchanged,
+                false => CookieAction::Set(base.token.clone(), cookie_end(&base.record)),
             }
         }
-        Standing::New | Standing::Barred { .. } => Due::Nothing,
+        Standing::New | Standing::Barred { .. } => CookieAction::Unchanged,
     }
 }
 
@@ -154,27 +155,27 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
 ///
 /// It is the only one of its name, domain and path (RFC 6265bis §4.1.1); before it, the others of its name are removed from
 /// where the browser may have them.
-fn bake(
+fn write_headers(
     policy: &Policy,
-    due: Due,
+    action: CookieAction,
     other_places: &[Place],
     now: Millis,
     signed_in: bool,
     headers: &mut HeaderMap,
 ) {
     let config = &policy.config.cookie;
-    let why = match (&due, policy.config.signed_in_caching) {
-        (Due::Keep(..) | Due::Remove, _) => Private::SetsCookie,
-        (Due::Nothing, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
-        (Due::Nothing, SignedInCaching::NoStore | SignedInCaching::Unchanged) => return,
+    let why = match (&action, policy.config.signed_in_caching) {
+        (CookieAction::Set(..) | CookieAction::Remove, _) => Private::SetsCookie,
+        (CookieAction::Unchanged, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
+        (CookieAction::Unchanged, SignedInCaching::NoStore | SignedInCaching::Unchanged) => return,
     };
-    let cookie = match due {
-        Due::Nothing => None,
-        Due::Keep(token, ends) => {
+    let cookie = match action {
+        CookieAction::Unchanged => None,
+        CookieAction::Set(token, ends) => {
             let max_age = ends.map(|ends| Duration::from_millis(ends.saturating_sub(now)));
             write(config, Some((&token, max_age)))
         }
-        Due::Remove => write(config, None),
+        CookieAction::Remove => write(config, None),
     };
     if let Some(cookie) = cookie {
         let others = other_places.iter();
@@ -204,23 +205,23 @@ fn varies_by(headers: &HeaderMap, name: &str) -> bool {
 
 /// Carries out a `destroy` whose handler was dropped, panicked, or failed without a response.
 #[derive(Debug)]
-pub(crate) struct Departure(Option<Arc<Visit>>);
+pub(crate) struct AbandonGuard(Option<Arc<Visit>>);
 
-impl Departure {
-    pub(crate) fn of(visit: Arc<Visit>) -> Self {
+impl AbandonGuard {
+    pub(crate) fn new(visit: Arc<Visit>) -> Self {
         Self(Some(visit))
     }
 
     /// The response is complete.
-    pub(crate) fn done(mut self) {
+    pub(crate) fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Departure {
+impl Drop for AbandonGuard {
     fn drop(&mut self) {
         // Whoever loads the session later, on a task of its own, is too late for a response too.
-        if let Some(session) = self.0.as_ref().and_then(|visit| visit.depart()) {
+        if let Some(session) = self.0.as_ref().and_then(|visit| visit.send_head()) {
             session.shared().abandon();
         }
     }
@@ -250,7 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn the_browser_is_told_only_what_it_must_know() {
+    fn the_cookie_changes_only_when_the_browsers_copy_must_change() {
+        use CookieAction::{Remove, Set, Unchanged};
         let (old, new) = (Token::random(), Token::random());
         let stored = |token: &Token| {
             let stored = Stored::unreadable();
@@ -270,21 +272,15 @@ mod tests {
         let sent = |token: &Token| presented(&[&token.encode()]);
         let none = Presented::default;
         for (presented, standing, destroyed, committed, expected) in [
-            (none(), Standing::New, false, Ok(()), Due::Nothing),
-            (
-                none(),
-                stored(&new),
-                false,
-                Ok(()),
-                Due::Keep(new.clone(), None),
-            ),
-            (sent(&old), stored(&old), false, Ok(()), Due::Nothing),
+            (none(), Standing::New, false, Ok(()), Unchanged),
+            (none(), stored(&new), false, Ok(()), Set(new.clone(), None)),
+            (sent(&old), stored(&old), false, Ok(()), Unchanged),
             (
                 sent(&old),
                 stored(&new),
                 false,
                 Ok(()),
-                Due::Keep(new.clone(), None),
+                Set(new.clone(), None),
             ),
             // What an earlier `save` has done stays done, and the browser needs its token.
             (
@@ -292,33 +288,33 @@ mod tests {
                 stored(&new),
                 false,
                 unknown(),
-                Due::Keep(new.clone(), None),
+                Set(new.clone(), None),
             ),
-            (sent(&old), stored(&new), false, gone(), Due::Nothing),
-            (sent(&old), Standing::New, false, Ok(()), Due::Nothing),
-            (sent(&old), Standing::New, true, Ok(()), Due::Remove),
-            (sent(&old), Standing::New, true, unknown(), Due::Remove),
+            (sent(&old), stored(&new), false, gone(), Unchanged),
+            (sent(&old), Standing::New, false, Ok(()), Unchanged),
+            (sent(&old), Standing::New, true, Ok(()), Remove),
+            (sent(&old), Standing::New, true, unknown(), Remove),
             (
                 sent(&old),
                 stored(&new),
                 true,
                 Ok(()),
-                Due::Keep(new.clone(), None),
+                Set(new.clone(), None),
             ),
-            (presented(&["x"]), Standing::New, true, Ok(()), Due::Remove),
-            (none(), Standing::New, true, Ok(()), Due::Nothing),
+            (presented(&["x"]), Standing::New, true, Ok(()), Remove),
+            (none(), Standing::New, true, Ok(()), Unchanged),
             // What cannot be ended is not the browser's to keep.
-            (sent(&old), Standing::New, true, gone(), Due::Remove),
+            (sent(&old), Standing::New, true, gone(), Remove),
             // One of several opens the session.
             (
                 presented(&[&new.encode(), &old.encode()]),
                 stored(&old),
                 false,
                 Ok(()),
-                Due::Nothing,
+                Unchanged,
             ),
-            (sent(&old), barred(), false, Ok(()), Due::Nothing),
-            (sent(&old), barred(), true, gone(), Due::Nothing),
+            (sent(&old), barred(), false, Ok(()), Unchanged),
+            (sent(&old), barred(), true, gone(), Unchanged),
         ] {
             let fresh = Circumstances {
                 now: 0,
@@ -329,19 +325,22 @@ mod tests {
             if destroyed {
                 state.ending = Ending::Done;
             }
-            assert_eq!(cookie_due(&presented, &state, true, &committed), expected);
+            assert_eq!(
+                cookie_action(&presented, &state, true, &committed),
+                expected
+            );
             // An old cookie is replaced by one of the same token, if the handler asked for the session.
-            if expected == Due::Nothing
+            if expected == Unchanged
                 && matches!(state.standing, Standing::Stored(_))
                 && committed.is_ok()
             {
                 state.cookie.is_old = true;
                 assert_eq!(
-                    cookie_due(&presented, &state, false, &committed),
-                    Due::Nothing
+                    cookie_action(&presented, &state, false, &committed),
+                    Unchanged
                 );
-                let due = cookie_due(&presented, &state, true, &committed);
-                assert_eq!(due, Due::Keep(old.clone(), None));
+                let action = cookie_action(&presented, &state, true, &committed);
+                assert_eq!(action, Set(old.clone(), None));
             }
         }
     }

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::config::policies::Load;
-use crate::middleware::finish::{Departure, depart, turn_away};
+use crate::middleware::finish::{AbandonGuard, finish, reject};
 use crate::middleware::parts::LayerParts;
 use crate::middleware::slot::Visit;
 
@@ -70,12 +70,12 @@ where
         && visit.is_exclusive()
     {
         // Otherwise the error waits for whoever asks for the session.
-        return Ok(turn_away(&visit, &error));
+        return Ok(reject(&visit, &error));
     }
-    let departure = Departure::of(visit.clone());
+    let guard = AbandonGuard::new(visit.clone());
     let response = inner.call(Request::from_parts(head, body)).await?;
-    let response = depart(&visit, response).await;
-    departure.done();
+    let response = finish(&visit, response).await;
+    guard.disarm();
     Ok(response)
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Visit {
     /// What a session that had not been loaded is from its end on: a new one, of nobody.
     ended: OnceLock<Session>,
     /// The response is on its way, whether or not the session was loaded by then.
-    departed: AtomicBool,
+    head_sent: AtomicBool,
     accessed: AtomicBool,
 }
 
@@ -133,7 +133,7 @@ impl Visit {
             runtime: Runtime::try_current().ok(),
             session: OnceCell::new(),
             ended: OnceLock::new(),
-            departed: AtomicBool::new(false),
+            head_sent: AtomicBool::new(false),
             accessed: AtomicBool::new(false),
         });
         visits.push(Arc::clone(&visit));
@@ -166,7 +166,7 @@ impl Visit {
                 }
             }
         };
-        if self.departed.load(Ordering::SeqCst) {
+        if self.head_sent.load(Ordering::SeqCst) {
             let mut state = session.shared().state();
             state.phase.send_head();
             state.lease = None;
@@ -206,7 +206,7 @@ impl Visit {
                 drop(state);
                 session
             });
-            if self.departed.load(Ordering::SeqCst) {
+            if self.head_sent.load(Ordering::SeqCst) {
                 session.shared().state().phase.send_head();
             }
             session.destroy();
@@ -221,9 +221,10 @@ impl Visit {
         )
     }
 
-    /// The response goes: the session, if it has been loaded. One that is loaded later knows that it is late.
-    pub(crate) fn depart(&self) -> Option<&Session> {
-        self.departed.store(true, Ordering::SeqCst);
+    /// Notes that the response head is about to be sent, and returns the session if it has been loaded. A session that is
+    /// loaded later knows that it is too late for a cookie.
+    pub(crate) fn send_head(&self) -> Option<&Session> {
+        self.head_sent.store(true, Ordering::SeqCst);
         self.loaded()
     }
 
