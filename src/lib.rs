@@ -37,6 +37,7 @@ pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{Gone, SessionError};
 pub use error::store::StoreError;
 pub use event::{Event, Observer};
+pub use middleware::body::ResponseBody;
 pub use middleware::from_config::{Config, StoreConfig};
 pub use middleware::layer::SessionLayer;
 pub use middleware::logout::Logout;

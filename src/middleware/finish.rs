@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use http::{Response, StatusCode};
 
@@ -11,6 +10,7 @@ use crate::commit::context::Policy;
 use crate::config::policies::SignedInCaching;
 use crate::error::session::SessionError;
 use crate::event::Event;
+use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
 use crate::middleware::cookie::{Place, Presented, remove_from, strip, write};
 use crate::middleware::slot::Visit;
@@ -23,7 +23,10 @@ use crate::token::Token;
 
 /// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
 /// committed is replaced: the handler's answer would claim what has not happened.
-pub(crate) async fn finish<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
+pub(crate) async fn finish<B>(
+    visit: &Visit,
+    response: Response<ResponseBody<B>>,
+) -> Response<ResponseBody<B>> {
     let policy = &visit.context.policy;
     let mut response = only_others_cookies(policy, response);
     if let Some(session) = visit.send_head() {
@@ -56,13 +59,16 @@ pub(crate) async fn finish<R: From<Bytes>>(visit: &Visit, response: Response<R>)
 }
 
 /// The response for a session that could not be loaded. It sets no cookie: an outage must not log anyone out.
-pub(crate) fn reject<R: From<Bytes>>(visit: &Visit, error: &SessionError) -> Response<R> {
+pub(crate) fn reject<B>(visit: &Visit, error: &SessionError) -> Response<ResponseBody<B>> {
     error_response(visit, error, &HeaderMap::new())
 }
 
 /// A session error that the handler returned gets the response of the layer's hook too. And it does not know what else of the
 /// request is in the store.
-fn replaced_if_failed<R: From<Bytes>>(visit: &Visit, response: Response<R>) -> Response<R> {
+fn replaced_if_failed<B>(
+    visit: &Visit,
+    response: Response<ResponseBody<B>>,
+) -> Response<ResponseBody<B>> {
     let Some(error) = response.extensions().get::<SessionError>() else {
         return response;
     };
@@ -95,12 +101,13 @@ fn only_others_cookies<R>(policy: &Policy, mut response: Response<R>) -> Respons
 }
 
 /// The response for an error, with the cookies that the replaced one was to set.
-fn error_response<R: From<Bytes>>(
+fn error_response<B>(
     visit: &Visit,
     error: &SessionError,
     replaced: &HeaderMap,
-) -> Response<R> {
-    let response = visit.hooks().error_response(error).map(R::from);
+) -> Response<ResponseBody<B>> {
+    let response = visit.hooks().error_response(error);
+    let response = response.map(ResponseBody::own);
     let mut response = only_others_cookies(&visit.context.policy, response);
     for cookie in replaced.get_all(SET_COOKIE) {
         response.headers_mut().append(SET_COOKIE, cookie.clone());

@@ -62,8 +62,11 @@ use crate::store::SessionStore;
 /// Handlers and inner layers must not set a cookie with the session cookie's name: sessile removes it and emits
 /// [`Event::ForeignSetCookie`](crate::Event::ForeignSetCookie).
 ///
-/// The body of the inner service's responses must be `From<Bytes>`, as axum's is: in a `ServiceBuilder`, put layers that
-/// change the body before this one.
+/// The inner service may answer with a body of any type; the body of the layer's own responses is a
+/// [`ResponseBody`](crate::ResponseBody) of it. So layers that change the body may be inside or outside, and a tonic service is
+/// wrapped as any other. A gRPC status is not an HTTP status: a method that returns one in a response with status 200 has not
+/// failed for this layer, and what it has changed is committed unless it calls
+/// [`discard_changes`](crate::Session::discard_changes).
 #[derive(Clone, Debug)]
 pub struct SessionLayer {
     parts: LayerParts,

@@ -1,6 +1,7 @@
 //! Where HTTP is spoken: one request in, its handler, the response out.
 
 pub(crate) mod authenticate;
+pub(crate) mod body;
 pub(crate) mod cache_control;
 pub(crate) mod client_ip;
 pub(crate) mod cookie;

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
 use crate::config::policies::Load;
+use crate::middleware::body::ResponseBody;
 use crate::middleware::finish::{AbandonGuard, finish, reject};
 use crate::middleware::parts::LayerParts;
 use crate::middleware::slot::Visit;
@@ -33,9 +33,9 @@ where
     S::Future: Send,
     S::Error: Send + 'static,
     B: Send + 'static,
-    R: From<Bytes> + Send + 'static,
+    R: Send + 'static,
 {
-    type Response = Response<R>;
+    type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
     type Future = ResponseFuture<R, S::Error>;
 
@@ -56,14 +56,14 @@ async fn serve<S, B, R>(
     layer: LayerParts,
     mut inner: S,
     request: Request<B>,
-) -> Result<Response<R>, S::Error>
+) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: From<Bytes>,
 {
     let (mut head, body) = request.into_parts();
     let Some(visit) = Visit::begin(&layer, &mut head) else {
-        return inner.call(Request::from_parts(head, body)).await;
+        let response = inner.call(Request::from_parts(head, body)).await?;
+        return Ok(response.map(ResponseBody::inner));
     };
     if layer.policy.config.load == Load::Inbound
         && let Err(error) = visit.session().await
@@ -74,16 +74,18 @@ where
     }
     let guard = AbandonGuard::new(visit.clone());
     let response = inner.call(Request::from_parts(head, body)).await?;
-    let response = finish(&visit, response).await;
+    let response = finish(&visit, response.map(ResponseBody::inner)).await;
     guard.disarm();
     Ok(response)
 }
 
 /// The response of a [`SessionService`], on its way.
-pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>);
+pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = Answer<R, E>> + Send>>);
+
+type Answer<R, E> = Result<Response<ResponseBody<R>>, E>;
 
 impl<R, E> Future for ResponseFuture<R, E> {
-    type Output = Result<Response<R>, E>;
+    type Output = Answer<R, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx)

@@ -3,6 +3,7 @@
 
 mod advice;
 mod bad_input;
+mod bodies;
 mod browsers;
 mod cluster;
 mod compare_and_set;
