@@ -77,7 +77,7 @@ fn replaced_if_failed<B>(
         None => error.clone(),
     };
     let is_another = std::mem::discriminant(&told) != std::mem::discriminant(error);
-    match is_another || visit.hooks().has_error_hook() {
+    match is_another || visit.error_hook.is_some() {
         true => error_response(visit, &told, response.headers()),
         false => response,
     }
@@ -106,7 +106,10 @@ fn error_response<B>(
     error: &SessionError,
     replaced: &HeaderMap,
 ) -> Response<ResponseBody<B>> {
-    let response = visit.hooks().error_response(error);
+    let response = match &visit.error_hook {
+        Some(hook) => hook.response(error),
+        None => error.response(),
+    };
     let response = response.map(ResponseBody::own);
     let mut response = only_others_cookies(&visit.context.policy, response);
     for cookie in replaced.get_all(SET_COOKIE) {

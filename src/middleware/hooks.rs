@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{Request, Response};
 
 use crate::config::SessionConfig;
 use crate::error::session::SessionError;
@@ -22,7 +22,7 @@ pub(crate) struct Hooks {
 }
 
 type ClientIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
-type OnError = dyn Fn(&SessionError) -> Response<Bytes> + Send + Sync;
+type OnError = dyn Fn(&SessionError, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Hooks {
     /// The network of the request's client, or `None` if nobody needs it or it is not known.
@@ -38,22 +38,45 @@ impl Hooks {
         network(address?, config.ipv4_prefix, config.ipv6_prefix)
     }
 
-    /// The response that an error becomes.
-    pub(crate) fn error_response(&self, error: &SessionError) -> Response<Bytes> {
-        assert_none_held();
-        match &self.on_error {
-            Some(on_error) => on_error(error),
-            None => error.response(),
-        }
+    /// The error hook for this request. Without a hook nothing is copied.
+    pub(crate) fn error_hook(&self, parts: &Parts) -> Option<Box<ErrorHook>> {
+        let on_error = Arc::clone(self.on_error.as_ref()?);
+        let request = head_of(parts);
+        Some(Box::new(ErrorHook { on_error, request }))
     }
+}
 
-    pub(crate) fn has_error_hook(&self) -> bool {
-        self.on_error.is_some()
+/// The error hook of a layer, and the head of the request that it is to answer: the request itself is the inner service's.
+pub(crate) struct ErrorHook {
+    on_error: Arc<OnError>,
+    request: Parts,
+}
+
+impl ErrorHook {
+    pub(crate) fn response(&self, error: &SessionError) -> Response<Bytes> {
+        assert_none_held();
+        (self.on_error)(error, &self.request)
     }
+}
+
+/// A copy of a request's head. Extensions are left out: a copy would keep alive what the request owns, and may be expensive.
+fn head_of(parts: &Parts) -> Parts {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = parts.method.clone();
+    head.uri = parts.uri.clone();
+    head.version = parts.version;
+    head.headers = parts.headers.clone();
+    head
 }
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ErrorHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ErrorHook").finish_non_exhaustive()
     }
 }

@@ -196,12 +196,38 @@ impl SessionLayer {
     }
 
     /// Builds the response for a session that could not be loaded or committed, and for a [`SessionError`] that a handler
-    /// returned; plain text without internals by default. Cookies that the handler set are kept, but for one of the session
-    /// cookie's name.
+    /// returned. By default the response is [`SessionError::status`] and one sentence of plain text, with
+    /// `Cache-Control: no-store`, and with `Retry-After` where repeating the request is safe; the hook's response has only the
+    /// headers that the hook sets. Cookies that the handler set are kept, except one of the session cookie's name.
+    ///
+    /// The hook gets the error and the head of the request: its method, URI, version and headers as this layer received them.
+    /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the head of every
+    /// request, since the request itself goes to the handler; without one, it copies nothing.
+    ///
+    /// ```
+    /// use axum::http::{Response, header};
+    /// use bytes::Bytes;
+    /// use sessile::{MemoryStore, SessionLayer};
+    ///
+    /// let layer = SessionLayer::new(MemoryStore::new()).with_on_error(|error, request| {
+    ///     let accept = request.headers.get(header::ACCEPT);
+    ///     let json = accept.is_some_and(|accept| accept.as_bytes().starts_with(b"application/json"));
+    ///     let (content_type, body) = match json {
+    ///         true => ("application/json", r#"{"error":"session"}"#),
+    ///         false => ("text/html", "<p>Please load the page again.</p>"),
+    ///     };
+    ///     let mut response = Response::new(Bytes::from_static(body.as_bytes()));
+    ///     *response.status_mut() = error.status();
+    ///     let headers = response.headers_mut();
+    ///     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    ///     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    ///     response
+    /// });
+    /// ```
     #[must_use]
     pub fn with_on_error(
         mut self,
-        on_error: impl Fn(&SessionError) -> Response<Bytes> + Send + Sync + 'static,
+        on_error: impl Fn(&SessionError, &Parts) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         Arc::make_mut(&mut self.parts.hooks).on_error = Some(Arc::new(on_error));
         self

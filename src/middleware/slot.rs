@@ -17,7 +17,7 @@ use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::cookie::{Place, Presented, other_places, read};
-use crate::middleware::hooks::Hooks;
+use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
 use crate::session::Session;
@@ -29,6 +29,7 @@ pub(crate) struct Visit {
     pub(crate) engine: Arc<Engine>,
     pub(crate) context: Terms,
     hooks: Arc<Hooks>,
+    pub(crate) error_hook: Option<Box<ErrorHook>>,
     pub(crate) presented: Presented,
     /// Where the browser may have the other cookies, if it has several.
     pub(crate) other_places: Vec<Place>,
@@ -127,6 +128,7 @@ impl Visit {
                 network: layer.hooks.network(config, parts).map(Arc::from),
             },
             hooks: Arc::clone(&layer.hooks),
+            error_hook: layer.hooks.error_hook(parts),
             presented,
             other_places,
             shows_flashes: is_shown(parts),
@@ -147,10 +149,6 @@ impl Visit {
             policy: Arc::clone(&self.context.policy),
             hooks: Arc::clone(&self.hooks),
         }
-    }
-
-    pub(crate) fn hooks(&self) -> &Hooks {
-        &self.hooks
     }
 
     /// The session, loaded the first time.

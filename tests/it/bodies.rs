@@ -381,7 +381,7 @@ impl<S: Service<Request<tonic::body::Body>>> Service<Request<tonic::body::Body>>
 /// Trailers alone, which a gRPC client understands.
 #[tokio::test]
 async fn the_hook_may_answer_a_tonic_client_with_a_status() {
-    let layer = layer_without_a_store().with_on_error(|error| {
+    let layer = layer_without_a_store().with_on_error(|error, _| {
         let status = Status::unavailable(error.to_string());
         status.into_http()
     });

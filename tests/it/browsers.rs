@@ -111,7 +111,7 @@ async fn nothing_but_the_layer_sets_a_cookie_of_its_name() {
         let layer = events.observe(layer);
         let hooked = layer
             .clone()
-            .with_on_error(|_| forging(409).map(|_| Bytes::new()));
+            .with_on_error(|_, _| forging(409).map(|_| Bytes::new()));
         let joined = forging_routes().layer(layer.clone());
         let app = forging_routes()
             .nest("/joined", joined)
@@ -168,7 +168,7 @@ async fn a_hook_cannot_set_the_cookie_when_the_session_cannot_be_loaded() {
     let config = RedisConfig::new("redis://127.0.0.1:1/");
     let events = Events::default();
     let layer = SessionLayer::new(RedisStore::lazy(config).unwrap())
-        .with_on_error(|_| forging(503).map(|_| Bytes::new()));
+        .with_on_error(|_, _| forging(503).map(|_| Bytes::new()));
     let app = forging_routes().layer(events.observe(layer));
     let browser = Browser {
         cookie: Some(format!("__Host-id={}", "A".repeat(43))),

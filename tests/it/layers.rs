@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode, Version};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
 use sessile::{
     Concurrency, CookieConfig, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession,
     SameSite, Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
+    Concurrency, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession, RedisConfig,
+    RedisStore, SameSite, Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
 };
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -123,7 +125,7 @@ async fn settings_of_an_inner_layer_that_are_not_in_force_are_told_once() {
     }
     let hooked = configured(&store, |config| config.max_size = 4096)
         .with_client_ip(|_| None)
-        .with_on_error(|_| Response::new(Bytes::new()));
+        .with_on_error(|_, _| Response::new(Bytes::new()));
     let told = told_of(configured(&store, |_| ()), hooked).await;
     assert_eq!(told, ["__Host-id: max_size, client_ip, on_error"]);
 }
@@ -331,7 +333,7 @@ async fn the_hook_answers_for_sessions_that_failed() {
     let (hooked, observed) = (Arc::clone(&seen), Arc::new(Mutex::new(Vec::new())));
     let events = Arc::clone(&observed);
     let layer = SessionLayer::new(MemoryStore::new())
-        .with_on_error(move |error| {
+        .with_on_error(move |error, _| {
             hooked.lock().unwrap().push(error.to_string());
             let mut response = Response::new(Bytes::from_static(b"our page"));
             *response.status_mut() = StatusCode::IM_A_TEAPOT;
@@ -366,6 +368,120 @@ async fn the_hook_answers_for_sessions_that_failed() {
             "{kind}: {observed:?}"
         );
     }
+}
+
+/// A layer that answers with JSON whoever asks for it, and with HTML everybody else.
+fn negotiating(layer: SessionLayer) -> SessionLayer {
+    layer.with_on_error(|error, request| {
+        let accept = request.headers.get("accept");
+        let json = accept.is_some_and(|accept| accept == "application/json");
+        let content_type = if json {
+            "application/json"
+        } else {
+            "text/html"
+        };
+        let response = Response::builder().status(error.status());
+        let response = response.header("content-type", content_type);
+        response.body(Bytes::new()).unwrap()
+    })
+}
+
+#[tokio::test]
+async fn the_hook_answers_in_the_format_that_the_request_accepts() {
+    let exclusive = Concurrency::Exclusive {
+        wait: Duration::from_secs(1),
+        lease: Duration::from_secs(10),
+    };
+    let lazy = || RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
+    let reject = SessionLayer::new(MemoryStore::new()).with_concurrency(Concurrency::Reject);
+    let tab = app(reject.clone());
+    let mut visitor = Browser::default();
+    visitor.get(&tab, "/set?k=name&v=mia").await.ok();
+    let other_tab = visitor.clone();
+    let conflict = move |session: Session| async move {
+        other_tab.peek(&tab, "/incr?k=n").await.ok();
+        session.insert("late", true).unwrap();
+    };
+    let cases = [
+        // The session cannot be loaded, and no handler runs.
+        (
+            app(negotiating(
+                SessionLayer::new(lazy()).with_concurrency(exclusive),
+            )),
+            "/read",
+            503,
+        ),
+        // The handler fails, since its session was not loaded.
+        (app(negotiating(SessionLayer::new(lazy()))), "/read", 503),
+        // The commit fails.
+        (
+            Router::new()
+                .route("/", get(conflict))
+                .layer(negotiating(reject)),
+            "/",
+            409,
+        ),
+        // The handler returns an error of a call.
+        (
+            app(negotiating(SessionLayer::new(MemoryStore::new()))),
+            "/buy",
+            409,
+        ),
+    ];
+    for (app, path, status) in cases {
+        for (accept, content_type) in [
+            (Some("application/json"), "application/json"),
+            (Some("text/html"), "text/html"),
+            (None, "text/html"),
+        ] {
+            let mut request = Request::get(path).header("cookie", visitor.cookie.as_ref().unwrap());
+            if let Some(accept) = accept {
+                request = request.header("accept", accept);
+            }
+            let page = fetch(&app, request.body(Body::empty()).unwrap()).await;
+            assert_eq!(page.status.as_u16(), status, "{path} {accept:?}");
+            assert_eq!(
+                page.headers["content-type"], content_type,
+                "{path} {accept:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hook_sees_the_head_of_the_request_without_its_extensions() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hooked = Arc::clone(&seen);
+    let layer = SessionLayer::new(MemoryStore::new()).with_on_error(move |_, request| {
+        hooked.lock().unwrap().push((
+            request.method.clone(),
+            request.uri.clone(),
+            request.version,
+            request.headers["x-request"].clone(),
+            request.headers["cookie"].is_sensitive(),
+            request.extensions.is_empty(),
+        ));
+        Response::new(Bytes::new())
+    });
+    let fail = || async { SessionError::Aborted };
+    let app = Router::new()
+        .route("/fail", axum::routing::post(fail))
+        .layer(layer);
+    let request = Request::post("/fail?a=1")
+        .version(Version::HTTP_10)
+        .header("x-request", "7")
+        .header("cookie", "__Host-id=x")
+        .extension(7_u32);
+    fetch(&app, request.body(Body::empty()).unwrap()).await;
+    let expected = (
+        Method::POST,
+        "/fail?a=1".parse().unwrap(),
+        Version::HTTP_10,
+        "7".parse().unwrap(),
+        true,
+        true,
+    );
+    assert_eq!(*seen.lock().unwrap(), [expected]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{Request, Response, StatusCode};
 use axum::response::{IntoResponse as _, Response as AxumResponse};
 use axum::routing::get;
@@ -544,7 +545,8 @@ fn a_logout_whose_runtime_has_ended_is_an_event() {
 #[tokio::test]
 async fn whatever_the_response_becomes_it_takes_the_cookie_away() {
     let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
-    let hook = |_: &SessionError| Response::builder().status(502).body(Bytes::new()).unwrap();
+    let hook =
+        |_: &SessionError, _: &Parts| Response::builder().status(502).body(Bytes::new()).unwrap();
     let fails = |logout: Logout| async move {
         logout.end_session();
         let error: AxumResponse = SessionError::Discarded.into_response();

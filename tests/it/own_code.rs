@@ -380,7 +380,7 @@ async fn observers_and_hooks_may_use_the_session() {
             use_current();
             None
         })
-        .with_on_error(|_| {
+        .with_on_error(|_, _| {
             use_current();
             Response::new(Bytes::new())
         });

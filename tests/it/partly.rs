@@ -209,7 +209,7 @@ async fn a_logout_that_fails_after_an_early_commit_is_loud_and_no_invitation_to_
 async fn the_hook_and_whoever_asks_the_response_see_why() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
-    let layer = SessionLayer::new(MemoryStore::new()).with_on_error(move |error| {
+    let layer = SessionLayer::new(MemoryStore::new()).with_on_error(move |error, _| {
         noted.lock().unwrap().push(error.clone());
         let mut response = axum::http::Response::new(bytes::Bytes::from_static(b"ours"));
         *response.status_mut() = error.status();
