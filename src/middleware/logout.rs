@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::Extensions;
 use http::request::Parts;
 
 use crate::error::session::SessionError;
@@ -40,7 +41,17 @@ impl Logout {
     ///
     /// [`SessionError::MissingLayer`]: there is no layer around this service.
     pub fn from_parts(parts: &Parts) -> Result<Self, SessionError> {
-        Visits::of(parts).map(Self)
+        Self::from_extensions(&parts.extensions)
+    }
+
+    /// The logout of the request that has these extensions, for tower services and middleware that keep the request whole. The
+    /// store is not asked.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_parts`](Self::from_parts).
+    pub fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
+        Visits::of(extensions).map(Self)
     }
 
     /// Ends the session, as [`Session::destroy`](crate::Session::destroy) does, whether or not it has been loaded. For a

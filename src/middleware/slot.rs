@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{Extensions, HeaderValue, Method};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
 
@@ -57,8 +57,8 @@ pub(crate) struct Visits(Vec<Arc<Visit>>);
 
 impl Visits {
     /// That of the innermost layer, for somebody on whom the response depends.
-    pub(crate) fn of(parts: &Parts) -> Result<Arc<Visit>, SessionError> {
-        let visits = parts.extensions.get::<Self>();
+    pub(crate) fn of(extensions: &Extensions) -> Result<Arc<Visit>, SessionError> {
+        let visits = extensions.get::<Self>();
         let visit = visits.and_then(|visits| visits.0.last());
         let visit = visit.ok_or(SessionError::MissingLayer)?;
         visit.accessed.store(true, Ordering::Relaxed);
@@ -79,7 +79,42 @@ impl Session {
     /// - [`SessionError::Store`]: the session could not be loaded; it is not tried again in this request.
     /// - [`SessionError::Busy`]: [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), and others had it for too long.
     pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
-        Visits::of(parts)?.session().await
+        Self::from_extensions(&parts.extensions).await
+    }
+
+    /// The session of the request that has these extensions, for tower services and middleware that keep the request whole.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use axum::body::Body;
+    /// use axum::http::{Request, Response};
+    /// use sessile::{MemoryStore, Session, SessionError, SessionLayer};
+    /// use tower::ServiceBuilder;
+    ///
+    /// async fn count(request: &Request<String>) -> Result<String, SessionError> {
+    ///     let session = Session::from_extensions(request.extensions()).await?;
+    ///     let n = session.increment("visits", 1)?;
+    ///     Ok(format!("visit {n} of {}", request.uri()))
+    /// }
+    ///
+    /// let service = ServiceBuilder::new()
+    ///     .layer(SessionLayer::new(MemoryStore::new()))
+    ///     .service_fn(|request: Request<String>| async move {
+    ///         let text = count(&request).await.unwrap_or_else(|error| error.to_string());
+    ///         Ok::<_, Infallible>(Response::new(text))
+    ///     });
+    /// ```
+    ///
+    /// # Redis
+    ///
+    /// As [`from_parts`](Self::from_parts).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_parts`](Self::from_parts).
+    pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
+        Visits::of(extensions)?.session().await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use http::Extensions;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +34,15 @@ impl ReadSession {
     /// Those of [`Session::from_parts`].
     pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
         Session::from_parts(parts).await.map(Self)
+    }
+
+    /// As [`Session::from_extensions`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::from_extensions`].
+    pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
+        Session::from_extensions(extensions).await.map(Self)
     }
 
     /// As [`Session::get`].

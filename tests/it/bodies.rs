@@ -256,19 +256,12 @@ impl Service<Request<tonic::body::Body>> for Counter {
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         Box::pin(async move {
-            let (mut parts, body) = request.into_parts();
-            let session = Session::from_parts(&mut parts).await;
-            let count = tower::service_fn(move |by: tonic::Request<Vec<u8>>| {
-                let session = session.clone();
-                async move {
-                    let by = String::from_utf8(by.into_inner()).unwrap().parse().unwrap();
-                    let session =
-                        session.map_err(|error| Status::unavailable(error.to_string()))?;
-                    let n = session.increment("n", by).unwrap();
-                    Ok::<_, Status>(tonic::Response::new(n.to_string().into_bytes()))
-                }
+            let count = tower::service_fn(|by: tonic::Request<Vec<u8>>| async move {
+                let session = Session::from_extensions(by.extensions()).await.unwrap();
+                let by = String::from_utf8(by.into_inner()).unwrap();
+                let n = session.increment("n", by.parse().unwrap()).unwrap();
+                Ok::<_, Status>(tonic::Response::new(n.to_string().into_bytes()))
             });
-            let request = Request::from_parts(parts, body);
             Ok(tonic::server::Grpc::new(Raw).unary(count, request).await)
         })
     }

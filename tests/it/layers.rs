@@ -12,8 +12,9 @@ use bytes::Bytes;
 use sessile::{
     Concurrency, CookieConfig, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession,
     SameSite, Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
-    Concurrency, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession, RedisConfig,
-    RedisStore, SameSite, Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
+    Concurrency, Event, Fingerprinting, Load, Logout, MemoryStore, OnStoreError, ReadSession,
+    RedisConfig, RedisStore, SameSite, Session, SessionConfig, SessionError, SessionLayer,
+    SignedInCaching,
 };
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -226,6 +227,43 @@ async fn any_tower_service_can_use_the_session() {
     let request = Request::new("hello".to_owned());
     let response = service.ready().await.unwrap().call(request).await.unwrap();
     assert!(response.headers().contains_key("set-cookie"));
+}
+
+#[tokio::test]
+async fn a_tower_service_that_keeps_the_request_finds_its_session() {
+    let echo = tower::service_fn(|request: Request<Body>| async move {
+        let extensions = request.extensions();
+        match request.uri().path() {
+            "/write" => {
+                let session = Session::from_extensions(extensions).await.unwrap();
+                session.insert("name", "mia").unwrap();
+            }
+            "/sign-out" => Logout::from_extensions(extensions).unwrap().end_session(),
+            _ => {}
+        }
+        let session = ReadSession::from_extensions(extensions).await.unwrap();
+        let name: Option<String> = session.get("name").unwrap();
+        let said = format!("{} {}", request.method(), name.unwrap_or_default());
+        Ok::<_, std::convert::Infallible>(said.into_response())
+    });
+    let app = Router::new()
+        .fallback_service(echo)
+        .layer(SessionLayer::new(MemoryStore::new()));
+    let mut browser = Browser::default();
+    assert_eq!(browser.get(&app, "/write").await.ok(), "GET mia");
+    assert_eq!(browser.get(&app, "/read").await.ok(), "GET mia");
+    assert_eq!(browser.get(&app, "/sign-out").await.ok(), "GET ");
+    assert_eq!(browser.cookie, None);
+
+    let without_a_layer = Request::new(());
+    let extensions = without_a_layer.extensions();
+    for missing in [
+        Session::from_extensions(extensions).await.map(drop),
+        ReadSession::from_extensions(extensions).await.map(drop),
+        Logout::from_extensions(extensions).map(drop),
+    ] {
+        assert!(matches!(missing, Err(SessionError::MissingLayer)));
+    }
 }
 
 #[tokio::test]
