@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::commit::base::Base;
 use crate::commit::delete::Revocation;
@@ -33,11 +35,28 @@ use crate::time::deadline::deadline;
 use crate::token::{Handle, Token};
 
 impl Visit {
-    /// The session, or why there is none.
+    /// The session, or why there is none. The span `session.load` lasts as long.
     pub(crate) async fn load(&self) -> Result<Session, NotLoaded> {
+        let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, outcome = Empty);
+        let loaded = self.load_in(&span).await;
+        if !span.is_disabled() {
+            let (outcome, handle) = match &loaded {
+                Ok(session) => outcome(&session.shared().state().standing),
+                Err(failed) => (failed_outcome(&failed.error), None),
+            };
+            span.record("outcome", outcome);
+            span.record("handle", handle.map(tracing::field::display));
+        }
+        loaded
+    }
+
+    /// Only what ends with the load runs in its span: the lease and the renewal go on beside the request, and would keep the
+    /// span open.
+    async fn load_in(&self, span: &Span) -> Result<Session, NotLoaded> {
         let began = Instant::now();
         let budget = self.context.backend.request_budget();
-        let mut found = self.fetch(Freshness::Recent, deadline(began, budget)).await;
+        let fetch = self.fetch(Freshness::Recent, deadline(began, budget));
+        let mut found = fetch.instrument(span.clone()).await;
         let mut spent = began.elapsed();
         let mut lease = None;
         if let Ok(first) = &found {
@@ -50,12 +69,13 @@ impl Visit {
             // Others may have had it meanwhile.
             let began = Instant::now();
             let left = budget.saturating_sub(spent);
-            found = self.fetch(Freshness::Latest, deadline(began, left)).await;
+            let fetch = self.fetch(Freshness::Latest, deadline(began, left));
+            found = fetch.instrument(span.clone()).await;
             spent += began.elapsed();
         }
         let now = self.context.backend.now();
         let session = match found {
-            Ok(found) => self.open(found, now),
+            Ok(found) => self.open(found, now, span),
             Err(error) => match self.context.policy.config.on_store_error {
                 OnStoreError::Reject => {
                     let error = SessionError::Store(error);
@@ -106,7 +126,22 @@ impl Visit {
     }
 
     /// The session that the tokens open, out of what is stored under their handles.
-    fn open(&self, found: Vec<(&Token, Option<Stored>)>, now: Millis) -> Session {
+    fn open(&self, found: Vec<(&Token, Option<Stored>)>, now: Millis, span: &Span) -> Session {
+        let (standing, fingerprint, revocable) = span.in_scope(|| self.pick(found, now));
+        if let Standing::Stored(base) = &standing {
+            renew_if_due(&self.context, base, now);
+        }
+        let session = self.make(standing, fingerprint);
+        session.shared().state().revocable = revocable;
+        session
+    }
+
+    /// What the request has, and the sessions that it may end besides, if it carries several tokens.
+    fn pick(
+        &self,
+        found: Vec<(&Token, Option<Stored>)>,
+        now: Millis,
+    ) -> (Standing, Fingerprint, Vec<Revocation>) {
         let several = found.len() > 1;
         let mut judged: Vec<_> = found
             .into_iter()
@@ -124,26 +159,18 @@ impl Visit {
                 (Standing::New, self.compare(None))
             }
         };
+        if !several {
+            return (standing, fingerprint, Vec::new());
+        }
         if let Standing::Stored(base) = &standing {
             let handle = base.token.handle;
-            if several
-                && self
-                    .context
-                    .backend
-                    .reported
-                    .several_cookies
-                    .is_first(handle)
-            {
+            let reported = &self.context.backend.reported;
+            if reported.several_cookies.is_first(handle) {
                 self.context.emit(&Event::SeveralCookies { handle });
             }
-            renew_if_due(&self.context, base, now);
         }
-        let session = self.make(standing, fingerprint);
-        if several {
-            session.shared().state().revocable =
-                held(&worth).into_iter().map(Revocation::Verified).collect();
-        }
-        session
+        let revocable = held(&worth).into_iter().map(Revocation::Verified);
+        (standing, fingerprint, revocable.collect())
     }
 
     /// What is stored under the handles of the request's tokens, asked for at once.
@@ -297,5 +324,30 @@ impl Visit {
             }
             _ => {}
         }
+    }
+}
+
+/// What the span of a load says of a session, and its handle if the store knows the session.
+fn outcome(standing: &Standing) -> (&'static str, Option<Handle>) {
+    match standing {
+        Standing::New => ("new", None),
+        Standing::Stored(base) => ("loaded", Some(base.token.handle)),
+        Standing::Barred {
+            why: SessionError::Store(_),
+            ..
+        } => ("failed", None),
+        Standing::Barred {
+            handle, retired_by, ..
+        } => {
+            let retired = || retired_by.as_ref().map(|base| base.token.handle);
+            ("denied", handle.or_else(retired))
+        }
+    }
+}
+
+fn failed_outcome(error: &SessionError) -> &'static str {
+    match error {
+        SessionError::Busy { .. } => "busy",
+        _ => "failed",
     }
 }

@@ -15,8 +15,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use sessile::{
-    Concurrency, MemoryStore, RedisConfig, RedisStore, ResponseBody, Session, SessionConfig,
-    SessionError, SessionLayer,
+    Concurrency, Exclusive, MemoryStore, RedisConfig, RedisStore, ResponseBody, Session,
+    SessionConfig, SessionError, SessionLayer,
 };
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::NamedService;
@@ -49,10 +49,8 @@ fn layer() -> SessionLayer {
 /// A layer that cannot load a session, and does not let a request in without it.
 fn layer_without_a_store() -> SessionLayer {
     let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
-    SessionLayer::new(store).with_concurrency(Concurrency::Exclusive {
-        wait: Duration::from_secs(1),
-        lease: Duration::from_secs(10),
-    })
+    let exclusive = Exclusive::new(Duration::from_secs(1));
+    SessionLayer::new(store).with_concurrency(Concurrency::Exclusive(exclusive))
 }
 
 fn cookie(response: &Response<impl Sized>) -> Option<String> {
@@ -222,7 +220,7 @@ async fn frames_trailers_and_errors_of_the_body_pass_through() {
 async fn layers_inside_each_other_wrap_the_body_twice() {
     let mut config = SessionConfig::default();
     config.cookie.name = "__Host-other".to_owned();
-    let other = SessionLayer::with_config(MemoryStore::new(), config).unwrap();
+    let other = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
     let full = || Full::new(Bytes::from_static(b"full"));
     for inner in [other, layer()] {
         let service = layer().layer(inner.layer(counting(full)));

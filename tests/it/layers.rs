@@ -10,11 +10,9 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
 use sessile::{
-    Concurrency, CookieConfig, Event, Fingerprinting, Load, MemoryStore, OnStoreError, ReadSession,
-    SameSite, Session, SessionConfig, SessionError, SessionLayer, SignedInCaching,
-    Concurrency, Event, Fingerprinting, Load, Logout, MemoryStore, OnStoreError, ReadSession,
-    RedisConfig, RedisStore, SameSite, Session, SessionConfig, SessionError, SessionLayer,
-    SignedInCaching,
+    Concurrency, CookieConfig, Event, Exclusive, Fingerprinting, Load, Logout, MemoryStore,
+    OnStoreError, ReadSession, RedisConfig, RedisStore, SameSite, Session, SessionConfig,
+    SessionError, SessionLayer, SignedInCaching,
 };
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -426,10 +424,7 @@ fn negotiating(layer: SessionLayer) -> SessionLayer {
 
 #[tokio::test]
 async fn the_hook_answers_in_the_format_that_the_request_accepts() {
-    let exclusive = Concurrency::Exclusive {
-        wait: Duration::from_secs(1),
-        lease: Duration::from_secs(10),
-    };
+    let exclusive = Concurrency::Exclusive(Exclusive::new(Duration::from_secs(1)));
     let lazy = || RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
     let reject = SessionLayer::new(MemoryStore::new()).with_concurrency(Concurrency::Reject);
     let tab = app(reject.clone());

@@ -37,6 +37,7 @@ mod secrets;
 mod sentinel;
 mod several_cookies;
 mod shutdown;
+mod spans;
 mod stats;
 mod support;
 mod tls;

@@ -1,0 +1,203 @@
+//! The spans of a request, as a subscriber of the application records them.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use sessile::store::ManualClock;
+use sessile::{
+    Concurrency, Exclusive, Fingerprinting, Load, MemoryStore, OnStoreError, RedisConfig,
+    RedisStore, Session, SessionLayer,
+};
+use tracing::field::{Field, Visit as FieldVisit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Level, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::support::Browser;
+use crate::support::app::app;
+
+/// The spans of sessile that were closed, each with its fields in the order in which they were recorded.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<String>>>);
+
+#[derive(Default)]
+struct Fields(String);
+
+impl FieldVisit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.push_str(&format!(" {field}={value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push_str(&format!(" {field}={value}"));
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Spans {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let span = context.span(id).unwrap();
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
+        let span = context.span(id).unwrap();
+        record.record(span.extensions_mut().get_mut::<Fields>().unwrap());
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).unwrap();
+        if span.metadata().target() == "sessile" {
+            assert_eq!(*span.metadata().level(), Level::DEBUG);
+            let extensions = span.extensions();
+            let fields = &extensions.get::<Fields>().unwrap().0;
+            let closed = format!("{}{fields}", span.name());
+            self.0.lock().unwrap().push(closed);
+        }
+    }
+}
+
+impl Spans {
+    /// Records the spans of this thread.
+    fn record() -> (Self, DefaultGuard, Dispatch) {
+        let spans = Self::default();
+        let subscriber = tracing_subscriber::registry().with(spans.clone());
+        let recording = tracing::subscriber::set_default(subscriber);
+        // While there is but one subscriber, `tracing` asks that of the thread which comes upon a span first, and if it has
+        // none the span is off for all.
+        let second = Dispatch::new(tracing_subscriber::registry());
+        (spans, recording, second)
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+fn loaded(outcome: &str, handle: Option<&str>) -> Vec<String> {
+    let handle = handle.map(|handle| format!(" handle={handle}"));
+    let handle = handle.unwrap_or_default();
+    vec![format!("session.load outcome={outcome}{handle}")]
+}
+
+fn unreachable_store() -> RedisStore {
+    RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap()
+}
+
+fn exclusive(wait: Duration) -> Concurrency {
+    Concurrency::Exclusive(Exclusive::new(wait))
+}
+
+/// What `/facts` says of the session's handle.
+async fn handle(app: &Router, browser: &Browser) -> String {
+    let facts = browser.peek(app, "/facts").await.ok();
+    let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+    facts["handle"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_load_has_a_span_with_its_outcome_and_the_handle_but_no_token() {
+    let store = MemoryStore::new();
+    let app = app(SessionLayer::new(store.clone()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let retired = browser.clone();
+    browser.get(&app, "/cycle").await.ok();
+    let handle = handle(&app, &browser).await;
+    let handle = Some(handle.as_str());
+    let unknown = Browser {
+        cookie: Some(format!("__Host-id={}", "A".repeat(43))),
+    };
+    let from = |address: u8| {
+        let layer = SessionLayer::new(store.clone())
+            .with_fingerprinting(Fingerprinting::Strict)
+            .with_client_ip(move |_| Some([address, 0, 0, 1].into()));
+        self::app(layer)
+    };
+    browser.get(&from(1), "/incr?k=n").await.ok();
+    let away = |on_store_error| {
+        self::app(SessionLayer::new(unreachable_store()).with_on_store_error(on_store_error))
+    };
+
+    let tokens = [&browser, &retired, &unknown].map(|browser| browser.token().to_owned());
+
+    let (spans, _recording, _second) = Spans::record();
+    for (app, browser, outcome, handle) in [
+        (&app, &Browser::default(), "new", None),
+        (&app, &unknown, "new", None),
+        (&app, &browser, "loaded", handle),
+        (&app, &retired, "denied", handle),
+        (&from(2), &browser, "denied", handle),
+        (&away(OnStoreError::Reject), &browser, "failed", None),
+        (&away(OnStoreError::Anonymous), &browser, "failed", None),
+    ] {
+        browser.peek(app, "/read").await;
+        let spans = spans.take();
+        assert_eq!(spans, loaded(outcome, handle));
+        for token in &tokens {
+            // The first half of a token is the handle.
+            assert!(!spans[0].contains(&token[23..]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_load_its_session_has_no_span() {
+    let (spans, _recording, _second) = Spans::record();
+    let app = app(SessionLayer::new(MemoryStore::new()).with_load(Load::OnExtract));
+    Browser::default().peek(&app, "/plain").await.ok();
+    assert_eq!(spans.take(), Vec::<String>::new());
+    Browser::default().peek(&app, "/read").await.ok();
+    assert_eq!(spans.take(), loaded("new", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_others_hold_for_too_long_is_busy() {
+    let concurrency = exclusive(Duration::from_millis(20));
+    let app = app(SessionLayer::new(MemoryStore::new()).with_concurrency(concurrency));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let (spans, _recording, _second) = Spans::record();
+    let (slow, late) = tokio::join!(
+        browser.peek(&app, "/slow?ms=1000"),
+        browser.peek(&app, "/read")
+    );
+    assert_eq!((slow.status.as_u16(), late.status.as_u16()), (200, 503));
+    let spans = spans.take();
+    assert!(spans.contains(&loaded("busy", None)[0]), "{spans:?}");
+    assert_eq!(spans.len(), 2);
+}
+
+/// Neither a lease that is kept for the request nor a renewal beside it is a part of the load.
+#[tokio::test]
+async fn the_span_of_a_load_has_ended_when_the_handler_begins() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new().with_clock(clock.clone());
+    let layer = SessionLayer::new(store);
+    let exclusive = layer
+        .clone()
+        .with_concurrency(exclusive(Duration::from_secs(1)));
+    let mut browser = Browser::default();
+    browser
+        .get(&app(layer.clone()), "/set?k=name&v=mia")
+        .await
+        .ok();
+    // Less than half of the idle time is left, so that the load renews.
+    clock.advance(Duration::from_secs(20 * 60));
+    let (spans, _recording, _second) = Spans::record();
+    for layer in [layer, exclusive] {
+        let ended = spans.clone();
+        let handler = move |session: Session| async move {
+            let handle = session.handle().unwrap().to_string();
+            assert_eq!(ended.take(), loaded("loaded", Some(&handle)));
+        };
+        let app = Router::new().route("/", get(handler)).layer(layer);
+        browser.peek(&app, "/").await.ok();
+    }
+}
