@@ -44,7 +44,7 @@ pub use middleware::logout::Logout;
 pub use middleware::service::{ResponseFuture, SessionService};
 pub use record::fingerprint::{Fingerprint, Fingerprinting};
 pub use record::flash::{Flash, Level};
-pub use record::key::{Key, SessionKey};
+pub use record::key::{Key, KeyName, SessionKey};
 pub use record::transaction::{Data, TransactionError};
 pub use session::Session;
 pub use session::read_only::ReadSession;

@@ -10,9 +10,37 @@ use std::marker::PhantomData;
 /// # use sessile::{Key, Session, SessionError};
 /// # #[derive(Default, Serialize, Deserialize)] struct Cart;
 /// const CART: Key<Cart> = Key::new("cart");
+/// const VISITS: Key<i64> = Key::new("visits");
+/// const SEEN: Key<Vec<String>> = Key::new("seen");
 ///
 /// # fn handler(session: Session) -> Result<(), SessionError> {
 /// let cart = session.get(CART)?.unwrap_or_default();
+/// let visits = session.increment(VISITS, 1)?;
+/// session.push(SEEN, "home".to_owned())?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A key of another type does not compile. Only a `Key<i64>` counts:
+///
+/// ```compile_fail,E0277
+/// # use sessile::{Key, Session, SessionError};
+/// const NAME: Key<String> = Key::new("name");
+///
+/// # fn handler(session: Session) -> Result<(), SessionError> {
+/// session.increment(NAME, 1)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// and only items of its list are pushed to a key of a list:
+///
+/// ```compile_fail,E0277
+/// # use sessile::{Key, Session, SessionError};
+/// const SEEN: Key<Vec<String>> = Key::new("seen");
+///
+/// # fn handler(session: Session) -> Result<(), SessionError> {
+/// session.push(SEEN, 1_u32)?;
 /// # Ok(())
 /// # }
 /// ```
@@ -30,7 +58,7 @@ impl<T> Key<T> {
         }
     }
 
-    /// The name, for calls that take one, such as [`Session::increment`](crate::Session::increment).
+    /// The name under which the value is stored.
     pub const fn name(self) -> &'static str {
         self.name
     }
@@ -50,26 +78,65 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-/// What names a session value: a string, or a [`Key`] that also knows the type.
-pub trait SessionKey<T> {
-    /// The name.
+/// The name of a session value, of whatever type: for calls that do not look at the value, such as
+/// [`Session::contains_key`](crate::Session::contains_key).
+///
+/// Strings and [`Key`]s have one. A type of your own that implements `KeyName` names values too, and says with [`SessionKey`]
+/// which types they have.
+///
+/// ```
+/// # use sessile::{KeyName, Session, SessionError, SessionKey};
+/// struct CartOf {
+///     name: String,
+/// }
+///
+/// impl CartOf {
+///     fn new(shop: u32) -> Self {
+///         Self { name: format!("cart/{shop}") }
+///     }
+/// }
+///
+/// impl KeyName for CartOf {
+///     fn name(&self) -> &str {
+///         &self.name
+///     }
+/// }
+///
+/// impl SessionKey<Vec<String>> for CartOf {}
+///
+/// # fn handler(session: Session, shop: u32) -> Result<(), SessionError> {
+/// session.push(CartOf::new(shop), "tea".to_owned())?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait KeyName {
+    /// The name under which the value is stored.
     fn name(&self) -> &str;
 }
 
-impl<T> SessionKey<T> for &str {
+/// The key of a session value of type `T`: a [`Key<T>`](Key), or a string, which names values of any type.
+pub trait SessionKey<T>: KeyName {}
+
+impl KeyName for &str {
     fn name(&self) -> &str {
         self
     }
 }
 
-impl<T> SessionKey<T> for &String {
+impl KeyName for &String {
     fn name(&self) -> &str {
         self
     }
 }
 
-impl<T> SessionKey<T> for Key<T> {
+impl<T> KeyName for Key<T> {
     fn name(&self) -> &str {
         self.name
     }
 }
+
+impl<T> SessionKey<T> for &str {}
+
+impl<T> SessionKey<T> for &String {}
+
+impl<T> SessionKey<T> for Key<T> {}

@@ -11,9 +11,9 @@ use crate::error::session::SessionError;
 use crate::lock::{Lock, assert_none_held};
 use crate::record::answer::{Answer, AnswerId};
 use crate::record::json::Json;
-use crate::record::key::SessionKey;
+use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
-use crate::record::value::{append, count, decode, encode, encode_item};
+use crate::record::value::{append, count, decode, encode, encode_item, negated};
 
 /// The values of a session inside a [`transaction`](crate::Session::transaction): as they are in the store, with the request's
 /// earlier changes done to them.
@@ -100,13 +100,13 @@ impl Data {
     }
 
     /// Removes a key without looking at its value.
-    pub fn discard(&mut self, key: &str) {
-        self.values.remove(key);
+    pub fn discard(&mut self, key: impl KeyName) {
+        self.values.remove(key.name());
     }
 
     /// Whether there is a value under a key.
-    pub fn contains_key(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+    pub fn contains_key(&self, key: impl KeyName) -> bool {
+        self.values.contains_key(key.name())
     }
 
     /// The keys, in alphabetical order.
@@ -124,9 +124,20 @@ impl Data {
     /// # Errors
     ///
     /// Those of [`Session::increment`](crate::Session::increment).
-    pub fn increment(&mut self, key: &str, by: i64) -> Result<i64, SessionError> {
+    pub fn increment(&mut self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
+        let key = key.name();
         self.check("key", key.len())?;
         count(&mut self.values, key, by)
+    }
+
+    /// Subtracts from a counter, as [`increment`](Self::increment) adds.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`increment`](Self::increment).
+    pub fn decrement(&mut self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
+        let by = negated(key.name(), by)?;
+        self.increment(key, by)
     }
 
     /// Appends to a list; a missing list is empty.
@@ -134,7 +145,12 @@ impl Data {
     /// # Errors
     ///
     /// Those of [`Session::push`](crate::Session::push).
-    pub fn push<T: Serialize>(&mut self, key: &str, value: T) -> Result<(), SessionError> {
+    pub fn push<T: Serialize>(
+        &mut self,
+        key: impl SessionKey<Vec<T>>,
+        value: T,
+    ) -> Result<(), SessionError> {
+        let key = key.name();
         let value = encode_item(key, &value)?;
         self.check("key", key.len())?;
         self.check("value", value.len())?;

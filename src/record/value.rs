@@ -46,6 +46,13 @@ fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
     })
 }
 
+/// What to add to a counter to subtract from it.
+pub(crate) fn negated(key: &str, by: i64) -> Result<i64, SessionError> {
+    by.checked_neg().ok_or_else(|| SessionError::Overflow {
+        key: key.to_owned(),
+    })
+}
+
 pub(crate) fn encode<T: serde::Serialize + ?Sized>(
     key: &str,
     value: &T,

@@ -21,9 +21,9 @@ use crate::record::answer::{Answer, AnswerId};
 use crate::record::change::{Change, Rewrite};
 use crate::record::fingerprint::Fingerprint;
 use crate::record::json::Json;
-use crate::record::key::SessionKey;
+use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
-use crate::record::value::{decode, encode, encode_item};
+use crate::record::value::{decode, encode, encode_item, negated};
 use crate::session::save::{Occasion, reload, settle};
 use crate::session::shared::Shared;
 use crate::session::state::State;
@@ -150,16 +150,17 @@ impl Session {
 
     /// Removes a key without looking at its value.
     #[doc(alias("forget", "unset"))]
-    pub fn discard(&self, key: &str) {
+    pub fn discard(&self, key: impl KeyName) {
         // Removing cannot fail: it looks at nothing.
         let _ = self.change(Change::Remove {
-            key: key.to_owned(),
+            key: key.name().to_owned(),
         });
     }
 
     /// Whether there is a value under a key.
     #[doc(alias("has", "exists"))]
-    pub fn contains_key(&self, key: &str) -> bool {
+    pub fn contains_key(&self, key: impl KeyName) -> bool {
+        let key = key.name();
         let mut state = self.shared.state();
         state.reads.note_key(key);
         state.view.data.contains_key(key)
@@ -193,7 +194,8 @@ impl Session {
     /// - [`SessionError::Overflow`]: the sum is no `i64`.
     /// - [`SessionError::TooLarge`]: the key is longer than 1 KiB.
     #[doc(alias = "incr")]
-    pub fn increment(&self, key: &str, by: i64) -> Result<i64, SessionError> {
+    pub fn increment(&self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
+        let key = key.name();
         self.check_size("key", key.len())?;
         let circumstances = self.shared.context.circumstances();
         let change = Change::Increment {
@@ -216,10 +218,8 @@ impl Session {
     ///
     /// Those of [`increment`](Self::increment).
     #[doc(alias = "decr")]
-    pub fn decrement(&self, key: &str, by: i64) -> Result<i64, SessionError> {
-        let by = by.checked_neg().ok_or_else(|| SessionError::Overflow {
-            key: key.to_owned(),
-        })?;
+    pub fn decrement(&self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
+        let by = negated(key.name(), by)?;
         self.increment(key, by)
     }
 
@@ -238,10 +238,15 @@ impl Session {
     /// # Cancel safety
     ///
     /// If the future is dropped, the number may be counted and nobody has it.
-    pub async fn increment_now(&self, key: &str, by: i64) -> Result<i64, SessionError> {
+    pub async fn increment_now(
+        &self,
+        key: impl SessionKey<i64>,
+        by: i64,
+    ) -> Result<i64, SessionError> {
         let answer = Answer::new();
+        let key = key.name().to_owned();
         self.change(Change::Increment {
-            key: key.to_owned(),
+            key,
             by,
             answer: Some(answer.clone()),
         })?;
@@ -259,7 +264,12 @@ impl Session {
     /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
     /// - [`SessionError::Decode`]: the value is no list; it is kept.
     #[doc(alias = "append")]
-    pub fn push<T: Serialize>(&self, key: &str, value: T) -> Result<(), SessionError> {
+    pub fn push<T: Serialize>(
+        &self,
+        key: impl SessionKey<Vec<T>>,
+        value: T,
+    ) -> Result<(), SessionError> {
+        let key = key.name();
         let value = encode_item(key, &value)?;
         self.check_size("value", value.len())?;
         self.change(Change::Push {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::session::SessionError;
 use crate::record::fingerprint::Fingerprint;
 use crate::record::flash::Flash;
-use crate::record::key::SessionKey;
+use crate::record::key::{KeyName, SessionKey};
 use crate::session::Session;
 use crate::token::Handle;
 
@@ -58,7 +58,7 @@ impl ReadSession {
     }
 
     /// As [`Session::contains_key`].
-    pub fn contains_key(&self, key: &str) -> bool {
+    pub fn contains_key(&self, key: impl KeyName) -> bool {
         self.0.contains_key(key)
     }
 

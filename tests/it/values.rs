@@ -51,6 +51,41 @@ async fn values_come_back_in_the_next_request() {
 }
 
 #[tokio::test]
+async fn typed_keys_name_counters_and_lists() {
+    const VISITS: Key<i64> = Key::new("visits");
+    const SEEN: Key<Vec<String>> = Key::new("seen");
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move {
+            assert_eq!(session.increment(VISITS, 5).unwrap(), 5);
+            assert_eq!(session.decrement(VISITS, 2).unwrap(), 3);
+            assert_eq!(session.increment_now(VISITS, 1).await.unwrap(), 4);
+            session.push(SEEN, "home".to_owned()).unwrap();
+            let counted = session.transaction(|data| {
+                data.push(SEEN, "shop".to_owned())?;
+                data.increment(VISITS, 2)?;
+                data.decrement(VISITS, 1)
+            });
+            assert_eq!(counted.await.unwrap(), 5);
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            assert_eq!(session.get(VISITS).unwrap(), Some(5));
+            assert_eq!(session.get(SEEN).unwrap().unwrap(), ["home", "shop"]);
+            assert!(session.contains_key(VISITS) && session.contains_key(SEEN));
+            session.discard(VISITS);
+            let seen = session.transaction(|data| {
+                data.discard(SEEN);
+                Ok::<_, SessionError>(data.contains_key(SEEN))
+            });
+            assert!(!seen.await.unwrap());
+            assert!(!session.contains_key(VISITS) && !session.contains_key(SEEN));
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn what_is_of_another_type_is_named_and_kept() {
     let mut visit = Visit::in_memory();
     visit
