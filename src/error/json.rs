@@ -39,7 +39,7 @@ pub enum JsonErrorKind {
 }
 
 impl JsonError {
-    /// A value that cannot be written.
+    /// An error that is not at one place of the stored JSON.
     pub(crate) fn in_value(kind: JsonErrorKind) -> Self {
         let (line, column) = (0, 0);
         Self { kind, line, column }

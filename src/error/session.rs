@@ -41,6 +41,20 @@ pub enum SessionError {
         /// Why, without anything of the value.
         source: JsonError,
     },
+    /// Used if [`values`](crate::Session::values) asks for a type that the values of the session do not make up. They are
+    /// kept as they are.
+    #[error(
+        "the values of the session are not a {type_name}{at}: give its fields the types the values were stored as, and `#[serde(default)]` to those that may be missing",
+        at = key.as_ref().map(|key| format!(" at {key:?}")).unwrap_or_default()
+    )]
+    DecodeAll {
+        /// The key whose value is missing or of another type, or that the type does not have; `None` if that is not known.
+        key: Option<String>,
+        /// The Rust type asked for.
+        type_name: &'static str,
+        /// Why, without anything of the values.
+        source: JsonError,
+    },
     /// Used if `increment` or `decrement` meets a value that is not a whole number. The value is kept.
     #[error("session value {key:?} is not a whole number: count under another key")]
     NotANumber {

@@ -22,6 +22,7 @@ impl SessionError {
             Self::MissingLayer
             | Self::Encode { .. }
             | Self::Decode { .. }
+            | Self::DecodeAll { .. }
             | Self::NotANumber { .. }
             | Self::Overflow { .. }
             | Self::TooLarge { .. }

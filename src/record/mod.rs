@@ -15,6 +15,7 @@ pub(crate) mod limit;
 pub(crate) mod log;
 pub(crate) mod transaction;
 pub(crate) mod value;
+pub(crate) mod values;
 pub(crate) mod version;
 
 use std::collections::BTreeMap;

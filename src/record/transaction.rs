@@ -14,6 +14,7 @@ use crate::record::json::Json;
 use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
 use crate::record::value::{append, count, decode, encode, encode_item, negated};
+use crate::record::values::decode_all;
 
 /// The values of a session inside a [`transaction`](crate::Session::transaction): as they are in the store, with the request's
 /// earlier changes done to them.
@@ -112,6 +113,15 @@ impl Data {
     /// The keys, in alphabetical order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
+    }
+
+    /// All values at once, as [`Session::values`](crate::Session::values).
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::DecodeAll`] if they do not make up the type asked for.
+    pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
+        decode_all(&self.values)
     }
 
     /// Removes every key.

@@ -24,6 +24,7 @@ use crate::record::json::Json;
 use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
 use crate::record::value::{decode, encode, encode_item, negated};
+use crate::record::values::decode_all;
 use crate::session::save::{Occasion, reload, settle};
 use crate::session::shared::Shared;
 use crate::session::state::State;
@@ -173,6 +174,38 @@ impl Session {
         state.view.data.keys().cloned().collect()
     }
 
+    /// All values at once: in a struct with a field for each key, a map, or a `serde_json::Value`. Keys that the struct does
+    /// not have are left out.
+    ///
+    /// ```
+    /// # use sessile::{Session, SessionError};
+    /// #[derive(serde::Deserialize)]
+    /// struct Visit {
+    ///     name: Option<String>,
+    ///     #[serde(default)]
+    ///     cart: Vec<String>,
+    /// }
+    ///
+    /// # fn handler(session: Session) -> Result<(), SessionError> {
+    /// let visit: Visit = session.values()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::DecodeAll`] if they do not make up the type asked for; they are kept.
+    #[doc(alias("all", "to_map", "entries"))]
+    pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
+        // The type is the application's, so no lock is held while it is read.
+        let seen = {
+            let mut state = self.shared.state();
+            state.note_read_all();
+            Arc::clone(&state.view)
+        };
+        decode_all(&seen.data)
+    }
+
     /// Removes every key that is there now. The session stays, with its principal; to end it, use
     /// [`destroy`](Self::destroy).
     pub fn clear(&self) {
@@ -312,11 +345,42 @@ impl Session {
         T: Serialize + DeserializeOwned + Default,
         F: Fn(&mut T) + Send + Sync + 'static,
     {
-        self.rewrite(key.name(), move |value: Option<T>| {
+        let updated = self.rewrite(key.name(), move |value: Option<T>| {
             let mut value = value.unwrap_or_default();
             f(&mut value);
-            Some(value)
-        })
+            Some((value, ()))
+        });
+        updated.map(|(value, ())| value)
+    }
+
+    /// Changes a value in place, as [`update`](Self::update) does, and returns what the closure returns.
+    ///
+    /// That is of the run on what this request sees. If another request was faster, the closure runs again at the commit, and
+    /// what it returns then is dropped. Where that matters, as in the example if two requests must not get the same item, use [`transaction`](Self::transaction).
+    ///
+    /// ```
+    /// # use sessile::{Key, Session, SessionError};
+    /// const QUEUE: Key<Vec<String>> = Key::new("queue");
+    ///
+    /// fn next(session: &Session) -> Result<Option<String>, SessionError> {
+    ///     session.update_with(QUEUE, |queue| queue.pop())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`update`](Self::update).
+    pub fn update_with<T, R, F>(&self, key: impl SessionKey<T>, f: F) -> Result<R, SessionError>
+    where
+        T: Serialize + DeserializeOwned + Default,
+        F: Fn(&mut T) -> R + Send + Sync + 'static,
+    {
+        let updated = self.rewrite(key.name(), move |value: Option<T>| {
+            let mut value = value.unwrap_or_default();
+            let returned = f(&mut value);
+            Some((value, returned))
+        });
+        updated.map(|(_, returned)| returned)
     }
 
     /// Changes a value if the closure agrees, and returns what came out. The closure gets the value, or `None`, and
@@ -334,21 +398,73 @@ impl Session {
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> Option<T> + Send + Sync + 'static,
     {
-        self.rewrite(key.name(), f)
+        let updated = self.rewrite(key.name(), move |value| f(value).map(|value| (value, ())));
+        updated.map(|(value, ())| value)
     }
 
-    fn rewrite<T, F>(&self, key: &str, f: F) -> Result<T, SessionError>
+    /// The value under a key, or this one, which is put there if there is none. A value that is there is only read.
+    ///
+    /// If another request has put one there meanwhile, that one stays, although this request has seen its own: each of two
+    /// that find none gets its own, and the value of the first commit is kept. Where both must get the same, use
+    /// [`transaction`](Self::transaction).
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::Decode`]: the value that is there is of another type; it is kept.
+    /// - [`SessionError::Encode`], [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
+    #[doc(alias("setdefault", "set_nx", "get_or_set", "remember"))]
+    pub fn get_or_insert<T>(&self, key: impl SessionKey<T>, value: T) -> Result<T, SessionError>
     where
         T: Serialize + DeserializeOwned,
-        F: Fn(Option<T>) -> Option<T> + Send + Sync + 'static,
+    {
+        self.get_or_insert_with(key, || value)
+    }
+
+    /// As [`get_or_insert`](Self::get_or_insert), with a closure that makes the value; it runs once, and only if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_or_insert`](Self::get_or_insert).
+    pub fn get_or_insert_with<T, F>(&self, key: impl SessionKey<T>, f: F) -> Result<T, SessionError>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce() -> T,
+    {
+        let key = key.name();
+        if let Some(value) = self.get(key)? {
+            return Ok(value);
+        }
+        let value = f();
+        let name = key.to_owned();
+        let absent = encode(key, &value)?;
+        // Another clone may have been faster, and at a replay another request.
+        let present = self.rewrite_json(key, move |json| match json {
+            Some(json) => Ok((Some(decode::<T>(&name, json)?), json.clone())),
+            None => Ok((None, absent.clone())),
+        })?;
+        Ok(present.unwrap_or(value))
+    }
+
+    /// Has the closure replace a value, and returns what it has returned, or that it has refused.
+    fn rewrite<T, R, F>(&self, key: &str, f: F) -> Result<(T, R), SessionError>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Fn(Option<T>) -> Option<(T, R)> + Send + Sync + 'static,
     {
         let name = key.to_owned();
-        let apply = move |json: Option<&Json>| -> Result<(T, Json), SessionError> {
+        self.rewrite_json(key, move |json| {
             let value = json.map(|json| decode::<T>(&name, json)).transpose()?;
-            let value = f(value).ok_or_else(|| SessionError::Refused { key: name.clone() })?;
+            let refused = || SessionError::Refused { key: name.clone() };
+            let (value, returned) = f(value).ok_or_else(refused)?;
             let json = encode(&name, &value)?;
-            Ok((value, json))
-        };
+            Ok(((value, returned), json))
+        })
+    }
+
+    fn rewrite_json<R, F>(&self, key: &str, apply: F) -> Result<R, SessionError>
+    where
+        F: Fn(Option<&Json>) -> Result<(R, Json), SessionError> + Send + Sync + 'static,
+    {
         let apply = Arc::new(apply);
         for _ in 0..REWRITES {
             // The closure is the application's: it may use this session, so no lock is held while it runs.
@@ -357,7 +473,7 @@ impl Session {
                 state.reads.note_key(key);
                 state.view.data.get(key).cloned()
             };
-            let (value, json) = apply(seen.as_ref())?;
+            let (returned, json) = apply(seen.as_ref())?;
             self.check_size("key", key.len())?;
             self.check_value(key, &json)?;
             let mut state = self.shared.state();
@@ -371,7 +487,7 @@ impl Session {
                 rewrite,
             };
             state.note(change, key, json);
-            return Ok(value);
+            return Ok(returned);
         }
         Err(SessionError::Conflict { attempts: REWRITES })
     }

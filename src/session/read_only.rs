@@ -67,6 +67,15 @@ impl ReadSession {
         self.0.keys()
     }
 
+    /// As [`Session::values`].
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::DecodeAll`] if they do not make up the type asked for.
+    pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
+        self.0.values()
+    }
+
     /// As [`Session::principal`].
     pub fn principal(&self) -> Option<String> {
         self.0.principal()

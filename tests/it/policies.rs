@@ -583,6 +583,14 @@ async fn without_its_lease_a_request_may_rest_on_nothing_that_has_changed() {
         session.keys();
         session.insert("mine", 1).unwrap();
     };
+    let reads_all: Handler = |session| {
+        session.values::<serde_json::Value>().unwrap();
+        session.insert("mine", 1).unwrap();
+    };
+    let finds: Handler = |session| {
+        session.get_or_insert("name", String::new()).unwrap();
+        session.insert("mine", 1).unwrap();
+    };
     let writes: Handler = |session| session.insert("name", "noa").unwrap();
     let counts: Handler = |session| session.increment("n", 1).map(|_| ()).unwrap();
     let refuses: Handler = |session| {
@@ -597,6 +605,10 @@ async fn without_its_lease_a_request_may_rest_on_nothing_that_has_changed() {
         (looks, "/set?k=new&v=x", 409),
         (looks, "/set?k=name&v=x", 200),
         (lists, "/set?k=new&v=x", 409),
+        (reads_all, "/set?k=new&v=x", 409),
+        (reads_all, "/set?k=name&v=x", 409),
+        (finds, "/set?k=name&v=x", 409),
+        (finds, "/set?k=new&v=x", 200),
         (writes, "/set?k=name&v=x", 409),
         (writes, "/set?k=new&v=x", 200),
         (counts, "/incr?k=n", 409),

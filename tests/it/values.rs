@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sessile::{Event, JsonErrorKind, Key, MemoryStore, SessionConfig, SessionError, SessionLayer};
+use sessile::{
+    Event, JsonErrorKind, Key, MemoryStore, ReadSession, SessionConfig, SessionError, SessionLayer,
+};
 
 use crate::support::app::app;
 use crate::support::{Browser, Visit};
@@ -158,6 +160,150 @@ async fn a_closure_runs_once_if_nobody_else_writes() {
     assert_eq!(runs.load(Ordering::SeqCst), 1);
     visit
         .request(|session| async move { assert_eq!(session.get("n").unwrap(), Some(2)) })
+        .await;
+}
+
+#[tokio::test]
+async fn an_update_returns_what_its_closure_returns_on_what_the_request_sees() {
+    const QUEUE: Key<Vec<String>> = Key::new("queue");
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move {
+            let pop = |queue: &mut Vec<String>| queue.pop();
+            assert_eq!(session.update_with(QUEUE, pop).unwrap(), None);
+            session.insert(QUEUE, vec!["a".into(), "b".into()]).unwrap();
+            let added = session.update_with(QUEUE, |queue| {
+                queue.push("c".to_owned());
+                queue.len()
+            });
+            assert_eq!(added.unwrap(), 3);
+            let wrong = session.update_with(QUEUE.name(), |_: &mut u64| ());
+            assert!(matches!(wrong, Err(SessionError::Decode { .. })));
+        })
+        .await;
+    let mut tab = visit.clone();
+    visit
+        .request(|session| async move {
+            let first = |queue: &mut Vec<String>| queue.remove(0);
+            assert_eq!(session.update_with(QUEUE, first).unwrap(), "a");
+            tab.request(|session| async move { session.push(QUEUE, "d".to_owned()).unwrap() })
+                .await;
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            let left = session.get(QUEUE).unwrap().unwrap();
+            assert_eq!(left, ["b", "c", "d"], "replayed on the newer list");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_there_is_returned_and_another_one_put_there_if_none_is() {
+    const NAME: Key<String> = Key::new("name");
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move {
+            let name = session.get_or_insert(NAME, "mia".to_owned());
+            assert_eq!(name.unwrap(), "mia");
+            assert!(session.is_modified());
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            let name = session.get_or_insert(NAME, "noa".to_owned());
+            assert_eq!(name.unwrap(), "mia");
+            let name = session.get_or_insert_with(NAME, || panic!("there is a name"));
+            assert_eq!(name.unwrap(), "mia");
+            let wrong = session.get_or_insert("name", 1);
+            assert!(matches!(wrong, Err(SessionError::Decode { .. })));
+            let inside = session.clone();
+            let color = session.get_or_insert_with("color", || {
+                inside.insert("color", "red").unwrap();
+                "blue".to_owned()
+            });
+            assert_eq!(color.unwrap(), "red", "a clone was faster");
+            session.discard("color");
+            assert!(!session.is_modified());
+            let odd = session.get_or_insert("odd", f64::NAN);
+            assert!(matches!(odd, Err(SessionError::Encode { .. })));
+        })
+        .await;
+}
+
+/// Byte for byte, also what the type of this request does not have.
+#[tokio::test]
+async fn of_two_requests_that_find_no_value_the_first_commit_puts_it_there() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let mut tab = visit.clone();
+    visit
+        .request(|session| async move {
+            let name = "mia".to_owned();
+            let named = session.get_or_insert("named", Named { name }).unwrap();
+            assert_eq!(named.name, "mia");
+            tab.request(|session| async move {
+                let named = serde_json::json!({ "name": "noa", "since": 2020 });
+                session.get_or_insert("named", named).unwrap();
+            })
+            .await;
+        })
+        .await;
+    visit
+        .request(|session| async move {
+            let named: serde_json::Value = session.get("named").unwrap().unwrap();
+            assert_eq!(named, serde_json::json!({ "name": "noa", "since": 2020 }));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn all_values_are_read_at_once() {
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Profile {
+        name: String,
+        visits: i64,
+        color: Option<String>,
+    }
+    let profile = || Profile {
+        name: "mia".to_owned(),
+        visits: 1,
+        color: None,
+    };
+    let mut visit = Visit::in_memory();
+    visit
+        .request(move |session| async move {
+            session.insert("name", "mia").unwrap();
+            session.increment("visits", 1).unwrap();
+            assert_eq!(session.values::<Profile>().unwrap(), profile());
+        })
+        .await;
+    visit
+        .request(move |session| async move {
+            assert_eq!(session.values::<Profile>().unwrap(), profile());
+            let all = session.values::<BTreeMap<String, serde_json::Value>>();
+            assert_eq!(all.unwrap().len(), 2);
+            assert!(!session.is_modified());
+            let read_only = ReadSession::from(session.clone());
+            assert_eq!(read_only.values::<Profile>().unwrap(), profile());
+            let inside = session.transaction(|data| {
+                data.insert("visits", 7)?;
+                data.values::<Profile>()
+            });
+            assert_eq!(inside.await.unwrap().visits, 7);
+            session.discard("name");
+            let missing = session.values::<Profile>().unwrap_err();
+            let SessionError::DecodeAll { key, .. } = &missing else {
+                panic!("{missing:?}");
+            };
+            assert_eq!(key.as_deref(), Some("name"), "{missing}");
+        })
         .await;
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_json::Serializer;
 use serde_json::ser::{CompactFormatter, Formatter};
 use serde_json::value::RawValue;
@@ -73,14 +73,27 @@ impl Json {
     }
 
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
-        decode_value(&self.0).map_err(|error| {
-            let mut error = JsonError::reading(&error);
-            // serde_json has no class of its own for that, and what is stored is JSON.
-            if error.kind == JsonErrorKind::Syntax && depth(&self.0) > MAX_DEPTH {
-                error.kind = JsonErrorKind::TooDeep { limit: MAX_DEPTH };
-            }
-            error
-        })
+        decode_value(&self.0).map_err(|error| self.error(&error))
+    }
+
+    /// The same where serde says what is to come out. By serde_json at any size, since a seed cannot be tried twice.
+    pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
+        &'de self,
+        seed: S,
+    ) -> Result<S::Value, JsonError> {
+        let mut json = serde_json::Deserializer::from_slice(&self.0);
+        let value = seed.deserialize(&mut json);
+        let value = value.and_then(|value| json.end().map(|()| value));
+        value.map_err(|error| self.error(&error))
+    }
+
+    fn error(&self, error: &serde_json::Error) -> JsonError {
+        let mut error = JsonError::reading(error);
+        // serde_json has no class of its own for that, and what is stored is JSON.
+        if error.kind == JsonErrorKind::Syntax && depth(&self.0) > MAX_DEPTH {
+            error.kind = JsonErrorKind::TooDeep { limit: MAX_DEPTH };
+        }
+        error
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {

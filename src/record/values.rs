@@ -1,0 +1,228 @@
+//! All values of a session at once, decoded into one type of the application's.
+
+use std::collections::{BTreeMap, btree_map};
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::forward_to_deserialize_any;
+
+use crate::error::json::{JsonError, JsonErrorKind};
+use crate::error::session::SessionError;
+use crate::record::json::Json;
+
+/// Decodes the values as an object. Each is decoded where it is, without a copy of them all, and may be nested as deeply as
+/// one that is decoded alone.
+pub(crate) fn decode_all<T: DeserializeOwned>(
+    values: &BTreeMap<String, Json>,
+) -> Result<T, SessionError> {
+    T::deserialize(Values(values)).map_err(|failure| SessionError::DecodeAll {
+        key: failure.key,
+        type_name: std::any::type_name::<T>(),
+        source: failure.source,
+    })
+}
+
+/// Which value does not fit, if that is known.
+#[derive(Debug)]
+struct Failure {
+    key: Option<String>,
+    source: JsonError,
+}
+
+impl Failure {
+    fn at(key: &str, source: JsonError) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            source,
+        }
+    }
+}
+
+impl de::Error for Failure {
+    // The message may quote a value.
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self {
+            key: None,
+            source: JsonError::in_value(JsonErrorKind::Mismatch),
+        }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::at(field, JsonError::in_value(JsonErrorKind::Mismatch))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+struct Values<'de>(&'de BTreeMap<String, Json>);
+
+impl<'de> Deserializer<'de> for Values<'de> {
+    type Error = Failure;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        visitor.visit_map(Entries {
+            rest: self.0.iter(),
+            entry: None,
+        })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
+        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+struct Entries<'de> {
+    rest: btree_map::Iter<'de, String, Json>,
+    /// The one whose key was read last.
+    entry: Option<(&'de String, &'de Json)>,
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Failure;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Failure> {
+        self.entry = self.rest.next();
+        let Some((key, _)) = self.entry else {
+            return Ok(None);
+        };
+        let name = StrDeserializer::<Failure>::new(key);
+        let name = seed.deserialize(name);
+        name.map(Some)
+            .map_err(|error| Failure::at(key, error.source))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Failure> {
+        let Some((key, value)) = self.entry.take() else {
+            return Err(de::Error::custom("a value was asked for before its key"));
+        };
+        let value = value.decode_seed(seed);
+        value.map_err(|source| Failure::at(key, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::value::RawValue;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::record::value::encode;
+
+    fn values(json: &Value) -> BTreeMap<String, Json> {
+        let object = json.as_object().unwrap();
+        let encoded = object
+            .iter()
+            .map(|(key, value)| (key.clone(), encode(key, value).unwrap()));
+        encoded.collect()
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Profile {
+        name: String,
+        visits: Option<u32>,
+        #[serde(default)]
+        seen: Vec<String>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NameOnly {
+        name: String,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Wrapped(Profile);
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Flattened {
+        visits: i64,
+        #[serde(flatten)]
+        rest: BTreeMap<String, Value>,
+    }
+
+    #[test]
+    fn a_struct_a_map_and_a_json_value_hold_all_values() {
+        let stored = json!({"name": "mia", "visits": 3, "other": [1, {"a": null}]});
+        let all = values(&stored);
+        let profile = || Profile {
+            name: "mia".into(),
+            visits: Some(3),
+            seen: Vec::new(),
+        };
+        assert_eq!(decode_all::<Profile>(&all).unwrap(), profile());
+        assert_eq!(decode_all::<Wrapped>(&all).unwrap(), Wrapped(profile()));
+        let maybe = decode_all::<Option<Profile>>(&all).unwrap();
+        assert_eq!(maybe, Some(profile()));
+        assert_eq!(decode_all::<Value>(&all).unwrap(), stored);
+        let map = decode_all::<BTreeMap<String, Value>>(&all).unwrap();
+        assert_eq!(map["other"], stored["other"]);
+        let raw = decode_all::<BTreeMap<String, Box<RawValue>>>(&all).unwrap();
+        assert_eq!(raw["other"].get(), r#"[1,{"a":null}]"#);
+        let flattened = decode_all::<Flattened>(&all).unwrap();
+        assert_eq!((flattened.visits, flattened.rest.len()), (3, 2));
+        let empty = decode_all::<BTreeMap<String, Value>>(&BTreeMap::new());
+        assert_eq!(empty.unwrap(), BTreeMap::new());
+    }
+
+    #[test]
+    fn an_error_names_the_key_that_does_not_fit_and_no_value() {
+        fn error<T: DeserializeOwned + fmt::Debug>(stored: &Value) -> (Option<String>, String) {
+            let error = decode_all::<T>(&values(stored)).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("private"), "{text}");
+            let SessionError::DecodeAll { key, .. } = &error else {
+                panic!("{error:?}");
+            };
+            (key.clone(), error.to_string())
+        }
+        let wrong = json!({"name": "private", "visits": "private"});
+        let (key, text) = error::<Profile>(&wrong);
+        assert_eq!(key.as_deref(), Some("visits"));
+        assert!(
+            text.contains("visits") && text.contains("Profile"),
+            "{text}"
+        );
+        let missing = json!({"visits": 1, "other": "private"});
+        assert_eq!(error::<Profile>(&missing).0.as_deref(), Some("name"));
+        let unknown = json!({"name": "private", "other": 1});
+        assert_eq!(error::<NameOnly>(&unknown).0.as_deref(), Some("other"));
+        let (key, text) = error::<Vec<String>>(&wrong);
+        assert_eq!(key, None);
+        assert!(text.contains("Vec<"), "{text}");
+    }
+
+    /// As deep as a value may be.
+    #[test]
+    fn a_value_may_be_as_deep_as_one_that_is_decoded_alone() {
+        let mut deep = json!(1);
+        for _ in 0..crate::record::json::MAX_DEPTH {
+            deep = json!([deep]);
+        }
+        let stored = json!({ "deep": deep });
+        assert_eq!(decode_all::<Value>(&values(&stored)).unwrap(), stored);
+    }
+}
