@@ -43,16 +43,15 @@ pub enum ConfigError {
 
 impl fmt::Debug for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.to_string();
-        f.write_str(&message)?;
+        let mut text = self.to_string();
         for cause in iter::successors(self.source(), |&error| error.source()) {
             let cause = cause.to_string();
-            // Advice may quote its cause.
-            if !message.contains(&cause) {
-                write!(f, "; caused by: {cause}")?;
+            // Advice may quote its cause, and so may the cause of a cause.
+            if !text.contains(&cause) {
+                text = format!("{text}; caused by: {cause}");
             }
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
@@ -111,7 +110,8 @@ mod tests {
             source: Arc::new(source),
         };
         let reset = StoreError::unavailable("reset by peer");
-        let cause = StoreError::unavailable("handshake failed").with_source(reset);
+        let wrapped = StoreError::unavailable("handshake failed").with_source(reset);
+        let cause = StoreError::unavailable("handshake failed").with_source(wrapped);
         for (error, expected) in [
             (
                 ConfigError::invalid("max_size", 0, "write a number"),
