@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::session::{Gone, advice_for};
+use crate::error::session::{Denied, Gone, LimitedPart};
 use crate::error::store::StoreError;
 use crate::record::format::Unreadable;
 use crate::token::Handle;
@@ -18,16 +18,19 @@ use crate::token::Handle;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A visitor's first change was stored.
+    #[non_exhaustive]
     Created {
         /// The session.
         handle: Handle,
     },
     /// The session has a new secret: `cycle_id`, `set_principal` or `clear_principal`.
+    #[non_exhaustive]
     Rotated {
         /// The session.
         handle: Handle,
     },
     /// The session was deleted.
+    #[non_exhaustive]
     Destroyed {
         /// The session.
         handle: Handle,
@@ -35,6 +38,7 @@ pub enum Event {
     /// A session could not be deleted, although it was tried for minutes, or since too many others wait for that, or since
     /// the tokio runtime has ended; it lives until its idle timeout. If the store was away all the time, there may be no
     /// such session.
+    #[non_exhaustive]
     DestroyFailed {
         /// The session.
         handle: Handle,
@@ -42,6 +46,7 @@ pub enum Event {
         error: StoreError,
     },
     /// A session was written. Requests of this process that change one session at once are written together.
+    #[non_exhaustive]
     Committed {
         /// The session.
         handle: Handle,
@@ -51,19 +56,29 @@ pub enum Event {
         /// again.
         attempts: u32,
     },
-    /// Changes were refused, since the session has ended, passed on, or cannot be used by this request.
+    /// Changes were refused, since the session has ended, passed to another login or cannot be read.
+    #[non_exhaustive]
     Refused {
         /// The session, if it was stored.
         handle: Option<Handle>,
         /// Why.
         why: Gone,
     },
+    /// Changes were refused, since this request may not use the session.
+    #[non_exhaustive]
+    Denied {
+        /// The session.
+        handle: Option<Handle>,
+        /// Why.
+        why: Denied,
+    },
     /// A call or a commit was refused, since a key, a value, a principal or the whole session was larger than it may be.
+    #[non_exhaustive]
     TooLarge {
         /// The session, if it was stored.
         handle: Option<Handle>,
-        /// `key`, `value`, `principal` or `session`.
-        what: &'static str,
+        /// What is too large.
+        part: LimitedPart,
         /// Bytes that it takes.
         size: usize,
         /// Bytes that it may take.
@@ -71,6 +86,7 @@ pub enum Event {
     },
     /// A session is used from another network than the one it belongs to. Once per session and network, as far as this
     /// process remembers.
+    #[non_exhaustive]
     FingerprintMismatch {
         /// The session.
         handle: Handle,
@@ -93,11 +109,13 @@ pub enum Event {
     /// Look whether the `Path` or the `Domain` of the cookie was changed, or whether another application on this host or on
     /// one of its parents has a cookie of the same name. A response that sets the cookie or takes it away removes the others
     /// from where they are likely to be.
+    #[non_exhaustive]
     SeveralCookies {
         /// The session.
         handle: Handle,
     },
     /// What is stored under the session's key cannot be read. It was left as it is.
+    #[non_exhaustive]
     UnreadableRecord {
         /// The session.
         handle: Handle,
@@ -105,6 +123,7 @@ pub enum Event {
         reason: String,
     },
     /// The store failed. In the log once a second at most, with how many others were left out since.
+    #[non_exhaustive]
     StoreFailed {
         /// The session, if it was stored.
         handle: Option<Handle>,
@@ -112,22 +131,26 @@ pub enum Event {
         error: StoreError,
     },
     /// So many requests wanted the session that this one was turned away.
+    #[non_exhaustive]
     Busy {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
     /// `Concurrency::Exclusive`: a request was held up for so long that its lease ended, and another one runs beside it.
+    #[non_exhaustive]
     LeaseLost {
         /// The session.
         handle: Handle,
     },
     /// A commit got no answer; its changes may be in the store.
+    #[non_exhaustive]
     OutcomeUnknown {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
     /// The last clone of a session was dropped with changes that were made after the response and never saved: call
     /// `save().await` after changing a session in a stream, a WebSocket or a spawned task.
+    #[non_exhaustive]
     ChangesLost {
         /// The session, if it was stored.
         handle: Option<Handle>,
@@ -138,6 +161,7 @@ pub enum Event {
     /// Something inside the layer has set a cookie of the session cookie's name. It was taken away, since it would have
     /// replaced the visitor's session by another one, or by none. Give that cookie another name, or change the session through
     /// [`Session`](crate::Session).
+    #[non_exhaustive]
     ForeignSetCookie {
         /// The name.
         name: String,
@@ -145,6 +169,7 @@ pub enum Event {
     /// A layer inside another one of the same cookie name has joined the other's session, and was made with other settings,
     /// which are not in force. Once for two layers. Give these routes a layer of their own beside the other one, with `merge`
     /// or `nest`, or its cookie another name.
+    #[non_exhaustive]
     SettingsIgnored {
         /// The cookie's name.
         cookie: String,
@@ -173,6 +198,7 @@ impl Event {
             Self::Destroyed { .. } => "destroyed",
             Self::DestroyFailed { .. } => "destroy_failed",
             Self::Refused { .. } => "refused",
+            Self::Denied { .. } => "denied",
             Self::TooLarge { .. } => "too_large",
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
             Self::AddressUnknown => "address_unknown",
@@ -277,13 +303,16 @@ fn trace(event: &Event) {
         Event::Refused { handle, why } => {
             tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "changes refused");
         }
+        Event::Denied { handle, why } => {
+            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session denied");
+        }
         Event::TooLarge {
             handle,
-            what,
+            part,
             size,
             limit,
         } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), what, size, limit, "too large for a session: {}", advice_for(what));
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), %part, size, limit, "too large for a session: {}", part.advice());
         }
         Event::FingerprintMismatch {
             handle,

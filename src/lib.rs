@@ -34,7 +34,7 @@ pub use config::durability::DurabilityConfig;
 pub use config::policies::{Concurrency, Exclusive, Load, OnStoreError, SignedInCaching};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
-pub use error::session::{Gone, SessionError};
+pub use error::session::{Denied, Gone, LimitedPart, SessionError};
 pub use error::store::StoreError;
 pub use event::{Event, Observer};
 pub use middleware::body::ResponseBody;

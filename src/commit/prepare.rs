@@ -14,7 +14,7 @@ use crate::commit::base::Base;
 use crate::commit::context::Terms;
 use crate::commit::work::Work;
 use crate::error::json::{JsonError, JsonErrorKind};
-use crate::error::session::{Gone, SessionError};
+use crate::error::session::{Gone, LimitedPart, SessionError};
 use crate::record::context::Circumstances;
 use crate::record::lifetime::ttl;
 use crate::record::log::ChangeLog;
@@ -237,7 +237,7 @@ fn check_size(record: &Record, before: usize, max_size: usize) -> Result<(), Ses
     match size <= limit {
         true => Ok(()),
         false => Err(SessionError::TooLarge {
-            what: "session",
+            part: LimitedPart::Session,
             size,
             limit: max_size,
         }),

@@ -32,6 +32,7 @@ pub enum JsonErrorKind {
     /// There is a float in it that is NaN or infinite.
     NotFinite,
     /// It is nested deeper than it can be read again.
+    #[non_exhaustive]
     TooDeep {
         /// How many levels of lists, maps and structs there may be.
         limit: usize,

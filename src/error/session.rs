@@ -21,6 +21,7 @@ pub enum SessionError {
     /// Used if a value cannot be written as JSON and read again, such as a map whose keys are not strings, a float that is
     /// NaN or infinite, or a value that is nested too deeply. The session is as it was.
     #[error("session value {key:?} of type {type_name} cannot be written as JSON")]
+    #[non_exhaustive]
     Encode {
         /// The key that was written.
         key: String,
@@ -33,6 +34,7 @@ pub enum SessionError {
     #[error(
         "session value {key:?} is not a {type_name}: ask for the type it was stored as, or drop it with `discard`"
     )]
+    #[non_exhaustive]
     Decode {
         /// The key that was read.
         key: String,
@@ -47,6 +49,7 @@ pub enum SessionError {
         "the values of the session are not a {type_name}{at}: give its fields the types the values were stored as, and `#[serde(default)]` to those that may be missing",
         at = key.as_ref().map(|key| format!(" at {key:?}")).unwrap_or_default()
     )]
+    #[non_exhaustive]
     DecodeAll {
         /// The key whose value is missing or of another type, or that the type does not have; `None` if that is not known.
         key: Option<String>,
@@ -57,22 +60,25 @@ pub enum SessionError {
     },
     /// Used if `increment` or `decrement` meets a value that is not a whole number. The value is kept.
     #[error("session value {key:?} is not a whole number: count under another key")]
+    #[non_exhaustive]
     NotANumber {
         /// The key that was counted.
         key: String,
     },
     /// Used if a counter would leave the range of `i64`. The value is kept.
     #[error("session counter {key:?} would leave the range of i64: the increment was not applied")]
+    #[non_exhaustive]
     Overflow {
         /// The key that was counted.
         key: String,
     },
     /// Used if a key, a value, a principal or the whole session is larger than it may be. The store keeps what it had. A
     /// change that leaves a session no larger than it was is never too large.
-    #[error("the {what} takes {size} bytes, more than {limit}: {advice}", advice = advice_for(what))]
+    #[error("the {part} takes {size} bytes, more than {limit}: {advice}", advice = part.advice())]
+    #[non_exhaustive]
     TooLarge {
-        /// `key`, `value`, `principal` or `session`.
-        what: &'static str,
+        /// What is too large.
+        part: LimitedPart,
         /// Bytes that it takes.
         size: usize,
         /// Bytes that it may take.
@@ -82,6 +88,7 @@ pub enum SessionError {
     #[error(
         "a timeout of {value:?} cannot work: choose one from a second to ten years that is not over already"
     )]
+    #[non_exhaustive]
     InvalidTimeout {
         /// The timeout.
         value: Duration,
@@ -99,12 +106,14 @@ pub enum SessionError {
     Discarded,
     /// Used if the closure of [`try_update`](crate::Session::try_update) said no.
     #[error("the update of session value {key:?} was refused by its closure")]
+    #[non_exhaustive]
     Refused {
         /// The key that was to be updated.
         key: String,
     },
     /// Used if other requests kept changing the session for as long as the commit may take. Nothing was written.
     #[error("other requests kept changing the session: nothing was written in {attempts} attempts")]
+    #[non_exhaustive]
     Conflict {
         /// Compare-and-sets that were tried.
         attempts: u32,
@@ -115,6 +124,7 @@ pub enum SessionError {
     #[error(
         "other requests of the session took all of the {wait:?} that this one may wait: make them faster, or raise it"
     )]
+    #[non_exhaustive]
     Busy {
         /// How long it may wait.
         wait: Duration,
@@ -123,6 +133,9 @@ pub enum SessionError {
     /// be created again: a logout is final.
     #[error("the session {0}: nothing was written")]
     Gone(Gone),
+    /// Used if the session exists and this request may not use it. Nothing was written.
+    #[error("the session {0}: nothing was written")]
+    Denied(Denied),
     /// Used if the closure of a [`transaction`](crate::Session::transaction) said no when its session was committed by a clone
     /// of it; the caller of `transaction` itself gets what the closure returned. Nothing was written.
     #[error(
@@ -134,6 +147,7 @@ pub enum SessionError {
     #[error(
         "a part of the request's changes was committed, and the rest was not: do all of them in one `transaction`, or look at the session before repeating"
     )]
+    #[non_exhaustive]
     PartlyCommitted {
         /// Why the rest is not in the store.
         #[source]
@@ -154,11 +168,43 @@ pub enum SessionError {
     Store(#[from] StoreError),
 }
 
-/// What to do about something that is too large.
-pub(crate) fn advice_for(what: &str) -> &'static str {
-    match what {
-        "key" | "principal" => "use a short name",
-        _ => "store less, or raise `max_size`",
+/// A part of a session whose size is limited.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitedPart {
+    /// The key of a value: 1 KiB at most.
+    Key,
+    /// One value, or one message: `max_size` at most.
+    Value,
+    /// The name of the principal: `max_size` at most.
+    Principal,
+    /// All data and messages of the session together: `max_size` at most.
+    Session,
+}
+
+impl LimitedPart {
+    /// The variant's name in lower case, such as `key`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::Principal => "principal",
+            Self::Session => "session",
+        }
+    }
+
+    /// What to do if it is too large.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Key | Self::Principal => "use a short name",
+            Self::Value | Self::Session => "store less, or raise `max_size`",
+        }
+    }
+}
+
+impl std::fmt::Display for LimitedPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -170,8 +216,6 @@ pub enum Gone {
     Ended,
     /// It was rotated, or its principal changed, since it was loaded; or the request carried the token of before.
     Rotated,
-    /// [`Fingerprinting::Strict`](crate::Fingerprinting): it belongs to another network.
-    OtherNetwork,
     /// What is stored under its key cannot be read, or was written by a newer version of sessile.
     Unreadable,
 }
@@ -181,8 +225,23 @@ impl std::fmt::Display for Gone {
         f.write_str(match self {
             Self::Ended => "was destroyed or has expired",
             Self::Rotated => "was rotated by another request",
-            Self::OtherNetwork => "is bound to another network",
             Self::Unreadable => "cannot be read by this version of sessile",
+        })
+    }
+}
+
+/// Why a request may not use a session that exists.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// [`Fingerprinting::Strict`](crate::Fingerprinting): the session belongs to another network.
+    OtherNetwork,
+}
+
+impl std::fmt::Display for Denied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::OtherNetwork => "is bound to another network",
         })
     }
 }

@@ -3,19 +3,21 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::error::session::{Gone, SessionError};
+use crate::error::session::{Denied, SessionError};
 
 impl SessionError {
     /// The status of the response that this error becomes.
     ///
-    /// 409 for `Conflict`, `Gone`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
+    /// 409 for `Conflict`, `Gone`, `Denied`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
     /// (without, since repeating the request may do its work twice); 500 for `PartlyCommitted`, and for everything that only the
     /// application's code can mend.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Conflict { .. } | Self::Gone(_) | Self::Refused { .. } | Self::Aborted => {
-                StatusCode::CONFLICT
-            }
+            Self::Conflict { .. }
+            | Self::Gone(_)
+            | Self::Denied(_)
+            | Self::Refused { .. }
+            | Self::Aborted => StatusCode::CONFLICT,
             Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -48,7 +50,7 @@ impl SessionError {
             Self::Refused { .. } | Self::Aborted => {
                 "This is not possible any more. Load the page again.\n"
             }
-            Self::Gone(Gone::OtherNetwork) => "The session cannot be used from this network.\n",
+            Self::Denied(Denied::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::Gone(_) | Self::Conflict { .. } => {
                 "The session was changed by another request. Load the page again.\n"
             }
@@ -74,6 +76,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::error::session::{Gone, LimitedPart};
     use crate::error::store::StoreError;
 
     #[test]
@@ -91,6 +94,7 @@ mod tests {
             ),
             (SessionError::Conflict { attempts: 3 }, 409, false),
             (SessionError::Gone(Gone::Ended), 409, false),
+            (SessionError::Denied(Denied::OtherNetwork), 409, false),
             (SessionError::Refused { key: "k".into() }, 409, false),
             (SessionError::Aborted, 409, false),
             (
@@ -103,7 +107,7 @@ mod tests {
             (SessionError::MissingLayer, 500, false),
             (
                 SessionError::TooLarge {
-                    what: "value",
+                    part: LimitedPart::Value,
                     size: 2,
                     limit: 1,
                 },

@@ -14,7 +14,7 @@ use crate::commit::lease::Lease;
 use crate::commit::renew::renew_if_due;
 use crate::commit::work::{ReadSet, Seen};
 use crate::config::policies::{Concurrency, OnStoreError};
-use crate::error::session::{Gone, SessionError};
+use crate::error::session::{Denied, Gone, SessionError};
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::middleware::authenticate::{Choice, choose, held, worth};
@@ -277,7 +277,7 @@ impl Visit {
                     let standing = Standing::Barred {
                         handle: Some(handle),
                         retired_by: None,
-                        why: SessionError::Gone(Gone::OtherNetwork),
+                        why: SessionError::Denied(Denied::OtherNetwork),
                     };
                     return (standing, fingerprint);
                 }

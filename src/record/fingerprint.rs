@@ -44,6 +44,7 @@ pub enum Fingerprint {
     /// The session's network.
     Match,
     /// Another network.
+    #[non_exhaustive]
     Mismatch {
         /// The session's network, such as `203.0.113.0/24`.
         bound: String,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::session::SessionError;
+use crate::error::session::{LimitedPart, SessionError};
 use crate::lock::{Lock, assert_none_held};
 use crate::record::answer::{Answer, AnswerId};
 use crate::record::json::Json;
@@ -77,9 +77,9 @@ impl Data {
     ) -> Result<(), SessionError> {
         let key = key.name();
         let value = encode(key, &value)?;
-        self.check("key", key.len())?;
+        self.check(LimitedPart::Key, key.len())?;
         if value.len() > self.values.get(key).map_or(0, Json::len) {
-            self.check("value", value.len())?;
+            self.check(LimitedPart::Value, value.len())?;
         }
         self.values.insert(key.to_owned(), value);
         Ok(())
@@ -136,7 +136,7 @@ impl Data {
     /// Those of [`Session::increment`](crate::Session::increment).
     pub fn increment(&mut self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
         let key = key.name();
-        self.check("key", key.len())?;
+        self.check(LimitedPart::Key, key.len())?;
         count(&mut self.values, key, by)
     }
 
@@ -162,13 +162,13 @@ impl Data {
     ) -> Result<(), SessionError> {
         let key = key.name();
         let value = encode_item(key, &value)?;
-        self.check("key", key.len())?;
-        self.check("value", value.len())?;
+        self.check(LimitedPart::Key, key.len())?;
+        self.check(LimitedPart::Value, value.len())?;
         append(&mut self.values, key, &value)
     }
 
-    fn check(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
-        check_size(what, size, self.max_size)
+    fn check(&self, part: LimitedPart, size: usize) -> Result<(), SessionError> {
+        check_size(part, size, self.max_size)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The calls by which a handler leaves messages for the next page, and shows them.
 
-use crate::error::session::SessionError;
+use crate::error::session::{LimitedPart, SessionError};
 use crate::record::answer::Answer;
 use crate::record::change::Change;
 use crate::record::flash::{Flash, Level, known};
@@ -22,7 +22,7 @@ impl Session {
     }
 
     fn add_flash(&self, flash: Kept<Flash>) -> Result<(), SessionError> {
-        self.check_size("value", flash.len())?;
+        self.check_size(LimitedPart::Value, flash.len())?;
         self.change(Change::AddFlash(flash))
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::session::SessionError;
+use crate::error::session::{LimitedPart, SessionError};
 use crate::record::answer::{Answer, AnswerId};
 use crate::record::change::{Change, Rewrite};
 use crate::record::fingerprint::Fingerprint;
@@ -200,7 +200,7 @@ impl Session {
         // The type is the application's, so no lock is held while it is read.
         let seen = {
             let mut state = self.shared.state();
-            state.note_read_all();
+            state.reads.note_all();
             Arc::clone(&state.view)
         };
         decode_all(&seen.data)
@@ -229,7 +229,7 @@ impl Session {
     #[doc(alias = "incr")]
     pub fn increment(&self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
         let key = key.name();
-        self.check_size("key", key.len())?;
+        self.check_size(LimitedPart::Key, key.len())?;
         let circumstances = self.shared.context.circumstances();
         let change = Change::Increment {
             key: key.to_owned(),
@@ -304,7 +304,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         let key = key.name();
         let value = encode_item(key, &value)?;
-        self.check_size("value", value.len())?;
+        self.check_size(LimitedPart::Value, value.len())?;
         self.change(Change::Push {
             key: key.to_owned(),
             value,
@@ -474,7 +474,7 @@ impl Session {
                 state.view.data.get(key).cloned()
             };
             let (returned, json) = apply(seen.as_ref())?;
-            self.check_size("key", key.len())?;
+            self.check_size(LimitedPart::Key, key.len())?;
             self.check_value(key, &json)?;
             let mut state = self.shared.state();
             if state.view.data.get(key) != seen.as_ref() {
@@ -643,18 +643,18 @@ impl Session {
         let before = self.shared.state().view.data.get(key).map_or(0, Json::len);
         match size <= before {
             true => Ok(()),
-            false => self.check_size("value", size),
+            false => self.check_size(LimitedPart::Value, size),
         }
     }
 
-    pub(crate) fn check_size(&self, what: &'static str, size: usize) -> Result<(), SessionError> {
+    pub(crate) fn check_size(&self, part: LimitedPart, size: usize) -> Result<(), SessionError> {
         let max_size = self.shared.context.policy.config.max_size;
-        check_size(what, size, max_size).inspect_err(|error| self.shared.report(error))
+        check_size(part, size, max_size).inspect_err(|error| self.shared.report(error))
     }
 
     pub(crate) fn change(&self, change: Change) -> Result<(), SessionError> {
         if let Some(key) = change.new_key() {
-            self.check_size("key", key.len())?;
+            self.check_size(LimitedPart::Key, key.len())?;
         }
         let circumstances = self.shared.context.circumstances();
         self.shared.state().change(change, &circumstances)

@@ -1,6 +1,6 @@
 //! Who the session belongs to: rotation, login and logout.
 
-use crate::error::session::SessionError;
+use crate::error::session::{LimitedPart, SessionError};
 use crate::record::change::{Change, Rotation};
 use crate::record::version::Epoch;
 use crate::session::Session;
@@ -87,7 +87,7 @@ impl Session {
         if !self.may_join(&who) {
             self.may_rotate()?;
         }
-        self.check_size("principal", who.len())?;
+        self.check_size(LimitedPart::Principal, who.len())?;
         self.change(Change::SetPrincipal {
             who,
             rotation: self.rotation(),

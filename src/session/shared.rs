@@ -123,9 +123,10 @@ impl Shared {
         match error {
             SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
             SessionError::Busy { .. } => self.emit(&Event::Busy { handle }),
-            SessionError::TooLarge { what, size, limit } => self.emit(&Event::TooLarge {
+            SessionError::Denied(why) => self.emit(&Event::Denied { handle, why: *why }),
+            SessionError::TooLarge { part, size, limit } => self.emit(&Event::TooLarge {
                 handle,
-                what,
+                part: *part,
                 size: *size,
                 limit: *limit,
             }),

@@ -116,3 +116,40 @@ fn the_readme_and_the_guide_for_contributors_link_every_document() {
         assert!(entrances.contains(&format!("]({name}")), "{name}");
     }
 }
+
+/// So that a field may be added without a new major version. Enums that applications make values of are not among them.
+#[test]
+fn every_variant_that_applications_only_read_may_get_more_fields() {
+    let enums = [
+        ("src/error/config.rs", "ConfigError"),
+        ("src/error/json.rs", "JsonErrorKind"),
+        ("src/error/session.rs", "SessionError"),
+        ("src/event.rs", "Event"),
+        ("src/record/fingerprint.rs", "Fingerprint"),
+    ];
+    for (path, name) in enums {
+        let source = read(path);
+        let (_, body) = source.split_once(&format!("pub enum {name} {{")).unwrap();
+        let body = body.split("\n}\n").next().unwrap();
+        let lines: Vec<_> = body.lines().collect();
+        let with_fields = |line: &str| {
+            let variant = line
+                .strip_prefix("    ")
+                .and_then(|it| it.strip_suffix(" {"));
+            variant.is_some_and(|it| it.starts_with(char::is_uppercase))
+        };
+        let variants: Vec<_> = (0..lines.len())
+            .filter(|at| with_fields(lines[*at]))
+            .collect();
+        assert!(!variants.is_empty(), "{path}: {name}");
+        for at in variants {
+            let before = lines[at - 1].trim();
+            assert_eq!(
+                before,
+                "#[non_exhaustive]",
+                "{path}: {name}: {}",
+                lines[at].trim()
+            );
+        }
+    }
+}

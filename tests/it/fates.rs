@@ -103,7 +103,7 @@ async fn a_session_error_that_the_handler_returns_commits_no_data() {
         let config = SessionConfig::default().with_commit_on_server_error(commit_on_server_error);
         let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
         let errors = [
-            SessionError::Refused { key: "k".into() },
+            SessionError::Aborted,
             SessionError::MissingLayer,
             SessionError::OutcomeUnknown,
         ];

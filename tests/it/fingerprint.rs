@@ -125,11 +125,14 @@ async fn strict_hides_the_session_and_harms_neither_it_nor_the_cookie() {
                 (409, 0),
                 "{path}"
             );
+            let text = "The session cannot be used from this network.\n";
+            assert_eq!(page.text, text, "{path}");
         }
         let after = site.calls.so_far();
         assert_eq!(before[1..], after[1..], "nothing but loads");
     }
     assert!(site.told("AddressUnknown") == 1 && site.told("FingerprintMismatch") == 2);
+    assert!(site.told("Denied") > 0 && site.told("Refused") == 0);
     assert_eq!(browser.peek(&home, "/get?k=name").await.ok(), "\"mia\"");
 }
 

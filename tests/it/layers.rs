@@ -56,7 +56,10 @@ fn ignored() -> (Told, impl Fn(&Event) + Send + Sync + 'static) {
     let told = Told::default();
     let hears = Arc::clone(&told);
     let observe = move |event: &Event| {
-        if let Event::SettingsIgnored { cookie, settings } = event {
+        if let Event::SettingsIgnored {
+            cookie, settings, ..
+        } = event
+        {
             let told = format!("{cookie}: {}", settings.join(", "));
             hears.lock().unwrap().push(told);
         }

@@ -561,7 +561,7 @@ async fn a_request_that_has_lost_its_lease_is_told_of() {
     other.ok();
     let told: Vec<_> = sites.events.lock().unwrap().clone();
     let handles = told.iter().filter_map(|event| match event {
-        Event::LeaseLost { handle } => Some(handle.to_string()),
+        Event::LeaseLost { handle, .. } => Some(handle.to_string()),
         _ => None,
     });
     assert!(handles.into_iter().all(|handle| handle == sites.handle));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sessile::store::Durability;
 use sessile::{
-    Concurrency, Data, DurabilityConfig, Exclusive, MemoryStore, Session, SessionConfig,
-    SessionError, SessionLayer, TransactionError,
+    Concurrency, Data, DurabilityConfig, Exclusive, LimitedPart, MemoryStore, Session,
+    SessionConfig, SessionError, SessionLayer, TransactionError,
 };
 
 use crate::support::late::{Late, Post};
@@ -426,21 +426,21 @@ async fn its_values_have_the_limits_of_all_others() {
     let mut visit = accounts(layer).await;
     visit
         .request(|session| async move {
-            let too_large = |what: &'static str, error: SessionError| {
+            let too_large = |expected: LimitedPart, error: SessionError| {
                 let found =
-                    matches!(&error, SessionError::TooLarge { what: it, .. } if *it == what);
+                    matches!(&error, SessionError::TooLarge { part, .. } if *part == expected);
                 assert!(found, "{error}");
             };
             let error = session
                 .transaction(|data| data.insert("big", "x".repeat(5000)))
                 .await
                 .unwrap_err();
-            too_large("value", error.into());
+            too_large(LimitedPart::Value, error.into());
             let error = session
                 .transaction(|data| data.insert("x".repeat(2000).as_str(), 1))
                 .await
                 .unwrap_err();
-            too_large("key", error.into());
+            too_large(LimitedPart::Key, error.into());
             let error = session
                 .transaction(|data| {
                     data.insert("one", "x".repeat(3000))?;
@@ -448,7 +448,7 @@ async fn its_values_have_the_limits_of_all_others() {
                 })
                 .await
                 .unwrap_err();
-            too_large("session", error.into());
+            too_large(LimitedPart::Session, error.into());
             let error = session
                 .transaction(|data| data.get::<String>("a"))
                 .await

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sessile::{
-    Event, JsonErrorKind, Key, MemoryStore, ReadSession, SessionConfig, SessionError, SessionLayer,
+    Event, JsonErrorKind, Key, LimitedPart, MemoryStore, ReadSession, SessionConfig, SessionError,
+    SessionLayer,
 };
 
 use crate::support::app::app;
@@ -646,11 +647,11 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
         SessionLayer::try_new(store, config)
             .unwrap()
             .with_observer(move |event: &Event| {
-                if let Event::TooLarge { handle, what, .. } = event {
-                    seen.lock().unwrap().push((handle.is_some(), *what));
+                if let Event::TooLarge { handle, part, .. } = event {
+                    seen.lock().unwrap().push((handle.is_some(), *part));
                 }
             });
-    let told = |expected: &[(bool, &'static str)]| {
+    let told = |expected: &[(bool, LimitedPart)]| {
         assert_eq!(std::mem::take(&mut *events.lock().unwrap()), expected);
     };
 
@@ -676,7 +677,7 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
         .page(|session| async move { session.insert("more", 1).unwrap() })
         .await;
     assert_eq!(grown.status, 500);
-    told(&[(true, "session")]);
+    told(&[(true, LimitedPart::Session)]);
     visit
         .request(|session| async move {
             assert!(session.insert("more", "x".repeat(1025)).is_err());
@@ -686,10 +687,10 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
         })
         .await;
     told(&[
-        (true, "value"),
-        (true, "key"),
-        (true, "value"),
-        (true, "principal"),
+        (true, LimitedPart::Value),
+        (true, LimitedPart::Key),
+        (true, LimitedPart::Value),
+        (true, LimitedPart::Principal),
     ]);
 
     // Smaller, and still above the limit; then by a closure; then by removing.

@@ -273,7 +273,7 @@ async fn early(session: Session, Query(entry): Query<Entry>) -> Answer {
     tokio::time::sleep(Duration::from_millis(entry.quantity)).await;
     session.insert(format!("{LATE}{}", entry.value).as_str(), &entry.value)?;
     if entry.key == "refuse" {
-        return Err(SessionError::Refused { key: LATE.into() });
+        return Err(SessionError::Aborted);
     }
     let pass = move |present: Option<String>| (present == guard).then(|| entry.value.clone());
     session.try_update(GUARD, pass)?;
