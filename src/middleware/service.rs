@@ -80,12 +80,12 @@ where
 }
 
 /// The response of a [`SessionService`], on its way.
-pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = Answer<R, E>> + Send>>);
+pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = ServiceResult<R, E>> + Send>>);
 
-type Answer<R, E> = Result<Response<ResponseBody<R>>, E>;
+type ServiceResult<R, E> = Result<Response<ResponseBody<R>>, E>;
 
 impl<R, E> Future for ResponseFuture<R, E> {
-    type Output = Answer<R, E>;
+    type Output = ServiceResult<R, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx)

@@ -123,7 +123,7 @@ async fn a_response_may_have_a_body_of_any_type() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_turned_away_gets_a_body_of_the_layers_own() {
+async fn a_rejected_request_gets_the_layers_own_body() {
     let full = || Full::new(Bytes::from_static(b"full"));
     let service = layer_without_a_store().layer(counting(full));
     let cookie = format!("__Host-id={}", "A".repeat(43));
@@ -158,6 +158,14 @@ async fn layers_that_change_the_body_may_be_inside_and_outside() {
     assert!(!refused.headers().contains_key("content-encoding"));
     let text = refused.into_body().collect().await.unwrap().to_bytes();
     assert!(std::str::from_utf8(&text).is_ok_and(|text| !text.is_empty()));
+
+    let outside = ServiceBuilder::new()
+        .layer(CompressionLayer::new())
+        .layer(layer())
+        .service(counting(page));
+    let first = get(&outside, "/", None).await;
+    assert!(cookie(&first).is_some());
+    assert_eq!(first.headers()["content-encoding"], "gzip");
 }
 
 #[tokio::test]
@@ -235,7 +243,7 @@ async fn layers_inside_each_other_wrap_the_body_twice() {
     }
 }
 
-/// A gRPC service with one method, which counts the calls of a session.
+/// A gRPC service with one method, which adds to the count of a session, and fails if that is more than 100.
 #[derive(Clone)]
 struct Counter;
 
@@ -258,7 +266,10 @@ impl Service<Request<tonic::body::Body>> for Counter {
                 let session = Session::from_extensions(by.extensions()).await.unwrap();
                 let by = String::from_utf8(by.into_inner()).unwrap();
                 let n = session.increment("n", by.parse().unwrap()).unwrap();
-                Ok::<_, Status>(tonic::Response::new(n.to_string().into_bytes()))
+                match n > 100 {
+                    true => Err(Status::out_of_range("more than 100")),
+                    false => Ok(tonic::Response::new(n.to_string().into_bytes())),
+                }
             });
             Ok(tonic::server::Grpc::new(Raw).unary(count, request).await)
         })
@@ -307,7 +318,7 @@ impl Decoder for Raw {
 /// Calls the method as a gRPC client; returns the count and the cookie that was set.
 async fn call<S, B>(
     service: &S,
-    by: u32,
+    by: i64,
     cookie: Option<&str>,
 ) -> Result<(String, Option<String>), Status>
 where
@@ -345,6 +356,17 @@ async fn the_calls_of_a_tonic_service_have_a_session() {
     counts(layer().layer(Counter)).await;
     counts(Routes::new(Named(layer().layer(Counter))).into_axum_router()).await;
     counts(Routes::new(Counter).into_axum_router().layer(layer())).await;
+}
+
+/// Its response has the HTTP status 200.
+#[tokio::test]
+async fn changes_of_a_tonic_method_that_fails_are_committed() {
+    let service = layer().layer(Counter);
+    let (_, cookie) = call(&service, 1, None).await.unwrap();
+    let failed = call(&service, 200, cookie.as_deref()).await;
+    assert_eq!(failed.unwrap_err().code(), Code::OutOfRange);
+    let taken_back = call(&service, -200, cookie.as_deref()).await;
+    assert_eq!(taken_back.unwrap().0, "1");
 }
 
 /// A layer around a service hides its name from tonic.
