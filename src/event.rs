@@ -1,7 +1,7 @@
-//! What happened to sessions, for logs, alarms and metrics.
+//! Events of sessions, for logs, alarms and metrics.
 //!
-//! Every event goes to [`tracing`] under the target `sessile`, to the [`Observer`] of the layer, if it has one, and with the
-//! feature `metrics` into counters. No event holds a token; a [`Handle`] is safe to log.
+//! Every event goes to [`tracing`] under the target `sessile`, to the layer's [`Observer`] if it has one, and with the feature
+//! `metrics` into counters. No event holds a token; a [`Handle`] is safe to log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// The session has a new secret: `cycle_id`, `set_principal` or `clear_principal`.
+    /// The session has a new token, by `cycle_id`, `set_principal` or `clear_principal`.
     #[non_exhaustive]
     Rotated {
         /// The session.
@@ -35,9 +35,8 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// A session could not be deleted, although it was tried for minutes, or since too many others wait for that, or since
-    /// the tokio runtime has ended; it lives until its idle timeout. If the store was away all the time, there may be no
-    /// such session.
+    /// A session could not be deleted: retries failed for minutes, too many deletions are pending, or the tokio runtime has
+    /// shut down. The session lives until its idle timeout. If the store was down all the time, there may be no such session.
     #[non_exhaustive]
     DestroyFailed {
         /// The session.
@@ -45,18 +44,17 @@ pub enum Event {
         /// Why the last attempt failed.
         error: StoreError,
     },
-    /// A session was written. Requests of this process that change one session at once are written together.
+    /// A session was written. Requests of this process that change one session at the same time are committed together.
     #[non_exhaustive]
     Committed {
         /// The session.
         handle: Handle,
-        /// How many requests' changes it were.
+        /// How many requests' changes were committed.
         requests: u32,
-        /// Compare-and-sets that it took: more than one if other nodes were faster, on whose work the changes were done
-        /// again.
+        /// How many compare-and-sets it took: more than one if other nodes were faster and the changes were replayed on theirs.
         attempts: u32,
     },
-    /// Changes were refused, since the session has ended, passed to another login or cannot be read.
+    /// Changes were refused, since the session has ended, was rotated or cannot be read.
     #[non_exhaustive]
     Refused {
         /// The session, if it was stored.
@@ -72,19 +70,19 @@ pub enum Event {
         /// Why.
         why: Denied,
     },
-    /// A call or a commit was refused, since a key, a value, a principal or the whole session was larger than it may be.
+    /// A call or a commit was refused, since a key, a value, a principal or the whole session exceeds its limit.
     #[non_exhaustive]
     TooLarge {
         /// The session, if it was stored.
         handle: Option<Handle>,
         /// What is too large.
         part: LimitedPart,
-        /// Bytes that it takes.
+        /// Its size in bytes.
         size: usize,
-        /// Bytes that it may take.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A session is used from another network than the one it belongs to. Once per session and network, as far as this
+    /// A session is used from another network than the one it belongs to. Sent once per session and network, as far as this
     /// process remembers.
     #[non_exhaustive]
     FingerprintMismatch {
@@ -95,70 +93,71 @@ pub enum Event {
         /// The network of the request.
         seen: String,
     },
-    /// `Fingerprinting::Strict`, and the client's address is not known, so that no session can be used: serve the router
-    /// with `into_make_service_with_connect_info::<SocketAddr>()`.
+    /// Under `Fingerprinting::Strict` the client's address is not known, so that no session can be used: serve the router with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`.
     AddressUnknown,
-    /// The request carries a session cookie whose value no sessile has written. Nothing was asked of the store for it.
+    /// The request carries a malformed session cookie. The store is not asked for it.
     MalformedCookie,
     /// The request carries cookies of the session cookie's name that open different sessions, or more than four of them;
     /// none is used. See [`SeveralCookies`](Self::SeveralCookies).
     AmbiguousCookie,
     /// The request carries several cookies of the session cookie's name, of which one opens a session; that one is used.
-    /// Once per session, as far as this process remembers.
+    /// Sent once per session, as far as this process remembers.
     ///
-    /// Look whether the `Path` or the `Domain` of the cookie was changed, or whether another application on this host or on
-    /// one of its parents has a cookie of the same name. A response that sets the cookie or takes it away removes the others
-    /// from where they are likely to be.
+    /// Check whether the `Path` or the `Domain` of the cookie was changed, or whether another application on this host or one of
+    /// its parent domains sets a cookie of the same name. A response that sets or removes the cookie removes the others where
+    /// they are likely to be set.
     #[non_exhaustive]
     SeveralCookies {
         /// The session.
         handle: Handle,
     },
-    /// What is stored under the session's key cannot be read. It was left as it is.
+    /// The stored record of a session cannot be read. It stays in the store as it is.
     #[non_exhaustive]
     UnreadableRecord {
         /// The session.
         handle: Handle,
-        /// Why, without any of its content.
+        /// Why; it shows nothing of the record's content.
         reason: String,
     },
-    /// The store failed. In the log once a second at most, with how many others were left out since.
+    /// The store failed. Logged at most once a second, with the number of failures that were left out since.
     #[non_exhaustive]
     StoreFailed {
         /// The session, if it was stored.
         handle: Option<Handle>,
-        /// What the store said.
+        /// The store's error.
         error: StoreError,
     },
-    /// So many requests wanted the session that this one was turned away.
+    /// Other requests held the session for so long that this one was rejected.
     #[non_exhaustive]
     Busy {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
-    /// `Concurrency::Exclusive`: a request was held up for so long that its lease ended, and another one runs beside it.
+    /// Under `Concurrency::Exclusive` a request was stalled for so long that its lease expired, so that another request may run
+    /// beside it.
     #[non_exhaustive]
     LeaseLost {
         /// The session.
         handle: Handle,
     },
-    /// A commit got no answer; its changes may be in the store.
+    /// The store did not confirm a commit in time; its changes may have been applied.
     #[non_exhaustive]
     OutcomeUnknown {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
-    /// The last clone of a session was dropped with changes that were made after the response and never saved: call
-    /// `save().await` after changing a session in a stream, a WebSocket or a spawned task.
+    /// The last clone of a session was dropped with unsaved changes that were made after the response: call `save().await`
+    /// after changing a session in a stream, a WebSocket or a spawned task.
     #[non_exhaustive]
     ChangesLost {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
     /// The response sets the session cookie, or its handler asked for a signed-in session, and its headers let shared caches
-    /// store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. These were taken away.
+    /// store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. The layer has removed these.
     PublicResponse,
-    /// Something inside the layer has set a cookie of the session cookie's name. It was taken away, since it would have
+    /// A service inside the layer has set a cookie of the session cookie's name. The layer has removed it, since it would have
     /// replaced the visitor's session by another one, or by none. Give that cookie another name, or change the session through
     /// [`Session`](crate::Session).
     #[non_exhaustive]
@@ -166,15 +165,15 @@ pub enum Event {
         /// The name.
         name: String,
     },
-    /// A layer inside another one of the same cookie name has joined the other's session, and was made with other settings,
-    /// which are not in force. Once for two layers. Give these routes a layer of their own beside the other one, with `merge`
-    /// or `nest`, or its cookie another name.
+    /// A layer inside another one of the same cookie name joins the outer one's session, and its own settings differ. They have
+    /// no effect. Sent once for two layers. Give these routes a layer of their own beside the other one, with `merge` or `nest`,
+    /// or give its cookie another name.
     #[non_exhaustive]
     SettingsIgnored {
         /// The cookie's name.
         cookie: String,
         /// The inner layer's settings that differ, by their names in [`SessionConfig`](crate::SessionConfig); `store`,
-        /// `client_ip`, `on_error` and `observer` for what it was made with besides.
+        /// `client_ip`, `on_error` and `observer` for the rest of what it was made with.
         settings: Vec<&'static str>,
     },
 }
@@ -218,10 +217,10 @@ impl Event {
     }
 }
 
-/// Hears of every [`Event`] of a layer. Any `Fn(&Event)` is one.
+/// Receives every [`Event`] of a layer. Any `Fn(&Event)` is an observer.
 ///
-/// It is called on a task of the runtime, not always the request's: hand work on, do not wait, and use no task-locals. It
-/// may use a session that it has.
+/// It is called on a task of the runtime, not always that of the request: hand work on, do not block, and do not rely on
+/// task-locals. It may use a session that it holds.
 pub trait Observer: Send + Sync + 'static {
     /// Called once for every event.
     fn on_event(&self, event: &Event);
@@ -233,13 +232,13 @@ impl<F: Fn(&Event) + Send + Sync + 'static> Observer for F {
     }
 }
 
-/// Where events are written down.
+/// Writes events to the log.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     failures: Mutex<Failures>,
 }
 
-/// Failures of the store, of which a server that is away makes as many as there are requests.
+/// Failures of the store. While a server is down, there are as many as requests.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
     written: Option<Instant>,
@@ -247,7 +246,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// Whether the next one is written down, and how many were not since the last.
+    /// Whether to log the next failure: the number of failures left out since the last one that was logged.
     fn next(&mut self, now: Instant) -> Option<u64> {
         if self
             .written
@@ -278,7 +277,7 @@ impl Log {
     }
 }
 
-/// What is behind the error; what is behind that says the same once more.
+/// The source of the error. Its own source repeats it.
 fn cause(error: &StoreError) -> Option<tracing::field::DisplayValue<&dyn std::error::Error>> {
     std::error::Error::source(error).map(tracing::field::display)
 }
@@ -291,7 +290,7 @@ fn trace(event: &Event) {
             tracing::debug!(target: "sessile", %handle, "session destroyed");
         }
         Event::DestroyFailed { handle, error } => {
-            tracing::error!(target: "sessile", %handle, %error, cause = cause(error), "session could not be destroyed");
+            tracing::error!(target: "sessile", %handle, %error, cause = cause(error), "session could not be deleted");
         }
         Event::Committed {
             handle,
@@ -301,10 +300,10 @@ fn trace(event: &Event) {
             tracing::debug!(target: "sessile", %handle, requests, attempts, "session committed");
         }
         Event::Refused { handle, why } => {
-            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "changes refused");
+            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session changes refused");
         }
         Event::Denied { handle, why } => {
-            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session denied");
+            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session changes denied");
         }
         Event::TooLarge {
             handle,
@@ -332,29 +331,29 @@ fn trace(event: &Event) {
             tracing::warn!(target: "sessile", %handle, "several session cookies of one name, of which one opens a session: was the `Path` or the `Domain` of the cookie changed, or has another application a cookie of this name?");
         }
         Event::UnreadableRecord { handle, reason } => {
-            tracing::warn!(target: "sessile", %handle, reason, "stored session cannot be read");
+            tracing::warn!(target: "sessile", %handle, reason, "stored session record cannot be read");
         }
         Event::StoreFailed { .. } => {}
         Event::Busy { handle } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "too many requests want one session");
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "session busy: too many requests use it at once");
         }
         Event::LeaseLost { handle } => {
-            tracing::warn!(target: "sessile", %handle, "the lease of a session has ended while its request was running");
+            tracing::warn!(target: "sessile", %handle, "session lease expired while its request was running");
         }
         Event::OutcomeUnknown { handle } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "the outcome of a commit is unknown");
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "outcome of a session commit unknown");
         }
         Event::ChangesLost { handle } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "changes made after the response were never saved; call `save().await`");
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "session changes made after the response were not saved: call `save().await`");
         }
         Event::PublicResponse => {
-            tracing::warn!(target: "sessile", "shared caches were allowed to store a response that sets the session cookie or depends on who is signed in; they are not any more: leave `public`, `s-maxage` and fields such as `CDN-Cache-Control` out of it");
+            tracing::warn!(target: "sessile", "a response that sets the session cookie or depends on who is signed in let shared caches store it; these headers were removed: send it without `public`, `s-maxage` and fields such as `CDN-Cache-Control`");
         }
         Event::ForeignSetCookie { name } => {
             tracing::warn!(target: "sessile", name, "a `Set-Cookie` of the session cookie's name was removed from the response: give that cookie another name, or change the session through `Session`");
         }
         Event::SettingsIgnored { cookie, settings } => {
-            tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one of the same cookie and joins its session, so these settings of the inner one are not in force: give the routes their own layer beside the other one, with `merge` or `nest`, or its cookie another name");
+            tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one of the same cookie name and joins its session, so these settings of the inner layer have no effect: give the routes their own layer beside the other one, with `merge` or `nest`, or give its cookie another name");
         }
     }
 }
@@ -364,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_failures_one_a_second_is_written_down() {
+    fn of_many_failures_one_a_second_is_logged() {
         let (mut failures, began) = (Failures::default(), Instant::now());
         let told = [0, 1, 999, 1_000, 1_001, 5_000, 6_000].map(|millis| {
             let now = began + Duration::from_millis(millis);

@@ -1,4 +1,4 @@
-//! What can go wrong for a handler.
+//! The errors of session calls and of the commit after the handler.
 
 use std::time::Duration;
 
@@ -8,162 +8,160 @@ use crate::error::store::StoreError;
 /// Why a session call, or the commit after the handler, failed.
 ///
 /// Implements axum's `IntoResponse`, so that a handler may return it with `?`; [`status`](Self::status) says which status
-/// it becomes. The text is for the log; the response holds no internals. The error that a response stands for is left in
-/// that response's extensions.
+/// it becomes. The text is for the log; the body of the response shows no internals. The error itself is in the extensions
+/// of the response.
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Used if the handler asks for a session and no [`SessionLayer`](crate::SessionLayer) is around it.
+    /// The handler asks for a session, and no [`SessionLayer`](crate::SessionLayer) is around it.
     #[error(
         "no session layer around this handler: add `.layer(SessionLayer::new(store))` to the router, after its routes"
     )]
     MissingLayer,
-    /// Used if a value cannot be written as JSON and read again, such as a map whose keys are not strings, a float that is
-    /// NaN or infinite, or a value that is nested too deeply. The session is as it was.
+    /// A value cannot be written as JSON and read back, such as a map whose keys are not strings, a float that is NaN or
+    /// infinite, or a value that is nested too deeply. The session stays as it was.
     #[error("session value {key:?} of type {type_name} cannot be written as JSON")]
     #[non_exhaustive]
     Encode {
-        /// The key that was written.
+        /// The key of the value.
         key: String,
         /// The Rust type of the value.
         type_name: &'static str,
-        /// Why, without anything of the value.
+        /// Why; it shows nothing of the value.
         source: JsonError,
     },
-    /// Used if a stored value is not of the type asked for. The value is kept as it is.
+    /// A stored value does not have the type asked for. The value stays.
     #[error(
-        "session value {key:?} is not a {type_name}: ask for the type it was stored as, or drop it with `discard`"
+        "session value {key:?} is not a {type_name}: ask for the type it was stored as, or remove it with `discard`"
     )]
     #[non_exhaustive]
     Decode {
-        /// The key that was read.
+        /// The key of the value.
         key: String,
         /// The Rust type asked for.
         type_name: &'static str,
-        /// Why, without anything of the value.
+        /// Why; it shows nothing of the value.
         source: JsonError,
     },
-    /// Used if [`values`](crate::Session::values) asks for a type that the values of the session do not make up. They are
-    /// kept as they are.
+    /// The values of the session do not fit the type that [`values`](crate::Session::values) was asked for. They stay.
     #[error(
-        "the values of the session are not a {type_name}{at}: give its fields the types the values were stored as, and `#[serde(default)]` to those that may be missing",
+        "the values of the session do not fit {type_name}{at}: give each field the type its value was stored as, and `#[serde(default)]` if the value may be missing",
         at = key.as_ref().map(|key| format!(" at {key:?}")).unwrap_or_default()
     )]
     #[non_exhaustive]
     DecodeAll {
-        /// The key whose value is missing or of another type, or that the type does not have; `None` if that is not known.
+        /// The key whose value is missing, has another type, or has no field in the type; `None` if it is not known.
         key: Option<String>,
         /// The Rust type asked for.
         type_name: &'static str,
-        /// Why, without anything of the values.
+        /// Why; it shows nothing of the values.
         source: JsonError,
     },
-    /// Used if `increment` or `decrement` meets a value that is not a whole number. The value is kept.
-    #[error("session value {key:?} is not a whole number: count under another key")]
+    /// `increment` or `decrement` meets a value that is not an integer. The value stays.
+    #[error("session value {key:?} is not an integer: count under another key")]
     #[non_exhaustive]
     NotANumber {
-        /// The key that was counted.
+        /// The key of the value.
         key: String,
     },
-    /// Used if a counter would leave the range of `i64`. The value is kept.
-    #[error("session counter {key:?} would leave the range of i64: the increment was not applied")]
+    /// The sum of a counter and an increment overflows `i64`. The counter stays.
+    #[error("session counter {key:?} overflows i64: the increment was not applied")]
     #[non_exhaustive]
     Overflow {
-        /// The key that was counted.
+        /// The key of the counter.
         key: String,
     },
-    /// Used if a key, a value, a principal or the whole session is larger than it may be. The store keeps what it had. A
-    /// change that leaves a session no larger than it was is never too large.
+    /// A key, a value, a principal or the whole session exceeds its limit. The session stays as it was. A change that does not
+    /// make the session larger is never too large.
     #[error("the {part} takes {size} bytes, more than {limit}: {advice}", advice = part.advice())]
     #[non_exhaustive]
     TooLarge {
         /// What is too large.
         part: LimitedPart,
-        /// Bytes that it takes.
+        /// Its size in bytes.
         size: usize,
-        /// Bytes that it may take.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// Used if a session is given a timeout that cannot work.
+    /// A session is given a timeout that is out of range, or has already passed.
     #[error(
-        "a timeout of {value:?} cannot work: choose one from a second to ten years that is not over already"
+        "invalid session timeout {value:?}: choose one between one second and ten years that has not passed yet"
     )]
     #[non_exhaustive]
     InvalidTimeout {
         /// The timeout.
         value: Duration,
     },
-    /// Used if a call needs to change the cookie and the response's head is already on its way.
+    /// A call needs to change the cookie, and the head of the response has been sent.
     #[error(
-        "the response has been sent, so the cookie cannot change any more: do this before the handler returns"
+        "the response has been sent, so its cookie can no longer change: do this before the handler returns"
     )]
     ResponseSent,
-    /// Used if a change was dropped before it was committed: by `discard_changes` or `destroy` on a clone, or since the
-    /// request failed or was given up. Nothing was written.
+    /// A change was dropped before its commit: by `discard_changes` or `destroy` on a clone, or since the request failed or was
+    /// abandoned. Nothing was written.
     #[error(
-        "the change was discarded before it was committed: by a clone of the session, or since the request failed"
+        "the change was dropped before its commit: by a clone of the session, or since the request failed"
     )]
     Discarded,
-    /// Used if the closure of [`try_update`](crate::Session::try_update) said no.
-    #[error("the update of session value {key:?} was refused by its closure")]
+    /// The closure of [`try_update`](crate::Session::try_update) refused. The value stays.
+    #[error("the closure of `try_update` refused to replace session value {key:?}")]
     #[non_exhaustive]
     Refused {
-        /// The key that was to be updated.
+        /// The key of the value.
         key: String,
     },
-    /// Used if other requests kept changing the session for as long as the commit may take. Nothing was written.
+    /// Other requests kept changing the session for as long as the commit may take. Nothing was written.
     #[error("other requests kept changing the session: nothing was written in {attempts} attempts")]
     #[non_exhaustive]
     Conflict {
-        /// Compare-and-sets that were tried.
+        /// How many compare-and-sets were tried.
         attempts: u32,
     },
-    /// Used if other requests had the session for as long as this one may wait: `wait` of
-    /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), or the store's `request_budget` if a thousand want to change
-    /// it at once. Nothing was written.
+    /// Other requests held the session for as long as this one may wait: for `wait` of
+    /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), or for the store's `request_budget` if a thousand requests
+    /// change the session at once. Nothing was written.
     #[error(
-        "other requests of the session took all of the {wait:?} that this one may wait: make them faster, or raise it"
+        "other requests held the session for the {wait:?} that this one may wait: make them faster, or raise `wait` of `Concurrency::Exclusive`, or else `request_budget`"
     )]
     #[non_exhaustive]
     Busy {
         /// How long it may wait.
         wait: Duration,
     },
-    /// Used if the session ended, or passed to another login, while the request ran. Nothing was written, and it will not
-    /// be created again: a logout is final.
+    /// The session ended or was rotated while the request ran. Nothing was written, and an ended session is never created
+    /// again: a logout is final.
     #[error("the session {0}: nothing was written")]
     Gone(Gone),
-    /// Used if the session exists and this request may not use it. Nothing was written.
+    /// The session exists, and this request may not use it. Nothing was written.
     #[error("the session {0}: nothing was written")]
     Denied(Denied),
-    /// Used if the closure of a [`transaction`](crate::Session::transaction) said no when its session was committed by a clone
-    /// of it; the caller of `transaction` itself gets what the closure returned. Nothing was written.
-    #[error(
-        "a transaction on a clone of the session was aborted by its closure: nothing was written"
-    )]
+    /// The closure of a [`transaction`](crate::Session::transaction) returned an error when a clone of the session committed it.
+    /// Nothing was written. The caller of `transaction` gets the closure's error instead. A closure without an error type of its
+    /// own may return this one.
+    #[error("the closure of a transaction aborted it: nothing was written")]
     Aborted,
-    /// Used if a part of what a request has changed is in the store, since `save`, `increment_now`, `take`, `take_flashes` or
-    /// `transaction` has committed it, and the rest is not. To repeat the request would do that part twice.
+    /// `save`, `increment_now`, `take`, `take_flashes` or `transaction` has committed a part of the request's changes, and the
+    /// rest was rejected. A retry of the request would apply that part twice.
     #[error(
-        "a part of the request's changes was committed, and the rest was not: do all of them in one `transaction`, or look at the session before repeating"
+        "a part of the request's changes was committed and the rest was not: make them in one `transaction`, or read the session before you retry"
     )]
     #[non_exhaustive]
     PartlyCommitted {
-        /// Why the rest is not in the store.
+        /// Why the rest was not committed.
         #[source]
         rest: Box<Self>,
     },
-    /// Used if a commit was sent and no answer came: it may have been applied, and must not be sent again blindly. A
-    /// rotation may have been applied too, without the browser having the new token. Used too if it has been applied, and on
-    /// fewer replicas than [`durability`](crate::DurabilityConfig) asks for: the session then shows it, the response carries the
-    /// cookie that goes with it, and whether it outlives the primary is what is unknown.
+    /// A commit was sent, and the store did not confirm it in time. The changes may have been applied, so do not blindly make
+    /// them again. A rotation may have been applied as well, without the browser having the new token.
+    ///
+    /// This is also the error if fewer replicas than [`durability`](crate::DurabilityConfig) asks for have confirmed the
+    /// changes. The session then shows them and the response carries its cookie; a failover may still lose them.
     #[error(
-        "the store did not say in time that the session is changed for good: look at it in a new request before repeating"
+        "the store did not confirm the commit in time: read the session in a new request before you retry"
     )]
     OutcomeUnknown,
-    /// Used if the store cannot be reached or refuses the operation. Nothing that anyone can see was written: a deletion may
-    /// have happened, and is tried again; a new session may have been stored whose token nobody has, and is deleted in the
-    /// background.
+    /// The store cannot be reached, or refuses the operation. No request will see anything of these changes. A deletion may
+    /// have happened, and is retried; a new session may have been stored whose token nobody has, and is deleted in the background.
     #[error("the session store failed")]
     Store(#[from] StoreError),
 }
@@ -214,7 +212,7 @@ impl std::fmt::Display for LimitedPart {
 pub enum Gone {
     /// It was destroyed, expired or was evicted since it was loaded.
     Ended,
-    /// It was rotated, or its principal changed, since it was loaded; or the request carried the token of before.
+    /// It was rotated since it was loaded, or the request carried a token that was already replaced.
     Rotated,
     /// What is stored under its key cannot be read, or was written by a newer version of sessile.
     Unreadable,
@@ -247,7 +245,8 @@ impl std::fmt::Display for Denied {
 }
 
 impl SessionError {
-    /// What it means for a request of which a part is in the store already. `will_end`: the session is still to be deleted.
+    /// What the error means for a request that has already committed a part of its changes. `will_end`: the session is still
+    /// to be deleted.
     pub(crate) fn after_a_part(self, will_end: bool) -> Self {
         match self {
             Self::OutcomeUnknown | Self::PartlyCommitted { .. } => self,

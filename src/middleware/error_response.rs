@@ -1,4 +1,4 @@
-//! The response that an error becomes.
+//! The HTTP response of a session error.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -9,8 +9,8 @@ impl SessionError {
     /// The status of the response that this error becomes.
     ///
     /// 409 for `Conflict`, `Gone`, `Denied`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
-    /// (without, since repeating the request may do its work twice); 500 for `PartlyCommitted`, and for everything that only the
-    /// application's code can mend.
+    /// (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a change of the
+    /// application's code can fix.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Conflict { .. }
@@ -35,7 +35,7 @@ impl SessionError {
         }
     }
 
-    /// The default response: the status, one plain sentence, never cached.
+    /// The default response: the status and one plain sentence. It is never cached.
     pub(crate) fn response(&self) -> Response<Bytes> {
         let text: &'static str = match self {
             Self::OutcomeUnknown => {
@@ -80,7 +80,7 @@ mod tests {
     use crate::error::store::StoreError;
 
     #[test]
-    fn only_a_failed_store_invites_to_try_again() {
+    fn only_a_failed_or_busy_store_invites_a_retry() {
         let store = SessionError::Store(StoreError::unavailable("down"));
         for (error, status, retry) in [
             (store, 503, true),

@@ -2,7 +2,7 @@
 
 use crate::error::session::{LimitedPart, SessionError};
 
-/// How long a key may be, in bytes.
+/// The longest key, in bytes.
 const KEY_LONGEST: usize = 1024;
 
 pub(crate) fn check_size(

@@ -1,4 +1,4 @@
-//! Several values at once: read, decided upon and changed in one compare-and-set.
+//! Transactions: several values read and changed in one compare-and-set.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,23 +16,23 @@ use crate::record::limit::check_size;
 use crate::record::value::{append, count, decode, encode, encode_item, negated};
 use crate::record::values::decode_all;
 
-/// The values of a session inside a [`transaction`](crate::Session::transaction): as they are in the store, with the request's
-/// earlier changes done to them.
+/// The values of a session inside a [`transaction`](crate::Session::transaction): those in the store, with the earlier changes
+/// of the request applied.
 pub struct Data {
     values: BTreeMap<String, Json>,
     max_size: usize,
 }
 
-/// Why a [`transaction`](crate::Session::transaction) did not happen.
+/// Why a [`transaction`](crate::Session::transaction) was not committed.
 ///
 /// Implements axum's `IntoResponse` if `E` does. If `E` is [`SessionError`], `?` turns it into one.
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransactionError<E> {
-    /// The closure said no. Nothing of it was written; changes of before it are still to be committed.
+    /// The closure returned an error. Nothing of it was written; earlier changes of the request stay pending.
     #[error("the transaction was aborted by its closure: nothing of it was written")]
     Aborted(E),
-    /// The session could not be committed. Unless it is [`SessionError::OutcomeUnknown`], nothing of the transaction was
+    /// The session could not be committed. Unless this is [`SessionError::OutcomeUnknown`], nothing of the transaction was
     /// written.
     #[error("the transaction could not be committed")]
     Session(#[from] SessionError),
@@ -55,7 +55,7 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Decode`] if it is of another type.
+    /// [`SessionError::Decode`] if the value has another type.
     pub fn get<T: DeserializeOwned>(
         &self,
         key: impl SessionKey<T>,
@@ -65,7 +65,7 @@ impl Data {
         value.map(|value| decode(key, value)).transpose()
     }
 
-    /// Puts a value under a key.
+    /// Stores a value under a key.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Decode`] if it is of another type; it is kept, and [`discard`](Self::discard) drops it.
+    /// [`SessionError::Decode`] if the value has another type; it stays, and [`discard`](Self::discard) removes it.
     pub fn remove<T: DeserializeOwned>(
         &mut self,
         key: impl SessionKey<T>,
@@ -119,7 +119,7 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// [`SessionError::DecodeAll`] if they do not make up the type asked for.
+    /// [`SessionError::DecodeAll`] if the values do not fit the type.
     pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
         decode_all(&self.values)
     }
@@ -129,7 +129,7 @@ impl Data {
         self.values.clear();
     }
 
-    /// Adds to a counter and returns what comes out; a missing counter stands at zero.
+    /// Adds to a counter and returns the sum; a missing counter starts at zero.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Data {
         self.increment(key, by)
     }
 
-    /// Appends to a list; a missing list is empty.
+    /// Appends an item to a list; a missing list starts empty.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Data {
     }
 }
 
-/// Only the keys: what is under them is none of a log's business.
+/// Only the keys, since values must not get into a log.
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
@@ -183,7 +183,7 @@ impl fmt::Debug for Data {
 #[derive(Clone)]
 pub(crate) struct Transaction {
     pub(crate) closure: Arc<dyn Closure>,
-    /// What it returns is looked at by nobody.
+    /// Nobody uses what the closure returns.
     pub(crate) trial: bool,
 }
 
@@ -223,7 +223,7 @@ pub(crate) trait Closure: Send + Sync {
 pub(crate) struct Typed<F, T, E> {
     pub(crate) closure: F,
     pub(crate) max_size: usize,
-    /// What the run has returned whose result was sent last.
+    /// The result of the run whose data was sent last.
     pub(crate) answer: Answer<T>,
     pub(crate) aborted: Lock<Option<E>>,
 }

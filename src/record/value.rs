@@ -1,4 +1,4 @@
-//! Values as they are kept: written, read, counted and appended to, with errors that name the key.
+//! Operations on stored values, with errors that name the key.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(crate) fn count(
     Ok(sum)
 }
 
-/// Appends an item to a list; a missing list is empty.
+/// Appends an item to a list; a missing list starts empty.
 pub(crate) fn append(
     data: &mut BTreeMap<String, Json>,
     key: &str,
@@ -33,7 +33,7 @@ pub(crate) fn append(
     Ok(())
 }
 
-/// The counter's value with `by` added; a missing counter stands at zero.
+/// The counter's value with `by` added; a missing counter starts at zero.
 fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
     let count: i64 = match value {
         None => 0,

@@ -1,4 +1,4 @@
-//! The calls by which a handler leaves messages for the next page, and shows them.
+//! Flash messages: the calls of a handler that leaves them for the next page, or shows them.
 
 use crate::error::session::{LimitedPart, SessionError};
 use crate::record::answer::Answer;
@@ -9,13 +9,13 @@ use crate::session::Session;
 
 /// Messages for the next page.
 impl Session {
-    /// Leaves a message for the next page: whichever request first calls [`take_flashes`](Self::take_flashes).
+    /// Leaves a message for the next page: the first request that calls [`take_flashes`](Self::take_flashes) gets it.
     ///
-    /// 64 wait at most: one more takes the place of the oldest.
+    /// At most 64 messages wait; one more replaces the oldest.
     ///
     /// # Errors
     ///
-    /// [`SessionError::TooLarge`]: it takes more than `max_size`.
+    /// [`SessionError::TooLarge`]: the message is larger than `max_size`.
     #[doc(alias("flash_message", "add_flash"))]
     pub fn flash(&self, level: Level, text: impl Into<String>) -> Result<(), SessionError> {
         self.add_flash(Kept::new(Flash::new(level, text.into())))
@@ -62,17 +62,17 @@ impl Session {
         self.flash(Level::Error, text)
     }
 
-    /// Leaves a message for this very page: [`take_flashes`](Self::take_flashes) returns it later in this request, and
-    /// nothing is stored.
+    /// Adds a message to this page: [`take_flashes`](Self::take_flashes) returns it later in this request, and nothing is
+    /// stored.
     pub fn flash_now(&self, level: Level, text: impl Into<String>) {
         let flash = Flash::new(level, text.into());
         self.shared().state().flash_now.push(flash);
     }
 
-    /// Takes the messages that wait, to show them. Each is returned to one request only, over all tabs and nodes. Commits
+    /// Takes the waiting messages, to show them. Each message goes to one request only, across all tabs and nodes. Commits
     /// everything this request has changed so far.
     ///
-    /// Requests that show nothing get none and leave them waiting: `HEAD`, and pages that the browser loads in advance
+    /// Requests whose response nobody sees get no messages and leave them waiting: `HEAD`, and pages that the browser prefetches
     /// (`Sec-Purpose: prefetch`).
     ///
     /// # Redis
@@ -81,11 +81,11 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save). Unless it is `OutcomeUnknown`, the messages still wait.
+    /// Those of [`save`](Self::save). Unless the error is `OutcomeUnknown`, the messages still wait.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the messages may be gone and nobody has shown them.
+    /// If the future is dropped, the messages may be removed although nobody has shown them.
     #[doc(alias("get_flashes", "consume_flashes", "flash_messages"))]
     pub async fn take_flashes(&self) -> Result<Vec<Flash>, SessionError> {
         if !self.shared().shows_flashes {
@@ -113,7 +113,7 @@ impl Session {
         Ok(known(&flashes).collect())
     }
 
-    /// The messages that wait, without taking them; another request may show them.
+    /// The waiting messages, without taking them; another request may show them.
     pub fn peek_flashes(&self) -> Vec<Flash> {
         let mut state = self.shared().state();
         state.reads.note(|seen| seen.flashes = true);
@@ -121,9 +121,9 @@ impl Session {
         known(&state.view.flash).chain(for_this_page).collect()
     }
 
-    /// Leaves the messages that this request has taken for the next page after all, also those of
-    /// [`flash_now`](Self::flash_now). After a [`destroy`](Self::destroy) or the login of another principal there are none: they
-    /// were for somebody else.
+    /// Leaves the messages that this request has taken for the next page after all, including those of
+    /// [`flash_now`](Self::flash_now). After a [`destroy`](Self::destroy) or the login of another principal it leaves none,
+    /// since they were for somebody else.
     ///
     /// # Errors
     ///

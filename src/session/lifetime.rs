@@ -1,4 +1,4 @@
-//! The calls by which a handler reads and sets how long its session lives.
+//! Lifetimes: the calls that read and set how long a session lives.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,8 +18,8 @@ impl Session {
         to_time(self.shared().state().view.created)
     }
 
-    /// When the session was last used before this request loaded or saved it, by the store's clock; exact to half of the
-    /// idle timeout, since a read that needs no renewal leaves no trace.
+    /// When the session was last used before this request loaded or saved it, by the store's clock. Accurate to half of the
+    /// idle timeout, since a read that needs no renewal writes nothing.
     pub fn last_accessed(&self) -> SystemTime {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();
@@ -37,8 +37,8 @@ impl Session {
         ))
     }
 
-    /// When the session ends if it is not used again, by the store's clock: its idle timeout, counted from its last renewal,
-    /// or its absolute timeout, whichever comes first.
+    /// When the session ends if it is not used again, by the store's clock: at its idle timeout, counted from the last renewal,
+    /// or at its absolute timeout, whichever comes first.
     pub fn expires_at(&self) -> SystemTime {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();
@@ -59,12 +59,12 @@ impl Session {
         to_time(end)
     }
 
-    /// Renews the session now, whatever is left of its idle timeout: for a connection that stays open and asks nothing.
-    /// Requests renew it by themselves.
+    /// Renews the session now, however much of its idle timeout is left: for a connection that stays open without requests.
+    /// Requests renew their session by themselves.
     ///
-    /// It looks first, and goes by the timeouts that the session has by then, whoever has set them. A session that has ended
-    /// or was rotated since it was loaded, or that [`Fingerprinting::Strict`](crate::Fingerprinting) hides from this
-    /// client, is left alone.
+    /// It reads the session first and applies the timeouts that it has by then, whoever has set them. It does not renew a
+    /// session that has ended or was rotated since it was loaded, nor one that
+    /// [`Fingerprinting::Strict`](crate::Fingerprinting) hides from this client.
     ///
     /// # Redis
     ///
@@ -82,12 +82,12 @@ impl Session {
         }
     }
 
-    /// Gives this session an idle timeout of its own, instead of the layer's, on every node, until it ends or another
-    /// principal signs in.
+    /// Gives this session its own idle timeout instead of the layer's. It holds on every node, until the session ends or
+    /// another principal signs in.
     ///
     /// # Errors
     ///
-    /// [`SessionError::InvalidTimeout`] below a second or above ten years.
+    /// [`SessionError::InvalidTimeout`] below one second or above ten years.
     pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
         check_timeout(timeout)?;
         self.change(Change::Lifetimes(Lifetimes {
@@ -96,13 +96,13 @@ impl Session {
         }))
     }
 
-    /// Gives this session an absolute timeout of its own, counted from its creation or its last login, on every node,
-    /// until it ends or another principal signs in.
+    /// Gives this session its own absolute timeout, counted from its creation or its last login. It holds on every node, until
+    /// the session ends or another principal signs in.
     ///
     /// # Errors
     ///
-    /// [`SessionError::InvalidTimeout`] below a second or above ten years, or if the session is older than that; to end it,
-    /// use [`destroy`](Self::destroy).
+    /// [`SessionError::InvalidTimeout`] below one second or above ten years, or if the timeout has already passed; to end the
+    /// session, use [`destroy`](Self::destroy).
     pub fn set_absolute_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
         check_timeout(timeout)?;
         let now = self.shared().context.backend.now();
@@ -116,10 +116,10 @@ impl Session {
         }))
     }
 
-    /// Says whether the cookie outlives the browser: "remember me". It then has a `Max-Age` of what is left of the absolute
-    /// timeout, 400 days at most (RFC 6265bis §5.6): if the session lives for longer, a response whose handler asked for it
-    /// sends the cookie again once it is 200 days old. The session itself lives as long as its timeouts say, so set these
-    /// too.
+    /// Sets whether the cookie outlives the browser: "remember me". The `Max-Age` of such a cookie is what is left of the
+    /// absolute timeout, but at most 400 days (RFC 6265bis §5.6). If the session lives longer, the cookie is sent again once it
+    /// is 200 days old, with a response whose handler asked for the session. The session itself lives as long as its timeouts
+    /// allow, so set these too.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -137,7 +137,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::ResponseSent`]: it is too late to set a cookie.
+    /// [`SessionError::ResponseSent`]: the response has been sent, so its cookie can no longer change.
     #[doc(alias("remember_me", "set_longterm"))]
     pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
         if self.shared().state().phase.is_head_sent() {

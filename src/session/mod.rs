@@ -31,38 +31,48 @@ use crate::session::state::State;
 use crate::session::state::backing::Standing;
 use crate::token::Handle;
 
-/// How often an update is tried whose value other clones of the session change meanwhile.
+/// How often an update is tried while other clones of the session keep changing its value.
 const REWRITES: u32 = 100;
 
-/// The session of a request: a map of values that outlives it.
+/// The session of a visitor: a map of values that is kept from one request to the next.
 ///
-/// Take it as an argument of a handler. It has been loaded by then, so reading and changing it needs no `await`; what is
-/// changed is committed after the handler, and if nothing is changed, nothing is written. Only calls that talk to the
-/// store are async. Clones share one state.
+/// Take it as an argument of a handler. The session is loaded before the handler runs, so calls that read or change it need
+/// no `await`; only calls that talk to the store are async. Changes are committed after the handler, and a request that
+/// changes nothing writes nothing. Clones share one state.
 ///
-/// A visitor without a session has an empty one; nothing is stored and no cookie is set before the first change.
+/// A visitor without a session gets an empty one. Nothing is stored and no cookie is set before the first change.
+///
+/// # Terms
+///
+/// - The *handle* names the session, as its key in the store and in lists and logs. It stays the same until the session
+///   ends, and gives no access to it. See [`handle`](Self::handle).
+/// - The *token* in the visitor's cookie is the handle and a secret. Whoever holds the token has the session.
+/// - A *rotation* replaces the secret. The session keeps its handle and its data, and the old token stops working. Every login
+///   rotates; [`cycle_id`](Self::cycle_id) does so at any time.
+/// - The *principal* is the user whom the session belongs to, under a name of your choice, such as a user id.
+///   [`set_principal`](Self::set_principal) signs one in. A session without a principal is *anonymous*.
 ///
 /// # Concurrent requests
 ///
-/// Each change is kept as what was done, not as what came out. If another request, on any node, has changed the session
-/// meanwhile, the changes are done again to the newer session:
+/// sessile records each operation, not its result. If another request, on any node, has changed the session meanwhile, the
+/// operations are replayed on the newer version:
 ///
-/// | call | if others were faster |
+/// | call | if another request was faster |
 /// |---|---|
 /// | [`insert`](Self::insert), [`remove`](Self::remove), [`discard`](Self::discard) | the later commit wins, key by key |
-/// | [`increment`](Self::increment), [`decrement`](Self::decrement), [`push`](Self::push) | add up |
-/// | [`update`](Self::update), [`try_update`](Self::try_update) | the closure runs again, on the newer value |
+/// | [`increment`](Self::increment), [`decrement`](Self::decrement), [`push`](Self::push) | both are applied: numbers add up, and the list has both items |
+/// | [`update`](Self::update), [`update_with`](Self::update_with), [`try_update`](Self::try_update) | the closure runs again, on the newer value |
+/// | [`get_or_insert`](Self::get_or_insert) | the other request's value stays |
 /// | [`clear`](Self::clear) | removes the keys it saw |
 /// | [`transaction`](Self::transaction) | the closure runs again, on all of the newer data |
-/// | [`take`](Self::take) | one of them gets the value |
+/// | [`take`](Self::take) | exactly one request gets the value |
 ///
-/// A session that was destroyed, or passed to another login, takes no more changes of requests that began before:
-/// their response becomes 409.
+/// Once a session is destroyed or rotated, changes of requests that began before are rejected: their response becomes 409.
 ///
 /// # Cancel safety
 ///
-/// A handler that is dropped (the client went away) or panics commits nothing but its [`destroy`](Self::destroy). A commit
-/// that has begun runs to its end.
+/// A handler that panics, or is dropped since the client went away, commits nothing but its [`destroy`](Self::destroy). A
+/// commit that has begun runs to its end.
 #[doc(alias("RedisSessionStorage", "SessionData", "SaveStrategy"))]
 pub struct Session {
     shared: Arc<Shared>,
@@ -90,7 +100,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Decode`] if it is of another type; it is kept.
+    /// [`SessionError::Decode`] if the value has another type; it stays.
     #[doc(alias = "session_get")]
     pub fn get<T: DeserializeOwned>(
         &self,
@@ -105,17 +115,19 @@ impl Session {
         value.map(|value| decode(key, &value)).transpose()
     }
 
-    /// Puts a value under a key. If at the end of the request all of its changes leave the session as it was loaded, it has
-    /// only read, and nothing is written.
+    /// Stores a value under a key. If all changes of the request together leave the session as it was loaded, nothing is
+    /// written.
     ///
-    /// It comes back bit for bit, but for what serde itself does not read back: flattened structs, untagged enums and enums
-    /// with `#[serde(tag = "…")]` alone hold no 128-bit integers, and no maps whose keys are not strings.
+    /// The value comes back bit for bit, except where serde itself cannot read it back: flattened structs, untagged enums and
+    /// internally tagged enums (`#[serde(tag = "…")]` alone) cannot hold 128-bit integers, nor maps whose keys are not
+    /// strings.
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Encode`]: it cannot be written as JSON and read again; so for a float that is NaN or infinite,
-    ///   wherever in the value, and for more than 127 levels of lists, maps and structs.
-    /// - [`SessionError::TooLarge`]: it is larger than `max_size` and than what is there, or the key longer than 1 KiB.
+    /// - [`SessionError::Encode`]: the value cannot be written as JSON and read back, such as one with a float anywhere in it
+    ///   that is NaN or infinite, or with more than 127 levels of lists, maps and structs.
+    /// - [`SessionError::TooLarge`]: the value is larger than `max_size` and than the value it replaces, or the key is longer
+    ///   than 1 KiB.
     #[doc(alias("set", "put", "session_set"))]
     pub fn insert<T: Serialize>(
         &self,
@@ -137,7 +149,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Decode`] if it is of another type; it is kept, and [`discard`](Self::discard) drops it.
+    /// [`SessionError::Decode`] if the value has another type; it stays, and [`discard`](Self::discard) removes it.
     #[doc(alias = "delete")]
     pub fn remove<T: DeserializeOwned>(
         &self,
@@ -174,8 +186,8 @@ impl Session {
         state.view.data.keys().cloned().collect()
     }
 
-    /// All values at once: in a struct with a field for each key, a map, or a `serde_json::Value`. Keys that the struct does
-    /// not have are left out.
+    /// All values at once, as a struct with a field for each key, a map, or a `serde_json::Value`. Keys for which the struct
+    /// has no field are ignored.
     ///
     /// ```
     /// # use sessile::{Session, SessionError};
@@ -194,7 +206,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::DecodeAll`] if they do not make up the type asked for; they are kept.
+    /// [`SessionError::DecodeAll`] if the values do not fit the type; they stay.
     #[doc(alias("all", "to_map", "entries"))]
     pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
         // The type is the application's, so no lock is held while it is read.
@@ -206,8 +218,7 @@ impl Session {
         decode_all(&seen.data)
     }
 
-    /// Removes every key that is there now. The session stays, with its principal; to end it, use
-    /// [`destroy`](Self::destroy).
+    /// Removes every key that is there now. The session and its principal stay; [`destroy`](Self::destroy) ends the session.
     pub fn clear(&self) {
         let keys = self.shared.state().all_keys();
         if !keys.is_empty() {
@@ -216,15 +227,15 @@ impl Session {
         }
     }
 
-    /// Adds to a counter and returns what this request sees; a missing counter stands at zero.
+    /// Adds to a counter and returns the sum that this request sees; a missing counter starts at zero.
     ///
-    /// No increment is lost, whatever other requests do. Two requests may see the same number; if each needs one of its
+    /// No increment is lost, whatever other requests do. Two requests may see the same sum; if each needs a number of its
     /// own, use [`increment_now`](Self::increment_now).
     ///
     /// # Errors
     ///
-    /// - [`SessionError::NotANumber`]: the value is no whole number; it is kept.
-    /// - [`SessionError::Overflow`]: the sum is no `i64`.
+    /// - [`SessionError::NotANumber`]: the value is not an integer; it stays.
+    /// - [`SessionError::Overflow`]: the sum overflows `i64`; the value stays.
     /// - [`SessionError::TooLarge`]: the key is longer than 1 KiB.
     #[doc(alias = "incr")]
     pub fn increment(&self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
@@ -241,7 +252,7 @@ impl Session {
             state.change(change, &circumstances)?;
             state.view.data.get(key).cloned()
         };
-        // It is there: the change has just put it there.
+        // The change has just put it there.
         counted.map_or(Ok(by), |counted| decode(key, &counted))
     }
 
@@ -256,7 +267,7 @@ impl Session {
         self.increment(key, by)
     }
 
-    /// Adds to a counter in the store and returns a number that no other caller gets. Commits everything this request has
+    /// Adds to a counter in the store and returns a sum that no other caller gets. Commits everything this request has
     /// changed so far.
     ///
     /// # Redis
@@ -265,12 +276,12 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`increment`](Self::increment) and of [`save`](Self::save). Unless it is `OutcomeUnknown`, nothing was
-    /// counted.
+    /// Those of [`increment`](Self::increment) and of [`save`](Self::save). Unless the error is `OutcomeUnknown`, nothing was
+    /// added.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the number may be counted and nobody has it.
+    /// If the future is dropped, the increment may be committed although nobody gets the sum.
     pub async fn increment_now(
         &self,
         key: impl SessionKey<i64>,
@@ -288,14 +299,14 @@ impl Session {
             .ok_or(SessionError::Discarded)
     }
 
-    /// Appends to a list; a missing list is empty. No item is lost, whatever other requests append.
+    /// Appends an item to a list; a missing list starts empty. No item is lost, whatever other requests append.
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Encode`]: the item cannot be written as JSON and read again, as for [`insert`](Self::insert);
-    ///   the list is one of the 127 levels.
+    /// - [`SessionError::Encode`]: the item cannot be written as JSON and read back, as for [`insert`](Self::insert);
+    ///   the list counts as one of the 127 levels.
     /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
-    /// - [`SessionError::Decode`]: the value is no list; it is kept.
+    /// - [`SessionError::Decode`]: the value is not a list; it stays.
     #[doc(alias = "append")]
     pub fn push<T: Serialize>(
         &self,
@@ -311,16 +322,16 @@ impl Session {
         })
     }
 
-    /// Changes a value in place and returns what came out; a missing value starts at its default.
+    /// Changes a value in place and returns the new value; a missing value starts at its default.
     ///
-    /// The closure runs at once, and again at the commit if another request has changed the session meanwhile; then perhaps
-    /// on another request's task, which waits for it. It must therefore be quick, and depend on nothing but the value and what
-    /// was moved into it: clone what you move in. If it panics then, this request alone fails.
+    /// The closure runs at once. If another request has changed the session meanwhile, it runs again at the commit, perhaps on
+    /// the task of another request, which waits for it. So it must be quick and depend on nothing but the value and what was
+    /// moved into it: clone what you move in. If it panics at the commit, only this request fails.
     ///
-    /// It is kept until its change is committed or dropped, which is at the end of the request. After the response it is kept
-    /// until [`save`](Self::save) succeeds, or [`discard_changes`](Self::discard_changes) or [`destroy`](Self::destroy) is
-    /// called: a closure that holds a clone of its own session then keeps that session in memory for as long, since the last
-    /// clone is never dropped.
+    /// The closure is kept until its change is committed or dropped, at the end of the request at the latest. After the
+    /// response it is kept until [`save`](Self::save) succeeds, or [`discard_changes`](Self::discard_changes) or
+    /// [`destroy`](Self::destroy) is called. A closure that holds a clone of its own session keeps that session in memory until
+    /// then, since the last clone is never dropped.
     ///
     /// ```
     /// # use std::collections::BTreeMap;
@@ -335,10 +346,11 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Decode`]: the value is of another type; it is kept.
-    /// - [`SessionError::Encode`]: the result cannot be written as JSON and read again, as for [`insert`](Self::insert).
+    /// - [`SessionError::Decode`]: the value has another type; it stays.
+    /// - [`SessionError::Encode`]: the new value cannot be written as JSON and read back, as for [`insert`](Self::insert).
     /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
-    /// - [`SessionError::Conflict`]: clones of this session changed the value 100 times while the closure ran.
+    /// - [`SessionError::Conflict`]: the closure ran 100 times, and each time a clone of this session changed the value
+    ///   meanwhile.
     #[doc(alias("modify", "upsert"))]
     pub fn update<T, F>(&self, key: impl SessionKey<T>, f: F) -> Result<T, SessionError>
     where
@@ -355,15 +367,18 @@ impl Session {
 
     /// Changes a value in place, as [`update`](Self::update) does, and returns what the closure returns.
     ///
-    /// That is of the run on what this request sees. If another request was faster, the closure runs again at the commit, and
-    /// what it returns then is dropped. Where that matters, as in the example if two requests must not get the same item, use [`transaction`](Self::transaction).
+    /// The closure returns it for the value that this request sees. If another request was faster, the closure runs again at
+    /// the commit, and what it returns then is dropped: in the example, two requests may both be told that the tag is new. Where
+    /// that matters, use [`transaction`](Self::transaction), which returns the result of the run that is committed.
     ///
     /// ```
+    /// # use std::collections::BTreeSet;
     /// # use sessile::{Key, Session, SessionError};
-    /// const QUEUE: Key<Vec<String>> = Key::new("queue");
+    /// const TAGS: Key<BTreeSet<String>> = Key::new("tags");
     ///
-    /// fn next(session: &Session) -> Result<Option<String>, SessionError> {
-    ///     session.update_with(QUEUE, |queue| queue.pop())
+    /// /// Adds a tag, and says whether it is new.
+    /// fn add(session: &Session, tag: String) -> Result<bool, SessionError> {
+    ///     session.update_with(TAGS, move |tags| tags.insert(tag.clone()))
     /// }
     /// ```
     ///
@@ -383,15 +398,15 @@ impl Session {
         updated.map(|(_, returned)| returned)
     }
 
-    /// Changes a value if the closure agrees, and returns what came out. The closure gets the value, or `None`, and
-    /// returns what is to be there, or `None` to refuse.
+    /// Replaces a value if the closure agrees, and returns the new value. The closure gets the value, or `None` if there is
+    /// none, and returns the new value, or `None` to refuse.
     ///
-    /// It runs again as that of [`update`](Self::update) does; if it refuses then, the response becomes 409 and nothing of
-    /// the request is written.
+    /// Like the closure of [`update`](Self::update), it may run again at the commit. If it refuses then, the response becomes
+    /// 409 and nothing of the request is written.
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Refused`]: the closure refused; the value is as it was.
+    /// - [`SessionError::Refused`]: the closure refused; the value stays.
     /// - Those of [`update`](Self::update).
     pub fn try_update<T, F>(&self, key: impl SessionKey<T>, f: F) -> Result<T, SessionError>
     where
@@ -402,15 +417,14 @@ impl Session {
         updated.map(|(value, ())| value)
     }
 
-    /// The value under a key, or this one, which is put there if there is none. A value that is there is only read.
+    /// Returns the value under a key, or stores the given value if there is none and returns that.
     ///
-    /// If another request has put one there meanwhile, that one stays, although this request has seen its own: each of two
-    /// that find none gets its own, and the value of the first commit is kept. Where both must get the same, use
-    /// [`transaction`](Self::transaction).
+    /// A replay keeps the value of another request that was faster. So if two requests find no value, each gets its own, and
+    /// only that of the first commit is stored. Where both must get the same, use [`transaction`](Self::transaction).
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Decode`]: the value that is there is of another type; it is kept.
+    /// - [`SessionError::Decode`]: the value under the key has another type; it stays.
     /// - [`SessionError::Encode`], [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
     #[doc(alias("setdefault", "set_nx", "get_or_set", "remember"))]
     pub fn get_or_insert<T>(&self, key: impl SessionKey<T>, value: T) -> Result<T, SessionError>
@@ -420,7 +434,7 @@ impl Session {
         self.get_or_insert_with(key, || value)
     }
 
-    /// As [`get_or_insert`](Self::get_or_insert), with a closure that makes the value; it runs once, and only if there is none.
+    /// As [`get_or_insert`](Self::get_or_insert), with a closure that makes the value. It runs only if there is none, and once.
     ///
     /// # Errors
     ///
@@ -445,7 +459,7 @@ impl Session {
         Ok(present.unwrap_or(value))
     }
 
-    /// Has the closure replace a value, and returns what it has returned, or that it has refused.
+    /// Replaces a value by what the closure makes of it, if it does not refuse.
     fn rewrite<T, R, F>(&self, key: &str, f: F) -> Result<(T, R), SessionError>
     where
         T: Serialize + DeserializeOwned,
@@ -501,12 +515,12 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Decode`] if the value is of another type, and those of [`save`](Self::save). Unless it is
-    /// `OutcomeUnknown`, the value is still there.
+    /// [`SessionError::Decode`] if the value has another type, and those of [`save`](Self::save). Unless the error is
+    /// `OutcomeUnknown`, the value stays.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the value may be gone and nobody has it.
+    /// If the future is dropped, the value may be removed although nobody gets it.
     #[doc(alias = "pull")]
     pub async fn take<T: DeserializeOwned>(
         &self,
@@ -551,27 +565,27 @@ impl Session {
         Err(SessionError::Conflict { attempts: REWRITES })
     }
 
-    /// Commits now what was changed so far, instead of after the handler: before a side effect that must not happen
-    /// without it, or in a long stream. Afterwards the session shows what other requests have changed meanwhile.
+    /// Commits what this request has changed so far, instead of after the handler: before a side effect that must not happen
+    /// without it, or in a long stream. Afterwards the session also shows what other requests have changed.
     ///
-    /// What is saved stays, whatever the handler answers.
+    /// Saved changes stay, whatever the handler returns.
     ///
     /// # Redis
     ///
-    /// Nothing changed: none. Otherwise one round trip: one `EVALSHA`, or for a new session one `SET … NX PX`. One more for
-    /// the first conflict, and two for each further one, which reads the session anew. Where the server allows neither
+    /// None if nothing has changed. Otherwise one round trip: one `EVALSHA`, or for a new session one `SET … NX PX`. The first
+    /// conflict costs one more; each further one costs two, since the session is read again. Where the server allows neither
     /// scripts nor `SET … IFEQ`, each write takes two.
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Gone`], [`SessionError::Conflict`], [`SessionError::Busy`], [`SessionError::Store`]: nothing was
-    ///   written.
-    /// - [`SessionError::OutcomeUnknown`]: it may have been written. The response becomes 503 unless that is resolved by
-    ///   the end of the request.
-    /// - [`SessionError::TooLarge`], and those of changes that no longer fit what others made of the session.
-    /// - [`SessionError::ResponseSent`]: the session is new, and its cookie cannot be sent any more.
-    /// - [`SessionError::Discarded`]: changes of before were dropped, since the request failed or was given up; those of
-    ///   since then are saved.
+    /// - [`SessionError::Gone`], [`SessionError::Denied`], [`SessionError::Conflict`], [`SessionError::Busy`],
+    ///   [`SessionError::Store`]: nothing was written.
+    /// - [`SessionError::OutcomeUnknown`]: the changes may have been written. The response becomes 503 unless the outcome is
+    ///   resolved by the end of the request.
+    /// - [`SessionError::TooLarge`], and the errors of changes that do not fit what other requests have made of the session.
+    /// - [`SessionError::ResponseSent`]: the session is new, and its cookie can no longer be sent.
+    /// - [`SessionError::Discarded`]: earlier changes were dropped, since the request failed or was abandoned; later ones are
+    ///   saved.
     ///
     /// # Cancel safety
     ///
@@ -581,38 +595,39 @@ impl Session {
         self.settle(None).await
     }
 
-    /// Reads the session again and does this request's changes to what is there now. A new session is left as it is.
+    /// Reads the session again and replays this request's changes on it. A session that is not stored yet stays as it is.
     ///
-    /// If a [`save`](Self::save) of before got no answer, that is resolved first: what it has changed is then either in what was
-    /// read, or is done to it, and not both.
+    /// If an earlier [`save`](Self::save) got no answer, its outcome is resolved first: its changes are then either part of what
+    /// was read or replayed on it, never both.
     ///
     /// # Redis
     ///
-    /// One `GET` and one `PTTL`, in one round trip. Before them, if there is something to resolve, what
-    /// [`save`](Self::save) sends.
+    /// One `GET` and one `PTTL`, in one round trip. If there is an outcome to resolve, the commands of [`save`](Self::save)
+    /// come first.
     ///
     /// # Errors
     ///
-    /// - [`SessionError::Gone`]: the session has ended, or passed on.
-    /// - [`SessionError::Store`]: it could not be read, or the request has used up its
-    ///   [`request_budget`](crate::RedisConfig::request_budget); the session is as it was.
-    /// - [`SessionError::OutcomeUnknown`]: what became of the `save` still cannot be told; the session is as it was.
+    /// - [`SessionError::Gone`]: the session has ended or was rotated.
+    /// - [`SessionError::Store`]: the session could not be read, or the request has used up its
+    ///   [`request_budget`](crate::RedisConfig::request_budget); the session stays as it was.
+    /// - [`SessionError::OutcomeUnknown`]: the outcome of the `save` is still unknown; the session stays as it was.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the session is read all the same.
+    /// If the future is dropped, the session is still read.
     #[doc(alias = "refresh")]
     pub async fn reload(&self) -> Result<(), SessionError> {
         reload(&self.shared).await
     }
 
-    /// Forgets what was changed and is not committed yet. A [`destroy`](Self::destroy) is carried out all the same.
+    /// Drops the changes that are not committed yet. A [`destroy`](Self::destroy) is still carried out.
     #[doc(alias = "rollback")]
     pub fn discard_changes(&self) {
         self.shared.edit(State::discard);
     }
 
-    /// Names the session for lists and logs; `None` until it is stored. It opens nothing.
+    /// The name of the session, for lists and logs; `None` until the session is stored. It gives no access to the session,
+    /// and stays the same when the token is rotated.
     #[doc(alias("id", "session_id"))]
     pub fn handle(&self) -> Option<Handle> {
         match &self.shared.state().standing {
@@ -621,12 +636,12 @@ impl Session {
         }
     }
 
-    /// Whether nothing of this session is stored yet.
+    /// Whether the session is not stored yet.
     pub fn is_new(&self) -> bool {
         !matches!(self.shared.state().standing, Standing::Stored(_))
     }
 
-    /// Whether there is anything to commit. Changes that leave the session as it was are none.
+    /// Whether there is anything to commit. Changes that together leave the session as it was loaded do not count.
     #[doc(alias("is_dirty", "is_changed"))]
     pub fn is_modified(&self) -> bool {
         !self.shared.state().is_settled()
@@ -673,7 +688,7 @@ impl Session {
         }
     }
 
-    /// Commits, and returns what the change has given.
+    /// Commits, and returns the result of the change.
     pub(crate) async fn settle_for<T>(
         &self,
         answer: &Answer<T>,

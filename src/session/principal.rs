@@ -1,4 +1,4 @@
-//! Who the session belongs to: rotation, login and logout.
+//! Principals: login, logout and rotation.
 
 use crate::error::session::{LimitedPart, SessionError};
 use crate::record::change::{Change, Rotation};
@@ -9,16 +9,18 @@ use crate::token::Secret;
 
 /// Who the session belongs to.
 impl Session {
-    /// Gives the session a new token; the old one is dead from the commit on. Do it whenever privileges change.
-    /// [`set_principal`](Self::set_principal) does it by itself.
+    /// Rotates the session: gives it a new token, and the old one stops working with the commit. The handle and the data stay.
+    /// Do it whenever privileges change; [`set_principal`](Self::set_principal) does it by itself.
     ///
-    /// What other requests, loaded before, still want to write is refused with 409. A session that is not stored yet
-    /// gets a fresh token anyway.
+    /// Changes of requests that were loaded before the rotation are rejected with 409. A session that is not stored yet gets
+    /// a fresh token anyway.
     ///
     /// # Errors
     ///
-    /// - [`SessionError::ResponseSent`]: it is too late to set a cookie.
-    /// - [`SessionError::Gone`]: this request may not use the session.
+    /// - [`SessionError::ResponseSent`]: the response has been sent, so its cookie can no longer change.
+    /// - [`SessionError::Gone`]: the session was rotated by another request, or cannot be read.
+    /// - [`SessionError::Denied`]: this request may not use the session.
+    /// - [`SessionError::Store`]: the session could not be loaded.
     #[doc(alias("regenerate", "renew", "rotate", "migrate"))]
     pub fn cycle_id(&self) -> Result<(), SessionError> {
         self.shared().state().joins_none = true;
@@ -28,28 +30,28 @@ impl Session {
         }
     }
 
-    /// Ends the session: a logout. What this request has changed so far is dropped; what it writes from here on goes into
-    /// a fresh session with a new token, which is created once the deletion has succeeded.
+    /// Ends the session: a logout. This drops what the request has changed so far; what it writes afterwards goes into a fresh
+    /// session with a new token, which is created once the deletion has succeeded.
     ///
-    /// It is carried out even if the handler is dropped, panics or fails. If the store fails, the response becomes 503,
-    /// takes the cookie away all the same, and the deletion is tried again in the background. So it is for a session that
-    /// could not be loaded ([`OnStoreError::Anonymous`](crate::OnStoreError::Anonymous)). A handler that must run although
-    /// the store is away takes [`Logout`](crate::Logout) instead of a session.
+    /// The session is deleted even if the handler is dropped, panics or fails. If the store fails, the response becomes 503 and
+    /// still removes the cookie, and the deletion is retried in the background. The same holds for a session that could not be
+    /// loaded ([`OnStoreError::Anonymous`](crate::OnStoreError::Anonymous)). A handler that must run even while the store is
+    /// down takes [`Logout`](crate::Logout) instead of a session.
     ///
-    /// If the browser has several cookies of the session cookie's name, every session that one of them opens is ended, and
-    /// they are taken away wherever they may be.
+    /// If the browser sends several cookies of the session cookie's name, every session that one of them opens ends, and the
+    /// response removes these cookies wherever they may be set.
     ///
     /// # Redis
     ///
-    /// One `UNLINK` after the handler, one round trip; after the response, in the background. One `GET` and one `PTTL` before
-    /// it if the session could not be loaded.
+    /// One `UNLINK` after the handler, one round trip; after the response, in the background. If the session could not be
+    /// loaded, one `GET` and one `PTTL` come first.
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
         let circumstances = self.shared().context.circumstances();
         let late = {
             let mut state = self.shared().state();
             state.destroy(&circumstances);
-            // No response comes that would do it.
+            // No response comes whose end would delete it.
             if state.phase.is_head_sent() {
                 state.ending.take_pending()
             } else {
@@ -59,23 +61,25 @@ impl Session {
         self.shared().delete_later(late);
     }
 
-    /// Says who the session belongs to from here on: a login. Gives it a new token ([`cycle_id`](Self::cycle_id)) and
-    /// restarts its absolute timeout. An anonymous visitor's data is kept; that of another principal is dropped.
+    /// Signs in a principal, whom the session belongs to from now on. Rotates the session, as [`cycle_id`](Self::cycle_id), and
+    /// restarts its absolute timeout. The data of an anonymous visitor stays; that of another principal is dropped. If the
+    /// handler fails afterwards, nobody is signed in.
     ///
-    /// A login that meets its own login, by a double click or since it is tried again after its answer was lost, joins it: if
-    /// the other has the same name and has replaced this request's token, and nothing else was written since, the session
-    /// gets a second token beside the first, three at most. Each response brings its own, both work, and the next rotation
-    /// or `destroy` ends them all. This request's changes are done to the session as the first login has left it; if it came
-    /// with the replaced token, it sees an empty one until it is committed. After `cycle_id`, `clear_principal` or `destroy` in
-    /// the same request, under [`Concurrency::Reject`](crate::Concurrency::Reject) if both are under way at once, or by another
-    /// name, it is refused with 409 as any other write.
+    /// A login that meets the same login, after a double click or a retry whose first answer was lost, joins it. It does so if
+    /// the other login is of the same principal and has replaced this request's token, and nothing else was written since. The
+    /// session then has a second token beside the first, three at most. Each response sets its own; all of them work until the
+    /// next rotation or `destroy`. The changes of the joining request are replayed on the session that the first login has
+    /// left; if the request came with the replaced token, it sees an empty session until its commit.
     ///
-    /// If the handler then fails, the login does not happen. It is async so that it may talk to the store one day; today it
-    /// does not.
+    /// Otherwise the login is rejected with 409, like any other change of a request that began before a rotation: for another
+    /// principal, after `cycle_id`, `clear_principal` or `destroy` in the same request, and under
+    /// [`Concurrency::Reject`](crate::Concurrency::Reject) if both logins run at once.
+    ///
+    /// The call is async so that it may talk to the store in a later version; today it does not.
     ///
     /// # Redis
     ///
-    /// None now; part of the commit after the handler.
+    /// None; the login is part of the commit after the handler.
     ///
     /// # Errors
     ///
@@ -94,8 +98,9 @@ impl Session {
         })
     }
 
-    /// Makes the session anonymous and gives it a new token. Its data stays, for this visitor or for the same principal;
-    /// another principal who signs in later does not get it. To drop everything, use [`destroy`](Self::destroy).
+    /// Signs the principal out and rotates the session, which is then anonymous. Its data stays for this visitor and for the
+    /// same principal; another principal who signs in later does not get it. To drop everything, use
+    /// [`destroy`](Self::destroy).
     ///
     /// # Errors
     ///
@@ -110,7 +115,7 @@ impl Session {
         }
     }
 
-    /// Who the session belongs to; `None` for an anonymous visitor.
+    /// The principal that is signed in; `None` for an anonymous visitor.
     #[doc(alias("user_id", "user"))]
     pub fn principal(&self) -> Option<String> {
         let mut state = self.shared().state();
@@ -118,7 +123,7 @@ impl Session {
         state.view.principal.clone()
     }
 
-    /// Whether to sign in is to join the login that has retired this request's token.
+    /// Whether a login of this principal joins the login that has retired this request's token.
     fn may_join(&self, who: &str) -> bool {
         let terms = self.shared().context.clone();
         let state = self.shared().state();

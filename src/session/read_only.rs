@@ -1,4 +1,4 @@
-//! A session that can only be looked at.
+//! A session that can only be read.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::record::key::{KeyName, SessionKey};
 use crate::session::Session;
 use crate::token::Handle;
 
-/// The session of a request, to look at: for handlers and middleware that must not change it. Loading it may renew it.
+/// The session of a request, for handlers and middleware that must not change it. Loading it may renew it.
 ///
 /// It shows what other extractors of the same request have changed.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl ReadSession {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Decode`] if the value is of another type.
+    /// [`SessionError::Decode`] if the value has another type.
     pub fn get<T: DeserializeOwned>(
         &self,
         key: impl SessionKey<T>,
@@ -71,7 +71,7 @@ impl ReadSession {
     ///
     /// # Errors
     ///
-    /// [`SessionError::DecodeAll`] if they do not make up the type asked for.
+    /// [`SessionError::DecodeAll`] if the values do not fit the type.
     pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
         self.0.values()
     }

@@ -1,4 +1,4 @@
-//! Several values at once: read, decided upon and changed in one compare-and-set.
+//! Transactions: several values read and changed in one compare-and-set.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use crate::record::change::Change;
 use crate::record::transaction::{Closure, Data, Transaction, TransactionError, Typed};
 use crate::session::Session;
 
-/// How often a transaction is tried on a session that other clones change meanwhile.
+/// How often a transaction is tried while other clones keep changing the session.
 const TRIALS: u32 = 100;
 
 /// Several values at once.
 impl Session {
-    /// Reads and changes several values in one step that other requests see whole or not at all, and commits it at once,
-    /// with everything this request has changed before. For what must hold together: a cart that becomes an order, a limit
-    /// over several counters.
+    /// Reads and changes several values in one step, which other requests see whole or not at all. Commits it at once,
+    /// together with everything this request has changed so far. Use it for values that must agree: a cart that becomes an
+    /// order, a limit over several counters.
     ///
-    /// The closure runs on a copy, first on what this request sees. It returns what the call is to return, or an error,
-    /// which drops the copy. If another request has changed the session meanwhile, it runs again, on what that one made of
-    /// it; then perhaps on another request's task, which waits for it. So it must be quick, and depend on nothing but the
-    /// data and what was moved into it: clone what you move in. What is returned is of the run whose result was written.
+    /// The closure runs on a copy of the data, first on what this request sees. What it returns is the result of the call; an
+    /// error discards the copy. If another request has changed the session meanwhile, the closure runs again on the newer data,
+    /// perhaps on the task of another request, which waits for it. So it must be quick and depend on nothing but the data and
+    /// what was moved into it: clone what you move in. The call returns the result of the run that was committed.
     ///
-    /// It is merged under every [`Concurrency`](crate::Concurrency): not what was read before, but what the closure reads
-    /// decides. If it has met changes of others under `Reject`, values that the request writes afterwards are refused until it
-    /// calls [`reload`](Self::reload).
+    /// Transactions are merged under every [`Concurrency`](crate::Concurrency), since the closure reads the values it decides
+    /// by. If it has met changes of other requests under `Reject`, values that this request writes afterwards are rejected until
+    /// it calls [`reload`](Self::reload).
     ///
     /// ```
     /// # use sessile::{Session, SessionError, TransactionError};
@@ -43,18 +43,17 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// As [`save`](Self::save), also if the closure changes nothing: that it had this to say is then of the moment of the
-    /// write.
+    /// As [`save`](Self::save), even if the closure changes nothing: its result then holds at the moment of the write.
     ///
     /// # Errors
     ///
-    /// - [`TransactionError::Aborted`]: the closure said no. Changes of before it stay to be committed.
+    /// - [`TransactionError::Aborted`]: the closure returned an error. Earlier changes of this request stay pending.
     /// - [`TransactionError::Session`]: those of [`save`](Self::save). Unless it is `OutcomeUnknown`, nothing of the closure
     ///   was written.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the transaction may be done and nobody has what it returned.
+    /// If the future is dropped, the transaction may be committed although nobody gets its result.
     #[doc(alias("multi", "atomic", "batch"))]
     pub async fn transaction<T, E, F>(&self, f: F) -> Result<T, TransactionError<E>>
     where
@@ -79,7 +78,7 @@ impl Session {
         }
     }
 
-    /// Adds the transaction to what this request has changed, if the closure agrees.
+    /// Adds the transaction to the pending changes, unless its closure returns an error.
     async fn stage<F, T, E>(&self, typed: &Arc<Typed<F, T, E>>) -> Result<(), TransactionError<E>>
     where
         F: Fn(&mut Data) -> Result<T, E> + Send + Sync + 'static,
@@ -106,7 +105,7 @@ impl Session {
                     }
                 }
                 Err(error) if is_fresh => return Err(TransactionError::Aborted(error)),
-                // Long after the load, that is no news of what is stored now.
+                // Long after the load, the closure may have decided by data that is out of date.
                 Err(_) => {
                     self.reload().await?;
                     is_fresh = true;
