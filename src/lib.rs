@@ -1,14 +1,24 @@
-#![cfg_attr(feature = "axum", doc = include_str!("../README.md"))]
 #![cfg_attr(
-    not(feature = "axum"),
-    doc = "Server-side sessions for tower, kept in Redis or Valkey."
+    all(feature = "axum", feature = "redis"),
+    doc = include_str!("../README.md")
+)]
+#![cfg_attr(
+    not(all(feature = "axum", feature = "redis")),
+    doc = "Server-side sessions for axum and tower, kept in Redis or Valkey."
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(feature = "redis"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the documentation is written for all features"
+    )
+)]
 // Here and not in Cargo.toml, since tests, benches and examples may unwrap.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 /// Its examples are tested as those of the README are.
-#[cfg(all(doctest, feature = "axum"))]
+#[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../docs/handlers.md")]
 mod handlers {}
 
@@ -48,8 +58,10 @@ pub use record::key::{Key, KeyName, SessionKey};
 pub use record::transaction::{Data, TransactionError};
 pub use session::Session;
 pub use session::read_only::ReadSession;
+#[cfg(feature = "redis")]
 pub use store::{
-    CompareAndSet, Credentials, CredentialsProvider, MemoryStore, RedisConfig, RedisStore,
-    SentinelConfig, SessionStore, TlsConfig,
+    CompareAndSet, Credentials, CredentialsProvider, RedisConfig, RedisStore, SentinelConfig,
+    TlsConfig,
 };
+pub use store::{MemoryStore, SessionStore};
 pub use token::{Handle, InvalidHandle};

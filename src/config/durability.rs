@@ -67,6 +67,7 @@ impl DurabilityConfig {
     }
 
     /// Whether any change waits for replicas.
+    #[cfg(feature = "redis")]
     pub(crate) fn waits(&self) -> bool {
         [self.commits, self.revocations()] != [Durability::Primary; 2]
     }

@@ -66,6 +66,7 @@ impl StoreError {
     }
 
     /// The same of something that changes nothing, so that it does not matter whether it was done.
+    #[cfg(feature = "redis")]
     pub(crate) fn unsent(mut self) -> Self {
         if self.kind == StoreErrorKind::Unknown {
             self.kind = StoreErrorKind::Unavailable;

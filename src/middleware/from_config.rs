@@ -5,7 +5,9 @@ use serde::{Deserialize, Deserializer};
 use crate::config::SessionConfig;
 use crate::error::config::ConfigError;
 use crate::middleware::layer::SessionLayer;
-use crate::store::{MemoryStore, RedisConfig, RedisStore};
+use crate::store::MemoryStore;
+#[cfg(feature = "redis")]
+use crate::store::{RedisConfig, RedisStore};
 
 /// The store, selected by its URL.
 ///
@@ -22,7 +24,14 @@ pub enum StoreConfig {
     #[default]
     Memory,
     /// `redis://…`, `rediss://…`, `redis+cluster://…`, `redis+sentinel://…` or `unix://…` — a [`RedisStore`].
+    #[cfg(feature = "redis")]
     Redis(RedisConfig),
+    /// Any other URL where the feature `redis` is off. [`SessionLayer::from_config`] refuses it, and says so.
+    #[non_exhaustive]
+    Unsupported {
+        /// What the URL begins with, such as `redis`; the rest may hold a password.
+        scheme: String,
+    },
 }
 
 impl StoreConfig {
@@ -30,20 +39,66 @@ impl StoreConfig {
     ///
     /// The URL is checked when the layer is created.
     pub fn from_url(url: impl Into<String>) -> Self {
-        Self::of(RedisConfig::new(url))
+        let url = url.into();
+        match is_memory(&url) {
+            true => Self::Memory,
+            false => Self::not_in_memory(&url),
+        }
     }
 
-    fn of(config: RedisConfig) -> Self {
-        match config.url.trim_end_matches('/') {
-            "memory:" => Self::Memory,
-            _ => Self::Redis(config),
+    #[cfg(feature = "redis")]
+    fn not_in_memory(url: &str) -> Self {
+        Self::Redis(RedisConfig::new(url))
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn not_in_memory(url: &str) -> Self {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+';
+        // Anything else may be a password in the wrong place.
+        let scheme = scheme.filter(|scheme| scheme.bytes().all(is_plain));
+        Self::Unsupported {
+            scheme: scheme.unwrap_or("…").to_owned(),
         }
     }
 }
 
+fn is_memory(url: &str) -> bool {
+    url.trim_end_matches('/') == "memory:"
+}
+
+#[cfg(feature = "redis")]
 impl<'de> Deserialize<'de> for StoreConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RedisConfig::deserialize(deserializer).map(Self::of)
+        let config = RedisConfig::deserialize(deserializer)?;
+        Ok(match is_memory(&config.url) {
+            true => Self::Memory,
+            false => Self::Redis(config),
+        })
+    }
+}
+
+#[cfg(not(feature = "redis"))]
+impl<'de> Deserialize<'de> for StoreConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use std::collections::BTreeMap;
+
+        use serde::de::{Error as _, IgnoredAny};
+
+        #[derive(Deserialize)]
+        struct Settings {
+            url: Option<String>,
+            #[serde(flatten)]
+            others: BTreeMap<String, IgnoredAny>,
+        }
+
+        let Settings { url, others } = Settings::deserialize(deserializer)?;
+        let store = url.map_or_else(|| Self::not_in_memory("redis://"), Self::from_url);
+        // With another URL these may be settings of Redis, and that it is missing tells more.
+        match others.keys().next() {
+            Some(name) if store == Self::Memory => Err(D::Error::unknown_field(name, &["url"])),
+            _ => Ok(store),
+        }
     }
 }
 
@@ -84,6 +139,7 @@ impl SessionLayer {
         tracing::info!(target: "sessile", store = ?config.store, "session store configured");
         match config.store {
             StoreConfig::Memory => Self::try_new(MemoryStore::new(), config.session),
+            #[cfg(feature = "redis")]
             StoreConfig::Redis(redis) => {
                 // Invalid session settings are reported even if Redis is unavailable.
                 config.session.check()?;
@@ -93,6 +149,11 @@ impl SessionLayer {
                 }
                 Self::try_new(store, config.session)
             }
+            StoreConfig::Unsupported { scheme } => Err(ConfigError::invalid(
+                "store.url",
+                format!("{scheme}://…"),
+                "sessions in Redis need the feature `redis`: write `cargo add sessile --features redis`, or \"memory:\" as the URL",
+            )),
         }
     }
 }
@@ -101,6 +162,7 @@ impl SessionLayer {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "redis")]
     #[test]
     fn the_url_selects_the_store() {
         for (json, redis) in [
@@ -122,6 +184,45 @@ mod tests {
         }
         assert_eq!(StoreConfig::from_url("memory:"), StoreConfig::Memory);
         for bad in [r#"{"stroe": {}}"#, r#"{"store": {"uri": "memory:"}}"#] {
+            assert!(serde_json::from_str::<Config>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[cfg(not(feature = "redis"))]
+    #[tokio::test]
+    async fn a_url_of_redis_is_refused_with_the_feature_that_it_needs() {
+        for (json, scheme) in [
+            (r#"{"url": "redis://mia:s3cret@h/"}"#, "redis"),
+            (
+                r#"{"url": "rediss+cluster://mia:s3cret@h/", "pool_size": 2}"#,
+                "rediss+cluster",
+            ),
+            (r#"{"url": "mia:s3cret@h://"}"#, "…"),
+            (r#"{"pool_size": 2}"#, "redis"),
+        ] {
+            let json = format!(r#"{{"store": {json}}}"#);
+            let config: Config = serde_json::from_str(&json).unwrap();
+            assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+            let error = SessionLayer::from_config(config)
+                .await
+                .map(drop)
+                .unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&format!("store.url = \"{scheme}://…\"")),
+                "{text}"
+            );
+            assert!(text.contains("--features redis"), "{text}");
+        }
+        for json in [r#"{}"#, r#"{"store": {"url": "memory:"}}"#] {
+            let config: Config = serde_json::from_str(json).unwrap();
+            assert_eq!(config.store, StoreConfig::Memory, "{json}");
+            assert!(SessionLayer::from_config(config).await.is_ok(), "{json}");
+        }
+        for bad in [
+            r#"{"stroe": {}}"#,
+            r#"{"store": {"url": "memory:", "pool": 1}}"#,
+        ] {
             assert!(serde_json::from_str::<Config>(bad).is_err(), "{bad}");
         }
     }

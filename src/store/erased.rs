@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
 use crate::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, MemoryStore, Owner, RedisStore,
-    Replaced, SessionStore, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, MemoryStore, Owner, Replaced,
+    SessionStore, Stored, Touched, Write,
 };
 use crate::token::Handle;
 
@@ -41,8 +41,9 @@ pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
     if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
         return MemoryStore::is_same(a, b);
     }
+    #[cfg(feature = "redis")]
     if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
-        return RedisStore::is_same(a, b);
+        return crate::store::RedisStore::is_same(a, b);
     }
     a.type_id() == b.type_id() && one.namespace() == other.namespace()
 }

@@ -23,6 +23,7 @@ pub(crate) mod deadline;
 pub(crate) mod erased;
 mod lease;
 mod memory;
+#[cfg(feature = "redis")]
 mod redis;
 mod stats;
 
@@ -30,6 +31,7 @@ pub use crate::error::store::{StoreError, StoreErrorKind};
 pub use crate::record::lifetime::Renewal;
 pub use lease::{Leased, Owner};
 pub use memory::{ManualClock, MemoryStore};
+#[cfg(feature = "redis")]
 pub use redis::{
     CompareAndSet, Credentials, CredentialsProvider, RedisConfig, RedisStore, SentinelConfig,
     TlsConfig,

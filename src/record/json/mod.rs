@@ -1,6 +1,7 @@
 //! One value of a session as JSON. What is written here can be read here, bit for bit.
 
 pub(crate) mod finite;
+#[cfg(feature = "simd-json")]
 pub(crate) mod tape;
 
 use std::{fmt, io};
@@ -16,6 +17,7 @@ use crate::error::json::{JsonError, JsonErrorKind};
 
 /// From this size on, simd-json is slower for no shape of value and a fifth faster for structs, with the copy that it needs
 /// (`cargo bench --bench json`).
+#[cfg(any(test, feature = "simd-json"))]
 const SIMD_FROM: usize = 4096;
 
 /// How deep a value may be nested: what serde_json reads, so that both parsers refuse the same values.
@@ -23,6 +25,7 @@ pub(crate) const MAX_DEPTH: usize = 127;
 
 /// Decodes one value of a session. The only place that chooses a JSON parser; the choice shows in the time alone.
 fn decode_value<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
+    #[cfg(feature = "simd-json")]
     if json.len() >= SIMD_FROM
         && let Some(value) = tape::decode(json, MAX_DEPTH)
     {
@@ -220,6 +223,7 @@ mod tests {
         Json(Bytes::copy_from_slice(text.as_bytes()))
     }
 
+    #[cfg(feature = "simd-json")]
     /// The same list below and above the size from which on simd-json decodes.
     fn small_and_large(item: &str) -> [String; 2] {
         let padding = "0,".repeat(SIMD_FROM);
@@ -509,6 +513,7 @@ mod tests {
         decode_alike::<Vec<Box<RawValue>>>(&objects);
     }
 
+    #[cfg(feature = "simd-json")]
     #[test]
     fn large_values_are_decoded_by_simd_json() {
         let [_, large] = small_and_large("7.5");
