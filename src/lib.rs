@@ -58,10 +58,14 @@ pub use record::key::{Key, KeyName, SessionKey};
 pub use record::transaction::{Data, TransactionError};
 pub use session::Session;
 pub use session::read_only::ReadSession;
+pub use store::contract::SessionStore;
+pub use store::memory::MemoryStore;
 #[cfg(feature = "redis")]
-pub use store::{
-    CompareAndSet, Credentials, CredentialsProvider, RedisConfig, RedisStore, SentinelConfig,
-    TlsConfig,
+pub use store::redis::{
+    config::{CompareAndSet, RedisConfig},
+    credentials::{Credentials, CredentialsProvider},
+    sentinel::SentinelConfig,
+    store::RedisStore,
+    tls::TlsConfig,
 };
-pub use store::{MemoryStore, SessionStore};
 pub use token::{Handle, InvalidHandle};

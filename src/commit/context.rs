@@ -120,7 +120,7 @@ impl Terms {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::store::MemoryStore;
+    use crate::store::memory::MemoryStore;
 
     pub(crate) fn context() -> Terms {
         context_of(SessionConfig::default())

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::Handle;
 use crate::conformance::{LONG, SHORT, Suite, value};
 use crate::store::{
-    Created, Deleted, Durability, Freshness, Renewal, Replaced, SessionStore, StoreErrorKind,
-    Stored, Touched, Write,
+    Created, Deleted, Durability, Freshness, Renewal, Replaced, StoreErrorKind, Stored, Touched,
+    Write,
 };
+use crate::{Handle, SessionStore};
 
 /// More than any store has, and no time for them.
 const IN_VAIN: Durability = Durability::Replicas {

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::Handle;
 use crate::conformance::{LONG, SHORT, Suite, value};
-use crate::store::{
-    Created, Deleted, Durability, Leased, Owner, Replaced, SessionStore, StoreErrorKind,
-};
+use crate::store::{Created, Deleted, Durability, Leased, Owner, Replaced, StoreErrorKind};
+use crate::{Handle, SessionStore};
 
 impl<S: SessionStore> Suite<S> {
     pub(super) async fn has_leases(&self) {

@@ -17,11 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::Handle;
 use crate::store::{
-    Created, Deleted, Durability, Freshness, Renewal, Replaced, SessionStore, Stored, Touched,
-    Write,
+    Created, Deleted, Durability, Freshness, Renewal, Replaced, Stored, Touched, Write,
 };
+use crate::{Handle, SessionStore};
 
 mod answered;
 mod leases;

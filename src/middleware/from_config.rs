@@ -5,9 +5,9 @@ use serde::{Deserialize, Deserializer};
 use crate::config::SessionConfig;
 use crate::error::config::ConfigError;
 use crate::middleware::layer::SessionLayer;
-use crate::store::MemoryStore;
+use crate::store::memory::MemoryStore;
 #[cfg(feature = "redis")]
-use crate::store::{RedisConfig, RedisStore};
+use crate::store::redis::{config::RedisConfig, store::RedisStore};
 
 /// The store, selected by its URL.
 ///

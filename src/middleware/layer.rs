@@ -16,7 +16,7 @@ use crate::event::Observer;
 use crate::middleware::parts::LayerParts;
 use crate::middleware::service::SessionService;
 use crate::record::fingerprint::Fingerprinting;
-use crate::store::SessionStore;
+use crate::store::contract::SessionStore;
 
 /// Gives every request of a router its session.
 ///

@@ -6,7 +6,7 @@ use crate::commit::context::Policy;
 use crate::commit::engine::Engine;
 use crate::config::SessionConfig;
 use crate::middleware::hooks::Hooks;
-use crate::store::SessionStore;
+use crate::store::contract::SessionStore;
 
 /// The parts of a layer: all clones share the engine; a clone may have settings and hooks of its own.
 #[derive(Clone, Debug)]

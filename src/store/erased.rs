@@ -7,10 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
-use crate::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, MemoryStore, Owner, Replaced,
-    SessionStore, Stored, Touched, Write,
+use crate::store::contract::{
+    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched,
+    Write,
 };
+use crate::store::lease::{Leased, Owner};
+use crate::store::memory::MemoryStore;
+#[cfg(feature = "redis")]
+use crate::store::redis::store::RedisStore;
 use crate::token::Handle;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -43,7 +47,7 @@ pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
     }
     #[cfg(feature = "redis")]
     if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
-        return crate::store::RedisStore::is_same(a, b);
+        return RedisStore::is_same(a, b);
     }
     a.type_id() == b.type_id() && one.namespace() == other.namespace()
 }

@@ -42,7 +42,7 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// What became of [`SessionStore::acquire`](super::SessionStore::acquire).
+/// What became of [`SessionStore::acquire`](crate::SessionStore::acquire).
 #[must_use]
 #[allow(
     clippy::exhaustive_enums,

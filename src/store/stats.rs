@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::store::StoreError;
-use crate::store::Stored;
+use crate::store::contract::Stored;
 
 /// How many sessions a store holds, how large they are, and how long they have left.
 #[non_exhaustive]

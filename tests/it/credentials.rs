@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sessile::store::{Freshness, SessionStore as _};
+use sessile::store::Freshness;
 use sessile::{
     CompareAndSet, ConfigError, Credentials, CredentialsProvider, Handle, RedisConfig, RedisStore,
-    SessionLayer,
+    SessionLayer, SessionStore as _,
 };
 
 use crate::cluster::alone;

@@ -1,6 +1,6 @@
 //! What a memory store tells of its evictions: a sum, and a line in the log once a second at most.
 
-use crate::store::Evicted;
+use crate::store::stats::Evicted;
 use crate::time::Millis;
 
 const SECOND: Millis = 1_000;

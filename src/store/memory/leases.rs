@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::error::store::StoreError;
-use crate::store::{Leased, Owner};
+use crate::store::lease::{Leased, Owner};
 use crate::time::{Millis, after};
 use crate::token::Handle;
 
@@ -82,7 +82,7 @@ mod tests {
         };
         let [one, two, three] = [(); 3].map(|()| Handle::random());
         let (owner, other) = (Owner::random(), Owner::random());
-        let full = Err(crate::store::StoreErrorKind::Refused);
+        let full = Err(crate::error::store::StoreErrorKind::Refused);
         let taken = |left| Ok(Leased::Taken { left });
         for (key, owner, now, expected) in [
             (one, owner, 0, Ok(Leased::Held)),

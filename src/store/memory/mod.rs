@@ -9,10 +9,12 @@ use bytes::Bytes;
 
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
-use crate::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Health, Leased, Owner, PoolStats,
-    Replaced, SessionStore, StoreStats, Stored, Touched, Write,
+use crate::store::contract::{
+    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched,
+    Write,
 };
+use crate::store::lease::{Leased, Owner};
+use crate::store::stats::{Health, PoolStats, StoreStats};
 use crate::time::{Millis, after, to_millis, to_time};
 use crate::token::Handle;
 
@@ -20,9 +22,9 @@ mod evictions;
 mod leases;
 mod sessions;
 
-use evictions::Evictions;
-use leases::Leases;
-use sessions::{Limits, Session, Sessions};
+use crate::store::memory::evictions::Evictions;
+use crate::store::memory::leases::Leases;
+use crate::store::memory::sessions::{Limits, Session, Sessions};
 
 const LIMITS: Limits = Limits {
     sessions: 100_000,
@@ -85,7 +87,8 @@ impl Clock {
 ///
 /// ```
 /// # use std::time::Duration;
-/// use sessile::store::{ManualClock, MemoryStore};
+/// use sessile::MemoryStore;
+/// use sessile::store::ManualClock;
 ///
 /// let clock = ManualClock::new();
 /// let store = MemoryStore::new().with_clock(clock.clone());
@@ -375,9 +378,9 @@ fn stored(session: &Session, now: Millis) -> Stored {
 
 #[cfg(test)]
 mod tests {
-    use super::sessions::OVERHEAD;
     use super::*;
-    use crate::store::Evicted;
+    use crate::store::memory::sessions::OVERHEAD;
+    use crate::store::stats::Evicted;
 
     async fn create(store: &MemoryStore, ttl: u64) -> Handle {
         let handle = Handle::random();

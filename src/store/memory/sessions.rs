@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 
 use crate::error::store::StoreError;
-use crate::store::Evicted;
+use crate::store::stats::Evicted;
 use crate::time::Millis;
 use crate::token::Handle;
 

@@ -1,15 +1,15 @@
 //! What to do about a server that cannot be used.
 
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
 use crate::error::config::ConfigError;
-use crate::store::redis::credentials::{PROVIDER_FAILED, REFUSED, is_providers};
+use crate::store::redis::config::{CompareAndSet, RedisConfig};
+use crate::store::redis::login::{PROVIDER_FAILED, REFUSED, is_providers};
 use crate::store::redis::sentinel::NO_PRIMARY;
-use crate::store::redis::{CompareAndSet, RedisConfig};
+use crate::store::redis::tls::handshake_advice;
 
 /// A connection that could not be made.
 pub(crate) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
@@ -82,28 +82,6 @@ fn of_nodes(advice: String, url: &str) -> String {
 fn is_encrypted(config: &RedisConfig) -> bool {
     let schemes = ["rediss:", "rediss+", "valkeys:"];
     schemes.iter().any(|scheme| config.url.starts_with(scheme))
-}
-
-/// An error of another kind that has come through the client as one of its own.
-pub(crate) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
-    let source = error.source()?;
-    let source: &(dyn Error + 'static) = match source.downcast_ref::<Arc<dyn Error + Send + Sync>>()
-    {
-        Some(shared) => &**shared,
-        None => source,
-    };
-    match source.downcast_ref::<io::Error>() {
-        Some(error) => error.get_ref()?.downcast_ref(),
-        None => source.downcast_ref(),
-    }
-}
-
-#[cfg(feature = "tls-rustls")]
-pub(crate) use crate::store::redis::tls::advice as handshake_advice;
-
-#[cfg(not(feature = "tls-rustls"))]
-pub(crate) fn handshake_advice(_: &RedisError) -> Option<String> {
-    None
 }
 
 /// What to do about something the server said.
@@ -183,18 +161,6 @@ pub(crate) fn advice(
     }
 }
 
-/// The error without what the server repeats of a command that it does not know, which may be a password or a part of a
-/// session.
-pub(crate) fn without_arguments(error: RedisError) -> RedisError {
-    const REPEATED: &str = ", with args beginning with";
-    if !error.to_string().contains(REPEATED) {
-        return error;
-    }
-    let said = error.detail().and_then(|said| said.split_once(REPEATED));
-    let said = said.map_or("unknown command", |(said, _)| said).to_owned();
-    (error.kind(), "the server has refused a command", said).into()
-}
-
 /// Commands that every way to replace sessions needs.
 const ALWAYS: [&str; 6] = ["get", "pttl", "set", "pexpire", "unlink", "time"];
 
@@ -226,6 +192,7 @@ fn grants(compare_and_set: CompareAndSet) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::error::without_arguments;
 
     #[test]
     fn advice_for_nodes_that_the_url_does_not_name() {

@@ -4,7 +4,7 @@ use redis::{ServerError, Value};
 
 use crate::store::redis::error::Failed;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::pool::Request;
+use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
 pub(crate) struct Lane<'a> {

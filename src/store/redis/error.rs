@@ -1,9 +1,14 @@
 //! What a request that failed tells.
 
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::error::store::StoreError;
-use crate::store::redis::advice::without_arguments;
+#[cfg(feature = "cluster")]
+use crate::error::store::StoreErrorKind;
 use crate::store::redis::breaker::Call;
 
 /// A request that failed.
@@ -120,7 +125,7 @@ impl Failed {
     /// Nothing was sent.
     #[cfg(feature = "cluster")]
     pub(crate) fn is_unsent(&self) -> bool {
-        self.error.kind() == crate::store::StoreErrorKind::Unavailable
+        self.error.kind() == StoreErrorKind::Unavailable
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
@@ -143,7 +148,7 @@ impl Failed {
 
     /// The same for certain, whatever the arguments were.
     pub(crate) fn is_missing(&self) -> bool {
-        let said = std::error::Error::source(&self.error).map(ToString::to_string);
+        let said = Error::source(&self.error).map(ToString::to_string);
         let is_unknown = said.is_some_and(|said| said.contains("unknown command"));
         self.code.as_deref() == Some("NOPERM") || is_unknown
     }
@@ -177,10 +182,36 @@ impl From<Failed> for StoreError {
     }
 }
 
+/// An error of another kind that has come through the client as one of its own.
+pub(crate) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
+    let source = error.source()?;
+    let source: &(dyn Error + 'static) = match source.downcast_ref::<Arc<dyn Error + Send + Sync>>()
+    {
+        Some(shared) => &**shared,
+        None => source,
+    };
+    match source.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref()?.downcast_ref(),
+        None => source.downcast_ref(),
+    }
+}
+
+/// The error without what the server repeats of a command that it does not know, which may be a password or a part of a
+/// session.
+pub(crate) fn without_arguments(error: RedisError) -> RedisError {
+    const REPEATED: &str = ", with args beginning with";
+    if !error.to_string().contains(REPEATED) {
+        return error;
+    }
+    let said = error.detail().and_then(|said| said.split_once(REPEATED));
+    let said = said.map_or("unknown command", |(said, _)| said).to_owned();
+    (error.kind(), "the server has refused a command", said).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreErrorKind::{self, Refused, Unavailable, Unknown};
+    use crate::error::store::StoreErrorKind::{self, Refused, Unavailable, Unknown};
 
     #[test]
     fn what_a_failure_says_of_the_server() {

@@ -3,20 +3,21 @@
 
 use std::time::Duration;
 
-use bb8_redis::bb8::PooledConnection;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::store::redis::connections::Connections;
 use crate::store::redis::error::Failed;
-use crate::store::redis::odd;
-use crate::store::redis::pool::{Connections, Manager, Request};
+use crate::store::redis::pool::Guard;
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::Request;
 #[cfg(feature = "cluster")]
-use crate::store::redis::router::with_asking;
+use crate::store::redis::router::asking::with_asking;
 
 /// Taken out of the second pool. Dropped at any point, it is closed; only [`give_back`](Self::give_back) keeps it.
 pub(crate) struct Exclusive {
     connections: Connections,
-    guard: PooledConnection<'static, Manager>,
+    guard: Guard,
     /// An AUTH in between would be queued by MULTI as a command of the transaction.
     _alone: OwnedMutexGuard<()>,
     /// The server is a node of a cluster that the slot is on its way to.

@@ -8,11 +8,13 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::error::store::StoreError;
-use crate::store::redis::cas::{Replacer, Swap};
-use crate::store::redis::pool::Request;
+use crate::store::contract::{Replaced, Stored};
+use crate::store::lease::{Leased, Owner};
+use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::swap::Swap;
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::{Request, millis};
 use crate::store::redis::servers::Servers;
-use crate::store::redis::{millis, odd};
-use crate::store::{Leased, Owner, Replaced, Stored};
 
 /// How often a lease that seems free and is not is looked at.
 const ROUNDS: usize = 3;

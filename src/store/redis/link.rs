@@ -3,19 +3,14 @@
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, RedisError, Value};
 
 use crate::store::redis::credentials::{Credentials, log_in};
+use crate::store::redis::request::Request;
 use crate::store::redis::sentinel::Sentinels;
 
 /// How many requests may wait for a slot in one connection's queue.
 const QUEUE: usize = 1024;
-
-/// What is sent in one go. All of it is about one key, or about none.
-pub(crate) enum Request<'a> {
-    Command(&'a Cmd),
-    Pipeline(&'a redis::Pipeline),
-}
 
 /// Where connections lead.
 #[derive(Clone)]

@@ -7,11 +7,11 @@ use redis::{Cmd, Value};
 
 use crate::error::config::ConfigError;
 use crate::error::store::StoreError;
-use crate::store::redis::RedisStore;
 use crate::store::redis::advice::advice;
 use crate::store::redis::error::Failed;
-use crate::store::redis::pool::Request;
 use crate::store::redis::replicas;
+use crate::store::redis::request::Request;
+use crate::store::redis::store::RedisStore;
 
 /// The first version that has all that sessions need: `PEXPIRE … GT`, and errors of scripts that keep their codes.
 const OLDEST: (u32, u32) = (7, 0);

@@ -10,12 +10,14 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 use crate::error::store::StoreError;
-use crate::store::redis::cas::{Replacer, Swap};
+use crate::store::contract::{Created, Deleted, Replaced};
+use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::error::Failed;
 use crate::store::redis::exclusive::Exclusive;
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::millis;
 use crate::store::redis::servers::{Route, Servers};
-use crate::store::redis::{millis, odd};
-use crate::store::{Created, Deleted, Replaced};
 
 /// How many replicas, and how long they may take.
 #[derive(Clone, Copy)]

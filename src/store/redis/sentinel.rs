@@ -14,14 +14,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::config::ConfigError;
-use crate::store::redis::advice::handshake_advice;
+use crate::store::redis::address::{addresses, at_address};
 use crate::store::redis::credentials::{Credentials, log_in};
-use crate::store::redis::tls::TlsConfig;
-use crate::store::redis::url::{addresses, at_address};
+use crate::store::redis::tls::{TlsConfig, handshake_advice};
 
 /// How sentinels are asked for the primary; for `redis+sentinel://` and `rediss+sentinel://` only.
 ///
-/// Sentinels have users and certificates of their own. The user and password in the [URL](super::RedisConfig::url) are those of
+/// Sentinels have users and certificates of their own. The user and password in the [URL](crate::RedisConfig::url) are those of
 /// the primary, and are never sent to a sentinel.
 #[non_exhaustive]
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -37,7 +36,7 @@ pub struct SentinelConfig {
     /// `rediss+sentinel://`. Needs the feature `tls-rustls`.
     pub encrypted: Option<bool>,
     /// Which certificates they may have, and which one we show them; by default what
-    /// [`RedisConfig::tls`](super::RedisConfig::tls) says of the primary.
+    /// [`RedisConfig::tls`](crate::RedisConfig::tls) says of the primary.
     pub tls: Option<TlsConfig>,
 }
 

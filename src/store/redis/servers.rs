@@ -12,16 +12,21 @@ use bb8_redis::bb8::ManageConnection as _;
 use futures_util::future::join_all;
 use redis::{RedisError, ServerError, Value};
 
-use crate::store::PoolStats;
-use crate::store::redis::RedisConfig;
-use crate::store::redis::credentials::Login;
+use crate::store::redis::config::RedisConfig;
+use crate::store::redis::connections::Connections;
+use crate::store::redis::endpoint::Place;
 use crate::store::redis::error::Failed;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::link::To;
-use crate::store::redis::pool::{Connections, Manager, Request};
+use crate::store::redis::login::Login;
+use crate::store::redis::manager::Manager;
+use crate::store::redis::request::Request;
 #[cfg(feature = "cluster")]
-use crate::store::redis::router::{self, Router};
-use crate::store::redis::url::Place;
+use crate::store::redis::router::{
+    route, slots,
+    topology::{self, Router},
+};
+use crate::store::stats::PoolStats;
 
 /// The servers of a store.
 #[derive(Clone)]
@@ -62,7 +67,7 @@ impl Servers {
             Place::Sentinels(sentinels) => To::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
             Place::Cluster(seeds) => {
-                return router::try_seeds(&seeds, config, login.as_ref()).await;
+                return topology::try_seeds(&seeds, config, login.as_ref()).await;
             }
         };
         let manager = Manager::new(to, config, Arc::default()).with_login(login);
@@ -74,7 +79,7 @@ impl Servers {
         match self {
             Self::One(connections) => connections.ready().await.map(|()| prefix),
             #[cfg(feature = "cluster")]
-            Self::Cluster(router) => Ok(router::key_in(router.ready().await?, &prefix)),
+            Self::Cluster(router) => Ok(slots::key_in(router.ready().await?, &prefix)),
         }
     }
 
@@ -202,7 +207,7 @@ impl Servers {
         match self {
             Self::One(_) => prefix.to_owned(),
             #[cfg(feature = "cluster")]
-            Self::Cluster(_) => router::beside(key, prefix),
+            Self::Cluster(_) => topology::beside(key, prefix),
         }
     }
 }
@@ -211,7 +216,7 @@ impl Servers {
 pub(crate) enum Route<'a> {
     Direct(&'a Connections),
     #[cfg(feature = "cluster")]
-    Routed(router::Route<'a>),
+    Routed(route::Route<'a>),
 }
 
 impl Route<'_> {

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use crate::error::store::StoreError;
-use crate::store::redis::pool::{Connections, Request};
+use crate::store::redis::connections::Connections;
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
-use crate::store::redis::{RedisStore, odd};
-use crate::store::{Health, PoolStats, Progress, StatsOptions, StoreStats};
+use crate::store::redis::store::RedisStore;
+use crate::store::stats::{Health, PoolStats, Progress, StatsOptions, StoreStats};
 use crate::token::Handle;
 
 impl RedisStore {

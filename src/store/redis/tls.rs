@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 #[cfg(feature = "tls-rustls")]
-pub(crate) use with_rustls::{advice, install_provider, with_certificates};
+pub(crate) use with_rustls::{handshake_advice, install_provider, with_certificates};
 
 /// Whom to trust, and who to be, at a `rediss://` address. The files are PEM, read when the store is made.
 ///
@@ -25,6 +25,12 @@ pub struct TlsConfig {
     pub client_cert: Option<PathBuf>,
     /// Its private key: PKCS#8, PKCS#1 or SEC1, without a password.
     pub client_key: Option<PathBuf>,
+}
+
+/// Without TLS there are no handshakes.
+#[cfg(not(feature = "tls-rustls"))]
+pub(crate) fn handshake_advice(_: &redis::RedisError) -> Option<String> {
+    None
 }
 
 #[cfg(feature = "tls-native-roots")]
@@ -110,8 +116,8 @@ mod with_rustls {
     use rustls::{AlertDescription, CertificateError, RootCertStore};
 
     use crate::error::config::ConfigError;
-    use crate::store::redis::TlsConfig;
-    use crate::store::redis::advice::wrapped;
+    use crate::store::redis::error::wrapped;
+    use crate::store::redis::tls::TlsConfig;
 
     /// rustls takes the process's provider of cryptography, and panics if nobody has chosen one and there are several.
     pub(crate) fn install_provider() {
@@ -138,7 +144,7 @@ mod with_rustls {
         let root_cert = match &config.ca {
             Some(path) => Some(authorities(path)?),
             #[cfg(feature = "tls-native-roots")]
-            None => Some(super::native_roots::authorities()),
+            None => Some(crate::store::redis::tls::native_roots::authorities()),
             // redis then takes those that it comes with.
             #[cfg(not(feature = "tls-native-roots"))]
             None => None,
@@ -215,7 +221,7 @@ mod with_rustls {
     }
 
     /// What to do about a handshake that failed; `None` if it was none.
-    pub(crate) fn advice(error: &RedisError) -> Option<String> {
+    pub(crate) fn handshake_advice(error: &RedisError) -> Option<String> {
         let error = wrapped::<rustls::Error>(error)?;
         let todo = match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {

@@ -2,13 +2,14 @@
 
 use redis::Value;
 
-use crate::store::redis::cas::Swap;
+use crate::store::contract::{Replaced, Stored};
+use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::channel::Lane;
 use crate::store::redis::error::Failed;
-use crate::store::redis::pool::Request;
+use crate::store::redis::read::load;
+use crate::store::redis::reply::{found, is_wrong_type, odd};
+use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
-use crate::store::redis::{found, is_wrong_type, odd};
-use crate::store::{Replaced, Stored};
 
 /// Replaces the value whose version is that of `expected`, in one round trip; in two if what follows the version differs,
 /// which a store never makes so, but another writer might.
@@ -16,7 +17,7 @@ pub(crate) async fn replace(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Repla
     let Swap { key, expected, .. } = swap;
     if expected.version().is_empty() {
         // An empty value would equal it.
-        let present = crate::store::redis::load(lane.servers(), key).await?;
+        let present = load(lane.servers(), key).await?;
         return Ok(present.map_or(Replaced::Gone, Replaced::Conflict));
     }
     match replace_exactly(lane, swap).await? {

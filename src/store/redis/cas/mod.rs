@@ -2,29 +2,20 @@
 
 pub(crate) mod if_eq;
 pub(crate) mod script;
+pub(crate) mod swap;
 pub(crate) mod watch;
 
 use tokio::sync::OnceCell;
 
+use crate::error::store::StoreError;
+use crate::store::contract::Replaced;
 use crate::store::redis::cas::script::Script;
+use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::channel::Lane;
+use crate::store::redis::config::CompareAndSet;
 use crate::store::redis::error::Failed;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::servers::{Route, Servers};
-
-use crate::error::store::StoreError;
-use crate::store::{CompareAndSet, Replaced, Stored};
-
-/// What a compare-and-set is to do.
-#[derive(Clone, Copy)]
-pub(crate) struct Swap<'a> {
-    pub(crate) key: &'a str,
-    /// The value that must be there, told by its version.
-    pub(crate) expected: &'a Stored,
-    pub(crate) value: &'a [u8],
-    /// In milliseconds.
-    pub(crate) ttl: u64,
-}
 
 /// A way to compare and set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use redis::Value;
 
-use crate::store::redis::cas::Swap;
+use crate::store::contract::{Replaced, Stored};
+use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::channel::Lane;
 use crate::store::redis::error::Failed;
-use crate::store::redis::pool::Request;
+use crate::store::redis::reply::{found, is_wrong_type, odd};
+use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
-use crate::store::redis::{found, is_wrong_type, odd};
-use crate::store::{Replaced, Stored};
 
 /// One key, constant text. Returns 1 when the value was replaced, 0 when there is none, and otherwise the value that is
 /// there, with the milliseconds it has left.

@@ -9,12 +9,12 @@ use std::time::Instant;
 use redis::{Cmd, ServerError, Value, cmd};
 
 use crate::error::store::StoreError;
-use crate::store::redis::cas::Swap;
+use crate::store::contract::{Replaced, Stored};
+use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::error::Failed;
 use crate::store::redis::exclusive::Exclusive;
+use crate::store::redis::reply::{found, is_wrong_type, odd};
 use crate::store::redis::servers::{Route, Servers};
-use crate::store::redis::{found, is_wrong_type, odd};
-use crate::store::{Replaced, Stored};
 
 /// Replaces the value if it is the expected one, for one who may have more to ask on the connection, which is left as if it
 /// were new.

@@ -2,10 +2,10 @@
 
 use redis::{Arg, Cmd, Pipeline, Value};
 
+use crate::store::redis::connections::Connections;
 use crate::store::redis::error::Failed;
-use crate::store::redis::link::Request;
-use crate::store::redis::odd;
-use crate::store::redis::pool::Connections;
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::Request;
 
 /// How the answer is to be read.
 pub(crate) struct Form {

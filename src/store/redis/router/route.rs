@@ -6,12 +6,13 @@ use std::time::Duration;
 use redis::{ServerError, Value};
 use tokio::time::Instant;
 
-use crate::store::redis::error::{Failed, Redirection};
+use crate::store::redis::error::{Failed, Redirection, Repetitions};
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::link::Request;
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::Request;
 use crate::store::redis::router::asking::with_asking;
-use crate::store::redis::router::slots::Address;
-use crate::store::redis::router::{Node, Router};
+use crate::store::redis::router::slots::{Address, slot_of};
+use crate::store::redis::router::topology::{Node, Router, SIZE_MOST};
 
 /// So many redirections are followed at once; before others there is a wait, in case two nodes point at each other.
 const AT_ONCE: u32 = 5;
@@ -64,6 +65,68 @@ fn next(failed: &Failed, asked: &str) -> Next {
         Some("TRYAGAIN") => Next::Wait,
         None if failed.is_unsent() => Next::Elsewhere,
         _ => Next::Stop,
+    }
+}
+
+impl Router {
+    pub(crate) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+        let mut route = self.route(key);
+        loop {
+            match route.next().await?.send(request).await {
+                Err(failed) if route.goes_on(&failed).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Again at once if the connection turns out to be dead, and once more if there is no answer; each time to whoever has
+    /// the key by then.
+    pub(crate) async fn send_idempotent(
+        &self,
+        key: &str,
+        request: &Request<'_>,
+    ) -> Result<Value, Failed> {
+        let mut repetitions = Repetitions::new(SIZE_MOST);
+        loop {
+            let failed = match self.send_reading(key, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            if let Some(failed) = repetitions.last(failed) {
+                return Err(failed);
+            }
+            self.renew().await;
+        }
+    }
+
+    async fn send_reading(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+        let mut route = self.route(key);
+        loop {
+            match route.next().await?.send_idempotent(request).await {
+                Err(failed) if route.goes_on(&failed).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    pub(crate) async fn try_asking(&self, key: &str) -> Result<(), Failed> {
+        let mut get = redis::cmd("GET");
+        get.arg(key);
+        let (pipeline, _) = with_asking(&Request::Command(&get), &mut false);
+        match self
+            .send_idempotent(key, &Request::Pipeline(&pipeline))
+            .await?
+        {
+            Value::Array(answers) => match answers.into_iter().next() {
+                Some(Value::ServerError(error)) => Err(self.refused(error)),
+                _ => Ok(()),
+            },
+            _ => Err(odd("ASKING").into()),
+        }
+    }
+
+    pub(crate) fn route(&self, key: &str) -> Route<'_> {
+        Route::new(self, slot_of(key))
     }
 }
 

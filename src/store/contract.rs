@@ -1,0 +1,374 @@
+//! What a store is: the trait, what it is given, and what it answers.
+
+use std::fmt;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::store::StoreError;
+use crate::record::lifetime::Renewal;
+use crate::store::lease::{Leased, Owner, unsupported};
+use crate::time::duration;
+use crate::token::Handle;
+
+/// Keeps sessions as bytes with a version and a time to live.
+///
+/// Futures may be dropped at any point; an operation whose future was dropped may still happen.
+///
+/// One call is done at most once: a client or proxy in between must not repeat by itself a `create` or a `replace` that it
+/// got no answer to, and a `create` that was answered must not arrive again. Otherwise changes count twice, and a session that
+/// was logged out comes back.
+pub trait SessionStore: Send + Sync + 'static {
+    /// The prefix of every key; it is part of the hash of a session's secret, so that a token issued for one namespace
+    /// is void in every other.
+    fn namespace(&self) -> &str;
+
+    /// The time by the store's clock, which decides when a session has reached its absolute timeout.
+    fn now(&self) -> SystemTime;
+
+    /// What this store can do, and how long a request may spend on it.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Reads a session. A key that holds something which is not bytes is [`Stored::unreadable`], not an error.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the kind does not matter, since nothing is changed.
+    fn load(
+        &self,
+        key: &Handle,
+        want: Freshness,
+    ) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
+
+    /// Writes a session that must not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`StoreError`] whose kind tells whether the write may have happened.
+    fn create(
+        &self,
+        key: &Handle,
+        write: Write<'_>,
+    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+
+    /// Replaces a session if its version is still that of `expected`; must never create one.
+    ///
+    /// # Errors
+    ///
+    /// A [`StoreError`] whose kind tells whether the write may have happened.
+    fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> impl Future<Output = Result<Replaced, StoreError>> + Send;
+
+    /// Sets the time to live and leaves the value alone; [`Renewal::Extend`] never shortens it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; a renewal that is missed is made up for by the next request.
+    fn touch(
+        &self,
+        key: &Handle,
+        renewal: Renewal,
+    ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
+
+    /// Deletes a session, whatever its version.
+    ///
+    /// # Errors
+    ///
+    /// A [`StoreError`]; the caller sends the deletion again, which does no harm.
+    fn delete(
+        &self,
+        key: &Handle,
+        durability: Durability,
+    ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+
+    /// Takes the lease of this handle if it is free, for this long; renews it to that if `owner` has it already. A store
+    /// without leases refuses, and so says [`Capabilities::lease`].
+    ///
+    /// The lease is apart from the session: it may be taken before there is one, and neither touches the other.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The lease may then be taken or not; to take it again as the same owner does no harm.
+    fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Leased, StoreError>> + Send {
+        let _ = (key, owner, lease);
+        std::future::ready(Err(unsupported()))
+    }
+
+    /// Gives the lease up if `owner` has it, and does nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the lease then ends with its time.
+    fn release(
+        &self,
+        key: &Handle,
+        owner: Owner,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (key, owner);
+        std::future::ready(Err(unsupported()))
+    }
+}
+
+/// What a store can do.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// How long one request may wait for a store that does not do its work: for its load, and for the commits and reloads that
+    /// fail, together. 1 s by default; less than a millisecond counts as one.
+    pub request_budget: Duration,
+    /// Whether it has leases: [`SessionStore::acquire`]. No by default.
+    pub lease: bool,
+    /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it then refuses to, and changes nothing.
+    pub durability: bool,
+}
+
+impl Capabilities {
+    /// The least a store can do.
+    pub fn new() -> Self {
+        Self {
+            request_budget: Duration::from_secs(1),
+            lease: false,
+            durability: false,
+        }
+    }
+
+    /// Sets how long one request may wait for this store.
+    #[must_use]
+    pub fn with_request_budget(mut self, budget: Duration) -> Self {
+        self.request_budget = budget;
+        self
+    }
+
+    /// Says whether this store has leases.
+    #[must_use]
+    pub fn with_lease(mut self, lease: bool) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Says whether this store can wait for replicas.
+    #[must_use]
+    pub fn with_durability(mut self, durability: bool) -> Self {
+        self.durability = durability;
+        self
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How new a loaded session must be.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// A copy kept near the application will do, if the store keeps one.
+    Recent,
+    /// The value that the next compare-and-set would meet.
+    Latest,
+}
+
+/// How far a write must have spread before it counts as done.
+///
+/// In a configuration file: `"primary"`, or `{ replicas = { n = 1, timeout = "100ms" } }`.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Durability {
+    /// The primary has it in memory.
+    #[default]
+    Primary,
+    /// The primary and this many of its replicas have it in memory. If they do not say so in time, the write has been done
+    /// and the request fails: [`StoreErrorKind::NotDurable`](crate::store::StoreErrorKind::NotDurable).
+    ///
+    /// A failover that promotes one of these replicas does not lose the write. One that promotes another replica may:
+    /// Redis does not know which of them have it.
+    Replicas {
+        /// How many; at least one.
+        n: u32,
+        /// How long to wait for them, after the primary has answered; never longer than the store's request budget.
+        #[serde(with = "duration")]
+        timeout: Duration,
+    },
+}
+
+impl Durability {
+    /// For a store that has no replicas to wait for.
+    pub(crate) fn primary_only(self) -> Result<(), StoreError> {
+        match self {
+            Self::Primary => Ok(()),
+            Self::Replicas { .. } => Err(StoreError::refused(
+                "this store has no replicas to wait for: use another store, or write \"primary\" for `durability`",
+            )),
+        }
+    }
+}
+
+/// A session as the store has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stored {
+    value: Bytes,
+    time_left: Option<Duration>,
+}
+
+impl Stored {
+    /// How many bytes at the start of a value are its version.
+    pub const VERSION_LEN: usize = 29;
+
+    /// A value and the time it has left; `None` if it would live for ever.
+    pub fn new(value: impl Into<Bytes>, time_left: Option<Duration>) -> Self {
+        Self {
+            value: value.into(),
+            time_left,
+        }
+    }
+
+    /// Something is stored under the key that is not a string of bytes.
+    pub fn unreadable() -> Self {
+        Self {
+            value: Bytes::new(),
+            time_left: None,
+        }
+    }
+
+    /// The value, beginning with its version.
+    pub fn value(&self) -> &Bytes {
+        &self.value
+    }
+
+    /// The time until the store drops it; `None` if never.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.time_left
+    }
+
+    /// The bytes that [`SessionStore::replace`] compares.
+    pub fn version(&self) -> &[u8] {
+        &self.value[..Self::VERSION_LEN.min(self.value.len())]
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored")
+            .field("bytes", &self.value.len())
+            .field("time_left", &self.time_left)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be written.
+#[non_exhaustive]
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    /// The whole value, beginning with its version.
+    pub value: &'a Bytes,
+    /// The time to live; never zero.
+    pub ttl: Duration,
+    /// How far it must have spread.
+    pub durability: Durability,
+    /// Whether somebody is signed in to the session: it has a principal. A hint for stores that evict, so that they evict
+    /// anonymous sessions first; it changes nothing else, and a store need not keep it. No by default.
+    pub signed_in: bool,
+}
+
+impl<'a> Write<'a> {
+    /// A write of an anonymous session that counts as done once the primary has it.
+    pub fn new(value: &'a Bytes, ttl: Duration) -> Self {
+        Self {
+            value,
+            ttl,
+            durability: Durability::Primary,
+            signed_in: false,
+        }
+    }
+
+    /// Sets how far it must have spread.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Says whether somebody is signed in to the session.
+    #[must_use]
+    pub fn with_signed_in(mut self, signed_in: bool) -> Self {
+        self.signed_in = signed_in;
+        self
+    }
+}
+
+impl fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Write")
+            .field("bytes", &self.value.len())
+            .field("ttl", &self.ttl)
+            .field("durability", &self.durability)
+            .field("signed_in", &self.signed_in)
+            .finish()
+    }
+}
+
+/// What became of [`SessionStore::create`].
+#[must_use]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "complete: the key was free or it was not"
+)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The session is stored.
+    Done,
+    /// Another one has the handle; it was left alone.
+    Exists,
+}
+
+/// What became of [`SessionStore::replace`].
+#[must_use]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "complete: equal, different or absent"
+)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The new value is stored.
+    Done,
+    /// The stored value has another version: this one. It was left alone.
+    Conflict(Stored),
+    /// Nothing is stored under the handle; nothing was created.
+    Gone,
+}
+
+/// What became of [`SessionStore::touch`].
+#[must_use]
+#[allow(clippy::exhaustive_enums, reason = "complete: changed or not")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// The time to live is set.
+    Done,
+    /// Nothing was changed: nothing is stored under the handle, or it lives longer than it was to be extended to.
+    Unchanged,
+}
+
+/// What became of [`SessionStore::delete`].
+#[must_use]
+#[allow(clippy::exhaustive_enums, reason = "complete: there or not")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// The session was stored and is not any more.
+    Done,
+    /// Nothing was stored under the handle.
+    Missing,
+}

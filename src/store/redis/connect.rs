@@ -1,0 +1,136 @@
+//! How a store is made.
+
+use std::sync::Arc;
+
+use redis::RedisError;
+
+use crate::error::config::ConfigError;
+use crate::store::redis::advice::connect_error;
+use crate::store::redis::cas::Replacer;
+use crate::store::redis::config::RedisConfig;
+use crate::store::redis::credentials::CredentialsProvider;
+use crate::store::redis::endpoint::Place;
+use crate::store::redis::login::Login;
+use crate::store::redis::servers::Servers;
+use crate::store::redis::store::{Inner, RedisStore};
+
+impl RedisStore {
+    /// Connects to the server at this URL, with the default settings.
+    ///
+    /// # Redis
+    ///
+    /// `TIME` on each connection, after `AUTH` and `SELECT` where the URL asks for them; and once `HELLO` and every command that
+    /// requests will need, on a key that does not exist. On a cluster also `CLUSTER SLOTS` and `ASKING`, and one primary is
+    /// tried for all.
+    ///
+    /// # Errors
+    ///
+    /// - [`ConfigError::Invalid`]: the URL is not valid.
+    /// - [`ConfigError::Connect`]: the server was not reached, or does not let this user do what is needed, such as to
+    ///   replace sessions in the configured way. It names host, port and cause.
+    #[doc(alias = "connect")]
+    pub async fn from_url(url: impl Into<String>) -> Result<Self, ConfigError> {
+        Self::from_config(RedisConfig::new(url)).await
+    }
+
+    /// Connects with settings of your own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_url`](Self::from_url), and [`ConfigError::Invalid`] for a setting that cannot work.
+    pub async fn from_config(config: RedisConfig) -> Result<Self, ConfigError> {
+        Self::connect(config, None).await
+    }
+
+    /// Connects with settings of your own, and with user and password from a provider, for those that change while the store
+    /// is in use: rotated passwords, and tokens. [`CredentialsProvider`] has an example.
+    ///
+    /// The URL then has no user and no password. Sentinels are asked with those of
+    /// [`RedisConfig::sentinel`] as ever.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_config`](Self::from_config); [`ConfigError::Invalid`] for a URL with a user and a password; and [`ConfigError::Connect`] with the provider's error if it fails.
+    pub async fn from_config_with_credentials(
+        config: RedisConfig,
+        provider: impl CredentialsProvider,
+    ) -> Result<Self, ConfigError> {
+        let login = Login::new(provider, &config);
+        Self::connect(config, Some(login)).await
+    }
+
+    async fn connect(config: RedisConfig, login: Option<Arc<Login>>) -> Result<Self, ConfigError> {
+        let place = config.check()?;
+        refuse_second_login(&config, &place, login.as_ref())?;
+        let address = place.to_string();
+        let failed = |error: RedisError| connect_error(&address, &config, error);
+        Servers::try_out(place, &config, login.clone())
+            .await
+            .map_err(failed)?;
+        let store = Self::in_background(config, login)?;
+        store.probe().await?;
+        Ok(store)
+    }
+
+    /// A store that connects in the background, for an application that must start although Redis is away. Until it is
+    /// there, requests with a session cookie get 503.
+    ///
+    /// # Errors
+    ///
+    /// - [`ConfigError::Invalid`]: a setting cannot work.
+    /// - [`ConfigError::NoRuntime`]: it was called outside of a tokio runtime.
+    pub fn lazy(config: RedisConfig) -> Result<Self, ConfigError> {
+        Self::in_background(config, None)
+    }
+
+    /// The same with user and password from a provider, as
+    /// [`from_config_with_credentials`](Self::from_config_with_credentials) takes one. If the provider fails at first, it is
+    /// asked again as connections are needed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lazy`](Self::lazy), and [`ConfigError::Invalid`] for a URL with a user and a password.
+    pub fn lazy_with_credentials(
+        config: RedisConfig,
+        provider: impl CredentialsProvider,
+    ) -> Result<Self, ConfigError> {
+        let login = Login::new(provider, &config);
+        Self::in_background(config, Some(login))
+    }
+
+    fn in_background(config: RedisConfig, login: Option<Arc<Login>>) -> Result<Self, ConfigError> {
+        let place = config.check()?;
+        refuse_second_login(&config, &place, login.as_ref())?;
+        let address: Arc<str> = place.to_string().into();
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ConfigError::NoRuntime);
+        }
+        let probe = format!("{}probe", config.key_prefix);
+        let inner = Inner {
+            servers: Servers::new(place, Arc::clone(&address), &config, login),
+            replacer: Replacer::new(config.compare_and_set, probe),
+            config,
+            address,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+/// With a provider, user and password in the URL would be ignored.
+fn refuse_second_login(
+    config: &RedisConfig,
+    place: &Place,
+    login: Option<&Arc<Login>>,
+) -> Result<(), ConfigError> {
+    if login.is_none() {
+        return Ok(());
+    }
+    match place.has_login() {
+        true => Err(config.bad_url(
+            "user and password would be ignored, as the credentials provider returns them: leave them out",
+        )),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,31 @@
+//! Reading a session.
+
+use redis::Value;
+
+use crate::store::contract::Stored;
+use crate::store::redis::error::Failed;
+use crate::store::redis::reply::{odd, stored};
+use crate::store::redis::request::Request;
+use crate::store::redis::servers::Servers;
+
+pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>, Failed> {
+    let mut pipeline = redis::pipe();
+    // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
+    // other, one that looks too long.
+    pipeline
+        .cmd("PTTL")
+        .arg(key)
+        .cmd("GET")
+        .arg(key)
+        .ignore_errors();
+    let answer = servers
+        .send_idempotent(key, &Request::Pipeline(&pipeline))
+        .await?;
+    let Value::Array(answers) = answer else {
+        return Err(odd("GET").into());
+    };
+    match <[Value; 2]>::try_from(answers) {
+        Ok([left, value]) => Ok(stored(value, &left)?),
+        Err(_) => Err(odd("GET").into()),
+    }
+}

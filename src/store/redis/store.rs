@@ -1,0 +1,266 @@
+//! The store: what of it becomes which commands.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use redis::Value;
+
+use crate::error::store::StoreError;
+use crate::record::lifetime::Renewal;
+use crate::store::contract::{
+    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched,
+    Write,
+};
+use crate::store::lease::{Leased, Owner};
+use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::swap::Swap;
+use crate::store::redis::config::{CompareAndSet, RedisConfig};
+use crate::store::redis::lease;
+use crate::store::redis::read::load;
+use crate::store::redis::replicas::{self, Wanted};
+use crate::store::redis::reply::odd;
+use crate::store::redis::request::{Request, millis};
+use crate::store::redis::servers::Servers;
+use crate::token::Handle;
+
+/// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
+///
+/// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the
+/// connections.
+///
+/// Redis does not learn who is signed in ([`Write::signed_in`]), so set `maxmemory-policy noeviction`: any other policy
+/// logs users out to make room for anonymous visitors.
+///
+/// # Redis
+///
+/// | operation | commands | round trips |
+/// |---|---|---|
+/// | load | `GET`, `PTTL` in one pipeline | 1 |
+/// | create | `SET … NX PX` | 1 |
+/// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
+/// | the same, on a server that does not know the script yet | `EVALSHA`, `EVAL` | 2 |
+/// | replace, by `IFEQ` | `PTTL`, `SET … IFEQ … GET PX` in one pipeline | 1 |
+/// | replace, by `WATCH` | `WATCH`, `GETRANGE`, `MULTI`; `SET … XX PX`, `EXEC` | 2 |
+/// | the same, when another request was faster | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2; 4 if it was so in between |
+/// | renew | `PEXPIRE` | 1, beside the handler |
+/// | delete | `UNLINK` | 1 |
+/// | take a lease | `SET … NX PX` | 1 |
+/// | renew it, or meet another owner's | `SET … NX PX`, and as to replace | 1 more than to replace |
+/// | give it up | as to replace | as to replace |
+/// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after what it writes | 1 more, which lasts until replicas have it |
+/// | the same: delete what is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
+///
+/// What waits for replicas has a connection to itself meanwhile, one of [`RedisConfig::exclusive_pool_size`].
+///
+/// How sessions are replaced is a setting, [`RedisConfig::compare_and_set`]. A lease is a key of its own,
+/// `<key_prefix><handle>:lease`.
+///
+/// The user needs these permissions and no more, on its own keys: `+get +pttl +set +pexpire +unlink +time`, and to replace
+///
+/// - by script `+getrange +evalsha +eval`,
+/// - by `WATCH` `+getrange +watch +multi +exec +discard`,
+/// - by `IFEQ` nothing else,
+///
+/// with `+select` for another database than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking
+/// +cluster|slots`. With sentinels, `+role` tells a server that is no primary any more when it is connected to, and without it
+/// the first write does.
+///
+/// # Encrypted connections
+///
+/// With the feature `tls-rustls` and a `rediss://` URL. The server's certificate must be for the host in the URL, and of an
+/// authority of [`TlsConfig::ca`](crate::TlsConfig::ca); without that, of one that browsers trust too, or, with the feature `tls-native-roots`, the
+/// operating system. A server that asks for a certificate gets [`TlsConfig::client_cert`](crate::TlsConfig::client_cert). If the process has not chosen a
+/// `CryptoProvider` of rustls by the time the first store is made, that of ring is installed for it; an application that wants
+/// another installs it before.
+///
+/// # A cluster, or sentinels
+///
+/// The [URL](RedisConfig::url) says so. On a Redis Cluster a session is in one slot, and the time of day is that of any of the
+/// primaries. Each primary has connections and a circuit breaker of its own. A node that does not have the slot any more names
+/// the one that has, and the request is sent there, at the cost of one more round trip, within its `command_timeout`. `CLUSTER
+/// SLOTS` tells where all slots are: three primaries at most are asked, or else all nodes that the URL names; at the start, and
+/// after trouble, at most four times a second. Encrypted, a node's certificate must be for the host that the cluster names it
+/// by, which is an address unless `cluster-preferred-endpoint-type` says otherwise.
+///
+/// With sentinels the primary is looked up for each connection that is made. A connection that is lost, or whose server is a
+/// replica by now, is replaced, and so leads to the new primary.
+///
+/// While a replica takes over, the sessions of its primary answer 503, and no cookie is taken away.
+///
+/// # Passwords and tokens that change
+///
+/// With [`from_config_with_credentials`](Self::from_config_with_credentials) a [`CredentialsProvider`](crate::CredentialsProvider) of yours supplies user and
+/// password: for passwords that are rotated while the application runs, and for tokens of a cloud's identities.
+///
+/// # A client of your own
+///
+/// A store takes no connection, pool or client that you have made: how many connections there are, how long they may take,
+/// what is set on them and which protocol they speak decides whether its promises hold, and no type of the crate `redis` is
+/// part of this API, so that its next version is not a breaking change here. If a setting is missing, please open an issue; to
+/// use a client of yours, implement [`SessionStore`] with it, which
+/// `sessile::conformance` (feature `conformance`) checks.
+#[derive(Clone)]
+#[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
+pub struct RedisStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) servers: Servers,
+    pub(crate) replacer: Replacer,
+    pub(crate) config: RedisConfig,
+    pub(crate) address: Arc<str>,
+}
+
+impl RedisStore {
+    /// How sessions are replaced: what [`CompareAndSet::Auto`] has chosen, or what was configured. `None` until the server
+    /// was asked, which [`lazy`](Self::lazy) leaves to the first request that needs it.
+    pub fn compare_and_set(&self) -> Option<CompareAndSet> {
+        self.inner.replacer.chosen()
+    }
+
+    /// Whether the other uses the same keys of the same server.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let (one, other) = (&self.inner.config, &other.inner.config);
+        one.url == other.url && one.key_prefix == other.key_prefix
+    }
+
+    fn key(&self, handle: &Handle) -> String {
+        format!("{}{handle}", self.inner.config.key_prefix)
+    }
+
+    fn lease_key(&self, handle: &Handle) -> String {
+        format!("{}{handle}:lease", self.inner.config.key_prefix)
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionStore for RedisStore {
+    fn namespace(&self) -> &str {
+        &self.inner.config.key_prefix
+    }
+
+    fn now(&self) -> SystemTime {
+        self.inner.servers.now()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+            .with_request_budget(self.inner.config.request_budget)
+            .with_lease(true)
+            .with_durability(true)
+    }
+
+    async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
+        Ok(load(&self.inner.servers, &self.key(key)).await?)
+    }
+
+    async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+        let (servers, key) = (&self.inner.servers, self.key(key));
+        let mut command = redis::cmd("SET");
+        command
+            .arg(&key)
+            .arg(&write.value[..])
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(write.ttl));
+        if let Some(wanted) = wanted(write.durability) {
+            return replicas::create(servers, &key, &command, wanted).await;
+        }
+        match servers.send(&key, &Request::Command(&command)).await? {
+            Value::Okay => Ok(Created::Done),
+            Value::Nil => Ok(Created::Exists),
+            _ => Err(odd("SET")),
+        }
+    }
+
+    async fn replace(
+        &self,
+        key: &Handle,
+        expected: &Stored,
+        write: Write<'_>,
+    ) -> Result<Replaced, StoreError> {
+        let Inner {
+            servers, replacer, ..
+        } = &*self.inner;
+        let swap = Swap {
+            key: &self.key(key),
+            expected,
+            value: write.value,
+            ttl: millis(write.ttl),
+        };
+        match wanted(write.durability) {
+            Some(wanted) => replicas::replace(servers, replacer, swap, wanted).await,
+            None => replacer.replace(servers, swap).await,
+        }
+    }
+
+    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+        let key = self.key(key);
+        let mut command = redis::cmd("PEXPIRE");
+        command.arg(&key);
+        match renewal {
+            Renewal::Extend(ttl) => command.arg(millis(ttl)).arg("GT"),
+            Renewal::Set(ttl) => command.arg(millis(ttl)),
+        };
+        match self
+            .inner
+            .servers
+            .send_idempotent(&key, &Request::Command(&command))
+            .await?
+        {
+            Value::Int(1) => Ok(Touched::Done),
+            Value::Int(0) => Ok(Touched::Unchanged),
+            _ => Err(odd("PEXPIRE")),
+        }
+    }
+
+    async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+        let (servers, key) = (&self.inner.servers, self.key(key));
+        if let Some(wanted) = wanted(durability) {
+            let mark = format!("{}mark", self.inner.config.key_prefix);
+            return replicas::delete(servers, &key, &mark, wanted).await;
+        }
+        let mut command = redis::cmd("UNLINK");
+        command.arg(&key);
+        match servers
+            .send_idempotent(&key, &Request::Command(&command))
+            .await?
+        {
+            Value::Int(0) => Ok(Deleted::Missing),
+            Value::Int(_) => Ok(Deleted::Done),
+            _ => Err(odd("UNLINK")),
+        }
+    }
+
+    async fn acquire(
+        &self,
+        key: &Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> Result<Leased, StoreError> {
+        let (inner, key) = (&self.inner, self.lease_key(key));
+        lease::acquire(&inner.servers, &inner.replacer, &key, owner, lease).await
+    }
+
+    async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
+        let (inner, key) = (&self.inner, self.lease_key(key));
+        lease::release(&inner.servers, &inner.replacer, &key, owner).await
+    }
+}
+
+/// The replicas that must have a write, if any.
+fn wanted(durability: Durability) -> Option<Wanted> {
+    match durability {
+        Durability::Primary => None,
+        Durability::Replicas { n, timeout } => Some(Wanted { n, timeout }),
+    }
+}
