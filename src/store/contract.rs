@@ -331,7 +331,7 @@ impl fmt::Debug for Write<'_> {
 pub enum Created {
     /// The session is stored.
     Done,
-    /// Another one has the handle; it was left alone.
+    /// Another one has the handle, and is unchanged.
     Exists,
 }
 
@@ -345,7 +345,7 @@ pub enum Created {
 pub enum Replaced {
     /// The new value is stored.
     Done,
-    /// The stored value has another version: this one. It was left alone.
+    /// The stored value has another version: this one. It is unchanged.
     Conflict(Stored),
     /// Nothing is stored under the handle; nothing was created.
     Gone,

@@ -191,7 +191,7 @@ pub struct PoolStats {
     /// Whether the circuit breaker is open: the server has failed too often, requests fail at once, and a probe looks
     /// whether it is back. On a cluster, whether that of any primary is; requests to the others go on.
     #[doc(alias = "breaker")]
-    pub left_alone: bool,
+    pub breaker_open: bool,
 }
 
 #[cfg(test)]

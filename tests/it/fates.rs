@@ -238,7 +238,7 @@ async fn a_thousand_clients_that_leave_leave_nothing_half_done() {
     }
     assert!((stayed..=1000).contains(&counted), "{counted} of {stayed}");
     let pool = store.pool();
-    assert_eq!((pool.open, pool.size, pool.left_alone), (4, 4, false));
+    assert_eq!((pool.open, pool.size, pool.breaker_open), (4, 4, false));
     println!("{stayed} of 1000 stayed, {counted} counted, {pool:?}");
 }
 

@@ -176,7 +176,7 @@ async fn a_server_that_hangs_is_left_alone_also_if_hardly_anybody_comes() {
     site.server.freeze();
     until("the server is left alone", async || {
         assert_eq!(visitor.peek(&site.app, "/read").await.status, 503);
-        site.store.pool().left_alone
+        site.store.pool().breaker_open
     })
     .await;
     site.server.thaw();
@@ -241,7 +241,7 @@ async fn a_server_that_hangs_is_left_alone_until_it_answers_again() {
         let pages = join_all(pages).await;
         asked += pages.len();
         told += pages.iter().filter(|page| page.status == 200).count();
-        site.store.pool().left_alone
+        site.store.pool().breaker_open
     })
     .await;
     let began = Instant::now();
@@ -252,7 +252,7 @@ async fn a_server_that_hangs_is_left_alone_until_it_answers_again() {
     }
     let (took, budget) = (began.elapsed(), RedisConfig::default().request_budget);
     assert!(took < budget * REQUESTS / 10, "{took:?}");
-    assert!(site.store.pool().left_alone, "no request has closed it");
+    assert!(site.store.pool().breaker_open, "no request has closed it");
     site.server.thaw();
     // Reads only, so that what was counted stays comparable.
     site.is_back(&visitor).await;

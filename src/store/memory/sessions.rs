@@ -411,7 +411,7 @@ mod tests {
         written: Handle,
         now: Millis,
         limits: Limits,
-        told: Evicted,
+        reported: Evicted,
     ) {
         let others = || after.held.iter().filter(|(key, _)| **key != written);
         let gone: Vec<_> = before
@@ -435,7 +435,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(told, counted);
+        assert_eq!(reported, counted);
         let last = gone
             .iter()
             .max_by_key(|(key, session)| (session.signed_in, session.expires, **key));
@@ -466,9 +466,9 @@ mod tests {
                     Op::Put { key, size, ttl, signed_in } => {
                         let written = session(size, now + ttl, signed_in);
                         match sessions.put(keys[key], written.clone(), now, limits) {
-                            Ok(told) => {
+                            Ok(reported) => {
                                 prop_assert_eq!(sessions.get(&keys[key], now), Some(&written));
-                                check_evicted(&before, &sessions, keys[key], now, limits, told);
+                                check_evicted(&before, &sessions, keys[key], now, limits, reported);
                             }
                             Err(_) => {
                                 prop_assert!(written.cost() > bytes);

@@ -90,74 +90,74 @@ pub(crate) fn advice(
     code: Option<&str>,
     error: &dyn Error,
 ) -> String {
-    let said = error
+    let message = error
         .source()
         .map_or_else(|| error.to_string(), ToString::to_string);
     // What is refused inside of a script is a plain error, in words of each version's own.
     let denied = code == Some("NOPERM")
-        || said.contains("can't run this command")
-        || said.contains("no permissions");
+        || message.contains("can't run this command")
+        || message.contains("no permissions");
     match code {
         // They say what to do themselves, about others than this server.
-        _ if said.contains(NO_PRIMARY) || said.contains(PROVIDER_FAILED) => said,
-        _ if said.contains(REFUSED) => {
-            format!("{said}: correct the user and the password or token that it returns")
+        _ if message.contains(NO_PRIMARY) || message.contains(PROVIDER_FAILED) => message,
+        _ if message.contains(REFUSED) => {
+            format!("{message}: correct the user and the password or token that it returns")
         }
         _ if denied => {
             let grants = grants(compare_and_set);
             // Such as to choose the database.
-            let also = match quoted(&said) {
+            let also = match quoted(&message) {
                 Some(command) if !grants.contains(&format!("+{command}")) => {
                     format!("`+{command}`, and ")
                 }
                 _ => String::new(),
             };
-            format!("{said}: grant the user {also}{grants} on keys that begin with `key_prefix`")
+            format!("{message}: grant the user {also}{grants} on keys that begin with `key_prefix`")
         }
         Some("CLUSTERDOWN") => format!(
-            "{said}: this server is a node of a cluster that is down: look at `CLUSTER INFO` there; a cluster's URL is \
+            "{message}: this server is a node of a cluster that is down: look at `CLUSTER INFO` there; a cluster's URL is \
              `redis+cluster://host:6379,host:6379/`"
         ),
         Some("MOVED" | "ASK") => {
             format!(
-                "{said}: this server is a node of a cluster, and has only some of the keys; write `redis+cluster://host:6379,host:6379/`"
+                "{message}: this server is a node of a cluster, and has only some of the keys; write `redis+cluster://host:6379,host:6379/`"
             )
         }
-        _ if said.contains("cluster support disabled") => {
-            format!("{said}: this server is no cluster; write `redis://host:6379/`")
+        _ if message.contains("cluster support disabled") => {
+            format!("{message}: this server is no cluster; write `redis://host:6379/`")
         }
-        Some("NOAUTH" | "WRONGPASS") => format!("{said}: write user and password into `url`"),
-        Some("ERR") if said.contains("syntax") && compare_and_set == CompareAndSet::IfEq => {
+        Some("NOAUTH" | "WRONGPASS") => format!("{message}: write user and password into `url`"),
+        Some("ERR") if message.contains("syntax") && compare_and_set == CompareAndSet::IfEq => {
             format!(
-                "{said}: this server has no `SET … IFEQ`, which came with Valkey 8.1 and Redis 8.4; write `compare_and_set = \"auto\"`"
+                "{message}: this server has no `SET … IFEQ`, which came with Valkey 8.1 and Redis 8.4; write `compare_and_set = \"auto\"`"
             )
         }
-        Some("ERR") if said.contains("max number of clients") => {
+        Some("ERR") if message.contains("max number of clients") => {
             format!(
-                "{said}: raise `maxclients` of the server, or lower `pool_size` of the applications that use it"
+                "{message}: raise `maxclients` of the server, or lower `pool_size` of the applications that use it"
             )
         }
-        Some("ERR") if said.contains("unknown command") => match quoted(&said) {
+        Some("ERR") if message.contains("unknown command") => match quoted(&message) {
             Some(command) if command == "hello" => format!(
-                "{said}: it is needed for `protocol=resp3`: leave that out of `url`, or take `rename-command` out of the server's \
+                "{message}: it is needed for `protocol=resp3`: leave that out of `url`, or take `rename-command` out of the server's \
                  configuration"
             ),
             Some(command) if matches!(&*command, "time" | "select") => format!(
-                "{said}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \
+                "{message}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \
                  `rename-command` out of the server's configuration"
             ),
             Some(command) if command == "wait" => format!(
-                "{said}: `durability` needs the command: write \"primary\" there, or take `rename-command` out of the server's \
+                "{message}: `durability` needs the command: write \"primary\" there, or take `rename-command` out of the server's \
                  configuration"
             ),
             Some(command) if ALWAYS.contains(&&*command) => format!(
-                "{said}: sessions need the command: take `rename-command` out of the server's configuration"
+                "{message}: sessions need the command: take `rename-command` out of the server's configuration"
             ),
             _ => format!(
-                "{said}: this server lacks what `compare_and_set` needs; write `compare_and_set = \"auto\"`"
+                "{message}: this server lacks what `compare_and_set` needs; write `compare_and_set = \"auto\"`"
             ),
         },
-        _ => format!("{said}: correct `url`, or look at the server's log"),
+        _ => format!("{message}: correct `url`, or look at the server's log"),
     }
 }
 
@@ -165,9 +165,9 @@ pub(crate) fn advice(
 const ALWAYS: [&str; 6] = ["get", "pttl", "set", "pexpire", "unlink", "time"];
 
 /// The command that the server names in its answer.
-fn quoted(said: &str) -> Option<String> {
+fn quoted(message: &str) -> Option<String> {
     let quote = |mark: char| matches!(mark, '\'' | '`');
-    let (_, rest) = said.split_once(quote)?;
+    let (_, rest) = message.split_once(quote)?;
     let (command, _) = rest.split_once(quote)?;
     Some(command.to_lowercase())
 }
@@ -210,8 +210,8 @@ mod tests {
             ),
         ] {
             for (advice, named) in [host, plain].into_iter().zip(named) {
-                let told = of_nodes(advice.to_owned(), url);
-                assert!(told.contains(named), "{url}: {told}");
+                let text = of_nodes(advice.to_owned(), url);
+                assert!(text.contains(named), "{url}: {text}");
             }
         }
     }
@@ -229,7 +229,7 @@ mod tests {
         let hello =
             "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'app' 's3cret' ";
         let time = "ERR unknown command 'TIME', with args beginning with:";
-        for (asked, said, named, unnamed) in [
+        for (asked, message, named, unnamed) in [
             (Script, denied, "+evalsha +eval", "+watch"),
             (Watch, exec, "+watch +multi +exec +discard", "+eval"),
             (IfEq, exec, "+get +pttl +set +pexpire", "+getrange"),
@@ -276,18 +276,18 @@ mod tests {
                 "`url`",
             ),
         ] {
-            let line = format!("-{said}\r\n");
+            let line = format!("-{message}\r\n");
             let redis::Value::ServerError(error) =
                 redis::parse_redis_value(line.as_bytes()).unwrap()
             else {
-                panic!("{said}");
+                panic!("{message}");
             };
             let error = RedisError::from(error);
             let error = without_arguments(error);
-            let told = advice(asked, error.code(), &error);
-            assert!(!told.contains("s3cret"), "{told}");
-            assert!(told.contains(named), "{asked:?} {said}: {told}");
-            assert!(!told.contains(unnamed), "{asked:?} {said}: {told}");
+            let text = advice(asked, error.code(), &error);
+            assert!(!text.contains("s3cret"), "{text}");
+            assert!(text.contains(named), "{asked:?} {message}: {text}");
+            assert!(!text.contains(unnamed), "{asked:?} {message}: {text}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The circuit breaker: a server that does not do its work is left alone for a moment, so that requests fail at once
-//! instead of piling up before it.
+//! The circuit breaker: while a server does not do its work nothing is sent to it, so that requests fail at once instead of
+//! piling up.
 //!
 //! It opens by the share of calls that fail, and at any traffic by a few calls in a row that nobody answers. Each primary of
 //! a cluster has one of its own, so that one that is dead does not stop the others. While it is open one probe at a time looks
@@ -196,8 +196,8 @@ mod tests {
                 Some(6),
             ),
         ] {
-            let told = plays(calls.iter().copied(), apart);
-            assert_eq!(told, opened, "{calls:?}, {apart:?} apart");
+            let actual = plays(calls.iter().copied(), apart);
+            assert_eq!(actual, opened, "{calls:?}, {apart:?} apart");
         }
         // Five that were sent over one dead connection, beside others that were answered: they time out together.
         let (mut state, sent) = (State::default(), Instant::now());

@@ -1,33 +1,37 @@
-//! Where a compare-and-set is sent: over whichever connection is next, or over one of its own.
+//! Where a compare-and-set is sent: over the connections that requests share, or over an exclusive one.
 
 use redis::{ServerError, Value};
 
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
-pub(crate) struct Lane<'a> {
+pub(crate) struct Channel<'a> {
     servers: &'a Servers,
     key: &'a str,
-    /// Whoever comes with it has more to ask on the same connection.
-    own: Option<&'a mut Exclusive>,
+    /// Its owner has more to send on the same connection.
+    exclusive: Option<&'a mut Exclusive>,
 }
 
-impl<'a> Lane<'a> {
+impl<'a> Channel<'a> {
     pub(crate) fn shared(servers: &'a Servers, key: &'a str) -> Self {
         Self {
             servers,
             key,
-            own: None,
+            exclusive: None,
         }
     }
 
-    pub(crate) fn own(servers: &'a Servers, key: &'a str, connection: &'a mut Exclusive) -> Self {
+    pub(crate) fn exclusive(
+        servers: &'a Servers,
+        key: &'a str,
+        connection: &'a mut Exclusive,
+    ) -> Self {
         Self {
             servers,
             key,
-            own: Some(connection),
+            exclusive: Some(connection),
         }
     }
 
@@ -39,16 +43,16 @@ impl<'a> Lane<'a> {
         self.servers
     }
 
-    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, Failed> {
-        match &mut self.own {
+    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RequestError> {
+        match &mut self.exclusive {
             Some(connection) => connection.send(request).await,
             None => self.servers.send(self.key, request).await,
         }
     }
 
     /// What an error among the answers means.
-    pub(crate) fn refused(&self, error: ServerError) -> Failed {
-        match &self.own {
+    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
+        match &self.exclusive {
             Some(connection) => connection.refused(error),
             None => self.servers.refused(error),
         }

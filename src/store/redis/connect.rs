@@ -6,10 +6,10 @@ use redis::RedisError;
 
 use crate::error::config::ConfigError;
 use crate::store::redis::advice::connect_error;
-use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::Cas;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::credentials::CredentialsProvider;
-use crate::store::redis::endpoint::Place;
+use crate::store::redis::endpoint::Endpoint;
 use crate::store::redis::login::Login;
 use crate::store::redis::servers::Servers;
 use crate::store::redis::store::{Inner, RedisStore};
@@ -60,11 +60,11 @@ impl RedisStore {
     }
 
     async fn connect(config: RedisConfig, login: Option<Arc<Login>>) -> Result<Self, ConfigError> {
-        let place = config.check()?;
-        refuse_second_login(&config, &place, login.as_ref())?;
-        let address = place.to_string();
+        let endpoint = config.check()?;
+        refuse_second_login(&config, &endpoint, login.as_ref())?;
+        let address = endpoint.to_string();
         let failed = |error: RedisError| connect_error(&address, &config, error);
-        Servers::try_out(place, &config, login.clone())
+        Servers::try_out(endpoint, &config, login.clone())
             .await
             .map_err(failed)?;
         let store = Self::in_background(config, login)?;
@@ -99,16 +99,16 @@ impl RedisStore {
     }
 
     fn in_background(config: RedisConfig, login: Option<Arc<Login>>) -> Result<Self, ConfigError> {
-        let place = config.check()?;
-        refuse_second_login(&config, &place, login.as_ref())?;
-        let address: Arc<str> = place.to_string().into();
+        let endpoint = config.check()?;
+        refuse_second_login(&config, &endpoint, login.as_ref())?;
+        let address: Arc<str> = endpoint.to_string().into();
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
         let probe = format!("{}probe", config.key_prefix);
         let inner = Inner {
-            servers: Servers::new(place, Arc::clone(&address), &config, login),
-            replacer: Replacer::new(config.compare_and_set, probe),
+            servers: Servers::new(endpoint, Arc::clone(&address), &config, login),
+            cas: Cas::new(config.compare_and_set, probe),
             config,
             address,
         };
@@ -121,13 +121,13 @@ impl RedisStore {
 /// With a provider, user and password in the URL would be ignored.
 fn refuse_second_login(
     config: &RedisConfig,
-    place: &Place,
+    endpoint: &Endpoint,
     login: Option<&Arc<Login>>,
 ) -> Result<(), ConfigError> {
     if login.is_none() {
         return Ok(());
     }
-    match place.has_login() {
+    match endpoint.has_login() {
         true => Err(config.bad_url(
             "user and password would be ignored, as the credentials provider returns them: leave them out",
         )),

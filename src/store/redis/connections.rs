@@ -12,7 +12,7 @@ use tokio::time::error::Elapsed;
 use crate::error::store::StoreError;
 use crate::store::redis::breaker::{Breaker, Call, waits};
 use crate::store::redis::config::RedisConfig;
-use crate::store::redis::error::{Failed, Repetitions, Trouble};
+use crate::store::redis::error::{ConnectionFault, Repetitions, RequestError};
 use crate::store::redis::manager::{Connection, Manager, is_definite};
 use crate::store::redis::pool::{Guard, Pools};
 use crate::store::redis::request::Request;
@@ -49,22 +49,22 @@ impl Connections {
     /// # Cancel safety
     ///
     /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
-    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         self.admit()?;
         self.send_at_all(request).await
     }
 
     /// The same though the breaker is open; an answer closes it.
-    pub(crate) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         let answer = self.send_at_all(request).await;
-        if !answer.as_ref().is_err_and(Failed::is_outage) && self.breaker.is_open() {
+        if !answer.as_ref().is_err_and(RequestError::is_outage) && self.breaker.is_open() {
             let turned_away = self.breaker.close();
-            tracing::info!(target: "sessile", address = &*self.address, turned_away, "Redis answers again");
+            tracing::info!(target: "sessile", address = &*self.address, turned_away, "Redis answers again: the circuit breaker closes");
         }
         answer
     }
 
-    async fn send_at_all(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    async fn send_at_all(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         let mut connection = Connection::clone(&*self.check_out().await?);
         self.send_on(&mut connection, request).await
     }
@@ -73,7 +73,7 @@ impl Connections {
         &self,
         connection: &mut Connection,
         request: &Request<'_>,
-    ) -> Result<Value, Failed> {
+    ) -> Result<Value, RequestError> {
         let mut waiting = Waiting {
             connections: self,
             since: Some(Instant::now()),
@@ -85,7 +85,7 @@ impl Connections {
         waiting.since = None;
         let call = answer
             .as_ref()
-            .map_or_else(Failed::call, |_| Call::Answered);
+            .map_or_else(RequestError::call, |_| Call::Answered);
         self.note(call, began);
         answer
     }
@@ -97,8 +97,8 @@ impl Connections {
         connection: &mut Connection,
         request: &Request<'_>,
         limit: Duration,
-    ) -> Result<Value, Failed> {
-        let answer = connection.wire.ask(request);
+    ) -> Result<Value, RequestError> {
+        let answer = connection.link.ask(request);
         let answer = tokio::time::timeout(limit, answer).await;
         self.read_answer(connection, answer, limit)
     }
@@ -108,7 +108,7 @@ impl Connections {
         connection: &Connection,
         answer: Result<Result<Value, RedisError>, Elapsed>,
         limit: Duration,
-    ) -> Result<Value, Failed> {
+    ) -> Result<Value, RequestError> {
         match answer {
             Ok(Ok(Value::ServerError(error))) => Err(self.judge(connection, error.into())),
             Ok(Ok(value)) => {
@@ -124,9 +124,9 @@ impl Connections {
                     "Redis at {} did not answer within {limit:?}: see `command_timeout`",
                     self.address
                 );
-                Err(Failed {
-                    trouble: Some(Trouble::Silent),
-                    ..Failed::new(StoreError::unknown(message))
+                Err(RequestError {
+                    fault: Some(ConnectionFault::Silent),
+                    ..RequestError::new(StoreError::unknown(message))
                 })
             }
         }
@@ -135,7 +135,10 @@ impl Connections {
     /// Sends something that may be sent any number of times. Again at once if the connection turns out to be dead, which
     /// after a restart of the server may be so for all of them; and once more, on another connection, if it does not
     /// answer.
-    pub(crate) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send_idempotent(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<Value, RequestError> {
         let mut repetitions = Repetitions::new(self.size);
         loop {
             let failed = match self.send(request).await {
@@ -152,17 +155,17 @@ impl Connections {
         self.command_timeout
     }
 
-    /// Fails at once while the server is left alone.
-    pub(crate) fn admit(&self) -> Result<(), Failed> {
+    /// Fails at once while the breaker is open.
+    pub(crate) fn admit(&self) -> Result<(), RequestError> {
         if self.breaker.admits() {
             return Ok(());
         }
         let message = format!(
-            "Redis at {} has failed too often and is left alone for a moment",
+            "the circuit breaker of Redis at {} is open, as too many calls have failed: the next request may work",
             self.address
         );
         let error = StoreError::unavailable(message);
-        Err(Failed::new(match self.pools.cause() {
+        Err(RequestError::new(match self.pools.cause() {
             Some(cause) => error.with_source(cause),
             None => error,
         }))
@@ -177,7 +180,7 @@ impl Connections {
         let Some(opening) = self.breaker.note(call, made) else {
             return;
         };
-        tracing::warn!(target: "sessile", address = &*self.address, "Redis fails too often: it is left alone until it answers a probe");
+        tracing::warn!(target: "sessile", address = &*self.address, "the circuit breaker opens, as too many calls to Redis have failed: it closes when Redis answers a probe");
         let prober = Prober::new(self.clone(), opening);
         runtime.spawn(prober.probe());
     }
@@ -187,7 +190,7 @@ impl Connections {
     }
 
     #[cfg(feature = "cluster")]
-    pub(crate) fn is_left_alone(&self) -> bool {
+    pub(crate) fn is_breaker_open(&self) -> bool {
         self.breaker.is_open()
     }
 
@@ -195,7 +198,7 @@ impl Connections {
         self.pools.is_usable(connection)
     }
 
-    async fn check_out(&self) -> Result<Guard, Failed> {
+    async fn check_out(&self) -> Result<Guard, RequestError> {
         let began = Instant::now();
         let guard = self.pools.check_out().await;
         // Nobody has waited for what is refused at once.
@@ -207,17 +210,17 @@ impl Connections {
     }
 
     /// Waits for the first connection, which may take longer to make than a request waits for one.
-    pub(crate) async fn ready(&self) -> Result<(), Failed> {
+    pub(crate) async fn ready(&self) -> Result<(), RequestError> {
         self.pools.ready().await
     }
 
     /// A connection that nobody else has.
-    pub(crate) async fn check_out_exclusive(&self) -> Result<Guard, Failed> {
+    pub(crate) async fn check_out_exclusive(&self) -> Result<Guard, RequestError> {
         self.pools.check_out_exclusive().await
     }
 
     /// What an error means for the connection, and for what was sent.
-    fn judge(&self, connection: &Connection, error: RedisError) -> Failed {
+    fn judge(&self, connection: &Connection, error: RedisError) -> RequestError {
         let dropped = error.is_connection_dropped();
         if dropped {
             self.pools.give_up(connection.health.generation);
@@ -228,19 +231,19 @@ impl Connections {
         if let ErrorKind::Server(kind) = error.kind() {
             self.pools.leave_if_demoted(connection, kind);
         }
-        Failed {
-            trouble: dropped.then_some(Trouble::Dropped),
+        RequestError {
+            fault: dropped.then_some(ConnectionFault::Dropped),
             ..self.failed(error)
         }
     }
 
     /// What the server said of one command in a pipeline.
-    pub(crate) fn refused(&self, error: ServerError) -> Failed {
+    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
         self.failed(error.into())
     }
 
-    fn failed(&self, error: RedisError) -> Failed {
-        Failed::of(&self.address, error)
+    fn failed(&self, error: RedisError) -> RequestError {
+        RequestError::of(&self.address, error)
     }
 }
 
@@ -260,8 +263,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Looks for a server that is left alone to come back. If it goes before that, as with its runtime, the breaker closes: nobody
-/// else would.
+/// Probes a server while its breaker is open. If this ends before the server answers, as with its runtime, the breaker closes:
+/// nobody else would close it.
 struct Prober {
     connections: Connections,
     opening: u64,

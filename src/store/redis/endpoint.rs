@@ -15,19 +15,19 @@ use crate::store::redis::sentinel::{SentinelConfig, Sentinels};
 use crate::store::redis::tls::TlsConfig;
 #[cfg(feature = "tls-rustls")]
 use crate::store::redis::tls::{install_provider, with_certificates};
-use crate::store::redis::url::{Kind, Several, is_login_cut, keys_of, port_of, without_login};
+use crate::store::redis::url::{Kind, MultiHostUrl, is_login_cut, keys_of, port_of, without_login};
 use crate::time::duration;
 
 /// What the URL leads to.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum Endpoint {
     Server(Box<ConnectionInfo>),
     #[cfg(feature = "cluster")]
     Cluster(Vec<ConnectionInfo>),
     Sentinels(Box<Sentinels>),
 }
 
-impl Place {
+impl Endpoint {
     /// Whether the URL has user and password.
     pub(crate) fn has_login(&self) -> bool {
         let has_password = |info: &ConnectionInfo| info.redis_settings().password().is_some();
@@ -41,7 +41,7 @@ impl Place {
 }
 
 /// Without user and password.
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server(info) => info.addr().fmt(f),
@@ -60,7 +60,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 impl RedisConfig {
     /// Says what cannot work, or how to connect.
-    pub(crate) fn check(&self) -> Result<Place, ConfigError> {
+    pub(crate) fn check(&self) -> Result<Endpoint, ConfigError> {
         let limits = SHORTEST..=LONGEST;
         let (command, budget) = (self.command_timeout, self.request_budget);
         check_duration(
@@ -108,7 +108,7 @@ impl RedisConfig {
                 "user and password end at the first `/`, `?` or `#`: encode these in a password as %2F, %3F and %23, and `@` as %40",
             ));
         }
-        self.place()
+        self.endpoint()
     }
 
     pub(crate) fn bad_url(&self, advice: &str) -> ConfigError {
@@ -196,79 +196,74 @@ impl RedisConfig {
     }
 
     /// What the URL leads to, or what is wrong with it.
-    pub(crate) fn place(&self) -> Result<Place, ConfigError> {
-        let several = Several::of(&self.url);
-        let has_sentinels = several
-            .as_ref()
-            .is_some_and(|several| several.kind == Kind::Sentinel);
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, ConfigError> {
+        let url = MultiHostUrl::parse(&self.url);
+        let has_sentinels = url.as_ref().is_some_and(|url| url.kind == Kind::Sentinel);
         if !has_sentinels && self.sentinel != SentinelConfig::default() {
             let advice =
                 "it would be ignored: write `redis+sentinel://sentinel:26379/mymaster` into `url`";
             return Err(ConfigError::invalid("sentinel", &self.sentinel, advice));
         }
-        let Some(several) = several else {
-            return Ok(Place::Server(Box::new(self.connection_info()?)));
+        let Some(url) = url else {
+            return Ok(Endpoint::Server(Box::new(self.connection_info()?)));
         };
-        if several.hosts.iter().any(|host| host.is_empty()) {
-            return Err(self.bad_url(several.kind.form()));
+        if url.hosts.iter().any(|host| host.is_empty()) {
+            return Err(self.bad_url(url.kind.form()));
         }
-        match several.kind {
-            Kind::Cluster => self.cluster(&several),
-            Kind::Sentinel => self.sentinels(&several),
+        match url.kind {
+            Kind::Cluster => self.cluster(&url),
+            Kind::Sentinel => self.sentinels(&url),
         }
     }
 
-    fn cluster(&self, several: &Several<'_>) -> Result<Place, ConfigError> {
+    fn cluster(&self, url: &MultiHostUrl<'_>) -> Result<Endpoint, ConfigError> {
         if cfg!(not(feature = "cluster")) {
             return Err(self.bad_url(
                 "Redis Cluster needs the feature `cluster`: write `cargo add sessile --features cluster`",
             ));
         }
-        if !matches!(several.path, "" | "0") {
+        if !matches!(url.path, "" | "0") {
             return Err(self.bad_url(
                 "a cluster has no databases but 0: leave the number out, and tell applications apart by `key_prefix`",
             ));
         }
-        let node = |host: &&str| self.at(several, several.login, host, "");
-        let nodes: Result<Vec<_>, _> = several.hosts.iter().map(node).collect();
+        let node = |host: &&str| self.at(url, url.login, host, "");
+        let nodes: Result<Vec<_>, _> = url.hosts.iter().map(node).collect();
         #[cfg(feature = "cluster")]
-        return nodes.map(Place::Cluster);
+        return nodes.map(Endpoint::Cluster);
         #[cfg(not(feature = "cluster"))]
-        return nodes.and(Err(self.bad_url(several.kind.form())));
+        return nodes.and(Err(self.bad_url(url.kind.form())));
     }
 
-    fn sentinels(&self, several: &Several<'_>) -> Result<Place, ConfigError> {
-        let (name, database) = several.path.split_once('/').unwrap_or((several.path, ""));
+    fn sentinels(&self, url: &MultiHostUrl<'_>) -> Result<Endpoint, ConfigError> {
+        let (name, database) = url.path.split_once('/').unwrap_or((url.path, ""));
         if name.is_empty() || database.contains('/') {
-            return Err(self.bad_url(several.kind.form()));
+            return Err(self.bad_url(url.kind.form()));
         }
-        if several.scheme == "redis" && self.tls != TlsConfig::default() {
+        if url.scheme == "redis" && self.tls != TlsConfig::default() {
             let advice = "it would be ignored: write `rediss+sentinel://` into `url`, or what is meant for the sentinels into \
                           `sentinel.tls`";
             return Err(ConfigError::invalid("tls", &self.tls, advice));
         }
-        let sentinel = |host: &&str| self.sentinel_at(several, host);
-        let nodes: Result<Vec<_>, _> = several.hosts.iter().map(sentinel).collect();
+        let sentinel = |host: &&str| self.sentinel_at(url, host);
+        let nodes: Result<Vec<_>, _> = url.hosts.iter().map(sentinel).collect();
         // Its address is found out when it is needed.
-        let primary = self.at(several, several.login, several.hosts[0], database)?;
+        let primary = self.at(url, url.login, url.hosts[0], database)?;
         let sentinels = Sentinels::new(nodes?, name.to_owned(), primary);
-        Ok(Place::Sentinels(Box::new(sentinels)))
+        Ok(Endpoint::Sentinels(Box::new(sentinels)))
     }
 
     /// How to ask one of the sentinels.
     fn sentinel_at(
         &self,
-        several: &Several<'_>,
+        url: &MultiHostUrl<'_>,
         host: &str,
     ) -> Result<ConnectionInfo, ConfigError> {
         let host = match port_of(host) {
             Some(_) => host.to_owned(),
             None => format!("{host}:26379"),
         };
-        let encrypted = self
-            .sentinel
-            .encrypted
-            .unwrap_or(several.scheme == "rediss");
+        let encrypted = self.sentinel.encrypted.unwrap_or(url.scheme == "rediss");
         self.sentinel.check(encrypted)?;
         let (scheme, tls) = match encrypted {
             true => (
@@ -281,12 +276,12 @@ impl RedisConfig {
             tls,
             ..self.clone()
         };
-        let several = Several {
+        let url = MultiHostUrl {
             scheme,
             hosts: Vec::new(),
-            ..*several
+            ..*url
         };
-        let sentinel = as_sentinels.at(&several, "", &host, "");
+        let sentinel = as_sentinels.at(&url, "", &host, "");
         let sentinel = sentinel.map_err(|error| self.sentinel.name_settings(error))?;
         Ok(self.sentinel.log_in(sentinel))
     }
@@ -294,15 +289,15 @@ impl RedisConfig {
     /// How to connect to one of several servers.
     fn at(
         &self,
-        several: &Several<'_>,
+        url: &MultiHostUrl<'_>,
         login: &str,
         host: &str,
         database: &str,
     ) -> Result<ConnectionInfo, ConfigError> {
-        let Several { scheme, query, .. } = several;
-        let mark = if query.is_empty() { "" } else { "?" };
+        let MultiHostUrl { scheme, query, .. } = url;
+        let separator = if query.is_empty() { "" } else { "?" };
         let one = Self {
-            url: format!("{scheme}://{login}{host}/{database}{mark}{query}"),
+            url: format!("{scheme}://{login}{host}/{database}{separator}{query}"),
             ..self.clone()
         };
         one.connection_info()
@@ -370,11 +365,11 @@ mod tests {
             assert!(error.to_string().starts_with(expected), "{error}");
         }
         let tls = RedisConfig::new("rediss://localhost/").check();
-        let told = tls.map_or_else(|error| error.to_string(), |_| String::new());
+        let text = tls.map_or_else(|error| error.to_string(), |_| String::new());
         assert_eq!(
-            told.contains("--features tls-rustls"),
+            text.contains("--features tls-rustls"),
             cfg!(not(feature = "tls-rustls")),
-            "{told}"
+            "{text}"
         );
         let mut slow = good;
         slow.command_timeout = Duration::from_secs(2);
@@ -417,20 +412,20 @@ mod tests {
             let config = RedisConfig::new(url);
             let shown = format!("{config:?}");
             assert!(!shown.contains("s3"), "{shown}");
-            let told = match config.check() {
-                Ok(place) => place.to_string(),
+            let text = match config.check() {
+                Ok(endpoint) => endpoint.to_string(),
                 Err(error) => format!("{error} {error:?}"),
             };
-            assert!(!told.contains("s3"), "{url}: {told}");
+            assert!(!text.contains("s3"), "{url}: {text}");
         }
     }
 
-    fn place(url: &str) -> Result<Place, ConfigError> {
-        RedisConfig::new(url).place()
+    fn endpoint(url: &str) -> Result<Endpoint, ConfigError> {
+        RedisConfig::new(url).endpoint()
     }
 
     #[test]
-    fn urls_lead_to_places() {
+    fn a_url_names_an_endpoint() {
         for (url, shown) in [
             ("redis://h:1/5", "h:1"),
             (
@@ -446,7 +441,7 @@ mod tests {
             #[cfg(feature = "cluster")]
             ("redis+cluster://a/0?protocol=resp3", "a:6379"),
         ] {
-            assert_eq!(place(url).unwrap().to_string(), shown);
+            assert_eq!(endpoint(url).unwrap().to_string(), shown);
         }
     }
 
@@ -466,7 +461,7 @@ mod tests {
             #[cfg(not(feature = "cluster"))]
             ("redis+cluster://a:1,b:2/", "--features cluster"),
         ] {
-            let text = place(url).unwrap_err().to_string();
+            let text = endpoint(url).unwrap_err().to_string();
             assert!(
                 text.starts_with("url") && text.contains(advice),
                 "{url}: {text}"
@@ -554,7 +549,7 @@ mod tests {
         let mut config = RedisConfig::new("redis+sentinel://mia:first@a,b/m");
         config.sentinel.username = Some("noa".to_owned());
         config.sentinel.password = Some("second".to_owned());
-        let shown = format!("{:?}", config.place().unwrap());
+        let shown = format!("{:?}", config.endpoint().unwrap());
         let logins = |name: &str| shown.matches(&format!("{name:?}")).count();
         assert_eq!((logins("mia"), logins("noa")), (1, 2), "{shown}");
         assert!(
@@ -562,7 +557,7 @@ mod tests {
             "{shown}"
         );
         config.sentinel = SentinelConfig::default();
-        let shown = format!("{:?}", config.place().unwrap());
+        let shown = format!("{:?}", config.endpoint().unwrap());
         assert_eq!(shown.matches(r#""mia""#).count(), 1, "{shown}");
     }
 }

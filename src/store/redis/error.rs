@@ -12,11 +12,11 @@ use crate::error::store::StoreErrorKind;
 use crate::store::redis::breaker::Call;
 
 /// A request that failed.
-pub(crate) struct Failed {
+pub(crate) struct RequestError {
     pub(crate) error: StoreError,
     /// The first word of what the server said, such as `OOM`.
     pub(crate) code: Option<String>,
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) fault: Option<ConnectionFault>,
     pub(crate) redirection: Option<Box<Redirection>>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Repetitions {
     /// For connections that turn out to be dead.
     left: u32,
     /// Something was sent, and is done or not.
-    unsure: Option<Failed>,
+    unsure: Option<RequestError>,
     silent: bool,
 }
 
@@ -60,13 +60,13 @@ impl Repetitions {
 
     /// What the whole has come to, unless it is to be sent once more. What was sent first may be done, whatever is said of
     /// the last.
-    pub(crate) fn last(&mut self, failed: Failed) -> Option<Failed> {
-        let again = match failed.trouble {
-            Some(Trouble::Dropped) if self.left > 0 => {
+    pub(crate) fn last(&mut self, failed: RequestError) -> Option<RequestError> {
+        let again = match failed.fault {
+            Some(ConnectionFault::Dropped) if self.left > 0 => {
                 self.left -= 1;
                 true
             }
-            Some(Trouble::Silent) => !std::mem::replace(&mut self.silent, true),
+            Some(ConnectionFault::Silent) => !std::mem::replace(&mut self.silent, true),
             _ => false,
         };
         if again {
@@ -74,7 +74,7 @@ impl Repetitions {
             return None;
         }
         Some(match self.unsure.take() {
-            Some(unsure) if failed.trouble.is_none() => unsure,
+            Some(unsure) if failed.fault.is_none() => unsure,
             _ => failed,
         })
     }
@@ -82,19 +82,19 @@ impl Repetitions {
 
 /// What was wrong with the connection.
 #[derive(Clone, Copy)]
-pub(crate) enum Trouble {
+pub(crate) enum ConnectionFault {
     /// The other end is gone.
     Dropped,
     /// No answer came in time.
     Silent,
 }
 
-impl Failed {
+impl RequestError {
     pub(crate) fn new(error: StoreError) -> Self {
         Self {
             error,
             code: None,
-            trouble: None,
+            fault: None,
             redirection: None,
         }
     }
@@ -103,7 +103,7 @@ impl Failed {
     pub(crate) fn of(address: &str, error: RedisError) -> Self {
         let error = without_arguments(error);
         let code = error.code().map(str::to_owned);
-        let told = match (error.kind(), &code) {
+        let failure = match (error.kind(), &code) {
             (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {
                 StoreError::refused(format!("Redis at {address} refused with {code}"))
             }
@@ -112,7 +112,7 @@ impl Failed {
         Self {
             code,
             redirection: Redirection::of(&error),
-            ..Self::new(told.with_source(error))
+            ..Self::new(failure.with_source(error))
         }
     }
 
@@ -129,13 +129,13 @@ impl Failed {
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
-        matches!(self.trouble, Some(Trouble::Dropped))
+        matches!(self.fault, Some(ConnectionFault::Dropped))
     }
 
     /// What it says of the server.
     pub(crate) fn call(&self) -> Call {
-        match self.trouble {
-            Some(Trouble::Silent) => Call::Unanswered,
+        match self.fault {
+            Some(ConnectionFault::Silent) => Call::Unanswered,
             _ if self.is_outage() => Call::Failed,
             _ => Call::Answered,
         }
@@ -148,8 +148,8 @@ impl Failed {
 
     /// The same for certain, whatever the arguments were.
     pub(crate) fn is_missing(&self) -> bool {
-        let said = Error::source(&self.error).map(ToString::to_string);
-        let is_unknown = said.is_some_and(|said| said.contains("unknown command"));
+        let message = Error::source(&self.error).map(ToString::to_string);
+        let is_unknown = message.is_some_and(|message| message.contains("unknown command"));
         self.code.as_deref() == Some("NOPERM") || is_unknown
     }
 
@@ -170,14 +170,14 @@ impl Failed {
     }
 }
 
-impl From<StoreError> for Failed {
+impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
         Self::new(error)
     }
 }
 
-impl From<Failed> for StoreError {
-    fn from(failed: Failed) -> Self {
+impl From<RequestError> for StoreError {
+    fn from(failed: RequestError) -> Self {
         failed.error
     }
 }
@@ -203,9 +203,13 @@ pub(crate) fn without_arguments(error: RedisError) -> RedisError {
     if !error.to_string().contains(REPEATED) {
         return error;
     }
-    let said = error.detail().and_then(|said| said.split_once(REPEATED));
-    let said = said.map_or("unknown command", |(said, _)| said).to_owned();
-    (error.kind(), "the server has refused a command", said).into()
+    let message = error
+        .detail()
+        .and_then(|message| message.split_once(REPEATED));
+    let message = message
+        .map_or("unknown command", |(message, _)| message)
+        .to_owned();
+    (error.kind(), "the server has refused a command", message).into()
 }
 
 #[cfg(test)]
@@ -215,9 +219,9 @@ mod tests {
 
     #[test]
     fn what_a_failure_says_of_the_server() {
-        let said = |text: &str| {
+        let server_error = |text: &str| {
             let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
-            Failed::of("h:1", parsed.extract_error().unwrap_err()).call()
+            RequestError::of("h:1", parsed.extract_error().unwrap_err()).call()
         };
         for (text, call) in [
             ("LOADING dataset", Call::Failed),
@@ -229,28 +233,28 @@ mod tests {
             ("READONLY replica", Call::Answered),
             ("OOM full", Call::Answered),
         ] {
-            assert_eq!(said(text), call, "{text}");
+            assert_eq!(server_error(text), call, "{text}");
         }
     }
 
     #[test]
     fn what_may_be_done_is_not_said_to_be_undone() {
-        let failed = |kind: StoreErrorKind, trouble| {
+        let failed = |kind: StoreErrorKind, fault| {
             let error = match kind {
                 Refused => StoreError::refused("no"),
                 Unavailable => StoreError::unavailable("no connection"),
                 _ => StoreError::unknown("no answer"),
             };
-            Failed {
-                trouble,
-                ..Failed::new(error)
+            RequestError {
+                fault,
+                ..RequestError::new(error)
             }
         };
-        let dropped = || failed(Unknown, Some(Trouble::Dropped));
-        let silent = || failed(Unknown, Some(Trouble::Silent));
+        let dropped = || failed(Unknown, Some(ConnectionFault::Dropped));
+        let silent = || failed(Unknown, Some(ConnectionFault::Silent));
         let refused = || failed(Refused, None);
         let unavailable = || failed(Unavailable, None);
-        type Case = (Vec<Failed>, usize, StoreErrorKind);
+        type Case = (Vec<RequestError>, usize, StoreErrorKind);
         let cases: Vec<Case> = vec![
             (vec![refused()], 1, Refused),
             (vec![unavailable()], 1, Unavailable),
@@ -263,14 +267,14 @@ mod tests {
         ];
         for (number, (failures, sent, kind)) in cases.into_iter().enumerate() {
             let mut repetitions = Repetitions::new(2);
-            let mut told = None;
+            let mut outcome = None;
             for (number, failed) in (1..).zip(failures) {
                 if let Some(failed) = repetitions.last(failed) {
-                    told = Some((number, failed.error.kind()));
+                    outcome = Some((number, failed.error.kind()));
                     break;
                 }
             }
-            assert_eq!(told, Some((sent, kind)), "case {number}");
+            assert_eq!(outcome, Some((sent, kind)), "case {number}");
         }
     }
 }

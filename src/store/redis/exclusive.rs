@@ -7,9 +7,9 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::store::redis::connections::Connections;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::pool::Guard;
-use crate::store::redis::reply::odd;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 #[cfg(feature = "cluster")]
 use crate::store::redis::router::asking::with_asking;
@@ -32,7 +32,7 @@ struct Asking {
 
 impl Connections {
     /// A connection that nobody else uses.
-    pub(crate) async fn exclusive(&self) -> Result<Exclusive, Failed> {
+    pub(crate) async fn exclusive(&self) -> Result<Exclusive, RequestError> {
         self.admit()?;
         let (guard, alone) = loop {
             let guard = self.check_out_exclusive().await?;
@@ -67,16 +67,19 @@ impl Exclusive {
 
     /// Sends all commands in one round trip. What the server says no to is among the answers, of which there are as many as
     /// commands.
-    pub(crate) async fn ask(&mut self, pipeline: &mut Pipeline) -> Result<Vec<Value>, Failed> {
+    pub(crate) async fn ask(
+        &mut self,
+        pipeline: &mut Pipeline,
+    ) -> Result<Vec<Value>, RequestError> {
         let request = Request::Pipeline(pipeline.ignore_errors());
         match self.send(&request).await? {
             Value::Array(answers) if answers.len() == pipeline.len() => Ok(answers),
-            _ => Err(odd("a pipeline").into()),
+            _ => Err(unexpected_reply("a pipeline").into()),
         }
     }
 
     /// Sends one command, and returns what the server does not say no to.
-    pub(crate) async fn one(&mut self, command: &Cmd) -> Result<Value, Failed> {
+    pub(crate) async fn one(&mut self, command: &Cmd) -> Result<Value, RequestError> {
         self.send(&Request::Command(command)).await
     }
 
@@ -85,7 +88,7 @@ impl Exclusive {
         &mut self,
         command: &Cmd,
         longer: Duration,
-    ) -> Result<Value, Failed> {
+    ) -> Result<Value, RequestError> {
         let limit = self.connections.command_timeout().saturating_add(longer);
         let request = Request::Command(command);
         self.connections
@@ -93,7 +96,7 @@ impl Exclusive {
             .await
     }
 
-    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RequestError> {
         #[cfg(feature = "cluster")]
         if let Some(asking) = &mut self.asking {
             let (pipeline, form) = with_asking(request, &mut asking.in_transaction);
@@ -105,7 +108,7 @@ impl Exclusive {
     }
 
     /// What an error among the answers means.
-    pub(crate) fn refused(&self, error: redis::ServerError) -> Failed {
+    pub(crate) fn refused(&self, error: redis::ServerError) -> RequestError {
         self.connections.refused(error)
     }
 

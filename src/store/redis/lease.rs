@@ -10,9 +10,9 @@ use redis::Value;
 use crate::error::store::StoreError;
 use crate::store::contract::{Replaced, Stored};
 use crate::store::lease::{Leased, Owner};
-use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::Cas;
 use crate::store::redis::cas::swap::Swap;
-use crate::store::redis::reply::odd;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::{Request, millis};
 use crate::store::redis::servers::Servers;
 
@@ -29,7 +29,7 @@ fn held_by(owner: Owner) -> String {
 
 pub(crate) async fn acquire(
     servers: &Servers,
-    replacer: &Replacer,
+    cas: &Cas,
     key: &str,
     owner: Owner,
     lease: Duration,
@@ -45,7 +45,7 @@ pub(crate) async fn acquire(
         {
             Value::Okay => return Ok(Leased::Held),
             Value::Nil => {}
-            _ => return Err(odd("SET")),
+            _ => return Err(unexpected_reply("SET")),
         }
         for expected in [&mine, FREE] {
             let expected = Stored::new(expected.to_owned(), None);
@@ -55,7 +55,7 @@ pub(crate) async fn acquire(
                 value: mine.as_bytes(),
                 ttl,
             };
-            match replacer.replace(servers, swap).await? {
+            match cas.replace(servers, swap).await? {
                 Replaced::Done => return Ok(Leased::Held),
                 Replaced::Gone => break,
                 Replaced::Conflict(present) if present.value() == FREE => {}
@@ -79,7 +79,7 @@ pub(crate) async fn acquire(
 
 pub(crate) async fn release(
     servers: &Servers,
-    replacer: &Replacer,
+    cas: &Cas,
     key: &str,
     owner: Owner,
 ) -> Result<(), StoreError> {
@@ -90,7 +90,7 @@ pub(crate) async fn release(
         value: FREE.as_bytes(),
         ttl: 1,
     };
-    match replacer.replace(servers, swap).await? {
+    match cas.replace(servers, swap).await? {
         Replaced::Done | Replaced::Conflict(_) | Replaced::Gone => Ok(()),
     }
 }

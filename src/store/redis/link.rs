@@ -42,7 +42,7 @@ impl Source {
         &self,
         credentials: Option<&Credentials>,
         limit: Duration,
-    ) -> Result<Wire, RedisError> {
+    ) -> Result<Link, RedisError> {
         let socket = match &self.to {
             To::Server(info) => {
                 Client::open(log_in((**info).clone(), credentials))?
@@ -51,15 +51,15 @@ impl Source {
             }
             To::Sentinels(sentinels) => sentinels.open(&self.config, limit, credentials).await?,
         };
-        Ok(Wire(socket))
+        Ok(Link(socket))
     }
 }
 
 /// One socket.
 #[derive(Clone)]
-pub(crate) struct Wire(MultiplexedConnection);
+pub(crate) struct Link(MultiplexedConnection);
 
-impl Wire {
+impl Link {
     pub(crate) async fn ask(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
         match request {
             Request::Command(command) => self.0.req_packed_command(command).await,

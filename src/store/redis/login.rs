@@ -20,9 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::credentials::{Credentials, CredentialsProvider};
 use crate::store::redis::error::{without_arguments, wrapped};
-use crate::store::redis::link::Wire;
+use crate::store::redis::link::Link;
 use crate::store::redis::request::Request;
-use crate::store::redis::seldom::{SECOND, Seldom};
+use crate::store::redis::throttle::{SECOND, Throttle};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -76,7 +76,7 @@ type Answer = Result<Arc<Credentials>, ProviderFailed>;
 pub(crate) struct Login {
     provider: Arc<dyn AnyProvider>,
     state: Mutex<State>,
-    warned: Seldom,
+    warned: Throttle,
     connection_timeout: Duration,
     command_timeout: Duration,
 }
@@ -112,7 +112,7 @@ impl Login {
         Arc::new(Self {
             provider: Arc::new(provider),
             state: Mutex::default(),
-            warned: Seldom::default(),
+            warned: Throttle::default(),
             connection_timeout: config.connection_timeout,
             command_timeout: config.command_timeout,
         })
@@ -207,7 +207,7 @@ impl Login {
     /// `alone` is held by whoever has the connection to himself, and opens transactions on it.
     pub(crate) fn keep(
         self: &Arc<Self>,
-        wire: &Wire,
+        link: &Link,
         credentials: &Credentials,
         alone: &Arc<AsyncMutex<()>>,
         broken: &Arc<AtomicBool>,
@@ -215,7 +215,7 @@ impl Login {
         let due = credentials.renew_at?;
         let session = LoggedIn {
             login: Arc::clone(self),
-            wire: wire.clone(),
+            link: link.clone(),
             alone: Arc::clone(alone),
             broken: Arc::clone(broken),
         };
@@ -226,7 +226,7 @@ impl Login {
 /// A connection that is logged in for a time.
 struct LoggedIn {
     login: Arc<Login>,
-    wire: Wire,
+    link: Link,
     alone: Arc<AsyncMutex<()>>,
     broken: Arc<AtomicBool>,
 }
@@ -253,7 +253,7 @@ impl LoggedIn {
                 }
                 Err(error) => {
                     fruitless += 1;
-                    if self.login.warned.may_now(SECOND) {
+                    if self.login.warned.admits(SECOND) {
                         tracing::warn!(target: "sessile", %error, "a connection to Redis could not log in with new credentials: it stays as it is, and this is tried again");
                     }
                 }
@@ -271,7 +271,7 @@ impl LoggedIn {
             .arg(credentials.password.as_str());
         let alone = self.alone.lock().await;
         let request = Request::Command(&auth);
-        let answer = timeout(self.login.command_timeout, self.wire.ask(&request)).await;
+        let answer = timeout(self.login.command_timeout, self.link.ask(&request)).await;
         drop(alone);
         let answer = match answer {
             Ok(answer) => answer.and_then(Value::extract_error),

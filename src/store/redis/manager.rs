@@ -20,16 +20,16 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::credentials::Credentials;
 use crate::store::redis::error::without_arguments;
-use crate::store::redis::link::{Source, To, Wire};
+use crate::store::redis::link::{Link, Source, To};
 use crate::store::redis::login::{Login, blame_provider, is_providers, is_refusal};
 use crate::store::redis::request::Request;
-use crate::store::redis::seldom::Seldom;
+use crate::store::redis::throttle::Throttle;
 use crate::store::redis::tls::handshake_advice;
 
 /// One socket: shared, unless it is of the second pool.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    pub(crate) wire: Wire,
+    pub(crate) link: Link,
     pub(crate) health: Arc<Health>,
 }
 
@@ -67,9 +67,9 @@ pub(crate) struct Shared {
     /// How the last attempt to connect failed; `None` once one has worked.
     pub(crate) failure: watch::Sender<Option<Failure>>,
     /// When connections were last given up because the server is no primary any more.
-    pub(crate) left: Seldom,
+    pub(crate) left: Throttle,
     /// When it was last tried whether a new connection is better than a silent one.
-    pub(crate) compared: Seldom,
+    pub(crate) compared: Throttle,
 }
 
 /// An attempt to connect that failed.
@@ -128,9 +128,9 @@ impl Manager {
     ) -> Result<Connection, RedisError> {
         let generation = self.shared.generation.load(Ordering::Acquire);
         let credentials = login.map(|(_, credentials)| credentials);
-        let mut wire = self.source.open(credentials, limit).await?;
+        let mut link = self.source.open(credentials, limit).await?;
         // Proves that the server answers this user, and tells its time.
-        let time = wire.ask(&Request::Command(&redis::cmd("TIME"))).await?;
+        let time = link.ask(&Request::Command(&redis::cmd("TIME"))).await?;
         let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
         let since = Duration::from_secs(secs).saturating_add(Duration::from_micros(micros.into()));
         let now = UNIX_EPOCH.checked_add(since).ok_or_else(|| {
@@ -143,13 +143,13 @@ impl Manager {
         let health = Health {
             generation,
             _login: login
-                .and_then(|(login, credentials)| login.keep(&wire, credentials, &alone, &broken)),
+                .and_then(|(login, credentials)| login.keep(&link, credentials, &alone, &broken)),
             broken,
             dirty: AtomicBool::new(false),
             alone,
         };
         Ok(Connection {
-            wire,
+            link,
             health: Arc::new(health),
         })
     }
@@ -174,7 +174,7 @@ impl Connection {
     /// Sends what is no request of the store's, and bounds nothing.
     #[cfg(feature = "cluster")]
     pub(crate) async fn ask(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
-        self.wire.ask(request).await
+        self.link.ask(request).await
     }
 
     pub(crate) fn set_dirty(&self, dirty: bool) {

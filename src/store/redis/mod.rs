@@ -24,10 +24,10 @@ mod reply;
 mod request;
 #[cfg(feature = "cluster")]
 mod router;
-mod seldom;
 pub(crate) mod sentinel;
 mod servers;
 mod stats;
 pub(crate) mod store;
+mod throttle;
 pub(crate) mod tls;
 mod url;

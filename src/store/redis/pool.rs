@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 use crate::error::store::StoreError;
 use crate::store::redis::config::RedisConfig;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::manager::{Connection, Failures, Manager, refusal};
 use crate::store::redis::request::Request;
-use crate::store::redis::seldom::SECOND;
+use crate::store::redis::throttle::SECOND;
 use crate::store::stats::PoolStats;
 
 /// Between two looks for the first connection.
@@ -83,7 +83,7 @@ impl Pools {
         key
     }
 
-    pub(crate) fn stats(&self, left_alone: bool) -> PoolStats {
+    pub(crate) fn stats(&self, breaker_open: bool) -> PoolStats {
         let state = self.shared.state();
         let counted = &state.statistics;
         PoolStats {
@@ -92,7 +92,7 @@ impl Pools {
             made: counted.connections_created,
             broken: counted.connections_closed_broken,
             timed_out: counted.get_timed_out,
-            left_alone,
+            breaker_open,
         }
     }
 
@@ -101,13 +101,13 @@ impl Pools {
     }
 
     /// One of those that requests share, so that none there means that none can be made.
-    pub(crate) async fn check_out(&self) -> Result<Guard, Failed> {
+    pub(crate) async fn check_out(&self) -> Result<Guard, RequestError> {
         let guard = self.wait_for(&self.shared).await;
         guard.map_err(|error| self.unavailable(error))
     }
 
     /// Waits for the first connection, which may take longer to make than a request waits for one.
-    pub(crate) async fn ready(&self) -> Result<(), Failed> {
+    pub(crate) async fn ready(&self) -> Result<(), RequestError> {
         let deadline = Instant::now() + self.manager.timeout;
         loop {
             match self.wait_for(&self.shared).await {
@@ -120,7 +120,7 @@ impl Pools {
     }
 
     /// A connection that nobody else has. That others have them all says nothing of the server.
-    pub(crate) async fn check_out_exclusive(&self) -> Result<Guard, Failed> {
+    pub(crate) async fn check_out_exclusive(&self) -> Result<Guard, RequestError> {
         let guard = self.wait_for(&self.exclusive).await;
         guard.map_err(|error| {
             let may_be_more = self.exclusive.state().connections < self.exclusive.config().max_size;
@@ -133,7 +133,7 @@ impl Pools {
                  raise `exclusive_pool_size`",
                 config.max_size, self.address, config.connection_timeout
             );
-            Failed::new(StoreError::unavailable(message))
+            RequestError::new(StoreError::unavailable(message))
         })
     }
 
@@ -163,14 +163,14 @@ impl Pools {
         failure.as_ref().map(|failure| Arc::clone(&failure.error))
     }
 
-    fn unavailable(&self, error: RunError<RedisError>) -> Failed {
+    fn unavailable(&self, error: RunError<RedisError>) -> RequestError {
         let cause = match error {
             RunError::User(error) => Some(Arc::new(error)),
             RunError::TimedOut => self.cause(),
         };
         let message = format!("no connection to Redis at {}", self.address);
         let error = StoreError::unavailable(message);
-        Failed::new(match cause {
+        RequestError::new(match cause {
             Some(cause) => error.with_source(cause),
             None => error,
         })
@@ -192,7 +192,7 @@ impl Pools {
             kind,
             ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown
         );
-        if demoted && self.manager.shared.left.may_now(SECOND) {
+        if demoted && self.manager.shared.left.admits(SECOND) {
             self.give_up(connection.health.generation);
         }
     }
@@ -216,7 +216,7 @@ impl Pools {
     /// behind a router that has forgotten it, and then most likely all of its generation have. A new one tells which. Once a
     /// second at most, so that a server that hangs is not asked for more and more connections.
     pub(crate) fn compare_with_a_new_one(&self, silent: &Connection) {
-        if !self.manager.shared.is_usable(silent) || !self.manager.shared.compared.may_now(SECOND) {
+        if !self.manager.shared.is_usable(silent) || !self.manager.shared.compared.admits(SECOND) {
             return;
         }
         let (pools, mut silent) = (self.clone(), silent.clone());
@@ -243,7 +243,7 @@ impl Pools {
     async fn is_silent(&self, connection: &mut Connection) -> bool {
         let key = self.probe();
         let request = Request::Command(&key);
-        let answer = connection.wire.ask(&request);
+        let answer = connection.link.ask(&request);
         let answer = tokio::time::timeout(self.command_timeout, answer).await;
         answer.is_err()
     }

@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 use crate::error::config::ConfigError;
 use crate::error::store::StoreError;
 use crate::store::redis::advice::advice;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::replicas;
 use crate::store::redis::request::Request;
 use crate::store::redis::store::RedisStore;
@@ -55,7 +55,7 @@ impl RedisStore {
         if read_only {
             tracing::warn!(target: "sessile", address = &*inner.address, "this Redis is a replica that takes no writes, so every change of a session will fail: write the primary's address into `url`, or those of its sentinels");
         }
-        match inner.replacer.choose(&inner.servers, &key).await {
+        match inner.cas.detect(&inner.servers, &key).await {
             // As above. The first request that replaces a session chooses.
             Err(failed) if failed.is_of_writes() => Ok(()),
             chosen => chosen.map_err(|failed| self.cannot_start(failed)),
@@ -95,14 +95,14 @@ impl RedisStore {
         }
     }
 
-    async fn ask(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
+    async fn ask(&self, key: &str, command: &Cmd) -> Result<Value, RequestError> {
         let servers = &self.inner.servers;
         servers
             .send_idempotent(key, &Request::Command(command))
             .await
     }
 
-    fn cannot_start(&self, failed: Failed) -> ConfigError {
+    fn cannot_start(&self, failed: RequestError) -> ConfigError {
         let inner = &self.inner;
         ConfigError::Connect {
             address: inner.address.to_string(),
@@ -125,8 +125,8 @@ struct Version {
 
 impl Version {
     fn of(hello: Value) -> Option<Self> {
-        let mut told: HashMap<String, Value> = redis::from_redis_value(hello).ok()?;
-        let mut text = |key| redis::from_redis_value::<String>(told.remove(key)?).ok();
+        let mut fields: HashMap<String, Value> = redis::from_redis_value(hello).ok()?;
+        let mut text = |key| redis::from_redis_value::<String>(fields.remove(key)?).ok();
         Some(Self {
             server: text("server")?,
             version: text("version")?,
@@ -176,9 +176,9 @@ mod tests {
                 .map(|pair| (pair[0].clone(), pair[1].clone()));
             let map = Value::Map(pairs.collect());
             for hello in [Value::Array(flat.to_vec()), map] {
-                let told = Version::of(hello).unwrap();
+                let parsed = Version::of(hello).unwrap();
                 assert_eq!(
-                    (told.server.as_str(), told.is_too_old()),
+                    (parsed.server.as_str(), parsed.is_too_old()),
                     ("redis", too_old)
                 );
             }

@@ -3,12 +3,12 @@
 use redis::Value;
 
 use crate::store::contract::Stored;
-use crate::store::redis::error::Failed;
-use crate::store::redis::reply::{odd, stored};
+use crate::store::redis::error::RequestError;
+use crate::store::redis::reply::{stored, unexpected_reply};
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
-pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>, Failed> {
+pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>, RequestError> {
     let mut pipeline = redis::pipe();
     // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
     // other, one that looks too long.
@@ -22,10 +22,10 @@ pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>,
         .send_idempotent(key, &Request::Pipeline(&pipeline))
         .await?;
     let Value::Array(answers) = answer else {
-        return Err(odd("GET").into());
+        return Err(unexpected_reply("GET").into());
     };
     match <[Value; 2]>::try_from(answers) {
         Ok([left, value]) => Ok(stored(value, &left)?),
-        Err(_) => Err(odd("GET").into()),
+        Err(_) => Err(unexpected_reply("GET").into()),
     }
 }

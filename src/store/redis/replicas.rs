@@ -11,11 +11,11 @@ use redis::{Cmd, Value};
 
 use crate::error::store::StoreError;
 use crate::store::contract::{Created, Deleted, Replaced};
-use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::Cas;
 use crate::store::redis::cas::swap::Swap;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::reply::odd;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::millis;
 use crate::store::redis::servers::{Route, Servers};
 
@@ -40,7 +40,7 @@ pub(crate) async fn create(
             Created::Done
         }
         Value::Nil => Created::Exists,
-        _ => return Err(odd("SET")),
+        _ => return Err(unexpected_reply("SET")),
     };
     connection.give_back();
     Ok(created)
@@ -48,11 +48,11 @@ pub(crate) async fn create(
 
 pub(crate) async fn replace(
     servers: &Servers,
-    replacer: &Replacer,
+    cas: &Cas,
     swap: Swap<'_>,
     wanted: Wanted,
 ) -> Result<Replaced, StoreError> {
-    let (replaced, mut connection) = replacer.replace_alone(servers, swap).await?;
+    let (replaced, mut connection) = cas.replace_alone(servers, swap).await?;
     if replaced == Replaced::Done {
         wait(&mut connection, wanted).await?;
     }
@@ -60,16 +60,16 @@ pub(crate) async fn replace(
     Ok(replaced)
 }
 
-/// Deletes, and waits. `mark` begins a key that nobody reads.
+/// Deletes, and waits. `marker` begins a key that nobody reads.
 pub(crate) async fn delete(
     servers: &Servers,
     key: &str,
-    mark: &str,
+    marker: &str,
     wanted: Wanted,
 ) -> Result<Deleted, StoreError> {
     let mut route = servers.route(key);
     let (deleted, mut connection) = loop {
-        match delete_at(servers, &mut route, key, mark).await {
+        match delete_at(servers, &mut route, key, marker).await {
             Err(failed) if route.goes_on(&failed).await => {}
             deleted => break deleted?,
         }
@@ -83,26 +83,30 @@ async fn delete_at(
     servers: &Servers,
     route: &mut Route<'_>,
     key: &str,
-    mark: &str,
-) -> Result<(Deleted, Exclusive), Failed> {
+    marker: &str,
+) -> Result<(Deleted, Exclusive), RequestError> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(key);
     let (answer, mut connection) = begin_at(route, &unlink).await?;
     let deleted = match answer {
         Value::Int(0) => {
             let mut set = redis::cmd("SET");
-            set.arg(servers.beside(key, mark)).arg(&["", "PX", "1"]);
+            set.arg(servers.beside(key, marker)).arg(&["", "PX", "1"]);
             connection.one(&set).await?;
             Deleted::Missing
         }
         Value::Int(_) => Deleted::Done,
-        _ => return Err(odd("UNLINK").into()),
+        _ => return Err(unexpected_reply("UNLINK").into()),
     };
     Ok((deleted, connection))
 }
 
 /// Sends a command to whoever has the key, over a connection on which more can be asked there.
-async fn begin(servers: &Servers, key: &str, command: &Cmd) -> Result<(Value, Exclusive), Failed> {
+async fn begin(
+    servers: &Servers,
+    key: &str,
+    command: &Cmd,
+) -> Result<(Value, Exclusive), RequestError> {
     let mut route = servers.route(key);
     loop {
         match begin_at(&mut route, command).await {
@@ -112,14 +116,17 @@ async fn begin(servers: &Servers, key: &str, command: &Cmd) -> Result<(Value, Ex
     }
 }
 
-async fn begin_at(route: &mut Route<'_>, command: &Cmd) -> Result<(Value, Exclusive), Failed> {
+async fn begin_at(
+    route: &mut Route<'_>,
+    command: &Cmd,
+) -> Result<(Value, Exclusive), RequestError> {
     let mut connection = route.exclusive().await?;
     let answer = connection.one(command).await?;
     Ok((answer, connection))
 }
 
 /// Waits for no replica at all.
-pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestError> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(0).arg(1);
     let (_, connection) = begin(servers, key, &wait).await?;
@@ -138,14 +145,14 @@ async fn wait(connection: &mut Exclusive, wanted: Wanted) -> Result<(), StoreErr
             "{have} of the {n} replicas that `durability` asks for have the write after {timeout:?}: it is on the primary \
              alone; look at the replicas"
         )),
-        Ok(_) => not_told(odd("WAIT").into()),
-        Err(failed) => not_told(failed),
+        Ok(_) => not_acknowledged(unexpected_reply("WAIT").into()),
+        Err(failed) => not_acknowledged(failed),
     };
     tracing::warn!(target: "sessile", %error, source = ?std::error::Error::source(&error), "not durable");
     Err(error)
 }
 
-fn not_told(failed: Failed) -> StoreError {
+fn not_acknowledged(failed: RequestError) -> StoreError {
     let advice = match failed.code.as_deref() {
         Some("NOPERM") => "grant the user `+wait`, which `durability` needs",
         _ => "whether replicas have the write is not known",

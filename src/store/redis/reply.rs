@@ -7,14 +7,14 @@ use redis::Value;
 
 use crate::error::store::StoreError;
 use crate::store::contract::{Replaced, Stored};
-use crate::store::redis::error::{Failed, without_arguments};
+use crate::store::redis::error::{RequestError, without_arguments};
 
-/// What is there instead of the expected value.
-pub(crate) fn found(value: Value, left: &Value) -> Result<Replaced, StoreError> {
+/// The outcome of a replacement that met another value, by what PTTL and GET answered.
+pub(crate) fn conflict(value: Value, left: &Value) -> Result<Replaced, StoreError> {
     Ok(stored(value, left)?.map_or(Replaced::Gone, Replaced::Conflict))
 }
 
-/// What GET and PTTL said.
+/// The session, by what GET and PTTL answered.
 pub(crate) fn stored(value: Value, left: &Value) -> Result<Option<Stored>, StoreError> {
     let value = match value {
         Value::BulkString(value) => Bytes::from(value),
@@ -26,7 +26,7 @@ pub(crate) fn stored(value: Value, left: &Value) -> Result<Option<Stored>, Store
             let message = format!("Redis refused GET with {}", error.code());
             return Err(StoreError::refused(message).with_source(without_arguments(error.into())));
         }
-        _ => return Err(odd("GET")),
+        _ => return Err(unexpected_reply("GET")),
     };
     let left = match left {
         Value::Int(-1) => None,
@@ -35,18 +35,18 @@ pub(crate) fn stored(value: Value, left: &Value) -> Result<Option<Stored>, Store
         Value::Int(left) => Some(Duration::from_millis(
             u64::try_from(*left).unwrap_or_default(),
         )),
-        _ => return Err(odd("PTTL")),
+        _ => return Err(unexpected_reply("PTTL")),
     };
     Ok(Some(Stored::new(value, left)))
 }
 
-pub(crate) fn is_wrong_type(failed: &Failed) -> bool {
+pub(crate) fn is_wrong_type(failed: &RequestError) -> bool {
     failed.code.as_deref() == Some("WRONGTYPE")
 }
 
-/// An answer that no Redis gives: something else speaks its protocol there.
-pub(crate) fn odd(command: &str) -> StoreError {
+/// A reply that no Redis sends: something else speaks its protocol there.
+pub(crate) fn unexpected_reply(command: &str) -> StoreError {
     StoreError::unknown(format!(
-        "the answer to {command} is none that Redis gives: is a proxy between?"
+        "unexpected reply to {command}: is there a proxy between the application and Redis?"
     ))
 }

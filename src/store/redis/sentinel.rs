@@ -160,23 +160,23 @@ impl Sentinels {
     ) -> Result<MultiplexedConnection, RedisError> {
         // So that one that is silent leaves time for the others, and for the primary.
         let share = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
-        let mut said = Vec::new();
+        let mut reports = Vec::new();
         let mut todo = None;
         let mut failure = None;
         for node in &self.nodes {
             let primary = match tokio::time::timeout(share, self.ask(node, config)).await {
                 Ok(Ok(Some(primary))) => primary,
                 Ok(Ok(None)) => {
-                    said.push(format!("{} knows no `{}`", node.addr(), self.name));
+                    reports.push(format!("{} knows no `{}`", node.addr(), self.name));
                     continue;
                 }
                 Ok(Err(error)) => {
-                    said.push(format!("{}: {error}", node.addr()));
+                    reports.push(format!("{}: {error}", node.addr()));
                     todo = todo.or_else(|| advice(&error, is_encrypted(node)));
                     continue;
                 }
                 Err(_) => {
-                    said.push(format!("{} did not answer in {share:?}", node.addr()));
+                    reports.push(format!("{} did not answer in {share:?}", node.addr()));
                     if is_encrypted(node) {
                         let advice = "look at the sentinels' logs; if they speak no TLS, write `sentinel.encrypted = false`";
                         todo = todo.or_else(|| Some(advice.to_owned()));
@@ -187,7 +187,7 @@ impl Sentinels {
             let address = primary.addr().to_string();
             match connect(primary, config, credentials).await {
                 Ok(Some(connection)) => return Ok(connection),
-                Ok(None) => said.push(format!(
+                Ok(None) => reports.push(format!(
                     "{} names {address}, which is a replica",
                     node.addr()
                 )),
@@ -201,8 +201,8 @@ impl Sentinels {
         let todo = todo.unwrap_or_else(|| {
             "correct sentinels and name in `url`, or look at the sentinels' logs".to_owned()
         });
-        let said = format!("{}: {todo}", said.join("; "));
-        Err((ErrorKind::Io, NO_PRIMARY, said).into())
+        let reports = format!("{}: {todo}", reports.join("; "));
+        Err((ErrorKind::Io, NO_PRIMARY, reports).into())
     }
 
     async fn ask(
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn errors_of_sentinels_name_the_settings_of_sentinels() {
-        let said = |line: &str| {
+        let server_error = |line: &str| {
             let line = format!("-{line}\r\n");
             match redis::parse_redis_value(line.as_bytes()).unwrap() {
                 Value::ServerError(error) => RedisError::from(error),
@@ -314,13 +314,13 @@ mod tests {
         );
         for (error, named) in [
             (
-                said("NOAUTH Authentication required."),
+                server_error("NOAUTH Authentication required."),
                 "`sentinel.password`",
             ),
-            (said("WRONGPASS invalid"), "`sentinel.username`"),
+            (server_error("WRONGPASS invalid"), "`sentinel.username`"),
             (failed.into(), "`sentinel.password`"),
             (
-                said("NOPERM no permissions"),
+                server_error("NOPERM no permissions"),
                 "`+sentinel|get-master-addr-by-name`",
             ),
             (
@@ -328,14 +328,14 @@ mod tests {
                 "`sentinel.encrypted = true`",
             ),
         ] {
-            let told = advice(&error, false).unwrap();
-            assert!(told.contains(named), "{error}: {told}");
-            assert!(!told.contains("`url`"), "{error}: {told}");
+            let text = advice(&error, false).unwrap();
+            assert!(text.contains(named), "{error}: {text}");
+            assert!(!text.contains("`url`"), "{error}: {text}");
         }
-        let told = advice(&io(std::io::ErrorKind::UnexpectedEof), true).unwrap();
-        assert!(told.contains("`sentinel.encrypted = false`"), "{told}");
+        let text = advice(&io(std::io::ErrorKind::UnexpectedEof), true).unwrap();
+        assert!(text.contains("`sentinel.encrypted = false`"), "{text}");
         for error in [
-            said("LOADING loading"),
+            server_error("LOADING loading"),
             io(std::io::ErrorKind::ConnectionRefused),
         ] {
             assert_eq!(advice(&error, false), None, "{error}");

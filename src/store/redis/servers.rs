@@ -14,8 +14,8 @@ use redis::{RedisError, ServerError, Value};
 
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
-use crate::store::redis::endpoint::Place;
-use crate::store::redis::error::Failed;
+use crate::store::redis::endpoint::Endpoint;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::link::To;
 use crate::store::redis::login::Login;
@@ -39,16 +39,16 @@ pub(crate) enum Servers {
 impl Servers {
     /// Connects in the background. Must be called within a tokio runtime.
     pub(crate) fn new(
-        place: Place,
+        endpoint: Endpoint,
         address: Arc<str>,
         config: &RedisConfig,
         login: Option<Arc<Login>>,
     ) -> Self {
-        let to = match place {
-            Place::Server(info) => To::Server(info),
-            Place::Sentinels(sentinels) => To::Sentinels(sentinels),
+        let to = match endpoint {
+            Endpoint::Server(info) => To::Server(info),
+            Endpoint::Sentinels(sentinels) => To::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
-            Place::Cluster(seeds) => {
+            Endpoint::Cluster(seeds) => {
                 return Self::Cluster(Router::new(seeds, address, config, login));
             }
         };
@@ -58,15 +58,15 @@ impl Servers {
 
     /// Connects once, to see whether it works.
     pub(crate) async fn try_out(
-        place: Place,
+        endpoint: Endpoint,
         config: &RedisConfig,
         login: Option<Arc<Login>>,
     ) -> Result<(), RedisError> {
-        let to = match place {
-            Place::Server(info) => To::Server(info),
-            Place::Sentinels(sentinels) => To::Sentinels(sentinels),
+        let to = match endpoint {
+            Endpoint::Server(info) => To::Server(info),
+            Endpoint::Sentinels(sentinels) => To::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
-            Place::Cluster(seeds) => {
+            Endpoint::Cluster(seeds) => {
                 return topology::try_seeds(&seeds, config, login.as_ref()).await;
             }
         };
@@ -75,7 +75,7 @@ impl Servers {
     }
 
     /// Waits for the first connection, and returns a key that is on its server and begins with the prefix.
-    pub(crate) async fn ready(&self, prefix: String) -> Result<String, Failed> {
+    pub(crate) async fn ready(&self, prefix: String) -> Result<String, RequestError> {
         match self {
             Self::One(connections) => connections.ready().await.map(|()| prefix),
             #[cfg(feature = "cluster")]
@@ -96,7 +96,11 @@ impl Servers {
     /// # Cancel safety
     ///
     /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
-    pub(crate) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(
+        &self,
+        key: &str,
+        request: &Request<'_>,
+    ) -> Result<Value, RequestError> {
         match self {
             Self::One(connections) => connections.send(request).await,
             #[cfg(feature = "cluster")]
@@ -109,7 +113,7 @@ impl Servers {
         &self,
         key: &str,
         request: &Request<'_>,
-    ) -> Result<Value, Failed> {
+    ) -> Result<Value, RequestError> {
         match self {
             Self::One(connections) => connections.send_idempotent(request).await,
             #[cfg(feature = "cluster")]
@@ -127,7 +131,7 @@ impl Servers {
     }
 
     /// All servers that have sessions.
-    pub(crate) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+    pub(crate) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, RequestError> {
         match self {
             Self::One(connections) => Ok(vec![Arc::clone(connections)]),
             #[cfg(feature = "cluster")]
@@ -136,27 +140,27 @@ impl Servers {
     }
 
     /// The same, asked anew.
-    pub(crate) async fn primaries_now(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+    pub(crate) async fn primaries_now(&self) -> Result<Vec<Arc<Connections>>, RequestError> {
         #[cfg(feature = "cluster")]
         if let Self::Cluster(router) = self {
-            router.renew().await;
+            router.refresh_topology().await;
         }
         self.primaries().await
     }
 
-    /// Sends to each of them, though it is left alone; an answer ends that. The first failure is the whole's, unless there
+    /// Sends to each of them, though its breaker may be open; an answer closes it. The first failure is the whole's, unless there
     /// are others by now. That a node of a cluster does not have the key is an answer.
-    pub(crate) async fn ask_all(&self, request: &Request<'_>) -> Result<(), Failed> {
+    pub(crate) async fn ask_all(&self, request: &Request<'_>) -> Result<(), RequestError> {
         let answered = self.ask_each(request).await;
         #[cfg(feature = "cluster")]
         if let (Self::Cluster(router), Err(_)) = (self, &answered) {
-            router.renew().await;
+            router.refresh_topology().await;
             return self.ask_each(request).await;
         }
         answered
     }
 
-    async fn ask_each(&self, request: &Request<'_>) -> Result<(), Failed> {
+    async fn ask_each(&self, request: &Request<'_>) -> Result<(), RequestError> {
         let primaries = self.primaries().await?;
         let asked =
             primaries
@@ -169,7 +173,7 @@ impl Servers {
     }
 
     /// Does once what redirections need, with a key that does not exist.
-    pub(crate) async fn try_redirections(&self, key: &str) -> Result<(), Failed> {
+    pub(crate) async fn try_redirections(&self, key: &str) -> Result<(), RequestError> {
         match self {
             Self::One(_) => Ok(()),
             #[cfg(feature = "cluster")]
@@ -186,7 +190,7 @@ impl Servers {
     }
 
     /// What the server said of one command in a pipeline.
-    pub(crate) fn refused(&self, error: ServerError) -> Failed {
+    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
         match self {
             Self::One(connections) => connections.refused(error),
             #[cfg(feature = "cluster")]
@@ -220,7 +224,7 @@ pub(crate) enum Route<'a> {
 }
 
 impl Route<'_> {
-    pub(crate) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
+    pub(crate) async fn exclusive(&mut self) -> Result<Exclusive, RequestError> {
         match self {
             Self::Direct(connections) => connections.exclusive().await,
             #[cfg(feature = "cluster")]
@@ -229,7 +233,7 @@ impl Route<'_> {
     }
 
     /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
-    pub(crate) async fn goes_on(&mut self, failed: &Failed) -> bool {
+    pub(crate) async fn goes_on(&mut self, failed: &RequestError) -> bool {
         match self {
             Self::Direct(_) => false,
             #[cfg(feature = "cluster")]

@@ -6,7 +6,7 @@ use redis::Value;
 
 use crate::error::store::StoreError;
 use crate::store::redis::connections::Connections;
-use crate::store::redis::reply::odd;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 use crate::store::redis::store::RedisStore;
@@ -52,9 +52,9 @@ impl RedisStore {
         let servers = &self.inner.servers;
         let primaries = servers.primaries_now().await?;
         let mut stats = StoreStats::default();
-        let mut told = Progress::default();
+        let mut so_far = Progress::default();
         for primary in &primaries {
-            told.of += database_size(primary).await?;
+            so_far.of += database_size(primary).await?;
         }
         let mut left = primaries.len();
         for primary in &primaries {
@@ -62,21 +62,21 @@ impl RedisStore {
             let mut cursor = b"0".to_vec();
             loop {
                 let (next, keys) = self.scan(primary, &cursor, options.count).await?;
-                told.keys = told.of.min(told.keys + u64::from(options.count));
+                so_far.keys = so_far.of.min(so_far.keys + u64::from(options.count));
                 let names = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
                 let ours: Vec<_> = names.filter(|key| self.is_session(key)).collect();
                 measure(servers, primary, &ours, &mut stats).await?;
-                told.sessions = stats.sessions;
+                so_far.sessions = stats.sessions;
                 if next == b"0" {
                     break;
                 }
-                progress(told);
+                progress(so_far);
                 cursor = next;
             }
             if left == 0 {
-                told.keys = told.of;
+                so_far.keys = so_far.of;
             }
-            progress(told);
+            progress(so_far);
         }
         Ok(stats)
     }
@@ -123,11 +123,11 @@ impl RedisStore {
             .arg(count);
         let request = Request::Command(&scan);
         let Value::Array(answer) = primary.send_idempotent(&request).await? else {
-            return Err(odd("SCAN"));
+            return Err(unexpected_reply("SCAN"));
         };
         let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer)
         else {
-            return Err(odd("SCAN"));
+            return Err(unexpected_reply("SCAN"));
         };
         let names = keys.into_iter().filter_map(|key| match key {
             Value::BulkString(name) => Some(name),
@@ -149,7 +149,7 @@ async fn database_size(connections: &Connections) -> Result<u64, StoreError> {
         .await?
     {
         Value::Int(size) => Ok(u64::try_from(size).unwrap_or_default()),
-        _ => Err(odd("DBSIZE")),
+        _ => Err(unexpected_reply("DBSIZE")),
     }
 }
 
@@ -167,7 +167,7 @@ async fn measure(
         .send_idempotent(&Request::Pipeline(&measures(keys)))
         .await?;
     let Value::Array(answers) = answer else {
-        return Err(odd("STRLEN"));
+        return Err(unexpected_reply("STRLEN"));
     };
     for (key, pair) in keys.iter().zip(answers.chunks_exact(2)) {
         let has_moved = pair.iter().any(|answer| match answer {
@@ -184,7 +184,7 @@ async fn measure(
             .await?;
         match answer {
             Value::Array(pair) => add(stats, &pair)?,
-            _ => return Err(odd("STRLEN")),
+            _ => return Err(unexpected_reply("STRLEN")),
         }
     }
     Ok(())

@@ -13,13 +13,13 @@ use crate::store::contract::{
     Write,
 };
 use crate::store::lease::{Leased, Owner};
-use crate::store::redis::cas::Replacer;
+use crate::store::redis::cas::Cas;
 use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::config::{CompareAndSet, RedisConfig};
 use crate::store::redis::lease;
 use crate::store::redis::read::load;
 use crate::store::redis::replicas::{self, Wanted};
-use crate::store::redis::reply::odd;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::{Request, millis};
 use crate::store::redis::servers::Servers;
 use crate::token::Handle;
@@ -108,7 +108,7 @@ pub struct RedisStore {
 
 pub(crate) struct Inner {
     pub(crate) servers: Servers,
-    pub(crate) replacer: Replacer,
+    pub(crate) cas: Cas,
     pub(crate) config: RedisConfig,
     pub(crate) address: Arc<str>,
 }
@@ -117,7 +117,7 @@ impl RedisStore {
     /// How sessions are replaced: what [`CompareAndSet::Auto`] has chosen, or what was configured. `None` until the server
     /// was asked, which [`lazy`](Self::lazy) leaves to the first request that needs it.
     pub fn compare_and_set(&self) -> Option<CompareAndSet> {
-        self.inner.replacer.chosen()
+        self.inner.cas.chosen()
     }
 
     /// Whether the other uses the same keys of the same server.
@@ -178,7 +178,7 @@ impl SessionStore for RedisStore {
         match servers.send(&key, &Request::Command(&command)).await? {
             Value::Okay => Ok(Created::Done),
             Value::Nil => Ok(Created::Exists),
-            _ => Err(odd("SET")),
+            _ => Err(unexpected_reply("SET")),
         }
     }
 
@@ -188,9 +188,7 @@ impl SessionStore for RedisStore {
         expected: &Stored,
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
-        let Inner {
-            servers, replacer, ..
-        } = &*self.inner;
+        let Inner { servers, cas, .. } = &*self.inner;
         let swap = Swap {
             key: &self.key(key),
             expected,
@@ -198,8 +196,8 @@ impl SessionStore for RedisStore {
             ttl: millis(write.ttl),
         };
         match wanted(write.durability) {
-            Some(wanted) => replicas::replace(servers, replacer, swap, wanted).await,
-            None => replacer.replace(servers, swap).await,
+            Some(wanted) => replicas::replace(servers, cas, swap, wanted).await,
+            None => cas.replace(servers, swap).await,
         }
     }
 
@@ -219,15 +217,15 @@ impl SessionStore for RedisStore {
         {
             Value::Int(1) => Ok(Touched::Done),
             Value::Int(0) => Ok(Touched::Unchanged),
-            _ => Err(odd("PEXPIRE")),
+            _ => Err(unexpected_reply("PEXPIRE")),
         }
     }
 
     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
         let (servers, key) = (&self.inner.servers, self.key(key));
         if let Some(wanted) = wanted(durability) {
-            let mark = format!("{}mark", self.inner.config.key_prefix);
-            return replicas::delete(servers, &key, &mark, wanted).await;
+            let marker = format!("{}mark", self.inner.config.key_prefix);
+            return replicas::delete(servers, &key, &marker, wanted).await;
         }
         let mut command = redis::cmd("UNLINK");
         command.arg(&key);
@@ -237,7 +235,7 @@ impl SessionStore for RedisStore {
         {
             Value::Int(0) => Ok(Deleted::Missing),
             Value::Int(_) => Ok(Deleted::Done),
-            _ => Err(odd("UNLINK")),
+            _ => Err(unexpected_reply("UNLINK")),
         }
     }
 
@@ -248,12 +246,12 @@ impl SessionStore for RedisStore {
         lease: Duration,
     ) -> Result<Leased, StoreError> {
         let (inner, key) = (&self.inner, self.lease_key(key));
-        lease::acquire(&inner.servers, &inner.replacer, &key, owner, lease).await
+        lease::acquire(&inner.servers, &inner.cas, &key, owner, lease).await
     }
 
     async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
         let (inner, key) = (&self.inner, self.lease_key(key));
-        lease::release(&inner.servers, &inner.replacer, &key, owner).await
+        lease::release(&inner.servers, &inner.cas, &key, owner).await
     }
 }
 

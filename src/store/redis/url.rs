@@ -1,8 +1,8 @@
 //! The text of a URL: its parts, and what of it may be shown.
 
-/// A URL that names several servers, in its parts.
+/// The parts of a URL that names several servers.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Several<'a> {
+pub(crate) struct MultiHostUrl<'a> {
     pub(crate) kind: Kind,
     /// `redis` or `rediss`.
     pub(crate) scheme: &'a str,
@@ -20,8 +20,8 @@ pub(crate) enum Kind {
     Sentinel,
 }
 
-impl<'a> Several<'a> {
-    pub(crate) fn of(url: &'a str) -> Option<Self> {
+impl<'a> MultiHostUrl<'a> {
+    pub(crate) fn parse(url: &'a str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let (scheme, kind) = match scheme.split_once('+')? {
             (scheme @ ("redis" | "rediss"), "cluster") => (scheme, Kind::Cluster),

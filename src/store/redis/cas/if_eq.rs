@@ -4,45 +4,51 @@ use redis::Value;
 
 use crate::store::contract::{Replaced, Stored};
 use crate::store::redis::cas::swap::Swap;
-use crate::store::redis::channel::Lane;
-use crate::store::redis::error::Failed;
+use crate::store::redis::channel::Channel;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::read::load;
-use crate::store::redis::reply::{found, is_wrong_type, odd};
+use crate::store::redis::reply::{conflict, is_wrong_type, unexpected_reply};
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
 /// Replaces the value whose version is that of `expected`, in one round trip; in two if what follows the version differs,
 /// which a store never makes so, but another writer might.
-pub(crate) async fn replace(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced, Failed> {
+pub(crate) async fn replace(
+    channel: &mut Channel<'_>,
+    swap: Swap<'_>,
+) -> Result<Replaced, RequestError> {
     let Swap { key, expected, .. } = swap;
     if expected.version().is_empty() {
         // An empty value would equal it.
-        let present = load(lane.servers(), key).await?;
+        let present = load(channel.servers(), key).await?;
         return Ok(present.map_or(Replaced::Gone, Replaced::Conflict));
     }
-    match replace_exactly(lane, swap).await? {
+    match replace_exactly(channel, swap).await? {
         // A version is a value's own, so this value is the expected one, and it is safe to compare with.
         Replaced::Conflict(present) if present.version() == expected.version() => {
             let expected = &present;
-            replace_exactly(lane, Swap { expected, ..swap }).await
+            replace_exactly(channel, Swap { expected, ..swap }).await
         }
         replaced => Ok(replaced),
     }
 }
 
 /// Asks the server whether it knows the option, by a key that does not exist.
-pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestError> {
     let swap = Swap {
         key,
         expected: &Stored::new("none", None),
         value: b"",
         ttl: 1,
     };
-    let lane = &mut Lane::shared(servers, key);
-    replace_exactly(lane, swap).await.map(drop)
+    let channel = &mut Channel::shared(servers, key);
+    replace_exactly(channel, swap).await.map(drop)
 }
 
-async fn replace_exactly(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced, Failed> {
+async fn replace_exactly(
+    channel: &mut Channel<'_>,
+    swap: Swap<'_>,
+) -> Result<Replaced, RequestError> {
     let Swap {
         key, value, ttl, ..
     } = swap;
@@ -53,22 +59,22 @@ async fn replace_exactly(lane: &mut Lane<'_>, swap: Swap<'_>) -> Result<Replaced
     pipeline.cmd("SET").arg(key).arg(value);
     pipeline.arg("IFEQ").arg(expected).arg("GET");
     pipeline.arg("PX").arg(ttl).ignore_errors();
-    let answer = lane.send(&Request::Pipeline(&pipeline)).await?;
+    let answer = channel.send(&Request::Pipeline(&pipeline)).await?;
     let Value::Array(answers) = answer else {
-        return Err(odd("SET").into());
+        return Err(unexpected_reply("SET").into());
     };
     let Ok([left, present]) = <[Value; 2]>::try_from(answers) else {
-        return Err(odd("SET").into());
+        return Err(unexpected_reply("SET").into());
     };
     match present {
         Value::BulkString(present) if present == expected => Ok(Replaced::Done),
         Value::ServerError(error) => {
-            let failed = lane.refused(error);
+            let failed = channel.refused(error);
             match is_wrong_type(&failed) {
                 true => Ok(Replaced::Conflict(Stored::unreadable())),
                 false => Err(failed),
             }
         }
-        present => Ok(found(present, &left)?),
+        present => Ok(conflict(present, &left)?),
     }
 }

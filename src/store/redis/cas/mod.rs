@@ -1,4 +1,4 @@
-//! Which of the three ways to compare and set is used: the configured one, or the first that works.
+//! Which of the three strategies to compare and set is used: the configured one, or the first that works.
 
 pub(crate) mod if_eq;
 pub(crate) mod script;
@@ -11,50 +11,50 @@ use crate::error::store::StoreError;
 use crate::store::contract::Replaced;
 use crate::store::redis::cas::script::Script;
 use crate::store::redis::cas::swap::Swap;
-use crate::store::redis::channel::Lane;
+use crate::store::redis::channel::Channel;
 use crate::store::redis::config::CompareAndSet;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::servers::{Route, Servers};
 
-/// A way to compare and set.
+/// How to compare and set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Strategy {
     Script,
     IfEq,
     Watch,
 }
 
-impl From<Way> for CompareAndSet {
-    fn from(way: Way) -> Self {
-        match way {
-            Way::Script => Self::Script,
-            Way::IfEq => Self::IfEq,
-            Way::Watch => Self::Watch,
+impl From<Strategy> for CompareAndSet {
+    fn from(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::Script => Self::Script,
+            Strategy::IfEq => Self::IfEq,
+            Strategy::Watch => Self::Watch,
         }
     }
 }
 
-/// The ways that come into question, the best first.
-fn candidates(asked: CompareAndSet) -> &'static [Way] {
+/// The strategies to try, the best first.
+fn candidates(asked: CompareAndSet) -> &'static [Strategy] {
     match asked {
-        CompareAndSet::Auto => &[Way::Script, Way::IfEq, Way::Watch],
-        CompareAndSet::Script => &[Way::Script],
-        CompareAndSet::IfEq => &[Way::IfEq],
-        CompareAndSet::Watch => &[Way::Watch],
+        CompareAndSet::Auto => &[Strategy::Script, Strategy::IfEq, Strategy::Watch],
+        CompareAndSet::Script => &[Strategy::Script],
+        CompareAndSet::IfEq => &[Strategy::IfEq],
+        CompareAndSet::Watch => &[Strategy::Watch],
     }
 }
 
-/// Replaces values that are still the expected ones.
-pub(crate) struct Replacer {
+/// Compares and sets: replaces values that are still the expected ones.
+pub(crate) struct Cas {
     asked: CompareAndSet,
-    chosen: OnceCell<Way>,
+    chosen: OnceCell<Strategy>,
     script: Script,
     /// What keys begin with that do not exist.
     probe: String,
 }
 
-impl Replacer {
+impl Cas {
     pub(crate) fn new(asked: CompareAndSet, probe: String) -> Self {
         Self {
             asked,
@@ -68,9 +68,9 @@ impl Replacer {
         self.chosen.get().copied().map(CompareAndSet::from)
     }
 
-    /// Chooses, if that is not done yet. Who comes meanwhile waits; a failure leaves the choice to the next.
-    pub(crate) async fn choose(&self, servers: &Servers, key: &str) -> Result<(), Failed> {
-        self.way(servers, key).await.map(drop)
+    /// Detects the strategy unless it is known. Concurrent callers wait; after a failure the next caller tries again.
+    pub(crate) async fn detect(&self, servers: &Servers, key: &str) -> Result<(), RequestError> {
+        self.strategy(servers, key).await.map(drop)
     }
 
     pub(crate) async fn replace(
@@ -78,11 +78,11 @@ impl Replacer {
         servers: &Servers,
         swap: Swap<'_>,
     ) -> Result<Replaced, StoreError> {
-        let lane = &mut Lane::shared(servers, swap.key);
-        let replaced = match self.way(servers, swap.key).await.map_err(undecided)? {
-            Way::Script => self.script.replace(lane, swap).await,
-            Way::IfEq => if_eq::replace(lane, swap).await,
-            Way::Watch => {
+        let channel = &mut Channel::shared(servers, swap.key);
+        let replaced = match self.strategy(servers, swap.key).await.map_err(undecided)? {
+            Strategy::Script => self.script.replace(channel, swap).await,
+            Strategy::IfEq => if_eq::replace(channel, swap).await,
+            Strategy::Watch => {
                 let (replaced, connection) = self.replace_alone(servers, swap).await?;
                 connection.give_back();
                 Ok(replaced)
@@ -101,12 +101,14 @@ impl Replacer {
         servers: &Servers,
         swap: Swap<'_>,
     ) -> Result<(Replaced, Exclusive), StoreError> {
-        let way = self.way(servers, swap.key).await.map_err(undecided)?;
+        let strategy = self.strategy(servers, swap.key).await.map_err(undecided)?;
         let mut route = servers.route(swap.key);
         loop {
-            let replaced = match way {
-                Way::Watch => watch::replace(servers, &mut route, swap).await,
-                Way::Script | Way::IfEq => self.replace_at(way, servers, &mut route, swap).await,
+            let replaced = match strategy {
+                Strategy::Watch => watch::replace(servers, &mut route, swap).await,
+                Strategy::Script | Strategy::IfEq => {
+                    self.replace_at(strategy, servers, &mut route, swap).await
+                }
             };
             match replaced {
                 Err(failed) if route.goes_on(&failed).await => {}
@@ -117,57 +119,66 @@ impl Replacer {
 
     async fn replace_at(
         &self,
-        way: Way,
+        strategy: Strategy,
         servers: &Servers,
         route: &mut Route<'_>,
         swap: Swap<'_>,
-    ) -> Result<(Replaced, Exclusive), Failed> {
+    ) -> Result<(Replaced, Exclusive), RequestError> {
         let mut connection = route.exclusive().await?;
-        let lane = &mut Lane::own(servers, swap.key, &mut connection);
-        let replaced = match way {
-            Way::IfEq => if_eq::replace(lane, swap).await?,
-            Way::Script | Way::Watch => self.script.replace(lane, swap).await?,
+        let channel = &mut Channel::exclusive(servers, swap.key, &mut connection);
+        let replaced = match strategy {
+            Strategy::IfEq => if_eq::replace(channel, swap).await?,
+            Strategy::Script | Strategy::Watch => self.script.replace(channel, swap).await?,
         };
         Ok((replaced, connection))
     }
 
     /// The server that has the key is asked, which is there if any is that the request needs.
-    async fn way(&self, servers: &Servers, key: &str) -> Result<Way, Failed> {
+    async fn strategy(&self, servers: &Servers, key: &str) -> Result<Strategy, RequestError> {
         self.chosen
-            .get_or_try_init(|| self.find(servers, key))
+            .get_or_try_init(|| self.first_available(servers, key))
             .await
             .copied()
     }
 
-    /// The first way that the server has and lets this user go. Any other trouble decides nothing.
-    async fn find(&self, servers: &Servers, key: &str) -> Result<Way, Failed> {
+    /// The first strategy that the server has and this user may use. Any other failure decides nothing.
+    async fn first_available(
+        &self,
+        servers: &Servers,
+        key: &str,
+    ) -> Result<Strategy, RequestError> {
         let probe = servers.beside(key, &self.probe);
         let mut denied = None;
-        for way in candidates(self.asked) {
-            match self.try_out(*way, servers, &probe).await {
+        for strategy in candidates(self.asked) {
+            match self.try_out(*strategy, servers, &probe).await {
                 Ok(()) => {
-                    tracing::info!(target: "sessile", compare_and_set = ?way, "the way to replace sessions is chosen");
-                    return Ok(*way);
+                    tracing::info!(target: "sessile", compare_and_set = ?strategy, "compare-and-set strategy detected");
+                    return Ok(*strategy);
                 }
-                // The best way's denial is told, if it comes to that.
+                // If all are denied, the denial of the best one is reported.
                 Err(failed) if failed.is_denial() => denied = denied.or(Some(failed)),
                 Err(failed) => return Err(failed),
             }
         }
-        Err(denied.unwrap_or_else(|| StoreError::refused("no way to compare and set").into()))
+        Err(denied.unwrap_or_else(|| StoreError::refused("no compare-and-set strategy").into()))
     }
 
-    async fn try_out(&self, way: Way, servers: &Servers, probe: &str) -> Result<(), Failed> {
-        match way {
-            Way::Script => self.script.probe(servers, probe).await,
-            Way::IfEq => if_eq::probe(servers, probe).await,
-            Way::Watch => watch::probe(servers, probe).await,
+    async fn try_out(
+        &self,
+        strategy: Strategy,
+        servers: &Servers,
+        probe: &str,
+    ) -> Result<(), RequestError> {
+        match strategy {
+            Strategy::Script => self.script.probe(servers, probe).await,
+            Strategy::IfEq => if_eq::probe(servers, probe).await,
+            Strategy::Watch => watch::probe(servers, probe).await,
         }
     }
 }
 
-/// Nothing of what was to be written has been sent.
-fn undecided(failed: Failed) -> StoreError {
-    let message = "Redis has not said yet how sessions may be replaced: see the cause; the next request asks again";
+/// Nothing that was to be written has been sent.
+fn undecided(failed: RequestError) -> StoreError {
+    let message = "could not determine a compare-and-set strategy: see the cause; the next request tries again";
     StoreError::unavailable(message).with_source(failed.error)
 }

@@ -4,9 +4,9 @@ use redis::Value;
 
 use crate::store::contract::{Replaced, Stored};
 use crate::store::redis::cas::swap::Swap;
-use crate::store::redis::channel::Lane;
-use crate::store::redis::error::Failed;
-use crate::store::redis::reply::{found, is_wrong_type, odd};
+use crate::store::redis::channel::Channel;
+use crate::store::redis::error::RequestError;
+use crate::store::redis::reply::{conflict, is_wrong_type, unexpected_reply};
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
@@ -39,26 +39,26 @@ impl Script {
     /// Replaces the value if it is the expected one.
     pub(crate) async fn replace(
         &self,
-        lane: &mut Lane<'_>,
+        channel: &mut Channel<'_>,
         swap: Swap<'_>,
-    ) -> Result<Replaced, Failed> {
+    ) -> Result<Replaced, RequestError> {
         let ttl = swap.ttl.to_string();
         let arguments = [swap.expected.version(), swap.value, ttl.as_bytes()];
-        match self.run(lane, &arguments).await {
+        match self.run(channel, &arguments).await {
             Ok(Value::Int(1)) => Ok(Replaced::Done),
             Ok(Value::Int(0)) => Ok(Replaced::Gone),
             Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
-                Ok([value, left]) => Ok(found(value, &left)?),
-                Err(_) => Err(odd("EVALSHA").into()),
+                Ok([value, left]) => Ok(conflict(value, &left)?),
+                Err(_) => Err(unexpected_reply("EVALSHA").into()),
             },
-            Ok(_) => Err(odd("EVALSHA").into()),
+            Ok(_) => Err(unexpected_reply("EVALSHA").into()),
             Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Conflict(Stored::unreadable())),
             Err(failed) => Err(failed),
         }
     }
 
     /// Runs it in both ways, on a key that does not exist.
-    pub(crate) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), Failed> {
+    pub(crate) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), RequestError> {
         for by_name in [false, true] {
             let command = self.call(by_name, key, &[b"none", b"", b"1"]);
             servers
@@ -86,13 +86,17 @@ impl Script {
 
     /// Runs it on the server that has the key. A server that does not know it yet, after a restart or a failover, says so
     /// and has done nothing; it then gets the text.
-    async fn run(&self, lane: &mut Lane<'_>, arguments: &[&[u8]]) -> Result<Value, Failed> {
-        let key = lane.key();
+    async fn run(
+        &self,
+        channel: &mut Channel<'_>,
+        arguments: &[&[u8]],
+    ) -> Result<Value, RequestError> {
+        let key = channel.key();
         let by_name = self.call(true, key, arguments);
-        match lane.send(&Request::Command(&by_name)).await {
+        match channel.send(&Request::Command(&by_name)).await {
             Err(failed) if failed.code.as_deref() == Some("NOSCRIPT") => {
                 let whole = self.call(false, key, arguments);
-                lane.send(&Request::Command(&whole)).await
+                channel.send(&Request::Command(&whole)).await
             }
             answer => answer,
         }

@@ -11,9 +11,9 @@ use redis::{Cmd, ServerError, Value, cmd};
 use crate::error::store::StoreError;
 use crate::store::contract::{Replaced, Stored};
 use crate::store::redis::cas::swap::Swap;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::reply::{found, is_wrong_type, odd};
+use crate::store::redis::reply::{conflict, is_wrong_type, unexpected_reply};
 use crate::store::redis::servers::{Route, Servers};
 
 /// Replaces the value if it is the expected one, for one who may have more to ask on the connection, which is left as if it
@@ -24,7 +24,7 @@ pub(crate) async fn replace(
     servers: &Servers,
     route: &mut Route<'_>,
     swap: Swap<'_>,
-) -> Result<(Replaced, Exclusive), Failed> {
+) -> Result<(Replaced, Exclusive), RequestError> {
     let Swap {
         key,
         expected,
@@ -42,7 +42,7 @@ pub(crate) async fn replace(
         if !same {
             let replaced = give_up(&mut connection, key)
                 .await
-                .map_err(Failed::unsent)?;
+                .map_err(RequestError::unsent)?;
             return Ok((replaced, connection));
         }
         let mut set = cmd("SET");
@@ -51,10 +51,12 @@ pub(crate) async fn replace(
             Some(Value::Okay) => return Ok((Replaced::Done, connection)),
             // It has expired since it was watched.
             Some(Value::Nil) => return Ok((Replaced::Gone, connection)),
-            Some(_) => return Err(odd("EXEC").into()),
+            Some(_) => return Err(unexpected_reply("EXEC").into()),
             // Another value, or the same one renewed: a PEXPIRE counts as a change, and is none.
             None if began.elapsed() < servers.command_timeout() => {
-                present = look(&mut connection, key).await.map_err(Failed::unsent)?;
+                present = look(&mut connection, key)
+                    .await
+                    .map_err(RequestError::unsent)?;
             }
             None => {
                 connection.give_back();
@@ -66,7 +68,7 @@ pub(crate) async fn replace(
 }
 
 /// Does once all that [`replace`] does, to a key that does not exist.
-pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
+pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestError> {
     let mut route = servers.route(key);
     loop {
         match probe_at(&mut route, key).await {
@@ -76,7 +78,7 @@ pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), Failed> {
     }
 }
 
-async fn probe_at(route: &mut Route<'_>, key: &str) -> Result<(), Failed> {
+async fn probe_at(route: &mut Route<'_>, key: &str) -> Result<(), RequestError> {
     let (mut connection, _) = begin(route, key).await?;
     let _ = give_up(&mut connection, key).await?;
     look(&mut connection, key).await?;
@@ -88,22 +90,22 @@ async fn probe_at(route: &mut Route<'_>, key: &str) -> Result<(), Failed> {
 }
 
 /// A connection and the first look on it; another connection if the first turns out to be dead.
-async fn begin(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), Failed> {
+async fn begin(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), RequestError> {
     let begun = match begin_once(route, key).await {
         Err(failed) if failed.is_dropped() => begin_once(route, key).await,
         begun => begun,
     };
-    begun.map_err(Failed::unsent)
+    begun.map_err(RequestError::unsent)
 }
 
-async fn begin_once(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), Failed> {
+async fn begin_once(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), RequestError> {
     let mut connection = route.exclusive().await?;
     let present = look(&mut connection, key).await?;
     Ok((connection, present))
 }
 
 /// Watches the key, opens a transaction, and says which version is there.
-async fn look(connection: &mut Exclusive, key: &str) -> Result<Value, Failed> {
+async fn look(connection: &mut Exclusive, key: &str) -> Result<Value, RequestError> {
     let mut pipeline = redis::pipe();
     let last = Stored::VERSION_LEN - 1;
     pipeline.cmd("WATCH").arg(key);
@@ -122,20 +124,20 @@ async fn look(connection: &mut Exclusive, key: &str) -> Result<Value, Failed> {
         Ok([Value::ServerError(error), _, _] | [_, _, Value::ServerError(error)]) => {
             Err(connection.refused(error))
         }
-        _ => Err(odd("WATCH").into()),
+        _ => Err(unexpected_reply("WATCH").into()),
     }
 }
 
 /// Leaves the transaction, and reads what is there instead of the expected value.
-async fn give_up(connection: &mut Exclusive, key: &str) -> Result<Replaced, Failed> {
+async fn give_up(connection: &mut Exclusive, key: &str) -> Result<Replaced, RequestError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("DISCARD");
     pipeline.cmd("PTTL").arg(key).cmd("GET").arg(key);
     let answers = connection.ask(&mut pipeline).await?;
     match <[Value; 3]>::try_from(answers) {
-        Ok([Value::Okay, left, value]) => Ok(found(value, &left)?),
+        Ok([Value::Okay, left, value]) => Ok(conflict(value, &left)?),
         Ok([Value::ServerError(error), _, _]) => Err(connection.refused(error)),
-        _ => Err(odd("DISCARD").into()),
+        _ => Err(unexpected_reply("DISCARD").into()),
     }
 }
 
@@ -149,18 +151,18 @@ enum Executed {
     /// Nothing: the server refused the command or the transaction.
     Refused(ServerError),
     /// No Redis answers so.
-    Odd,
+    Unexpected,
 }
 
 /// Does one command in the open transaction, and ends it.
-async fn execute(connection: &mut Exclusive, command: Cmd) -> Result<Option<Value>, Failed> {
+async fn execute(connection: &mut Exclusive, command: Cmd) -> Result<Option<Value>, RequestError> {
     let mut pipeline = redis::pipe();
     pipeline.add_command(command).cmd("EXEC");
     match executed(connection.ask(&mut pipeline).await?) {
         Executed::Done(answer) => Ok(Some(answer)),
         Executed::Changed => Ok(None),
         Executed::Refused(error) => Err(connection.refused(error)),
-        Executed::Odd => Err(odd("EXEC").into()),
+        Executed::Unexpected => Err(unexpected_reply("EXEC").into()),
     }
 }
 
@@ -175,9 +177,9 @@ fn executed(answers: Vec<Value>) -> Executed {
         Ok([_, Value::Array(done)]) => match <[Value; 1]>::try_from(done) {
             Ok([Value::ServerError(error)]) => Executed::Refused(error),
             Ok([answer]) => Executed::Done(answer),
-            Err(_) => Executed::Odd,
+            Err(_) => Executed::Unexpected,
         },
-        _ => Executed::Odd,
+        _ => Executed::Unexpected,
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
         let done = |answer| Value::Array(vec![answer]);
         let refused = |text| match error(text) {
             Value::ServerError(error) => Executed::Refused(error),
-            _ => Executed::Odd,
+            _ => Executed::Unexpected,
         };
         for (answers, expected) in [
             ([queued(), done(Value::Okay)], Executed::Done(Value::Okay)),
@@ -212,11 +214,11 @@ mod tests {
                 [queued(), error("NOPERM no exec")],
                 refused("NOPERM no exec"),
             ),
-            ([queued(), Value::Array(Vec::new())], Executed::Odd),
-            ([queued(), Value::Okay], Executed::Odd),
+            ([queued(), Value::Array(Vec::new())], Executed::Unexpected),
+            ([queued(), Value::Okay], Executed::Unexpected),
         ] {
             assert_eq!(executed(answers.to_vec()), expected, "{answers:?}");
         }
-        assert_eq!(executed(vec![Value::Okay]), Executed::Odd);
+        assert_eq!(executed(vec![Value::Okay]), Executed::Unexpected);
     }
 }

@@ -3,8 +3,8 @@
 use redis::{Arg, Cmd, Pipeline, Value};
 
 use crate::store::redis::connections::Connections;
-use crate::store::redis::error::Failed;
-use crate::store::redis::reply::odd;
+use crate::store::redis::error::RequestError;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 
 /// How the answer is to be read.
@@ -49,15 +49,21 @@ pub(crate) fn with_asking(request: &Request<'_>, in_transaction: &mut bool) -> (
 
 impl Form {
     /// The answer to the request as it was.
-    pub(crate) fn read(&self, answer: Value, connections: &Connections) -> Result<Value, Failed> {
-        let mut answers = self.answers(answer).ok_or_else(|| odd("ASKING"))?;
+    pub(crate) fn read(
+        &self,
+        answer: Value,
+        connections: &Connections,
+    ) -> Result<Value, RequestError> {
+        let mut answers = self
+            .answers(answer)
+            .ok_or_else(|| unexpected_reply("ASKING"))?;
         if !self.single {
             return Ok(Value::Array(answers));
         }
         match answers.pop() {
             Some(Value::ServerError(error)) => Err(connections.refused(error)),
             Some(answer) => Ok(answer),
-            None => Err(odd("ASKING").into()),
+            None => Err(unexpected_reply("ASKING").into()),
         }
     }
 
@@ -85,7 +91,7 @@ mod tests {
     #[test]
     fn every_command_is_let_through_and_a_transaction_once() {
         let mut in_transaction = false;
-        let mut told = |words: &str| {
+        let mut asked = |words: &str| {
             let mut commands = redis::pipe();
             for word in words.split(' ') {
                 commands.cmd(word);
@@ -100,15 +106,15 @@ mod tests {
             assert_eq!(form.counts, counts);
             sent.join(" ")
         };
-        assert_eq!(told("PTTL GET"), "ASKING PTTL ASKING GET");
+        assert_eq!(asked("PTTL GET"), "ASKING PTTL ASKING GET");
         assert_eq!(
-            told("WATCH GETRANGE MULTI"),
+            asked("WATCH GETRANGE MULTI"),
             "ASKING WATCH ASKING GETRANGE ASKING MULTI"
         );
-        assert_eq!(told("DISCARD PTTL GET"), "DISCARD ASKING PTTL ASKING GET");
-        assert_eq!(told("MULTI"), "ASKING MULTI");
-        assert_eq!(told("SET EXEC"), "SET EXEC");
-        assert_eq!(told("WAIT"), "ASKING WAIT");
+        assert_eq!(asked("DISCARD PTTL GET"), "DISCARD ASKING PTTL ASKING GET");
+        assert_eq!(asked("MULTI"), "ASKING MULTI");
+        assert_eq!(asked("SET EXEC"), "SET EXEC");
+        assert_eq!(asked("WAIT"), "ASKING WAIT");
     }
 
     #[test]

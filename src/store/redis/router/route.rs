@@ -6,9 +6,9 @@ use std::time::Duration;
 use redis::{ServerError, Value};
 use tokio::time::Instant;
 
-use crate::store::redis::error::{Failed, Redirection, Repetitions};
+use crate::store::redis::error::{Redirection, Repetitions, RequestError};
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::reply::odd;
+use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::router::asking::with_asking;
 use crate::store::redis::router::slots::{Address, slot_of};
@@ -53,7 +53,7 @@ enum Next {
     Stop,
 }
 
-fn next(failed: &Failed, asked: &str) -> Next {
+fn next(failed: &RequestError, asked: &str) -> Next {
     if let Some(Redirection { to, ask, .. }) = failed.redirection.as_deref() {
         return match (Address::parse(to, asked), ask) {
             (Some(address), true) => Next::Ask(address),
@@ -69,7 +69,11 @@ fn next(failed: &Failed, asked: &str) -> Next {
 }
 
 impl Router {
-    pub(crate) async fn send(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(
+        &self,
+        key: &str,
+        request: &Request<'_>,
+    ) -> Result<Value, RequestError> {
         let mut route = self.route(key);
         loop {
             match route.next().await?.send(request).await {
@@ -85,7 +89,7 @@ impl Router {
         &self,
         key: &str,
         request: &Request<'_>,
-    ) -> Result<Value, Failed> {
+    ) -> Result<Value, RequestError> {
         let mut repetitions = Repetitions::new(SIZE_MOST);
         loop {
             let failed = match self.send_reading(key, request).await {
@@ -95,11 +99,11 @@ impl Router {
             if let Some(failed) = repetitions.last(failed) {
                 return Err(failed);
             }
-            self.renew().await;
+            self.refresh_topology().await;
         }
     }
 
-    async fn send_reading(&self, key: &str, request: &Request<'_>) -> Result<Value, Failed> {
+    async fn send_reading(&self, key: &str, request: &Request<'_>) -> Result<Value, RequestError> {
         let mut route = self.route(key);
         loop {
             match route.next().await?.send_idempotent(request).await {
@@ -109,7 +113,7 @@ impl Router {
         }
     }
 
-    pub(crate) async fn try_asking(&self, key: &str) -> Result<(), Failed> {
+    pub(crate) async fn try_asking(&self, key: &str) -> Result<(), RequestError> {
         let mut get = redis::cmd("GET");
         get.arg(key);
         let (pipeline, _) = with_asking(&Request::Command(&get), &mut false);
@@ -121,7 +125,7 @@ impl Router {
                 Some(Value::ServerError(error)) => Err(self.refused(error)),
                 _ => Ok(()),
             },
-            _ => Err(odd("ASKING").into()),
+            _ => Err(unexpected_reply("ASKING").into()),
         }
     }
 
@@ -143,22 +147,22 @@ impl<'a> Route<'a> {
     }
 
     /// Who is to be asked now.
-    pub(crate) async fn next(&mut self) -> Result<Hop, Failed> {
+    pub(crate) async fn next(&mut self) -> Result<Hop, RequestError> {
         let asking = self.ask.is_some();
         let mut node = self.ask.take().or_else(|| self.router.owner(self.slot));
         if node.is_none() && !self.router.is_lost() {
-            self.router.renew().await;
+            self.router.refresh_topology().await;
             node = self.router.owner(self.slot);
         }
         let node = node.ok_or_else(|| {
-            self.router.renew_soon();
+            self.router.refresh_topology_soon();
             self.router.nobody()
         })?;
         self.last = Some(Arc::clone(&node));
         Ok(Hop { node, asking })
     }
 
-    pub(crate) async fn exclusive(&mut self) -> Result<Exclusive, Failed> {
+    pub(crate) async fn exclusive(&mut self) -> Result<Exclusive, RequestError> {
         let Hop { node, asking } = self.next().await?;
         let exclusive = node.connections.exclusive().await?;
         Ok(match asking {
@@ -168,7 +172,7 @@ impl<'a> Route<'a> {
     }
 
     /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
-    pub(crate) async fn goes_on(&mut self, failed: &Failed) -> bool {
+    pub(crate) async fn goes_on(&mut self, failed: &RequestError) -> bool {
         let Some(last) = self.last.clone() else {
             return false;
         };
@@ -176,8 +180,8 @@ impl<'a> Route<'a> {
         let next = next(failed, &last.host);
         // A slot that is on its way is where it should be.
         let is_down = failed.code.as_deref() == Some("CLUSTERDOWN");
-        if failed.trouble.is_some() || is_down || !matches!(next, Next::Ask(_) | Next::Stop) {
-            router.renew_soon();
+        if failed.fault.is_some() || is_down || !matches!(next, Next::Ask(_) | Next::Stop) {
+            router.refresh_topology_soon();
         }
         if next == Next::Stop || self.began.elapsed() >= router.command_timeout() {
             return false;
@@ -191,8 +195,8 @@ impl<'a> Route<'a> {
             Next::Ask(address) => self.ask = router.at(&address),
             Next::Wait | Next::Stop => {}
             Next::Elsewhere => {
-                if !last.connections.is_left_alone() {
-                    router.renew().await;
+                if !last.connections.is_breaker_open() {
+                    router.refresh_topology().await;
                 }
                 let owner = router.owner(self.slot);
                 return owner.is_some_and(|owner| !Arc::ptr_eq(&owner, &last));
@@ -205,7 +209,7 @@ impl<'a> Route<'a> {
 impl Hop {
     /// A pipeline whose last command a node has redirected fails as a whole: what comes before it only reads. Other errors
     /// inside of a pipeline are part of the answer.
-    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         let answer = self.ask(request).await?;
         let last = match &answer {
             Value::Array(answers) => answers.last(),
@@ -218,7 +222,10 @@ impl Hop {
     }
 
     /// The same if any of the commands was redirected.
-    pub(crate) async fn send_idempotent(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    pub(crate) async fn send_idempotent(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<Value, RequestError> {
         let answer = self.ask(request).await?;
         let any = match &answer {
             Value::Array(answers) => answers.iter().find_map(redirection),
@@ -230,7 +237,7 @@ impl Hop {
         }
     }
 
-    async fn ask(&self, request: &Request<'_>) -> Result<Value, Failed> {
+    async fn ask(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         let connections = &self.node.connections;
         if !self.asking {
             return connections.send(request).await;
@@ -253,24 +260,27 @@ mod tests {
     use super::*;
     use crate::error::store::StoreError;
 
-    fn said(text: &str) -> Failed {
+    fn server_error(text: &str) -> RequestError {
         let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
-        Failed::of("h:1", parsed.extract_error().unwrap_err())
+        RequestError::of("h:1", parsed.extract_error().unwrap_err())
     }
 
     #[test]
     fn what_follows_from_a_failure() {
         let address = Address::new("h", 2);
         for (failed, follows) in [
-            (said("MOVED 5 h:2"), Next::Moved(address.clone())),
-            (said("ASK 5 h:2"), Next::Ask(address)),
-            (said("MOVED 5 :2"), Next::Moved(Address::new("asked", 2))),
-            (said("MOVED 5 ?:2"), Next::Wait),
-            (said("CLUSTERDOWN Hash slot not served"), Next::Stop),
-            (said("TRYAGAIN Multiple keys request"), Next::Wait),
-            (said("READONLY no"), Next::Stop),
-            (said("OOM no"), Next::Stop),
-            (said("NOSCRIPT no"), Next::Stop),
+            (server_error("MOVED 5 h:2"), Next::Moved(address.clone())),
+            (server_error("ASK 5 h:2"), Next::Ask(address)),
+            (
+                server_error("MOVED 5 :2"),
+                Next::Moved(Address::new("asked", 2)),
+            ),
+            (server_error("MOVED 5 ?:2"), Next::Wait),
+            (server_error("CLUSTERDOWN Hash slot not served"), Next::Stop),
+            (server_error("TRYAGAIN Multiple keys request"), Next::Wait),
+            (server_error("READONLY no"), Next::Stop),
+            (server_error("OOM no"), Next::Stop),
+            (server_error("NOSCRIPT no"), Next::Stop),
             (
                 StoreError::unavailable("no connection").into(),
                 Next::Elsewhere,
@@ -278,8 +288,8 @@ mod tests {
             // It may have been done.
             (StoreError::unknown("no answer").into(), Next::Stop),
         ] {
-            let told = format!("{:?}", failed.error);
-            assert_eq!(next(&failed, "asked"), follows, "{told}");
+            let text = format!("{:?}", failed.error);
+            assert_eq!(next(&failed, "asked"), follows, "{text}");
         }
     }
 }

@@ -16,13 +16,13 @@ use crate::error::store::StoreError;
 use crate::store::redis::address::at_address;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
-use crate::store::redis::error::Failed;
+use crate::store::redis::error::RequestError;
 use crate::store::redis::link::To;
 use crate::store::redis::login::Login;
 use crate::store::redis::manager::{Clock, Manager};
 use crate::store::redis::request::Request;
 use crate::store::redis::router::slots::{Address, Map, Range, key_in, ranges, slot_of};
-use crate::store::redis::seldom::Seldom;
+use crate::store::redis::throttle::Throttle;
 use crate::store::stats::PoolStats;
 
 /// Requests share this many connections to each node at most; more help nobody.
@@ -52,7 +52,7 @@ struct Inner {
     map: RwLock<Map<Arc<Node>>>,
     /// Why the cluster did not say where the slots are, when it was last asked.
     failure: RwLock<Option<StoreError>>,
-    due: Seldom,
+    due: Throttle,
     /// Whether it is being asked.
     asking: AtomicBool,
     /// Grows with each answer, or each failure to get one.
@@ -83,7 +83,7 @@ impl Router {
             clock: Arc::default(),
             map: RwLock::default(),
             failure: RwLock::default(),
-            due: Seldom::default(),
+            due: Throttle::default(),
             asking: AtomicBool::new(false),
             answers: watch::Sender::default(),
         };
@@ -101,10 +101,10 @@ impl Router {
     }
 
     /// Waits for the first connection to one of the primaries, and returns a slot of it.
-    pub(crate) async fn ready(&self) -> Result<u16, Failed> {
+    pub(crate) async fn ready(&self) -> Result<u16, RequestError> {
         let deadline = Instant::now() + self.inner.config.connection_timeout;
         while self.map().is_empty() && Instant::now() < deadline {
-            self.renew().await;
+            self.refresh_topology().await;
             tokio::time::sleep(AGAIN).await;
         }
         let ready: Vec<_> = self
@@ -121,9 +121,9 @@ impl Router {
     }
 
     /// All that have slots.
-    pub(crate) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, Failed> {
+    pub(crate) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, RequestError> {
         if self.map().is_empty() {
-            self.renew().await;
+            self.refresh_topology().await;
         }
         let owners = self.owners();
         if owners.is_empty() {
@@ -152,12 +152,12 @@ impl Router {
             made: sum.made + node.made,
             broken: sum.broken + node.broken,
             timed_out: sum.timed_out + node.timed_out,
-            left_alone: sum.left_alone || node.left_alone,
+            breaker_open: sum.breaker_open || node.breaker_open,
         })
     }
 
-    pub(crate) fn refused(&self, error: ServerError) -> Failed {
-        Failed::of(&self.inner.address, error.into())
+    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
+        RequestError::of(&self.inner.address, error.into())
     }
 
     /// The node that has a slot; any if that is not known, as it will know more.
@@ -179,18 +179,18 @@ impl Router {
 
     /// Asks the cluster where the slots are, and waits for the answer; or for that to a question under way, if the last was
     /// not long ago.
-    pub(crate) async fn renew(&self) {
+    pub(crate) async fn refresh_topology(&self) {
         let mut answers = self.inner.answers.subscribe();
-        self.renew_soon();
+        self.refresh_topology_soon();
         if self.inner.asking.load(Ordering::Acquire) {
             drop(tokio::time::timeout(self.command_timeout(), answers.changed()).await);
         }
     }
 
     /// The same without waiting.
-    pub(crate) fn renew_soon(&self) {
+    pub(crate) fn refresh_topology_soon(&self) {
         let inner = &self.inner;
-        if inner.due.may_now(APART) && !inner.asking.swap(true, Ordering::AcqRel) {
+        if inner.due.admits(APART) && !inner.asking.swap(true, Ordering::AcqRel) {
             let asking = Asking(self.clone());
             tokio::spawn(async move { asking.0.ask().await });
         }
@@ -221,7 +221,7 @@ impl Router {
             Err(error) => {
                 let message = "the cluster did not say where its slots are";
                 let error = StoreError::unavailable(message).with_source(error);
-                tracing::debug!(target: "sessile", %error, "the cluster is not reached");
+                tracing::debug!(target: "sessile", %error, "could not reach the cluster");
                 Some(error)
             }
         };
@@ -237,7 +237,7 @@ impl Router {
             let map = self.map();
             let sound = map
                 .primaries()
-                .filter(|node| !node.connections.is_left_alone());
+                .filter(|node| !node.connections.is_breaker_open());
             sound.cloned().sample(&mut rand::rng(), ASKED)
         };
         let question = where_slots_are();
@@ -289,7 +289,7 @@ impl Router {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn nobody(&self) -> Failed {
+    pub(crate) fn nobody(&self) -> RequestError {
         let failure = self
             .inner
             .failure
@@ -345,10 +345,10 @@ async fn ask_seeds(
         }
         answers = left;
     }
-    let told = failures
+    let first_definite = failures
         .iter()
         .position(|error: &RedisError| !error.is_timeout());
-    Err(failures.swap_remove(told.unwrap_or_default()))
+    Err(failures.swap_remove(first_definite.unwrap_or_default()))
 }
 
 async fn ask_seed(
