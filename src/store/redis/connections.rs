@@ -161,7 +161,7 @@ impl Connections {
             return Ok(());
         }
         let message = format!(
-            "the circuit breaker of Redis at {} is open, as too many calls have failed: the next request may work",
+            "the circuit breaker of Redis at {} is open, as too many calls have failed: it closes when Redis answers a probe",
             self.address
         );
         let error = StoreError::unavailable(message);
