@@ -16,9 +16,9 @@ use crate::time::duration;
 /// use std::time::Duration;
 /// use sessile::RedisConfig;
 ///
-/// let mut config = RedisConfig::new("redis://127.0.0.1:6379/");
-/// config.key_prefix = "shop:session:".to_owned();
-/// config.command_timeout = Duration::from_millis(200);
+/// let config = RedisConfig::new("redis://127.0.0.1:6379/")
+///     .with_key_prefix("shop:session:")
+///     .with_command_timeout(Duration::from_millis(200));
 /// ```
 ///
 /// It is a serde type: durations are written as `"500ms"`, and what is left out has its default.
@@ -141,6 +141,69 @@ impl RedisConfig {
             ..Self::default()
         }
     }
+
+    /// Sets [`tls`](Self::tls).
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsConfig) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Sets [`sentinel`](Self::sentinel).
+    #[must_use]
+    pub fn with_sentinel(mut self, sentinel: SentinelConfig) -> Self {
+        self.sentinel = sentinel;
+        self
+    }
+
+    /// Sets [`key_prefix`](Self::key_prefix).
+    #[must_use]
+    pub fn with_key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
+        self.key_prefix = key_prefix.into();
+        self
+    }
+
+    /// Sets [`pool_size`](Self::pool_size).
+    #[must_use]
+    pub fn with_pool_size(mut self, pool_size: u32) -> Self {
+        self.pool_size = pool_size;
+        self
+    }
+
+    /// Sets [`compare_and_set`](Self::compare_and_set).
+    #[must_use]
+    pub fn with_compare_and_set(mut self, compare_and_set: CompareAndSet) -> Self {
+        self.compare_and_set = compare_and_set;
+        self
+    }
+
+    /// Sets [`exclusive_pool_size`](Self::exclusive_pool_size).
+    #[must_use]
+    pub fn with_exclusive_pool_size(mut self, exclusive_pool_size: u32) -> Self {
+        self.exclusive_pool_size = exclusive_pool_size;
+        self
+    }
+
+    /// Sets [`connection_timeout`](Self::connection_timeout).
+    #[must_use]
+    pub fn with_connection_timeout(mut self, connection_timeout: Duration) -> Self {
+        self.connection_timeout = connection_timeout;
+        self
+    }
+
+    /// Sets [`command_timeout`](Self::command_timeout).
+    #[must_use]
+    pub fn with_command_timeout(mut self, command_timeout: Duration) -> Self {
+        self.command_timeout = command_timeout;
+        self
+    }
+
+    /// Sets [`request_budget`](Self::request_budget).
+    #[must_use]
+    pub fn with_request_budget(mut self, request_budget: Duration) -> Self {
+        self.request_budget = request_budget;
+        self
+    }
 }
 
 #[cfg(test)]
@@ -172,5 +235,52 @@ mod tests {
             let config: RedisConfig = serde_json::from_str(&json).unwrap();
             assert_eq!(config.compare_and_set, expected);
         }
+    }
+
+    #[test]
+    fn each_setting_has_a_setter() {
+        let seconds = Duration::from_secs;
+        let tls = TlsConfig::default()
+            .with_ca("ca.pem")
+            .with_client_cert("cert.pem")
+            .with_client_key("key.pem");
+        let sentinel = SentinelConfig::default()
+            .with_username("mia")
+            .with_password("s3cret")
+            .with_encrypted(true)
+            .with_tls(tls.clone());
+        let set = RedisConfig::new("rediss+sentinel://h/m")
+            .with_tls(tls)
+            .with_sentinel(sentinel)
+            .with_key_prefix("shop:")
+            .with_pool_size(2)
+            .with_compare_and_set(CompareAndSet::Watch)
+            .with_exclusive_pool_size(3)
+            .with_connection_timeout(seconds(4))
+            .with_command_timeout(seconds(5))
+            .with_request_budget(seconds(6));
+        let tls = || TlsConfig {
+            ca: Some("ca.pem".into()),
+            client_cert: Some("cert.pem".into()),
+            client_key: Some("key.pem".into()),
+        };
+        let expected = RedisConfig {
+            url: "rediss+sentinel://h/m".to_owned(),
+            tls: tls(),
+            sentinel: SentinelConfig {
+                username: Some("mia".to_owned()),
+                password: Some("s3cret".to_owned()),
+                encrypted: Some(true),
+                tls: Some(tls()),
+            },
+            key_prefix: "shop:".to_owned(),
+            pool_size: 2,
+            compare_and_set: CompareAndSet::Watch,
+            exclusive_pool_size: 3,
+            connection_timeout: seconds(4),
+            command_timeout: seconds(5),
+            request_budget: seconds(6),
+        };
+        assert!(set == expected);
     }
 }

@@ -57,6 +57,34 @@ impl fmt::Debug for SentinelConfig {
 }
 
 impl SentinelConfig {
+    /// Sets [`username`](Self::username).
+    #[must_use]
+    pub fn with_username(mut self, username: impl Into<String>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// Sets [`password`](Self::password).
+    #[must_use]
+    pub fn with_password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// Sets [`encrypted`](Self::encrypted).
+    #[must_use]
+    pub fn with_encrypted(mut self, encrypted: bool) -> Self {
+        self.encrypted = Some(encrypted);
+        self
+    }
+
+    /// Sets [`tls`](Self::tls).
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Says which of the settings cannot work, if connections to the sentinels are encrypted or are not.
     pub(crate) fn check(&self, encrypted: bool) -> Result<(), ConfigError> {
         if self.username.is_some() && self.password.is_none() {

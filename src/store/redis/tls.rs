@@ -12,6 +12,13 @@ pub(crate) use with_rustls::{handshake_advice, install_provider, with_certificat
 /// Without any of these the server needs a certificate of an authority that browsers trust too, or, with the feature
 /// `tls-native-roots`, of one that the operating system trusts; and no certificate is shown to it. There is no way to skip
 /// the check of the certificate.
+///
+/// ```
+/// use sessile::{RedisConfig, TlsConfig};
+///
+/// let tls = TlsConfig::default().with_ca("/etc/ssl/redis-ca.pem");
+/// let config = RedisConfig::new("rediss://redis.internal/").with_tls(tls);
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +32,29 @@ pub struct TlsConfig {
     pub client_cert: Option<PathBuf>,
     /// Its private key: PKCS#8, PKCS#1 or SEC1, without a password.
     pub client_key: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    /// Sets [`ca`](Self::ca).
+    #[must_use]
+    pub fn with_ca(mut self, ca: impl Into<PathBuf>) -> Self {
+        self.ca = Some(ca.into());
+        self
+    }
+
+    /// Sets [`client_cert`](Self::client_cert).
+    #[must_use]
+    pub fn with_client_cert(mut self, client_cert: impl Into<PathBuf>) -> Self {
+        self.client_cert = Some(client_cert.into());
+        self
+    }
+
+    /// Sets [`client_key`](Self::client_key).
+    #[must_use]
+    pub fn with_client_key(mut self, client_key: impl Into<PathBuf>) -> Self {
+        self.client_key = Some(client_key.into());
+        self
+    }
 }
 
 /// Without TLS there are no handshakes.
