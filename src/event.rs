@@ -183,7 +183,9 @@ impl Event {
     pub(crate) fn unreadable(handle: Handle, error: &Unreadable) -> Self {
         let reason = match error {
             Unreadable::Malformed(source) => format!("{error}: {source}"),
-            Unreadable::Newer(_) | Unreadable::NoVersion => error.to_string(),
+            Unreadable::Newer(_) | Unreadable::NoVersion | Unreadable::NotBytes => {
+                error.to_string()
+            }
         };
         Self::UnreadableRecord { handle, reason }
     }

@@ -17,7 +17,7 @@ use crate::event;
 use crate::record::Record;
 use crate::record::version::{CommitId, Epoch};
 use crate::store::deadline::within;
-use crate::store::{Created, Freshness, Replaced, Stored, Write};
+use crate::store::{Created, Freshness, Loaded, Replaced, Stored, Write};
 
 /// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
@@ -235,6 +235,7 @@ impl Attempt {
             Ok(Replaced::Done) => Event::Done,
             Ok(Replaced::Gone) => Event::Gone,
             Ok(Replaced::Conflict(newer)) => self.find(newer),
+            Ok(Replaced::Unreadable) => Event::Unreadable,
             Err(error) => self.failed(error),
         }
     }
@@ -253,14 +254,15 @@ impl Attempt {
         let store = &self.context.backend.store;
         let load = store.load(&self.prepared.token.handle, Freshness::Latest);
         match within(self.deadline, load).await {
-            Ok(Some(stored)) => match self.find(stored) {
+            Ok(Loaded::Found(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
                     entry: newer.entry,
                     clash: newer.clash,
                 },
                 event => event,
             },
-            Ok(None) => Event::Gone,
+            Ok(Loaded::Unreadable) => Event::Unreadable,
+            Ok(Loaded::Missing) => Event::Gone,
             Err(error) => {
                 self.failure = Some(error);
                 Event::LoadFailed

@@ -115,18 +115,22 @@ async fn end(
     let handle = revocation.handle();
     if let Revocation::Unverified { token, asked } = revocation {
         let load = store.load(&handle, Freshness::Latest);
-        let Some(stored) = within(deadline, load).await? else {
-            return Ok(Ended::NoSession);
+        let record = match within(deadline, load).await?.bytes() {
+            Ok(Some(stored)) => Record::decode(stored.value()),
+            Ok(None) => return Ok(Ended::NoSession),
+            Err(error) => Err(error),
         };
         let secret = context.hash(&token.secret);
-        match Record::decode(stored.value()) {
+        match record {
             Ok(record) if is_of(&record, &secret, *asked) => {}
             Ok(_) => return Ok(Ended::NoSession),
             Err(error) => {
                 context.emit(&Event::unreadable(handle, &error));
                 return Ok(match error {
                     Unreadable::Newer(_) => Ended::Unreadable,
-                    Unreadable::Malformed(_) | Unreadable::NoVersion => Ended::NoSession,
+                    Unreadable::Malformed(_) | Unreadable::NoVersion | Unreadable::NotBytes => {
+                        Ended::NoSession
+                    }
                 });
             }
         }

@@ -81,7 +81,7 @@ impl Holder {
     async fn look_and_renew(&self, handle: Handle) -> Result<(), StoreError> {
         let deadline = self.context.deadline();
         let load = self.context.backend.store.load(&handle, Freshness::Latest);
-        let stored = within(deadline, load).await?;
+        let stored = within(deadline, load).await?.bytes().ok().flatten();
         match stored.and_then(|stored| self.may(&stored, self.context.backend.now())) {
             Some(renewal) => touch(&self.context, handle, renewal, deadline).await,
             None => Ok(()),

@@ -7,8 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::conformance::{LONG, SHORT, Suite, value};
 use crate::store::{
-    Created, Deleted, Durability, Freshness, Renewal, Replaced, StoreErrorKind, Stored, Touched,
-    Write,
+    Created, Deleted, Durability, Renewal, Replaced, StoreErrorKind, Stored, Touched, Write,
 };
 use crate::{Handle, SessionStore};
 
@@ -173,7 +172,7 @@ impl<S: SessionStore> Suite<S> {
     }
 
     async fn is(&self, key: &Handle, value: &bytes::Bytes, rule: &str) {
-        let stored = self.0.load(key, Freshness::Latest).await.expect("load");
+        let stored = self.load(key).await;
         assert_eq!(stored.as_ref().map(Stored::value), Some(value), "{rule}");
     }
 

@@ -265,7 +265,7 @@ mod tests {
         use CookieAction::{Remove, Set, Unchanged};
         let (old, new) = (Token::random(), Token::random());
         let stored = |token: &Token| {
-            let stored = Stored::unreadable();
+            let stored = Stored::new("", None);
             Standing::Stored(Box::new(Base {
                 token: token.clone(),
                 stored,

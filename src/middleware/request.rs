@@ -29,7 +29,7 @@ use crate::session::state::State;
 use crate::session::state::backing::Standing;
 use crate::session::state::reads::Reads;
 use crate::store::deadline::within;
-use crate::store::{Freshness, Stored};
+use crate::store::{Freshness, Loaded, Stored};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Handle, Token};
@@ -126,7 +126,7 @@ impl Visit {
     }
 
     /// The session that the tokens open, out of what is stored under their handles.
-    fn open(&self, found: Vec<(&Token, Option<Stored>)>, now: Millis, span: &Span) -> Session {
+    fn open(&self, found: Vec<(&Token, Loaded)>, now: Millis, span: &Span) -> Session {
         let (standing, fingerprint, revocable) = span.in_scope(|| self.pick(found, now));
         if let Standing::Stored(base) = &standing {
             renew_if_due(&self.context, base, now);
@@ -139,15 +139,20 @@ impl Visit {
     /// What the request has, and the sessions that it may end besides, if it carries several tokens.
     fn pick(
         &self,
-        found: Vec<(&Token, Option<Stored>)>,
+        found: Vec<(&Token, Loaded)>,
         now: Millis,
     ) -> (Standing, Fingerprint, Vec<Revocation>) {
         let several = found.len() > 1;
         let mut judged: Vec<_> = found
             .into_iter()
-            .map(|(token, stored)| match stored {
-                Some(stored) => self.judge(token, stored, now),
-                None => (Standing::New, self.compare(None)),
+            .map(|(token, loaded)| match loaded {
+                Loaded::Found(stored) => self.judge(token, stored, now),
+                Loaded::Unreadable => {
+                    let event = Event::unreadable(token.handle, &Unreadable::NotBytes);
+                    self.context.emit(&event);
+                    (Standing::New, self.compare(None))
+                }
+                Loaded::Missing => (Standing::New, self.compare(None)),
             })
             .collect();
         let worth: Vec<_> = judged.iter().map(|(standing, _)| worth(standing)).collect();
@@ -178,7 +183,7 @@ impl Visit {
         &self,
         want: Freshness,
         deadline: Instant,
-    ) -> Result<Vec<(&Token, Option<Stored>)>, StoreError> {
+    ) -> Result<Vec<(&Token, Loaded)>, StoreError> {
         let tokens = &self.presented.tokens;
         let mut handles: Vec<Handle> = tokens.iter().map(|token| token.handle).collect();
         handles.sort_unstable();
@@ -193,22 +198,22 @@ impl Visit {
         let loaded = join_all(loads).await.into_iter();
         let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
         let of = |token: &Token| handles.iter().position(|handle| *handle == token.handle);
-        let stored = |token| of(token).and_then(|index| loaded[index].clone());
-        Ok(tokens.iter().map(|token| (token, stored(token))).collect())
+        let loaded = |token| of(token).map_or(Loaded::Missing, |index| loaded[index].clone());
+        Ok(tokens.iter().map(|token| (token, loaded(token))).collect())
     }
 
     /// Waits for the session's other requests, if the layer says so. Only whoever holds the session's secret may make them
     /// wait: its handle is no secret.
-    async fn lease(
-        &self,
-        found: &[(&Token, Option<Stored>)],
-    ) -> Result<Option<Lease>, SessionError> {
+    async fn lease(&self, found: &[(&Token, Loaded)]) -> Result<Option<Lease>, SessionError> {
         let Concurrency::Exclusive(exclusive) = self.context.policy.config.concurrency else {
             return Ok(None);
         };
         let now = self.context.backend.now();
-        let holds = |(token, stored): &(&Token, Option<Stored>)| {
-            let record = Record::decode(stored.as_ref()?.value()).ok()?;
+        let holds = |(token, loaded): &(&Token, Loaded)| {
+            let Loaded::Found(stored) = loaded else {
+                return None;
+            };
+            let record = Record::decode(stored.value()).ok()?;
             let holds = admit(&record, &self.context.hash(&token.secret), now) == Admission::Holder;
             holds.then_some(token.handle)
         };
@@ -250,7 +255,9 @@ impl Visit {
                         retired_by: None,
                         why: SessionError::Gone(Gone::Unreadable),
                     },
-                    Unreadable::Malformed(_) | Unreadable::NoVersion => Standing::New,
+                    Unreadable::Malformed(_) | Unreadable::NoVersion | Unreadable::NotBytes => {
+                        Standing::New
+                    }
                 };
                 return (standing, self.compare(None));
             }

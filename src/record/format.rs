@@ -82,6 +82,8 @@ pub(crate) enum Unreadable {
     Malformed(#[source] JsonError),
     #[error("it does not begin with a version")]
     NoVersion,
+    #[error("it is not a string of bytes")]
+    NotBytes,
 }
 
 impl Record {

@@ -200,7 +200,8 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
         .backend
         .store
         .load(&base.token.handle, Freshness::Latest);
-    let stored = within(deadline, load).await?;
+    let stored = within(deadline, load).await?.bytes();
+    let stored = stored.map_err(|_| SessionError::Gone(Gone::Unreadable))?;
     let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
     let record =
         Record::decode(stored.value()).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
@@ -302,9 +303,9 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
         .backend
         .store
         .load(&handle, Freshness::Latest);
-    let stored = within(deadline, load)
-        .await?
-        .ok_or(SessionError::Gone(Gone::Ended))?;
+    let stored = within(deadline, load).await?.bytes();
+    let stored = stored.map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
     let record =
         Record::decode(stored.value()).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
     if record.epoch != epoch {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::store::StoreError;
+use crate::record::format::Unreadable;
 use crate::record::lifetime::Renewal;
 use crate::store::lease::{Leased, Owner, unsupported};
 use crate::time::duration;
@@ -31,7 +32,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// What this store can do, and how long a request may spend on it.
     fn capabilities(&self) -> Capabilities;
 
-    /// Reads a session. A key that holds something which is not bytes is [`Stored::unreadable`], not an error.
+    /// Reads a session. A key that holds something other than bytes is [`Loaded::Unreadable`], not an error.
     ///
     /// # Errors
     ///
@@ -40,7 +41,7 @@ pub trait SessionStore: Send + Sync + 'static {
         &self,
         key: &Handle,
         want: Freshness,
-    ) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
 
     /// Writes a session that must not exist yet.
     ///
@@ -236,14 +237,6 @@ impl Stored {
         }
     }
 
-    /// Something is stored under the key that is not a string of bytes.
-    pub fn unreadable() -> Self {
-        Self {
-            value: Bytes::new(),
-            time_left: None,
-        }
-    }
-
     /// The value, beginning with its version.
     pub fn value(&self) -> &Bytes {
         &self.value
@@ -321,6 +314,34 @@ impl fmt::Debug for Write<'_> {
     }
 }
 
+/// What became of [`SessionStore::load`].
+#[must_use]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "complete: bytes, something else or nothing"
+)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// This session is stored.
+    Found(Stored),
+    /// Something else than bytes is stored under the handle, which no session is. Only a store that others write to, and that
+    /// has other types of values, knows this case.
+    Unreadable,
+    /// Nothing is stored under the handle.
+    Missing,
+}
+
+impl Loaded {
+    /// The session, if there is one, or why what is there is none.
+    pub(crate) fn bytes(self) -> Result<Option<Stored>, Unreadable> {
+        match self {
+            Self::Found(stored) => Ok(Some(stored)),
+            Self::Unreadable => Err(Unreadable::NotBytes),
+            Self::Missing => Ok(None),
+        }
+    }
+}
+
 /// What became of [`SessionStore::create`].
 #[must_use]
 #[allow(
@@ -339,7 +360,7 @@ pub enum Created {
 #[must_use]
 #[allow(
     clippy::exhaustive_enums,
-    reason = "complete: equal, different or absent"
+    reason = "complete: equal, different, not bytes or absent"
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replaced {
@@ -347,6 +368,8 @@ pub enum Replaced {
     Done,
     /// The stored value has another version: this one. It is unchanged.
     Conflict(Stored),
+    /// Something else than bytes is stored under the handle: [`Loaded::Unreadable`]. It is unchanged.
+    Unreadable,
     /// Nothing is stored under the handle; nothing was created.
     Gone,
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
 use crate::store::contract::{
-    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched,
-    Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
+    Touched, Write,
 };
 use crate::store::lease::{Leased, Owner};
 use crate::store::memory::MemoryStore;
@@ -25,7 +25,7 @@ pub(crate) trait AnyStore: Send + Sync {
     fn namespace(&self) -> &str;
     fn now(&self) -> SystemTime;
     fn capabilities(&self) -> Capabilities;
-    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>>;
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Loaded>;
     fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created>;
     fn replace<'a>(
         &'a self,
@@ -69,7 +69,7 @@ impl<S: SessionStore> AnyStore for S {
         SessionStore::capabilities(self)
     }
 
-    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Option<Stored>> {
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Loaded> {
         Box::pin(SessionStore::load(self, key, want))
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use sessile::conformance::check;
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
-    Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Loaded, Owner, Renewal,
+    Replaced, Stored, Touched, Write,
 };
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
@@ -117,14 +117,15 @@ impl SessionStore for Flawed {
         self.store.capabilities().with_durability(claims)
     }
 
-    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
         let loaded = self.store.load(key, want).await?;
         // Those that the suite replaces again and again.
-        let many = loaded
-            .as_ref()
-            .is_some_and(|stored| stored.value().len() == Stored::VERSION_LEN);
+        let many = match &loaded {
+            Loaded::Found(stored) => stored.value().len() == Stored::VERSION_LEN,
+            _ => false,
+        };
         match self.first(key) {
-            Some(first) if many && self.flaw == Flaw::ShowsTheFirst => Ok(Some(first)),
+            Some(first) if many && self.flaw == Flaw::ShowsTheFirst => Ok(Loaded::Found(first)),
             _ => Ok(loaded),
         }
     }
@@ -163,10 +164,10 @@ impl SessionStore for Flawed {
     }
 
     async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
-        let left = self.store.load(key, Freshness::Latest).await?;
-        let left = left
-            .and_then(|stored| stored.time_left())
-            .unwrap_or_default();
+        let left = match self.store.load(key, Freshness::Latest).await? {
+            Loaded::Found(stored) => stored.time_left().unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
         let renewal = match (self.flaw, renewal) {
             (Flaw::AddsUp, Renewal::Extend(ttl)) if ttl.as_secs() % 60 != 0 => {
                 Renewal::Set(left + ttl)

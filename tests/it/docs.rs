@@ -153,3 +153,29 @@ fn every_variant_that_applications_only_read_may_get_more_fields() {
         }
     }
 }
+
+/// The names that a file of the crate re-exports.
+fn reexports(path: &str) -> Vec<String> {
+    let source = read(path);
+    let uses = source.split("\npub use ").skip(1);
+    let words = |one: &str| -> Vec<String> {
+        let one = one.split(';').next().unwrap();
+        let words = one.split(|letter: char| !letter.is_alphanumeric());
+        let is_item = |word: &&str| word.starts_with(char::is_uppercase);
+        words.filter(is_item).map(str::to_owned).collect()
+    };
+    uses.flat_map(words).collect()
+}
+
+#[test]
+fn every_public_item_has_one_path() {
+    let (root, store) = (reexports("src/lib.rs"), reexports("src/store/mod.rs"));
+    for name in ["MemoryStore", "RedisStore", "SessionStore", "StoreError"] {
+        assert!(root.iter().any(|item| item == name), "{name}: {root:?}");
+    }
+    for name in ["Loaded", "Stored", "StoreErrorKind", "Write"] {
+        assert!(store.iter().any(|item| item == name), "{name}: {store:?}");
+    }
+    let both: Vec<_> = store.iter().filter(|item| root.contains(item)).collect();
+    assert!(both.is_empty(), "{both:?}");
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sessile::store::{
-    Deleted, Durability, Freshness, ManualClock, Replaced, StoreErrorKind, Write,
+    Deleted, Durability, Freshness, Loaded, ManualClock, Replaced, StoreErrorKind, Write,
 };
 use sessile::{
     DurabilityConfig, Event, Handle, Load, MemoryStore, RedisStore, Session, SessionConfig,
@@ -300,8 +300,10 @@ async fn a_commit_that_is_written_once_more_for_replicas_leaves_the_timeout_of_o
         saved.unwrap();
         assert_eq!(late.sent().len(), 3, "written once more");
         let handle = session.handle().unwrap();
-        let stored = store.load(&handle, Freshness::Latest).await.unwrap();
-        assert_eq!(stored.unwrap().time_left(), Some(MINUTE * expected));
+        let Loaded::Found(stored) = store.load(&handle, Freshness::Latest).await.unwrap() else {
+            panic!("the session is there");
+        };
+        assert_eq!(stored.time_left(), Some(MINUTE * expected));
     }
 }
 
@@ -413,8 +415,9 @@ async fn what_a_failover_has_lost_never_overwrites_what_was_committed_since() {
             .request(|session| async move { add(&session, 100) })
             .await;
     }
-    let lost = store.load(&handle, sessile::store::Freshness::Latest).await;
-    let lost = lost.unwrap().unwrap();
+    let Loaded::Found(lost) = store.load(&handle, Freshness::Latest).await.unwrap() else {
+        panic!("the session is there");
+    };
     let (loaded, has_loaded) = tokio::sync::oneshot::channel();
     let (go, may_go) = tokio::sync::oneshot::channel();
     let halves = Arc::new(std::sync::Mutex::new(Some((loaded, may_go))));

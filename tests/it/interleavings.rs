@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use sessile::store::{Durability, Freshness, ManualClock, Replaced, Write};
+use sessile::store::{Durability, Freshness, Loaded, ManualClock, Replaced, Write};
 use sessile::{
     Concurrency, DurabilityConfig, Event, Exclusive, MemoryStore, Session, SessionConfig,
     SessionError, SessionLayer, SessionStore as _,
@@ -974,9 +974,9 @@ async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_a
         .await;
     let session = visit.keep().await;
     let handle = session.handle().unwrap();
-    let load = async || {
-        let stored = store.load(&handle, Freshness::Latest).await;
-        stored.unwrap().unwrap()
+    let load = async || match store.load(&handle, Freshness::Latest).await.unwrap() {
+        Loaded::Found(stored) => stored,
+        other => panic!("{other:?}"),
     };
     let before = load().await;
     let left = add_item(&session);

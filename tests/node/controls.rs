@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
-    StoreErrorKind, Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Loaded, Owner, Renewal,
+    Replaced, StoreErrorKind, Stored, Touched, Write,
 };
 use sessile::{Handle, SessionStore, StoreError};
 
@@ -146,15 +146,16 @@ impl<S: SessionStore> Broken<S> {
     }
 
     /// What is there, without the commits that it names.
-    async fn forgetful(&self, key: &Handle) -> Result<Option<Stored>, StoreError> {
-        let Some(stored) = self.store.load(key, Freshness::Latest).await? else {
-            return Ok(None);
+    async fn forgetful(&self, key: &Handle) -> Result<Replaced, StoreError> {
+        let Loaded::Found(stored) = self.store.load(key, Freshness::Latest).await? else {
+            return Ok(Replaced::Gone);
         };
         let text = String::from_utf8_lossy(stored.value()).into_owned();
         let (before, rest) = text.split_once("\"applied\":[").expect("a record");
         let (_, after) = rest.split_once(']').expect("a list");
         let value = format!("{before}\"applied\":[]{after}");
-        Ok(Some(Stored::new(value, stored.time_left())))
+        let stored = Stored::new(value, stored.time_left());
+        Ok(Replaced::Conflict(stored))
     }
 }
 
@@ -171,7 +172,7 @@ impl<S: SessionStore> SessionStore for Broken<S> {
         self.store.capabilities()
     }
 
-    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
         self.store.load(key, want).await
     }
 
@@ -205,10 +206,7 @@ impl<S: SessionStore> SessionStore for Broken<S> {
                 self.store.create(key, again).await.map(|_| Replaced::Done)
             }
             (Control::ResendsBlindly, Err(error)) if error.kind() == StoreErrorKind::Unknown => {
-                Ok(self
-                    .forgetful(key)
-                    .await?
-                    .map_or(Replaced::Gone, Replaced::Conflict))
+                self.forgetful(key).await
             }
             (_, answer) => answer,
         }

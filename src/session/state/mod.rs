@@ -417,7 +417,7 @@ pub(crate) mod tests {
         record.data = values.collect();
         Base {
             token: Token::random(),
-            stored: Stored::unreadable(),
+            stored: Stored::new("", None),
             record: Arc::new(record),
         }
     }
@@ -540,7 +540,7 @@ pub(crate) mod tests {
         state.apply_outcome(0, committed(base(Some("mia"), &[])));
         assert!(state.was_signed_in);
         state.apply_outcome(0, committed(base(None, &[])));
-        state.replace_base(Stored::unreadable(), record());
+        state.replace_base(Stored::new("", None), record());
         assert!(state.was_signed_in);
 
         let mut state = loaded(None, &[]);

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
 use crate::store::contract::{
-    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched,
-    Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
+    Touched, Write,
 };
 use crate::store::lease::{Leased, Owner};
 use crate::store::stats::{Health, PoolStats, StoreStats};
@@ -280,10 +280,13 @@ impl SessionStore for MemoryStore {
         Capabilities::new().with_lease(true)
     }
 
-    async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
+    async fn load(&self, key: &Handle, _: Freshness) -> Result<Loaded, StoreError> {
         let now = self.now_millis();
         let sessions = self.read();
-        Ok(sessions.get(key, now).map(|session| stored(session, now)))
+        let found = sessions.get(key, now);
+        Ok(found.map_or(Loaded::Missing, |session| {
+            Loaded::Found(stored(session, now))
+        }))
     }
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
@@ -396,21 +399,9 @@ mod tests {
         let kept = [create(&store, 30).await, create(&store, 20).await];
         let dropped = create(&store, 10).await;
         let last = create(&store, 5).await;
-        assert!(
-            store
-                .load(&dropped, Freshness::Latest)
-                .await
-                .unwrap()
-                .is_none()
-        );
+        assert!(!has(&store, &dropped).await);
         for handle in kept.into_iter().chain([last]) {
-            assert!(
-                store
-                    .load(&handle, Freshness::Latest)
-                    .await
-                    .unwrap()
-                    .is_some()
-            );
+            assert!(has(&store, &handle).await);
         }
     }
 
@@ -442,7 +433,7 @@ mod tests {
 
     async fn has(store: &MemoryStore, handle: &Handle) -> bool {
         let loaded = store.load(handle, Freshness::Latest).await.unwrap();
-        loaded.is_some()
+        loaded != Loaded::Missing
     }
 
     /// Few large sessions have room wherever their handles lie.
@@ -493,7 +484,9 @@ mod tests {
             let handle = write(&store, 29, first.unwrap_or(second)).await;
             if first.is_some() {
                 let load = store.load(&handle, Freshness::Latest);
-                let stored = load.await.unwrap().unwrap();
+                let Loaded::Found(stored) = load.await.unwrap() else {
+                    panic!("the session is there");
+                };
                 let write = Write::new(stored.value(), Duration::from_secs(60));
                 let replaced = store.replace(&handle, &stored, write.with_signed_in(second));
                 assert_eq!(replaced.await.unwrap(), Replaced::Done);

@@ -68,6 +68,11 @@ pub(crate) async fn acquire(
                     let left = present.time_left().unwrap_or(Duration::MAX);
                     return Ok(Leased::Taken { left });
                 }
+                Replaced::Unreadable => {
+                    return Ok(Leased::Taken {
+                        left: Duration::MAX,
+                    });
+                }
             }
         }
     }
@@ -91,7 +96,7 @@ pub(crate) async fn release(
         ttl: 1,
     };
     match cas.replace(servers, swap).await? {
-        Replaced::Done | Replaced::Conflict(_) | Replaced::Gone => Ok(()),
+        Replaced::Done | Replaced::Conflict(_) | Replaced::Unreadable | Replaced::Gone => Ok(()),
     }
 }
 

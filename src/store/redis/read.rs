@@ -2,13 +2,13 @@
 
 use redis::Value;
 
-use crate::store::contract::Stored;
+use crate::store::contract::Loaded;
 use crate::store::redis::error::RequestError;
-use crate::store::redis::reply::{stored, unexpected_reply};
+use crate::store::redis::reply::{loaded, unexpected_reply};
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
-pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>, RequestError> {
+pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Loaded, RequestError> {
     let mut pipeline = redis::pipe();
     // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
     // other, one that looks too long.
@@ -25,7 +25,7 @@ pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Option<Stored>,
         return Err(unexpected_reply("GET").into());
     };
     match <[Value; 2]>::try_from(answers) {
-        Ok([left, value]) => Ok(stored(value, &left)?),
+        Ok([left, value]) => Ok(loaded(value, &left)?),
         Err(_) => Err(unexpected_reply("GET").into()),
     }
 }

@@ -6,21 +6,30 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::error::store::StoreError;
-use crate::store::contract::{Replaced, Stored};
+use crate::store::contract::{Loaded, Replaced, Stored};
 use crate::store::redis::error::{RequestError, without_arguments};
 
 /// The outcome of a replacement that met another value, by what PTTL and GET answered.
 pub(crate) fn conflict(value: Value, left: &Value) -> Result<Replaced, StoreError> {
-    Ok(stored(value, left)?.map_or(Replaced::Gone, Replaced::Conflict))
+    Ok(not_replaced(loaded(value, left)?))
 }
 
-/// The session, by what GET and PTTL answered.
-pub(crate) fn stored(value: Value, left: &Value) -> Result<Option<Stored>, StoreError> {
+/// The outcome of a replacement that met this instead of the expected value.
+pub(crate) fn not_replaced(present: Loaded) -> Replaced {
+    match present {
+        Loaded::Found(stored) => Replaced::Conflict(stored),
+        Loaded::Unreadable => Replaced::Unreadable,
+        Loaded::Missing => Replaced::Gone,
+    }
+}
+
+/// The session, by what PTTL and GET answered.
+pub(crate) fn loaded(value: Value, left: &Value) -> Result<Loaded, StoreError> {
     let value = match value {
         Value::BulkString(value) => Bytes::from(value),
-        Value::Nil => return Ok(None),
+        Value::Nil => return Ok(Loaded::Missing),
         Value::ServerError(error) if error.code() == "WRONGTYPE" => {
-            return Ok(Some(Stored::unreadable()));
+            return Ok(Loaded::Unreadable);
         }
         Value::ServerError(error) => {
             let message = format!("Redis refused GET with {}", error.code());
@@ -31,13 +40,13 @@ pub(crate) fn stored(value: Value, left: &Value) -> Result<Option<Stored>, Store
     let left = match left {
         Value::Int(-1) => None,
         // It expired between the two commands.
-        Value::Int(-2) => return Ok(None),
+        Value::Int(-2) => return Ok(Loaded::Missing),
         Value::Int(left) => Some(Duration::from_millis(
             u64::try_from(*left).unwrap_or_default(),
         )),
         _ => return Err(unexpected_reply("PTTL")),
     };
-    Ok(Some(Stored::new(value, left)))
+    Ok(Loaded::Found(Stored::new(value, left)))
 }
 
 pub(crate) fn is_wrong_type(failed: &RequestError) -> bool {

@@ -9,8 +9,8 @@ use redis::Value;
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
 use crate::store::contract::{
-    Capabilities, Created, Deleted, Durability, Freshness, Replaced, SessionStore, Stored, Touched,
-    Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
+    Touched, Write,
 };
 use crate::store::lease::{Leased, Owner};
 use crate::store::redis::cas::Cas;
@@ -159,7 +159,7 @@ impl SessionStore for RedisStore {
             .with_durability(true)
     }
 
-    async fn load(&self, key: &Handle, _: Freshness) -> Result<Option<Stored>, StoreError> {
+    async fn load(&self, key: &Handle, _: Freshness) -> Result<Loaded, StoreError> {
         Ok(load(&self.inner.servers, &self.key(key)).await?)
     }
 

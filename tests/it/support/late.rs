@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
-    Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Loaded, Owner, Renewal,
+    Replaced, Stored, Touched, Write,
 };
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
@@ -156,7 +156,7 @@ impl SessionStore for Late {
         own.with_lease(self.leases).with_durability(self.replicas)
     }
 
-    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
         self.thawed().await;
         let wait = self.slow_loads.lock().unwrap().pop_front();
         if let Some(wait) = wait {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Owner, Renewal, Replaced,
-    Stored, Touched, Write,
+    Capabilities, Created, Deleted, Durability, Freshness, Leased, Loaded, Owner, Renewal,
+    Replaced, Stored, Touched, Write,
 };
 use sessile::{Handle, SessionStore, StoreError};
 
@@ -88,7 +88,7 @@ impl<S: SessionStore> SessionStore for Spy<S> {
         self.capabilities.unwrap_or_else(own)
     }
 
-    async fn load(&self, key: &Handle, want: Freshness) -> Result<Option<Stored>, StoreError> {
+    async fn load(&self, key: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
         count(&self.calls.load);
         self.store.load(key, want).await
     }

@@ -7,7 +7,7 @@ use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::channel::Channel;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::read::load;
-use crate::store::redis::reply::{conflict, is_wrong_type, unexpected_reply};
+use crate::store::redis::reply::{conflict, is_wrong_type, not_replaced, unexpected_reply};
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
@@ -21,7 +21,7 @@ pub(crate) async fn replace(
     if expected.version().is_empty() {
         // An empty value would equal it.
         let present = load(channel.servers(), key).await?;
-        return Ok(present.map_or(Replaced::Gone, Replaced::Conflict));
+        return Ok(not_replaced(present));
     }
     match replace_exactly(channel, swap).await? {
         // A version is a value's own, so this value is the expected one, and it is safe to compare with.
@@ -71,7 +71,7 @@ async fn replace_exactly(
         Value::ServerError(error) => {
             let failed = channel.refused(error);
             match is_wrong_type(&failed) {
-                true => Ok(Replaced::Conflict(Stored::unreadable())),
+                true => Ok(Replaced::Unreadable),
                 false => Err(failed),
             }
         }

@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use crate::store::contract::{Replaced, Stored};
+use crate::store::contract::Replaced;
 use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::channel::Channel;
 use crate::store::redis::error::RequestError;
@@ -52,7 +52,7 @@ impl Script {
                 Err(_) => Err(unexpected_reply("EVALSHA").into()),
             },
             Ok(_) => Err(unexpected_reply("EVALSHA").into()),
-            Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Conflict(Stored::unreadable())),
+            Err(failed) if is_wrong_type(&failed) => Ok(Replaced::Unreadable),
             Err(failed) => Err(failed),
         }
     }
