@@ -1,5 +1,6 @@
 //! What a store is: the trait, what it is given, and what it answers.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::time::{Duration, SystemTime};
@@ -118,6 +119,15 @@ pub trait SessionStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         let _ = (key, owner);
         std::future::ready(Err(unsupported()))
+    }
+
+    /// The store itself, where `self` only points to it, so that two of them can be compared.
+    #[doc(hidden)]
+    fn as_any(&self) -> &dyn Any
+    where
+        Self: Sized,
+    {
+        self
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
 
 impl<S: SessionStore> AnyStore for S {
     fn as_any(&self) -> &dyn Any {
-        self
+        SessionStore::as_any(self)
     }
 
     fn namespace(&self) -> &str {

@@ -4,7 +4,8 @@
 //! with its settings, and the trait, [`SessionStore`](crate::SessionStore).
 //!
 //! A store keeps bytes under a [`Handle`](crate::Handle), with a version and a time to live. It knows nothing of cookies, JSON or
-//! merging, so a new one is a page of code; the suite in `sessile::conformance` (feature `conformance`) proves it.
+//! merging, so a new one is a page of code; the suite in `sessile::conformance` (feature `conformance`) proves it. An
+//! [`Arc`](std::sync::Arc) of a store is a store too.
 //!
 //! # The version
 //!
@@ -13,6 +14,7 @@
 //! that the expected one begins with, in one atomic step. Every value ever written has a version of its own, so equal versions
 //! are equal values.
 
+mod arc;
 pub(crate) mod contract;
 pub(crate) mod deadline;
 pub(crate) mod erased;

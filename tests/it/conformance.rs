@@ -1,7 +1,7 @@
 //! Both stores run the suite that is public; stores that break a rule of it are told which.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use sessile::conformance::check;
@@ -16,6 +16,11 @@ use crate::support::Ground;
 #[tokio::test]
 async fn memory_is_a_session_store() {
     check(MemoryStore::new()).await;
+}
+
+#[tokio::test]
+async fn a_pointer_to_a_session_store_is_a_session_store() {
+    check(Arc::new(MemoryStore::new())).await;
 }
 
 #[tokio::test]
