@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::commit::base::Base;
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event, Evidence, Newer, State, Verdict, step};
 use crate::commit::delete::delete_unclaimed;
 use crate::commit::join::{Joining, entry};
@@ -19,13 +19,13 @@ use crate::record::version::{CommitId, Epoch};
 use crate::store::deadline::within;
 use crate::store::{Created, Freshness, Loaded, Replaced, Stored, Write};
 
-/// The first wait before a fresh record is read; doubled at every further attempt, up to [`LONGEST_WAIT`].
+/// The first wait before a fresh record is read; doubled at every further attempt, up to [`MAX_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// Where changes may go, besides the session as they were made on it.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct Origin {
     made_in: Option<Epoch>,
     joining: Option<Joining>,
     reads: ReadSet,
@@ -33,7 +33,7 @@ pub(crate) struct Admission {
     own: Option<Arc<Record>>,
 }
 
-impl Admission {
+impl Origin {
     /// That of all requests which travel with this one: only one that travels alone has read anything, or joins a login.
     pub(crate) fn of(first: &Work) -> Self {
         Self {
@@ -53,8 +53,8 @@ impl Admission {
 /// One write: bytes for one session, and how far they have come.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    context: Terms,
-    admission: Admission,
+    context: CommitContext,
+    origin: Origin,
     /// What is to be replaced; `None` to create a session.
     base: Option<Base>,
     id: CommitId,
@@ -91,10 +91,10 @@ pub(crate) struct Draft {
 }
 
 impl Attempt {
-    pub(crate) fn new(context: Terms, admission: Admission, state: State, draft: Draft) -> Self {
+    pub(crate) fn new(context: CommitContext, origin: Origin, state: State, draft: Draft) -> Self {
         Self {
             context,
-            admission,
+            origin,
             base: draft.base,
             id: draft.id,
             prepared: draft.prepared,
@@ -257,7 +257,7 @@ impl Attempt {
             Ok(Loaded::Found(stored)) => match self.find(stored) {
                 Event::Conflict(newer) => Event::Loaded {
                     entry: newer.entry,
-                    clash: newer.clash,
+                    conflicts: newer.conflicts,
                 },
                 event => event,
             },
@@ -278,13 +278,13 @@ impl Attempt {
         let Ok(record) = Record::decode(newer.value()) else {
             return Event::Unreadable;
         };
-        let Admission {
+        let Origin {
             made_in, joining, ..
-        } = &self.admission;
+        } = &self.origin;
         let relation = Newer {
             evidence: evidence(&record.applied, self.id),
             entry: entry(*made_in, joining.as_ref(), &record),
-            clash: self.admission.conflicts_with(&record),
+            conflicts: self.origin.conflicts_with(&record),
             distance: record.version.distance_from(base.record.version),
         };
         self.newer = Some((newer, record));
@@ -342,7 +342,7 @@ fn evidence(applied: &[CommitId], ours: CommitId) -> Evidence {
 /// Up to 2 ms after the second attempt, doubling up to 100 ms: full jitter, so that writers who met do not meet again.
 fn jitter(attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(2).min(10);
-    let longest = LONGEST_WAIT.min(FIRST_WAIT * 2_u32.pow(doublings));
+    let longest = MAX_WAIT.min(FIRST_WAIT * 2_u32.pow(doublings));
     longest.mul_f64(rand::random::<f64>())
 }
 

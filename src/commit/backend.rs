@@ -18,13 +18,13 @@ use crate::token::Handle;
 
 /// How many deletions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of the rest
 /// end with their idle timeout.
-pub(crate) const DESTROYING_MOST: usize = 1024;
+pub(crate) const MAX_PENDING_DELETIONS: usize = 1024;
 
 /// With less, a store would be asked for nothing.
-const SHORTEST_BUDGET: Duration = Duration::from_millis(1);
+const MIN_BUDGET: Duration = Duration::from_millis(1);
 
 /// How many sessions are remembered, so that a mismatch is reported and a key is renewed once.
-const REMEMBERED_MOST: usize = 4096;
+const MAX_REMEMBERED: usize = 4096;
 
 /// The store behind a layer and its clones, and what this process remembers of its sessions.
 pub(crate) struct Backend {
@@ -34,7 +34,7 @@ pub(crate) struct Backend {
     writer: Writer,
     sequence: AtomicU64,
     /// Sessions that are destroyed in the background.
-    destroying: Lock<HashSet<Handle>>,
+    pending_deletions: Lock<HashSet<Handle>>,
     /// Logouts of sessions that could not be loaded.
     pub(crate) logouts: Logouts,
     /// When sessions were renewed last, and whether that has shortened their time.
@@ -73,7 +73,7 @@ impl<T: Eq + Hash> Once<T> {
     /// Whether this one has not been reported yet.
     pub(crate) fn is_first(&self, it: T) -> bool {
         let mut seen = self.0.lock();
-        if seen.len() >= REMEMBERED_MOST {
+        if seen.len() >= MAX_REMEMBERED {
             seen.clear();
         }
         seen.insert(it)
@@ -81,9 +81,9 @@ impl<T: Eq + Hash> Once<T> {
 }
 
 /// Whether a session may be destroyed in the background.
-pub(crate) enum Destroying {
-    Begun,
-    UnderWay,
+pub(crate) enum Deletion {
+    Started,
+    Pending,
     TooMany,
 }
 
@@ -94,7 +94,7 @@ impl Backend {
             background: TaskTracker::new(),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
-            destroying: Lock::default(),
+            pending_deletions: Lock::default(),
             logouts: Logouts::default(),
             renewed: Lock::default(),
             reported: Reported::default(),
@@ -107,29 +107,26 @@ impl Backend {
     }
 
     /// Notes that it is destroyed in the background, unless so many are already.
-    pub(crate) fn begin_destroying(&self, handle: Handle, most: usize) -> Destroying {
-        let mut destroying = self.destroying.lock();
-        if destroying.contains(&handle) {
-            return Destroying::UnderWay;
+    pub(crate) fn begin_deletion(&self, handle: Handle, most: usize) -> Deletion {
+        let mut pending_deletions = self.pending_deletions.lock();
+        if pending_deletions.contains(&handle) {
+            return Deletion::Pending;
         }
-        if destroying.len() >= most {
-            return Destroying::TooMany;
+        if pending_deletions.len() >= most {
+            return Deletion::TooMany;
         }
-        destroying.insert(handle);
-        Destroying::Begun
+        pending_deletions.insert(handle);
+        Deletion::Started
     }
 
-    pub(crate) fn end_destroying(&self, handle: Handle) {
-        let mut destroying = self.destroying.lock();
-        destroying.remove(&handle);
+    pub(crate) fn end_deletion(&self, handle: Handle) {
+        let mut pending_deletions = self.pending_deletions.lock();
+        pending_deletions.remove(&handle);
     }
 
     /// How long one request may wait for the store.
     pub(crate) fn request_budget(&self) -> Duration {
-        self.store
-            .capabilities()
-            .request_budget
-            .max(SHORTEST_BUDGET)
+        self.store.capabilities().request_budget.max(MIN_BUDGET)
     }
 
     /// The id of a commit that begins now.
@@ -153,7 +150,7 @@ impl Backend {
         let cuts = matches!(renewal, Renewal::Set(_));
         let pause = duration_millis(Duration::from_secs(1).min(idle / 4));
         let mut renewed = self.renewed.lock();
-        if renewed.len() >= REMEMBERED_MOST {
+        if renewed.len() >= MAX_REMEMBERED {
             renewed.clear();
         }
         let last = renewed.get(&handle).copied();

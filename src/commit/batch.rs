@@ -6,9 +6,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::commit::attempt::{Admission, Attempt, Draft};
+use crate::commit::attempt::{Attempt, Draft, Origin};
 use crate::commit::base::Base;
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event, Goal, State, Verdict, step};
 use crate::commit::outcome::{CommitOutcome, Committed, Unresolved};
 use crate::commit::prepare::{Failure, prepare};
@@ -42,13 +42,13 @@ impl Member {
         (member, outcome)
     }
 
-    fn tell(self, outcome: impl FnOnce(Work) -> CommitOutcome) {
+    fn reply_with(self, outcome: impl FnOnce(Work) -> CommitOutcome) {
         // Whoever asked is there to hear it, unless the runtime is shutting down.
         let _ = self.reply.send(outcome(self.work));
     }
 
     fn fail(self, error: SessionError) {
-        self.tell(|work| CommitOutcome::Failed {
+        self.reply_with(|work| CommitOutcome::Failed {
             log: work.log,
             error,
         });
@@ -57,7 +57,7 @@ impl Member {
     fn fail_with(self, failure: Failure) {
         match failure {
             Failure::Error(error) => self.fail(error),
-            Failure::Panic(panic) => self.tell(|_| CommitOutcome::Panicked(panic)),
+            Failure::Panic(panic) => self.reply_with(|_| CommitOutcome::Panicked(panic)),
         }
     }
 }
@@ -73,7 +73,7 @@ struct Refused {
 /// The changes of one or more requests on their way into the store.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    context: Terms,
+    context: CommitContext,
     /// What the changes are to be done to; `None` to create a session.
     base: Option<Base>,
     members: Vec<Member>,
@@ -99,7 +99,7 @@ impl Batch {
             (own, _) => own,
         };
         Self {
-            context: first.work.terms.clone(),
+            context: first.work.context.clone(),
             base,
             began_with: first.deadline,
             deadline: first.deadline,
@@ -115,7 +115,7 @@ impl Batch {
         };
         !first.work.is_alone()
             && !other.work.is_alone()
-            && Arc::ptr_eq(&self.context.policy, &other.work.terms.policy)
+            && Arc::ptr_eq(&self.context.policy, &other.work.context.policy)
             && first.work.made_in == other.work.made_in
             && are_alike(self.began_with, other.deadline)
     }
@@ -140,7 +140,7 @@ impl Batch {
     /// Must not be dropped half-way: the changes would be in the store or not, and nobody would know.
     pub(crate) async fn run(mut self, mut join: impl FnMut(&mut Self)) -> Option<Base> {
         let first = self.members.first()?;
-        let admission = Admission::of(&first.work);
+        let origin = Origin::of(&first.work);
         let goal = match self.base {
             Some(_) => Goal::Replace,
             None => Goal::Create,
@@ -154,7 +154,7 @@ impl Batch {
             return None;
         }
         let draft = self.prepare(&mut join)?;
-        let mut attempt = Attempt::new(self.context.clone(), admission, state, draft);
+        let mut attempt = Attempt::new(self.context.clone(), origin, state, draft);
         let mut event = attempt.send().await;
         loop {
             event = match attempt.step(event) {
@@ -224,24 +224,24 @@ impl Batch {
         };
         let error = match verdict {
             Verdict::Committed => {
-                let base = self.tell_committed(&mut attempt);
-                self.tell_refused();
+                let base = self.reply_committed(&mut attempt);
+                self.reply_refused();
                 return Some(base);
             }
             Verdict::NotDurable => {
-                self.tell_refused();
+                self.reply_refused();
                 let base = attempt.in_primary();
-                self.tell_unresolved(attempt, Some(&base));
+                self.reply_unresolved(attempt, Some(&base));
                 return Some(base);
             }
             Verdict::OutcomeUnknown => {
                 self.fail_refused(&conflict);
-                self.tell_unresolved(attempt, None);
+                self.reply_unresolved(attempt, None);
                 return None;
             }
             Verdict::NeverKnown => {
                 for member in self.members.drain(..) {
-                    member.tell(|_| CommitOutcome::NeverKnown);
+                    member.reply_with(|_| CommitOutcome::NeverKnown);
                 }
                 self.fail_refused(&conflict);
                 return None;
@@ -259,7 +259,7 @@ impl Batch {
     }
 
     /// What the changes of these cannot be done to is in the store.
-    fn tell_refused(&mut self) {
+    fn reply_refused(&mut self) {
         for Refused { member, failure } in self.refused.drain(..) {
             member.fail_with(failure);
         }
@@ -272,23 +272,23 @@ impl Batch {
         }
     }
 
-    fn tell_unresolved(&mut self, attempt: Attempt, base: Option<&Base>) {
+    fn reply_unresolved(&mut self, attempt: Attempt, base: Option<&Base>) {
         let shared = Unresolved::share(attempt);
         for member in self.members.drain(..) {
-            member.tell(|work| {
+            member.reply_with(|work| {
                 let base = base.map(|base| work.own(base));
                 Unresolved::of(&shared, work).outcome(base)
             });
         }
     }
 
-    fn tell_committed(&mut self, attempt: &mut Attempt) -> Base {
+    fn reply_committed(&mut self, attempt: &mut Attempt) -> Base {
         let replaced = attempt.base().map(|base| cookie_end(&base.record));
         let base = attempt.committed();
         let created = replaced.is_none();
         let changes_cookie = replaced.is_some_and(|ends| ends != cookie_end(&base.record));
         for member in self.members.drain(..) {
-            member.tell(|work| {
+            member.reply_with(|work| {
                 work.log.confirm();
                 CommitOutcome::Committed(Box::new(Committed {
                     base: work.own(&base),

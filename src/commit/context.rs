@@ -13,7 +13,7 @@ use crate::config::SessionConfig;
 use crate::event::{Event, Log, Observer};
 use crate::lock::assert_none_held;
 use crate::record::Record;
-use crate::record::context::Circumstances;
+use crate::record::context::ApplyContext;
 use crate::record::fingerprint::Fingerprinting;
 use crate::time::Millis;
 use crate::time::deadline::deadline;
@@ -70,21 +70,21 @@ impl fmt::Debug for Policy {
 
 /// What a commit needs to know of the layer and the request.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct CommitContext {
     pub(crate) backend: Arc<Backend>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) network: Option<Arc<str>>,
 }
 
-impl Terms {
-    pub(crate) fn circumstances(&self) -> Circumstances {
-        self.circumstances_at(self.backend.now())
+impl CommitContext {
+    pub(crate) fn apply_context(&self) -> ApplyContext {
+        self.apply_context_at(self.backend.now())
     }
 
-    pub(crate) fn circumstances_at(&self, now: Millis) -> Circumstances {
+    pub(crate) fn apply_context_at(&self, now: Millis) -> ApplyContext {
         let config = &self.policy.config;
         let bind = config.fingerprinting != Fingerprinting::Off;
-        Circumstances {
+        ApplyContext {
             now,
             absolute_timeout: config.absolute_timeout,
             network: self.network.as_deref().filter(|_| bind).map(str::to_owned),
@@ -122,13 +122,13 @@ pub(crate) mod tests {
     use super::*;
     use crate::store::memory::MemoryStore;
 
-    pub(crate) fn context() -> Terms {
+    pub(crate) fn context() -> CommitContext {
         context_of(SessionConfig::default())
     }
 
     /// What commits of a layer with these settings know.
-    pub(crate) fn context_of(config: SessionConfig) -> Terms {
-        Terms {
+    pub(crate) fn context_of(config: SessionConfig) -> CommitContext {
+        CommitContext {
             backend: Arc::new(Backend::new(Box::new(MemoryStore::new()))),
             policy: Arc::new(Policy::new(config)),
             network: None,

@@ -138,7 +138,7 @@ pub(crate) struct Newer {
     pub(crate) evidence: Evidence,
     pub(crate) entry: Entry,
     /// What the changes rest on is different there, so that they may not be done again.
-    pub(crate) clash: bool,
+    pub(crate) conflicts: bool,
     /// Commits between our base and it.
     pub(crate) distance: u32,
 }
@@ -159,7 +159,7 @@ pub(crate) enum Event {
     /// What is stored is not a record.
     Unreadable,
     /// The fresh record that was asked for.
-    Loaded { entry: Entry, clash: bool },
+    Loaded { entry: Entry, conflicts: bool },
     /// The store failed to do what it was sent.
     Failed(StoreErrorKind),
     /// The store failed to give the fresh record.
@@ -232,7 +232,7 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
         Event::Loaded { entry, .. } if !may_enter(state, entry) => {
             Action::Finish(Verdict::OtherEpoch)
         }
-        Event::Loaded { clash, .. } if late || clash => Action::Finish(Verdict::Conflict),
+        Event::Loaded { conflicts, .. } if late || conflicts => Action::Finish(Verdict::Conflict),
         Event::Loaded { .. } => send(&mut state),
         Event::Failed(kind) => failed(&mut state, kind, late),
         Event::LoadFailed if late || state.resends == RESENDS => Action::Finish(Verdict::Failed),
@@ -266,7 +266,7 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     state.resends = 0;
     if !may_enter(*state, newer.entry) {
         Action::Finish(Verdict::OtherEpoch)
-    } else if late || newer.clash {
+    } else if late || newer.conflicts {
         Action::Finish(Verdict::Conflict)
     } else if state.attempts == 1 {
         send(state)
@@ -351,14 +351,14 @@ mod tests {
         Event::Conflict(Newer {
             evidence,
             entry,
-            clash: false,
+            conflicts: false,
             distance,
         })
     }
 
     const LOADED: Event = Event::Loaded {
         entry: Entry::SameEpoch,
-        clash: false,
+        conflicts: false,
     };
 
     /// Feeds the events in and returns the actions, the first of which answers `Begin`.
@@ -428,7 +428,7 @@ mod tests {
                     other,
                     Loaded {
                         entry: Entry::OtherEpoch,
-                        clash: false,
+                        conflicts: false,
                     },
                 ],
                 &[Send, Send, WaitAndLoad, Finish(OtherEpoch)],
@@ -748,24 +748,24 @@ mod tests {
     fn changes_that_rest_on_what_others_have_changed_end_the_commit_unless_it_was_done() {
         let (begun, _) = step(State::new(Goal::Replace), Event::Begin, false);
         let (lost, _) = step(begun, Event::Failed(Unknown), false);
-        let clash = |evidence, distance| {
+        let conflicts = |evidence, distance| {
             Event::Conflict(Newer {
                 evidence,
                 entry: Entry::SameEpoch,
-                clash: true,
+                conflicts: true,
                 distance,
             })
         };
         let loaded = Event::Loaded {
             entry: Entry::SameEpoch,
-            clash: true,
+            conflicts: true,
         };
         for (state, event, verdict) in [
-            (begun, clash(Evidence::Absent, 1), Verdict::Conflict),
+            (begun, conflicts(Evidence::Absent, 1), Verdict::Conflict),
             (begun, loaded, Verdict::Conflict),
-            (lost, clash(Evidence::Absent, 1), Verdict::Conflict),
-            (lost, clash(Evidence::Applied, 2), Verdict::Committed),
-            (lost, clash(Evidence::Absent, 9), Verdict::NeverKnown),
+            (lost, conflicts(Evidence::Absent, 1), Verdict::Conflict),
+            (lost, conflicts(Evidence::Applied, 2), Verdict::Committed),
+            (lost, conflicts(Evidence::Absent, 9), Verdict::NeverKnown),
         ] {
             assert_eq!(step(state, event, false).1, Action::Finish(verdict));
         }
@@ -780,14 +780,14 @@ mod tests {
             Event::Conflict(Newer {
                 evidence,
                 entry: Entry::SameLogin { fresh },
-                clash: false,
+                conflicts: false,
                 distance: 1,
             })
         };
         let absent = |fresh| met(Evidence::Absent, fresh);
         let found = |fresh| Event::Loaded {
             entry: Entry::SameLogin { fresh },
-            clash: false,
+            conflicts: false,
         };
         let table: &[(&[Event], &[Action])] = &[
             (&[absent(true), Done], &[Send, Send, Finish(Committed)]),

@@ -7,15 +7,15 @@ use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::commit::backend::{DESTROYING_MOST, Destroying};
-use crate::commit::context::Terms;
+use crate::commit::backend::{Deletion, MAX_PENDING_DELETIONS};
+use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event as Happened, Goal, State, Verdict, step};
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::record::Record;
-use crate::record::admission::is_of;
 use crate::record::format::Unreadable;
+use crate::record::token_check::is_of;
 use crate::store::deadline::within;
 use crate::store::erased::AnyStore;
 use crate::store::{Deleted, Durability, Freshness};
@@ -23,7 +23,7 @@ use crate::time::Millis;
 use crate::token::{Handle, Token};
 
 /// The waits between the attempts to carry out a destruction that failed; about five minutes in all.
-const LATER: [Duration; 9] = [
+const RETRY_WAITS: [Duration; 9] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
     Duration::from_secs(1),
@@ -37,7 +37,7 @@ const LATER: [Duration; 9] = [
 
 /// Beyond this many deletions that wait, a session that nobody holds the token of is left to expire: a logout needs the place
 /// more.
-const UNCLAIMED_MOST: usize = DESTROYING_MOST / 2;
+const MAX_UNCLAIMED: usize = MAX_PENDING_DELETIONS / 2;
 
 /// Deletes a session. A deletion may be sent any number of times.
 async fn delete(
@@ -96,7 +96,7 @@ impl Revocation {
 
 /// What became of a session that was to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+enum Revoked {
     Deleted,
     /// There is none that the token is of.
     NoSession,
@@ -106,30 +106,30 @@ enum Ended {
 
 /// Ends a session, once it is known that the token is of it. From then on that need not be known again: the deletion may
 /// have to be repeated for replicas when nothing is left to look at.
-async fn end(
-    context: &Terms,
+async fn revoke(
+    context: &CommitContext,
     revocation: &mut Revocation,
     deadline: Instant,
-) -> Result<Ended, StoreError> {
+) -> Result<Revoked, StoreError> {
     let store = &*context.backend.store;
     let handle = revocation.handle();
     if let Revocation::Unverified { token, asked } = revocation {
         let load = store.load(&handle, Freshness::Latest);
         let record = match within(deadline, load).await?.bytes() {
             Ok(Some(stored)) => Record::decode(stored.value()),
-            Ok(None) => return Ok(Ended::NoSession),
+            Ok(None) => return Ok(Revoked::NoSession),
             Err(error) => Err(error),
         };
         let secret = context.hash(&token.secret);
         match record {
             Ok(record) if is_of(&record, &secret, *asked) => {}
-            Ok(_) => return Ok(Ended::NoSession),
+            Ok(_) => return Ok(Revoked::NoSession),
             Err(error) => {
                 context.emit(&Event::unreadable(handle, &error));
                 return Ok(match error {
-                    Unreadable::Newer(_) => Ended::Unreadable,
+                    Unreadable::Newer(_) => Revoked::Unreadable,
                     Unreadable::Malformed(_) | Unreadable::NoVersion | Unreadable::NotBytes => {
-                        Ended::NoSession
+                        Revoked::NoSession
                     }
                 });
             }
@@ -139,7 +139,7 @@ async fn end(
     let durability = context.policy.config.durability.revocations();
     delete(store, handle, durability, deadline).await?;
     context.emit(&Event::Destroyed { handle });
-    Ok(Ended::Deleted)
+    Ok(Revoked::Deleted)
 }
 
 /// What became of sessions that were to end.
@@ -152,13 +152,13 @@ pub(crate) struct Deletions {
 }
 
 /// Ends sessions, all at once.
-pub(crate) async fn end_all(
-    context: &Terms,
+pub(crate) async fn revoke_all(
+    context: &CommitContext,
     revocations: Vec<Revocation>,
     deadline: Instant,
 ) -> Deletions {
     let ends = revocations.into_iter().map(|mut revocation| async move {
-        let ended = end(context, &mut revocation, deadline).await;
+        let ended = revoke(context, &mut revocation, deadline).await;
         (revocation, ended)
     });
     let mut deletions = Deletions {
@@ -168,8 +168,8 @@ pub(crate) async fn end_all(
     };
     for (revocation, ended) in join_all(ends).await {
         match ended {
-            Ok(Ended::Deleted | Ended::NoSession) => {}
-            Ok(Ended::Unreadable) => {
+            Ok(Revoked::Deleted | Revoked::NoSession) => {}
+            Ok(Revoked::Unreadable) => {
                 deletions.unreadable.push(revocation);
                 let unreadable = SessionError::Gone(Gone::Unreadable);
                 deletions.result = deletions.result.and(Err(unreadable));
@@ -185,8 +185,8 @@ pub(crate) async fn end_all(
 
 /// Ends a session in the background, for a request that is over or has failed. A logout is carried out although the store was
 /// away when it was asked for.
-pub(crate) fn end_later(
-    context: &Terms,
+pub(crate) fn revoke_later(
+    context: &CommitContext,
     runtime: Result<Runtime, StoreError>,
     mut revocation: Revocation,
 ) {
@@ -202,21 +202,23 @@ pub(crate) fn end_later(
         Err(error) => return context.emit(&failed(error)),
     };
     let backend = &context.backend;
-    let (place, displaced) = match &revocation {
-        Revocation::Verified(handle) => match backend.begin_destroying(*handle, DESTROYING_MOST) {
-            Destroying::Begun => (Place::Destroying(*handle), None),
-            Destroying::UnderWay => return,
-            Destroying::TooMany => return context.emit(&too_many()),
-        },
+    let (entry, displaced) = match &revocation {
+        Revocation::Verified(handle) => {
+            match backend.begin_deletion(*handle, MAX_PENDING_DELETIONS) {
+                Deletion::Started => (Entry::Deletion(*handle), None),
+                Deletion::Pending => return,
+                Deletion::TooMany => return context.emit(&too_many()),
+            }
+        }
         Revocation::Unverified { token, .. } => match backend.logouts.join(token) {
-            Some(place) => (Place::Logout(place.number), Some(place.displaced)),
+            Some(place) => (Entry::Logout(place.number), Some(place.displaced)),
             None => return,
         },
     };
     let background = backend.background.clone();
-    let pending = Pending {
+    let pending = PendingDeletion {
         context: context.clone(),
-        place,
+        entry,
         news: Some(failed(StoreError::unavailable(
             "the tokio runtime ended before the store was back: wait for `SessionLayer::drained`",
         ))),
@@ -229,7 +231,7 @@ pub(crate) fn end_later(
                 None => std::future::pending().await,
             }
         };
-        let done = keep_trying(&pending.context, &mut revocation);
+        let done = revoke_with_retries(&pending.context, &mut revocation);
         let news = tokio::select! {
             biased;
             done = done => done.err().map(|error| Event::DestroyFailed { handle, error }),
@@ -242,16 +244,16 @@ pub(crate) fn end_later(
 
 /// Deletes in the background what a creation without a clear answer may have left, whose token nobody holds. If that fails, it
 /// ends with its idle timeout; a copy that arrives later still does too.
-pub(crate) fn delete_unclaimed(context: &Terms, handle: Handle) {
+pub(crate) fn delete_unclaimed(context: &CommitContext, handle: Handle) {
     let backend = &context.backend;
-    match backend.begin_destroying(handle, UNCLAIMED_MOST) {
-        Destroying::Begun => {}
-        Destroying::UnderWay | Destroying::TooMany => return,
+    match backend.begin_deletion(handle, MAX_UNCLAIMED) {
+        Deletion::Started => {}
+        Deletion::Pending | Deletion::TooMany => return,
     }
     let (context, background) = (context.clone(), backend.background.clone());
     let task = async move {
         // Replicas that do not have the creation need not be waited for, and one stream brings them both.
-        let deleted = delete_patiently(&context, handle, Durability::Primary).await;
+        let deleted = delete_with_retries(&context, handle, Durability::Primary).await;
         if let Err(error) = deleted {
             tracing::debug!(target: "sessile", %handle, %error, "a session that nobody holds the token of is left to expire");
         }
@@ -260,12 +262,12 @@ pub(crate) fn delete_unclaimed(context: &Terms, handle: Handle) {
 }
 
 /// Deletes a session, and tries again for about five minutes.
-async fn delete_patiently(
-    context: &Terms,
+async fn delete_with_retries(
+    context: &CommitContext,
     handle: Handle,
     durability: Durability,
 ) -> Result<(), StoreError> {
-    let mut waits = LATER.iter();
+    let mut waits = RETRY_WAITS.iter();
     let deleted = loop {
         let store = &*context.backend.store;
         let deleted = delete(store, handle, durability, context.deadline()).await;
@@ -274,14 +276,17 @@ async fn delete_patiently(
             _ => break deleted,
         }
     };
-    context.backend.end_destroying(handle);
+    context.backend.end_deletion(handle);
     deleted
 }
 
-async fn keep_trying(context: &Terms, revocation: &mut Revocation) -> Result<(), StoreError> {
-    let mut waits = LATER.iter();
+async fn revoke_with_retries(
+    context: &CommitContext,
+    revocation: &mut Revocation,
+) -> Result<(), StoreError> {
+    let mut waits = RETRY_WAITS.iter();
     loop {
-        let error = match end(context, revocation, context.deadline()).await {
+        let error = match revoke(context, revocation, context.deadline()).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
@@ -294,28 +299,28 @@ async fn keep_trying(context: &Terms, revocation: &mut Revocation) -> Result<(),
 
 /// A session that is being ended in the background. That it could not be is told when this goes, also if the runtime ends
 /// and takes it along.
-struct Pending {
-    context: Terms,
-    place: Place,
+struct PendingDeletion {
+    context: CommitContext,
+    entry: Entry,
     news: Option<Event>,
 }
 
-enum Place {
-    Destroying(Handle),
+enum Entry {
+    Deletion(Handle),
     Logout(u64),
 }
 
-impl Pending {
+impl PendingDeletion {
     fn end(mut self, news: Option<Event>) {
         self.news = news;
     }
 }
 
-impl Drop for Pending {
+impl Drop for PendingDeletion {
     fn drop(&mut self) {
-        match self.place {
-            Place::Destroying(handle) => self.context.backend.end_destroying(handle),
-            Place::Logout(number) => self.context.backend.logouts.leave(number),
+        match self.entry {
+            Entry::Deletion(handle) => self.context.backend.end_deletion(handle),
+            Entry::Logout(number) => self.context.backend.logouts.leave(number),
         }
         if let Some(news) = &self.news {
             self.context.emit(news);
@@ -332,12 +337,12 @@ mod tests {
     fn sessions_that_nobody_holds_the_token_of_leave_half_of_the_places_to_logouts() {
         let context = context();
         let fill = |most: usize| {
-            let begin = || context.backend.begin_destroying(Handle::random(), most);
+            let begin = || context.backend.begin_deletion(Handle::random(), most);
             std::iter::repeat_with(begin)
-                .take_while(|begun| matches!(begun, Destroying::Begun))
+                .take_while(|begun| matches!(begun, Deletion::Started))
                 .count()
         };
-        assert_eq!(fill(UNCLAIMED_MOST), 512);
-        assert_eq!(fill(DESTROYING_MOST), 512);
+        assert_eq!(fill(MAX_UNCLAIMED), 512);
+        assert_eq!(fill(MAX_PENDING_DELETIONS), 512);
     }
 }

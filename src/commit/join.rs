@@ -14,7 +14,7 @@ use crate::record::{Login, Record};
 use crate::token::SecretHash;
 
 /// How many secrets may open a session at once. One login more is refused, rather than ending one that works.
-const SECRETS_MOST: usize = 3;
+const MAX_SECRETS: usize = 3;
 
 /// Who signs in, with which secret, and from where.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl Joining {
         let mode = self.fingerprinting;
         let bound = record.fingerprint.as_deref();
         record.principal.as_ref() == Some(&self.who)
-            && record.secrets().count() < SECRETS_MOST
+            && record.secrets().count() < MAX_SECRETS
             && admits(mode, &compare(mode, bound, self.network.as_deref()))
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::commit::queue::{CommitQueues, Ticket};
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
@@ -44,7 +44,7 @@ impl Lease {
     ///
     /// Dropping the future gives up the place in the queue, and the lease if it was being taken.
     pub(crate) async fn take(
-        context: &Terms,
+        context: &CommitContext,
         queues: &Arc<CommitQueues>,
         handle: Handle,
         wait: Duration,
@@ -121,7 +121,7 @@ impl fmt::Debug for Lease {
 /// Takes, renews and releases one lease: all in one task, so that a command to take it never arrives after the one that
 /// gives it up.
 struct LeaseTask {
-    context: Terms,
+    context: CommitContext,
     handle: Handle,
     owner: Owner,
     lease: Duration,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::token::Token;
 
 /// So that an outage does not pile up tasks. The session of one that must go ends with its idle timeout.
-const WAITING_MOST: usize = 1024;
+const MAX_WAITING: usize = 1024;
 
 /// The logouts that wait, the oldest first.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Logouts {
         if queue.waiting.iter().any(|waiting| waiting.token == *token) {
             return None;
         }
-        if queue.waiting.len() >= WAITING_MOST {
+        if queue.waiting.len() >= MAX_WAITING {
             queue.waiting.pop_front();
         }
         let (kept, displaced) = oneshot::channel();
@@ -83,19 +83,19 @@ mod tests {
     #[test]
     fn of_too_many_logouts_the_oldest_goes() {
         let logouts = Logouts::default();
-        let tokens: Vec<Token> = (0..=WAITING_MOST).map(|_| Token::random()).collect();
-        let mut places: Vec<Place> = tokens[..WAITING_MOST]
+        let tokens: Vec<Token> = (0..=MAX_WAITING).map(|_| Token::random()).collect();
+        let mut places: Vec<Place> = tokens[..MAX_WAITING]
             .iter()
             .map(|token| logouts.join(token).expect("a new token"))
             .collect();
         assert!(
-            tokens[..WAITING_MOST]
+            tokens[..MAX_WAITING]
                 .iter()
                 .all(|token| logouts.join(token).is_none()),
             "they wait already"
         );
         assert!(!places.iter_mut().any(is_displaced));
-        places.push(logouts.join(&tokens[WAITING_MOST]).expect("a new token"));
+        places.push(logouts.join(&tokens[MAX_WAITING]).expect("a new token"));
         let displaced: Vec<bool> = places.iter_mut().map(is_displaced).collect();
         assert!(displaced[0] && !displaced[1..].contains(&true));
         // What leaves makes room, and may come again.
@@ -103,7 +103,7 @@ mod tests {
         let again = logouts.join(&tokens[1]).expect("it has left");
         assert!(!is_displaced(&mut places[2]));
         logouts.leave(places[0].number);
-        assert_eq!(logouts.lock().waiting.len(), WAITING_MOST);
+        assert_eq!(logouts.lock().waiting.len(), MAX_WAITING);
         assert_eq!(again.number, 1025);
         assert_eq!(format!("{logouts:?}"), "Logouts { .. }", "no token shows");
     }

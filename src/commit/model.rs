@@ -223,7 +223,7 @@ struct Protocol {
     broken: Option<Rule>,
 }
 
-enum Answer {
+enum Deferred {
     Done,
     Exists,
     Gone,
@@ -470,12 +470,12 @@ impl Task {
     }
 
     /// What the store's answer means for the commit.
-    fn hear(&mut self, answer: Answer, writer: u8, remembers: usize) -> Event {
+    fn hear(&mut self, answer: Deferred, writer: u8, remembers: usize) -> Event {
         match answer {
-            Answer::Done => Event::Done,
-            Answer::Exists => Event::Exists,
-            Answer::Gone => Event::Gone,
-            Answer::Conflict(record) => {
+            Deferred::Done => Event::Done,
+            Deferred::Exists => Event::Exists,
+            Deferred::Gone => Event::Gone,
+            Deferred::Conflict(record) => {
                 let newer = self.newer(writer, remembers, &record);
                 self.newer = Some(record);
                 Event::Conflict(newer)
@@ -498,7 +498,7 @@ impl Task {
         Newer {
             evidence,
             entry: entry(self.made_in, self.want, record),
-            clash: false,
+            conflicts: false,
             distance: u32::try_from(distance).unwrap(),
         }
     }
@@ -532,14 +532,14 @@ impl World {
     }
 
     /// What the store does with a command.
-    fn obey(&mut self, letter: &Letter) -> Answer {
+    fn obey(&mut self, letter: &Letter) -> Deferred {
         let stored = &mut self.store[usize::from(letter.handle)];
         let written = match (&letter.order, &stored) {
-            (Order::Create(_), Some(_)) => return Answer::Exists,
+            (Order::Create(_), Some(_)) => return Deferred::Exists,
             (Order::Create(record), None) => record,
-            (Order::Replace { .. } | Order::Delete { .. }, None) => return Answer::Gone,
+            (Order::Replace { .. } | Order::Delete { .. }, None) => return Deferred::Gone,
             (Order::Replace { expected, .. }, Some(there)) if there.version != *expected => {
-                return Answer::Conflict(there.clone());
+                return Deferred::Conflict(there.clone());
             }
             (
                 Order::Replace {
@@ -560,12 +560,12 @@ impl World {
             (Order::Delete { proved }, Some(_)) => {
                 self.ended_by_others |= !proved;
                 *stored = None;
-                return Answer::Done;
+                return Deferred::Done;
             }
         };
         self.was_there[usize::from(letter.op)] = true;
         *stored = Some(written.clone());
-        Answer::Done
+        Deferred::Done
     }
 
     /// Drops letters that can change nothing any more: a version never comes back.
@@ -738,7 +738,7 @@ impl Model for Protocol {
                     }
                     Fate::Refused => (Event::Failed(StoreErrorKind::Refused), false),
                     Fate::Short => match world.obey(&letter) {
-                        Answer::Done => (Event::Failed(StoreErrorKind::NotDurable), false),
+                        Deferred::Done => (Event::Failed(StoreErrorKind::NotDurable), false),
                         answer => {
                             let node = self.nodes[client];
                             (task.hear(answer, node, self.remembers), false)
@@ -768,7 +768,7 @@ impl Model for Protocol {
                         task.newer = Some(record);
                         Event::Loaded {
                             entry: newer.entry,
-                            clash: newer.clash,
+                            conflicts: newer.conflicts,
                         }
                     }
                 };

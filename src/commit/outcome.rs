@@ -13,7 +13,7 @@ use crate::commit::base::Base;
 use crate::commit::work::Work;
 use crate::error::session::SessionError;
 use crate::lock::Lock;
-use crate::record::answer::AnswerId;
+use crate::record::deferred::DeferredId;
 use crate::record::log::ChangeLog;
 
 /// How a commit ended, for one of its requests.
@@ -135,8 +135,8 @@ impl Unresolved {
     }
 
     #[must_use]
-    pub(crate) fn withdraw(&mut self, answer: AnswerId) -> ChangeLog {
-        self.work.log.withdraw(answer)
+    pub(crate) fn withdraw(&mut self, deferred: DeferredId) -> ChangeLog {
+        self.work.log.withdraw(deferred)
     }
 
     /// Takes the request's changes out, which it does not want back any more.

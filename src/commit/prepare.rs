@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::commit::base::Base;
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::commit::work::Work;
 use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::{Gone, LimitedPart, SessionError};
-use crate::record::context::Circumstances;
+use crate::record::context::ApplyContext;
 use crate::record::lifetime::ttl;
 use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch, Version};
@@ -54,7 +54,7 @@ pub(crate) enum Failure {
 /// Does the requests' changes to the base, or to a new session, and makes bytes of the result: `None` if no request's changes
 /// could be done. Says of each request whether its changes are among them.
 pub(crate) fn prepare(
-    context: &Terms,
+    context: &CommitContext,
     base: Option<&Base>,
     works: &[&Work],
     id: CommitId,
@@ -66,7 +66,7 @@ pub(crate) fn prepare(
         now,
         start: match base {
             Some(base) => Record::clone(&base.record),
-            None => Record::new(&context.circumstances_at(now)),
+            None => Record::new(&context.apply_context_at(now)),
         },
         token: match base {
             Some(base) => base.token.clone(),
@@ -88,7 +88,7 @@ pub(crate) fn prepare(
 
 struct Preparation<'a> {
     base: Option<&'a Base>,
-    context: &'a Terms,
+    context: &'a CommitContext,
     now: Millis,
     /// What the changes are done to.
     start: Record,
@@ -116,7 +116,7 @@ impl Preparation<'_> {
                     work,
                     onto,
                     &mut record,
-                    &work.terms.circumstances_at(self.now),
+                    &work.context.apply_context_at(self.now),
                 )?;
                 self.note_cookie(&mut record, work);
                 check_size(&record, before, self.context.policy.config.max_size)
@@ -207,7 +207,7 @@ impl Preparation<'_> {
         record.note_applied(self.id);
         record.last_accessed = now;
         if record.fingerprint.is_none() {
-            record.fingerprint = work.terms.circumstances_at(now).network;
+            record.fingerprint = work.context.apply_context_at(now).network;
         }
         let idle = self.context.policy.idle_timeout(&record);
         let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
@@ -259,7 +259,7 @@ fn apply(
     work: &Work,
     onto: Onto,
     record: &mut Record,
-    circumstances: &Circumstances,
+    apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
     match &work.done {
         // Closures that have run on this very record do not run again.
@@ -267,8 +267,8 @@ fn apply(
             *record = Record::clone(done);
             Ok(())
         }
-        _ if work.whole && onto != Onto::Own => overwrite(work, onto, record, circumstances),
-        _ => replay(&work.log, onto, record, circumstances),
+        _ if work.whole && onto != Onto::Own => overwrite(work, onto, record, apply_context),
+        _ => replay(&work.log, onto, record, apply_context),
     }
 }
 
@@ -276,11 +276,11 @@ fn replay(
     log: &ChangeLog,
     onto: Onto,
     record: &mut Record,
-    circumstances: &Circumstances,
+    apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
     match onto {
-        Onto::SameLogin => log.join(record, circumstances),
-        Onto::Own | Onto::Newer => log.apply(record, circumstances),
+        Onto::SameLogin => log.join(record, apply_context),
+        Onto::Own | Onto::Newer => log.apply(record, apply_context),
     }
 }
 
@@ -289,14 +289,14 @@ fn overwrite(
     work: &Work,
     onto: Onto,
     record: &mut Record,
-    circumstances: &Circumstances,
+    apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
     let mut mine = match &work.base {
         Some(base) => Record::clone(&base.record),
-        None => Record::new(circumstances),
+        None => Record::new(apply_context),
     };
-    work.log.apply(&mut mine, circumstances)?;
-    replay(&work.log.without_data(), onto, record, circumstances)?;
+    work.log.apply(&mut mine, apply_context)?;
+    replay(&work.log.without_data(), onto, record, apply_context)?;
     record.data = mine.data;
     Ok(())
 }

@@ -21,8 +21,8 @@ use crate::lock::Lock;
 use crate::token::Handle;
 
 /// How many requests may wait to change one session, and how many of them travel together at most.
-const WAITING_MOST: usize = 1024;
-const TOGETHER_MOST: usize = 256;
+const MAX_WAITING: usize = 1024;
+const MAX_TOGETHER: usize = 256;
 
 /// The queues of all sessions that somebody commits to.
 #[derive(Default)]
@@ -128,7 +128,7 @@ impl Ticket {
 }
 
 fn too_busy(work: Work) -> CommitOutcome {
-    let wait = work.terms.backend.request_budget();
+    let wait = work.context.backend.request_budget();
     CommitOutcome::Failed {
         log: work.log,
         error: SessionError::Busy { wait },
@@ -139,7 +139,7 @@ impl CommitQueue {
     /// Joins those who wait; gives the work back if they are too many.
     fn enter(&self, member: Member) -> Result<u64, Box<Work>> {
         let mut waiting = self.waiting.lock();
-        if waiting.members.len() >= WAITING_MOST {
+        if waiting.members.len() >= MAX_WAITING {
             return Err(Box::new(member.work));
         }
         let number = waiting.next;
@@ -171,7 +171,7 @@ impl CommitQueue {
         let mut waiting = self.waiting.lock();
         let mut rest = VecDeque::new();
         for (number, member) in waiting.members.drain(..) {
-            if batch.size() < TOGETHER_MOST && batch.admits(&member) {
+            if batch.size() < MAX_TOGETHER && batch.admits(&member) {
                 batch.admit(member);
             } else {
                 rest.push_back((number, member));
@@ -232,12 +232,12 @@ mod tests {
     #[test]
     fn so_many_travel_together_and_those_behind_them_wait_in_their_order() {
         let queue = CommitQueue::default();
-        let numbers = enter(&queue, TOGETHER_MOST + 3);
+        let numbers = enter(&queue, MAX_TOGETHER + 3);
         let mut batch = queue.next().expect("those who wait");
         assert_eq!(batch.size(), 1);
         queue.let_join(&mut batch);
-        assert_eq!(batch.size(), TOGETHER_MOST);
-        assert_eq!(waiting(&queue), numbers[TOGETHER_MOST..]);
+        assert_eq!(batch.size(), MAX_TOGETHER);
+        assert_eq!(waiting(&queue), numbers[MAX_TOGETHER..]);
     }
 
     #[test]

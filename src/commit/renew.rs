@@ -5,13 +5,13 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::commit::base::Base;
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::record::Record;
-use crate::record::admission::{Admission, admit};
 use crate::record::fingerprint::{admits, compare};
 use crate::record::lifetime::{Renewal, renewal, ttl};
+use crate::record::token_check::{TokenCheck, check_token};
 use crate::record::version::Epoch;
 use crate::store::deadline::within;
 use crate::store::{Freshness, Stored};
@@ -19,7 +19,7 @@ use crate::time::Millis;
 use crate::token::{Handle, SecretHash};
 
 /// Renews a session that has just been loaded, if that is due. If it fails, the next request does it.
-pub(crate) fn renew_if_due(context: &Terms, base: &Base, now: Millis) {
+pub(crate) fn renew_if_due(context: &CommitContext, base: &Base, now: Millis) {
     let (handle, record) = (base.token.handle, &base.record);
     let idle = context.policy.idle_timeout(record);
     let renewal = renewal(base.stored.time_left(), idle, record.deadline, now);
@@ -37,7 +37,7 @@ pub(crate) fn renew_if_due(context: &Terms, base: &Base, now: Millis) {
 }
 
 async fn touch(
-    context: &Terms,
+    context: &CommitContext,
     handle: Handle,
     renewal: Renewal,
     deadline: Instant,
@@ -47,7 +47,7 @@ async fn touch(
     within(deadline, touch).await.map(|_| ())
 }
 
-fn report(context: &Terms, handle: Handle, renewed: Result<(), StoreError>) {
+fn report(context: &CommitContext, handle: Handle, renewed: Result<(), StoreError>) {
     if let Err(error) = renewed {
         let handle = Some(handle);
         context.emit(&Event::StoreFailed { handle, error });
@@ -58,11 +58,11 @@ fn report(context: &Terms, handle: Handle, renewed: Result<(), StoreError>) {
 struct Holder {
     secret: SecretHash,
     epoch: Epoch,
-    context: Terms,
+    context: CommitContext,
 }
 
 /// Renews a session that was loaded some time ago, by the timeouts that it has now, if this request may still use it.
-pub(crate) fn look_and_renew(base: &Base, context: Terms, runtime: &Runtime) {
+pub(crate) fn look_and_renew(base: &Base, context: CommitContext, runtime: &Runtime) {
     let handle = base.token.handle;
     let holder = Holder {
         secret: context.hash(&base.token.secret),
@@ -99,7 +99,7 @@ impl Holder {
             self.context.network.as_deref(),
         );
         if record.epoch != self.epoch
-            || admit(&record, &self.secret, now) != Admission::Holder
+            || check_token(&record, &self.secret, now) != TokenCheck::Valid
             || !admits(config.fingerprinting, &fingerprint)
         {
             return None;

@@ -13,9 +13,9 @@ use stateright::{Checker as _, HasDiscoveries, Model, Property};
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::record::Record;
-use crate::record::answer::Answer;
 use crate::record::change::tests::now;
 use crate::record::change::{Change, Rewrite};
+use crate::record::deferred::Deferred;
 use crate::record::json::Json;
 use crate::record::log::ChangeLog;
 use crate::record::tests::record;
@@ -142,7 +142,7 @@ fn to_data(record: &Record) -> Data {
 }
 
 /// The call as the crate logs it, and where its result is found.
-fn change(call: Call, halves: bool) -> (Change, Option<Answer<i64>>) {
+fn change(call: Call, halves: bool) -> (Change, Option<Deferred<i64>>) {
     let key = |key: usize| KEYS[key].to_owned();
     let change = match call {
         Set(at, value) => Change::Insert {
@@ -152,7 +152,7 @@ fn change(call: Call, halves: bool) -> (Change, Option<Answer<i64>>) {
         Count(at) => Change::Increment {
             key: key(at),
             by: 1,
-            answer: None,
+            deferred: None,
         },
         Guard(at) => {
             let name = key(at);
@@ -169,7 +169,7 @@ fn change(call: Call, halves: bool) -> (Change, Option<Answer<i64>>) {
             }
         }
         Move => {
-            let (change, answer) = transaction(move |data| {
+            let (change, deferred) = transaction(move |data| {
                 let left = data.increment(KEYS[0], -1)?;
                 if left < 0 {
                     // Whoever ignores the abort has taken and not given.
@@ -182,7 +182,7 @@ fn change(call: Call, halves: bool) -> (Change, Option<Answer<i64>>) {
                 data.increment(KEYS[1], 1)?;
                 Ok(left)
             });
-            return (change, Some(answer));
+            return (change, Some(deferred));
         }
         Save | Respond => unreachable!("these commit"),
     };
@@ -221,11 +221,11 @@ impl Requests {
         self.broken != Some(rule)
     }
 
-    fn log(&self, calls: &[Call]) -> (ChangeLog, Option<Answer<i64>>) {
+    fn log(&self, calls: &[Call]) -> (ChangeLog, Option<Deferred<i64>>) {
         let halves = !self.keeps(Rule::AbortWhole);
-        let (changes, answers): (Vec<_>, Vec<_>) =
+        let (changes, deferred): (Vec<_>, Vec<_>) =
             calls.iter().map(|call| change(*call, halves)).unzip();
-        (changes.into(), answers.into_iter().flatten().last())
+        (changes.into(), deferred.into_iter().flatten().last())
     }
 
     fn view(&self, client: &Client, base: Data) -> Option<Record> {
@@ -261,7 +261,7 @@ impl Requests {
     ) -> Result<Option<i64>, SessionError> {
         let client = &world.clients[number];
         let base = client.base.expect("it is loaded");
-        let (log, answer) = self.log(&client.log);
+        let (log, deferred) = self.log(&client.log);
         let view = self.view(client, base).expect("it was seen");
         let is_known = !client.head_sent || !self.keeps(Rule::JudgeByWhatThisRequestRead);
         if log.is_empty() || is_known && log.changes_nothing(Some(&to_record(base)), &view) {
@@ -284,7 +284,7 @@ impl Requests {
             None => world.wrong = Some("what was to be refused was written"),
             Some((expected, result)) => {
                 let given = match self.keeps(Rule::ReturnTheRunThatWasWritten) {
-                    true => answer.and_then(|answer| answer.guess()),
+                    true => deferred.and_then(|deferred| deferred.guess()),
                     false => trial,
                 };
                 if given != result && act == Act::Step(number) {

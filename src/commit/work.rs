@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::commit::base::Base;
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::commit::join::Joining;
 use crate::record::Record;
 use crate::record::lifetime::BrowserCookie;
@@ -24,7 +24,7 @@ pub(crate) struct Work {
     pub(crate) joining: Option<Joining>,
     /// What the log makes of the base, if that is known already.
     pub(crate) done: Option<Arc<Record>>,
-    pub(crate) terms: Terms,
+    pub(crate) context: CommitContext,
     pub(crate) reads: ReadSet,
     /// The request's data replaces whatever is there, instead of being merged.
     pub(crate) whole: bool,
@@ -79,7 +79,7 @@ impl Work {
     /// How far it must have spread; those that travel together have the same settings, and one with a new secret travels
     /// alone.
     pub(crate) fn durability(&self) -> Durability {
-        let durability = &self.terms.policy.config.durability;
+        let durability = &self.context.policy.config.durability;
         match self.log.new_secret() {
             Some(_) => durability.revocations(),
             None => durability.commits,

@@ -14,7 +14,7 @@ use crate::config::durability::DurabilityConfig;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 use crate::error::config::{ConfigError, check_duration};
 use crate::record::fingerprint::Fingerprinting;
-use crate::record::lifetime::{LONGEST, SHORTEST};
+use crate::record::lifetime::{MAX_TIMEOUT, MIN_TIMEOUT};
 use crate::store::Capabilities;
 use crate::time::duration;
 
@@ -207,7 +207,7 @@ impl SessionConfig {
             ("idle_timeout", self.idle_timeout),
             ("absolute_timeout", self.absolute_timeout),
         ] {
-            check_duration(setting, value, SHORTEST, LONGEST)?;
+            check_duration(setting, value, MIN_TIMEOUT, MAX_TIMEOUT)?;
         }
         for (setting, bits, range) in [
             ("ipv4_prefix", self.ipv4_prefix, 8..=32),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::config::{ConfigError, check_duration};
-use crate::record::lifetime::LONGEST;
+use crate::record::lifetime::MAX_TIMEOUT;
 use crate::store::Capabilities;
 use crate::time::duration;
 
@@ -122,7 +122,7 @@ impl Exclusive {
     }
 }
 
-const WAIT: (Duration, Duration) = (Duration::ZERO, LONGEST);
+const WAIT: (Duration, Duration) = (Duration::ZERO, MAX_TIMEOUT);
 /// A shorter lease would expire before its renewal reaches the store.
 const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 const DEFAULT_LEASE: Duration = Duration::from_secs(5);

@@ -1,142 +1,116 @@
-//! Which session a request has, if its cookies hold several tokens.
-//!
-//! The order of the cookies decides nothing: browsers send those with longer paths first, and among them older ones, and
-//! neither says whose they are (RFC 6265bis §5.8.3).
+//! Token, deadline and fingerprint: what a request may do with a session.
 
-use crate::error::session::{Gone, SessionError};
-use crate::session::state::backing::Standing;
-use crate::token::Handle;
+use std::sync::Arc;
 
-/// What one token has turned out to be worth, the least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Worth {
-    /// There is no such session, or the secret is wrong.
-    Nothing,
-    /// It opened a session until a moment ago.
-    Retired,
-    /// What is stored may be a session that a later version of sessile can read.
-    Unreadable,
-    /// Its secret is right, and the session is bound to another network.
-    Elsewhere(Handle),
-    /// It opens this session.
-    Opens(Handle),
-}
+use crate::commit::base::Base;
+use crate::error::session::{Denied, Gone, SessionError};
+use crate::event::Event;
+use crate::middleware::slot::SessionSlot;
+use crate::record::Record;
+use crate::record::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
+use crate::record::format::Unreadable;
+use crate::record::token_check::{TokenCheck, check_token};
+use crate::session::state::backing::Backing;
+use crate::store::Stored;
+use crate::time::Millis;
+use crate::token::{Handle, Token};
 
-/// What the request has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// What the token at this place has turned out to be.
-    Use(usize),
-    Nobody,
-    /// Tokens of different sessions, and nothing tells which is the visitor's and which was put there by somebody else.
-    Ambiguous,
-}
-
-/// What a request has whose tokens are worth this.
-pub(crate) fn choose(tokens: &[Worth]) -> Choice {
-    let opened = || tokens.iter().filter(|it| matches!(it, Worth::Opens(_)));
-    if opened().min() != opened().max() {
-        return Choice::Ambiguous;
-    }
-    let best = tokens.iter().enumerate().max_by_key(|(_, worth)| **worth);
-    best.map_or(Choice::Nobody, |(place, _)| Choice::Use(place))
-}
-
-/// The sessions whose secret the request holds, and may end.
-pub(crate) fn held(tokens: &[Worth]) -> Vec<Handle> {
-    let mut handles: Vec<Handle> = tokens
-        .iter()
-        .filter_map(|worth| match worth {
-            Worth::Opens(handle) | Worth::Elsewhere(handle) => Some(*handle),
-            Worth::Nothing | Worth::Retired | Worth::Unreadable => None,
-        })
-        .collect();
-    handles.sort_unstable();
-    handles.dedup();
-    handles
-}
-
-/// What a token is worth by which a request stands to the store like this.
-pub(crate) fn worth(standing: &Standing) -> Worth {
-    match standing {
-        Standing::New => Worth::Nothing,
-        Standing::Stored(base) => Worth::Opens(base.token.handle),
-        Standing::Barred {
-            handle: Some(handle),
-            ..
-        } => Worth::Elsewhere(*handle),
-        Standing::Barred {
-            why: SessionError::Gone(Gone::Rotated),
-            ..
-        } => Worth::Retired,
-        Standing::Barred { .. } => Worth::Unreadable,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_session_that_is_opened_is_used_if_it_is_the_only_one() {
-        use Worth::{Elsewhere, Nothing, Opens, Retired, Unreadable};
-        let mut handles = [(); 3].map(|()| Handle::random());
-        handles.sort_unstable();
-        let [one, two, three] = handles;
-        for (tokens, chosen, ended) in [
-            (&[Nothing][..], Some(Nothing), &[][..]),
-            (&[Retired], Some(Retired), &[]),
-            (&[Unreadable], Some(Unreadable), &[]),
-            (&[Elsewhere(one)], Some(Elsewhere(one)), &[one]),
-            (&[Opens(one)], Some(Opens(one)), &[one]),
-            (&[Nothing, Nothing], Some(Nothing), &[]),
-            (&[Nothing, Opens(one)], Some(Opens(one)), &[one]),
-            (&[Retired, Opens(one)], Some(Opens(one)), &[one]),
-            (&[Unreadable, Opens(one)], Some(Opens(one)), &[one]),
-            (&[Elsewhere(two), Opens(one)], Some(Opens(one)), &[one, two]),
-            (&[Elsewhere(one), Opens(two)], Some(Opens(two)), &[one, two]),
-            // Two tokens of one session.
-            (&[Opens(one), Opens(one)], Some(Opens(one)), &[one]),
-            (
-                &[Opens(one), Nothing, Opens(one), Retired],
-                Some(Opens(one)),
-                &[one],
-            ),
-            (&[Opens(one), Opens(two)], None, &[one, two]),
-            (&[Opens(one), Opens(two), Opens(one)], None, &[one, two]),
-            (
-                &[Opens(three), Opens(two), Opens(one)],
-                None,
-                &[one, two, three],
-            ),
-            (
-                &[Nothing, Opens(one), Elsewhere(three), Opens(two)],
-                None,
-                &[one, two, three],
-            ),
-            (&[Nothing, Retired], Some(Retired), &[]),
-            (&[Retired, Unreadable], Some(Unreadable), &[]),
-            (
-                &[Retired, Elsewhere(one), Unreadable],
-                Some(Elsewhere(one)),
-                &[one],
-            ),
-        ] {
-            for turn in 0..tokens.len() {
-                let mut tokens = tokens.to_vec();
-                tokens.rotate_left(turn);
-                for _ in 0..2 {
-                    tokens.reverse();
-                    let choice = match choose(&tokens) {
-                        Choice::Use(place) => Some(tokens[place]),
-                        Choice::Ambiguous => None,
-                        Choice::Nobody => panic!("{tokens:?}"),
+impl SessionSlot {
+    /// Compares a token with what is stored under its handle: secret, deadline and fingerprint.
+    pub(crate) fn authenticate(
+        &self,
+        token: &Token,
+        stored: Stored,
+        now: Millis,
+    ) -> (Backing, Fingerprint) {
+        let handle = token.handle;
+        let config = &self.context.policy.config;
+        let record = match Record::decode(stored.value()) {
+            Ok(record) => record,
+            Err(error) => {
+                self.context.emit(&Event::unreadable(handle, &error));
+                // A newer version of sessile may know the token; what is no record at all knows none.
+                let backing = match error {
+                    Unreadable::Newer(_) => Backing::Denied {
+                        handle: None,
+                        retired_by: None,
+                        why: SessionError::Gone(Gone::Unreadable),
+                    },
+                    Unreadable::Malformed(_) | Unreadable::NoVersion | Unreadable::NotBytes => {
+                        Backing::New
+                    }
+                };
+                return (backing, self.compare(None));
+            }
+        };
+        match check_token(&record, &self.context.hash(&token.secret), now) {
+            TokenCheck::Invalid => (Backing::New, self.compare(None)),
+            TokenCheck::Retired => {
+                let base = Base {
+                    token: token.clone(),
+                    stored,
+                    record: Arc::new(record),
+                };
+                let backing = Backing::Denied {
+                    handle: None,
+                    retired_by: Some(Box::new(base)),
+                    why: SessionError::Gone(Gone::Rotated),
+                };
+                (backing, self.compare(None))
+            }
+            TokenCheck::Valid => {
+                let fingerprint = self.compare(record.fingerprint.as_deref());
+                self.report(token, &fingerprint);
+                if !admits(config.fingerprinting, &fingerprint) {
+                    let backing = Backing::Denied {
+                        handle: Some(handle),
+                        retired_by: None,
+                        why: SessionError::Denied(Denied::OtherNetwork),
                     };
-                    assert_eq!(choice, chosen, "{tokens:?}");
-                    assert_eq!(held(&tokens), ended, "{tokens:?}");
+                    return (backing, fingerprint);
                 }
+                let record = Arc::new(record);
+                let base = Base {
+                    token: token.clone(),
+                    stored,
+                    record,
+                };
+                (Backing::Loaded(Box::new(base)), fingerprint)
             }
         }
-        assert_eq!((choose(&[]), held(&[])), (Choice::Nobody, vec![]));
+    }
+
+    pub(crate) fn compare(&self, bound: Option<&str>) -> Fingerprint {
+        compare(
+            self.context.policy.config.fingerprinting,
+            bound,
+            self.context.network.as_deref(),
+        )
+    }
+
+    fn is_first_mismatch(&self, handle: Handle, network: &str) -> bool {
+        let mismatches = &self.context.backend.reported.mismatches;
+        mismatches.is_first((handle, network.to_owned()))
+    }
+
+    fn report(&self, token: &Token, fingerprint: &Fingerprint) {
+        let handle = token.handle;
+        match fingerprint {
+            Fingerprint::Mismatch { bound, seen } if self.is_first_mismatch(handle, seen) => {
+                let (bound, seen) = (bound.clone(), seen.clone());
+                self.context.emit(&Event::FingerprintMismatch {
+                    handle,
+                    bound,
+                    seen,
+                });
+            }
+            Fingerprint::Unknown
+                if self.context.policy.config.fingerprinting == Fingerprinting::Strict
+                    && self.context.backend.reported.first_missing_address() =>
+            {
+                self.context.emit(&Event::AddressUnknown);
+            }
+            _ => {}
+        }
     }
 }

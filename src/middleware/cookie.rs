@@ -12,11 +12,11 @@ use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 
 use crate::config::cookie::{CookieConfig, SameSite, has_prefix};
 use crate::config::domain::domains;
-use crate::record::lifetime::LONGEST_COOKIE;
+use crate::record::lifetime::MAX_COOKIE_AGE;
 use crate::token::Token;
 
 /// How many different tokens of one request are looked up at most.
-const TOKENS_MOST: usize = 4;
+const MAX_TOKENS: usize = 4;
 
 /// What a request carries under the name of the session cookie.
 ///
@@ -25,7 +25,7 @@ const TOKENS_MOST: usize = 4;
 /// holds (RFC 6265bis §5.8.3).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Presented {
-    /// The tokens, each once; none if there are more than [`TOKENS_MOST`].
+    /// The tokens, each once; none if there are more than [`MAX_TOKENS`].
     pub(crate) tokens: Vec<Token>,
     /// How many cookies hold a token, equal ones too.
     count: usize,
@@ -59,7 +59,7 @@ impl Presented {
         if too_many || self.tokens.contains(&token) {
             return;
         }
-        match self.tokens.len() < TOKENS_MOST {
+        match self.tokens.len() < MAX_TOKENS {
             true => self.tokens.push(token),
             false => self.tokens.clear(),
         }
@@ -114,7 +114,7 @@ impl Place {
 }
 
 /// How many removals a response has at most, about 2.5 KiB: proxies often take 4 KiB of headers.
-const REMOVALS_MOST: usize = 20;
+const MAX_REMOVALS: usize = 20;
 
 /// Where else a cookie of the session cookie's name may be that browsers send with this request: for the host alone, for
 /// it and for each of its parents; at the root, at the configured path and at each directory of the request's.
@@ -141,7 +141,7 @@ pub(crate) fn other_places(config: &CookieConfig, host: Option<&str>, path: &str
             if place != own && !places.contains(&place) {
                 places.push(place);
             }
-            if places.len() >= REMOVALS_MOST {
+            if places.len() >= MAX_REMOVALS {
                 return places;
             }
         }
@@ -187,7 +187,7 @@ fn write_at(
     }
     cookie = match kept {
         Some((_, None)) => cookie,
-        Some((_, Some(max_age))) => cookie.max_age(whole_seconds(max_age.min(LONGEST_COOKIE))),
+        Some((_, Some(max_age))) => cookie.max_age(whole_seconds(max_age.min(MAX_COOKIE_AGE))),
         None => cookie
             .max_age(CookieDuration::ZERO)
             .expires(Expiration::DateTime(OffsetDateTime::UNIX_EPOCH)),
@@ -449,7 +449,7 @@ mod tests {
         }
         let (host, path) = (format!("{}example.org", "a.".repeat(9)), "/a".repeat(9));
         let places = other_places(&config(None, "/"), Some(&host), &path);
-        assert_eq!(places.len(), REMOVALS_MOST);
+        assert_eq!(places.len(), MAX_REMOVALS);
     }
 
     #[test]

@@ -13,72 +13,72 @@ use crate::event::Event;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
 use crate::middleware::cookie::{Place, Presented, remove_from, strip, write};
-use crate::middleware::slot::Visit;
+use crate::middleware::slot::SessionSlot;
 use crate::record::lifetime::cookie_end;
-use crate::session::save::{Occasion, settle};
+use crate::session::save::{Trigger, commit_pending};
 use crate::session::state::State;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::time::Millis;
 use crate::token::Token;
 
 /// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
 /// committed is replaced: the handler's answer would claim what has not happened.
 pub(crate) async fn finish<B>(
-    visit: &Visit,
+    slot: &SessionSlot,
     response: Response<ResponseBody<B>>,
 ) -> Response<ResponseBody<B>> {
-    let policy = &visit.context.policy;
+    let policy = &slot.context.policy;
     let mut response = only_others_cookies(policy, response);
-    if let Some(session) = visit.send_head() {
+    if let Some(session) = slot.send_head() {
         let shared = session.shared();
         let failed = is_failed(policy, &response);
-        let committed = settle(shared, Occasion::Head { failed }).await;
+        let committed = commit_pending(shared, Trigger::EndOfRequest { failed }).await;
         let lease = shared.state().lease.take();
         drop(lease);
         let (action, signed_in) = {
             let state = shared.state();
-            let accessed = visit.is_accessed();
-            let action = cookie_action(&visit.presented, &state, accessed, &committed);
+            let accessed = slot.is_accessed();
+            let action = cookie_action(&slot.presented, &state, accessed, &committed);
             (action, state.was_signed_in && accessed)
         };
         response = match committed {
-            Err(error) => error_response(visit, &error, response.headers()),
+            Err(error) => error_response(slot, &error, response.headers()),
             // By now it is known whether anything of a request is in the store whose handler has returned an error.
-            Ok(()) => replaced_if_failed(visit, response),
+            Ok(()) => replaced_if_failed(slot, response),
         };
-        let now = visit.context.backend.now();
-        let (places, headers) = (&visit.other_places, response.headers_mut());
+        let now = slot.context.backend.now();
+        let (places, headers) = (&slot.other_places, response.headers_mut());
         write_headers(policy, action, places, now, signed_in, headers);
     } else {
-        response = replaced_if_failed(visit, response);
+        response = replaced_if_failed(slot, response);
     }
-    if visit.is_accessed() {
+    if slot.is_accessed() {
         vary_by_cookie(response.headers_mut());
     }
     response
 }
 
 /// The response for a session that could not be loaded. It sets no cookie: an outage must not log anyone out.
-pub(crate) fn reject<B>(visit: &Visit, error: &SessionError) -> Response<ResponseBody<B>> {
-    error_response(visit, error, &HeaderMap::new())
+pub(crate) fn reject<B>(slot: &SessionSlot, error: &SessionError) -> Response<ResponseBody<B>> {
+    error_response(slot, error, &HeaderMap::new())
 }
 
 /// A session error that the handler returned gets the response of the layer's hook too. And it does not know what else of the
 /// request is in the store.
 fn replaced_if_failed<B>(
-    visit: &Visit,
+    slot: &SessionSlot,
     response: Response<ResponseBody<B>>,
 ) -> Response<ResponseBody<B>> {
     let Some(error) = response.extensions().get::<SessionError>() else {
         return response;
     };
-    let told = match visit.loaded() {
+    let told = match slot.loaded() {
         Some(session) => session.shared().state().of_the_request(error.clone()),
         None => error.clone(),
     };
     let is_another = std::mem::discriminant(&told) != std::mem::discriminant(error);
-    match is_another || visit.error_hook.is_some() {
-        true => error_response(visit, &told, response.headers()),
+    match is_another || slot.error_hook.is_some() {
+        true => error_response(slot, &told, response.headers()),
         false => response,
     }
 }
@@ -102,16 +102,16 @@ fn only_others_cookies<R>(policy: &Policy, mut response: Response<R>) -> Respons
 
 /// The response for an error, with the cookies that the replaced one was to set.
 fn error_response<B>(
-    visit: &Visit,
+    slot: &SessionSlot,
     error: &SessionError,
     replaced: &HeaderMap,
 ) -> Response<ResponseBody<B>> {
-    let response = match &visit.error_hook {
+    let response = match &slot.error_hook {
         Some(hook) => hook.response(error),
         None => error.response(),
     };
     let response = response.map(ResponseBody::own);
-    let mut response = only_others_cookies(&visit.context.policy, response);
+    let mut response = only_others_cookies(&slot.context.policy, response);
     for cookie in replaced.get_all(SET_COOKIE) {
         response.headers_mut().append(SET_COOKIE, cookie.clone());
     }
@@ -135,13 +135,11 @@ fn cookie_action(
     accessed: bool,
     committed: &Result<(), SessionError>,
 ) -> CookieAction {
-    match &state.standing {
-        Standing::New if state.ending.has_begun() && !presented.is_nothing() => {
-            CookieAction::Remove
-        }
+    match &state.backing {
+        Backing::New if state.ending.has_begun() && !presented.is_nothing() => CookieAction::Remove,
         // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
         _ if is_gone(committed) => CookieAction::Unchanged,
-        Standing::Stored(base) => {
+        Backing::Loaded(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
             let has_it = presented.tokens.contains(&base.token);
@@ -150,7 +148,7 @@ fn cookie_action(
                 false => CookieAction::Set(base.token.clone(), cookie_end(&base.record)),
             }
         }
-        Standing::New | Standing::Barred { .. } => CookieAction::Unchanged,
+        Backing::New | Backing::Denied { .. } => CookieAction::Unchanged,
     }
 }
 
@@ -215,11 +213,11 @@ fn varies_by(headers: &HeaderMap, name: &str) -> bool {
 
 /// Carries out a `destroy` whose handler was dropped, panicked, or failed without a response.
 #[derive(Debug)]
-pub(crate) struct AbandonGuard(Option<Arc<Visit>>);
+pub(crate) struct AbandonGuard(Option<Arc<SessionSlot>>);
 
 impl AbandonGuard {
-    pub(crate) fn new(visit: Arc<Visit>) -> Self {
-        Self(Some(visit))
+    pub(crate) fn new(slot: Arc<SessionSlot>) -> Self {
+        Self(Some(slot))
     }
 
     /// The response is complete.
@@ -231,7 +229,7 @@ impl AbandonGuard {
 impl Drop for AbandonGuard {
     fn drop(&mut self) {
         // Whoever loads the session later, on a task of its own, is too late for a response too.
-        if let Some(session) = self.0.as_ref().and_then(|visit| visit.send_head()) {
+        if let Some(session) = self.0.as_ref().and_then(|slot| slot.send_head()) {
             session.shared().abandon();
         }
     }
@@ -245,7 +243,7 @@ mod tests {
     use crate::commit::base::Base;
     use crate::error::session::Gone;
     use crate::middleware::cookie::read;
-    use crate::record::context::Circumstances;
+    use crate::record::context::ApplyContext;
     use crate::record::fingerprint::Fingerprint;
     use crate::record::tests::record;
     use crate::session::state::ending::Ending;
@@ -266,13 +264,13 @@ mod tests {
         let (old, new) = (Token::random(), Token::random());
         let stored = |token: &Token| {
             let stored = Stored::new("", None);
-            Standing::Stored(Box::new(Base {
+            Backing::Loaded(Box::new(Base {
                 token: token.clone(),
                 stored,
                 record: record().into(),
             }))
         };
-        let barred = || Standing::Barred {
+        let denied = || Backing::Denied {
             handle: None,
             retired_by: None,
             why: SessionError::Gone(Gone::Rotated),
@@ -281,8 +279,8 @@ mod tests {
         let unknown = || Err(SessionError::OutcomeUnknown);
         let sent = |token: &Token| presented(&[&token.encode()]);
         let none = Presented::default;
-        for (presented, standing, destroyed, committed, expected) in [
-            (none(), Standing::New, false, Ok(()), Unchanged),
+        for (presented, backing, destroyed, committed, expected) in [
+            (none(), Backing::New, false, Ok(()), Unchanged),
             (none(), stored(&new), false, Ok(()), Set(new.clone(), None)),
             (sent(&old), stored(&old), false, Ok(()), Unchanged),
             (
@@ -301,9 +299,9 @@ mod tests {
                 Set(new.clone(), None),
             ),
             (sent(&old), stored(&new), false, gone(), Unchanged),
-            (sent(&old), Standing::New, false, Ok(()), Unchanged),
-            (sent(&old), Standing::New, true, Ok(()), Remove),
-            (sent(&old), Standing::New, true, unknown(), Remove),
+            (sent(&old), Backing::New, false, Ok(()), Unchanged),
+            (sent(&old), Backing::New, true, Ok(()), Remove),
+            (sent(&old), Backing::New, true, unknown(), Remove),
             (
                 sent(&old),
                 stored(&new),
@@ -311,10 +309,10 @@ mod tests {
                 Ok(()),
                 Set(new.clone(), None),
             ),
-            (presented(&["x"]), Standing::New, true, Ok(()), Remove),
-            (none(), Standing::New, true, Ok(()), Unchanged),
+            (presented(&["x"]), Backing::New, true, Ok(()), Remove),
+            (none(), Backing::New, true, Ok(()), Unchanged),
             // What cannot be ended is not the browser's to keep.
-            (sent(&old), Standing::New, true, gone(), Remove),
+            (sent(&old), Backing::New, true, gone(), Remove),
             // One of several opens the session.
             (
                 presented(&[&new.encode(), &old.encode()]),
@@ -323,15 +321,15 @@ mod tests {
                 Ok(()),
                 Unchanged,
             ),
-            (sent(&old), barred(), false, Ok(()), Unchanged),
-            (sent(&old), barred(), true, gone(), Unchanged),
+            (sent(&old), denied(), false, Ok(()), Unchanged),
+            (sent(&old), denied(), true, gone(), Unchanged),
         ] {
-            let fresh = Circumstances {
+            let fresh = ApplyContext {
                 now: 0,
                 absolute_timeout: Duration::ZERO,
                 network: None,
             };
-            let mut state = State::new(standing, Fingerprint::Off, &fresh);
+            let mut state = State::new(backing, Fingerprint::Off, &fresh);
             if destroyed {
                 state.ending = Ending::Done;
             }
@@ -341,7 +339,7 @@ mod tests {
             );
             // An old cookie is replaced by one of the same token, if the handler asked for the session.
             if expected == Unchanged
-                && matches!(state.standing, Standing::Stored(_))
+                && matches!(state.backing, Backing::Loaded(_))
                 && committed.is_ok()
             {
                 state.cookie.is_old = true;

@@ -24,13 +24,13 @@ use crate::store::contract::SessionStore;
 /// use axum::{Router, routing::get};
 /// use sessile::{MemoryStore, Session, SessionError, SessionLayer};
 ///
-/// async fn visits(session: Session) -> Result<String, SessionError> {
-///     let n = session.increment("visits", 1)?;
+/// async fn slots(session: Session) -> Result<String, SessionError> {
+///     let n = session.increment("slots", 1)?;
 ///     Ok(format!("visit {n}"))
 /// }
 ///
 /// let app: Router = Router::new()
-///     .route("/", get(visits))
+///     .route("/", get(slots))
 ///     .layer(SessionLayer::new(MemoryStore::new()));
 /// ```
 ///

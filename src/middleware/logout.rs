@@ -7,7 +7,7 @@ use http::Extensions;
 use http::request::Parts;
 
 use crate::error::session::SessionError;
-use crate::middleware::slot::{Visit, Visits};
+use crate::middleware::slot::{SessionSlot, SessionSlots};
 
 /// Ends the session of a request, without loading it: a logout that works although the store is away.
 ///
@@ -31,7 +31,7 @@ use crate::middleware::slot::{Visit, Visits};
 /// session cannot be loaded does not reach its handler: give the route a layer of its own without them.
 #[derive(Clone)]
 #[doc(alias("signout", "sign_out", "log_out"))]
-pub struct Logout(Arc<Visit>);
+pub struct Logout(Arc<SessionSlot>);
 
 impl Logout {
     /// The logout of a request, for tower services and middleware; handlers take it as an argument. Nothing is asked of the
@@ -51,7 +51,7 @@ impl Logout {
     ///
     /// As [`from_parts`](Self::from_parts).
     pub fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
-        Visits::of(extensions).map(Self)
+        SessionSlots::of(extensions).map(Self)
     }
 
     /// Ends the session, as [`Session::destroy`](crate::Session::destroy) does, whether or not it has been loaded. For a

@@ -8,40 +8,39 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use crate::commit::base::Base;
 use crate::commit::delete::Revocation;
 use crate::commit::lease::Lease;
 use crate::commit::renew::renew_if_due;
 use crate::commit::work::{ReadSet, Seen};
 use crate::config::policies::{Concurrency, OnStoreError};
-use crate::error::session::{Denied, Gone, SessionError};
+use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
-use crate::middleware::authenticate::{Choice, choose, held, worth};
-use crate::middleware::slot::{NotLoaded, Visit};
+use crate::middleware::choose::{Choice, choose, held, worth};
+use crate::middleware::slot::{LoadFailure, SessionSlot};
 use crate::record::Record;
-use crate::record::admission::{Admission, admit};
-use crate::record::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
+use crate::record::fingerprint::Fingerprint;
 use crate::record::format::Unreadable;
+use crate::record::token_check::{TokenCheck, check_token};
 use crate::session::Session;
 use crate::session::shared::Shared;
 use crate::session::state::State;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::session::state::reads::Reads;
 use crate::store::deadline::within;
-use crate::store::{Freshness, Loaded, Stored};
+use crate::store::{Freshness, Loaded};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Handle, Token};
 
-impl Visit {
+impl SessionSlot {
     /// The session, or why there is none. The span `session.load` lasts as long.
-    pub(crate) async fn load(&self) -> Result<Session, NotLoaded> {
+    pub(crate) async fn load(&self) -> Result<Session, LoadFailure> {
         let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, outcome = Empty);
         let loaded = self.load_in(&span).await;
         if !span.is_disabled() {
             let (outcome, handle) = match &loaded {
-                Ok(session) => outcome(&session.shared().state().standing),
+                Ok(session) => outcome(&session.shared().state().backing),
                 Err(failed) => (failed_outcome(&failed.error), None),
             };
             span.record("outcome", outcome);
@@ -52,7 +51,7 @@ impl Visit {
 
     /// Only what ends with the load runs in its span: the lease and the renewal go on beside the request, and would keep the
     /// span open.
-    async fn load_in(&self, span: &Span) -> Result<Session, NotLoaded> {
+    async fn load_in(&self, span: &Span) -> Result<Session, LoadFailure> {
         let began = Instant::now();
         let budget = self.context.backend.request_budget();
         let fetch = self.fetch(Freshness::Recent, deadline(began, budget));
@@ -63,7 +62,7 @@ impl Visit {
             lease = self
                 .lease(first)
                 .await
-                .map_err(|error| NotLoaded { error, spent })?;
+                .map_err(|error| LoadFailure { error, spent })?;
         }
         if lease.is_some() {
             // Others may have had it meanwhile.
@@ -79,7 +78,7 @@ impl Visit {
             Err(error) => match self.context.policy.config.on_store_error {
                 OnStoreError::Reject => {
                     let error = SessionError::Store(error);
-                    return Err(NotLoaded { error, spent });
+                    return Err(LoadFailure { error, spent });
                 }
                 OnStoreError::Anonymous => self.could_not_be_loaded(error, now),
             },
@@ -92,9 +91,9 @@ impl Visit {
     }
 
     /// A session that stands to the store like this.
-    pub(crate) fn make(&self, standing: Standing, fingerprint: Fingerprint) -> Session {
-        let circumstances = self.context.circumstances();
-        let mut state = State::new(standing, fingerprint, &circumstances);
+    pub(crate) fn make(&self, backing: Backing, fingerprint: Fingerprint) -> Session {
+        let apply_context = self.context.apply_context();
+        let mut state = State::new(backing, fingerprint, &apply_context);
         state.reads = Reads::new(match self.context.policy.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => ReadSet::Nothing,
             Concurrency::Reject => ReadSet::Everything,
@@ -112,12 +111,12 @@ impl Visit {
 
     /// The empty session of a visitor whom the store knows, perhaps.
     fn could_not_be_loaded(&self, error: StoreError, now: Millis) -> Session {
-        let barred = Standing::Barred {
+        let denied = Backing::Denied {
             handle: None,
             retired_by: None,
             why: SessionError::Store(error),
         };
-        let session = self.make(barred, self.compare(None));
+        let session = self.make(denied, self.compare(None));
         let tokens = self.presented.tokens.iter().cloned();
         session.shared().state().revocable = tokens
             .map(|token| Revocation::Unverified { token, asked: now })
@@ -127,11 +126,11 @@ impl Visit {
 
     /// The session that the tokens open, out of what is stored under their handles.
     fn open(&self, found: Vec<(&Token, Loaded)>, now: Millis, span: &Span) -> Session {
-        let (standing, fingerprint, revocable) = span.in_scope(|| self.pick(found, now));
-        if let Standing::Stored(base) = &standing {
+        let (backing, fingerprint, revocable) = span.in_scope(|| self.pick(found, now));
+        if let Backing::Loaded(base) = &backing {
             renew_if_due(&self.context, base, now);
         }
-        let session = self.make(standing, fingerprint);
+        let session = self.make(backing, fingerprint);
         session.shared().state().revocable = revocable;
         session
     }
@@ -141,33 +140,33 @@ impl Visit {
         &self,
         found: Vec<(&Token, Loaded)>,
         now: Millis,
-    ) -> (Standing, Fingerprint, Vec<Revocation>) {
+    ) -> (Backing, Fingerprint, Vec<Revocation>) {
         let several = found.len() > 1;
         let mut judged: Vec<_> = found
             .into_iter()
             .map(|(token, loaded)| match loaded {
-                Loaded::Found(stored) => self.judge(token, stored, now),
+                Loaded::Found(stored) => self.authenticate(token, stored, now),
                 Loaded::Unreadable => {
                     let event = Event::unreadable(token.handle, &Unreadable::NotBytes);
                     self.context.emit(&event);
-                    (Standing::New, self.compare(None))
+                    (Backing::New, self.compare(None))
                 }
-                Loaded::Missing => (Standing::New, self.compare(None)),
+                Loaded::Missing => (Backing::New, self.compare(None)),
             })
             .collect();
-        let worth: Vec<_> = judged.iter().map(|(standing, _)| worth(standing)).collect();
-        let (standing, fingerprint) = match choose(&worth) {
+        let worth: Vec<_> = judged.iter().map(|(backing, _)| worth(backing)).collect();
+        let (backing, fingerprint) = match choose(&worth) {
             Choice::Use(index) => judged.swap_remove(index),
-            Choice::Nobody => (Standing::New, self.compare(None)),
+            Choice::Nobody => (Backing::New, self.compare(None)),
             Choice::Ambiguous => {
                 self.context.emit(&Event::AmbiguousCookie);
-                (Standing::New, self.compare(None))
+                (Backing::New, self.compare(None))
             }
         };
         if !several {
-            return (standing, fingerprint, Vec::new());
+            return (backing, fingerprint, Vec::new());
         }
-        if let Standing::Stored(base) = &standing {
+        if let Backing::Loaded(base) = &backing {
             let handle = base.token.handle;
             let reported = &self.context.backend.reported;
             if reported.several_cookies.is_first(handle) {
@@ -175,7 +174,7 @@ impl Visit {
             }
         }
         let revocable = held(&worth).into_iter().map(Revocation::Verified);
-        (standing, fingerprint, revocable.collect())
+        (backing, fingerprint, revocable.collect())
     }
 
     /// What is stored under the handles of the request's tokens, asked for at once.
@@ -214,7 +213,8 @@ impl Visit {
                 return None;
             };
             let record = Record::decode(stored.value()).ok()?;
-            let holds = admit(&record, &self.context.hash(&token.secret), now) == Admission::Holder;
+            let holds =
+                check_token(&record, &self.context.hash(&token.secret), now) == TokenCheck::Valid;
             holds.then_some(token.handle)
         };
         let opened: BTreeSet<Handle> = found.iter().filter_map(holds).collect();
@@ -239,111 +239,18 @@ impl Visit {
         }
         taken.map(Some)
     }
-
-    /// What this token may do with what is stored under its handle.
-    fn judge(&self, token: &Token, stored: Stored, now: Millis) -> (Standing, Fingerprint) {
-        let handle = token.handle;
-        let config = &self.context.policy.config;
-        let record = match Record::decode(stored.value()) {
-            Ok(record) => record,
-            Err(error) => {
-                self.context.emit(&Event::unreadable(handle, &error));
-                // A newer version of sessile may know the token; what is no record at all knows none.
-                let standing = match error {
-                    Unreadable::Newer(_) => Standing::Barred {
-                        handle: None,
-                        retired_by: None,
-                        why: SessionError::Gone(Gone::Unreadable),
-                    },
-                    Unreadable::Malformed(_) | Unreadable::NoVersion | Unreadable::NotBytes => {
-                        Standing::New
-                    }
-                };
-                return (standing, self.compare(None));
-            }
-        };
-        match admit(&record, &self.context.hash(&token.secret), now) {
-            Admission::Nobody => (Standing::New, self.compare(None)),
-            Admission::Retired => {
-                let base = Base {
-                    token: token.clone(),
-                    stored,
-                    record: Arc::new(record),
-                };
-                let standing = Standing::Barred {
-                    handle: None,
-                    retired_by: Some(Box::new(base)),
-                    why: SessionError::Gone(Gone::Rotated),
-                };
-                (standing, self.compare(None))
-            }
-            Admission::Holder => {
-                let fingerprint = self.compare(record.fingerprint.as_deref());
-                self.report(token, &fingerprint);
-                if !admits(config.fingerprinting, &fingerprint) {
-                    let standing = Standing::Barred {
-                        handle: Some(handle),
-                        retired_by: None,
-                        why: SessionError::Denied(Denied::OtherNetwork),
-                    };
-                    return (standing, fingerprint);
-                }
-                let record = Arc::new(record);
-                let base = Base {
-                    token: token.clone(),
-                    stored,
-                    record,
-                };
-                (Standing::Stored(Box::new(base)), fingerprint)
-            }
-        }
-    }
-
-    pub(crate) fn compare(&self, bound: Option<&str>) -> Fingerprint {
-        compare(
-            self.context.policy.config.fingerprinting,
-            bound,
-            self.context.network.as_deref(),
-        )
-    }
-
-    fn is_first_mismatch(&self, handle: Handle, network: &str) -> bool {
-        let mismatches = &self.context.backend.reported.mismatches;
-        mismatches.is_first((handle, network.to_owned()))
-    }
-
-    fn report(&self, token: &Token, fingerprint: &Fingerprint) {
-        let handle = token.handle;
-        match fingerprint {
-            Fingerprint::Mismatch { bound, seen } if self.is_first_mismatch(handle, seen) => {
-                let (bound, seen) = (bound.clone(), seen.clone());
-                self.context.emit(&Event::FingerprintMismatch {
-                    handle,
-                    bound,
-                    seen,
-                });
-            }
-            Fingerprint::Unknown
-                if self.context.policy.config.fingerprinting == Fingerprinting::Strict
-                    && self.context.backend.reported.first_missing_address() =>
-            {
-                self.context.emit(&Event::AddressUnknown);
-            }
-            _ => {}
-        }
-    }
 }
 
 /// What the span of a load says of a session, and its handle if the store knows the session.
-fn outcome(standing: &Standing) -> (&'static str, Option<Handle>) {
-    match standing {
-        Standing::New => ("new", None),
-        Standing::Stored(base) => ("loaded", Some(base.token.handle)),
-        Standing::Barred {
+fn outcome(backing: &Backing) -> (&'static str, Option<Handle>) {
+    match backing {
+        Backing::New => ("new", None),
+        Backing::Loaded(base) => ("loaded", Some(base.token.handle)),
+        Backing::Denied {
             why: SessionError::Store(_),
             ..
         } => ("failed", None),
-        Standing::Barred {
+        Backing::Denied {
             handle, retired_by, ..
         } => {
             let retired = || retired_by.as_ref().map(|base| base.token.handle);

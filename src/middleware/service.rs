@@ -12,7 +12,7 @@ use crate::config::policies::Load;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::finish::{AbandonGuard, finish, reject};
 use crate::middleware::parts::LayerParts;
-use crate::middleware::slot::Visit;
+use crate::middleware::slot::SessionSlot;
 
 /// The service that [`SessionLayer`](crate::SessionLayer) makes: loads the session, calls the inner service, commits what was changed.
 #[derive(Clone, Debug)]
@@ -61,20 +61,20 @@ where
     S: Service<Request<B>, Response = Response<R>>,
 {
     let (mut head, body) = request.into_parts();
-    let Some(visit) = Visit::begin(&layer, &mut head) else {
+    let Some(slot) = SessionSlot::begin(&layer, &mut head) else {
         let response = inner.call(Request::from_parts(head, body)).await?;
         return Ok(response.map(ResponseBody::inner));
     };
     if layer.policy.config.load == Load::Inbound
-        && let Err(error) = visit.session().await
-        && visit.is_exclusive()
+        && let Err(error) = slot.session().await
+        && slot.is_exclusive()
     {
         // Otherwise the error waits for whoever asks for the session.
-        return Ok(reject(&visit, &error));
+        return Ok(reject(&slot, &error));
     }
-    let guard = AbandonGuard::new(visit.clone());
+    let guard = AbandonGuard::new(slot.clone());
     let response = inner.call(Request::from_parts(head, body)).await?;
-    let response = finish(&visit, response.map(ResponseBody::inner)).await;
+    let response = finish(&slot, response.map(ResponseBody::inner)).await;
     guard.disarm();
     Ok(response)
 }

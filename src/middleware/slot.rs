@@ -10,7 +10,7 @@ use http::{Extensions, HeaderValue, Method};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
 
-use crate::commit::context::Terms;
+use crate::commit::context::CommitContext;
 use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
@@ -21,13 +21,13 @@ use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
 use crate::session::Session;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 
 /// One request under one layer: the tokens it carries, and the session once somebody has asked for it.
 #[derive(Debug)]
-pub(crate) struct Visit {
+pub(crate) struct SessionSlot {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) context: Terms,
+    pub(crate) context: CommitContext,
     hooks: Arc<Hooks>,
     pub(crate) error_hook: Option<Box<ErrorHook>>,
     pub(crate) presented: Presented,
@@ -36,7 +36,7 @@ pub(crate) struct Visit {
     pub(crate) shows_flashes: bool,
     /// The one that the request came in on.
     pub(crate) runtime: Option<Runtime>,
-    session: OnceCell<Result<Session, NotLoaded>>,
+    session: OnceCell<Result<Session, LoadFailure>>,
     /// What a session that had not been loaded is from its end on: a new one, of nobody.
     ended: OnceLock<Session>,
     /// The response is on its way, whether or not the session was loaded by then.
@@ -46,23 +46,23 @@ pub(crate) struct Visit {
 
 /// Why there is no session, and how much of the request's time it took to find out.
 #[derive(Clone, Debug)]
-pub(crate) struct NotLoaded {
+pub(crate) struct LoadFailure {
     pub(crate) error: SessionError,
     pub(crate) spent: Duration,
 }
 
-/// The visits of a request, one for each layer around the handler, the innermost last. Lives in the request's extensions.
+/// The slots of a request, one for each layer around the handler, the innermost last. Lives in the request's extensions.
 #[derive(Clone, Debug)]
-pub(crate) struct Visits(Vec<Arc<Visit>>);
+pub(crate) struct SessionSlots(Vec<Arc<SessionSlot>>);
 
-impl Visits {
+impl SessionSlots {
     /// That of the innermost layer, for somebody on whom the response depends.
-    pub(crate) fn of(extensions: &Extensions) -> Result<Arc<Visit>, SessionError> {
-        let visits = extensions.get::<Self>();
-        let visit = visits.and_then(|visits| visits.0.last());
-        let visit = visit.ok_or(SessionError::MissingLayer)?;
-        visit.accessed.store(true, Ordering::Relaxed);
-        Ok(Arc::clone(visit))
+    pub(crate) fn of(extensions: &Extensions) -> Result<Arc<SessionSlot>, SessionError> {
+        let slots = extensions.get::<Self>();
+        let slot = slots.and_then(|slots| slots.0.last());
+        let slot = slot.ok_or(SessionError::MissingLayer)?;
+        slot.accessed.store(true, Ordering::Relaxed);
+        Ok(Arc::clone(slot))
     }
 }
 
@@ -94,7 +94,7 @@ impl Session {
     ///
     /// async fn count(request: &Request<String>) -> Result<String, SessionError> {
     ///     let session = Session::from_extensions(request.extensions()).await?;
-    ///     let n = session.increment("visits", 1)?;
+    ///     let n = session.increment("slots", 1)?;
     ///     Ok(format!("visit {n} of {}", request.uri()))
     /// }
     ///
@@ -114,29 +114,29 @@ impl Session {
     ///
     /// Those of [`from_parts`](Self::from_parts).
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
-        Visits::of(extensions)?.session().await
+        SessionSlots::of(extensions)?.session().await
     }
 }
 
-impl Visit {
+impl SessionSlot {
     /// Notes a request on its way in. `None` if a layer further out has a cookie of the same name: its session is this
     /// one's too.
     pub(crate) fn begin(layer: &LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
         let config = &layer.policy.config;
         let name = &config.cookie.name;
-        let mut visits = parts
+        let mut slots = parts
             .extensions
-            .get::<Visits>()
-            .map_or_else(Vec::new, |visits| visits.0.clone());
-        let outer = visits
+            .get::<SessionSlots>()
+            .map_or_else(Vec::new, |slots| slots.0.clone());
+        let outer = slots
             .iter()
-            .position(|visit| visit.context.policy.config.cookie.name == *name);
+            .position(|slot| slot.context.policy.config.cookie.name == *name);
         if let Some(outer) = outer {
             // The innermost layer's session is the last.
-            let outer = visits.remove(outer);
+            let outer = slots.remove(outer);
             report_ignored_settings(layer, &outer.parts());
-            visits.push(outer);
-            parts.extensions.insert(Visits(visits));
+            slots.push(outer);
+            parts.extensions.insert(SessionSlots(slots));
             return None;
         }
         for (header, value) in &mut parts.headers {
@@ -155,9 +155,9 @@ impl Visit {
             true => other_places(&config.cookie, host(parts), path(parts)),
             false => Vec::new(),
         };
-        let visit = Arc::new(Self {
+        let slot = Arc::new(Self {
             engine: Arc::clone(&layer.engine),
-            context: Terms {
+            context: CommitContext {
                 backend: Arc::clone(&layer.engine.backend),
                 policy: Arc::clone(&layer.policy),
                 network: layer.hooks.network(config, parts).map(Arc::from),
@@ -173,9 +173,9 @@ impl Visit {
             head_sent: AtomicBool::new(false),
             accessed: AtomicBool::new(false),
         });
-        visits.push(Arc::clone(&visit));
-        parts.extensions.insert(Visits(visits));
-        Some(visit)
+        slots.push(Arc::clone(&slot));
+        parts.extensions.insert(SessionSlots(slots));
+        Some(slot)
     }
 
     pub(crate) fn parts(&self) -> LayerParts {
@@ -222,7 +222,7 @@ impl Visit {
             {
                 let mut state = session.shared().state();
                 // It shows a request nothing of what it may not use. A logout may, if the secret was right a moment ago.
-                let hidden = matches!(state.standing, Standing::Barred { handle: None, .. });
+                let hidden = matches!(state.backing, Backing::Denied { handle: None, .. });
                 if hidden && state.revocable.is_empty() {
                     state.revocable = tokens.collect();
                 }
@@ -230,7 +230,7 @@ impl Visit {
             session.destroy();
         } else if !self.presented.is_nothing() {
             let session = self.ended.get_or_init(|| {
-                let session = self.make(Standing::New, self.compare(None));
+                let session = self.make(Backing::New, self.compare(None));
                 let mut state = session.shared().state();
                 state.revocable = tokens.collect();
                 if let Some(Err(failed)) = self.session.get() {

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::session::SessionError;
-use crate::record::answer::{Answer, AnswerId};
-use crate::record::context::Circumstances;
+use crate::record::context::ApplyContext;
+use crate::record::deferred::{Deferred, DeferredId};
 use crate::record::flash::{Flash, add, take};
 use crate::record::json::Json;
 use crate::record::kept::Kept;
@@ -35,7 +35,7 @@ use crate::token::{Secret, SecretHash};
 const RETIRED_FOR: Duration = Duration::from_secs(10);
 
 /// How many replaced secrets are recognised at most.
-const RETIRED_MOST: usize = 8;
+const MAX_RETIRED: usize = 8;
 
 /// A closure over one value, with the types erased: given what is there, says what is to be there.
 pub(crate) type Rewrite = Arc<dyn Fn(Option<&Json>) -> Result<Json, SessionError> + Send + Sync>;
@@ -74,7 +74,7 @@ pub(crate) enum Change {
     Increment {
         key: String,
         by: i64,
-        answer: Option<Answer<i64>>,
+        deferred: Option<Deferred<i64>>,
     },
     Push {
         key: String,
@@ -87,12 +87,12 @@ pub(crate) enum Change {
     Take {
         key: String,
         check: Check,
-        answer: Answer<Json>,
+        deferred: Deferred<Json>,
     },
     Transaction(Transaction),
     AddFlash(Kept<Flash>),
     TakeFlashes {
-        answer: Answer<Vec<Kept<Flash>>>,
+        deferred: Deferred<Vec<Kept<Flash>>>,
     },
     Lifetimes(Lifetimes),
     Rotate(Rotation),
@@ -129,7 +129,7 @@ impl Change {
     pub(crate) fn apply(
         &self,
         record: &mut Record,
-        circumstances: &Circumstances,
+        apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
         match self {
             Self::Insert { key, value } => {
@@ -143,10 +143,10 @@ impl Change {
                     record.data.remove(key);
                 }
             }
-            Self::Increment { key, by, answer } => {
+            Self::Increment { key, by, deferred } => {
                 let sum = count(&mut record.data, key, *by)?;
-                if let Some(answer) = answer {
-                    answer.give(Some(sum));
+                if let Some(deferred) = deferred {
+                    deferred.resolve(Some(sum));
                 }
             }
             Self::Push { key, value } => append(&mut record.data, key, value)?,
@@ -155,23 +155,27 @@ impl Change {
                 let value = rewrite(record.data.get(key))?;
                 record.data.insert(key.clone(), value);
             }
-            Self::Take { key, check, answer } => {
+            Self::Take {
+                key,
+                check,
+                deferred,
+            } => {
                 if let Some(value) = record.data.get(key) {
                     check(key, value)?;
                 }
-                answer.give(record.data.remove(key));
+                deferred.resolve(record.data.remove(key));
             }
             Self::AddFlash(flash) => add(&mut record.flash, flash),
-            Self::TakeFlashes { answer } => answer.give(Some(take(&mut record.flash))),
+            Self::TakeFlashes { deferred } => deferred.resolve(Some(take(&mut record.flash))),
             Self::Lifetimes(lifetimes) => {
                 record.idle_timeout = lifetimes.idle.or(record.idle_timeout);
                 record.absolute_timeout = lifetimes.absolute.or(record.absolute_timeout);
                 record.persistent = lifetimes.persistent.unwrap_or(record.persistent);
                 if lifetimes.absolute.is_some() {
-                    restart(record, record.started, circumstances);
+                    restart(record, record.started, apply_context);
                 }
             }
-            Self::Rotate(rotation) => rotate(record, rotation, circumstances.now),
+            Self::Rotate(rotation) => rotate(record, rotation, apply_context.now),
             Self::SetPrincipal { who, rotation } => {
                 if record.is_anothers(who) {
                     record.data.clear();
@@ -182,14 +186,14 @@ impl Change {
                 }
                 record.former_principal = None;
                 record.principal = Some(who.clone());
-                restart(record, circumstances.now, circumstances);
-                record.fingerprint.clone_from(&circumstances.network);
-                rotate(record, rotation, circumstances.now);
+                restart(record, apply_context.now, apply_context);
+                record.fingerprint.clone_from(&apply_context.network);
+                rotate(record, rotation, apply_context.now);
             }
             Self::ClearPrincipal(rotation) => {
                 record.former_principal =
                     record.principal.take().or(record.former_principal.take());
-                rotate(record, rotation, circumstances.now);
+                rotate(record, rotation, apply_context.now);
             }
         }
         Ok(())
@@ -206,12 +210,12 @@ impl Change {
     }
 
     /// The answer that this change gives its result to.
-    pub(crate) fn answer(&self) -> Option<AnswerId> {
+    pub(crate) fn deferred(&self) -> Option<DeferredId> {
         match self {
-            Self::Increment { answer, .. } => answer.as_ref().map(Answer::id),
-            Self::Take { answer, .. } => Some(answer.id()),
-            Self::TakeFlashes { answer } => Some(answer.id()),
-            Self::Transaction(transaction) => Some(transaction.answer()),
+            Self::Increment { deferred, .. } => deferred.as_ref().map(Deferred::id),
+            Self::Take { deferred, .. } => Some(deferred.id()),
+            Self::TakeFlashes { deferred } => Some(deferred.id()),
+            Self::Transaction(transaction) => Some(transaction.deferred()),
             _ => None,
         }
     }
@@ -220,9 +224,9 @@ impl Change {
     pub(crate) fn on_trial(&self) -> Self {
         let mut trial = self.clone();
         match &mut trial {
-            Self::Increment { answer, .. } => *answer = None,
-            Self::Take { answer, .. } => *answer = Answer::new(),
-            Self::TakeFlashes { answer } => *answer = Answer::new(),
+            Self::Increment { deferred, .. } => *deferred = None,
+            Self::Take { deferred, .. } => *deferred = Deferred::new(),
+            Self::TakeFlashes { deferred } => *deferred = Deferred::new(),
             Self::Transaction(transaction) => *transaction = transaction.on_trial(),
             _ => {}
         }
@@ -232,11 +236,11 @@ impl Change {
     pub(crate) fn confirm(&self) {
         match self {
             Self::Increment {
-                answer: Some(answer),
+                deferred: Some(deferred),
                 ..
-            } => answer.confirm(),
-            Self::Take { answer, .. } => answer.confirm(),
-            Self::TakeFlashes { answer } => answer.confirm(),
+            } => deferred.confirm(),
+            Self::Take { deferred, .. } => deferred.confirm(),
+            Self::TakeFlashes { deferred } => deferred.confirm(),
             Self::Transaction(transaction) => transaction.confirm(),
             _ => {}
         }
@@ -286,11 +290,11 @@ impl Change {
 }
 
 /// Begins the absolute timeout anew, or gives it another length.
-fn restart(record: &mut Record, at: Millis, circumstances: &Circumstances) {
+fn restart(record: &mut Record, at: Millis, apply_context: &ApplyContext) {
     record.started = at;
     let timeout = record
         .absolute_timeout
-        .unwrap_or(circumstances.absolute_timeout);
+        .unwrap_or(apply_context.absolute_timeout);
     record.deadline = after(at, timeout);
 }
 
@@ -302,7 +306,7 @@ fn rotate(record: &mut Record, rotation: &Rotation, now: Millis) {
     let secrets = record.added.drain(..).chain([secret]);
     let retired = secrets.map(|secret| Kept::new(Retired { secret, until }));
     record.retired.extend(retired);
-    let surplus = record.retired.len().saturating_sub(RETIRED_MOST);
+    let surplus = record.retired.len().saturating_sub(MAX_RETIRED);
     record.retired.drain(..surplus);
     record.epoch = rotation.epoch;
 }
@@ -320,8 +324,8 @@ pub(crate) mod tests {
         pub(crate) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
     }
 
-    pub(crate) fn now() -> Circumstances {
-        Circumstances {
+    pub(crate) fn now() -> ApplyContext {
+        ApplyContext {
             now: 5_000,
             absolute_timeout: Duration::from_secs(100),
             network: Some("203.0.113.0/24".to_owned()),
@@ -343,7 +347,7 @@ pub(crate) mod tests {
         Change::Increment {
             key: key.to_owned(),
             by,
-            answer: None,
+            deferred: None,
         }
     }
 
@@ -409,17 +413,17 @@ pub(crate) mod tests {
     #[test]
     fn a_token_is_taken_once() {
         let base = replay(&record(), [insert("token", "x")]).unwrap();
-        let answer = Answer::new();
+        let deferred = Deferred::new();
         let check: Check = |key, value| decode::<String>(key, value).map(drop);
         let take = Change::Take {
             key: "token".into(),
             check,
-            answer: answer.clone(),
+            deferred: deferred.clone(),
         };
         let taken = replay(&base, [take.clone()]).unwrap();
-        assert!(answer.guess().is_some());
+        assert!(deferred.guess().is_some());
         replay(&taken, [take.clone()]).unwrap();
-        assert!(answer.guess().is_none());
+        assert!(deferred.guess().is_none());
         let other = replay(&taken, [insert("token", 7)]).unwrap();
         assert!(matches!(
             replay(&other, [take]),
@@ -502,10 +506,10 @@ pub(crate) mod tests {
         for _ in 0..20 {
             rotated = replay(&rotated, [Change::Rotate(rotation())]).unwrap();
         }
-        assert_eq!(rotated.retired.len(), RETIRED_MOST);
-        for (now, left) in [(14_999, RETIRED_MOST), (15_000, 1)] {
+        assert_eq!(rotated.retired.len(), MAX_RETIRED);
+        for (now, left) in [(14_999, MAX_RETIRED), (15_000, 1)] {
             let mut rotated = rotated.clone();
-            let later = Circumstances {
+            let later = ApplyContext {
                 now,
                 ..super::tests::now()
             };

@@ -12,7 +12,7 @@ use crate::record::json::Json;
 use crate::record::kept::Kept;
 
 /// How many flashes wait in a session at most. Beyond that nobody reads them.
-pub(crate) const MOST: usize = 64;
+pub(crate) const MAX_WAITING: usize = 64;
 
 /// What kind of message a flash is; shown as `success`, `info`, `warning` or `error`, for use as a CSS class.
 #[non_exhaustive]
@@ -76,7 +76,7 @@ pub(crate) fn read(json: &Json) -> Option<Flash> {
 /// Adds a flash to those that wait; the oldest makes room.
 pub(crate) fn add(waiting: &mut Vec<Kept<Flash>>, flash: &Kept<Flash>) {
     waiting.push(flash.clone());
-    let surplus = waiting.len().saturating_sub(MOST);
+    let surplus = waiting.len().saturating_sub(MAX_WAITING);
     waiting.drain(..surplus);
 }
 
@@ -98,11 +98,11 @@ mod tests {
     #[test]
     fn the_oldest_makes_room() {
         let mut waiting = Vec::new();
-        for number in 0..=MOST {
+        for number in 0..=MAX_WAITING {
             let flash = Flash::new(Level::Info, number.to_string());
             add(&mut waiting, &Kept::new(flash));
         }
         let oldest = waiting[0].known().unwrap();
-        assert_eq!((waiting.len(), oldest.text.as_str()), (MOST, "1"));
+        assert_eq!((waiting.len(), oldest.text.as_str()), (MAX_WAITING, "1"));
     }
 }

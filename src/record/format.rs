@@ -136,8 +136,8 @@ impl Record {
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
-        let wire = match serde_json::from_slice::<Wire<'_>>(bytes) {
-            Ok(wire) => wire,
+        let raw_record = match serde_json::from_slice::<RawRecord<'_>>(bytes) {
+            Ok(raw_record) => raw_record,
             Err(error) => {
                 // A newer format may have changed any field, so ask for nothing but its number.
                 return Err(match serde_json::from_slice::<FormatOnly>(bytes) {
@@ -146,45 +146,45 @@ impl Record {
                 });
             }
         };
-        if wire.format > FORMAT {
-            return Err(Unreadable::Newer(wire.format));
+        if raw_record.format > FORMAT {
+            return Err(Unreadable::Newer(raw_record.format));
         }
         let keep = |raw: &RawValue| Json::part_of(bytes, raw);
         let record = Self {
-            data: wire
+            data: raw_record
                 .data
                 .0
                 .into_iter()
                 .map(|(key, raw)| (key, keep(raw)))
                 .collect(),
-            unknown: wire
+            unknown: raw_record
                 .unknown
                 .into_iter()
                 .map(|(key, raw)| (key, keep(raw)))
                 .collect(),
-            version: wire.version,
-            applied: wire.applied,
-            epoch: wire.epoch,
-            secret: wire.secret,
-            added: wire.added,
-            login: wire.login,
-            retired: wire
+            version: raw_record.version,
+            applied: raw_record.applied,
+            epoch: raw_record.epoch,
+            secret: raw_record.secret,
+            added: raw_record.added,
+            login: raw_record.login,
+            retired: raw_record
                 .retired
                 .into_iter()
                 .map(|raw| Kept::read(keep(raw), |json| json.decode().ok()))
                 .collect(),
-            created: wire.created,
-            started: wire.started,
-            last_accessed: wire.last_accessed,
-            deadline: wire.deadline,
-            idle_timeout: wire.idle_timeout.map(Duration::from_millis),
-            absolute_timeout: wire.absolute_timeout.map(Duration::from_millis),
-            persistent: wire.persistent,
-            cookie_sent: wire.cookie_sent,
-            principal: wire.principal,
-            former_principal: wire.former_principal,
-            fingerprint: wire.fingerprint,
-            flash: wire
+            created: raw_record.created,
+            started: raw_record.started,
+            last_accessed: raw_record.last_accessed,
+            deadline: raw_record.deadline,
+            idle_timeout: raw_record.idle_timeout.map(Duration::from_millis),
+            absolute_timeout: raw_record.absolute_timeout.map(Duration::from_millis),
+            persistent: raw_record.persistent,
+            cookie_sent: raw_record.cookie_sent,
+            principal: raw_record.principal,
+            former_principal: raw_record.former_principal,
+            fingerprint: raw_record.fingerprint,
+            flash: raw_record
                 .flash
                 .into_iter()
                 .map(|raw| Kept::read(keep(raw), flash::read))
@@ -219,7 +219,7 @@ struct FormatOnly {
 }
 
 /// The record as it is parsed, its values still in the buffer they came in.
-struct Wire<'a> {
+struct RawRecord<'a> {
     version: Version,
     format: u32,
     applied: Vec<CommitId>,
@@ -272,18 +272,18 @@ enum Field {
 }
 
 /// By hand, because serde's `flatten` cannot leave values raw.
-impl<'de> Deserialize<'de> for Wire<'de> {
+impl<'de> Deserialize<'de> for RawRecord<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
 
         impl<'de> Visitor<'de> for Fields {
-            type Value = Wire<'de>;
+            type Value = RawRecord<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a session record")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawRecord<'de>, A::Error> {
                 let mut version = None;
                 let mut format = None;
                 let mut applied = None;
@@ -333,7 +333,7 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                     }
                 }
                 let missing = A::Error::missing_field;
-                Ok(Wire {
+                Ok(RawRecord {
                     version: version.ok_or_else(|| missing("version"))?,
                     format: format.ok_or_else(|| missing("format"))?,
                     applied: applied.ok_or_else(|| missing("applied"))?,

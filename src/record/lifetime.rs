@@ -19,14 +19,14 @@ pub enum Renewal {
 }
 
 /// Below a second a session cannot be renewed in time; beyond ten years a number was meant in another unit.
-pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
-pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(crate) const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Browsers keep no cookie for longer (RFC 6265bis §5.6).
-pub(crate) const LONGEST_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+pub(crate) const MAX_COOKIE_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 pub(crate) fn check_timeout(value: Duration) -> Result<(), SessionError> {
-    match (SHORTEST..=LONGEST).contains(&value) {
+    match (MIN_TIMEOUT..=MAX_TIMEOUT).contains(&value) {
         true => Ok(()),
         false => Err(SessionError::InvalidTimeout { value }),
     }
@@ -75,12 +75,12 @@ impl BrowserCookie {
     /// What the browser has that sends the token of this session.
     pub(crate) fn of(record: &Record, now: Millis) -> Self {
         let sent = record.cookie_sent.unwrap_or(record.started);
-        let dropped = after(sent, LONGEST_COOKIE);
+        let dropped = after(sent, MAX_COOKIE_AGE);
         Self {
             ends: cookie_end(record),
             is_old: record.persistent
                 && dropped < record.deadline
-                && now >= after(sent, LONGEST_COOKIE / 2),
+                && now >= after(sent, MAX_COOKIE_AGE / 2),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::error::session::{LimitedPart, SessionError};
 
 /// The longest key, in bytes.
-const KEY_LONGEST: usize = 1024;
+const MAX_KEY_LEN: usize = 1024;
 
 pub(crate) fn check_size(
     part: LimitedPart,
@@ -11,7 +11,7 @@ pub(crate) fn check_size(
     max_size: usize,
 ) -> Result<(), SessionError> {
     let limit = match part {
-        LimitedPart::Key => KEY_LONGEST,
+        LimitedPart::Key => MAX_KEY_LEN,
         LimitedPart::Value | LimitedPart::Principal | LimitedPart::Session => max_size,
     };
     match size <= limit {

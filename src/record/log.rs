@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use crate::error::session::SessionError;
 use crate::record::Record;
-use crate::record::answer::AnswerId;
 use crate::record::change::Change;
-use crate::record::context::Circumstances;
+use crate::record::context::ApplyContext;
+use crate::record::deferred::DeferredId;
 use crate::token::Secret;
 
 /// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
@@ -23,7 +23,7 @@ struct Touched {
     keys: HashSet<String>,
     principal: bool,
     secret: bool,
-    answers: bool,
+    deferred: bool,
 }
 
 impl Touched {
@@ -38,7 +38,7 @@ impl Touched {
             Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
         );
         self.secret |= change.rotation().is_some();
-        self.answers |= change.answer().is_some();
+        self.deferred |= change.deferred().is_some();
     }
 }
 
@@ -100,9 +100,9 @@ impl ChangeLog {
 
     /// Takes the change back whose caller is told that it failed.
     #[must_use]
-    pub(crate) fn withdraw(&mut self, answer: AnswerId) -> Self {
-        match self.touched.answers {
-            true => self.retain(|change| change.answer() != Some(answer)),
+    pub(crate) fn withdraw(&mut self, deferred: DeferredId) -> Self {
+        match self.touched.deferred {
+            true => self.retain(|change| change.deferred() != Some(deferred)),
             false => Self::default(),
         }
     }
@@ -140,14 +140,14 @@ impl ChangeLog {
     }
 
     /// Whether any of them gives its caller something that nobody else may get.
-    pub(crate) fn gives(&self) -> bool {
-        self.touched.answers
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.touched.deferred
     }
 
     /// Whether all of it together has left what it was done to as it was: `view` is what it has made of `base`, or of a
     /// session that is not stored.
     pub(crate) fn changes_nothing(&self, base: Option<&Record>, view: &Record) -> bool {
-        let may_be_left_out = !self.gives() && self.new_secret().is_none();
+        let may_be_left_out = !self.has_deferred() && self.new_secret().is_none();
         may_be_left_out
             && match base {
                 Some(base) => view.holds_the_same(base),
@@ -177,11 +177,11 @@ impl ChangeLog {
     pub(crate) fn apply(
         &self,
         record: &mut Record,
-        circumstances: &Circumstances,
+        apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
         self.changes
             .iter()
-            .try_for_each(|change| change.apply(record, circumstances))
+            .try_for_each(|change| change.apply(record, apply_context))
     }
 
     /// Does all changes to a session that is signed in already, as these would: it gets their secret besides those it has,
@@ -189,12 +189,12 @@ impl ChangeLog {
     pub(crate) fn join(
         &self,
         record: &mut Record,
-        circumstances: &Circumstances,
+        apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
         let others = self.changes.iter();
         others
             .filter(|change| change.rotation().is_none())
-            .try_for_each(|change| change.apply(record, circumstances))?;
+            .try_for_each(|change| change.apply(record, apply_context))?;
         let rotation = self.changes.iter().rev().find_map(Change::rotation);
         record.added.extend(rotation.map(|it| it.hash.clone()));
         Ok(())
@@ -221,14 +221,14 @@ impl ChangeLog {
 
     /// Does every change that can be done, to see what comes out: answers are left alone, since a commit may be under way
     /// that gives them. False if one could not.
-    pub(crate) fn replay_what_applies(
+    pub(crate) fn replay_all_possible(
         &self,
         record: &mut Record,
-        circumstances: &Circumstances,
+        apply_context: &ApplyContext,
     ) -> bool {
         let mut all = true;
         for change in &self.changes {
-            all &= change.on_trial().apply(record, circumstances).is_ok();
+            all &= change.on_trial().apply(record, apply_context).is_ok();
         }
         all
     }
@@ -252,9 +252,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::record::answer::Answer;
     use crate::record::change::tests::{now, rotation};
     use crate::record::change::{Check, Rewrite};
+    use crate::record::deferred::Deferred;
     use crate::record::flash::{Flash, Level};
     use crate::record::json::Json;
     use crate::record::kept::Kept;
@@ -303,11 +303,11 @@ mod tests {
     #[test]
     fn what_is_taken_out_of_a_log_is_not_asked_about_any_more() {
         let (take, slot) = Op::Take("a").change();
-        let answer = take.answer().unwrap();
+        let deferred = take.deferred().unwrap();
         let mut log = ChangeLog::from(vec![Op::Insert("b", 1).change().0, take]);
-        assert!(log.gives());
-        assert_eq!(log.withdraw(answer).len(), 1);
-        assert!(!log.gives());
+        assert!(log.has_deferred());
+        assert_eq!(log.withdraw(deferred).len(), 1);
+        assert!(!log.has_deferred());
         assert_eq!(log.keys().collect::<Vec<_>>(), ["b"]);
         drop(slot);
 
@@ -324,11 +324,11 @@ mod tests {
 
     #[test]
     fn to_see_what_comes_out_gives_nobody_an_answer() {
-        let count = Answer::new();
+        let count = Deferred::new();
         let increment = Change::Increment {
             key: "n".to_owned(),
             by: 1,
-            answer: Some(count.clone()),
+            deferred: Some(count.clone()),
         };
         let (take, taken) = Op::Take("a").change();
         let (take_flashes, shown) = Op::TakeFlashes.change();
@@ -339,7 +339,7 @@ mod tests {
             op.change().0.apply(&mut stored, &now()).unwrap();
         }
         log.apply(&mut stored, &now()).unwrap();
-        assert!(log.replay_what_applies(&mut record(), &now()));
+        assert!(log.replay_all_possible(&mut record(), &now()));
         assert_eq!(count.guess(), Some(6));
         assert_eq!(taken.given(), Some(Given::Value(Some(json!(7)))));
         let flashes = Given::Flashes(vec!["3".to_owned()]);
@@ -351,7 +351,7 @@ mod tests {
         let refused = Op::Spend("a").change().0;
         let log = ChangeLog::from(vec![refused, Op::Insert("b", 1).change().0]);
         let mut seen = record();
-        assert!(!log.replay_what_applies(&mut seen, &now()));
+        assert!(!log.replay_all_possible(&mut seen, &now()));
         assert_eq!(seen.data.keys().collect::<Vec<_>>(), ["b"]);
     }
 
@@ -396,20 +396,20 @@ mod tests {
 
     enum Slot {
         None,
-        Value(Answer<Json>),
-        Flashes(Answer<Vec<Kept<Flash>>>),
+        Value(Deferred<Json>),
+        Flashes(Deferred<Vec<Kept<Flash>>>),
     }
 
     impl Slot {
         fn given(&self) -> Option<Given> {
             match self {
                 Self::None => None,
-                Self::Value(answer) => {
-                    let value = answer.guess().map(|value| value.decode().unwrap());
+                Self::Value(deferred) => {
+                    let value = deferred.guess().map(|value| value.decode().unwrap());
                     Some(Given::Value(value))
                 }
-                Self::Flashes(answer) => {
-                    let flashes = answer.guess().unwrap_or_default();
+                Self::Flashes(deferred) => {
+                    let flashes = deferred.guess().unwrap_or_default();
                     Some(Given::Flashes(texts(&flashes)))
                 }
             }
@@ -440,7 +440,7 @@ mod tests {
                 Self::Increment(key, by) => Change::Increment {
                     key: key.into(),
                     by,
-                    answer: None,
+                    deferred: None,
                 },
                 Self::Push(key, n) => Change::Push {
                     key: key.into(),
@@ -455,24 +455,24 @@ mod tests {
                     rewrite: rewrite(|value| (value > 0).then(|| value - 1)),
                 },
                 Self::Take(key) => {
-                    let answer = Answer::new();
+                    let deferred = Deferred::new();
                     let check: Check = |_, _| Ok(());
                     let change = Change::Take {
                         key: key.into(),
                         check,
-                        answer: answer.clone(),
+                        deferred: deferred.clone(),
                     };
-                    return (change, Slot::Value(answer));
+                    return (change, Slot::Value(deferred));
                 }
                 Self::Flash(n) => {
                     Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
                 }
                 Self::TakeFlashes => {
-                    let answer = Answer::new();
+                    let deferred = Deferred::new();
                     let change = Change::TakeFlashes {
-                        answer: answer.clone(),
+                        deferred: deferred.clone(),
                     };
-                    return (change, Slot::Flashes(answer));
+                    return (change, Slot::Flashes(deferred));
                 }
             };
             (change, Slot::None)
@@ -584,7 +584,7 @@ mod tests {
                 let (changes, slots): (Vec<_>, Vec<_>) = ops.iter().map(Op::change).unzip();
                 let log = ChangeLog::from(changes);
                 // What the handler saw, on the old record; answers of then must not remain.
-                log.replay_what_applies(&mut loaded.clone(), &now());
+                log.replay_all_possible(&mut loaded.clone(), &now());
                 let mut replayed = stored.clone();
                 let done = log.apply(&mut replayed, &now());
                 let expected = plain.request(ops);
@@ -631,7 +631,7 @@ mod tests {
             let mut stored = record();
             for ops in before {
                 let log = ChangeLog::from(ops.iter().map(|op| op.change().0).collect::<Vec<_>>());
-                log.replay_what_applies(&mut stored, &now());
+                log.replay_all_possible(&mut stored, &now());
             }
             let mut after = stored.clone();
             if op.change().0.apply(&mut after, &now()).is_err() {

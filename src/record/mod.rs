@@ -1,9 +1,8 @@
 //! The record: everything that is stored of a session. A pure core: no tokio, no http, no clock, no store.
 
-pub(crate) mod admission;
-pub(crate) mod answer;
 pub(crate) mod change;
 pub(crate) mod context;
+pub(crate) mod deferred;
 pub(crate) mod fingerprint;
 pub(crate) mod flash;
 pub(crate) mod format;
@@ -13,6 +12,7 @@ pub(crate) mod key;
 pub(crate) mod lifetime;
 pub(crate) mod limit;
 pub(crate) mod log;
+pub(crate) mod token_check;
 pub(crate) mod transaction;
 pub(crate) mod value;
 pub(crate) mod values;
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::context::Circumstances;
+use crate::record::context::ApplyContext;
 use crate::record::flash::Flash;
 use crate::record::json::{Json, string_len};
 use crate::record::kept::Kept;
@@ -89,7 +89,7 @@ pub(crate) struct Record {
 
 impl Record {
     /// The record of a session that is not stored yet: nobody's, and empty.
-    pub(crate) fn new(circumstances: &Circumstances) -> Self {
+    pub(crate) fn new(apply_context: &ApplyContext) -> Self {
         Self {
             version: Version::none(),
             applied: Vec::new(),
@@ -98,10 +98,10 @@ impl Record {
             added: Vec::new(),
             retired: Vec::new(),
             login: None,
-            created: circumstances.now,
-            started: circumstances.now,
-            last_accessed: circumstances.now,
-            deadline: after(circumstances.now, circumstances.absolute_timeout),
+            created: apply_context.now,
+            started: apply_context.now,
+            last_accessed: apply_context.now,
+            deadline: after(apply_context.now, apply_context.absolute_timeout),
             idle_timeout: None,
             absolute_timeout: None,
             persistent: false,

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::session::{LimitedPart, SessionError};
 use crate::lock::{Lock, assert_none_held};
-use crate::record::answer::{Answer, AnswerId};
+use crate::record::deferred::{Deferred, DeferredId};
 use crate::record::json::Json;
 use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
@@ -194,8 +194,8 @@ impl Transaction {
         Ok(())
     }
 
-    pub(crate) fn answer(&self) -> AnswerId {
-        self.closure.answer()
+    pub(crate) fn deferred(&self) -> DeferredId {
+        self.closure.deferred()
     }
 
     pub(crate) fn on_trial(&self) -> Self {
@@ -216,7 +216,7 @@ pub(crate) trait Closure: Send + Sync {
         values: BTreeMap<String, Json>,
         trial: bool,
     ) -> Result<BTreeMap<String, Json>, SessionError>;
-    fn answer(&self) -> AnswerId;
+    fn deferred(&self) -> DeferredId;
     fn confirm(&self);
 }
 
@@ -224,7 +224,7 @@ pub(crate) struct Typed<F, T, E> {
     pub(crate) closure: F,
     pub(crate) max_size: usize,
     /// The result of the run whose data was sent last.
-    pub(crate) answer: Answer<T>,
+    pub(crate) deferred: Deferred<T>,
     pub(crate) aborted: Lock<Option<E>>,
 }
 
@@ -268,17 +268,17 @@ where
             Ok((values, result)) => (Ok(values), Some(result), None),
             Err(error) => (Err(SessionError::Aborted), None, Some(error)),
         };
-        self.answer.give(result_of_run);
+        self.deferred.resolve(result_of_run);
         self.set_aborted(aborted);
         result
     }
 
-    fn answer(&self) -> AnswerId {
-        self.answer.id()
+    fn deferred(&self) -> DeferredId {
+        self.deferred.id()
     }
 
     fn confirm(&self) {
-        self.answer.confirm();
+        self.deferred.confirm();
     }
 }
 
@@ -290,16 +290,19 @@ pub(crate) mod tests {
     /// A transaction as a change, and where its result is found.
     pub(crate) fn transaction<T: Send + 'static>(
         closure: impl Fn(&mut Data) -> Result<T, SessionError> + Send + Sync + 'static,
-    ) -> (Change, Answer<T>) {
-        let answer = Answer::new();
+    ) -> (Change, Deferred<T>) {
+        let deferred = Deferred::new();
         let typed = Typed {
             closure,
             max_size: usize::MAX,
-            answer: answer.clone(),
+            deferred: deferred.clone(),
             aborted: Lock::new(None),
         };
         let closure = Arc::new(typed);
         let trial = false;
-        (Change::Transaction(Transaction { closure, trial }), answer)
+        (
+            Change::Transaction(Transaction { closure, trial }),
+            deferred,
+        )
     }
 }

@@ -1,8 +1,8 @@
 //! Flash messages: the calls of a handler that leaves them for the next page, or shows them.
 
 use crate::error::session::{LimitedPart, SessionError};
-use crate::record::answer::Answer;
 use crate::record::change::Change;
+use crate::record::deferred::Deferred;
 use crate::record::flash::{Flash, Level, known};
 use crate::record::kept::Kept;
 use crate::session::Session;
@@ -101,11 +101,11 @@ impl Session {
             waits
         };
         if waits {
-            let answer = Answer::new();
+            let deferred = Deferred::new();
             self.change(Change::TakeFlashes {
-                answer: answer.clone(),
+                deferred: deferred.clone(),
             })?;
-            flashes = self.settle_for(&answer).await?.unwrap_or_default();
+            flashes = self.commit_for(&deferred).await?.unwrap_or_default();
         }
         let mut state = self.shared().state();
         flashes.extend(state.flash_now.drain(..).map(Kept::new));

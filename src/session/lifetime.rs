@@ -8,7 +8,7 @@ use crate::error::session::SessionError;
 use crate::record::change::{Change, Lifetimes};
 use crate::record::lifetime::{check_timeout, last_accessed, renewal};
 use crate::session::Session;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::time::{after, to_time};
 
 /// How long the session lives.
@@ -23,7 +23,7 @@ impl Session {
     pub fn last_accessed(&self) -> SystemTime {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();
-        let Standing::Stored(base) = &state.standing else {
+        let Backing::Loaded(base) = &state.backing else {
             return to_time(state.view.last_accessed);
         };
         let idle = self.shared().context.policy.idle_timeout(&base.record);
@@ -44,8 +44,8 @@ impl Session {
         let state = self.shared().state();
         let idle = self.shared().context.policy.idle_timeout(&state.view);
         let renewed = after(now, idle).min(state.view.deadline);
-        let end = match &state.standing {
-            Standing::Stored(base) if state.is_settled() => {
+        let end = match &state.backing {
+            Backing::Loaded(base) if state.has_nothing_pending() => {
                 let left = base.stored.time_left();
                 match (renewal(left, idle, base.record.deadline, now), left) {
                     (None, Some(left)) => after(now, left),
@@ -54,7 +54,7 @@ impl Session {
                 }
             }
             // The commit renews it.
-            Standing::Stored(_) | Standing::New | Standing::Barred { .. } => renewed,
+            Backing::Loaded(_) | Backing::New | Backing::Denied { .. } => renewed,
         };
         to_time(end)
     }
@@ -73,9 +73,9 @@ impl Session {
     #[doc(alias("keep_alive", "extend"))]
     pub fn touch(&self) {
         let shared = self.shared();
-        let base = match &shared.state().standing {
-            Standing::Stored(base) => Base::clone(base),
-            Standing::New | Standing::Barred { .. } => return,
+        let base = match &shared.state().backing {
+            Backing::Loaded(base) => Base::clone(base),
+            Backing::New | Backing::Denied { .. } => return,
         };
         if let Ok(runtime) = shared.runtime() {
             look_and_renew(&base, shared.context.clone(), &runtime);

@@ -17,18 +17,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::session::{LimitedPart, SessionError};
-use crate::record::answer::{Answer, AnswerId};
 use crate::record::change::{Change, Rewrite};
+use crate::record::deferred::{Deferred, DeferredId};
 use crate::record::fingerprint::Fingerprint;
 use crate::record::json::Json;
 use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
 use crate::record::value::{decode, encode, encode_item, negated};
 use crate::record::values::decode_all;
-use crate::session::save::{Occasion, reload, settle};
+use crate::session::save::{Trigger, commit_pending, reload};
 use crate::session::shared::Shared;
 use crate::session::state::State;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::token::Handle;
 
 /// How often an update is tried while other clones of the session keep changing its value.
@@ -42,7 +42,7 @@ const REWRITES: u32 = 100;
 ///
 /// A visitor without a session gets an empty one. Nothing is stored and no cookie is set before the first change.
 ///
-/// # Terms
+/// # CommitContext
 ///
 /// - The *handle* names the session, as its key in the store and in lists and logs. It stays the same until the session
 ///   ends, and gives no access to it. See [`handle`](Self::handle).
@@ -76,8 +76,8 @@ const REWRITES: u32 = 100;
 #[doc(alias("RedisSessionStorage", "SessionData", "SaveStrategy"))]
 pub struct Session {
     shared: Arc<Shared>,
-    /// How many losses of changes this clone has been told of.
-    losses_heard: AtomicU32,
+    /// How many dropped of changes this clone has been told of.
+    drops_seen: AtomicU32,
 }
 
 #[allow(
@@ -88,7 +88,7 @@ impl Session {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            losses_heard: AtomicU32::new(0),
+            drops_seen: AtomicU32::new(0),
         }
     }
 
@@ -192,14 +192,14 @@ impl Session {
     /// ```
     /// # use sessile::{Session, SessionError};
     /// #[derive(serde::Deserialize)]
-    /// struct Visit {
+    /// struct SessionSlot {
     ///     name: Option<String>,
     ///     #[serde(default)]
     ///     cart: Vec<String>,
     /// }
     ///
     /// # fn handler(session: Session) -> Result<(), SessionError> {
-    /// let visit: Visit = session.values()?;
+    /// let visit: SessionSlot = session.values()?;
     /// # Ok(())
     /// # }
     /// ```
@@ -241,15 +241,15 @@ impl Session {
     pub fn increment(&self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
         let key = key.name();
         self.check_size(LimitedPart::Key, key.len())?;
-        let circumstances = self.shared.context.circumstances();
+        let apply_context = self.shared.context.apply_context();
         let change = Change::Increment {
             key: key.to_owned(),
             by,
-            answer: None,
+            deferred: None,
         };
         let counted = {
             let mut state = self.shared.state();
-            state.change(change, &circumstances)?;
+            state.change(change, &apply_context)?;
             state.view.data.get(key).cloned()
         };
         // The change has just put it there.
@@ -287,14 +287,14 @@ impl Session {
         key: impl SessionKey<i64>,
         by: i64,
     ) -> Result<i64, SessionError> {
-        let answer = Answer::new();
+        let deferred = Deferred::new();
         let key = key.name().to_owned();
         self.change(Change::Increment {
             key,
             by,
-            answer: Some(answer.clone()),
+            deferred: Some(deferred.clone()),
         })?;
-        self.settle_for(&answer)
+        self.commit_for(&deferred)
             .await?
             .ok_or(SessionError::Discarded)
     }
@@ -527,11 +527,11 @@ impl Session {
         key: impl SessionKey<T>,
     ) -> Result<Option<T>, SessionError> {
         let key = key.name().to_owned();
-        let answer = Answer::new();
-        if !self.note_taken::<T>(&key, &answer)? {
+        let deferred = Deferred::new();
+        if !self.note_taken::<T>(&key, &deferred)? {
             return Ok(None);
         }
-        let value = self.settle_for(&answer).await?;
+        let value = self.commit_for(&deferred).await?;
         value.map(|value| decode(&key, &value)).transpose()
     }
 
@@ -539,7 +539,7 @@ impl Session {
     fn note_taken<T: DeserializeOwned>(
         &self,
         key: &str,
-        answer: &Answer<Json>,
+        deferred: &Deferred<Json>,
     ) -> Result<bool, SessionError> {
         let check = |key: &str, value: &Json| decode::<T>(key, value).map(drop);
         for _ in 0..REWRITES {
@@ -556,7 +556,7 @@ impl Session {
                 let change = Change::Take {
                     key: key.to_owned(),
                     check,
-                    answer: answer.clone(),
+                    deferred: deferred.clone(),
                 };
                 state.note_taken(change, key);
                 return Ok(true);
@@ -592,7 +592,7 @@ impl Session {
     /// If the future is dropped, the commit still runs to its end.
     #[doc(alias("save_session", "force_save", "commit", "flush_now"))]
     pub async fn save(&self) -> Result<(), SessionError> {
-        self.settle(None).await
+        self.commit(None).await
     }
 
     /// Reads the session again and replays this request's changes on it. A session that is not stored yet stays as it is.
@@ -630,21 +630,21 @@ impl Session {
     /// and stays the same when the token is rotated.
     #[doc(alias("id", "session_id"))]
     pub fn handle(&self) -> Option<Handle> {
-        match &self.shared.state().standing {
-            Standing::Stored(base) => Some(base.token.handle),
-            Standing::New | Standing::Barred { .. } => None,
+        match &self.shared.state().backing {
+            Backing::Loaded(base) => Some(base.token.handle),
+            Backing::New | Backing::Denied { .. } => None,
         }
     }
 
     /// Whether the session is not stored yet.
     pub fn is_new(&self) -> bool {
-        !matches!(self.shared.state().standing, Standing::Stored(_))
+        !matches!(self.shared.state().backing, Backing::Loaded(_))
     }
 
     /// Whether there is anything to commit. Changes that together leave the session as it was loaded do not count.
     #[doc(alias("is_dirty", "is_changed"))]
     pub fn is_modified(&self) -> bool {
-        !self.shared.state().is_settled()
+        !self.shared.state().has_nothing_pending()
     }
 
     /// How the client's network compares with the one that the session belongs to.
@@ -671,33 +671,31 @@ impl Session {
         if let Some(key) = change.new_key() {
             self.check_size(LimitedPart::Key, key.len())?;
         }
-        let circumstances = self.shared.context.circumstances();
-        self.shared.state().change(change, &circumstances)
+        let apply_context = self.shared.context.apply_context();
+        self.shared.state().change(change, &apply_context)
     }
 
-    async fn settle(&self, answer: Option<AnswerId>) -> Result<(), SessionError> {
-        let settled = settle(&self.shared, Occasion::Call { answer }).await;
+    async fn commit(&self, deferred: Option<DeferredId>) -> Result<(), SessionError> {
+        let committed = commit_pending(&self.shared, Trigger::Explicit { deferred }).await;
         let state = self.shared.state();
-        let heard = self
-            .losses_heard
-            .swap(state.losses.times, Ordering::Relaxed);
-        match &state.losses.last {
+        let heard = self.drops_seen.swap(state.dropped.times, Ordering::Relaxed);
+        match &state.dropped.last {
             // Another clone's commit, or the response's, took changes of this one along and lost them.
-            Some(loss) if heard != state.losses.times => settled.and(Err(loss.clone())),
-            _ => settled,
+            Some(loss) if heard != state.dropped.times => committed.and(Err(loss.clone())),
+            _ => committed,
         }
     }
 
     /// Commits, and returns the result of the change.
-    pub(crate) async fn settle_for<T>(
+    pub(crate) async fn commit_for<T>(
         &self,
-        answer: &Answer<T>,
+        deferred: &Deferred<T>,
     ) -> Result<Option<T>, SessionError> {
-        let settled = self.settle(Some(answer.id())).await;
-        match answer.take() {
+        let committed = self.commit(Some(deferred.id())).await;
+        match deferred.take() {
             // Whatever became of other changes, this one is in the store.
             Ok(given) => Ok(given),
-            Err(error) => settled.and(Err(error)),
+            Err(error) => committed.and(Err(error)),
         }
     }
 }
@@ -706,7 +704,7 @@ impl Clone for Session {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            losses_heard: AtomicU32::new(self.losses_heard.load(Ordering::Relaxed)),
+            drops_seen: AtomicU32::new(self.drops_seen.load(Ordering::Relaxed)),
         }
     }
 }

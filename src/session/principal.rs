@@ -4,7 +4,7 @@ use crate::error::session::{LimitedPart, SessionError};
 use crate::record::change::{Change, Rotation};
 use crate::record::version::Epoch;
 use crate::session::Session;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::token::Secret;
 
 /// Who the session belongs to.
@@ -23,7 +23,7 @@ impl Session {
     /// - [`SessionError::Store`]: the session could not be loaded.
     #[doc(alias("regenerate", "renew", "rotate", "migrate"))]
     pub fn cycle_id(&self) -> Result<(), SessionError> {
-        self.shared().state().joins_none = true;
+        self.shared().state().refuses_join = true;
         match self.may_rotate()? {
             true => self.change(Change::Rotate(self.rotation())),
             false => Ok(()),
@@ -47,10 +47,10 @@ impl Session {
     /// loaded, one `GET` and one `PTTL` come first.
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
-        let circumstances = self.shared().context.circumstances();
+        let apply_context = self.shared().context.apply_context();
         let late = {
             let mut state = self.shared().state();
-            state.destroy(&circumstances);
+            state.destroy(&apply_context);
             // No response comes whose end would delete it.
             if state.phase.is_head_sent() {
                 state.ending.take_pending()
@@ -106,7 +106,7 @@ impl Session {
     ///
     /// Those of [`cycle_id`](Self::cycle_id).
     pub fn clear_principal(&self) -> Result<(), SessionError> {
-        self.shared().state().joins_none = true;
+        self.shared().state().refuses_join = true;
         self.may_rotate()?;
         let nobodys = self.shared().state().is_nobodys();
         match nobodys {
@@ -125,19 +125,19 @@ impl Session {
 
     /// Whether a login of this principal joins the login that has retired this request's token.
     fn may_join(&self, who: &str) -> bool {
-        let terms = self.shared().context.clone();
+        let context = self.shared().context.clone();
         let state = self.shared().state();
-        !state.phase.is_head_sent() && state.joined_by(who, &terms).is_some()
+        !state.phase.is_head_sent() && state.joined_by(who, &context).is_some()
     }
 
     /// Whether there is a token to replace; an error if it cannot be.
     fn may_rotate(&self) -> Result<bool, SessionError> {
         let state = self.shared().state();
-        match &state.standing {
+        match &state.backing {
             _ if state.phase.is_head_sent() => Err(SessionError::ResponseSent),
-            Standing::Barred { why, .. } => Err(why.clone()),
-            Standing::Stored(_) => Ok(true),
-            Standing::New => Ok(false),
+            Backing::Denied { why, .. } => Err(why.clone()),
+            Backing::Loaded(_) => Ok(true),
+            Backing::New => Ok(false),
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::commit::batch::create;
-use crate::commit::delete::{Revocation, end_all};
+use crate::commit::delete::{Revocation, revoke_all};
 use crate::commit::lease::Lease;
 use crate::commit::outcome::CommitOutcome;
 use crate::commit::queue::Ticket;
@@ -16,21 +16,21 @@ use crate::commit::span;
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
-use crate::record::answer::AnswerId;
+use crate::record::deferred::DeferredId;
 use crate::session::shared::Shared;
 use crate::session::state::State;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::store::Freshness;
 use crate::store::deadline::within;
 use crate::time::deadline::deadline;
 
 /// When a session is committed.
-pub(crate) enum Occasion {
+pub(crate) enum Trigger {
     /// A call of the handler. On failure the change that would have given this answer is taken back, since its caller is
     /// told that it has not happened.
-    Call { answer: Option<AnswerId> },
+    Explicit { deferred: Option<DeferredId> },
     /// The handler has answered, and failed or not.
-    Head { failed: bool },
+    EndOfRequest { failed: bool },
 }
 
 /// How often changes that clones make meanwhile are committed too, before the rest is left to them.
@@ -41,15 +41,18 @@ const ROUNDS: u32 = 4;
 /// # Panics
 ///
 /// If a closure of the application panics when it is replayed; as if the handler had.
-pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(), SessionError> {
-    // Without the gate a commit of another clone may be under way, and what it has taken is not settled.
+pub(crate) async fn commit_pending(
+    shared: &Arc<Shared>,
+    trigger: Trigger,
+) -> Result<(), SessionError> {
+    // Without the gate a commit of another clone may be under way, and what it has taken is not committed.
     if let Ok(_gate) = shared.gate.try_lock()
-        && shared.edit(|state| is_settled_for(state, &occasion))
+        && shared.edit(|state| is_done(state, &trigger))
     {
         return Ok(());
     }
-    let settling = Settling::begin(shared);
-    let task = async move { settle_in_turn(&settling.shared, occasion).await };
+    let running = RunningCommit::begin(shared);
+    let task = async move { commit_in_turn(&running.shared, trigger).await };
     to_its_end(shared, task.instrument(span::commit())).await
 }
 
@@ -57,10 +60,10 @@ pub(crate) async fn settle(shared: &Arc<Shared>, occasion: Occasion) -> Result<(
 ///
 /// # Panics
 ///
-/// As [`settle`].
+/// As [`commit_pending`].
 pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), SessionError> {
-    let settling = Settling::begin(shared);
-    let task = async move { reload_in_turn(&settling.shared).await };
+    let running = RunningCommit::begin(shared);
+    let task = async move { reload_in_turn(&running.shared).await };
     to_its_end(shared, task.in_current_span()).await
 }
 
@@ -82,16 +85,16 @@ async fn to_its_end(
 }
 
 /// A commit that waits or is under way, and so keeps its changes from being given up.
-struct Settling {
+struct RunningCommit {
     shared: Arc<Shared>,
     /// Kept until the commit is over, although the request may be before.
     _lease: Option<Arc<Lease>>,
 }
 
-impl Settling {
+impl RunningCommit {
     fn begin(shared: &Arc<Shared>) -> Self {
         let mut state = shared.state();
-        state.settling += 1;
+        state.running_commits += 1;
         Self {
             shared: Arc::clone(shared),
             _lease: state.lease.clone(),
@@ -99,27 +102,27 @@ impl Settling {
     }
 }
 
-impl Drop for Settling {
+impl Drop for RunningCommit {
     fn drop(&mut self) {
-        let doomed = self.shared.state().end_settling();
+        let doomed = self.shared.state().end_commit();
         self.shared.delete_later(doomed);
     }
 }
 
 /// Whether nothing is left to do; if so, the head may go.
-fn is_settled_for(state: &mut State, occasion: &Occasion) -> bool {
-    if let Occasion::Head { failed: true } = occasion {
+fn is_done(state: &mut State, trigger: &Trigger) -> bool {
+    if let Trigger::EndOfRequest { failed: true } = trigger {
         state.drop_failed_changes();
     }
-    let settled = state.is_settled();
-    if settled && let Occasion::Head { failed } = occasion {
+    let committed = state.has_nothing_pending();
+    if committed && let Trigger::EndOfRequest { failed } = trigger {
         if !failed && state.unproved_reads().is_some() {
             return false;
         }
         state.remove_unchanging();
         state.send_head(true);
     }
-    settled
+    committed
 }
 
 /// If a closure of the application panics when it is done again, the response must not claim its change.
@@ -133,53 +136,53 @@ impl Drop for Unwound<'_> {
     }
 }
 
-async fn settle_in_turn(shared: &Shared, occasion: Occasion) -> Result<(), SessionError> {
+async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), SessionError> {
     let _gate = shared.gate.lock().await;
     let _unwound = Unwound(shared);
     let began = Instant::now();
     let deadline = deadline(began, shared.time_left());
-    let result = settle_before(shared, &occasion, deadline).await;
+    let result = commit_before(shared, &trigger, deadline).await;
     shared.edit(|state| {
         if result.is_err() {
             state.spend(began.elapsed());
-            if let Occasion::Call {
-                answer: Some(answer),
-            } = occasion
+            if let Trigger::Explicit {
+                deferred: Some(deferred),
+            } = trigger
             {
-                state.withdraw(answer);
+                state.withdraw(deferred);
             }
         }
-        if let Occasion::Head { .. } = occasion {
+        if let Trigger::EndOfRequest { .. } = trigger {
             state.send_head(result.is_ok());
         }
     });
-    span::record_end(shared.state().standing.stored_handle(), &result);
+    span::record_end(shared.state().backing.stored_handle(), &result);
     if let Err(error) = &result {
         shared.report(error);
     }
-    result.map_err(|error| match occasion {
-        Occasion::Head { .. } => shared.state().of_the_request(error),
-        Occasion::Call { .. } => error,
+    result.map_err(|error| match trigger {
+        Trigger::EndOfRequest { .. } => shared.state().of_the_request(error),
+        Trigger::Explicit { .. } => error,
     })
 }
 
-async fn settle_before(
+async fn commit_before(
     shared: &Shared,
-    occasion: &Occasion,
+    trigger: &Trigger,
     deadline: Instant,
 ) -> Result<(), SessionError> {
     let mut committed = false;
     for _ in 0..ROUNDS {
-        if shared.edit(|state| is_settled_for(state, occasion)) {
+        if shared.edit(|state| is_done(state, trigger)) {
             break;
         }
-        if shared.state().is_settled() {
+        if shared.state().has_nothing_pending() {
             prove_reads(shared, deadline).await?;
             continue;
         }
-        match settle_once(shared, deadline).await {
+        match commit_once(shared, deadline).await {
             // What a call has made is among what was committed; what clones have changed since is theirs to save.
-            Ok(true) if matches!(occasion, Occasion::Call { .. }) => break,
+            Ok(true) if matches!(trigger, Trigger::Explicit { .. }) => break,
             Ok(worked) => committed |= worked,
             // What the handler has done is in the store, and the response says so; only a logout must not fail unnoticed.
             Err(_) if committed && shared.state().ending.pending().is_empty() => break,
@@ -216,12 +219,12 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
 }
 
 /// Does what is to be done next; true if changes were committed.
-async fn settle_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
+async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
     delete_pending(shared, deadline).await?;
     if shared.state().in_flight.is_lost() {
         return Err(SessionError::OutcomeUnknown);
     }
-    let handle = shared.state().standing.handle_to_commit();
+    let handle = shared.state().backing.handle_to_commit();
     let ticket = handle.map(|handle| shared.engine.queues.join(handle));
     if let Some(ticket) = &ticket
         && shared.state().in_flight.is_unresolved()
@@ -249,7 +252,7 @@ async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), Sessio
     if pending.is_empty() {
         return Ok(());
     }
-    let deletions = end_all(&shared.context, pending.clone(), deadline).await;
+    let deletions = revoke_all(&shared.context, pending.clone(), deadline).await;
     // The response must not claim what is left, though the handler swallows the error of a `save`.
     let left = deletions.failed.iter().chain(&deletions.unreadable);
     let left: Vec<Revocation> = left.cloned().collect();
@@ -279,10 +282,10 @@ async fn reload_in_turn(shared: &Shared) -> Result<(), SessionError> {
 }
 
 async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
-    let handle = match &shared.state().standing {
-        Standing::New => return Ok(()),
-        Standing::Barred { why, .. } => return Err(why.clone()),
-        Standing::Stored(base) => base.token.handle,
+    let handle = match &shared.state().backing {
+        Backing::New => return Ok(()),
+        Backing::Denied { why, .. } => return Err(why.clone()),
+        Backing::Loaded(base) => base.token.handle,
     };
     // What is read may hold its changes already, and they would be done to it once more.
     if shared.state().in_flight.shows_too_little() {
@@ -291,7 +294,7 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
     }
     let (epoch, generation) = match &*shared.state() {
         State {
-            standing: Standing::Stored(base),
+            backing: Backing::Loaded(base),
             generation,
             ..
         } => (base.record.epoch, *generation),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::commit::context::Terms;
-use crate::commit::delete::{Revocation, end_later};
+use crate::commit::context::CommitContext;
+use crate::commit::delete::{Revocation, revoke_later};
 use crate::commit::engine::Engine;
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::lock::{Guard, Lock};
 use crate::record::Record;
 use crate::record::log::ChangeLog;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::session::state::{State, View};
 
 /// How often a view is made anew for changes that come while it is made.
@@ -26,7 +26,7 @@ const PASSES: u32 = 8;
 /// What the clones of a session share.
 pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) context: Terms,
+    pub(crate) context: CommitContext,
     /// The one that the request came in on.
     runtime: Option<Runtime>,
     /// How long commits of this request may take in all.
@@ -68,7 +68,7 @@ impl DerefMut for StateGuard<'_> {
 impl Shared {
     pub(crate) fn new(
         engine: Arc<Engine>,
-        context: Terms,
+        context: CommitContext,
         runtime: Option<Runtime>,
         shows_flashes: bool,
         state: State,
@@ -105,7 +105,7 @@ impl Shared {
     /// Ends sessions in the background.
     pub(crate) fn delete_later(&self, revocations: Vec<Revocation>) {
         for revocation in revocations {
-            end_later(&self.context, self.runtime(), revocation);
+            revoke_later(&self.context, self.runtime(), revocation);
         }
     }
 
@@ -115,10 +115,10 @@ impl Shared {
 
     /// Tells of a commit that failed, or of a call that was refused before.
     pub(crate) fn report(&self, error: &SessionError) {
-        let handle = match &self.state().standing {
-            Standing::Stored(base) => Some(base.token.handle),
-            Standing::New => None,
-            Standing::Barred { handle, .. } => *handle,
+        let handle = match &self.state().backing {
+            Backing::Loaded(base) => Some(base.token.handle),
+            Backing::New => None,
+            Backing::Denied { handle, .. } => *handle,
         };
         match error {
             SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
@@ -157,18 +157,18 @@ impl Shared {
                 if state.view_is != View::Stale {
                     return;
                 }
-                let base = match &state.standing {
-                    Standing::Stored(base) => Some(Arc::clone(&base.record)),
-                    Standing::New | Standing::Barred { .. } => None,
+                let base = match &state.backing {
+                    Backing::Loaded(base) => Some(Arc::clone(&base.record)),
+                    Backing::New | Backing::Denied { .. } => None,
                 };
                 let mut log = state.in_flight.log().cloned().unwrap_or_default();
                 log.append(&state.log);
                 (base, log, state.revision)
             };
-            let circumstances = self.context.circumstances();
-            let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&circumstances)));
+            let apply_context = self.context.apply_context();
+            let mut view = base.unwrap_or_else(|| Arc::new(Record::new(&apply_context)));
             let exact =
-                log.is_empty() || log.replay_what_applies(Arc::make_mut(&mut view), &circumstances);
+                log.is_empty() || log.replay_all_possible(Arc::make_mut(&mut view), &apply_context);
             let mut state = self.state();
             let unchanged = state.revision == revision;
             if unchanged || pass == PASSES {
@@ -213,7 +213,7 @@ impl Drop for Shared {
             (
                 doomed,
                 state.phase.is_head_sent() && !state.phase.is_abandoned() && !state.log.is_empty(),
-                state.standing.stored_handle(),
+                state.backing.stored_handle(),
             )
         };
         self.delete_later(doomed);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::session::SessionError;
 use crate::lock::Lock;
-use crate::record::answer::Answer;
 use crate::record::change::Change;
+use crate::record::deferred::Deferred;
 use crate::record::transaction::{Closure, Data, Transaction, TransactionError, Typed};
 use crate::session::Session;
 
@@ -61,15 +61,15 @@ impl Session {
         T: Send + 'static,
         E: Send + 'static,
     {
-        let answer = Answer::new();
+        let deferred = Deferred::new();
         let typed = Arc::new(Typed {
             closure: f,
             max_size: self.shared().context.policy.config.max_size,
-            answer: answer.clone(),
+            deferred: deferred.clone(),
             aborted: Lock::new(None),
         });
         self.stage(&typed).await?;
-        match self.settle_for(&answer).await {
+        match self.commit_for(&deferred).await {
             Ok(given) => given.ok_or(TransactionError::Session(SessionError::Discarded)),
             Err(error) => match (&error, typed.set_aborted(None)) {
                 (SessionError::Aborted, Some(aborted)) => Err(TransactionError::Aborted(aborted)),

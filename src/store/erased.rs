@@ -17,7 +17,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::redis::store::RedisStore;
 use crate::token::Handle;
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// [`SessionStore`] behind a pointer, so that layer, service and session need no type parameter.
 pub(crate) trait AnyStore: Send + Sync {
@@ -25,18 +25,23 @@ pub(crate) trait AnyStore: Send + Sync {
     fn namespace(&self) -> &str;
     fn now(&self) -> SystemTime;
     fn capabilities(&self) -> Capabilities;
-    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Loaded>;
-    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created>;
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> StoreFuture<'a, Loaded>;
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> StoreFuture<'a, Created>;
     fn replace<'a>(
         &'a self,
         key: &'a Handle,
         expected: &'a Stored,
         write: Write<'a>,
-    ) -> Answer<'a, Replaced>;
-    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched>;
-    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted>;
-    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased>;
-    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()>;
+    ) -> StoreFuture<'a, Replaced>;
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> StoreFuture<'a, Touched>;
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> StoreFuture<'a, Deleted>;
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> StoreFuture<'a, Leased>;
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> StoreFuture<'a, ()>;
 }
 
 /// Whether both keep the same sessions. Of the application's own stores only type and namespace are known.
@@ -69,11 +74,11 @@ impl<S: SessionStore> AnyStore for S {
         SessionStore::capabilities(self)
     }
 
-    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> Answer<'a, Loaded> {
+    fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> StoreFuture<'a, Loaded> {
         Box::pin(SessionStore::load(self, key, want))
     }
 
-    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> Answer<'a, Created> {
+    fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> StoreFuture<'a, Created> {
         Box::pin(SessionStore::create(self, key, write))
     }
 
@@ -82,23 +87,28 @@ impl<S: SessionStore> AnyStore for S {
         key: &'a Handle,
         expected: &'a Stored,
         write: Write<'a>,
-    ) -> Answer<'a, Replaced> {
+    ) -> StoreFuture<'a, Replaced> {
         Box::pin(SessionStore::replace(self, key, expected, write))
     }
 
-    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> Answer<'a, Touched> {
+    fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> StoreFuture<'a, Touched> {
         Box::pin(SessionStore::touch(self, key, renewal))
     }
 
-    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> Answer<'a, Deleted> {
+    fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> StoreFuture<'a, Deleted> {
         Box::pin(SessionStore::delete(self, key, durability))
     }
 
-    fn acquire<'a>(&'a self, key: &'a Handle, owner: Owner, lease: Duration) -> Answer<'a, Leased> {
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Handle,
+        owner: Owner,
+        lease: Duration,
+    ) -> StoreFuture<'a, Leased> {
         Box::pin(SessionStore::acquire(self, key, owner, lease))
     }
 
-    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> Answer<'a, ()> {
+    fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> StoreFuture<'a, ()> {
         Box::pin(SessionStore::release(self, key, owner))
     }
 }

@@ -1,9 +1,9 @@
 //! The commit of the request that is under way, or of which nobody knows yet what became of it.
 
 use crate::commit::outcome::Unresolved;
-use crate::record::answer::AnswerId;
+use crate::record::deferred::DeferredId;
 use crate::record::log::ChangeLog;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 
 /// The request's last commit, until it is known how it ended.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(crate) struct Sent {
     /// Should it fail, its changes are not put back.
     pub(super) discarded: bool,
     /// What the session was before it became what too few replicas have, and whether anything was committed then.
-    pub(super) before: Option<(Standing, bool)>,
+    pub(super) before: Option<(Backing, bool)>,
 }
 
 impl InFlight {
@@ -108,14 +108,14 @@ impl InFlight {
 
     /// Takes back the change whose caller is told that it has failed, or may have.
     #[must_use]
-    pub(super) fn withdraw(&mut self, answer: AnswerId) -> Vec<ChangeLog> {
+    pub(super) fn withdraw(&mut self, deferred: DeferredId) -> Vec<ChangeLog> {
         let (unresolved, sent) = match self {
             Self::Sent(sent) => (None, sent),
             Self::Unresolved(unresolved, sent) => (Some(unresolved), sent),
             Self::None | Self::Lost => return Vec::new(),
         };
-        let shown = sent.log.as_mut().map(|log| log.withdraw(answer));
-        let kept = unresolved.map(|unresolved| unresolved.withdraw(answer));
+        let shown = sent.log.as_mut().map(|log| log.withdraw(deferred));
+        let kept = unresolved.map(|unresolved| unresolved.withdraw(deferred));
         shown.into_iter().chain(kept).collect()
     }
 

@@ -18,16 +18,16 @@ use crate::commit::outcome::Unresolved;
 use crate::commit::work::ReadSet;
 use crate::error::session::SessionError;
 use crate::record::Record;
-use crate::record::answer::AnswerId;
 use crate::record::change::Change;
-use crate::record::context::Circumstances;
+use crate::record::context::ApplyContext;
+use crate::record::deferred::DeferredId;
 use crate::record::fingerprint::Fingerprint;
 use crate::record::flash::Flash;
 use crate::record::json::Json;
 use crate::record::kept::Kept;
 use crate::record::lifetime::BrowserCookie;
 use crate::record::log::ChangeLog;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::session::state::ending::Ending;
 use crate::session::state::in_flight::InFlight;
 use crate::session::state::phase::Phase;
@@ -37,7 +37,7 @@ use crate::store::Stored;
 /// The session of one request, shared by all clones of its [`Session`](crate::Session).
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) standing: Standing,
+    pub(crate) backing: Backing,
     /// The record with the log done to it: what the handler sees.
     pub(crate) view: Arc<Record>,
     pub(crate) view_is: View,
@@ -49,16 +49,16 @@ pub(crate) struct State {
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) in_flight: InFlight,
     /// How many commits wait or are under way.
-    pub(crate) settling: u32,
+    pub(crate) running_commits: u32,
     /// What became of changes that somebody may still want to save, and how often that has happened.
-    pub(crate) losses: Losses,
+    pub(crate) dropped: DroppedChanges,
     pub(crate) phase: Phase,
     /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
     /// not be looked up.
     pub(crate) revocable: Vec<Revocation>,
     pub(crate) ending: Ending,
     /// The handler wants another token than one of the session that it may find signed in.
-    pub(crate) joins_none: bool,
+    pub(crate) refuses_join: bool,
     /// Grows with every `destroy`, so that a commit under way knows that it is history.
     pub(crate) generation: u32,
     /// Somebody was signed in when the session was loaded, or since.
@@ -90,12 +90,12 @@ pub(crate) enum View {
 
 /// Changes that were dropped, or may have been, before whoever made them has saved them.
 #[derive(Debug, Default)]
-pub(crate) struct Losses {
+pub(crate) struct DroppedChanges {
     pub(crate) times: u32,
     pub(crate) last: Option<SessionError>,
 }
 
-impl Losses {
+impl DroppedChanges {
     fn add(&mut self, error: SessionError) {
         self.times += 1;
         self.last = Some(error);
@@ -103,9 +103,9 @@ impl Losses {
 }
 
 impl State {
-    pub(crate) fn new(standing: Standing, fingerprint: Fingerprint, fresh: &Circumstances) -> Self {
+    pub(crate) fn new(backing: Backing, fingerprint: Fingerprint, fresh: &ApplyContext) -> Self {
         let mut state = Self {
-            standing,
+            backing,
             view: Arc::new(Record::new(fresh)),
             view_is: View::Exact,
             revision: 0,
@@ -113,12 +113,12 @@ impl State {
             reads: Reads::new(ReadSet::Nothing),
             lease: None,
             in_flight: InFlight::None,
-            settling: 0,
-            losses: Losses::default(),
+            running_commits: 0,
+            dropped: DroppedChanges::default(),
             phase: Phase::Handling { committed: false },
             revocable: Vec::new(),
             ending: Ending::None,
-            joins_none: false,
+            refuses_join: false,
             generation: 0,
             was_signed_in: false,
             cookie: BrowserCookie::default(),
@@ -128,7 +128,7 @@ impl State {
             removed: Vec::new(),
             spent: Duration::ZERO,
         };
-        if let Standing::Stored(base) = &state.standing {
+        if let Backing::Loaded(base) = &state.backing {
             state.was_signed_in = base.record.principal.is_some();
             state.cookie = BrowserCookie::of(&base.record, fresh.now);
             state.view = Arc::clone(&base.record);
@@ -139,14 +139,14 @@ impl State {
     pub(crate) fn change(
         &mut self,
         change: Change,
-        circumstances: &Circumstances,
+        apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
         if self.phase.is_head_sent() && change.rotation().is_some() {
             return Err(SessionError::ResponseSent);
         }
         let passes_on =
             matches!(&change, Change::SetPrincipal { who, .. } if self.view.is_anothers(who));
-        change.apply(Arc::make_mut(&mut self.view), circumstances)?;
+        change.apply(Arc::make_mut(&mut self.view), apply_context)?;
         if passes_on {
             self.flashes_taken.clear();
         }
@@ -190,7 +190,7 @@ impl State {
     /// The keys that there are, or may be if pending changes fail.
     pub(crate) fn all_keys(&self) -> Vec<String> {
         let mut keys: BTreeSet<&String> = self.view.data.keys().collect();
-        if let Standing::Stored(base) = &self.standing
+        if let Backing::Loaded(base) = &self.backing
             && (self.in_flight.log().is_some() || !self.log.is_empty())
         {
             keys.extend(base.record.data.keys());
@@ -199,31 +199,31 @@ impl State {
     }
 
     /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
-    pub(crate) fn destroy(&mut self, circumstances: &Circumstances) {
+    pub(crate) fn destroy(&mut self, apply_context: &ApplyContext) {
         let others = std::mem::take(&mut self.revocable);
-        let own = match std::mem::replace(&mut self.standing, Standing::New) {
-            Standing::New => None,
-            Standing::Stored(base) => Some(base.token.handle),
-            Standing::Barred {
+        let own = match std::mem::replace(&mut self.backing, Backing::New) {
+            Backing::New => None,
+            Backing::Loaded(base) => Some(base.token.handle),
+            Backing::Denied {
                 handle: Some(handle),
                 ..
             } => Some(handle),
-            barred @ Standing::Barred { handle: None, .. } => {
+            denied @ Backing::Denied { handle: None, .. } => {
                 if others.is_empty() {
-                    self.standing = barred;
+                    self.backing = denied;
                 }
                 None
             }
         };
         let own = own.map(Revocation::Verified);
         self.ending.begin(own.into_iter().chain(others));
-        self.joins_none = true;
+        self.refuses_join = true;
         self.generation += 1;
         self.revision += 1;
         self.remove_all();
         self.in_flight = InFlight::None;
         self.flashes_taken.clear();
-        self.view = Arc::new(Record::new(circumstances));
+        self.view = Arc::new(Record::new(apply_context));
         self.view_is = View::Exact;
     }
 
@@ -237,10 +237,10 @@ impl State {
     }
 
     /// Takes back the change whose caller is told that it has failed, or may have.
-    pub(crate) fn withdraw(&mut self, answer: AnswerId) {
-        let withdrawn = self.log.withdraw(answer);
+    pub(crate) fn withdraw(&mut self, deferred: DeferredId) {
+        let withdrawn = self.log.withdraw(deferred);
         self.removed.push(withdrawn);
-        let withdrawn = self.in_flight.withdraw(answer);
+        let withdrawn = self.in_flight.withdraw(deferred);
         self.removed.extend(withdrawn);
         self.outdate_view();
     }
@@ -250,7 +250,7 @@ impl State {
         if !self.log.is_empty() {
             let dropped = self.log.retain_for_failed_request();
             if !dropped.is_empty() {
-                self.losses.add(SessionError::Discarded);
+                self.dropped.add(SessionError::Discarded);
             }
             self.remove(dropped);
             self.outdate_view();
@@ -266,7 +266,7 @@ impl State {
 
     /// Another request's work was read from the store.
     pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
-        if let Standing::Stored(base) = &mut self.standing {
+        if let Backing::Loaded(base) = &mut self.backing {
             self.was_signed_in |= record.principal.is_some();
             self.reads.overtaken = false;
             base.stored = stored;
@@ -298,16 +298,16 @@ impl State {
         let known = self.view_is == View::Exact
             && !self.phase.is_head_sent()
             && self.in_flight.log().is_none();
-        let base = match &self.standing {
-            Standing::Stored(base) => Some(&*base.record),
-            Standing::New | Standing::Barred { .. } => None,
+        let base = match &self.backing {
+            Backing::Loaded(base) => Some(&*base.record),
+            Backing::New | Backing::Denied { .. } => None,
         };
         known && self.log.changes_nothing(base, &self.view)
     }
 
     /// Whether there is nothing to tell the store, as far as no commit is under way.
-    pub(crate) fn is_settled(&self) -> bool {
-        let refused = self.ending.has_begun() && matches!(self.standing, Standing::Barred { .. });
+    pub(crate) fn has_nothing_pending(&self) -> bool {
+        let refused = self.ending.has_begun() && matches!(self.backing, Backing::Denied { .. });
         self.changes_nothing()
             && !self.in_flight.is_unresolved()
             && self.ending.pending().is_empty()
@@ -332,9 +332,9 @@ impl State {
     /// Forgets what is not committed; whoever saves it still is told.
     pub(crate) fn forget(&mut self) {
         if self.in_flight.is_unresolved() {
-            self.losses.add(SessionError::OutcomeUnknown);
+            self.dropped.add(SessionError::OutcomeUnknown);
         } else if !self.log.is_empty() {
-            self.losses.add(SessionError::Discarded);
+            self.dropped.add(SessionError::Discarded);
         }
         self.remove_all();
         self.outdate_view();
@@ -345,17 +345,17 @@ impl State {
     pub(crate) fn abandon(&mut self) -> Vec<Revocation> {
         // No response will carry a cookie any more.
         self.phase.abandon();
-        self.forget_if_settled()
+        self.forget_if_idle()
     }
 
     /// A commit is over, whatever came of it.
-    pub(crate) fn end_settling(&mut self) -> Vec<Revocation> {
-        self.settling -= 1;
-        self.forget_if_settled()
+    pub(crate) fn end_commit(&mut self) -> Vec<Revocation> {
+        self.running_commits -= 1;
+        self.forget_if_idle()
     }
 
-    fn forget_if_settled(&mut self) -> Vec<Revocation> {
-        if self.settling > 0 || !self.phase.begin_forgetting() {
+    fn forget_if_idle(&mut self) -> Vec<Revocation> {
+        if self.running_commits > 0 || !self.phase.begin_forgetting() {
             return Vec::new();
         }
         // Closures in the log may hold the session itself.
@@ -398,7 +398,7 @@ impl State {
 pub(crate) mod tests {
     use super::*;
     use crate::commit::base::Base;
-    use crate::commit::context::Terms;
+    use crate::commit::context::CommitContext;
     use crate::commit::context::tests::context;
     use crate::commit::outcome::tests::unresolved;
     use crate::commit::outcome::{CommitOutcome, Committed};
@@ -436,8 +436,8 @@ pub(crate) mod tests {
     }
 
     fn of(base: Base) -> State {
-        let standing = Standing::Stored(Box::new(base));
-        State::new(standing, Fingerprint::Off, &now())
+        let backing = Backing::Loaded(Box::new(base));
+        State::new(backing, Fingerprint::Off, &now())
     }
 
     fn loaded(principal: Option<&str>, keys: &[&str]) -> State {
@@ -445,11 +445,11 @@ pub(crate) mod tests {
     }
 
     /// What requests want in the store that have loaded the same session, each with one change.
-    pub(crate) fn works(base: &Base, terms: &Terms, changes: Vec<Change>) -> Vec<Work> {
+    pub(crate) fn works(base: &Base, context: &CommitContext, changes: Vec<Change>) -> Vec<Work> {
         let work = |change| {
             let mut state = of(base.clone());
             state.change(change, &now()).unwrap();
-            let work = state.take_work(terms.clone()).unwrap();
+            let work = state.take_work(context.clone()).unwrap();
             work.expect("something to commit").0
         };
         changes.into_iter().map(work).collect()
@@ -567,12 +567,12 @@ pub(crate) mod tests {
 
     #[test]
     fn where_nothing_may_be_written_it_is_no_error_to_have_written_nothing() {
-        let barred = Standing::Barred {
+        let denied = Backing::Denied {
             handle: None,
             retired_by: None,
             why: SessionError::Gone(Gone::Rotated),
         };
-        let mut state = State::new(barred, Fingerprint::Off, &now());
+        let mut state = State::new(denied, Fingerprint::Off, &now());
         assert!(matches!(state.take_work(context()), Ok(None)));
         state.insert("k");
         let refused = state.take_work(context());
@@ -599,7 +599,7 @@ pub(crate) mod tests {
                     },
                 };
                 assert!(!state.apply_outcome(generation, outcome));
-                assert!(matches!(state.standing, Standing::New) && state.log.is_empty());
+                assert!(matches!(state.backing, Backing::New) && state.log.is_empty());
                 assert_eq!(state.phase.has_committed(), is_committed && !head_sent);
                 assert_eq!(state.take_removed().len(), usize::from(!is_committed));
             }
@@ -610,11 +610,11 @@ pub(crate) mod tests {
     fn only_changes_that_are_forgotten_are_a_loss() {
         let mut state = loaded(None, &["k"]);
         state.forget();
-        assert_eq!(state.losses.times, 0);
+        assert_eq!(state.dropped.times, 0);
         state.insert("k");
         state.forget();
-        assert_eq!(state.losses.times, 1);
-        assert!(matches!(state.losses.last, Some(SessionError::Discarded)));
+        assert_eq!(state.dropped.times, 1);
+        assert!(matches!(state.dropped.last, Some(SessionError::Discarded)));
     }
 
     fn insert(state: &mut State, key: String, value: usize) -> Change {
@@ -639,7 +639,7 @@ pub(crate) mod tests {
         ("increment", |_, _| Change::Increment {
             key: "k".into(),
             by: 1,
-            answer: None,
+            deferred: None,
         }),
         ("flash", |_, n| {
             Change::AddFlash(Kept::new(Flash::new(Level::Info, n.to_string())))
@@ -660,7 +660,7 @@ pub(crate) mod tests {
     fn the_work_for_calls_and_their_commit_grows_with_their_number_and_not_its_square() {
         const CALLED: usize = 8_000;
         for (name, call) in CALLS {
-            let mut state = State::new(Standing::New, Fingerprint::Off, &now());
+            let mut state = State::new(Backing::New, Fingerprint::Off, &now());
             LOOKED_AT.set(0);
             for number in 0..CALLED {
                 let change = call(&mut state, number);
@@ -669,11 +669,11 @@ pub(crate) mod tests {
             let mut log = ChangeLog::default();
             log.append(&state.log);
             log.put_back(ChangeLog::default());
-            assert!(log.new_secret().is_none() && !log.gives() && !log.touches_principal());
+            assert!(log.new_secret().is_none() && !log.has_deferred() && !log.touches_principal());
             assert!(log.keys().count() <= log.len() && log.without_data().len() <= log.len());
             drop(log.take_rotations());
             log.apply(&mut record(), &now()).unwrap();
-            assert!(log.replay_what_applies(&mut record(), &now()));
+            assert!(log.replay_all_possible(&mut record(), &now()));
             let looked_at = LOOKED_AT.get();
             assert!(looked_at <= 8 * CALLED, "{name}: {looked_at}");
         }

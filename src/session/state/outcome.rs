@@ -5,7 +5,7 @@ use crate::commit::outcome::CommitOutcome;
 use crate::error::session::SessionError;
 use crate::record::log::ChangeLog;
 use crate::session::state::State;
-use crate::session::state::backing::Standing;
+use crate::session::state::backing::Backing;
 use crate::session::state::in_flight::{InFlight, Sent};
 
 impl State {
@@ -71,14 +71,14 @@ impl State {
     }
 
     /// The session is this one from here on. Returns how the request stood to the store before.
-    fn adopt(&mut self, base: Base) -> Standing {
-        if let Some(own) = self.standing.base() {
+    fn adopt(&mut self, base: Base) -> Backing {
+        if let Some(own) = self.backing.base() {
             let (version, before) = (base.record.version, own.record.version);
             self.reads.overtaken |= version.distance_from(before) > 1;
         }
         self.was_signed_in |= base.record.principal.is_some();
         self.outdate_view();
-        std::mem::replace(&mut self.standing, Standing::Stored(Box::new(base)))
+        std::mem::replace(&mut self.backing, Backing::Loaded(Box::new(base)))
     }
 
     /// Nothing was written.
@@ -93,9 +93,9 @@ impl State {
     }
 
     /// The session is not what was sent after all.
-    fn take_back(&mut self, before: Option<(Standing, bool)>) {
-        if let Some((standing, committed)) = before {
-            self.standing = standing;
+    fn take_back(&mut self, before: Option<(Backing, bool)>) {
+        if let Some((backing, committed)) = before {
+            self.backing = backing;
             self.phase.take_back_committed(committed);
         }
     }
@@ -107,7 +107,7 @@ impl State {
         if !self.phase.is_head_sent() {
             self.in_flight = InFlight::Lost;
         }
-        self.losses.add(error);
+        self.dropped.add(error);
         self.outdate_view();
     }
 

@@ -18,7 +18,7 @@ const WINDOW: Duration = Duration::from_millis(500);
 const CALLS_LEAST: u32 = 20;
 
 /// So many calls in a row without an answer are no chance, however few there are in all.
-const UNANSWERED_MOST: u32 = 5;
+const MAX_UNANSWERED: u32 = 5;
 
 /// Further apart, two calls are not in a row: what was so long ago says nothing of now.
 const APART: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_millis(400);
 
 /// Of a hundred calls that failed.
-const FAILED_MOST: u32 = 50;
+const MAX_FAILED: u32 = 50;
 
 /// What a call says of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +129,9 @@ fn note(mut state: State, call: Call, made: Instant, now: Instant) -> (State, bo
             state.last_unanswered = Some(now);
         }
     }
-    let by_rate = state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * FAILED_MOST;
+    let by_rate = state.calls >= CALLS_LEAST && state.failures * 100 >= state.calls * MAX_FAILED;
     // An answer is no reason, whatever came before it.
-    state.open = call != Call::Answered && (by_rate || state.unanswered >= UNANSWERED_MOST);
+    state.open = call != Call::Answered && (by_rate || state.unanswered >= MAX_UNANSWERED);
     state.openings += u64::from(state.open);
     (state, state.open)
 }

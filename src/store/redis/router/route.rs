@@ -12,7 +12,7 @@ use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::router::asking::with_asking;
 use crate::store::redis::router::slots::{Address, slot_of};
-use crate::store::redis::router::topology::{Node, Router, SIZE_MOST};
+use crate::store::redis::router::topology::{MAX_SIZE, Node, Router};
 
 /// So many redirections are followed at once; before others there is a wait, in case two nodes point at each other.
 const AT_ONCE: u32 = 5;
@@ -90,7 +90,7 @@ impl Router {
         key: &str,
         request: &Request<'_>,
     ) -> Result<Value, RequestError> {
-        let mut repetitions = Repetitions::new(SIZE_MOST);
+        let mut repetitions = Repetitions::new(MAX_SIZE);
         loop {
             let failed = match self.send_reading(key, request).await {
                 Ok(answer) => return Ok(answer),

@@ -26,7 +26,7 @@ use crate::store::redis::throttle::Throttle;
 use crate::store::stats::PoolStats;
 
 /// Requests share this many connections to each node at most; more help nobody.
-pub(crate) const SIZE_MOST: u32 = 2;
+pub(crate) const MAX_SIZE: u32 = 2;
 
 /// How far apart the cluster is asked where the slots are.
 const APART: Duration = Duration::from_millis(250);
@@ -76,7 +76,7 @@ impl Router {
             seeds,
             address,
             config: RedisConfig {
-                pool_size: config.pool_size.min(SIZE_MOST),
+                pool_size: config.pool_size.min(MAX_SIZE),
                 ..config.clone()
             },
             login,

@@ -7,8 +7,8 @@ use crate::error::session::SessionError;
 use crate::lock::Lock;
 
 /// Where a change that is committed at once leaves its result, anew at every replay.
-pub(crate) struct Answer<T> {
-    id: AnswerId,
+pub(crate) struct Deferred<T> {
+    id: DeferredId,
     slot: Arc<Lock<Slot<T>>>,
 }
 
@@ -20,12 +20,12 @@ struct Slot<T> {
 
 /// Tells one answer from another, whatever their types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AnswerId(u64);
+pub(crate) struct DeferredId(u64);
 
-impl<T> Answer<T> {
+impl<T> Deferred<T> {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = AnswerId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let id = DeferredId(NEXT.fetch_add(1, Ordering::Relaxed));
         let slot = Slot {
             value: None,
             confirmed: false,
@@ -36,11 +36,11 @@ impl<T> Answer<T> {
         }
     }
 
-    pub(crate) fn id(&self) -> AnswerId {
+    pub(crate) fn id(&self) -> DeferredId {
         self.id
     }
 
-    pub(crate) fn give(&self, value: Option<T>) {
+    pub(crate) fn resolve(&self, value: Option<T>) {
         let slot = Slot {
             value,
             confirmed: false,
@@ -70,7 +70,7 @@ impl<T> Answer<T> {
     }
 }
 
-impl<T> Clone for Answer<T> {
+impl<T> Clone for Deferred<T> {
     fn clone(&self) -> Self {
         Self {
             id: self.id,

@@ -7,35 +7,35 @@ use crate::token::SecretHash;
 
 /// Who the bearer of a token is to a record.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Admission {
+pub(crate) enum TokenCheck {
     /// Nobody: the secret is wrong, or the session is past its deadline.
-    Nobody,
+    Invalid,
     /// Held the secret until a moment ago; another response brings the new one.
     Retired,
     /// Holds the secret.
-    Holder,
+    Valid,
 }
 
-pub(crate) fn admit(record: &Record, secret: &SecretHash, now: Millis) -> Admission {
+pub(crate) fn check_token(record: &Record, secret: &SecretHash, now: Millis) -> TokenCheck {
     if record.deadline <= now {
-        Admission::Nobody
+        TokenCheck::Invalid
     } else if record.secrets().any(|live| live == secret) {
-        Admission::Holder
+        TokenCheck::Valid
     } else if record
         .retired
         .iter()
         .filter_map(Kept::known)
         .any(|retired| retired.until > now && retired.secret == *secret)
     {
-        Admission::Retired
+        TokenCheck::Retired
     } else {
-        Admission::Nobody
+        TokenCheck::Invalid
     }
 }
 
 /// Whether the secret is of this session, or was until a moment ago: enough to end it.
 pub(crate) fn is_of(record: &Record, secret: &SecretHash, now: Millis) -> bool {
-    admit(record, secret, now) != Admission::Nobody
+    check_token(record, secret, now) != TokenCheck::Invalid
 }
 
 #[cfg(test)]
@@ -60,17 +60,17 @@ mod tests {
         let right = record.secret.clone();
         let wrong = Secret::random().hash("sessile:", "id");
         for (secret, now, expected) in [
-            (&right, 1, Admission::Holder),
-            (&right, 89_999, Admission::Holder),
-            (&added, 89_999, Admission::Holder),
-            (&added, 90_000, Admission::Nobody),
-            (&right, 90_000, Admission::Nobody),
-            (&old, 19_999, Admission::Retired),
-            (&old, 20_000, Admission::Nobody),
-            (&wrong, 1, Admission::Nobody),
+            (&right, 1, TokenCheck::Valid),
+            (&right, 89_999, TokenCheck::Valid),
+            (&added, 89_999, TokenCheck::Valid),
+            (&added, 90_000, TokenCheck::Invalid),
+            (&right, 90_000, TokenCheck::Invalid),
+            (&old, 19_999, TokenCheck::Retired),
+            (&old, 20_000, TokenCheck::Invalid),
+            (&wrong, 1, TokenCheck::Invalid),
         ] {
-            assert_eq!(admit(&record, secret, now), expected, "{now}");
-            let ends_it = expected != Admission::Nobody;
+            assert_eq!(check_token(&record, secret, now), expected, "{now}");
+            let ends_it = expected != TokenCheck::Invalid;
             assert_eq!(is_of(&record, secret, now), ends_it, "{now}");
         }
     }
