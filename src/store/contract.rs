@@ -19,9 +19,9 @@ use crate::token::Handle;
 ///
 /// Futures may be dropped at any point; an operation whose future was dropped may still happen.
 ///
-/// One call is done at most once: a client or proxy in between must not repeat by itself a `create` or a `replace` that it
-/// got no answer to, and a `create` that was answered must not arrive again. Otherwise changes count twice, and a session that
-/// was logged out comes back.
+/// Each call reaches the store at most once: no client or proxy in between may retry an unanswered `create` or `replace` on its
+/// own, and an acknowledged `create` must not arrive again. Otherwise changes are applied twice, and a session comes back after
+/// its logout.
 pub trait SessionStore: Send + Sync + 'static {
     /// The prefix of every key; it is part of the hash of a session's secret, so that a token issued for one namespace
     /// is void in every other.
@@ -48,7 +48,7 @@ pub trait SessionStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] whose kind tells whether the write may have happened.
+    /// A [`StoreError`] whose kind says whether the write may have happened.
     fn create(
         &self,
         key: &Handle,
@@ -59,7 +59,7 @@ pub trait SessionStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A [`StoreError`] whose kind tells whether the write may have happened.
+    /// A [`StoreError`] whose kind says whether the write may have happened.
     fn replace(
         &self,
         key: &Handle,
@@ -135,12 +135,13 @@ pub trait SessionStore: Send + Sync + 'static {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// How long one request may wait for a store that does not do its work: for its load, and for the commits and reloads that
-    /// fail, together. 1 s by default; less than a millisecond counts as one.
+    /// How long one request may wait for an unresponsive store: for its load and for the commits and reloads that fail,
+    /// together. 1 s by default; less than a millisecond counts as one.
     pub request_budget: Duration,
-    /// Whether it has leases: [`SessionStore::acquire`]. No by default.
+    /// Whether it has leases: [`SessionStore::acquire`]. False by default.
     pub lease: bool,
-    /// Whether it can wait for replicas: [`Durability::Replicas`]. No by default; it then refuses to, and changes nothing.
+    /// Whether it can wait for replicas: [`Durability::Replicas`]. False by default; the store then refuses such writes and
+    /// changes nothing.
     pub durability: bool,
 }
 
@@ -324,7 +325,7 @@ impl fmt::Debug for Write<'_> {
     }
 }
 
-/// What became of [`SessionStore::load`].
+/// The outcome of [`SessionStore::load`].
 #[must_use]
 #[allow(
     clippy::exhaustive_enums,
@@ -352,7 +353,7 @@ impl Loaded {
     }
 }
 
-/// What became of [`SessionStore::create`].
+/// The outcome of [`SessionStore::create`].
 #[must_use]
 #[allow(
     clippy::exhaustive_enums,
@@ -366,7 +367,7 @@ pub enum Created {
     Exists,
 }
 
-/// What became of [`SessionStore::replace`].
+/// The outcome of [`SessionStore::replace`].
 #[must_use]
 #[allow(
     clippy::exhaustive_enums,
@@ -384,23 +385,23 @@ pub enum Replaced {
     Gone,
 }
 
-/// What became of [`SessionStore::touch`].
+/// The outcome of [`SessionStore::touch`].
 #[must_use]
 #[allow(clippy::exhaustive_enums, reason = "complete: changed or not")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
     /// The time to live is set.
     Done,
-    /// Nothing was changed: nothing is stored under the handle, or it lives longer than it was to be extended to.
+    /// Nothing changed: nothing is stored under the handle, or its time to live is longer already.
     Unchanged,
 }
 
-/// What became of [`SessionStore::delete`].
+/// The outcome of [`SessionStore::delete`].
 #[must_use]
 #[allow(clippy::exhaustive_enums, reason = "complete: there or not")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
-    /// The session was stored and is not any more.
+    /// The session was stored, and is deleted.
     Done,
     /// Nothing was stored under the handle.
     Missing,

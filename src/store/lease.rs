@@ -42,7 +42,7 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// What became of [`SessionStore::acquire`](crate::SessionStore::acquire).
+/// The outcome of [`SessionStore::acquire`](crate::SessionStore::acquire).
 #[must_use]
 #[allow(
     clippy::exhaustive_enums,

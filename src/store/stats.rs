@@ -1,4 +1,4 @@
-//! What a store tells of itself: how many sessions there are, and whether it works.
+//! What a store reports: how many sessions there are, and whether it works.
 
 use std::time::Duration;
 
@@ -178,18 +178,18 @@ impl Health {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Connections there are to be.
+    /// Connections that the pool keeps open.
     pub size: u32,
-    /// Connections there are.
+    /// Connections that are open.
     pub open: u32,
     /// Connections made so far.
     pub made: u64,
-    /// Connections given up since they were no good any more.
+    /// Connections closed because they were broken.
     pub broken: u64,
     /// Requests that gave up waiting for a connection.
     pub timed_out: u64,
-    /// Whether the circuit breaker is open: the server has failed too often, requests fail at once, and a probe looks
-    /// whether it is back. On a cluster, whether that of any primary is; requests to the others go on.
+    /// Whether the circuit breaker is open: too many calls have failed, so requests fail at once until the server answers a
+    /// probe. On a cluster, whether that of any primary is open; requests to the others go on.
     #[doc(alias = "breaker")]
     pub breaker_open: bool,
 }

@@ -67,8 +67,8 @@ pub struct RedisConfig {
     /// default, and never more than `request_budget`. On a cluster no redirection is followed after that time.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
-    /// How long one request may wait for a store that does not do its work: for its load, and for the commits and reloads that
-    /// fail, together; 1 s by default. After a commit that succeeds, what is left counts for the next.
+    /// How long one request may wait for an unresponsive store: for its load and for the commits and reloads that fail,
+    /// together; 1 s by default. After a commit that succeeds, the rest is left for the next.
     #[serde(with = "duration")]
     pub request_budget: Duration,
 }
