@@ -23,6 +23,8 @@ use sessile::{Key, MemoryStore, RedisStore, Session, SessionError, SessionLayer}
 
 /// Articles by number, and how many of each.
 const CART: Key<BTreeMap<usize, u32>> = Key::new("cart");
+const ORDERS: Key<i64> = Key::new("orders");
+const VISITS: Key<i64> = Key::new("visits");
 
 const CATALOGUE: [(&str, &str, u32); 6] = [
     ("Tulip bulbs", "Ten of them, red", 690),
@@ -36,7 +38,7 @@ const CATALOGUE: [(&str, &str, u32); 6] = [
 const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 async fn home(session: Session) -> Result<Html<String>, SessionError> {
-    session.increment("visits", 1)?;
+    session.increment(VISITS, 1)?;
     let mut articles = String::new();
     for (number, (name, text, cents)) in CATALOGUE.iter().enumerate() {
         let _ = write!(
@@ -120,7 +122,7 @@ async fn order(session: Session) -> Result<Redirect, SessionError> {
         if cart.is_empty() {
             return Ok(None);
         }
-        let number = data.increment("orders", 1)?;
+        let number = data.increment(ORDERS, 1)?;
         data.insert(format!("orders/{number}").as_str(), cart)?;
         Ok::<_, SessionError>(Some(number))
     });
@@ -202,7 +204,7 @@ async fn page(session: &Session, title: &str, body: &str) -> Result<Html<String>
         .unwrap_or_default();
     let facts = format!(
         "visit {} · session {} · ends in {} minutes if unused",
-        session.get::<u64>("visits")?.unwrap_or_default(),
+        session.get(VISITS)?.unwrap_or_default(),
         session
             .handle()
             .map_or_else(|| "not stored yet".to_owned(), |handle| handle.to_string()),
