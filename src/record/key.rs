@@ -81,8 +81,8 @@ impl<T> fmt::Debug for Key<T> {
 /// The name of a session value, of whatever type: for calls that do not look at the value, such as
 /// [`Session::contains_key`](crate::Session::contains_key).
 ///
-/// Strings and [`Key`]s have one. A type of your own that implements `KeyName` names values too, and says with [`SessionKey`]
-/// which types they have.
+/// Strings and [`Key`]s are names, and so are references to them. A type of your own that implements `KeyName` names values
+/// too, and says with [`SessionKey`] which types they have.
 ///
 /// ```
 /// # use sessile::{KeyName, Session, SessionError, SessionKey};
@@ -105,7 +105,10 @@ impl<T> fmt::Debug for Key<T> {
 /// impl SessionKey<Vec<String>> for CartOf {}
 ///
 /// # fn handler(session: Session, shop: u32) -> Result<(), SessionError> {
-/// session.push(CartOf::new(shop), "tea".to_owned())?;
+/// let cart = CartOf::new(shop);
+/// if !session.contains_key(&cart) {
+///     session.push(cart, "tea".to_owned())?;
+/// }
 /// # Ok(())
 /// # }
 /// ```
@@ -117,13 +120,13 @@ pub trait KeyName {
 /// The key of a session value of type `T`: a [`Key<T>`](Key), or a string, which names values of any type.
 pub trait SessionKey<T>: KeyName {}
 
-impl KeyName for &str {
+impl KeyName for str {
     fn name(&self) -> &str {
         self
     }
 }
 
-impl KeyName for &String {
+impl KeyName for String {
     fn name(&self) -> &str {
         self
     }
@@ -135,8 +138,16 @@ impl<T> KeyName for Key<T> {
     }
 }
 
-impl<T> SessionKey<T> for &str {}
+impl<K: KeyName + ?Sized> KeyName for &K {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+}
 
-impl<T> SessionKey<T> for &String {}
+impl<T> SessionKey<T> for str {}
+
+impl<T> SessionKey<T> for String {}
 
 impl<T> SessionKey<T> for Key<T> {}
+
+impl<T, K: SessionKey<T> + ?Sized> SessionKey<T> for &K {}

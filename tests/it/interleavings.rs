@@ -1026,7 +1026,7 @@ async fn every_clone_hears_of_changes_that_were_lost() {
     let session = visit.keep().await;
     let clones = [session.clone(), session.clone(), session.clone()];
     for (n, clone) in clones.iter().enumerate() {
-        clone.insert(&format!("key{n}"), n).unwrap();
+        clone.insert(format!("key{n}"), n).unwrap();
     }
     late.plan(&[Post::Lose; 3]);
     elsewhere(&store, &visit, "/read").await;

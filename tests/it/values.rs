@@ -22,7 +22,7 @@ async fn values_come_back_in_the_next_request() {
             assert!(session.is_new() && !session.is_modified());
             assert_eq!(session.get::<u64>("missing").unwrap(), None);
             session.insert(NAMES, vec!["mia".to_owned()]).unwrap();
-            session.insert(&String::from("n"), 7).unwrap();
+            session.insert(String::from("n"), 7).unwrap();
             session.push("list", 1).unwrap();
             assert_eq!(session.get(NAMES).unwrap().unwrap(), ["mia"]);
             assert!(session.is_modified() && session.handle().is_none());
@@ -77,6 +77,9 @@ async fn typed_keys_name_counters_and_lists() {
             assert_eq!(session.get(VISITS).unwrap(), Some(5));
             assert_eq!(session.get(SEEN).unwrap().unwrap(), ["home", "shop"]);
             assert!(session.contains_key(VISITS) && session.contains_key(SEEN));
+            for key in ["visits", "seen"].iter().chain(&[VISITS.name()]) {
+                assert!(session.contains_key(key) && session.contains_key(key.to_string()));
+            }
             session.discard(VISITS);
             let seen = session.transaction(|data| {
                 data.discard(SEEN);
