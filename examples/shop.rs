@@ -123,7 +123,7 @@ async fn order(session: Session) -> Result<Redirect, SessionError> {
             return Ok(None);
         }
         let number = data.increment(ORDERS, 1)?;
-        data.insert(format!("orders/{number}").as_str(), cart)?;
+        data.insert(format!("orders/{number}"), cart)?;
         Ok::<_, SessionError>(Some(number))
     });
     match order.await? {

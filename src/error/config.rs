@@ -15,8 +15,8 @@ use crate::time::duration;
 #[derive(Clone, thiserror::Error)]
 pub enum ConfigError {
     /// The value of a setting is invalid.
-    #[non_exhaustive]
     #[error("{setting} = {value}: {advice}")]
+    #[non_exhaustive]
     Invalid {
         /// The setting, as a configuration file names it.
         setting: &'static str,
@@ -29,8 +29,8 @@ pub enum ConfigError {
     #[error("not in a tokio runtime: create the store inside of one, such as in `#[tokio::main]`")]
     NoRuntime,
     /// The store cannot be reached, or lacks what sessions need.
-    #[non_exhaustive]
     #[error("cannot use the session store at {address}: {advice}")]
+    #[non_exhaustive]
     Connect {
         /// Host and port, or the path of the socket.
         address: String,

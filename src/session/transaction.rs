@@ -34,7 +34,7 @@ impl Session {
     ///     session
     ///         .transaction(move |data| {
     ///             let cart = data.remove::<Vec<String>>("cart")?.unwrap_or_default();
-    ///             data.insert(format!("orders/{id}").as_str(), &cart)?;
+    ///             data.insert(format!("orders/{id}"), &cart)?;
     ///             Ok(cart)
     ///         })
     ///         .await
