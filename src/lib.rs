@@ -17,10 +17,20 @@
 // Here and not in Cargo.toml, since tests, benches and examples may unwrap.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
-/// Its examples are tested as those of the README are.
+/// The examples in these documents are tested as those of the README are.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]
-#[doc = include_str!("../docs/handlers.md")]
-mod handlers {}
+mod documents {
+    #[doc = include_str!("../docs/configuration.md")]
+    mod configuration {}
+    #[doc = include_str!("../docs/deployment.md")]
+    mod deployment {}
+    #[doc = include_str!("../docs/failures.md")]
+    mod failures {}
+    #[doc = include_str!("../docs/handlers.md")]
+    mod handlers {}
+    #[doc = include_str!("../docs/testing.md")]
+    mod testing {}
+}
 
 mod commit;
 mod config;
