@@ -201,3 +201,56 @@ async fn the_span_of_a_load_has_ended_when_the_handler_begins() {
         browser.peek(&app, "/").await.ok();
     }
 }
+
+#[tokio::test]
+async fn a_commit_has_a_span_with_its_outcome_and_cost_but_a_read_has_none() {
+    let store = MemoryStore::new();
+    // Each layer is a node of its own.
+    let node = || app(SessionLayer::new(store.clone()));
+    let mut browser = Browser::default();
+    browser.get(&node(), "/set?k=name&v=mia").await.ok();
+    let handle = handle(&node(), &browser).await;
+    let token = browser.token().to_owned();
+    let other = (node(), browser.clone());
+    let overtaken_by = |path: &'static str| {
+        let (other, browser) = other.clone();
+        let handler = move |session: Session| async move {
+            let _ = browser.peek(&other, path).await;
+            session.increment("n", 1).map(|n| n.to_string())
+        };
+        Router::new()
+            .route("/", get(handler))
+            .layer(SessionLayer::new(store.clone()))
+    };
+
+    let (spans, _recording, _second) = Spans::record();
+    for (app, path, expected) in [
+        (node(), "/read", None),
+        (
+            node(),
+            "/incr?k=n",
+            Some(("attempts=1 round_trips=1", "committed")),
+        ),
+        (
+            overtaken_by("/incr?k=n"),
+            "/",
+            Some(("attempts=2 round_trips=2", "committed")),
+        ),
+        (
+            overtaken_by("/logout"),
+            "/",
+            Some(("attempts=1 round_trips=1", "gone")),
+        ),
+    ] {
+        spans.take();
+        browser.peek(&app, path).await;
+        let mut commits = spans.take().into_iter();
+        // That of the request which overtakes is over first.
+        let commit = commits.rfind(|it| it.starts_with("session.commit"));
+        let expected = expected.map(|(cost, outcome)| {
+            format!("session.commit {cost} handle={handle} outcome={outcome}")
+        });
+        assert_eq!(commit, expected, "{path}");
+        assert!(!commit.is_some_and(|it| it.contains(&token[23..])));
+    }
+}
