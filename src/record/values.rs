@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
-use serde::de::value::StrDeserializer;
+use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
@@ -67,10 +67,16 @@ impl<'de> Deserializer<'de> for Values<'de> {
     type Error = Failure;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        visitor.visit_map(Entries {
-            rest: self.0.iter(),
-            entry: None,
-        })
+        visitor.visit_map(self.entries())
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
+        MapAccessDeserializer::new(self.entries()).deserialize_enum(name, variants, visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -87,7 +93,82 @@ impl<'de> Deserializer<'de> for Values<'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+        unit_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl<'de> Values<'de> {
+    fn entries(self) -> Entries<'de> {
+        Entries {
+            rest: self.0.iter(),
+            entry: None,
+        }
+    }
+}
+
+/// A key, which serde_json reads as a string, or as the number or boolean that is written in it.
+struct KeyText<'de>(&'de str);
+
+macro_rules! parse_key {
+    ($($method:ident => $visit:ident),*) => {
+        $(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+                match self.0.parse() {
+                    Ok(value) => visitor.$visit(value),
+                    Err(_) => visitor.visit_borrowed_str(self.0),
+                }
+            }
+        )*
+    };
+}
+
+impl<'de> Deserializer<'de> for KeyText<'de> {
+    type Error = Failure;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        visitor.visit_borrowed_str(self.0)
+    }
+
+    parse_key! {
+        deserialize_bool => visit_bool,
+        deserialize_i8 => visit_i8,
+        deserialize_i16 => visit_i16,
+        deserialize_i32 => visit_i32,
+        deserialize_i64 => visit_i64,
+        deserialize_i128 => visit_i128,
+        deserialize_u8 => visit_u8,
+        deserialize_u16 => visit_u16,
+        deserialize_u32 => visit_u32,
+        deserialize_u64 => visit_u64,
+        deserialize_u128 => visit_u128,
+        deserialize_f32 => visit_f32,
+        deserialize_f64 => visit_f64
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
+        BorrowedStrDeserializer::new(self.0).deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier
+        ignored_any
     }
 }
 
@@ -108,8 +189,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         let Some((key, _)) = self.entry else {
             return Ok(None);
         };
-        let name = StrDeserializer::<Failure>::new(key);
-        let name = seed.deserialize(name);
+        let name = seed.deserialize(KeyText(key));
         name.map(Some)
             .map_err(|error| Failure::at(key, error.source))
     }
@@ -186,6 +266,42 @@ mod tests {
         assert_eq!((flattened.visits, flattened.rest.len()), (3, 2));
         let empty = decode_all::<BTreeMap<String, Value>>(&BTreeMap::new());
         assert_eq!(empty.unwrap(), BTreeMap::new());
+    }
+
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+    struct Name(String);
+
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Kind {
+        Color,
+        Size,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Choice {
+        Color(String),
+    }
+
+    #[test]
+    fn keys_are_read_as_in_a_map_that_is_one_value() {
+        fn check<T: DeserializeOwned + PartialEq + fmt::Debug>(stored: &Value) {
+            let alone: T = serde_json::from_value(stored.clone()).unwrap();
+            assert_eq!(decode_all::<T>(&values(stored)).unwrap(), alone);
+        }
+        check::<BTreeMap<Name, u32>>(&json!({"7": 1}));
+        check::<BTreeMap<Option<String>, u32>>(&json!({"7": 1}));
+        check::<BTreeMap<u8, u32>>(&json!({"7": 1}));
+        check::<BTreeMap<i128, u32>>(&json!({"-7": 1}));
+        check::<BTreeMap<bool, u32>>(&json!({"true": 1}));
+        check::<BTreeMap<char, u32>>(&json!({"7": 1}));
+        check::<BTreeMap<Kind, u32>>(&json!({"color": 1, "size": 2}));
+        check::<Choice>(&json!({"color": "red"}));
+        let error = decode_all::<BTreeMap<u8, u32>>(&values(&json!({"seven": 1})));
+        assert!(
+            matches!(error, Err(SessionError::DecodeAll { key: Some(key), .. }) if key == "seven")
+        );
     }
 
     #[test]
