@@ -1,4 +1,5 @@
-//! One write on its way into the store: sent, repeated, confirmed, or looked for, as [`decide`](crate::commit::decide) says.
+//! One write in flight: [`Attempt`] sends it, sends it again, confirms it or loads a fresh record, as
+//! [`decide`](crate::commit::decide) says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,22 +20,22 @@ use crate::record::version::{CommitId, Epoch};
 use crate::store::deadline::within;
 use crate::store::{Created, Freshness, Loaded, Replaced, Stored, Write};
 
-/// The first wait before a fresh record is read; doubled at every further attempt, up to [`MAX_WAIT`].
+/// The longest wait before the first load of a fresh record; it doubles with every further attempt, up to [`MAX_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
-/// Where changes may go, besides the session as they were made on it.
+/// Where the changes come from. It decides which records they may be applied to.
 #[derive(Debug)]
 pub(crate) struct Origin {
     made_in: Option<Epoch>,
     joining: Option<Joining>,
     reads: ReadSet,
-    /// What was read.
+    /// The record that the request has read, with which `reads` compares newer ones.
     own: Option<Arc<Record>>,
 }
 
 impl Origin {
-    /// That of all requests which travel with this one: only one that travels alone has read anything, or joins a login.
+    /// The origin of all requests of a batch: a request that has a read set or joins a login is committed alone.
     pub(crate) fn of(first: &Work) -> Self {
         Self {
             made_in: first.made_in,
@@ -50,38 +51,38 @@ impl Origin {
     }
 }
 
-/// One write: bytes for one session, and how far they have come.
+/// One write: the bytes for one session, and the state of the protocol.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     context: CommitContext,
     origin: Origin,
-    /// What is to be replaced; `None` to create a session.
+    /// The record that the write replaces; `None` to create a session.
     base: Option<Base>,
     id: CommitId,
     prepared: Prepared,
-    /// How many requests' changes it holds.
+    /// The number of requests whose changes it holds.
     requests: usize,
     deadline: Instant,
     state: State,
-    /// The record that was found in place of the base. It becomes the base only once the changes are to be done to it:
-    /// what was sent compares with the base that it was made from.
+    /// The record that was found in place of the base. It becomes the base only when the changes are replayed on it, since
+    /// the bytes that were sent compare against the base that they were made from.
     newer: Option<(Stored, Record)>,
     failure: Option<StoreError>,
-    /// Calls of the store.
+    /// The number of calls of the store so far.
     calls: u32,
 }
 
-/// What was found out of an attempt that got no answer.
-pub(crate) enum Found {
+/// The result of resolving an attempt that got no answer.
+pub(crate) enum Resolved {
     Applied(Base),
     NotApplied,
-    /// Nothing in the store tells any more.
+    /// The store holds no evidence any more.
     NeverKnown,
-    /// Nothing yet, or only that the primary has the bytes: the session is this one there.
+    /// The outcome is still unknown. The base is the session on the primary, if the attempt is known to be applied there.
     Open(Box<Attempt>, Option<Base>),
 }
 
-/// What an attempt is made of.
+/// The parts of an attempt that change when its bytes are made anew.
 pub(crate) struct Draft {
     pub(crate) base: Option<Base>,
     pub(crate) id: CommitId,
@@ -107,7 +108,7 @@ impl Attempt {
         }
     }
 
-    /// Other bytes in place of these, which are known not to have been applied.
+    /// Replaces the bytes, which are known not to have been applied, by new ones.
     pub(crate) fn replace(&mut self, draft: Draft) {
         self.base = draft.base;
         self.id = draft.id;
@@ -116,7 +117,7 @@ impl Attempt {
         self.deadline = draft.deadline;
     }
 
-    /// The session to make new bytes from: the record that was found, or else the base.
+    /// Returns the base for new bytes: the record that was found, or else the base so far.
     pub(crate) fn latest(&mut self) -> Option<Base> {
         let base = self.base.clone()?;
         Some(match self.newer.take() {
@@ -145,27 +146,28 @@ impl Attempt {
         self.failure
     }
 
+    /// Takes the next step of the protocol: [`step`].
     pub(crate) fn step(&mut self, event: Event) -> Action {
         let (state, action) = step(self.state, event, Instant::now() >= self.deadline);
         self.state = state;
         action
     }
 
-    /// Finds out what became of bytes that were never answered. Sends them again, and nothing else.
-    pub(crate) async fn resolve(mut self: Box<Self>, deadline: Instant) -> Found {
+    /// Resolves a write that got no answer, by sending the same bytes again. It never sends others.
+    pub(crate) async fn resolve(mut self: Box<Self>, deadline: Instant) -> Resolved {
         self.deadline = deadline;
         let mut event = Event::Begin;
         loop {
             event = match self.step(event) {
                 Action::Resend => self.send().await,
                 Action::Confirm => self.confirm().await,
-                Action::Finish(Verdict::Committed) => return Found::Applied(self.committed()),
+                Action::Finish(Verdict::Committed) => return Resolved::Applied(self.committed()),
                 Action::Finish(Verdict::NotDurable) => {
                     let base = self.in_primary();
-                    return Found::Open(self, Some(base));
+                    return Resolved::Open(self, Some(base));
                 }
-                Action::Finish(Verdict::OutcomeUnknown) => return Found::Open(self, None),
-                Action::Finish(Verdict::NeverKnown) => return Found::NeverKnown,
+                Action::Finish(Verdict::OutcomeUnknown) => return Resolved::Open(self, None),
+                Action::Finish(Verdict::NeverKnown) => return Resolved::NeverKnown,
                 Action::Send
                 | Action::SendAfresh
                 | Action::WaitAndLoad
@@ -175,11 +177,12 @@ impl Attempt {
                     | Verdict::Unreadable
                     | Verdict::Conflict
                     | Verdict::Failed,
-                ) => return Found::NotApplied,
+                ) => return Resolved::NotApplied,
             };
         }
     }
 
+    /// Sends the bytes, once.
     pub(crate) async fn send(&mut self) -> Event {
         self.calls += 1;
         let Prepared { token, value, .. } = &self.prepared;
@@ -194,7 +197,7 @@ impl Attempt {
                 Ok(Created::Exists) => Event::Exists,
                 Err(error) => {
                     if let StoreErrorKind::Unknown | StoreErrorKind::NotDurable = error.kind() {
-                        // Nobody will ever hold its token.
+                        // If it was created, no response will ever send its token.
                         delete_unclaimed(&self.context, token.handle);
                     }
                     self.failed(error)
@@ -206,26 +209,26 @@ impl Attempt {
         self.replaced(replaced)
     }
 
-    /// Writes once more the record that names this commit, since a store tells of replicas only for what it has written
-    /// itself. By compare-and-set, so that it is the server which has our commit that is asked, also after a failover.
+    /// Writes the record that names this commit once more, since a store waits for replicas only after a write of its own.
+    /// This is a compare-and-set, so that after a failover only a server that has the commit acknowledges it.
     pub(crate) async fn confirm(&mut self) -> Event {
-        let Some((found, record)) = &self.newer else {
+        let Some((stored, record)) = &self.newer else {
             return self.send().await;
         };
         self.calls += 1;
         let Prepared { token, .. } = &self.prepared;
-        let ttl = match found.time_left() {
+        let ttl = match stored.time_left() {
             Some(left) if record.version != self.prepared.record.version => left,
             _ => self.prepared.ttl,
         };
-        let write = Write::new(found.value(), ttl)
+        let write = Write::new(stored.value(), ttl)
             .with_durability(self.prepared.durability)
             .with_signed_in(record.principal.is_some());
         let replace = self
             .context
             .backend
             .store
-            .replace(&token.handle, found, write);
+            .replace(&token.handle, stored, write);
         let replaced = within(self.deadline, replace).await;
         self.replaced(replaced)
     }
@@ -234,7 +237,7 @@ impl Attempt {
         match replaced {
             Ok(Replaced::Done) => Event::Done,
             Ok(Replaced::Gone) => Event::Gone,
-            Ok(Replaced::Conflict(newer)) => self.find(newer),
+            Ok(Replaced::Conflict(newer)) => self.note_newer(newer),
             Ok(Replaced::Unreadable) => Event::Unreadable,
             Err(error) => self.failed(error),
         }
@@ -246,7 +249,7 @@ impl Attempt {
         Event::Failed(kind)
     }
 
-    /// Waits for longer the more attempts there were, and reads what is stored now.
+    /// Waits, for longer after each attempt, and loads a fresh record.
     pub(crate) async fn wait_and_load(&mut self) -> Event {
         let wait = jitter(self.state.attempts());
         tokio::time::sleep_until(self.deadline.min(Instant::now() + wait)).await;
@@ -254,7 +257,7 @@ impl Attempt {
         let store = &self.context.backend.store;
         let load = store.load(&self.prepared.token.handle, Freshness::Latest);
         match within(self.deadline, load).await {
-            Ok(Loaded::Found(stored)) => match self.find(stored) {
+            Ok(Loaded::Found(stored)) => match self.note_newer(stored) {
                 Event::Conflict(newer) => Event::Loaded {
                     entry: newer.entry,
                     conflicts: newer.conflicts,
@@ -270,8 +273,8 @@ impl Attempt {
         }
     }
 
-    /// Notes the record that was found, and tells how it relates to the base.
-    fn find(&mut self, newer: Stored) -> Event {
+    /// Keeps the record that was found, and says how it relates to the base.
+    fn note_newer(&mut self, newer: Stored) -> Event {
         let Some(base) = &self.base else {
             return Event::Exists;
         };
@@ -291,7 +294,7 @@ impl Attempt {
         Event::Conflict(relation)
     }
 
-    /// The session after a write that counts as done.
+    /// Returns the session as this commit has left it, and emits the event of the commit.
     pub(crate) fn committed(&mut self) -> Base {
         let base = self.in_primary();
         self.context.emit(&event::Event::Committed {
@@ -302,7 +305,7 @@ impl Attempt {
         base
     }
 
-    /// The session as it is in the store now, as far as its requests may know.
+    /// Returns the session as the primary has it now, as far as its requests may see it.
     pub(crate) fn in_primary(&mut self) -> Base {
         let Prepared {
             token,
@@ -311,8 +314,9 @@ impl Attempt {
             record,
             ..
         } = self.prepared.clone();
-        // Found applied below a newer commit, the session is what that one made of it; but if it has changed hands since,
-        // what is in it now is none of these requests' business, and their next commit will be refused.
+        // If newer commits followed this one, the session is the record of the last of them. But if one of these began a new
+        // epoch, the requests must not see its data: they keep the record that they wrote, and their next commit is
+        // rejected.
         let newer = self
             .newer
             .take()
@@ -329,7 +333,7 @@ impl Attempt {
     }
 }
 
-/// What the record's list of last commits says of ours.
+/// What the last commits that a record lists prove about ours.
 fn evidence(applied: &[CommitId], ours: CommitId) -> Evidence {
     match applied.iter().find(|id| id.writer == ours.writer) {
         None => Evidence::Absent,
@@ -339,7 +343,8 @@ fn evidence(applied: &[CommitId], ours: CommitId) -> Evidence {
     }
 }
 
-/// Up to 2 ms after the second attempt, doubling up to 100 ms: full jitter, so that writers who met do not meet again.
+/// Full jitter: up to 2 ms after the second attempt, doubling up to 100 ms, so that writers that collided once do not
+/// collide again.
 fn jitter(attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(2).min(10);
     let longest = MAX_WAIT.min(FIRST_WAIT * 2_u32.pow(doublings));
@@ -351,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_are_of_any_length_up_to_one_that_doubles() {
+    fn waits_are_jittered_up_to_a_limit_that_doubles() {
         for (attempts, longest) in [(0, 2), (2, 2), (3, 4), (4, 8), (7, 64), (8, 100), (99, 100)] {
             let longest = Duration::from_millis(longest);
             let waits: Vec<Duration> = (0..1000).map(|_| jitter(attempts)).collect();

@@ -16,50 +16,50 @@ use crate::store::erased::AnyStore;
 use crate::time::{Millis, duration_millis, to_millis};
 use crate::token::Handle;
 
-/// How many deletions may wait for the store to come back, so that an outage does not pile up tasks. The sessions of the rest
-/// end with their idle timeout.
+/// How many deletions may be pending while the store is down, so that an outage does not pile up tasks. The sessions of
+/// further ones expire by their idle timeout.
 pub(crate) const MAX_PENDING_DELETIONS: usize = 1024;
 
-/// With less, a store would be asked for nothing.
+/// The shortest request budget: with less, no command would be sent.
 const MIN_BUDGET: Duration = Duration::from_millis(1);
 
-/// How many sessions are remembered, so that a mismatch is reported and a key is renewed once.
+/// How many sessions a process remembers, so that it reports a mismatch once and renews a key once.
 const MAX_REMEMBERED: usize = 4096;
 
 /// The store behind a layer and its clones, and what this process remembers of its sessions.
 pub(crate) struct Backend {
     pub(crate) store: Box<dyn AnyStore>,
-    /// What goes on although no request waits for it.
+    /// Background work, for which no request waits.
     pub(crate) background: TaskTracker,
     writer: Writer,
     sequence: AtomicU64,
-    /// Sessions that are destroyed in the background.
+    /// Sessions whose deletion is pending in the background.
     pending_deletions: Lock<HashSet<Handle>>,
     /// Logouts of sessions that could not be loaded.
     pub(crate) logouts: Logouts,
-    /// When sessions were renewed last, and whether that has shortened their time.
+    /// When each session was last renewed, and whether that has shortened its time to live.
     renewed: Lock<HashMap<Handle, (Millis, bool)>>,
     pub(crate) reported: Reported,
 }
 
-/// What has been reported, and is not to be again.
+/// What has been reported, and must not be reported again.
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(crate) mismatches: Once<(Handle, String)>,
     pub(crate) several_cookies: Once<Handle>,
-    /// Layers, by the addresses of their settings, and those inside of them whose settings are ignored.
+    /// Pairs of a layer and one inside it whose settings are ignored, by the addresses of their settings.
     pub(crate) joined: Once<[usize; 4]>,
     address_missed: AtomicBool,
 }
 
 impl Reported {
-    /// Whether it has not been reported yet that client addresses are missing.
+    /// Whether a missing client address has not been reported yet.
     pub(crate) fn first_missing_address(&self) -> bool {
         !self.address_missed.swap(true, Ordering::Relaxed)
     }
 }
 
-/// The last few thousand things that have been reported.
+/// The last few thousand items that have been reported.
 #[derive(Debug)]
 pub(crate) struct Once<T>(Lock<HashSet<T>>);
 
@@ -70,17 +70,17 @@ impl<T> Default for Once<T> {
 }
 
 impl<T: Eq + Hash> Once<T> {
-    /// Whether this one has not been reported yet.
-    pub(crate) fn is_first(&self, it: T) -> bool {
+    /// Whether this item has not been reported yet. It counts as reported from then on.
+    pub(crate) fn is_first(&self, item: T) -> bool {
         let mut seen = self.0.lock();
         if seen.len() >= MAX_REMEMBERED {
             seen.clear();
         }
-        seen.insert(it)
+        seen.insert(item)
     }
 }
 
-/// Whether a session may be destroyed in the background.
+/// Whether a deletion in the background may begin.
 pub(crate) enum Deletion {
     Started,
     Pending,
@@ -106,7 +106,7 @@ impl Backend {
         to_millis(self.store.now())
     }
 
-    /// Notes that it is destroyed in the background, unless so many are already.
+    /// Notes that the session is deleted in the background, unless it is already, or `most` sessions are.
     pub(crate) fn begin_deletion(&self, handle: Handle, most: usize) -> Deletion {
         let mut pending_deletions = self.pending_deletions.lock();
         if pending_deletions.contains(&handle) {
@@ -138,8 +138,9 @@ impl Backend {
         }
     }
 
-    /// Whether the session was not renewed just now: a page and its fifty images need it once. What cuts the time left is sent
-    /// after what has extended it: a shorter timeout may have been committed in between.
+    /// Whether to renew the session, which is noted. A renewal within a second of the last one, or within a quarter of the
+    /// idle timeout, is left out: a page and its fifty images need one. A renewal that shortens the time to live is sent
+    /// even after one that extended it, since a shorter timeout may have been committed in between.
     pub(crate) fn may_renew(
         &self,
         handle: Handle,
@@ -147,19 +148,20 @@ impl Backend {
         idle: Duration,
         now: Millis,
     ) -> bool {
-        let cuts = matches!(renewal, Renewal::Set(_));
+        let shortens = matches!(renewal, Renewal::Set(_));
         let pause = duration_millis(Duration::from_secs(1).min(idle / 4));
         let mut renewed = self.renewed.lock();
         if renewed.len() >= MAX_REMEMBERED {
             renewed.clear();
         }
         let last = renewed.get(&handle).copied();
-        let is_enough =
-            |(at, has_cut): (Millis, bool)| now.saturating_sub(at) < pause && (has_cut || !cuts);
-        if last.is_some_and(is_enough) {
+        let is_recent = |(at, has_shortened): (Millis, bool)| {
+            now.saturating_sub(at) < pause && (has_shortened || !shortens)
+        };
+        if last.is_some_and(is_recent) {
             return false;
         }
-        renewed.insert(handle, (now, cuts));
+        renewed.insert(handle, (now, shortens));
         true
     }
 }

@@ -1,4 +1,4 @@
-//! A session as it was last read from or written to the store.
+//! A session as it was last read from or written to the store: changes are applied to it, and a compare-and-set replaces it.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::record::Record;
 use crate::store::Stored;
 use crate::token::Token;
 
-/// A session as it was last read from or written to the store.
+/// A session as it was last read from or written to the store: changes are applied to it, and a compare-and-set replaces it.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
     pub(crate) token: Token,

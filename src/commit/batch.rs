@@ -1,4 +1,4 @@
-//! Requests whose changes travel together: who may come along, and what each is told.
+//! Requests that are committed together: which of them may share a batch, and which outcome each of them gets.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::record::lifetime::cookie_end;
 use crate::record::version::CommitId;
 use crate::store::Durability;
 
-/// One request's part of a commit.
+/// One request of a batch.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) work: Work,
@@ -30,7 +30,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// A request's part, and where it hears what became of it.
+    /// Makes a member of a request's work, and the channel on which its outcome arrives.
     pub(crate) fn new(work: Work, deadline: Instant) -> (Self, oneshot::Receiver<CommitOutcome>) {
         let (reply, outcome) = oneshot::channel();
         let member = Self {
@@ -43,7 +43,7 @@ impl Member {
     }
 
     fn reply_with(self, outcome: impl FnOnce(Work) -> CommitOutcome) {
-        // Whoever asked is there to hear it, unless the runtime is shutting down.
+        // The receiver is gone only if the runtime is shutting down.
         let _ = self.reply.send(outcome(self.work));
     }
 
@@ -62,30 +62,31 @@ impl Member {
     }
 }
 
-/// A member whose changes cannot be done to what others who travel with it have made of the session. That is not in the
-/// store yet, so it waits for what becomes of them.
+/// A request whose changes cannot be applied after those of the members. These are not in the store yet, so it waits for
+/// their outcome.
 #[derive(Debug)]
 struct Refused {
     member: Member,
     failure: Failure,
 }
 
-/// The changes of one or more requests on their way into the store.
+/// One or more requests, whose changes one compare-and-set commits.
 #[derive(Debug)]
 pub(crate) struct Batch {
     context: CommitContext,
-    /// What the changes are to be done to; `None` to create a session.
+    /// The record that the changes are applied to; `None` to create a session.
     base: Option<Base>,
     members: Vec<Member>,
-    /// Those who wait for what becomes of the members' changes, since theirs cannot be done after them.
+    /// The requests whose changes cannot be applied after those of the members.
     refused: Vec<Refused>,
-    /// That of its first request, and the earliest of all.
-    began_with: Instant,
+    /// The deadline of the first request.
+    first_deadline: Instant,
+    /// The earliest deadline of all requests that have joined.
     deadline: Instant,
 }
 
 impl Batch {
-    /// The batch that begins with this request. `latest` is the newest state of the session that is known here.
+    /// Begins a batch with this request. `latest` is the newest version of the session that this process knows.
     pub(crate) fn of(first: Member, latest: Option<&Base>) -> Self {
         let own = first.work.base.clone();
         let base = match (own, latest) {
@@ -101,14 +102,14 @@ impl Batch {
         Self {
             context: first.work.context.clone(),
             base,
-            began_with: first.deadline,
+            first_deadline: first.deadline,
             deadline: first.deadline,
             members: vec![first],
             refused: Vec::new(),
         }
     }
 
-    /// Whether another request's changes may travel with these.
+    /// Whether another request may join the batch.
     pub(crate) fn admits(&self, other: &Member) -> bool {
         let Some(first) = self.members.first() else {
             return false;
@@ -117,7 +118,7 @@ impl Batch {
             && !other.work.is_alone()
             && Arc::ptr_eq(&self.context.policy, &other.work.context.policy)
             && first.work.made_in == other.work.made_in
-            && are_alike(self.began_with, other.deadline)
+            && are_close(self.first_deadline, other.deadline)
     }
 
     pub(crate) fn admit(&mut self, other: Member) {
@@ -134,10 +135,14 @@ impl Batch {
         self.members.len()
     }
 
-    /// Runs to a verdict, which every member is told, and returns the session if it is known then. `join` lets requests that
-    /// wait come along: before anything is sent, and whenever what was sent is known not to have been applied.
+    /// Runs the protocol to its verdict, sends every member its outcome, and returns the session if it is known then. `join`
+    /// lets waiting requests join: before the first send, and again whenever the bytes sent so far are known not to have
+    /// been applied.
     ///
-    /// Must not be dropped half-way: the changes would be in the store or not, and nobody would know.
+    /// # Cancel safety
+    ///
+    /// Must run to its end. If it is dropped, the changes may be in the store or not, and the members get
+    /// [`CommitOutcome::NeverKnown`].
     pub(crate) async fn run(mut self, mut join: impl FnMut(&mut Self)) -> Option<Base> {
         let first = self.members.first()?;
         let origin = Origin::of(&first.work);
@@ -171,25 +176,25 @@ impl Batch {
         }
     }
 
-    /// Makes bytes of the members' changes and of those who may come along. Members whose changes cannot be done to what is in
-    /// the store are told so and leave; `None` if nobody is left.
+    /// Lets waiting requests join, and encodes the changes of all members. A member whose changes cannot be applied to what
+    /// the store has leaves with an error; `None` if no member is left.
     fn prepare(&mut self, join: &mut impl FnMut(&mut Self)) -> Option<Draft> {
-        let again = self.refused.drain(..).map(|refused| refused.member);
-        self.members.extend(again);
+        let refused = self.refused.drain(..).map(|refused| refused.member);
+        self.members.extend(refused);
         join(self);
-        // An id belongs to one set of bytes, and a later one to later bytes: other commits of this writer may have come
-        // between, and an older id in the place of theirs would prove of theirs what is not so.
+        // Every new set of bytes gets a new id. Other commits of this writer may have come in between: an older id in the
+        // place of theirs would wrongly prove that theirs were not applied.
         let id: CommitId = self.context.backend.next_commit();
         let works: Vec<&Work> = self.members.iter().map(|member| &member.work).collect();
-        let (prepared, fits) = prepare(&self.context, self.base.as_ref(), &works, id);
-        for (member, fit) in std::mem::take(&mut self.members).into_iter().zip(fits) {
-            match fit {
+        let (prepared, results) = prepare(&self.context, self.base.as_ref(), &works, id);
+        for (member, result) in std::mem::take(&mut self.members).into_iter().zip(results) {
+            match result {
                 Ok(()) => self.members.push(member),
-                Err(misfit) if misfit.rests_on_others => self.refused.push(Refused {
+                Err(rejection) if rejection.depends_on_others => self.refused.push(Refused {
                     member,
-                    failure: misfit.failure,
+                    failure: rejection.failure,
                 }),
-                Err(misfit) => member.fail_with(misfit.failure),
+                Err(rejection) => member.fail_with(rejection.failure),
             }
         }
         match prepared? {
@@ -207,7 +212,7 @@ impl Batch {
         }
     }
 
-    /// Tells all that nothing of theirs was written.
+    /// Fails every request of the batch: nothing was written.
     fn fail(&mut self, error: &SessionError) {
         let refused = self.refused.drain(..).map(|refused| refused.member);
         for member in self.members.drain(..).chain(refused) {
@@ -258,14 +263,14 @@ impl Batch {
         None
     }
 
-    /// What the changes of these cannot be done to is in the store.
+    /// Fails the refused requests with errors of their own: the changes that theirs cannot follow are in the store.
     fn reply_refused(&mut self) {
         for Refused { member, failure } in self.refused.drain(..) {
             member.fail_with(failure);
         }
     }
 
-    /// Nobody knows what the changes of these would have met.
+    /// Fails the refused requests with this error: the changes that theirs cannot follow may not be in the store.
     fn fail_refused(&mut self, error: &SessionError) {
         for refused in self.refused.drain(..) {
             refused.member.fail(error.clone());
@@ -302,7 +307,7 @@ impl Batch {
     }
 }
 
-/// Stores a session that nobody else knows yet.
+/// Commits a session that is not stored yet. No other request knows its handle, so it needs no queue.
 pub(crate) async fn create(work: Work, deadline: Instant) -> CommitOutcome {
     let (member, outcome) = Member::new(work, deadline);
     Batch::of(member, None).run(|_| ()).await;
@@ -310,12 +315,12 @@ pub(crate) async fn create(work: Work, deadline: Instant) -> CommitOutcome {
 }
 
 fn nothing_sent() -> StoreError {
-    StoreError::unavailable("the request's time was up before anything was sent")
+    StoreError::unavailable("the request used up its `request_budget` before anything was sent")
 }
 
-/// Whether neither has more than twice the time of the other left. A commit ends with the earliest time of its requests, and
-/// none shall fail for another's want of it.
-fn are_alike(one: Instant, other: Instant) -> bool {
+/// Whether neither deadline leaves more than twice the time of the other. A commit ends at the earliest deadline of its
+/// requests, and must not fail one that has much time because of one that has little.
+fn are_close(one: Instant, other: Instant) -> bool {
     let now = Instant::now();
     let left = |deadline: Instant| deadline.saturating_duration_since(now);
     let (one, other) = (left(one), left(other));

@@ -1,4 +1,4 @@
-//! What a commit needs to know: the store, the settings, and the client's network.
+//! The context of a commit: the store, the settings, and the client's network.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
 
-/// The settings of a layer, and who hears of events.
+/// The settings of a layer, and the observer of its events.
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) config: SessionConfig,
@@ -36,6 +36,7 @@ impl Policy {
         }
     }
 
+    /// Logs an event, counts it, and passes it to the observer.
     pub(crate) fn emit(&self, event: &Event) {
         assert_none_held();
         self.log.write(event);
@@ -44,12 +45,13 @@ impl Policy {
         self.tell(event);
     }
 
+    /// Passes an event to the observer.
     pub(crate) fn tell(&self, event: &Event) {
         if let Some(observer) = &self.observer {
-            // Events are told in the middle of commits that are not the observer's to break.
-            let told = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
-            if told.is_err() {
-                tracing::error!(target: "sessile", event = event.name(), "the observer has panicked");
+            // Events are emitted in the middle of commits, which a panic of the observer must not break.
+            let result = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
+            if result.is_err() {
+                tracing::error!(target: "sessile", event = event.name(), "the observer panicked");
             }
         }
     }
@@ -68,7 +70,7 @@ impl fmt::Debug for Policy {
     }
 }
 
-/// What a commit needs to know of the layer and the request.
+/// The parts of the layer and of the request that a commit uses.
 #[derive(Clone, Debug)]
 pub(crate) struct CommitContext {
     pub(crate) backend: Arc<Backend>,
@@ -77,6 +79,7 @@ pub(crate) struct CommitContext {
 }
 
 impl CommitContext {
+    /// The context in which changes are applied now.
     pub(crate) fn apply_context(&self) -> ApplyContext {
         self.apply_context_at(self.backend.now())
     }
@@ -91,7 +94,7 @@ impl CommitContext {
         }
     }
 
-    /// A login with this token.
+    /// A login of this principal, by a request that carries this token.
     pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
         Joining {
             who: who.to_owned(),
@@ -101,7 +104,7 @@ impl CommitContext {
         }
     }
 
-    /// What the record keeps of a secret.
+    /// The hash of a secret, as the record stores it.
     pub(crate) fn hash(&self, secret: &Secret) -> SecretHash {
         let namespace = self.backend.store.namespace();
         secret.hash(namespace, &self.policy.config.cookie.name)
@@ -111,7 +114,7 @@ impl CommitContext {
         self.policy.emit(event);
     }
 
-    /// When the store's time for work that begins now is over.
+    /// The deadline of work that begins now: the request budget of the store, from now on.
     pub(crate) fn deadline(&self) -> Instant {
         deadline(Instant::now(), self.backend.request_budget())
     }
@@ -126,7 +129,7 @@ pub(crate) mod tests {
         context_of(SessionConfig::default())
     }
 
-    /// What commits of a layer with these settings know.
+    /// The context of commits under these settings.
     pub(crate) fn context_of(config: SessionConfig) -> CommitContext {
         CommitContext {
             backend: Arc::new(Backend::new(Box::new(MemoryStore::new()))),

@@ -1,41 +1,41 @@
-//! What a commit does next: a pure function, without I/O, clock or closures.
+//! The decisions of the commit protocol: a pure function, without I/O, clock or closures.
 //!
-//! [`step`] takes where the commit stands and what has just happened, and says where it stands then and what to do.
-//! [`run`](super::run) does it. Nothing is sent after the deadline; the second attempt follows at once on the record that
-//! won, later ones wait and read a fresh one. The rest is the nine [rules](Rule), without any one of which a change is
-//! lost, done twice, or brings a session back.
+//! [`step`] takes the state of a commit and an event, and returns the next state and the next action, which
+//! [`Attempt`](crate::commit::attempt::Attempt) performs. Nothing is sent after the deadline. After the first conflict the
+//! changes are replayed at once, on the record that was found; after later ones sessile waits and loads a fresh record. The
+//! nine [rules](Rule) say the rest. Without any one of them a change is lost, is applied twice, or revives a session.
 
 use crate::error::store::StoreErrorKind;
 use crate::record::WRITERS;
 
-/// How often a send without an answer is repeated.
+/// How often the same bytes are sent again if there is no answer.
 const RESENDS: u32 = 2;
 
-/// What keeps changes from being lost or done twice.
+/// The rules that keep changes from being lost or applied twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Rule {
     /// A session that is gone is never created again.
     GoneStaysGone,
-    /// A commit that the record names has been applied: done, however it came there.
+    /// A commit that the record names has been applied: it is done, however it got there.
     NamedIsDone,
-    /// Changes made in one epoch are never done to another, but for a login that joins one of the same principal.
+    /// Changes made in one epoch are never applied in another, except a login that joins one of the same principal.
     EpochsAreFences,
-    /// A login joins one of the same principal only as long as nothing but such logins has been committed since.
+    /// A login joins one of the same principal only while nothing but such logins has been committed since.
     JoinsComeFirst,
-    /// Changes are done again only once every earlier send is known not to have been applied: had one been, the record
+    /// Changes are replayed only once every earlier send is known not to have been applied: if one had been, the record
     /// would name it, unless so many others have committed since that it no longer can.
     ProofBeforeReplay,
-    /// A later commit of our own writer in the record proves nothing: ours may have been there before it.
+    /// A later commit of our own writer in the record proves nothing: ours may have been applied before it.
     LaterHidesEarlier,
-    /// A send without an answer may have been applied. What is not known is never called a failure.
+    /// A send without an answer may have been applied. An unknown outcome is never reported as a failure.
     SilenceIsUnknown,
-    /// What is repeated is repeated byte for byte, under the same id and version.
+    /// A resend has the same bytes, under the same id and version.
     RepeatTheSameBytes,
-    /// A creation without an answer is never repeated under its handle, which a late copy could revive.
+    /// A creation without an answer is never sent again under its handle: a late copy could revive the session.
     CreateUnderFreshHandle,
 }
 
-/// What the commit is to do to the store.
+/// The operation of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Goal {
     /// Store a session that was not stored before.
@@ -46,19 +46,19 @@ pub(crate) enum Goal {
     Delete,
 }
 
-/// Where a commit stands.
+/// The state of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     goal: Goal,
-    /// Sends with bytes of their own.
+    /// Sends of new bytes.
     attempts: u32,
-    /// Repetitions since the last answer.
+    /// Resends of these bytes since the last answer.
     resends: u32,
-    /// The bytes sent last may have been applied, or still be on their way.
+    /// The last bytes may have been applied, or may still arrive at the store.
     unresolved: bool,
-    /// They have been applied on the primary. Whether replicas have them is what is unresolved.
+    /// They are applied on the primary. Only whether the replicas have them is unresolved.
     on_primary: bool,
-    /// Replicas must have it too.
+    /// The replicas must acknowledge the commit.
     durable: bool,
     #[cfg(test)]
     broken: Option<Rule>,
@@ -78,12 +78,12 @@ impl State {
         }
     }
 
-    /// The commit counts as done only once replicas have it.
+    /// The commit is done only once the replicas have acknowledged it.
     pub(crate) fn durable(self, durable: bool) -> Self {
         Self { durable, ..self }
     }
 
-    /// For tests that must fail without it.
+    /// Breaks a rule, for tests that must fail without it.
     #[cfg(test)]
     pub(crate) fn breaking(self, rule: Rule) -> Self {
         Self {
@@ -107,80 +107,80 @@ impl State {
     }
 }
 
-/// What a newer record's `applied` says of our commit.
+/// The evidence for our commit in the `applied` list of a newer record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
-    /// Our id is there.
+    /// It has our id.
     Applied,
-    /// An older id of our writer is there, so ours has not been.
+    /// It has an older id of our writer, so ours was not applied.
     NotApplied,
-    /// A later id of our writer is there; ours may have been before it.
+    /// It has a later id of our writer; ours may have been applied before that.
     Superseded,
-    /// No id of our writer is there.
+    /// It has no id of our writer.
     Absent,
 }
 
-/// How the record that was found relates to the one that the changes were made in.
+/// How the record that was found relates to the changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// It is of the same epoch.
+    /// It is of the epoch that they were made in.
     SameEpoch,
-    /// It is of a login that has retired the secret of these changes, and they are a login of the same principal. `fresh` as
-    /// long as nothing but such logins has been committed since.
+    /// It is of a login that has retired the secret of these changes, and they are a login of the same principal. `fresh`
+    /// while nothing but such logins has been committed since.
     SameLogin { fresh: bool },
     /// It is of another epoch.
     OtherEpoch,
 }
 
-/// What is known of the record that another request put in place of the one we worked on.
+/// A record that another request has put in place of our base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Newer {
     pub(crate) evidence: Evidence,
     pub(crate) entry: Entry,
-    /// What the changes rest on is different there, so that they may not be done again.
+    /// It differs in what the request has read, so the changes must not be replayed on it.
     pub(crate) conflicts: bool,
-    /// Commits between our base and it.
+    /// The number of commits between our base and it.
     pub(crate) distance: u32,
 }
 
-/// What has just happened.
+/// An event in the life of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The commit begins, or is taken up again.
+    /// The commit begins, or is resumed.
     Begin,
-    /// The store has done it.
+    /// The store has performed the operation.
     Done,
-    /// Another session has the handle.
+    /// The handle belongs to another session.
     Exists,
     /// Nothing is stored under the handle.
     Gone,
-    /// The stored record is another one.
+    /// The store has another record than our base.
     Conflict(Newer),
-    /// What is stored is not a record.
+    /// The stored value is not a record.
     Unreadable,
-    /// The fresh record that was asked for.
+    /// A fresh record was loaded.
     Loaded { entry: Entry, conflicts: bool },
-    /// The store failed to do what it was sent.
+    /// The store failed to perform the operation.
     Failed(StoreErrorKind),
-    /// The store failed to give the fresh record.
+    /// The store failed to load a fresh record.
     LoadFailed,
 }
 
-/// What to do next.
+/// The next action of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Apply the changes to the record at hand and send them.
+    /// Apply the changes to the record at hand, and send the result.
     Send,
     /// Send the same bytes again.
     Resend,
-    /// Write the record that was found once more, byte for byte: it names our commit, and only what is written is waited
-    /// for.
+    /// Write the record that was found once more, byte for byte: it names our commit, and a store waits for replicas only
+    /// after a write.
     Confirm,
     /// Send a creation under a fresh handle.
     SendAfresh,
-    /// Wait with jitter, for longer the higher the number of attempts, and load a fresh record.
+    /// Wait with jitter, for longer after each attempt, and load a fresh record.
     WaitAndLoad,
-    /// It is over.
+    /// The commit has ended.
     Finish(Verdict),
 }
 
@@ -191,23 +191,23 @@ pub(crate) enum Verdict {
     Committed,
     /// The session has ended. Nothing was written.
     Gone,
-    /// The session has changed hands. Nothing was written.
+    /// The session was rotated. Nothing was written.
     OtherEpoch,
-    /// What is stored cannot be read. Nothing was written.
+    /// The stored record cannot be read. Nothing was written.
     Unreadable,
-    /// Others were faster until the deadline. Nothing was written.
+    /// Other requests were faster until the deadline, or changed what this one had read. Nothing was written.
     Conflict,
     /// The store failed. Nothing was written.
     Failed,
-    /// The changes may be in the store, or still arrive there. Sending them again may tell.
+    /// The changes may be in the store, or may still arrive there. Sending them again may tell.
     OutcomeUnknown,
-    /// The changes are in the primary, once, and too few replicas have said that they have them. Asking again may tell.
+    /// The changes are on the primary, once, and too few replicas have acknowledged them. Asking again may help.
     NotDurable,
-    /// The changes may have been in the store, and nothing there tells any more.
+    /// The changes may have been applied, and the store holds no evidence any more.
     NeverKnown,
 }
 
-/// Says what follows from an event. `late` is true once the deadline has passed.
+/// Returns the state and the action that follow from an event. `late` is true once the deadline has passed.
 pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action) {
     let action = match event {
         Event::Begin if late => Action::Finish(nothing_written(state, Verdict::Failed)),
@@ -222,7 +222,7 @@ pub(crate) fn step(mut state: State, event: Event, late: bool) -> (State, Action
             state.goal = Goal::Create;
             send(&mut state)
         }
-        // What is sent now cannot be applied any more, but an earlier send may have been.
+        // These bytes can no longer be applied, but an earlier send of them may have been.
         Event::Gone | Event::Unreadable if state.unresolved => Action::Finish(Verdict::NeverKnown),
         Event::Gone => Action::Finish(Verdict::Gone),
         Event::Unreadable => Action::Finish(Verdict::Unreadable),
@@ -248,7 +248,7 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     if newer.evidence == Evidence::Applied && state.keeps(Rule::NamedIsDone) {
         return match state.durable {
             false => Action::Finish(Verdict::Committed),
-            // An earlier send has done it, and whether replicas have it was not said to us.
+            // An earlier send was applied, and its answer about the replicas was lost.
             true => {
                 (state.unresolved, state.on_primary) = (true, true);
                 match late {
@@ -261,7 +261,7 @@ fn conflict(state: &mut State, newer: Newer, late: bool) -> Action {
     if state.unresolved && !proves_not_applied(*state, newer) {
         return Action::Finish(Verdict::NeverKnown);
     }
-    // The bytes sent compare against a version that is history now, so a late copy of them cannot be applied either.
+    // The bytes compare against a version that has been replaced, so a late copy of them cannot be applied either.
     (state.unresolved, state.on_primary) = (false, false);
     state.resends = 0;
     if !may_enter(*state, newer.entry) {
@@ -283,7 +283,8 @@ fn may_enter(state: State, entry: Entry) -> bool {
     }
 }
 
-/// Had our commit been applied it would be among the last of eight writers, unless eight commits followed it.
+/// A record lists the last commits of eight writers. If ours had been applied it would be listed, unless eight commits
+/// followed it.
 fn proves_not_applied(state: State, newer: Newer) -> bool {
     match newer.evidence {
         Evidence::NotApplied => true,
@@ -297,13 +298,13 @@ fn proves_not_applied(state: State, newer: Newer) -> bool {
 
 fn failed(state: &mut State, kind: StoreErrorKind, late: bool) -> Action {
     if kind == StoreErrorKind::NotDurable {
-        // It is done, and to send it again would only wait for the same replicas. Taken up again, it is found.
+        // The commit is applied, and a resend would wait for the same replicas. If it is resumed, a resend finds it.
         state.unresolved = state.goal == Goal::Replace;
         state.on_primary = state.unresolved;
         return Action::Finish(nothing_written(*state, Verdict::Failed));
     }
     if kind == StoreErrorKind::Unknown {
-        // A creation under a handle that nobody will ever hear of has changed nothing that anyone can see.
+        // A creation whose token is never sent has changed nothing that a client can see.
         state.unresolved = state.goal == Goal::Replace && state.keeps(Rule::SilenceIsUnknown);
     }
     let hopeless = kind == StoreErrorKind::Refused && !state.unresolved;
@@ -329,7 +330,7 @@ fn send_afresh(state: &mut State) -> Action {
     Action::SendAfresh
 }
 
-/// The verdict, if it is certain that nothing was written.
+/// Returns the verdict if certainly nothing was written, otherwise that of an open outcome.
 fn nothing_written(state: State, verdict: Verdict) -> Verdict {
     match (state.unresolved, state.on_primary) {
         (false, _) => verdict,
@@ -361,7 +362,7 @@ mod tests {
         conflicts: false,
     };
 
-    /// Feeds the events in and returns the actions, the first of which answers `Begin`.
+    /// Applies the events and returns the actions, of which the first follows from `Begin`.
     fn play(goal: Goal, events: &[Event]) -> Vec<Action> {
         play_from(State::new(goal), events)
     }
@@ -434,7 +435,7 @@ mod tests {
                 &[Send, Send, WaitAndLoad, Finish(OtherEpoch)],
             ),
             (
-                "garbage in its place",
+                "garbage in place of the record",
                 Replace,
                 &[Unreadable],
                 &[Send, Finish(Verdict::Unreadable)],
@@ -458,7 +459,7 @@ mod tests {
                 &[Send, Resend, Send, Finish(Committed)],
             ),
             (
-                "lost, then nine others: cannot be known",
+                "lost, then nine others: the outcome is never known",
                 Replace,
                 &[Failed(Unknown), newer(Absent, true, 9)],
                 &[Send, Resend, Finish(NeverKnown)],
@@ -470,7 +471,7 @@ mod tests {
                 &[Send, Send, Finish(Committed)],
             ),
             (
-                "lost, an older id of ours is a proof at any distance",
+                "lost, an older id of ours proves at any distance that it was not applied",
                 Replace,
                 &[Failed(Unknown), newer(NotApplied, true, 9), Done],
                 &[Send, Resend, Send, Finish(Committed)],
@@ -488,43 +489,43 @@ mod tests {
                 &[Send, Resend, Finish(NeverKnown)],
             ),
             (
-                "lost, and another epoch: refused only if not applied",
+                "lost, and another epoch: rejected only if not applied",
                 Replace,
                 &[Failed(Unknown), newer(Absent, false, 9)],
                 &[Send, Resend, Finish(NeverKnown)],
             ),
             (
-                "no answer three times",
+                "three times without an answer",
                 Replace,
                 &[Failed(Unknown); 3],
                 &[Send, Resend, Resend, Finish(OutcomeUnknown)],
             ),
             (
-                "not reached three times",
+                "three times without a connection",
                 Replace,
                 &[Failed(Unavailable); 3],
                 &[Send, Resend, Resend, Finish(Verdict::Failed)],
             ),
             (
-                "the store says no",
+                "refused by the store",
                 Replace,
                 &[Failed(Refused)],
                 &[Send, Finish(Verdict::Failed)],
             ),
             (
-                "lost, then a no: the first may have been applied",
+                "lost, then refused: the first send may have been applied",
                 Replace,
                 &[Failed(Unknown), Failed(Refused), Done],
                 &[Send, Resend, Resend, Finish(Committed)],
             ),
             (
-                "not reached after a loss does not make it certain",
+                "lost, then no connection: the first send may have been applied",
                 Replace,
                 &[Failed(Unknown), Failed(Unavailable), Failed(Unavailable)],
                 &[Send, Resend, Resend, Finish(OutcomeUnknown)],
             ),
             (
-                "a fresh record that cannot be read leaves nothing in doubt",
+                "if no fresh record can be loaded, nothing was written",
                 Replace,
                 &[other, other, LoadFailed, LoadFailed, LoadFailed],
                 &[
@@ -538,7 +539,7 @@ mod tests {
             ),
             ("created", Create, &[Done], &[Send, Finish(Committed)]),
             (
-                "a creation without an answer takes a fresh handle",
+                "a creation without an answer is sent under a fresh handle",
                 Create,
                 &[Failed(Unknown), Done],
                 &[Send, SendAfresh, Finish(Committed)],
@@ -587,13 +588,13 @@ mod tests {
     }
 
     #[test]
-    fn what_replicas_must_have_is_done_once_they_have_it() {
+    fn a_durable_commit_is_done_once_the_replicas_acknowledge_it() {
         use Action::{Confirm, Finish, Resend, Send};
         use Event::{Begin, Done, Failed, Gone};
         use StoreErrorKind::NotDurable;
         use Verdict::{Committed, NeverKnown};
         let ours = newer(Evidence::Applied, true, 1);
-        let short = Finish(Verdict::NotDurable);
+        let not_durable = Finish(Verdict::NotDurable);
         let table: &[(&str, Goal, &[Event], &[Action])] = &[
             (
                 "at once",
@@ -602,19 +603,19 @@ mod tests {
                 &[Send, Finish(Committed)],
             ),
             (
-                "they do not say so, which is asked again if somebody needs to know",
+                "not acknowledged; a resumed commit asks again",
                 Goal::Replace,
                 &[Failed(NotDurable), Begin, ours, Done],
-                &[Send, short, Resend, Confirm, Finish(Committed)],
+                &[Send, not_durable, Resend, Confirm, Finish(Committed)],
             ),
             (
-                "nor then",
+                "not acknowledged then either",
                 Goal::Replace,
                 &[Failed(NotDurable), Begin, ours, Failed(NotDurable)],
-                &[Send, short, Resend, Confirm, short],
+                &[Send, not_durable, Resend, Confirm, not_durable],
             ),
             (
-                "when they are asked again, nobody answers",
+                "resumed without a connection",
                 Goal::Replace,
                 &[
                     Failed(NotDurable),
@@ -623,10 +624,10 @@ mod tests {
                     Failed(Unavailable),
                     Failed(Unavailable),
                 ],
-                &[Send, short, Resend, Resend, Resend, short],
+                &[Send, not_durable, Resend, Resend, Resend, not_durable],
             ),
             (
-                "when they are asked again, what was there is not any more, after a failover",
+                "resumed after a failover that lost the commit",
                 Goal::Replace,
                 &[
                     Failed(NotDurable),
@@ -638,7 +639,7 @@ mod tests {
                 ],
                 &[
                     Send,
-                    short,
+                    not_durable,
                     Resend,
                     Send,
                     Resend,
@@ -647,19 +648,19 @@ mod tests {
                 ],
             ),
             (
-                "the answer was lost, the commit was not, and they are asked",
+                "the answer was lost, the commit was not: it is confirmed",
                 Goal::Replace,
                 &[Failed(Unknown), ours, Done],
                 &[Send, Resend, Confirm, Finish(Committed)],
             ),
             (
-                "others commit while they are asked",
+                "others commit before it is confirmed",
                 Goal::Replace,
                 &[Failed(Unknown), ours, ours, Done],
                 &[Send, Resend, Confirm, Confirm, Finish(Committed)],
             ),
             (
-                "while they are asked, what was there is not any more, after a failover",
+                "a failover loses the commit before it is confirmed",
                 Goal::Replace,
                 &[
                     Failed(Unknown),
@@ -670,25 +671,25 @@ mod tests {
                 &[Send, Resend, Confirm, Send, Finish(Committed)],
             ),
             (
-                "logged out while they are asked",
+                "logged out before it is confirmed",
                 Goal::Replace,
                 &[Failed(Unknown), ours, Gone],
                 &[Send, Resend, Confirm, Finish(NeverKnown)],
             ),
             (
-                "no answer when they are asked",
+                "the confirmation gets no answer",
                 Goal::Replace,
                 &[Failed(Unknown), ours, Failed(Unknown), ours, Done],
                 &[Send, Resend, Confirm, Resend, Confirm, Finish(Committed)],
             ),
             (
-                "a new session that they do not have is nobody's",
+                "a creation that is not acknowledged has failed",
                 Goal::Create,
                 &[Failed(NotDurable)],
                 &[Send, Finish(Verdict::Failed)],
             ),
             (
-                "a deletion that they do not have has failed",
+                "a deletion that is not acknowledged has failed",
                 Goal::Delete,
                 &[Failed(NotDurable)],
                 &[Send, Finish(Verdict::Failed)],
@@ -696,16 +697,16 @@ mod tests {
         ];
         for (name, goal, events, actions) in table {
             let (mut state, action) = step(State::new(*goal).durable(true), Begin, false);
-            let mut done = vec![action];
+            let mut taken = vec![action];
             for event in *events {
                 let (next, action) = step(state, *event, false);
                 state = next;
-                done.push(action);
+                taken.push(action);
             }
-            assert_eq!(done, *actions, "{name}");
+            assert_eq!(taken, *actions, "{name}");
         }
         let (sent, _) = step(State::new(Goal::Replace).durable(true), Begin, false);
-        assert_eq!(step(sent, ours, true).1, short);
+        assert_eq!(step(sent, ours, true).1, not_durable);
     }
 
     #[test]
@@ -745,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_rest_on_what_others_have_changed_end_the_commit_unless_it_was_done() {
+    fn a_conflict_with_what_was_read_ends_the_commit_unless_it_was_applied() {
         let (begun, _) = step(State::new(Goal::Replace), Event::Begin, false);
         let (lost, _) = step(begun, Event::Failed(Unknown), false);
         let conflicts = |evidence, distance| {
@@ -772,11 +773,11 @@ mod tests {
     }
 
     #[test]
-    fn a_login_joins_one_of_its_own_as_long_as_that_is_the_last_commit() {
+    fn a_login_joins_the_same_login_while_that_is_the_last_commit() {
         use Action::{Finish, Resend, Send, WaitAndLoad};
         use Event::{Done, Failed};
         use Verdict::{Committed, OtherEpoch};
-        let met = |evidence, fresh| {
+        let conflict = |evidence, fresh| {
             Event::Conflict(Newer {
                 evidence,
                 entry: Entry::SameLogin { fresh },
@@ -784,8 +785,8 @@ mod tests {
                 distance: 1,
             })
         };
-        let absent = |fresh| met(Evidence::Absent, fresh);
-        let found = |fresh| Event::Loaded {
+        let absent = |fresh| conflict(Evidence::Absent, fresh);
+        let loaded = |fresh| Event::Loaded {
             entry: Entry::SameLogin { fresh },
             conflicts: false,
         };
@@ -793,11 +794,11 @@ mod tests {
             (&[absent(true), Done], &[Send, Send, Finish(Committed)]),
             (&[absent(false)], &[Send, Finish(OtherEpoch)]),
             (
-                &[absent(true), absent(true), found(true), Done],
+                &[absent(true), absent(true), loaded(true), Done],
                 &[Send, Send, WaitAndLoad, Send, Finish(Committed)],
             ),
             (
-                &[absent(true), absent(true), found(false)],
+                &[absent(true), absent(true), loaded(false)],
                 &[Send, Send, WaitAndLoad, Finish(OtherEpoch)],
             ),
             (
@@ -805,7 +806,7 @@ mod tests {
                 &[Send, Resend, Send, Finish(Committed)],
             ),
             (
-                &[Failed(Unknown), met(Evidence::Applied, false)],
+                &[Failed(Unknown), conflict(Evidence::Applied, false)],
                 &[Send, Resend, Finish(Committed)],
             ),
         ];
@@ -815,7 +816,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_with_bytes_of_its_own_counts_as_an_attempt_and_a_repetition_does_not() {
+    fn a_send_of_new_bytes_counts_as_an_attempt_and_a_resend_does_not() {
         use Event::{Begin, Exists, Failed};
         let other = newer(Evidence::Absent, true, 1);
         let table: &[(Goal, &[Event], u32)] = &[
@@ -836,7 +837,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_taken_up_again_sends_the_same_bytes_first() {
+    fn a_resumed_commit_sends_the_same_bytes_first() {
         let (lost, _) = step(State::new(Goal::Replace), Event::Begin, false);
         let (lost, _) = step(lost, Event::Failed(Unknown), true);
         let (again, action) = step(lost, Event::Begin, false);

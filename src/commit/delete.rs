@@ -1,4 +1,4 @@
-//! The end of a session: deleted now, or in the background once the store is back.
+//! Revocations: sessions are deleted now, or in the background once the store is back.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use crate::commit::backend::{Deletion, MAX_PENDING_DELETIONS};
 use crate::commit::context::CommitContext;
-use crate::commit::decide::{Action, Event as Happened, Goal, State, Verdict, step};
+use crate::commit::decide::{Action, Event as StepEvent, Goal, State, Verdict, step};
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
 use crate::event::Event;
@@ -22,7 +22,7 @@ use crate::store::{Deleted, Durability, Freshness};
 use crate::time::Millis;
 use crate::token::{Handle, Token};
 
-/// The waits between the attempts to carry out a destruction that failed; about five minutes in all.
+/// The waits between the attempts to delete a session; about five minutes in all.
 const RETRY_WAITS: [Duration; 9] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
@@ -35,11 +35,10 @@ const RETRY_WAITS: [Duration; 9] = [
     Duration::from_secs(100),
 ];
 
-/// Beyond this many deletions that wait, a session that nobody holds the token of is left to expire: a logout needs the place
-/// more.
+/// With this many deletions pending, a session whose token was never sent is left to expire: a logout needs the place more.
 const MAX_UNCLAIMED: usize = MAX_PENDING_DELETIONS / 2;
 
-/// Deletes a session. A deletion may be sent any number of times.
+/// Deletes a session. The deletion may be sent any number of times.
 async fn delete(
     store: &dyn AnyStore,
     handle: Handle,
@@ -47,7 +46,7 @@ async fn delete(
     deadline: Instant,
 ) -> Result<(), StoreError> {
     let mut state = State::new(Goal::Delete);
-    let mut event = Happened::Begin;
+    let mut event = StepEvent::Begin;
     let mut failure = None;
     loop {
         let (next, action) = step(state, event, Instant::now() >= deadline);
@@ -57,18 +56,18 @@ async fn delete(
             Action::Finish(_) => {
                 return Err(failure.unwrap_or_else(|| {
                     StoreError::unavailable(
-                        "the request's time was up before the deletion was sent",
+                        "the request used up its `request_budget` before the deletion was sent",
                     )
                 }));
             }
             _ => {
                 event = match within(deadline, store.delete(&handle, durability)).await {
-                    Ok(Deleted::Done) => Happened::Done,
-                    Ok(Deleted::Missing) => Happened::Gone,
+                    Ok(Deleted::Done) => StepEvent::Done,
+                    Ok(Deleted::Missing) => StepEvent::Gone,
                     Err(error) => {
                         let kind = error.kind();
                         failure = Some(error);
-                        Happened::Failed(kind)
+                        StepEvent::Failed(kind)
                     }
                 };
             }
@@ -76,12 +75,13 @@ async fn delete(
     }
 }
 
-/// A session that is to end.
+/// A session to end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Revocation {
-    /// Whoever has asked for it holds its secret.
+    /// The request has shown the secret of the session.
     Verified(Handle),
-    /// Nobody has looked yet whether the token is of this session, or was when this was asked for.
+    /// The token has not been compared with the record yet. It must open the session, or have opened it a moment before
+    /// `asked`, the time of the logout.
     Unverified { token: Token, asked: Millis },
 }
 
@@ -94,18 +94,18 @@ impl Revocation {
     }
 }
 
-/// What became of a session that was to end.
+/// The result of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Revoked {
     Deleted,
-    /// There is none that the token is of.
+    /// The token opens no session.
     NoSession,
-    /// What is stored was written by a later version of sessile, which alone can tell whose it is.
+    /// A later version of sessile has written the record, and only that version can check the token.
     Unreadable,
 }
 
-/// Ends a session, once it is known that the token is of it. From then on that need not be known again: the deletion may
-/// have to be repeated for replicas when nothing is left to look at.
+/// Ends a session, once its token has been checked. The check is kept in `revocation`: a deletion that is repeated for the
+/// replicas finds no record to check.
 async fn revoke(
     context: &CommitContext,
     revocation: &mut Revocation,
@@ -142,32 +142,32 @@ async fn revoke(
     Ok(Revoked::Deleted)
 }
 
-/// What became of sessions that were to end.
+/// The result of several revocations.
 pub(crate) struct Deletions {
-    /// These are to be tried again.
+    /// To be retried.
     pub(crate) failed: Vec<Revocation>,
-    /// These cannot be ended.
+    /// Not to be retried: this version of sessile cannot check their tokens.
     pub(crate) unreadable: Vec<Revocation>,
     pub(crate) result: Result<(), SessionError>,
 }
 
-/// Ends sessions, all at once.
+/// Carries out revocations, all at once.
 pub(crate) async fn revoke_all(
     context: &CommitContext,
     revocations: Vec<Revocation>,
     deadline: Instant,
 ) -> Deletions {
-    let ends = revocations.into_iter().map(|mut revocation| async move {
-        let ended = revoke(context, &mut revocation, deadline).await;
-        (revocation, ended)
+    let results = revocations.into_iter().map(|mut revocation| async move {
+        let result = revoke(context, &mut revocation, deadline).await;
+        (revocation, result)
     });
     let mut deletions = Deletions {
         failed: Vec::new(),
         unreadable: Vec::new(),
         result: Ok(()),
     };
-    for (revocation, ended) in join_all(ends).await {
-        match ended {
+    for (revocation, result) in join_all(results).await {
+        match result {
             Ok(Revoked::Deleted | Revoked::NoSession) => {}
             Ok(Revoked::Unreadable) => {
                 deletions.unreadable.push(revocation);
@@ -183,8 +183,8 @@ pub(crate) async fn revoke_all(
     deletions
 }
 
-/// Ends a session in the background, for a request that is over or has failed. A logout is carried out although the store was
-/// away when it was asked for.
+/// Carries out a revocation in the background, for a request that is over or has failed. So a logout takes effect even if
+/// the store was down at the time.
 pub(crate) fn revoke_later(
     context: &CommitContext,
     runtime: Result<Runtime, StoreError>,
@@ -192,11 +192,7 @@ pub(crate) fn revoke_later(
 ) {
     let handle = revocation.handle();
     let failed = |error| Event::DestroyFailed { handle, error };
-    let too_many = || {
-        failed(StoreError::unavailable(
-            "too many logouts wait for the store",
-        ))
-    };
+    let too_many = || failed(StoreError::unavailable("too many deletions are pending"));
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return context.emit(&failed(error)),
@@ -219,8 +215,8 @@ pub(crate) fn revoke_later(
     let pending = PendingDeletion {
         context: context.clone(),
         entry,
-        news: Some(failed(StoreError::unavailable(
-            "the tokio runtime ended before the store was back: wait for `SessionLayer::drained`",
+        failure_event: Some(failed(StoreError::unavailable(
+            "the tokio runtime shut down before the store was back: await `SessionLayer::drained` before it does",
         ))),
     };
     let too_many = too_many();
@@ -232,18 +228,18 @@ pub(crate) fn revoke_later(
             }
         };
         let done = revoke_with_retries(&pending.context, &mut revocation);
-        let news = tokio::select! {
+        let failure_event = tokio::select! {
             biased;
             done = done => done.err().map(|error| Event::DestroyFailed { handle, error }),
             () = displaced => Some(too_many),
         };
-        pending.end(news);
+        pending.finish(failure_event);
     };
     background.spawn_on(task.in_current_span(), &runtime);
 }
 
-/// Deletes in the background what a creation without a clear answer may have left, whose token nobody holds. If that fails, it
-/// ends with its idle timeout; a copy that arrives later still does too.
+/// Deletes in the background the session that a creation without a clear answer may have left. Its token was never sent. If
+/// the deletion fails, the session expires by its idle timeout, and so does one that a late copy of the creation leaves.
 pub(crate) fn delete_unclaimed(context: &CommitContext, handle: Handle) {
     let backend = &context.backend;
     match backend.begin_deletion(handle, MAX_UNCLAIMED) {
@@ -252,16 +248,16 @@ pub(crate) fn delete_unclaimed(context: &CommitContext, handle: Handle) {
     }
     let (context, background) = (context.clone(), backend.background.clone());
     let task = async move {
-        // Replicas that do not have the creation need not be waited for, and one stream brings them both.
+        // There is no need to wait for replicas: they get the creation and the deletion in the same stream.
         let deleted = delete_with_retries(&context, handle, Durability::Primary).await;
         if let Err(error) = deleted {
-            tracing::debug!(target: "sessile", %handle, %error, "a session that nobody holds the token of is left to expire");
+            tracing::debug!(target: "sessile", %handle, %error, "could not delete a session whose token was never sent; it expires by its idle timeout");
         }
     };
     background.spawn(task.in_current_span());
 }
 
-/// Deletes a session, and tries again for about five minutes.
+/// Deletes a session, and retries for about five minutes.
 async fn delete_with_retries(
     context: &CommitContext,
     handle: Handle,
@@ -297,22 +293,23 @@ async fn revoke_with_retries(
     }
 }
 
-/// A session that is being ended in the background. That it could not be is told when this goes, also if the runtime ends
-/// and takes it along.
+/// A revocation that is pending in the background. Its failure is reported when this is dropped, even if the runtime shuts
+/// down and drops the task.
 struct PendingDeletion {
     context: CommitContext,
     entry: Entry,
-    news: Option<Event>,
+    failure_event: Option<Event>,
 }
 
+/// The place of a pending revocation.
 enum Entry {
     Deletion(Handle),
     Logout(u64),
 }
 
 impl PendingDeletion {
-    fn end(mut self, news: Option<Event>) {
-        self.news = news;
+    fn finish(mut self, failure_event: Option<Event>) {
+        self.failure_event = failure_event;
     }
 }
 
@@ -322,8 +319,8 @@ impl Drop for PendingDeletion {
             Entry::Deletion(handle) => self.context.backend.end_deletion(handle),
             Entry::Logout(number) => self.context.backend.logouts.leave(number),
         }
-        if let Some(news) = &self.news {
-            self.context.emit(news);
+        if let Some(failure_event) = &self.failure_event {
+            self.context.emit(failure_event);
         }
     }
 }
@@ -334,7 +331,7 @@ mod tests {
     use crate::commit::context::tests::context;
 
     #[test]
-    fn sessions_that_nobody_holds_the_token_of_leave_half_of_the_places_to_logouts() {
+    fn sessions_whose_token_was_never_sent_leave_half_of_the_places_to_logouts() {
         let context = context();
         let fill = |most: usize| {
             let begin = || context.backend.begin_deletion(Handle::random(), most);

@@ -1,4 +1,4 @@
-//! What all clones of a layer share: the store, and the queues before its sessions.
+//! The state that all clones of a layer share: the store, and the queues of its sessions.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use crate::commit::backend::Backend;
 use crate::commit::queue::CommitQueues;
 use crate::store::erased::AnyStore;
 
-/// What all clones of a layer share.
+/// The state that all clones of a layer share.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) backend: Arc<Backend>,
     pub(crate) queues: Arc<CommitQueues>,
-    /// Those who wait for a lease.
+    /// The requests that wait for a lease.
     pub(crate) lease_queues: Arc<CommitQueues>,
 }
 

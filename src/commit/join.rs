@@ -1,9 +1,9 @@
-//! A login that meets its own login: a double click on "sign in", or one that is tried again after its answer was lost.
+//! A login that meets the same login: a double click on "sign in", or a retry after the first answer was lost.
 //!
-//! The first retires the secret that both came with. The second then joins it: it gives the session one secret more, so that
-//! both responses bring a cookie that works, and its changes are done to the session that is signed in. Only the same
-//! principal joins, only with a secret which that very login has retired, and only as long as nothing but such logins has
-//! been committed since: what is done in the session after that is not for whoever still has the old secret.
+//! The first login retires the secret that both requests carried. The second one joins it: it adds a secret to the session,
+//! so that both responses set a cookie that works, and its changes are replayed on the session that is signed in. A login
+//! joins only a login of the same principal, only if that login has retired the secret that it carries, and only while
+//! nothing but such logins has been committed since: whoever still has the old secret must not get what was written later.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::record::version::Epoch;
 use crate::record::{Login, Record};
 use crate::token::SecretHash;
 
-/// How many secrets may open a session at once. One login more is refused, rather than ending one that works.
+/// How many secrets may open a session at once. One more login is rejected, rather than ending a secret that works.
 const MAX_SECRETS: usize = 3;
 
-/// Who signs in, with which secret, and from where.
+/// A login that may join another one: the principal, the secret that its request carried, and the client's network.
 #[derive(Clone, Debug)]
 pub(crate) struct Joining {
     pub(crate) who: String,
@@ -25,8 +25,8 @@ pub(crate) struct Joining {
     pub(crate) network: Option<Arc<str>>,
 }
 
-/// Whether changes may be done to this record. They were made in an epoch, or with a secret that opens none; `joining` says
-/// more if they are those of a login.
+/// Whether changes may be applied to this record. `made_in` is the epoch in which they were made, or `None` if the secret of
+/// their request opens no session. `joining` is set if they are a login that may join another one.
 pub(crate) fn entry(made_in: Option<Epoch>, joining: Option<&Joining>, record: &Record) -> Entry {
     if made_in == Some(record.epoch) {
         return Entry::SameEpoch;
@@ -46,7 +46,7 @@ pub(crate) fn entry(made_in: Option<Epoch>, joining: Option<&Joining>, record: &
 }
 
 impl Joining {
-    /// Whether this is a session of the same principal that has room for another secret, and can be seen from here.
+    /// Whether the record is a session of the same principal that has room for another secret, and that this client may use.
     fn may_join(&self, record: &Record) -> bool {
         let mode = self.fingerprinting;
         let bound = record.fingerprint.as_deref();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_login_is_joined_and_only_before_anything_else() {
+    fn a_login_joins_only_the_same_login_and_only_before_any_other_commit() {
         let old = secret();
         let mut login = record();
         login.principal = Some("mia".to_owned());
@@ -86,7 +86,7 @@ mod tests {
         let fresh = Entry::SameLogin { fresh: true };
         type Case = (&'static str, fn(&mut Record), fn(&mut Joining), Entry);
         let table: [Case; 10] = [
-            ("as it was left", |_| (), |_| (), fresh),
+            ("unchanged", |_| (), |_| (), fresh),
             (
                 "joined once",
                 |record| record.added = vec![secret()],
@@ -124,7 +124,7 @@ mod tests {
                 Entry::OtherEpoch,
             ),
             (
-                "a secret that another rotation has retired",
+                "a secret that another rotation retired",
                 |_| (),
                 |joining| joining.secret = secret(),
                 Entry::OtherEpoch,
@@ -136,7 +136,7 @@ mod tests {
                 Entry::OtherEpoch,
             ),
             (
-                "another network, where that harms nobody",
+                "another network, under soft fingerprinting",
                 |_| (),
                 |joining| {
                     joining.fingerprinting = Fingerprinting::Soft;

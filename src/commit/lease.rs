@@ -1,7 +1,9 @@
-//! The lease of a request that runs alone: [`Concurrency::Exclusive`](crate::Concurrency::Exclusive).
+//! The lease of a request that runs alone, under [`Concurrency::Exclusive`](crate::Concurrency::Exclusive): a key of its own
+//! in the store, with a short time to live, that names its owner.
 //!
-//! It keeps requests apart, and nothing hangs on it: if it lapses, the compare-and-set still loses nothing. In one process
-//! requests queue up in order and only the first asks the store, so that a crowd costs no storm of commands.
+//! It keeps requests apart, and no guarantee depends on it: if it expires early, the compare-and-set still loses nothing. In
+//! one process requests queue up in order and only the first one asks the store, so that many waiting requests do not send
+//! many commands.
 
 use std::fmt;
 use std::future::Future;
@@ -22,27 +24,27 @@ use crate::store::{Leased, Owner};
 use crate::time::deadline::deadline;
 use crate::token::Handle;
 
-/// The waits between two looks whether a lease is free: full jitter, doubled up to the longest.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(16);
+/// The longest wait between two attempts to acquire a lease: full jitter, doubled up to [`MAX_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(2);
+const MAX_WAIT: Duration = Duration::from_millis(16);
 
-/// How often a process may have the lease in a row before it waits for longer than the others look.
+/// How often a process may take the lease in a row before it waits so long that other processes can take it.
 const IN_A_ROW: u64 = 4;
 
-/// The right to be the only request of a session, given up when dropped.
+/// The right to be the only request of a session, released when dropped.
 pub(crate) struct Lease {
     handle: Handle,
     term: Arc<Term>,
-    /// Its task gives the lease up when this goes.
+    /// Dropped with the lease, so that its task releases it.
     _held: oneshot::Sender<()>,
 }
 
 impl Lease {
-    /// Waits for the session to be free.
+    /// Waits until no other request of the session runs, and takes the lease.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up the place in the queue, and the lease if it was being taken.
+    /// Dropping the future gives up the place in the queue, and releases the lease if it was being acquired.
     pub(crate) async fn take(
         context: &CommitContext,
         queues: &Arc<CommitQueues>,
@@ -55,7 +57,7 @@ impl Lease {
         let turn = ticket.owned_turn(deadline).await;
         let turn = turn.ok_or(SessionError::Busy { wait })?;
         let (held, released) = oneshot::channel();
-        let (taken, hears) = oneshot::channel();
+        let (acquired, outcome) = oneshot::channel();
         let term = Arc::new(Term::default());
         let task = LeaseTask {
             context: context.clone(),
@@ -66,9 +68,9 @@ impl Lease {
             turn,
             _ticket: ticket,
         };
-        let keeping = task.run(deadline, taken, released).in_current_span();
-        context.backend.background.spawn(keeping);
-        match hears.await {
+        let running = task.run(deadline, acquired, released).in_current_span();
+        context.backend.background.spawn(running);
+        match outcome.await {
             Ok(Ok(true)) => Ok(Self {
                 handle,
                 term,
@@ -80,19 +82,20 @@ impl Lease {
         }
     }
 
-    /// Whether nobody else can have had the session since it was taken.
+    /// Whether no other request can have had the session since the lease was taken.
     pub(crate) fn is_held(&self) -> bool {
         let ends = self.term.lock();
         ends.is_some_and(|ends| Instant::now() < ends)
     }
 }
 
-/// Until when a lease is held at least, without a gap since it was taken: once over, it stays over.
+/// The time until which a lease is certainly held, without a gap since it was taken. Once it has passed, a renewal does not
+/// extend it.
 #[derive(Default)]
 struct Term(Mutex<Option<Instant>>);
 
 impl Term {
-    /// The store has given or renewed it, some time after it was asked.
+    /// The store has granted or renewed the lease. Its time counts from when the store was asked.
     fn extend(&self, asked: Instant, lease: Duration) {
         let mut ends = self.lock();
         if ends.is_none_or(|ends| Instant::now() < ends) {
@@ -100,7 +103,7 @@ impl Term {
         }
     }
 
-    /// Somebody else has it.
+    /// Another request has the lease.
     fn end(&self) {
         *self.lock() = Some(Instant::now());
     }
@@ -118,15 +121,15 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// Takes, renews and releases one lease: all in one task, so that a command to take it never arrives after the one that
-/// gives it up.
+/// Acquires, renews and releases one lease, all in one task, so that a command to acquire it never arrives after the one
+/// that releases it.
 struct LeaseTask {
     context: CommitContext,
     handle: Handle,
     owner: Owner,
     lease: Duration,
     term: Arc<Term>,
-    /// The front of this process's queue, and how often it has moved up.
+    /// The turn of this process's queue, and how many requests have had it.
     turn: OwnedMutexGuard<u64>,
     _ticket: Ticket,
 }
@@ -135,57 +138,58 @@ impl LeaseTask {
     async fn run(
         mut self,
         deadline: Instant,
-        taken: oneshot::Sender<Result<bool, StoreError>>,
+        acquired: oneshot::Sender<Result<bool, StoreError>>,
         mut released: oneshot::Receiver<()>,
     ) {
         let outcome = self.acquire(deadline, &mut released).await;
         let held = matches!(outcome, Ok(true));
-        if taken.send(outcome).is_ok() && held {
+        if acquired.send(outcome).is_ok() && held {
             self.renew(&mut released).await;
         }
-        // If the store cannot be reached, the lease ends by itself.
+        // If the store cannot be reached, the lease expires by itself.
         let _ = self
-            .ask(self.context.backend.store.release(&self.handle, self.owner))
+            .within_budget(self.context.backend.store.release(&self.handle, self.owner))
             .await;
     }
 
-    /// False if the session was not free in time, or nobody waits for it any more.
+    /// False if the lease was not free in time, or the request no longer waits for it.
     async fn acquire(
         &mut self,
         deadline: Instant,
         released: &mut oneshot::Receiver<()>,
     ) -> Result<bool, StoreError> {
         *self.turn += 1;
-        let mut look = FIRST_LOOK;
+        let mut longest_wait = FIRST_WAIT;
         if (*self.turn).is_multiple_of(IN_A_ROW)
-            && is_over(released, deadline.min(Instant::now() + LAST_LOOK)).await
+            && is_dropped_before(released, deadline.min(Instant::now() + MAX_WAIT)).await
         {
             return Ok(false);
         }
         loop {
-            let left = match self.ask_for_it().await? {
+            let left = match self.try_acquire().await? {
                 Leased::Held => return Ok(true),
                 Leased::Taken { left } => left,
             };
-            let pause = look.mul_f64(rand::random::<f64>()).min(left);
+            let pause = longest_wait.mul_f64(rand::random::<f64>()).min(left);
             let next = deadline.min(Instant::now() + pause);
-            if Instant::now() >= deadline || is_over(released, next).await {
+            if Instant::now() >= deadline || is_dropped_before(released, next).await {
                 return Ok(false);
             }
-            look = LAST_LOOK.min(look * 2);
+            longest_wait = MAX_WAIT.min(longest_wait * 2);
         }
     }
 
-    /// Keeps the lease for as long as the request runs.
+    /// Renews the lease for as long as the request runs.
     async fn renew(&self, released: &mut oneshot::Receiver<()>) {
-        while !is_over(released, deadline(Instant::now(), self.lease / 3)).await {
+        while !is_dropped_before(released, deadline(Instant::now(), self.lease / 3)).await {
             let handle = self.handle;
-            match self.ask_for_it().await {
+            match self.try_acquire().await {
                 Ok(Leased::Held) => {}
                 Ok(Leased::Taken { .. }) => {
                     self.term.end();
                     self.context.emit(&Event::LeaseLost { handle });
-                    // The queue of this process stays in order.
+                    // This task keeps its turn until the request ends, so that this process still runs its requests one at a
+                    // time.
                     let _ = released.await;
                     return;
                 }
@@ -197,18 +201,18 @@ impl LeaseTask {
         }
     }
 
-    async fn ask_for_it(&self) -> Result<Leased, StoreError> {
+    async fn try_acquire(&self) -> Result<Leased, StoreError> {
         let asked = Instant::now();
         let store = &self.context.backend.store;
         let acquire = store.acquire(&self.handle, self.owner, self.lease);
-        let answer = self.ask(acquire).await;
+        let answer = self.within_budget(acquire).await;
         if let Ok(Leased::Held) = answer {
             self.term.extend(asked, self.lease);
         }
         answer
     }
 
-    async fn ask<T>(
+    async fn within_budget<T>(
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
@@ -216,8 +220,8 @@ impl LeaseTask {
     }
 }
 
-/// Waits until then; true as soon as the lease is not wanted any more.
-async fn is_over(released: &mut oneshot::Receiver<()>, until: Instant) -> bool {
+/// Waits until then; true as soon as the request has dropped the lease.
+async fn is_dropped_before(released: &mut oneshot::Receiver<()>, until: Instant) -> bool {
     tokio::time::timeout_at(until, released).await.is_ok()
 }
 
@@ -237,10 +241,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_held_while_it_is_renewed_in_time_and_once_over_stays_over() {
+    async fn a_lease_is_held_while_it_is_renewed_in_time_and_never_again_once_expired() {
         let term = Arc::new(Term::default());
         let lease = lease(&term);
-        assert!(!lease.is_held(), "it has not been taken");
+        assert!(!lease.is_held(), "it has not been acquired");
         term.extend(Instant::now(), LEASE);
         tokio::time::advance(LEASE / 2).await;
         term.extend(Instant::now(), LEASE);
@@ -249,13 +253,13 @@ mod tests {
         tokio::time::advance(LEASE / 2).await;
         assert!(!lease.is_held());
         term.extend(Instant::now(), LEASE);
-        assert!(!lease.is_held(), "somebody else may have had it");
+        assert!(!lease.is_held(), "another request may have had it");
         let shown = format!("Lease {{ handle: {:?}, .. }}", lease.handle);
         assert_eq!(format!("{lease:?}"), shown);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_somebody_else_has_is_over() {
+    async fn a_lease_that_another_request_has_is_over() {
         let term = Arc::new(Term::default());
         let lease = lease(&term);
         term.extend(Instant::now(), LEASE);
@@ -265,17 +269,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_fourth_in_a_row_leaves_others_the_time_to_look() {
+    async fn every_fourth_lease_in_a_row_waits_for_other_processes() {
         let context = context();
         let handle = Handle::random();
-        // The queue is one as long as somebody is in it.
+        // The ticket keeps the queue and its count.
         let queues = Arc::new(CommitQueues::default());
         let _ticket = queues.join(handle);
         let mut waits = Vec::new();
         for _ in 0..8 {
             let began = Instant::now();
             let lease = Lease::take(&context, &queues, handle, LEASE, LEASE).await;
-            waits.push(began.elapsed() >= LAST_LOOK);
+            waits.push(began.elapsed() >= MAX_WAIT);
             drop(lease.expect("a free session"));
         }
         let row = [false, false, false, true];

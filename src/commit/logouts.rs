@@ -1,7 +1,7 @@
 //! Logouts of sessions that could not be loaded, while they wait for the store.
 //!
-//! Nobody knows yet whether their tokens are of any session, so anybody can make them. Hence a queue of their own, and of
-//! limited length: made-up ones take no place from those of sessions that are known.
+//! Their tokens have not been checked yet, so anybody can forge them. Hence they have a queue of their own, of limited
+//! length: forged ones take no place from the deletions of known sessions.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,10 +11,11 @@ use tokio::sync::oneshot;
 
 use crate::token::Token;
 
-/// So that an outage does not pile up tasks. The session of one that must go ends with its idle timeout.
+/// How many logouts may wait, so that an outage does not pile up tasks. The session of one that is displaced expires by its
+/// idle timeout.
 const MAX_WAITING: usize = 1024;
 
-/// The logouts that wait, the oldest first.
+/// The waiting logouts, the oldest first.
 #[derive(Default)]
 pub(crate) struct Logouts(Mutex<Queue>);
 
@@ -27,19 +28,19 @@ struct Queue {
 struct Waiting {
     number: u64,
     token: Token,
-    /// Its task hears when this goes.
-    _kept: oneshot::Sender<()>,
+    /// Dropped when the logout is displaced, which its task notices.
+    _guard: oneshot::Sender<()>,
 }
 
 /// A logout's place among those that wait.
 pub(crate) struct Place {
     pub(crate) number: u64,
-    /// Resolves once it must go, since too many have come after it.
+    /// Resolves when the logout is displaced, since too many have come after it.
     pub(crate) displaced: oneshot::Receiver<()>,
 }
 
 impl Logouts {
-    /// Lets a logout wait; the oldest must go if they are too many. `None` if one with this token waits already.
+    /// Adds a logout; displaces the oldest if too many wait. `None` if one with this token waits already.
     pub(crate) fn join(&self, token: &Token) -> Option<Place> {
         let mut queue = self.lock();
         if queue.waiting.iter().any(|waiting| waiting.token == *token) {
@@ -48,13 +49,13 @@ impl Logouts {
         if queue.waiting.len() >= MAX_WAITING {
             queue.waiting.pop_front();
         }
-        let (kept, displaced) = oneshot::channel();
+        let (guard, displaced) = oneshot::channel();
         let number = queue.next;
         queue.next += 1;
         queue.waiting.push_back(Waiting {
             number,
             token: token.clone(),
-            _kept: kept,
+            _guard: guard,
         });
         Some(Place { number, displaced })
     }
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_too_many_logouts_the_oldest_goes() {
+    fn too_many_logouts_displace_the_oldest() {
         let logouts = Logouts::default();
         let tokens: Vec<Token> = (0..=MAX_WAITING).map(|_| Token::random()).collect();
         let mut places: Vec<Place> = tokens[..MAX_WAITING]
@@ -98,7 +99,7 @@ mod tests {
         places.push(logouts.join(&tokens[MAX_WAITING]).expect("a new token"));
         let displaced: Vec<bool> = places.iter_mut().map(is_displaced).collect();
         assert!(displaced[0] && !displaced[1..].contains(&true));
-        // What leaves makes room, and may come again.
+        // A logout that leaves makes room, and its token may come again.
         logouts.leave(places[1].number);
         let again = logouts.join(&tokens[1]).expect("it has left");
         assert!(!is_displaced(&mut places[2]));

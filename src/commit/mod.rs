@@ -1,10 +1,44 @@
-//! The way into the store: nothing lost, nothing twice, and a logout is final.
+//! The commit protocol: no change is lost, none is applied twice, and a logout is final.
 //!
-//! A session is written by compare-and-set. If another request was faster, the request's changes are done again to the
-//! record that won, and sent again. A record names the commits that made it, so that a commit whose answer was lost is
-//! found there and not done twice. [`decide`] holds the rules, [`attempt`] carries them out on the bytes that [`prepare`]
-//! makes, [`queue`] lets one commit of a session at a time through and requests that wait travel together, [`unresolved`]
-//! keeps what got no answer, [`join`] says which logins become one.
+//! A session is written by compare-and-set. If another request has replaced its record meanwhile, sessile replays the changes
+//! on the newer record and sends them again. A record lists the last commits that wrote it, so a commit whose answer was lost
+//! is found there and not applied twice.
+//!
+//! # Terms
+//!
+//! - The *handle* names a session: it is the key in the store, and the public half of the token in the cookie. The *secret* is
+//!   the other half.
+//! - The *principal* is the user who is signed in.
+//! - A *rotation* replaces the secret and begins a new *epoch*: `cycle_id`, a login, a sign-out. Changes of one epoch are never
+//!   replayed in another.
+//! - The *base* is the record that changes were made on, and that the compare-and-set expects in the store.
+//! - An outcome is *unknown* while a write without an answer may have been applied. To *resolve* it is to find that out.
+//! - A *lease* is a key of its own, with a short time to live: the right to be the only request of a session.
+//!
+//! # The way of a commit
+//!
+//! 1. `session/save.rs: commit_pending` takes a `Work` (`work.rs`) out of the session: the change log, the base that it was
+//!    made on, and the `ReadSet`. `context.rs: CommitContext` has the store and the settings.
+//! 2. `queue.rs: Ticket::commit` waits for the turn: in a process, one commit of a session runs at a time. A session that is not
+//!    stored yet needs no turn (`batch.rs: create`).
+//! 3. `batch.rs: Batch::run` takes along the requests that wait (`queue.rs: CommitQueue::let_join`, `batch.rs: Batch::admits`).
+//! 4. `prepare.rs: prepare` applies their logs to the base, one after the other, and encodes the record.
+//! 5. `attempt.rs: Attempt::send` sends it. `decide.rs: step` says what follows from the answer: nothing, the same bytes again,
+//!    step 4 on the record that was found, a fresh record first (`Attempt::wait_and_load`), or a write that waits for the
+//!    replicas (`Attempt::confirm`). `join.rs: entry` says whether the changes may be applied to a record of another epoch.
+//! 6. `batch.rs: Batch::finish` sends each request its `CommitOutcome` (`outcome.rs`).
+//! 7. If the outcome is unknown, `queue.rs: Ticket::resolve` and `attempt.rs: Attempt::resolve` resolve it before the session
+//!    commits anything else.
+//!
+//! # Beside it
+//!
+//! - `delete.rs: revoke_all` ends sessions now, `revoke_later` in the background. `logouts.rs` has the logouts of sessions that
+//!   could not be loaded.
+//! - `renew.rs: renew_if_due` and `load_and_renew` extend the life of a session that is read and not written.
+//! - `lease.rs: Lease::take` makes requests of a session wait for each other, under `Concurrency::Exclusive`.
+//! - `engine.rs` and `backend.rs` have what the requests of a layer share, `span.rs` the tracing span.
+//!
+//! Read `decide.rs` first, then steps 1 to 7. `model.rs` and `requests_model.rs` explore every order of steps.
 
 pub(crate) mod decide;
 #[cfg(test)]

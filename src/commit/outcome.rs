@@ -1,14 +1,14 @@
-//! How a commit ended for one of its requests, and what is kept of one that got no answer until somebody finds out.
+//! How a commit ended for one of its requests, and the rest of a commit that got no answer, until it is resolved.
 //!
-//! The bytes belong to all requests whose changes they hold; whichever needs to know first finds out for all. Only those
-//! bytes are sent again: if they prove not to have been applied, each request has its own changes back.
+//! The bytes hold the changes of all requests of a batch; the first request that needs the outcome resolves it for all. Only
+//! the same bytes are sent again: if they were not applied, each request gets its own changes back.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::commit::attempt::{Attempt, Found};
+use crate::commit::attempt::{Attempt, Resolved};
 use crate::commit::base::Base;
 use crate::commit::work::Work;
 use crate::error::session::SessionError;
@@ -19,27 +19,28 @@ use crate::record::log::ChangeLog;
 /// How a commit ended, for one of its requests.
 #[derive(Debug)]
 pub(crate) enum CommitOutcome {
-    /// The changes are in the store, once; so is this session.
+    /// The changes are in the store, once, and this is the session now.
     Committed(Box<Committed>),
-    /// Nothing was written; these are the changes.
+    /// Nothing was written. The changes come back.
     Failed { log: ChangeLog, error: SessionError },
-    /// Nothing was written, as has been found out; these are the changes, to be committed anew.
+    /// The commit was resolved: nothing was written. The changes come back, to be committed again.
     NotApplied(ChangeLog),
-    /// The changes may be in the store; that can be looked into.
+    /// The changes may be in the store. `Unresolved` can find out.
     Unknown(Unresolved),
-    /// The changes are in the primary, and so is this session; whether replicas have them can be looked into.
+    /// The changes are on the primary, and `done` is the session now. `unresolved` can find out whether the replicas have
+    /// them.
     NotDurable {
         unresolved: Unresolved,
         done: Box<Committed>,
     },
-    /// The changes may have been in the store; nothing will tell.
+    /// The changes may have been applied, and the store holds no evidence any more.
     NeverKnown,
     /// A closure of the application panicked. Nothing was written.
     Panicked(Box<dyn Any + Send>),
 }
 
 impl CommitOutcome {
-    /// The changes, as far as they are not in the store for certain.
+    /// The changes that may have to be committed again.
     pub(crate) fn into_log(self) -> ChangeLog {
         match self {
             Self::Failed { log, .. } | Self::NotApplied(log) => log,
@@ -51,49 +52,50 @@ impl CommitOutcome {
     }
 }
 
-/// What a commit has done.
+/// The result of a commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
     pub(crate) base: Base,
     pub(crate) created: bool,
     pub(crate) rotated: bool,
-    /// The record that was replaced has a cookie of another life: whoever wrote it may have sent it.
+    /// The replaced record has a cookie with another end, which the request that wrote it may have sent to the browser.
     pub(crate) changes_cookie: bool,
 }
 
-/// One request's part of a commit of unknown outcome, or of one that too few replicas have.
+/// One request's part of a commit whose outcome is unknown, or that too few replicas have acknowledged.
 #[derive(Debug)]
 pub(crate) struct Unresolved {
     shared: Arc<Lock<Resolution>>,
     work: Box<Work>,
-    /// The request's session is what was sent: it is in the primary.
+    /// The commit is on the primary, and the request's session shows it.
     in_primary: bool,
 }
 
-/// What is known of the bytes.
+/// The outcome of the bytes, as far as it is known.
 #[derive(Debug)]
 pub(crate) enum Resolution {
-    /// Nothing yet, or only that the primary has them: the session is this one there.
+    /// Still unknown. The base is the session on the primary, if the bytes are known to be applied there.
     Open(Box<Attempt>, Option<Base>),
     Applied(Base),
     NotApplied,
-    /// Nothing in the store tells any more.
+    /// The store holds no evidence any more.
     NeverKnown,
 }
 
 impl Resolution {
-    /// What an attempt was found to have come to, and the session as it is then.
-    fn of(found: Found) -> (Self, Option<Base>) {
-        match found {
-            Found::Applied(base) => (Self::Applied(base.clone()), Some(base)),
-            Found::NotApplied => (Self::NotApplied, None),
-            Found::NeverKnown => (Self::NeverKnown, None),
-            Found::Open(attempt, base) => (Self::Open(attempt, base.clone()), base),
+    /// The outcome of an attempt that was resolved, and the session if it is known then.
+    fn of(resolved: Resolved) -> (Self, Option<Base>) {
+        match resolved {
+            Resolved::Applied(base) => (Self::Applied(base.clone()), Some(base)),
+            Resolved::NotApplied => (Self::NotApplied, None),
+            Resolved::NeverKnown => (Self::NeverKnown, None),
+            Resolved::Open(attempt, base) => (Self::Open(attempt, base.clone()), base),
         }
     }
 }
 
 impl Unresolved {
+    /// What the requests of a batch share: its attempt, until one of them resolves it.
     pub(crate) fn share(attempt: Attempt) -> Arc<Lock<Resolution>> {
         Arc::new(Lock::new(Resolution::Open(Box::new(attempt), None)))
     }
@@ -106,7 +108,7 @@ impl Unresolved {
         }
     }
 
-    /// It is still open. `base` is the session as the primary has it, if that is known.
+    /// The outcome while it is unknown. `base` is the session on the primary, if the bytes are known to be applied there.
     pub(crate) fn outcome(mut self, base: Option<Base>) -> CommitOutcome {
         let Some(base) = base else {
             return CommitOutcome::Unknown(self);
@@ -123,32 +125,33 @@ impl Unresolved {
         Committed {
             base,
             created: false,
-            // Once is enough to tell.
+            // Reported once.
             rotated: !self.in_primary && self.work.log.new_secret().is_some(),
             changes_cookie: false,
         }
     }
 
-    /// Whether the request's session is what was sent.
+    /// Whether the commit is on the primary, and the request's session shows it.
     pub(crate) fn is_in_primary(&self) -> bool {
         self.in_primary
     }
 
+    /// Withdraws the change whose caller learns that it failed, or may have.
     #[must_use]
     pub(crate) fn withdraw(&mut self, deferred: DeferredId) -> ChangeLog {
         self.work.log.withdraw(deferred)
     }
 
-    /// Takes the request's changes out, which it does not want back any more.
+    /// Takes the request's changes out, which must not come back to it.
     #[must_use]
     pub(crate) fn take_log(&mut self) -> ChangeLog {
         std::mem::take(&mut self.work.log)
     }
 
-    /// Finds out, and returns the session besides if this has brought it up to date. The caller has the session's turn, so that
-    /// nobody else does at the same time.
+    /// Resolves the commit, and also returns the session if the store has just shown it. The caller has the session's turn,
+    /// so only one request resolves at a time.
     pub(crate) async fn resolve(self, deadline: Instant) -> (CommitOutcome, Option<Base>) {
-        // Whoever loses the attempt half-way leaves it unknown for ever.
+        // If this future is dropped, the attempt is lost and its outcome is never known.
         let known = self.replace(Resolution::NeverKnown);
         let (known, latest) = match known {
             Resolution::Open(attempt, _) => Resolution::of(attempt.resolve(deadline).await),
@@ -189,7 +192,7 @@ pub(crate) mod tests {
     use crate::session::state::tests::{base, works};
 
     #[test]
-    fn a_rotation_is_told_of_once() {
+    fn a_rotation_is_reported_once() {
         let remove = Change::Remove { key: "k".into() };
         for (change, rotates) in [(Change::Rotate(rotation()), true), (remove, false)] {
             let base = base(None, &["k"]);
@@ -201,7 +204,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A request's part of a commit that nobody will ever know more of.
+    /// A request's part of a commit whose outcome will never be known.
     pub(crate) fn unresolved(work: Work) -> Unresolved {
         let shared = Arc::new(Lock::new(Resolution::NeverKnown));
         Unresolved::of(&shared, work)

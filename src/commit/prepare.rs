@@ -1,7 +1,7 @@
-//! From change logs to bytes: what several requests did to a session, done to one record.
+//! From change logs to bytes: applies the changes of several requests to one record.
 //!
-//! The logs are done one after the other, as if their requests had come one after the other. One that fails, by an error
-//! or a panic of its closure, leaves no trace in the record and fails its own request only.
+//! The logs are applied one after the other, as if their requests had run one after the other. A log that fails, by an error
+//! or by a panic of its closure, leaves no trace in the record and fails only its own request.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,7 @@ use crate::store::Durability;
 use crate::time::Millis;
 use crate::token::Token;
 
-/// Bytes to send, and what they mean.
+/// The bytes to send, and the record that they encode.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
     pub(crate) token: Token,
@@ -34,15 +34,15 @@ pub(crate) struct Prepared {
     pub(crate) record: Arc<Record>,
 }
 
-/// Whether a request's changes are among what is sent.
-pub(crate) type Fit = Result<(), Misfit>;
+/// Whether a request's changes are part of the bytes.
+pub(crate) type ApplyResult = Result<(), Rejection>;
 
-/// Why they are not.
+/// Why they are not part of the bytes.
 #[derive(Debug)]
-pub(crate) struct Misfit {
+pub(crate) struct Rejection {
     pub(crate) failure: Failure,
-    /// What the changes cannot be done to is what other requests of the batch have made of the session.
-    pub(crate) rests_on_others: bool,
+    /// The changes failed on a record that holds changes of other requests of the batch.
+    pub(crate) depends_on_others: bool,
 }
 
 #[derive(Debug)]
@@ -51,14 +51,14 @@ pub(crate) enum Failure {
     Panic(Box<dyn Any + Send>),
 }
 
-/// Does the requests' changes to the base, or to a new session, and makes bytes of the result: `None` if no request's changes
-/// could be done. Says of each request whether its changes are among them.
+/// Applies the requests' changes to the base, or to a new session, and encodes the result; `None` if no request's changes
+/// could be applied. Also returns for each request whether its changes are part of the bytes.
 pub(crate) fn prepare(
     context: &CommitContext,
     base: Option<&Base>,
     works: &[&Work],
     id: CommitId,
-) -> (Option<Result<Prepared, SessionError>>, Vec<Fit>) {
+) -> (Option<Result<Prepared, SessionError>>, Vec<ApplyResult>) {
     let now = context.backend.now();
     let preparation = Preparation {
         base,
@@ -75,46 +75,46 @@ pub(crate) fn prepare(
         id,
     };
     let limit = context.policy.config.max_size;
-    // One by one it shows whose changes are too many, and what the others do without them.
-    let one_by_one = works.len() == 1 || preparation.start.size() > limit;
-    let (mut record, mut fits) = preparation.all(works, one_by_one);
-    if !one_by_one && record.size() > limit {
-        (record, fits) = preparation.all(works, true);
+    // If each request is checked, the one that makes the session too large fails, and the others are applied without it.
+    let checks_each = works.len() == 1 || preparation.start.size() > limit;
+    let (mut record, mut results) = preparation.apply_all(works, checks_each);
+    if !checks_each && record.size() > limit {
+        (record, results) = preparation.apply_all(works, true);
     }
-    let first = fits.iter().position(Result::is_ok);
+    let first = results.iter().position(Result::is_ok);
     let prepared = first.map(|first| preparation.finish(record, works[first]));
-    (prepared, fits)
+    (prepared, results)
 }
 
 struct Preparation<'a> {
     base: Option<&'a Base>,
     context: &'a CommitContext,
     now: Millis,
-    /// What the changes are done to.
+    /// The record that the changes are applied to.
     start: Record,
     token: Token,
     id: CommitId,
 }
 
 impl Preparation<'_> {
-    /// All changes that can be done, and whose these are.
-    fn all(&self, works: &[&Work], each_must_fit: bool) -> (Record, Vec<Fit>) {
+    /// Applies all changes that can be applied, and says which these are.
+    fn apply_all(&self, works: &[&Work], checks_each: bool) -> (Record, Vec<ApplyResult>) {
         let mut record = self.start.clone();
         let mut untouched = true;
-        let mut fits = Vec::with_capacity(works.len());
+        let mut results = Vec::with_capacity(works.len());
         for work in works {
-            let onto = self.onto(work, untouched);
-            // A log of one change does all of it or nothing, and what one alone has failed to do goes nowhere.
-            let may_fail_half_way = work.log.len() > 1 || each_must_fit;
+            let relation = self.relation(work, untouched);
+            // A log of one change is applied whole or not at all, and if the only request fails, its record is not used.
+            let may_fail_half_way = work.log.len() > 1 || checks_each;
             let undo = (works.len() > 1 && may_fail_half_way).then(|| record.clone());
-            let before = match each_must_fit {
+            let before = match checks_each {
                 true => record.size(),
                 false => usize::MAX,
             };
             let applied = catch_unwind(AssertUnwindSafe(|| {
                 apply(
                     work,
-                    onto,
+                    relation,
                     &mut record,
                     &work.context.apply_context_at(self.now),
                 )?;
@@ -125,44 +125,44 @@ impl Preparation<'_> {
                 Ok(applied) => applied.err().map(Failure::Error),
                 Err(panic) => Some(Failure::Panic(panic)),
             };
-            let fit = match failure {
+            let result = match failure {
                 None => Ok(()),
-                Some(failure) => Err(Misfit {
+                Some(failure) => Err(Rejection {
                     failure,
-                    rests_on_others: !untouched,
+                    depends_on_others: !untouched,
                 }),
             };
             match undo {
-                Some(undo) if fit.is_err() => record = undo,
+                Some(undo) if result.is_err() => record = undo,
                 _ => {}
             }
-            untouched &= fit.is_err();
-            fits.push(fit);
+            untouched &= result.is_err();
+            results.push(result);
         }
-        (record, fits)
+        (record, results)
     }
 
-    /// What the changes are to be done to; `untouched` as long as none have been.
-    fn onto(&self, work: &Work, untouched: bool) -> Onto {
+    /// How the record relates to the one that the work was made on. `untouched` while no work of the batch has been applied.
+    fn relation(&self, work: &Work, untouched: bool) -> Relation {
         let same = match (self.base, &work.base) {
             (Some(base), Some(own)) => base.record.version == own.record.version,
             (None, None) => true,
             _ => false,
         };
         match same && untouched {
-            _ if self.joins(work) => Onto::SameLogin,
-            true => Onto::Own,
-            false => Onto::Newer,
+            _ if self.joins(work) => Relation::SameLogin,
+            true => Relation::Same,
+            false => Relation::Newer,
         }
     }
 
-    /// Whether they are those of a login that joins the one which the record is of.
+    /// Whether the work is a login that joins the login of the base.
     fn joins(&self, work: &Work) -> bool {
         self.base
             .is_some_and(|base| work.made_in != Some(base.record.epoch))
     }
 
-    /// The login that another may join as long as nothing else is committed.
+    /// The login to note in the record: another one may join it until something else is committed.
     fn login(&self, base: &Base, work: &Work, version: Version) -> Option<Login> {
         work.log.login()?;
         let retired = match &base.record.login {
@@ -172,7 +172,7 @@ impl Preparation<'_> {
         Some(Login { version, retired })
     }
 
-    /// Says in the record that the response to this work sends a persistent cookie.
+    /// Notes in the record that the response to this work sends a persistent cookie.
     fn note_cookie(&self, record: &mut Record, work: &Work) {
         let renewed = self.base.is_none() || work.log.new_secret().is_some();
         let sent = work
@@ -185,7 +185,7 @@ impl Preparation<'_> {
         }
     }
 
-    /// Says in the record who wrote it and when, and makes bytes of it.
+    /// Writes the version, the id of the commit and the time into the record, and encodes it.
     fn finish(&self, mut record: Record, work: &Work) -> Result<Prepared, SessionError> {
         let now = self.now;
         let mut token = self.token.clone();
@@ -226,8 +226,8 @@ impl Preparation<'_> {
     }
 }
 
-/// What is no larger than before fits in any case, so that a session above a limit that was lowered can be made smaller,
-/// signed out and rotated.
+/// Checks the size of a record. One that is no larger than before passes in any case, so that a session above a lowered
+/// limit can still be made smaller, signed out and rotated.
 fn check_size(record: &Record, before: usize, max_size: usize) -> Result<(), SessionError> {
     let limit = max_size.max(before);
     if limit == usize::MAX {
@@ -246,48 +246,50 @@ fn check_size(record: &Record, before: usize, max_size: usize) -> Result<(), Ses
 
 /// How a record relates to the one that changes were made on.
 #[derive(Clone, Copy, PartialEq)]
-enum Onto {
-    /// It is that one.
-    Own,
-    /// Others have changed it since.
+enum Relation {
+    /// It is the same version.
+    Same,
+    /// It is a newer version: other requests have changed it since.
     Newer,
-    /// It is of another login of the same principal.
+    /// It belongs to another login of the same principal, which the changes join.
     SameLogin,
 }
 
 fn apply(
     work: &Work,
-    onto: Onto,
+    relation: Relation,
     record: &mut Record,
     apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
-    match &work.done {
-        // Closures that have run on this very record do not run again.
-        Some(done) if onto == Onto::Own => {
-            *record = Record::clone(done);
+    match &work.known_result {
+        // The result on this very record is known, so no closure runs again.
+        Some(record_after) if relation == Relation::Same => {
+            *record = Record::clone(record_after);
             Ok(())
         }
-        _ if work.whole && onto != Onto::Own => overwrite(work, onto, record, apply_context),
-        _ => replay(&work.log, onto, record, apply_context),
+        _ if work.overwrites && relation != Relation::Same => {
+            overwrite(work, relation, record, apply_context)
+        }
+        _ => replay(&work.log, relation, record, apply_context),
     }
 }
 
 fn replay(
     log: &ChangeLog,
-    onto: Onto,
+    relation: Relation,
     record: &mut Record,
     apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
-    match onto {
-        Onto::SameLogin => log.join(record, apply_context),
-        Onto::Own | Onto::Newer => log.apply(record, apply_context),
+    match relation {
+        Relation::SameLogin => log.join(record, apply_context),
+        Relation::Same | Relation::Newer => log.apply(record, apply_context),
     }
 }
 
-/// Puts the request's data in the place of all that is there, and merges the rest.
+/// Replaces all data by the request's, and merges its other changes.
 fn overwrite(
     work: &Work,
-    onto: Onto,
+    relation: Relation,
     record: &mut Record,
     apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
@@ -296,7 +298,7 @@ fn overwrite(
         None => Record::new(apply_context),
     };
     work.log.apply(&mut mine, apply_context)?;
-    replay(&work.log.without_data(), onto, record, apply_context)?;
+    replay(&work.log.without_data(), relation, record, apply_context)?;
     record.data = mine.data;
     Ok(())
 }
@@ -311,9 +313,9 @@ mod tests {
     use crate::session::state::tests::{base, works};
     use crate::time::Millis;
 
-    /// What another request gives back need not fit before.
+    /// A request may use the space that another request of the batch frees.
     #[test]
-    fn those_who_travel_together_fit_if_all_they_make_of_the_session_fits() {
+    fn a_batch_fits_if_the_session_fits_once_all_of_it_is_applied() {
         let insert = |key: &str| Change::Insert {
             key: key.to_owned(),
             value: json("x".repeat(2_000)),
@@ -324,7 +326,7 @@ mod tests {
         record.deadline = Millis::MAX;
         base.record = Arc::new(record);
         for (over, kept) in [(0, 2), (1, 1)] {
-            // As large as the session is before, and after both.
+            // The limit, which is the size of the session before the batch and after both changes.
             let config = SessionConfig {
                 max_size: base.record.size() - over,
                 ..SessionConfig::default()
@@ -334,15 +336,16 @@ mod tests {
             let works = works(&base, &context, vec![insert("b"), remove]);
             let works: Vec<&Work> = works.iter().collect();
             let id = context.backend.next_commit();
-            let (prepared, fits) = prepare(&context, Some(&base), &works, id);
+            let (prepared, results) = prepare(&context, Some(&base), &works, id);
             assert_eq!(
-                fits.iter().filter(|fit| fit.is_ok()).count(),
+                results.iter().filter(|result| result.is_ok()).count(),
                 kept,
                 "{over}"
             );
             assert!(
-                fits.into_iter()
-                    .all(|fit| fit.map_or_else(|it| !it.rests_on_others, |()| true))
+                results
+                    .into_iter()
+                    .all(|result| result.map_or_else(|it| !it.depends_on_others, |()| true))
             );
             assert!(prepared.is_some_and(|it| it.is_ok()), "{over}");
         }

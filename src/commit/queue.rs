@@ -1,8 +1,9 @@
-//! The line before one session: its commits go one at a time in a process, and requests that wait travel together.
+//! The commit queues: in a process, one commit of a session runs at a time, and the requests that wait for it share the next
+//! one.
 //!
-//! The record remembers the last commit of each writer. One at a time, a writer's commits reach a session in the order of
-//! their numbers, so that an older number in the record proves that a later one has not been applied. Whoever has the turn
-//! takes along the change logs of those who wait: any number of writers cost a few compare-and-sets.
+//! A record lists the last commit of each writer. One at a time, the commits of a writer reach a session in the order of
+//! their numbers, so an older number in the record proves that a later one has not been applied. The request that has the
+//! turn takes along the change logs of those that wait, so any number of requests costs a few compare-and-sets.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -20,31 +21,34 @@ use crate::error::session::SessionError;
 use crate::lock::Lock;
 use crate::token::Handle;
 
-/// How many requests may wait to change one session, and how many of them travel together at most.
+/// How many requests may wait to change one session; one more fails as busy.
 const MAX_WAITING: usize = 1024;
-const MAX_TOGETHER: usize = 256;
 
-/// The queues of all sessions that somebody commits to.
+/// How many requests one batch commits at most.
+const MAX_BATCH: usize = 256;
+
+/// The queues of all sessions that are being committed.
 #[derive(Default)]
 pub(crate) struct CommitQueues(Lock<HashMap<Handle, Weak<CommitQueue>>>);
 
-/// The line before one session.
+/// The queue of one session.
 #[derive(Default)]
 pub(crate) struct CommitQueue {
+    /// Locked by the request that has the turn. Leases count in it how many requests have had the turn.
     turn: Arc<AsyncMutex<u64>>,
     waiting: Lock<Waiting>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// In the order in which they came, each with its number.
+    /// In order of arrival, each with its number.
     members: VecDeque<(u64, Member)>,
     next: u64,
-    /// The session as the last commit left it, so that the next one does not meet it as a conflict.
+    /// The session as the last commit left it, so that the next one does not conflict with it.
     latest: Option<Base>,
 }
 
-/// A place in a queue. The line goes with the last of them.
+/// A place in a queue. The queue is removed with its last ticket.
 pub(crate) struct Ticket {
     queue: Arc<CommitQueue>,
     handle: Handle,
@@ -52,6 +56,7 @@ pub(crate) struct Ticket {
 }
 
 impl CommitQueues {
+    /// Takes a ticket of the session's queue.
     pub(crate) fn join(self: &Arc<Self>, handle: Handle) -> Ticket {
         let mut queues = self.0.lock();
         let entry = queues.entry(handle).or_default();
@@ -69,9 +74,11 @@ impl CommitQueues {
 }
 
 impl Ticket {
-    /// Brings the changes into the store, alone or with those of others who wait.
+    /// Commits the work, alone or in a batch with other requests that wait.
     ///
-    /// Must not be dropped half-way: others may wait for the commit that it runs.
+    /// # Cancel safety
+    ///
+    /// Must run to its end: other requests may wait for the batch that it runs.
     pub(crate) async fn commit(&self, work: Work, deadline: Instant) -> CommitOutcome {
         let (member, mut outcome) = Member::new(work, deadline);
         let number = match self.queue.enter(member) {
@@ -86,7 +93,7 @@ impl Ticket {
         let Ok(_turn) = turn else {
             return match self.queue.leave(number) {
                 Some(work) => too_busy(work),
-                // It is on its way, and ends with this request's time.
+                // A batch has taken it, and ends by this request's deadline.
                 None => outcome.await.unwrap_or(CommitOutcome::NeverKnown),
             };
         };
@@ -96,7 +103,7 @@ impl Ticket {
                 Err(TryRecvError::Closed) => return CommitOutcome::NeverKnown,
                 Err(TryRecvError::Empty) => {}
             }
-            let Some(batch) = self.queue.next() else {
+            let Some(batch) = self.queue.next_batch() else {
                 return CommitOutcome::NeverKnown;
             };
             let latest = batch.run(|batch| self.queue.let_join(batch)).await;
@@ -104,7 +111,7 @@ impl Ticket {
         }
     }
 
-    /// Finds out what became of a commit that got no answer.
+    /// Resolves a commit that got no answer: finds out whether it was applied.
     pub(crate) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> CommitOutcome {
         match self.turn(deadline).await {
             Some(_turn) => {
@@ -116,7 +123,7 @@ impl Ticket {
         }
     }
 
-    /// The turn for longer than one commit, or `None` once the time is up.
+    /// Waits for the turn, to keep it for longer than one commit; `None` if the deadline passes first.
     pub(crate) async fn owned_turn(&self, deadline: Instant) -> Option<OwnedMutexGuard<u64>> {
         let turn = Arc::clone(&self.queue.turn);
         timeout_at(deadline, turn.lock_owned()).await.ok()
@@ -136,7 +143,7 @@ fn too_busy(work: Work) -> CommitOutcome {
 }
 
 impl CommitQueue {
-    /// Joins those who wait; gives the work back if they are too many.
+    /// Adds a request to those that wait; returns its work if too many wait already.
     fn enter(&self, member: Member) -> Result<u64, Box<Work>> {
         let mut waiting = self.waiting.lock();
         if waiting.members.len() >= MAX_WAITING {
@@ -148,16 +155,16 @@ impl CommitQueue {
         Ok(number)
     }
 
-    /// Gives up waiting; `None` if somebody has taken the changes along already.
+    /// Stops waiting, and returns the work; `None` if a batch has taken it already.
     fn leave(&self, number: u64) -> Option<Work> {
         let mut waiting = self.waiting.lock();
-        let place = waiting.members.iter().position(|(n, _)| *n == number)?;
-        let (_, member) = waiting.members.remove(place)?;
+        let index = waiting.members.iter().position(|(n, _)| *n == number)?;
+        let (_, member) = waiting.members.remove(index)?;
         Some(member.work)
     }
 
-    /// The commit of whoever has waited longest.
-    fn next(&self) -> Option<Batch> {
+    /// Begins a batch with the request that has waited longest.
+    fn next_batch(&self) -> Option<Batch> {
         let (first, latest) = {
             let mut waiting = self.waiting.lock();
             let (_, first) = waiting.members.pop_front()?;
@@ -166,12 +173,12 @@ impl CommitQueue {
         Some(Batch::of(first, latest.as_ref()))
     }
 
-    /// Lets those who wait and fit in travel with this commit.
+    /// Lets the waiting requests join the batch that it admits.
     pub(crate) fn let_join(&self, batch: &mut Batch) {
         let mut waiting = self.waiting.lock();
         let mut rest = VecDeque::new();
         for (number, member) in waiting.members.drain(..) {
-            if batch.size() < MAX_TOGETHER && batch.admits(&member) {
+            if batch.size() < MAX_BATCH && batch.admits(&member) {
                 batch.admit(member);
             } else {
                 rest.push_back((number, member));
@@ -190,14 +197,14 @@ impl CommitQueue {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut queues = self.queues.0.lock();
-        // Nobody joins or leaves meanwhile, so one of them sees that it was the last.
+        // While the map is locked, no ticket is made or dropped, so the last one notices that it is the last.
         let last = Arc::into_inner(std::mem::take(&mut self.queue));
         let empty = |queue: &Weak<CommitQueue>| queue.strong_count() == 0;
         if queues.get(&self.handle).is_some_and(empty) {
             queues.remove(&self.handle);
         }
         drop(queues);
-        // At the end of the runtime changes may still wait in it.
+        // If the runtime is shutting down, requests may still wait in it. Their closures are dropped without the lock.
         drop(last);
     }
 }
@@ -230,18 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn so_many_travel_together_and_those_behind_them_wait_in_their_order() {
+    fn a_batch_takes_its_maximum_and_the_other_requests_keep_their_order() {
         let queue = CommitQueue::default();
-        let numbers = enter(&queue, MAX_TOGETHER + 3);
-        let mut batch = queue.next().expect("those who wait");
+        let numbers = enter(&queue, MAX_BATCH + 3);
+        let mut batch = queue.next_batch().expect("a request waits");
         assert_eq!(batch.size(), 1);
         queue.let_join(&mut batch);
-        assert_eq!(batch.size(), MAX_TOGETHER);
-        assert_eq!(waiting(&queue), numbers[MAX_TOGETHER..]);
+        assert_eq!(batch.size(), MAX_BATCH);
+        assert_eq!(waiting(&queue), numbers[MAX_BATCH..]);
     }
 
     #[test]
-    fn who_gives_up_waiting_has_its_own_changes_back() {
+    fn a_request_that_stops_waiting_gets_its_own_changes_back() {
         let queue = CommitQueue::default();
         let numbers = enter(&queue, 3);
         let work = queue.leave(numbers[1]).expect("it waits");
@@ -251,16 +258,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_has_the_turn_and_nothing_is_left_behind() {
+    async fn one_ticket_has_the_turn_and_the_last_ticket_removes_the_queue() {
         let queues = Arc::new(CommitQueues::default());
         let (one, other) = (Handle::random(), Handle::random());
         let soon = || Instant::now() + Duration::from_millis(20);
         let (first, second) = (queues.join(one), queues.join(one));
         let elsewhere = queues.join(other);
-        let held = first.turn(soon()).await.expect("a free line");
+        let turn = first.turn(soon()).await.expect("nobody has the turn");
         assert!(second.turn(soon()).await.is_none());
         assert!(elsewhere.turn(soon()).await.is_some());
-        drop(held);
+        drop(turn);
         assert!(second.turn(soon()).await.is_some());
         drop((first, second, elsewhere));
         assert!(queues.0.lock().is_empty());

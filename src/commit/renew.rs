@@ -1,4 +1,4 @@
-//! Renewals, beside what the request does.
+//! Renewals: they extend the life of a session in the background, beside its request.
 
 use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use crate::store::{Freshness, Stored};
 use crate::time::Millis;
 use crate::token::{Handle, SecretHash};
 
-/// Renews a session that has just been loaded, if that is due. If it fails, the next request does it.
+/// Renews a session that has just been loaded, if a renewal is due. If it fails, the next request tries again.
 pub(crate) fn renew_if_due(context: &CommitContext, base: &Base, now: Millis) {
     let (handle, record) = (base.token.handle, &base.record);
     let idle = context.policy.idle_timeout(record);
@@ -43,7 +43,7 @@ async fn touch(
     deadline: Instant,
 ) -> Result<(), StoreError> {
     let touch = context.backend.store.touch(&handle, renewal);
-    // Nothing was there, or it lives longer: what others do in between is mended by the next load.
+    // A session that is gone, or that lives longer by now, needs no renewal. The next load corrects the rest.
     within(deadline, touch).await.map(|_| ())
 }
 
@@ -54,42 +54,42 @@ fn report(context: &CommitContext, handle: Handle, renewed: Result<(), StoreErro
     }
 }
 
-/// Who asks for the renewal.
-struct Holder {
+/// The request that asks for a renewal.
+struct Requester {
     secret: SecretHash,
     epoch: Epoch,
     context: CommitContext,
 }
 
-/// Renews a session that was loaded some time ago, by the timeouts that it has now, if this request may still use it.
-pub(crate) fn look_and_renew(base: &Base, context: CommitContext, runtime: &Runtime) {
+/// Loads a session again and renews it by the timeouts that it has now, if this request may still use it.
+pub(crate) fn load_and_renew(base: &Base, context: CommitContext, runtime: &Runtime) {
     let handle = base.token.handle;
-    let holder = Holder {
+    let requester = Requester {
         secret: context.hash(&base.token.secret),
         epoch: base.record.epoch,
         context,
     };
-    let background = holder.context.backend.background.clone();
+    let background = requester.context.backend.background.clone();
     let task = async move {
-        let renewed = holder.look_and_renew(handle).await;
-        report(&holder.context, handle, renewed);
+        let renewed = requester.load_and_renew(handle).await;
+        report(&requester.context, handle, renewed);
     };
     background.spawn_on(task.in_current_span(), runtime);
 }
 
-impl Holder {
-    async fn look_and_renew(&self, handle: Handle) -> Result<(), StoreError> {
+impl Requester {
+    async fn load_and_renew(&self, handle: Handle) -> Result<(), StoreError> {
         let deadline = self.context.deadline();
         let load = self.context.backend.store.load(&handle, Freshness::Latest);
         let stored = within(deadline, load).await?.bytes().ok().flatten();
-        match stored.and_then(|stored| self.may(&stored, self.context.backend.now())) {
+        match stored.and_then(|stored| self.renewal_of(&stored, self.context.backend.now())) {
             Some(renewal) => touch(&self.context, handle, renewal, deadline).await,
             None => Ok(()),
         }
     }
 
-    /// The renewal that it may have of what is stored.
-    fn may(&self, stored: &Stored, now: Millis) -> Option<Renewal> {
+    /// The renewal of what is stored, or `None` if this request may not use it any more.
+    fn renewal_of(&self, stored: &Stored, now: Millis) -> Option<Renewal> {
         let record = Record::decode(stored.value()).ok()?;
         let config = &self.context.policy.config;
         let bound = record.fingerprint.as_deref();
@@ -106,7 +106,7 @@ impl Holder {
         }
         let idle = self.context.policy.idle_timeout(&record);
         let extended = ttl(idle, record.deadline, now).map(Renewal::Extend);
-        // A key that would outlive what it may is cut, as a load does.
+        // A key that would outlive the session's timeouts is shortened, as a load does.
         renewal(stored.time_left(), idle, record.deadline, now)
             .filter(|renewal| matches!(renewal, Renewal::Set(_)))
             .or(extended)

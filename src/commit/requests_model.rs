@@ -1,9 +1,9 @@
-//! Every order in which the calls of a few requests and their commits can interleave, explored, over real change logs.
+//! Explores every order in which the calls of a few requests and their commits can interleave, over real change logs.
 //!
-//! [`model`](super::model) shows that a commit is there once or not at all; here it is done at once, refused, or done and not
-//! answered, and what is looked at is the request around it: calls that change nothing, commits in the middle, handles that
-//! outlive the response, transactions. Beside the store runs what it has to agree with: each commit's calls, all of them, done
-//! to plain numbers in the order of the commits. A request that sends nothing must have been a read of what was there at some
+//! [`model`](super::model) shows that a commit is applied once or not at all. Here a commit is applied at once, fails, or is
+//! applied without an answer. The subject is the request around it: calls that change nothing, commits in the middle,
+//! sessions that are used after the response, transactions. Beside the store runs a reference: all calls of each commit,
+//! applied to plain numbers in the order of the commits. A request that sends nothing must have read what was stored at some
 //! time while it ran.
 
 use std::time::Instant;
@@ -22,20 +22,20 @@ use crate::record::tests::record;
 use crate::record::transaction::tests::transaction;
 use crate::record::value::{decode, encode};
 
-/// What keeps a request from being stored by halves, or its client from being told what is not so.
+/// The rules that keep a request from being stored in part, or its client from getting a wrong answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Rule {
-    /// A call is logged although it changes nothing that its request sees: whether the request has only read is told by the
-    /// whole log at the end.
+    /// A call is logged although it changes nothing that its request sees: the whole log tells at the end whether the
+    /// request has only read.
     JudgeTheWholeLog,
-    /// It is told by what was read within the request, not by what a handle has seen that outlived one.
+    /// It tells so by what was read within the request, not by what a session that outlived its request has seen.
     JudgeByWhatThisRequestRead,
-    /// A transaction returns what the run has returned that was written, not what its trial did.
+    /// A transaction returns the result of the run that was written, not that of its trial.
     ReturnTheRunThatWasWritten,
     /// Nothing of an aborted transaction is written.
     AbortWhole,
-    /// Whoever is told that nothing was written has written nothing, in no commit.
-    TellOfTheFirstPart,
+    /// A client that learns that nothing was written has written nothing, in any commit.
+    ReportTheFirstPart,
 }
 
 const RULES: [Rule; 5] = [
@@ -43,7 +43,7 @@ const RULES: [Rule; 5] = [
     Rule::JudgeByWhatThisRequestRead,
     Rule::ReturnTheRunThatWasWritten,
     Rule::AbortWhole,
-    Rule::TellOfTheFirstPart,
+    Rule::ReportTheFirstPart,
 ];
 
 /// The values under three keys.
@@ -54,29 +54,29 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 enum Call {
     Set(usize, i64),
     Count(usize),
-    /// Keeps what is there, and refuses if that is nothing.
+    /// Keeps the value, and refuses if it is zero.
     Guard(usize),
-    /// Moves one from the first to the second, and aborts if that leaves less than none.
+    /// Moves one from the first to the second, and aborts if the first becomes negative.
     Move,
     Save,
-    /// The response: the session is committed, and the handle kept.
+    /// The response: the session is committed, and the handler's clone is kept.
     Respond,
 }
 
 use Call::{Count, Guard, Move, Respond, Save, Set};
 
-/// What handlers do. The session begins with one of each.
+/// The calls of handlers. Every value of the session begins at one.
 const PROGRAMS: [&[Call]; 7] = [
-    // A form of which one field is as it was.
+    // A form with one unchanged field.
     &[Set(0, 1), Set(1, 2), Respond],
     // A form that changes both.
     &[Set(0, 3), Set(1, 3), Respond],
     &[Guard(0), Count(2), Respond],
     &[Set(0, 0), Respond],
     &[Move, Respond],
-    // An early commit, and something that may be refused.
+    // An early commit, and a change that may be refused.
     &[Count(2), Save, Guard(0), Count(2), Respond],
-    // A handle that outlives its response.
+    // A session that is used after its response.
     &[Respond, Set(0, 1), Save],
 ];
 
@@ -84,20 +84,20 @@ const PROGRAMS: [&[Call]; 7] = [
 struct Client {
     program: usize,
     at: usize,
-    /// What was loaded, or committed since.
+    /// The data that was loaded, or committed since.
     base: Option<Data>,
     log: Vec<Call>,
-    /// What the handler has called since the last commit.
+    /// The handler's calls since the last commit.
     calls: Vec<Call>,
-    /// What was there at some time since the request, or the work on it after its response, has begun.
-    times: Vec<Data>,
+    /// All that was stored at some time since the request, or the work on it after its response, has begun.
+    versions: Vec<Data>,
     head_sent: bool,
     committed: bool,
-    told: Option<Told>,
+    outcome: Option<Outcome>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Told {
+enum Outcome {
     Done,
     /// 409, or 503 with `Retry-After`.
     NothingWritten,
@@ -107,7 +107,7 @@ enum Told {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     stored: Data,
-    /// What is to be stored.
+    /// What the reference has.
     expected: Data,
     clients: Vec<Client>,
     faults_left: u8,
@@ -117,7 +117,7 @@ struct World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Step(usize),
-    /// A step that commits, and meets a store that is away, or that does not answer.
+    /// A step that commits while the store is down, or that gets no answer.
     Fails(usize),
     Unanswered(usize),
 }
@@ -141,8 +141,8 @@ fn to_data(record: &Record) -> Data {
     KEYS.map(|key| decode(key, &record.data[key]).unwrap())
 }
 
-/// The call as the crate logs it, and where its result is found.
-fn change(call: Call, halves: bool) -> (Change, Option<Deferred<i64>>) {
+/// The change that the crate logs for a call, and its deferred result.
+fn change(call: Call, ignores_aborts: bool) -> (Change, Option<Deferred<i64>>) {
     let key = |key: usize| KEYS[key].to_owned();
     let change = match call {
         Set(at, value) => Change::Insert {
@@ -172,8 +172,8 @@ fn change(call: Call, halves: bool) -> (Change, Option<Deferred<i64>>) {
             let (change, deferred) = transaction(move |data| {
                 let left = data.increment(KEYS[0], -1)?;
                 if left < 0 {
-                    // Whoever ignores the abort has taken and not given.
-                    return if halves {
+                    // Without the abort, one is taken and not given.
+                    return if ignores_aborts {
                         Ok(left)
                     } else {
                         Err(SessionError::Aborted)
@@ -189,8 +189,8 @@ fn change(call: Call, halves: bool) -> (Change, Option<Deferred<i64>>) {
     (change, None)
 }
 
-/// The same, done to plain numbers: what the call returns, or `None` if it cannot be done.
-fn plainly(call: Call, data: &mut Data) -> Option<Option<i64>> {
+/// The reference: applies a call to plain numbers, and returns its result, or `None` if it fails.
+fn apply_plainly(call: Call, data: &mut Data) -> Option<Option<i64>> {
     match call {
         Set(at, value) => data[at] = value,
         Count(at) => data[at] += 1,
@@ -207,11 +207,11 @@ fn plainly(call: Call, data: &mut Data) -> Option<Option<i64>> {
     Some(None)
 }
 
-fn all_plainly(calls: &[Call], data: Data) -> Option<(Data, Option<i64>)> {
+fn apply_all_plainly(calls: &[Call], data: Data) -> Option<(Data, Option<i64>)> {
     let mut after = data;
     let mut result = None;
     for call in calls {
-        result = plainly(*call, &mut after)?.or(result);
+        result = apply_plainly(*call, &mut after)?.or(result);
     }
     Some((after, result))
 }
@@ -222,9 +222,11 @@ impl Requests {
     }
 
     fn log(&self, calls: &[Call]) -> (ChangeLog, Option<Deferred<i64>>) {
-        let halves = !self.keeps(Rule::AbortWhole);
-        let (changes, deferred): (Vec<_>, Vec<_>) =
-            calls.iter().map(|call| change(*call, halves)).unzip();
+        let ignores_aborts = !self.keeps(Rule::AbortWhole);
+        let (changes, deferred): (Vec<_>, Vec<_>) = calls
+            .iter()
+            .map(|call| change(*call, ignores_aborts))
+            .unzip();
         (changes.into(), deferred.into_iter().flatten().last())
     }
 
@@ -235,7 +237,7 @@ impl Requests {
         Some(view)
     }
 
-    /// A call of the handler: done to what it sees, and logged.
+    /// A call of the handler: it is applied to what the handler sees, and logged.
     fn call(&self, client: &mut Client, call: Call) -> Result<(), SessionError> {
         let base = client.base.expect("it is loaded");
         let before = self.view(client, base);
@@ -252,7 +254,7 @@ impl Requests {
         Ok(())
     }
 
-    /// Brings the store to where the session is, and says what a transaction has returned.
+    /// Commits the session, and returns the result of a transaction.
     fn commit(
         &self,
         world: &mut World,
@@ -266,45 +268,45 @@ impl Requests {
         let is_known = !client.head_sent || !self.keeps(Rule::JudgeByWhatThisRequestRead);
         if log.is_empty() || is_known && log.changes_nothing(Some(&to_record(base)), &view) {
             let is_a_read = |data: &Data| {
-                all_plainly(&client.calls, *data).is_some_and(|(after, _)| after == *data)
+                apply_all_plainly(&client.calls, *data).is_some_and(|(after, _)| after == *data)
             };
-            if !client.times.iter().any(is_a_read) {
-                world.wrong = Some("what was not sent was no read");
+            if !client.versions.iter().any(is_a_read) {
+                world.wrong = Some("a commit that was left out was not a read");
             }
             return Ok(None);
         }
         if let Act::Fails(_) = act {
-            return Err(SessionError::Store(StoreError::unavailable("away")));
+            return Err(SessionError::Store(StoreError::unavailable("down")));
         }
-        let trial = all_plainly(&client.log, base).and_then(|(_, result)| result);
+        let trial = apply_all_plainly(&client.log, base).and_then(|(_, result)| result);
         let mut record = to_record(world.stored);
         log.apply(&mut record, &now())?;
         world.stored = to_data(&record);
-        match all_plainly(&client.calls, world.expected) {
-            None => world.wrong = Some("what was to be refused was written"),
+        match apply_all_plainly(&client.calls, world.expected) {
+            None => world.wrong = Some("a change that must be refused was written"),
             Some((expected, result)) => {
-                let given = match self.keeps(Rule::ReturnTheRunThatWasWritten) {
+                let returned = match self.keeps(Rule::ReturnTheRunThatWasWritten) {
                     true => deferred.and_then(|deferred| deferred.guess()),
                     false => trial,
                 };
-                if given != result && act == Act::Step(number) {
-                    world.wrong = Some("what a transaction returned was of another run");
+                if returned != result && act == Act::Step(number) {
+                    world.wrong = Some("a transaction returned the result of another run");
                 }
                 world.expected = expected;
             }
         }
         let stored = world.stored;
         for client in &mut world.clients {
-            client.times.push(stored);
-            client.times.sort_unstable();
-            client.times.dedup();
+            client.versions.push(stored);
+            client.versions.sort_unstable();
+            client.versions.dedup();
         }
         let client = &mut world.clients[number];
         client.committed |= !client.head_sent;
         client.base = Some(stored);
         client.log.clear();
         client.calls.clear();
-        client.times = vec![stored];
+        client.versions = vec![stored];
         match act {
             Act::Unanswered(_) => Err(SessionError::OutcomeUnknown),
             Act::Step(_) | Act::Fails(_) => Ok(None),
@@ -312,9 +314,9 @@ impl Requests {
     }
 
     fn respond(&self, client: &mut Client, result: Result<Option<i64>, SessionError>) {
-        let part = client.committed && self.keeps(Rule::TellOfTheFirstPart);
-        let told = match result {
-            Ok(_) => Told::Done,
+        let part = client.committed && self.keeps(Rule::ReportTheFirstPart);
+        let outcome = match result {
+            Ok(_) => Outcome::Done,
             Err(error) => {
                 let error = if part {
                     error.after_a_part(false)
@@ -324,13 +326,13 @@ impl Requests {
                 let response = error.response();
                 let may_repeat = response.headers().contains_key("retry-after");
                 match response.status().as_u16() {
-                    409 => Told::NothingWritten,
-                    503 if may_repeat => Told::NothingWritten,
-                    _ => Told::Other,
+                    409 => Outcome::NothingWritten,
+                    503 if may_repeat => Outcome::NothingWritten,
+                    _ => Outcome::Other,
                 }
             }
         };
-        client.told = Some(told);
+        client.outcome = Some(outcome);
         client.head_sent = true;
         client.log.clear();
         client.calls.clear();
@@ -346,7 +348,7 @@ impl Model for Requests {
         for _ in 0..self.clients {
             let longer = |choice: &Vec<usize>| {
                 let choice = choice.clone();
-                // In no order: which of them is called the first does not matter.
+                // Sorted, since it does not matter which of them comes first.
                 (choice.last().copied().unwrap_or_default()..PROGRAMS.len())
                     .map(move |program| [choice.clone(), vec![program]].concat())
             };
@@ -358,10 +360,10 @@ impl Model for Requests {
             base: None,
             log: Vec::new(),
             calls: Vec::new(),
-            times: Vec::new(),
+            versions: Vec::new(),
             head_sent: false,
             committed: false,
-            told: None,
+            outcome: None,
         };
         let world = |programs: Vec<usize>| World {
             stored: [1; 3],
@@ -396,14 +398,14 @@ impl Model for Requests {
         let client = &mut world.clients[number];
         if client.base.is_none() {
             client.base = Some(stored);
-            client.times = vec![stored];
+            client.versions = vec![stored];
             return Some(world);
         }
         let call = PROGRAMS[client.program][client.at];
         client.at += 1;
         if client.head_sent && client.calls.is_empty() {
-            // What the handle has seen is as old as it is, and what it does now begins now.
-            client.times = vec![stored];
+            // What the session has seen may be old, and its new work begins now.
+            client.versions = vec![stored];
         }
         let result = match call {
             Save | Respond => self.commit(&mut world, number, act),
@@ -415,7 +417,7 @@ impl Model for Requests {
         };
         let client = &mut world.clients[number];
         match (call, &result) {
-            // The handler returns what it got.
+            // The handler returns the error.
             (_, Err(_)) if !client.head_sent => {
                 self.respond(client, result);
                 client.at = PROGRAMS[client.program].len();
@@ -428,39 +430,39 @@ impl Model for Requests {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::sometimes("everybody is served", |_, world: &World| {
-                let served = |client: &Client| client.told == Some(Told::Done);
+            Property::sometimes("every client succeeds", |_, world: &World| {
+                let served = |client: &Client| client.outcome == Some(Outcome::Done);
                 world.clients.iter().all(served)
             }),
-            Property::sometimes("somebody is refused", |_, world: &World| {
-                let refused = |client: &Client| client.told == Some(Told::NothingWritten);
+            Property::sometimes("a client is rejected", |_, world: &World| {
+                let refused = |client: &Client| client.outcome == Some(Outcome::NothingWritten);
                 world.clients.iter().any(refused)
             }),
             Property::always(
-                "what is stored is as if each commit had been made of all of its calls",
+                "the store has the result of all calls of each commit",
                 |_, world: &World| world.stored == world.expected,
             ),
             Property::always(
-                "nobody is told that nothing was written who has written something",
+                "a client that learns that nothing was written has written nothing",
                 |_, world: &World| {
                     let misled = |client: &Client| {
-                        client.told == Some(Told::NothingWritten) && client.committed
+                        client.outcome == Some(Outcome::NothingWritten) && client.committed
                     };
                     !world.clients.iter().any(misled)
                 },
             ),
             Property::always(
-                "what was read was there, what was to be refused is, what is returned is of what was written",
+                "reads saw what was stored, refused changes were not written, results are of the run that was written",
                 |_, world: &World| world.wrong.is_none(),
             ),
         ]
     }
 }
 
-const HOPES: [&str; 2] = ["everybody is served", "somebody is refused"];
+const REACHABLE: [&str; 2] = ["every client succeeds", "a client is rejected"];
 
 #[test]
-fn requests_are_as_if_each_commit_had_been_alone() {
+fn each_commit_is_as_if_it_had_run_alone() {
     let began = Instant::now();
     let model = Requests {
         clients: 3,
@@ -476,7 +478,7 @@ fn requests_are_as_if_each_commit_had_been_alone() {
 }
 
 #[test]
-fn without_any_one_of_the_rules_a_request_is_stored_by_halves_or_misled() {
+fn without_any_one_of_the_rules_a_request_is_stored_in_part_or_its_client_misled() {
     for rule in RULES {
         let began = Instant::now();
         let model = Requests {
@@ -490,7 +492,7 @@ fn without_any_one_of_the_rules_a_request_is_stored_by_halves_or_misled() {
             .spawn_bfs()
             .join();
         let violated = checker.discoveries().into_keys();
-        let violated = violated.into_iter().find(|name| !HOPES.contains(name));
+        let violated = violated.into_iter().find(|name| !REACHABLE.contains(name));
         println!("without {rule:?}: {violated:?} in {:?}", began.elapsed());
         assert!(violated.is_some(), "{rule:?} could go unnoticed");
     }

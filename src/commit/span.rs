@@ -1,4 +1,4 @@
-//! The span of a commit, `session.commit`: its fields are recorded only while somebody listens.
+//! The span of a commit, `session.commit`. Its fields are recorded only if a subscriber wants the span.
 
 use tracing::Span;
 use tracing::field::{Empty, display};
@@ -8,7 +8,7 @@ use crate::token::Handle;
 
 const NAME: &str = "session.commit";
 
-/// The span of a commit that begins now; the current one if nobody listens to it.
+/// The span of a commit that begins now; the current one if no subscriber wants it.
 pub(crate) fn commit() -> Span {
     let span = tracing::debug_span!(
         target: "sessile",
@@ -24,7 +24,7 @@ pub(crate) fn commit() -> Span {
     }
 }
 
-/// The span of the commit that runs here.
+/// The span of the commit that runs here, or none.
 pub(crate) fn current() -> Span {
     let span = Span::current();
     let is_commit = |span: &Span| span.metadata().is_some_and(|it| it.name() == NAME);
@@ -34,14 +34,14 @@ pub(crate) fn current() -> Span {
     }
 }
 
-/// What a write has cost, for a request whose changes it held. A call of the store is one round trip, unless the table at
-/// [`RedisStore`](crate::RedisStore) says otherwise.
+/// Records the cost of a write, for a request whose changes it held. A call of the store is one round trip, unless the table
+/// at [`RedisStore`](crate::RedisStore) says otherwise.
 pub(crate) fn record_cost(span: &Span, attempts: u32, round_trips: u32) {
     span.record("attempts", attempts);
     span.record("round_trips", round_trips);
 }
 
-/// How the commit that runs here has ended.
+/// Records how the commit that runs here has ended.
 pub(crate) fn record_end(handle: Option<Handle>, result: &Result<(), SessionError>) {
     let span = current();
     if span.is_disabled() {

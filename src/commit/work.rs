@@ -1,4 +1,4 @@
-//! What one request wants in the store, and what it must not have missed.
+//! The part of a request that is committed: its changes, and what they depend on.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,27 +12,28 @@ use crate::record::log::ChangeLog;
 use crate::record::version::Epoch;
 use crate::store::Durability;
 
-/// What one request wants in the store.
+/// The changes of one request, and all that a commit needs to apply them.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// The session it was loaded from; `None` to create one.
+    /// The session as the request has loaded it; `None` to create one.
     pub(crate) base: Option<Base>,
     pub(crate) log: ChangeLog,
-    /// The epoch that the request's token has opened. It may be another than the base's only for a login that joins it.
+    /// The epoch that the request's token opens; `None` if it opens none. It differs from the epoch of the base only for a
+    /// login that joins the login there.
     pub(crate) made_in: Option<Epoch>,
-    /// The log is that of a login, which may join another.
+    /// Set if the log is a login that may join another one.
     pub(crate) joining: Option<Joining>,
-    /// What the log makes of the base, if that is known already.
-    pub(crate) done: Option<Arc<Record>>,
+    /// The base with the log applied, if that is known already.
+    pub(crate) known_result: Option<Arc<Record>>,
     pub(crate) context: CommitContext,
     pub(crate) reads: ReadSet,
-    /// The request's data replaces whatever is there, instead of being merged.
-    pub(crate) whole: bool,
+    /// The request's data replaces all data of the session, instead of being merged with it.
+    pub(crate) overwrites: bool,
     /// The cookie that the browser has, if the response can still replace it.
     pub(crate) cookie: Option<BrowserCookie>,
 }
 
-/// What must not have changed since the session was loaded, for the changes to be done to what it is now.
+/// What a request has read. Its changes conflict with a newer record that differs in this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadSet {
     Nothing,
@@ -40,7 +41,7 @@ pub(crate) enum ReadSet {
     Everything,
 }
 
-/// What a handler has seen of its session.
+/// The parts of a session that a handler has read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) keys: BTreeSet<String>,
@@ -76,8 +77,8 @@ impl ReadSet {
 }
 
 impl Work {
-    /// How far it must have spread; those that travel together have the same settings, and one with a new secret travels
-    /// alone.
+    /// The durability that the commit needs. It holds for the whole batch: its requests have the same settings, and one with
+    /// a new secret is committed alone.
     pub(crate) fn durability(&self) -> Durability {
         let durability = &self.context.policy.config.durability;
         match self.log.new_secret() {
@@ -86,8 +87,8 @@ impl Work {
         }
     }
 
-    /// What its request's session is once the changes are in the store, whoever else's travelled with them: each request has a
-    /// secret of its own.
+    /// The session of this request once the batch is committed as `base`. Each request keeps the secret that it carried,
+    /// except one that has given the session a new secret, which is in `base`.
     pub(crate) fn own(&self, base: &Base) -> Base {
         let mut base = base.clone();
         if let (Some(own), None) = (&self.base, self.log.new_secret()) {
@@ -96,7 +97,7 @@ impl Work {
         base
     }
 
-    /// Whether it must not share a compare-and-set: it gives the session a new secret, or rests on its own base.
+    /// Whether it must be committed alone: it creates a session, gives it a new secret, or depends on what it has read.
     pub(crate) fn is_alone(&self) -> bool {
         self.base.is_none() || self.log.new_secret().is_some() || self.reads != ReadSet::Nothing
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::commit::base::Base;
-use crate::commit::renew::look_and_renew;
+use crate::commit::renew::load_and_renew;
 use crate::error::session::SessionError;
 use crate::record::change::{Change, Lifetimes};
 use crate::record::lifetime::{check_timeout, last_accessed, renewal};
@@ -78,7 +78,7 @@ impl Session {
             Backing::New | Backing::Denied { .. } => return,
         };
         if let Ok(runtime) = shared.runtime() {
-            look_and_renew(&base, shared.context.clone(), &runtime);
+            load_and_renew(&base, shared.context.clone(), &runtime);
         }
     }
 

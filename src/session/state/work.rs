@@ -98,8 +98,9 @@ impl State {
         let log = std::mem::take(&mut self.log);
         // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
         // has given it on whatever the session was then.
-        let done = self.view_is == View::Exact && log.new_secret().is_none() && !log.has_deferred();
-        let done = done.then(|| Arc::clone(&self.view));
+        let known_result =
+            self.view_is == View::Exact && log.new_secret().is_none() && !log.has_deferred();
+        let known_result = known_result.then(|| Arc::clone(&self.view));
         self.in_flight.send(log.clone());
         self.revision += 1;
         let mut reads = match context.policy.config.concurrency {
@@ -110,18 +111,18 @@ impl State {
         if let ReadSet::These(seen) = &mut reads {
             seen.keys.extend(log.keys().cloned());
         }
-        let wins = context.policy.config.concurrency == Concurrency::LastWriteWins;
+        let last_write_wins = context.policy.config.concurrency == Concurrency::LastWriteWins;
         // What gives its caller something is merged in any case: two must not get the same.
-        let whole = wins && !log.has_deferred() && log.keys().next().is_some();
+        let overwrites = last_write_wins && !log.has_deferred() && log.keys().next().is_some();
         let work = Work {
             base,
             log,
             made_in,
             joining,
-            done,
+            known_result,
             context,
             reads,
-            whole,
+            overwrites,
             cookie: (!self.phase.is_head_sent()).then_some(self.cookie),
         };
         Ok(Some((work, self.generation)))
