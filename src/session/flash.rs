@@ -1,4 +1,4 @@
-//! Flash messages: the calls of a handler that leaves them for the next page, or shows them.
+//! Flash messages: the calls that leave a message for the next page, and those that take or show them.
 
 use crate::error::session::{LimitedPart, SessionError};
 use crate::record::change::Change;
@@ -72,12 +72,12 @@ impl Session {
     /// Takes the waiting messages, to show them. Each message goes to one request only, across all tabs and nodes. Commits
     /// everything this request has changed so far.
     ///
-    /// Requests whose response nobody sees get no messages and leave them waiting: `HEAD`, and pages that the browser prefetches
-    /// (`Sec-Purpose: prefetch`).
+    /// Requests whose response no user sees get no messages and leave them waiting: `HEAD`, and pages that the browser
+    /// prefetches (`Sec-Purpose: prefetch`).
     ///
     /// # Redis
     ///
-    /// None if no message waited when the session was loaded; otherwise as [`save`](Self::save).
+    /// None if no message waited when the session was loaded; otherwise the same as [`save`](Self::save).
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the messages may be removed although nobody has shown them.
+    /// If the future is dropped, the messages may be removed although no page has shown them.
     #[doc(alias("get_flashes", "consume_flashes", "flash_messages"))]
     pub async fn take_flashes(&self) -> Result<Vec<Flash>, SessionError> {
         if !self.shared().shows_flashes {
@@ -123,7 +123,7 @@ impl Session {
 
     /// Leaves the messages that this request has taken for the next page after all, including those of
     /// [`flash_now`](Self::flash_now). After a [`destroy`](Self::destroy) or the login of another principal it leaves none,
-    /// since they were for somebody else.
+    /// since they were for another user.
     ///
     /// # Errors
     ///
@@ -131,12 +131,12 @@ impl Session {
     #[doc(alias = "reflash")]
     pub fn keep_flashes(&self) -> Result<(), SessionError> {
         let taken = std::mem::take(&mut self.shared().state().flashes_taken);
-        for (kept, flash) in taken.iter().enumerate() {
+        for (index, flash) in taken.iter().enumerate() {
             if let Err(error) = self.add_flash(flash.clone()) {
                 self.shared()
                     .state()
                     .flashes_taken
-                    .extend_from_slice(&taken[kept..]);
+                    .extend_from_slice(&taken[index..]);
                 return Err(error);
             }
         }

@@ -49,7 +49,7 @@ impl Session {
                 let left = base.stored.time_left();
                 match (renewal(left, idle, base.record.deadline, now), left) {
                     (None, Some(left)) => after(now, left),
-                    // It is being renewed beside the handler.
+                    // The load has begun to renew it in the background.
                     _ => renewed,
                 }
             }
@@ -62,7 +62,7 @@ impl Session {
     /// Renews the session now, however much of its idle timeout is left: for a connection that stays open without requests.
     /// Requests renew their session by themselves.
     ///
-    /// It reads the session first and applies the timeouts that it has by then, whoever has set them. It does not renew a
+    /// It reads the session first and applies the timeouts that it then has, whichever request set them. It does not renew a
     /// session that has ended or was rotated since it was loaded, nor one that
     /// [`Fingerprinting::Strict`](crate::Fingerprinting) hides from this client.
     ///

@@ -1,4 +1,24 @@
-//! The session: what a handler holds.
+//! The session of a handler: the calls of [`Session`], and the state of one request behind them.
+//!
+//! [`Session`] explains *handle*, *token*, *rotation* and *principal*. A *lease* is the right to be the only request of a
+//! session, under `Concurrency::Exclusive` (`commit/lease.rs`).
+//!
+//! The way of a change, each step with the function that takes it:
+//!
+//! 1. `middleware/request.rs: make` creates the [`Session`]. All of its clones share one `Shared` (`shared.rs`), with one
+//!    `State` (`state/mod.rs`) behind a lock.
+//! 2. A call of the handler notes what it reads (`state/reads.rs`), applies its change to the view, and appends it to the
+//!    change log (`state/mod.rs: State::change`). The calls for values are in this file, those of logins in `principal.rs`, of
+//!    timeouts in `lifetime.rs`, of messages in `flash.rs`; `transaction.rs` has transactions, and `read_only.rs` a session
+//!    without calls that change it. A closure of the application runs without the lock, for it may use the session.
+//! 3. `save.rs: commit_pending` runs at the end of the request, or when a call commits at once:
+//!    - `delete_pending` deletes the sessions that `destroy` has ended (`state/ending.rs`).
+//!    - `resolve` finds out what became of an earlier commit without an answer (`state/in_flight.rs`).
+//!    - `state/work.rs: State::take_work` takes the log out, and `commit/queue.rs: Ticket::commit` commits it.
+//!    - `apply_outcome` emits events and brings the outcome into the state (`state/outcome.rs`).
+//! 4. `save.rs: reload` loads the session again, and replays the log on it.
+//! 5. `state/phase.rs` tells whether the response head was sent. If no response follows, `shared.rs: Shared::abandon` drops the
+//!    changes and carries out a `destroy`.
 
 pub(crate) mod flash;
 pub(crate) mod lifetime;
@@ -42,7 +62,7 @@ const REWRITES: u32 = 100;
 ///
 /// A visitor without a session gets an empty one. Nothing is stored and no cookie is set before the first change.
 ///
-/// # CommitContext
+/// # Terms
 ///
 /// - The *handle* names the session, as its key in the store and in lists and logs. It stays the same until the session
 ///   ends, and gives no access to it. See [`handle`](Self::handle).
@@ -76,7 +96,7 @@ const REWRITES: u32 = 100;
 #[doc(alias("RedisSessionStorage", "SessionData", "SaveStrategy"))]
 pub struct Session {
     shared: Arc<Shared>,
-    /// How many dropped of changes this clone has been told of.
+    /// How many losses of changes this clone has reported.
     drops_seen: AtomicU32,
 }
 
@@ -164,7 +184,7 @@ impl Session {
     /// Removes a key without looking at its value.
     #[doc(alias("forget", "unset"))]
     pub fn discard(&self, key: impl KeyName) {
-        // Removing cannot fail: it looks at nothing.
+        // Removing cannot fail: it reads nothing.
         let _ = self.change(Change::Remove {
             key: key.name().to_owned(),
         });
@@ -192,14 +212,14 @@ impl Session {
     /// ```
     /// # use sessile::{Session, SessionError};
     /// #[derive(serde::Deserialize)]
-    /// struct SessionSlot {
+    /// struct Visit {
     ///     name: Option<String>,
     ///     #[serde(default)]
     ///     cart: Vec<String>,
     /// }
     ///
     /// # fn handler(session: Session) -> Result<(), SessionError> {
-    /// let visit: SessionSlot = session.values()?;
+    /// let visit: Visit = session.values()?;
     /// # Ok(())
     /// # }
     /// ```
@@ -209,7 +229,7 @@ impl Session {
     /// [`SessionError::DecodeAll`] if the values do not fit the type; they stay.
     #[doc(alias("all", "to_map", "entries"))]
     pub fn values<T: DeserializeOwned>(&self) -> Result<T, SessionError> {
-        // The type is the application's, so no lock is held while it is read.
+        // The type belongs to the application, so no lock is held while it is decoded.
         let seen = {
             let mut state = self.shared.state();
             state.reads.note_all();
@@ -222,7 +242,7 @@ impl Session {
     pub fn clear(&self) {
         let keys = self.shared.state().all_keys();
         if !keys.is_empty() {
-            // Removing cannot fail: it looks at nothing.
+            // Removing cannot fail: it reads nothing.
             let _ = self.change(Change::Clear { keys });
         }
     }
@@ -256,7 +276,7 @@ impl Session {
         counted.map_or(Ok(by), |counted| decode(key, &counted))
     }
 
-    /// Subtracts from a counter, as [`increment`](Self::increment) adds.
+    /// Subtracts from a counter; otherwise like [`increment`](Self::increment).
     ///
     /// # Errors
     ///
@@ -272,7 +292,7 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// As [`save`](Self::save).
+    /// Same as [`save`](Self::save).
     ///
     /// # Errors
     ///
@@ -368,8 +388,8 @@ impl Session {
     /// Changes a value in place, as [`update`](Self::update) does, and returns what the closure returns.
     ///
     /// The closure returns it for the value that this request sees. If another request was faster, the closure runs again at
-    /// the commit, and what it returns then is dropped: in the example, two requests may both be told that the tag is new. Where
-    /// that matters, use [`transaction`](Self::transaction), which returns the result of the run that is committed.
+    /// the commit, and the result of that run is dropped: in the example, two requests may both learn that the tag is new.
+    /// Where that matters, use [`transaction`](Self::transaction), which returns the result of the run that is committed.
     ///
     /// ```
     /// # use std::collections::BTreeSet;
@@ -434,7 +454,8 @@ impl Session {
         self.get_or_insert_with(key, || value)
     }
 
-    /// As [`get_or_insert`](Self::get_or_insert), with a closure that makes the value. It runs only if there is none, and once.
+    /// Like [`get_or_insert`](Self::get_or_insert), with a closure that makes the value. It runs only if there is none, and
+    /// once.
     ///
     /// # Errors
     ///
@@ -459,7 +480,7 @@ impl Session {
         Ok(present.unwrap_or(value))
     }
 
-    /// Replaces a value by what the closure makes of it, if it does not refuse.
+    /// Replaces a value by the result of the closure, unless the closure refuses.
     fn rewrite<T, R, F>(&self, key: &str, f: F) -> Result<(T, R), SessionError>
     where
         T: Serialize + DeserializeOwned,
@@ -481,7 +502,7 @@ impl Session {
     {
         let apply = Arc::new(apply);
         for _ in 0..REWRITES {
-            // The closure is the application's: it may use this session, so no lock is held while it runs.
+            // The closure belongs to the application and may use this session, so no lock is held while it runs.
             let seen = {
                 let mut state = self.shared.state();
                 state.reads.note_key(key);
@@ -511,7 +532,7 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// None if there was no value when the session was loaded; otherwise as [`save`](Self::save).
+    /// None if there was no value when the session was loaded; otherwise the same as [`save`](Self::save).
     ///
     /// # Errors
     ///
@@ -535,7 +556,7 @@ impl Session {
         value.map(|value| decode(&key, &value)).transpose()
     }
 
-    /// False if there is nothing to take.
+    /// Notes that a value is taken; false if there is none.
     fn note_taken<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -549,7 +570,7 @@ impl Session {
                 state.view.data.get(key).cloned()
             };
             let Some(seen) = seen else { return Ok(false) };
-            // The type is the application's, so no lock is held while it is read.
+            // The type belongs to the application, so no lock is held while it is decoded.
             check(key, &seen)?;
             let mut state = self.shared.state();
             if state.view.data.get(key) == Some(&seen) {
@@ -565,8 +586,8 @@ impl Session {
         Err(SessionError::Conflict { attempts: REWRITES })
     }
 
-    /// Commits what this request has changed so far, instead of after the handler: before a side effect that must not happen
-    /// without it, or in a long stream. Afterwards the session also shows what other requests have changed.
+    /// Commits the changes that this request has made so far, instead of after the handler: before a side effect that must
+    /// not happen without them, or in a long stream. Afterwards the session also shows the changes of other requests.
     ///
     /// Saved changes stay, whatever the handler returns.
     ///
@@ -582,7 +603,7 @@ impl Session {
     ///   [`SessionError::Store`]: nothing was written.
     /// - [`SessionError::OutcomeUnknown`]: the changes may have been written. The response becomes 503 unless the outcome is
     ///   resolved by the end of the request.
-    /// - [`SessionError::TooLarge`], and the errors of changes that do not fit what other requests have made of the session.
+    /// - [`SessionError::TooLarge`], and the errors of changes that cannot be replayed on the changes of other requests.
     /// - [`SessionError::ResponseSent`]: the session is new, and its cookie can no longer be sent.
     /// - [`SessionError::Discarded`]: earlier changes were dropped, since the request failed or was abandoned; later ones are
     ///   saved.
@@ -597,8 +618,8 @@ impl Session {
 
     /// Reads the session again and replays this request's changes on it. A session that is not stored yet stays as it is.
     ///
-    /// If an earlier [`save`](Self::save) got no answer, its outcome is resolved first: its changes are then either part of what
-    /// was read or replayed on it, never both.
+    /// If an earlier [`save`](Self::save) got no answer, its outcome is resolved first: its changes are then either in the
+    /// record that was read or replayed on it, never both.
     ///
     /// # Redis
     ///
@@ -652,7 +673,7 @@ impl Session {
         self.shared.state().fingerprint.clone()
     }
 
-    /// Whether there may be a value of this size under the key: one that is too large may become smaller.
+    /// Checks the size of a value. One that is no larger than the value it replaces passes in any case.
     fn check_value(&self, key: &str, value: &Json) -> Result<(), SessionError> {
         let size = value.len();
         let before = self.shared.state().view.data.get(key).map_or(0, Json::len);
@@ -678,10 +699,10 @@ impl Session {
     async fn commit(&self, deferred: Option<DeferredId>) -> Result<(), SessionError> {
         let committed = commit_pending(&self.shared, Trigger::Explicit { deferred }).await;
         let state = self.shared.state();
-        let heard = self.drops_seen.swap(state.dropped.times, Ordering::Relaxed);
+        let seen = self.drops_seen.swap(state.dropped.times, Ordering::Relaxed);
         match &state.dropped.last {
-            // Another clone's commit, or the response's, took changes of this one along and lost them.
-            Some(loss) if heard != state.dropped.times => committed.and(Err(loss.clone())),
+            // A commit of another clone, or of the response, took changes of this clone along and lost them.
+            Some(loss) if seen != state.dropped.times => committed.and(Err(loss.clone())),
             _ => committed,
         }
     }
@@ -693,8 +714,8 @@ impl Session {
     ) -> Result<Option<T>, SessionError> {
         let committed = self.commit(Some(deferred.id())).await;
         match deferred.take() {
-            // Whatever became of other changes, this one is in the store.
-            Ok(given) => Ok(given),
+            // This change is in the store, even if others failed.
+            Ok(result) => Ok(result),
             Err(error) => committed.and(Err(error)),
         }
     }

@@ -7,10 +7,10 @@ use crate::session::Session;
 use crate::session::state::backing::Backing;
 use crate::token::Secret;
 
-/// Who the session belongs to.
+/// The principal whom the session belongs to.
 impl Session {
-    /// Rotates the session: gives it a new token, and the old one stops working with the commit. The handle and the data stay.
-    /// Do it whenever privileges change; [`set_principal`](Self::set_principal) does it by itself.
+    /// Rotates the session: gives it a new token, and the old one stops working with the commit. The handle and the data
+    /// stay. Call it whenever privileges change; [`set_principal`](Self::set_principal) rotates by itself.
     ///
     /// Changes of requests that were loaded before the rotation are rejected with 409. A session that is not stored yet gets
     /// a fresh token anyway.
@@ -48,17 +48,17 @@ impl Session {
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
         let apply_context = self.shared().context.apply_context();
-        let late = {
+        let revocations = {
             let mut state = self.shared().state();
             state.destroy(&apply_context);
-            // No response comes whose end would delete it.
+            // No response follows whose commit would delete them.
             if state.phase.is_head_sent() {
                 state.ending.take_pending()
             } else {
                 Vec::new()
             }
         };
-        self.shared().delete_later(late);
+        self.shared().delete_later(revocations);
     }
 
     /// Signs in a principal, whom the session belongs to from now on. Rotates the session, as [`cycle_id`](Self::cycle_id), and
@@ -108,8 +108,8 @@ impl Session {
     pub fn clear_principal(&self) -> Result<(), SessionError> {
         self.shared().state().refuses_join = true;
         self.may_rotate()?;
-        let nobodys = self.shared().state().is_nobodys();
-        match nobodys {
+        let is_anonymous = self.shared().state().is_certainly_anonymous();
+        match is_anonymous {
             true => Ok(()),
             false => self.change(Change::ClearPrincipal(self.rotation())),
         }
@@ -130,7 +130,7 @@ impl Session {
         !state.phase.is_head_sent() && state.joined_by(who, &context).is_some()
     }
 
-    /// Whether there is a token to replace; an error if it cannot be.
+    /// Whether there is a token to replace; an error if this request must not replace it.
     fn may_rotate(&self) -> Result<bool, SessionError> {
         let state = self.shared().state();
         match &state.backing {

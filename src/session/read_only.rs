@@ -15,7 +15,7 @@ use crate::token::Handle;
 
 /// The session of a request, for handlers and middleware that must not change it. Loading it may renew it.
 ///
-/// It shows what other extractors of the same request have changed.
+/// It shows the changes that other extractors of the same request have made.
 #[derive(Clone, Debug)]
 #[doc(alias("ReadOnlySession", "ReadableSession"))]
 pub struct ReadSession(Session);
@@ -27,7 +27,7 @@ impl From<Session> for ReadSession {
 }
 
 impl ReadSession {
-    /// As [`Session::from_parts`].
+    /// Same as [`Session::from_parts`].
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl ReadSession {
         Session::from_parts(parts).await.map(Self)
     }
 
-    /// As [`Session::from_extensions`].
+    /// Same as [`Session::from_extensions`].
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl ReadSession {
         Session::from_extensions(extensions).await.map(Self)
     }
 
-    /// As [`Session::get`].
+    /// Same as [`Session::get`].
     ///
     /// # Errors
     ///
@@ -57,17 +57,17 @@ impl ReadSession {
         self.0.get(key)
     }
 
-    /// As [`Session::contains_key`].
+    /// Same as [`Session::contains_key`].
     pub fn contains_key(&self, key: impl KeyName) -> bool {
         self.0.contains_key(key)
     }
 
-    /// As [`Session::keys`].
+    /// Same as [`Session::keys`].
     pub fn keys(&self) -> Vec<String> {
         self.0.keys()
     }
 
-    /// As [`Session::values`].
+    /// Same as [`Session::values`].
     ///
     /// # Errors
     ///
@@ -76,42 +76,42 @@ impl ReadSession {
         self.0.values()
     }
 
-    /// As [`Session::principal`].
+    /// Same as [`Session::principal`].
     pub fn principal(&self) -> Option<String> {
         self.0.principal()
     }
 
-    /// As [`Session::peek_flashes`].
+    /// Same as [`Session::peek_flashes`].
     pub fn peek_flashes(&self) -> Vec<Flash> {
         self.0.peek_flashes()
     }
 
-    /// As [`Session::handle`].
+    /// Same as [`Session::handle`].
     pub fn handle(&self) -> Option<Handle> {
         self.0.handle()
     }
 
-    /// As [`Session::is_new`].
+    /// Same as [`Session::is_new`].
     pub fn is_new(&self) -> bool {
         self.0.is_new()
     }
 
-    /// As [`Session::created_at`].
+    /// Same as [`Session::created_at`].
     pub fn created_at(&self) -> SystemTime {
         self.0.created_at()
     }
 
-    /// As [`Session::last_accessed`].
+    /// Same as [`Session::last_accessed`].
     pub fn last_accessed(&self) -> SystemTime {
         self.0.last_accessed()
     }
 
-    /// As [`Session::expires_at`].
+    /// Same as [`Session::expires_at`].
     pub fn expires_at(&self) -> SystemTime {
         self.0.expires_at()
     }
 
-    /// As [`Session::fingerprint`].
+    /// Same as [`Session::fingerprint`].
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.fingerprint()
     }

@@ -1,4 +1,4 @@
-//! From the changes of a request to the store, and back into its session.
+//! Commits the changes of a request, and brings the outcome back into its session.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,39 +24,39 @@ use crate::store::Freshness;
 use crate::store::deadline::within;
 use crate::time::deadline::deadline;
 
-/// When a session is committed.
+/// The reason for a commit.
 pub(crate) enum Trigger {
-    /// A call of the handler. On failure the change that would have given this answer is taken back, since its caller is
-    /// told that it has not happened.
+    /// A call of the handler. If the commit fails, the change with this deferred result is withdrawn, since its caller
+    /// learns that it has not happened.
     Explicit { deferred: Option<DeferredId> },
-    /// The handler has answered, and failed or not.
+    /// The handler has returned a response. `failed` if it is that of a failed request, whose changes are dropped.
     EndOfRequest { failed: bool },
 }
 
-/// How often changes that clones make meanwhile are committed too, before the rest is left to them.
+/// How often changes that clones make meanwhile are committed too, before the rest is left to their own `save`.
 const ROUNDS: u32 = 4;
 
-/// Brings the store to where the session is. Runs to its end although the caller is dropped.
+/// Commits the pending changes, and deletes the sessions that have ended. Runs to its end even if the caller is dropped.
 ///
 /// # Panics
 ///
-/// If a closure of the application panics when it is replayed; as if the handler had.
+/// If a closure of the application panics during a replay, as if the handler had panicked.
 pub(crate) async fn commit_pending(
     shared: &Arc<Shared>,
     trigger: Trigger,
 ) -> Result<(), SessionError> {
-    // Without the gate a commit of another clone may be under way, and what it has taken is not committed.
+    // If the gate is taken, a commit of another clone may be running, whose changes are not committed yet.
     if let Ok(_gate) = shared.gate.try_lock()
-        && shared.edit(|state| is_done(state, &trigger))
+        && shared.edit(|state| is_committed(state, &trigger))
     {
         return Ok(());
     }
     let running = RunningCommit::begin(shared);
     let task = async move { commit_in_turn(&running.shared, trigger).await };
-    to_its_end(shared, task.instrument(span::commit())).await
+    run_to_its_end(shared, task.instrument(span::commit())).await
 }
 
-/// Brings the session to where the store is. Runs to its end although the caller is dropped.
+/// Loads the session again, and replays the changes on it. Runs to its end even if the caller is dropped.
 ///
 /// # Panics
 ///
@@ -64,10 +64,10 @@ pub(crate) async fn commit_pending(
 pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), SessionError> {
     let running = RunningCommit::begin(shared);
     let task = async move { reload_in_turn(&running.shared).await };
-    to_its_end(shared, task.in_current_span()).await
+    run_to_its_end(shared, task.in_current_span()).await
 }
 
-async fn to_its_end(
+async fn run_to_its_end(
     shared: &Shared,
     task: impl Future<Output = Result<(), SessionError>> + Send + 'static,
 ) -> Result<(), SessionError> {
@@ -78,16 +78,16 @@ async fn to_its_end(
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down and took the task with it.
+            // The runtime is shutting down and has dropped the task.
             Err(_) => Err(SessionError::OutcomeUnknown),
         },
     }
 }
 
-/// A commit that waits or is under way, and so keeps its changes from being given up.
+/// A commit that waits or is running. While there is one, the changes of an abandoned request are kept.
 struct RunningCommit {
     shared: Arc<Shared>,
-    /// Kept until the commit is over, although the request may be before.
+    /// Held until the commit is over, even if the request is over before.
     _lease: Option<Arc<Lease>>,
 }
 
@@ -104,19 +104,19 @@ impl RunningCommit {
 
 impl Drop for RunningCommit {
     fn drop(&mut self) {
-        let doomed = self.shared.state().end_commit();
-        self.shared.delete_later(doomed);
+        let revocations = self.shared.state().end_commit();
+        self.shared.delete_later(revocations);
     }
 }
 
-/// Whether nothing is left to do; if so, the head may go.
-fn is_done(state: &mut State, trigger: &Trigger) -> bool {
+/// Whether nothing is left to commit. At the end of the request, the response head counts as sent then.
+fn is_committed(state: &mut State, trigger: &Trigger) -> bool {
     if let Trigger::EndOfRequest { failed: true } = trigger {
         state.drop_failed_changes();
     }
     let committed = state.has_nothing_pending();
     if committed && let Trigger::EndOfRequest { failed } = trigger {
-        if !failed && state.unproved_reads().is_some() {
+        if !failed && state.unverified_reads().is_some() {
             return false;
         }
         state.remove_unchanging();
@@ -125,10 +125,10 @@ fn is_done(state: &mut State, trigger: &Trigger) -> bool {
     committed
 }
 
-/// If a closure of the application panics when it is done again, the response must not claim its change.
-struct Unwound<'a>(&'a Shared);
+/// Marks the commit as lost if a closure of the application panics during a replay: the response must not claim its changes.
+struct LoseOnPanic<'a>(&'a Shared);
 
-impl Drop for Unwound<'_> {
+impl Drop for LoseOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.state().lose_in_flight();
@@ -138,10 +138,10 @@ impl Drop for Unwound<'_> {
 
 async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), SessionError> {
     let _gate = shared.gate.lock().await;
-    let _unwound = Unwound(shared);
+    let _lose_on_panic = LoseOnPanic(shared);
     let began = Instant::now();
     let deadline = deadline(began, shared.time_left());
-    let result = commit_before(shared, &trigger, deadline).await;
+    let result = commit_by(shared, &trigger, deadline).await;
     shared.edit(|state| {
         if result.is_err() {
             state.spend(began.elapsed());
@@ -166,25 +166,26 @@ async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), Session
     })
 }
 
-async fn commit_before(
+async fn commit_by(
     shared: &Shared,
     trigger: &Trigger,
     deadline: Instant,
 ) -> Result<(), SessionError> {
     let mut committed = false;
     for _ in 0..ROUNDS {
-        if shared.edit(|state| is_done(state, trigger)) {
+        if shared.edit(|state| is_committed(state, trigger)) {
             break;
         }
         if shared.state().has_nothing_pending() {
-            prove_reads(shared, deadline).await?;
+            verify_reads(shared, deadline).await?;
             continue;
         }
         match commit_once(shared, deadline).await {
-            // What a call has made is among what was committed; what clones have changed since is theirs to save.
+            // The changes of the call are committed; later changes of clones are theirs to save.
             Ok(true) if matches!(trigger, Trigger::Explicit { .. }) => break,
-            Ok(worked) => committed |= worked,
-            // What the handler has done is in the store, and the response says so; only a logout must not fail unnoticed.
+            Ok(was_committed) => committed |= was_committed,
+            // The changes of the handler are in the store, and the response says so. Only a failed logout must not go
+            // unnoticed.
             Err(_) if committed && shared.state().ending.pending().is_empty() => break,
             Err(error) => return Err(error),
         }
@@ -192,10 +193,11 @@ async fn commit_before(
     Ok(())
 }
 
-/// Looks whether what a request has read is still so, that was to have the session for itself and has lost its lease.
-async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
-    let unproved = shared.state().unproved_reads();
-    let Some((reads, base)) = unproved else {
+/// Checks that the values which a request has read have not changed, if it was to have the session for itself and its lease
+/// has expired.
+async fn verify_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+    let unverified = shared.state().unverified_reads();
+    let Some((reads, base)) = unverified else {
         return Ok(());
     };
     let load = shared
@@ -214,11 +216,12 @@ async fn prove_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionEr
     if reads.conflicts_with(&base.record, &record) {
         return Err(SessionError::Conflict { attempts: 0 });
     }
-    shared.state().reads.prove();
+    shared.state().reads.mark_verified();
     Ok(())
 }
 
-/// Does what is to be done next; true if changes were committed.
+/// Takes the next step: deletes sessions, resolves an earlier commit, or commits the changes. True if changes were
+/// committed.
 async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
     delete_pending(shared, deadline).await?;
     if shared.state().in_flight.is_lost() {
@@ -230,7 +233,7 @@ async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
         && shared.state().in_flight.is_unresolved()
     {
         resolve(shared, ticket, deadline).await?;
-        // What a failed request has back now is to be dropped.
+        // If the request has failed, the changes that came back are dropped first.
         return Ok(false);
     }
     let work = shared.state().take_work(shared.context.clone())?;
@@ -245,23 +248,23 @@ async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     Ok(true)
 }
 
-/// Ends the sessions of a request that are to end. What cannot be done now is done later.
+/// Deletes the sessions that this request has ended. A deletion that fails is retried in the background.
 async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
-    // They stay in the state until they are done, so that a runtime that ends meanwhile takes none along unnoticed.
+    // They stay in the state until they are carried out, so that none gets lost unnoticed if the runtime shuts down.
     let pending = shared.state().ending.pending().to_vec();
     if pending.is_empty() {
         return Ok(());
     }
     let deletions = revoke_all(&shared.context, pending.clone(), deadline).await;
-    // The response must not claim what is left, though the handler swallows the error of a `save`.
-    let left = deletions.failed.iter().chain(&deletions.unreadable);
-    let left: Vec<Revocation> = left.cloned().collect();
-    shared.state().ending.note_done(&pending, left);
+    // The response must not claim the remaining deletions, even if the handler ignores the error of a `save`.
+    let remaining = deletions.failed.iter().chain(&deletions.unreadable);
+    let remaining: Vec<Revocation> = remaining.cloned().collect();
+    shared.state().ending.note_done(&pending, remaining);
     shared.delete_later(deletions.failed);
     deletions.result
 }
 
-/// Finds out what became of a commit of this session that got no answer, if there is one.
+/// Resolves the commit of this session that got no answer, if there is one.
 async fn resolve(shared: &Shared, ticket: &Ticket, deadline: Instant) -> Result<(), SessionError> {
     let unresolved = shared.state().take_unresolved();
     let Some((unresolved, generation)) = unresolved else {
@@ -274,21 +277,21 @@ async fn resolve(shared: &Shared, ticket: &Ticket, deadline: Instant) -> Result<
 async fn reload_in_turn(shared: &Shared) -> Result<(), SessionError> {
     let _gate = shared.gate.lock().await;
     let began = Instant::now();
-    let result = reload_before(shared, deadline(began, shared.time_left())).await;
+    let result = reload_by(shared, deadline(began, shared.time_left())).await;
     if result.is_err() {
         shared.state().spend(began.elapsed());
     }
     result
 }
 
-async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+async fn reload_by(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
     let handle = match &shared.state().backing {
         Backing::New => return Ok(()),
         Backing::Denied { why, .. } => return Err(why.clone()),
         Backing::Loaded(base) => base.token.handle,
     };
-    // What is read may hold its changes already, and they would be done to it once more.
-    if shared.state().in_flight.shows_too_little() {
+    // The record that is read may have the changes of this commit already, and a replay would apply them twice.
+    if shared.state().in_flight.may_be_applied_unseen() {
         let ticket = shared.engine.queues.join(handle);
         resolve(shared, &ticket, deadline).await?;
     }
@@ -322,7 +325,7 @@ async fn reload_before(shared: &Shared, deadline: Instant) -> Result<(), Session
     Ok(())
 }
 
-/// Puts the result of a commit into the request's session.
+/// Brings the outcome of a commit into the request's session, and emits its events.
 fn apply_outcome(
     shared: &Shared,
     outcome: CommitOutcome,
@@ -359,7 +362,7 @@ fn apply_outcome(
     }
     let is_current = shared.edit(|state| state.apply_outcome(generation, outcome));
     if let Some(handle) = created.filter(|_| !is_current) {
-        // `destroy` was called meanwhile, and nobody will ever hold the token of this session.
+        // `destroy` was called meanwhile, so the token of the new session is never sent.
         shared.delete_later(vec![Revocation::Verified(handle)]);
     }
     result

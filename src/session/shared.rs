@@ -1,4 +1,4 @@
-//! What the clones of a session share, and how they get at it.
+//! What the clones of a session share, and the lock that guards it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -20,27 +20,27 @@ use crate::record::log::ChangeLog;
 use crate::session::state::backing::Backing;
 use crate::session::state::{State, View};
 
-/// How often a view is made anew for changes that come while it is made.
+/// How often the view is rebuilt because changes have come meanwhile.
 const PASSES: u32 = 8;
 
 /// What the clones of a session share.
 pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     pub(crate) context: CommitContext,
-    /// The one that the request came in on.
+    /// The runtime that the request arrived on.
     runtime: Option<Runtime>,
     /// How long commits of this request may take in all.
     pub(crate) budget: Duration,
-    /// Whether the response is shown to somebody, who then reads the messages on it.
+    /// Whether a user sees the response, and the messages on it.
     pub(crate) shows_flashes: bool,
     /// One commit of a request at a time.
     pub(crate) gate: AsyncMutex<()>,
     state: Lock<State>,
 }
 
-/// The state, locked. Logs that were removed from it are dropped once it is not locked any more.
+/// The locked state. Logs that were removed from it are dropped once the lock is released.
 pub(crate) struct StateGuard<'a> {
-    // In this order.
+    // Dropped in this order.
     state: Guard<'a, State>,
     removed: Vec<ChangeLog>,
 }
@@ -93,8 +93,8 @@ impl Shared {
         }
     }
 
-    /// Where to run what nobody waits for: the caller may be on a thread of its own by now, or on a runtime that is about to
-    /// end.
+    /// The runtime for background work. The caller may be on a thread of its own by now, or on a runtime that is about to
+    /// shut down.
     pub(crate) fn runtime(&self) -> Result<Runtime, StoreError> {
         let kept = self.runtime.clone();
         kept.or_else(|| Runtime::try_current().ok()).ok_or_else(|| {
@@ -113,7 +113,7 @@ impl Shared {
         self.context.emit(event);
     }
 
-    /// Tells of a commit that failed, or of a call that was refused before.
+    /// Emits the event of a commit that failed, or of a call that was rejected.
     pub(crate) fn report(&self, error: &SessionError) {
         let handle = match &self.state().backing {
             Backing::Loaded(base) => Some(base.token.handle),
@@ -141,16 +141,17 @@ impl Shared {
         }
     }
 
-    /// Changes the state, and makes the view anew if it is outdated then.
+    /// Changes the state, and rebuilds the view if it is stale then.
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut State) -> R) -> R {
         let result = edit(&mut self.state());
         self.refresh_view();
         result
     }
 
-    /// Closures of the application run here, which may use the session: no lock is held meanwhile.
+    /// Rebuilds the view if it is stale. Closures of the application run here, which may use the session, so no lock is held
+    /// meanwhile.
     fn refresh_view(&self) {
-        // A closure that changes the session it is run for would have no end.
+        // Bounded, since a closure may change its session every time it runs.
         for pass in 1..=PASSES {
             let (base, log, revision) = {
                 let state = self.state();
@@ -191,32 +192,32 @@ impl Shared {
         }
     }
 
-    /// Carries out a `destroy` for a handler that did not come to its end, and forgets the rest.
+    /// Carries out the `destroy` of a handler that did not finish, and drops its other changes.
     pub(crate) fn abandon(&self) {
-        // The view is not made anew: the handler may be unwinding, and a closure that panics too would end the process.
-        let (doomed, _lease) = {
+        // The view is not rebuilt: the handler may be unwinding, and a second panic, of a closure, would abort the process.
+        let (revocations, _lease) = {
             let mut state = self.state();
             let lease = state.lease.take();
             (state.abandon(), lease)
         };
-        self.delete_later(doomed);
+        self.delete_later(revocations);
     }
 }
 
-/// A `destroy` that nobody has carried out yet is carried out. Other changes that were made after the response and never
-/// saved are lost; that is an event, not silence.
+/// Carries out a pending `destroy`. Other changes that were made after the response and never saved are lost, which an event
+/// reports.
 impl Drop for Shared {
     fn drop(&mut self) {
-        let (doomed, lost, handle) = {
+        let (revocations, lost, handle) = {
             let mut state = self.state();
-            let doomed = state.ending.take_pending();
+            let revocations = state.ending.take_pending();
             (
-                doomed,
+                revocations,
                 state.phase.is_head_sent() && !state.phase.is_abandoned() && !state.log.is_empty(),
                 state.backing.stored_handle(),
             )
         };
-        self.delete_later(doomed);
+        self.delete_later(revocations);
         if lost {
             self.emit(&Event::ChangesLost { handle });
         }

@@ -23,9 +23,9 @@ impl Session {
     /// perhaps on the task of another request, which waits for it. So it must be quick and depend on nothing but the data and
     /// what was moved into it: clone what you move in. The call returns the result of the run that was committed.
     ///
-    /// Transactions are merged under every [`Concurrency`](crate::Concurrency), since the closure reads the values it decides
-    /// by. If it has met changes of other requests under `Reject`, values that this request writes afterwards are rejected until
-    /// it calls [`reload`](Self::reload).
+    /// Transactions are merged under every [`Concurrency`](crate::Concurrency), since the closure reads the values it
+    /// decides by. If it ran on changes of other requests under `Reject`, values that this request writes afterwards are
+    /// rejected until it calls [`reload`](Self::reload).
     ///
     /// ```
     /// # use sessile::{Session, SessionError, TransactionError};
@@ -43,7 +43,7 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// As [`save`](Self::save), even if the closure changes nothing: its result then holds at the moment of the write.
+    /// Same as [`save`](Self::save), even if the closure changes nothing: its result then holds at the moment of the write.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Session {
         });
         self.stage(&typed).await?;
         match self.commit_for(&deferred).await {
-            Ok(given) => given.ok_or(TransactionError::Session(SessionError::Discarded)),
+            Ok(result) => result.ok_or(TransactionError::Session(SessionError::Discarded)),
             Err(error) => match (&error, typed.set_aborted(None)) {
                 (SessionError::Aborted, Some(aborted)) => Err(TransactionError::Aborted(aborted)),
                 _ => Err(TransactionError::Session(error)),
@@ -85,12 +85,12 @@ impl Session {
         T: Send + 'static,
         E: Send + 'static,
     {
-        let mut is_fresh = false;
+        let mut is_current = false;
         for _ in 0..TRIALS {
-            // The closure is the application's: it may use this session, so no lock is held while it runs.
+            // The closure belongs to the application and may use this session, so no lock is held while it runs.
             let (seen, revision) = {
                 let state = self.shared().state();
-                is_fresh |= !state.phase.is_head_sent();
+                is_current |= !state.phase.is_head_sent();
                 (state.view.data.clone(), state.revision)
             };
             match typed.attempt(seen) {
@@ -104,11 +104,11 @@ impl Session {
                         return Ok(());
                     }
                 }
-                Err(error) if is_fresh => return Err(TransactionError::Aborted(error)),
-                // Long after the load, the closure may have decided by data that is out of date.
+                Err(error) if is_current => return Err(TransactionError::Aborted(error)),
+                // After the response the data may be old, and the closure may have aborted because of that.
                 Err(_) => {
                     self.reload().await?;
-                    is_fresh = true;
+                    is_current = true;
                 }
             }
         }

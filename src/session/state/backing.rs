@@ -1,19 +1,20 @@
-//! How the request stands to the store.
+//! The stored session behind a request, if there is one and the request may use it.
 
 use crate::commit::base::Base;
 use crate::error::session::SessionError;
 use crate::token::Handle;
 
-/// How the request stands to the store.
+/// The stored session behind a request, if there is one and the request may use it.
 #[derive(Debug)]
 pub(crate) enum Backing {
-    /// Nothing of this session is stored; its first commit creates it.
+    /// The session is not stored; its first commit creates it.
     New,
-    /// Loaded, or written since.
+    /// It was loaded, or written since.
     Loaded(Box<Base>),
-    /// The token names a living session that this request may not use. It sees an empty one, writes nothing, and never
-    /// gets a cookie that would push out the one that works. Or the store was away, and nobody can tell. `handle` is there if
-    /// it may still be destroyed, `retired_by` if the token was retired: a login may join the one that did it.
+    /// The token names a session that this request may not use, or the store could not be reached to find out. The request
+    /// sees an empty session, writes nothing, and gets no cookie, which might replace a working one in the browser. `handle`
+    /// is set if the request may still destroy the session, `retired_by` if a login has retired the token: a login of this
+    /// request may join that one.
     Denied {
         handle: Option<Handle>,
         retired_by: Option<Box<Base>>,
@@ -22,7 +23,7 @@ pub(crate) enum Backing {
 }
 
 impl Backing {
-    /// The session that is stored, as far as this request may use it.
+    /// The stored session, if this request may use it.
     pub(crate) fn base(&self) -> Option<&Base> {
         match self {
             Self::Loaded(base) => Some(base),
@@ -34,7 +35,7 @@ impl Backing {
         Some(self.base()?.token.handle)
     }
 
-    /// The session that a commit may write to.
+    /// The session that a commit of this request may write to.
     pub(crate) fn handle_to_commit(&self) -> Option<Handle> {
         match self {
             Self::Denied { retired_by, .. } => retired_by.as_ref().map(|base| base.token.handle),

@@ -1,4 +1,4 @@
-//! The end of the session, as the request has asked for it.
+//! The end of the session, after a `destroy`.
 
 use crate::commit::delete::Revocation;
 
@@ -7,9 +7,9 @@ use crate::commit::delete::Revocation;
 pub(crate) enum Ending {
     #[default]
     None,
-    /// These are to be deleted before anything else is done.
+    /// These sessions must be deleted before anything is committed.
     Pending(Vec<Revocation>),
-    /// What the browser holds is void.
+    /// The sessions are deleted, or the caller of `take_pending` deletes them. The browser's token is void.
     Done,
 }
 
@@ -35,21 +35,21 @@ impl Ending {
         self.set(pending);
     }
 
-    /// These have been carried out, but for those that are left.
+    /// Removes revocations that were carried out, except those that remain.
     pub(crate) fn note_done(
         &mut self,
         done: &[Revocation],
-        left: impl IntoIterator<Item = Revocation>,
+        remaining: impl IntoIterator<Item = Revocation>,
     ) {
         let mut pending = self.take_pending();
         pending.retain(|revocation| !done.contains(revocation));
-        pending.extend(left);
+        pending.extend(remaining);
         if self.has_begun() || !pending.is_empty() {
             self.set(pending);
         }
     }
 
-    /// Takes out what somebody else is to carry out.
+    /// Takes out the pending revocations, which the caller carries out.
     pub(crate) fn take_pending(&mut self) -> Vec<Revocation> {
         match self {
             Self::Pending(revocations) => {

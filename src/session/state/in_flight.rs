@@ -1,31 +1,32 @@
-//! The commit of the request that is under way, or of which nobody knows yet what became of it.
+//! The request's last commit, while it is running or its outcome is unknown.
 
 use crate::commit::outcome::Unresolved;
 use crate::record::deferred::DeferredId;
 use crate::record::log::ChangeLog;
 use crate::session::state::backing::Backing;
 
-/// The request's last commit, until it is known how it ended.
+/// The request's last commit, until its outcome is known.
 #[derive(Debug, Default)]
 pub(crate) enum InFlight {
     #[default]
     None,
-    /// It is under way, or somebody is finding out what became of it.
+    /// It is running, or is being resolved.
     Sent(Sent),
-    /// It got no answer. Nothing else is committed before somebody finds out.
+    /// It got no answer. Nothing else is committed before it is resolved.
     Unresolved(Unresolved, Sent),
-    /// Nobody will ever know, so the response must not claim its changes.
+    /// Its outcome will never be known, so the response must not claim its changes.
     Lost,
 }
 
-/// What was sent.
+/// The changes that were sent.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
-    /// Its changes; `None` once they are in the session's base, which the primary has.
+    /// The changes; `None` once they are part of the session's base, which is on the primary.
     pub(super) log: Option<ChangeLog>,
-    /// Should it fail, its changes are not put back.
+    /// If the commit fails, its changes do not come back.
     pub(super) discarded: bool,
-    /// What the session was before it became what too few replicas have, and whether anything was committed then.
+    /// The backing before the commit, and whether anything had been committed then, in case a commit that too few replicas
+    /// have acknowledged is lost.
     pub(super) before: Option<(Backing, bool)>,
 }
 
@@ -44,7 +45,7 @@ impl InFlight {
         }
     }
 
-    /// Changes that were sent and are not in the session's base.
+    /// Changes that were sent and are not part of the session's base.
     pub(crate) fn log(&self) -> Option<&ChangeLog> {
         self.sent()?.log.as_ref()
     }
@@ -57,12 +58,12 @@ impl InFlight {
         matches!(self, Self::Lost)
     }
 
-    /// Whether the store may have changes of a commit that are none of the session's yet.
-    pub(crate) fn shows_too_little(&self) -> bool {
+    /// Whether the store may have applied changes that are not part of the session's base.
+    pub(crate) fn may_be_applied_unseen(&self) -> bool {
         matches!(self, Self::Unresolved(unresolved, _) if !unresolved.is_in_primary())
     }
 
-    /// Takes out the commit that is to be resolved, which is under way from then on.
+    /// Takes out the commit to resolve, which counts as running from then on.
     pub(super) fn take_unresolved(&mut self) -> Option<Unresolved> {
         match std::mem::take(self) {
             Self::Unresolved(unresolved, sent) => {
@@ -76,7 +77,7 @@ impl InFlight {
         }
     }
 
-    /// What was sent, now that it is known how it ended.
+    /// The changes that were sent, once their outcome is known.
     pub(super) fn end(&mut self) -> Sent {
         match std::mem::take(self) {
             Self::Sent(sent) | Self::Unresolved(_, sent) => sent,
@@ -84,16 +85,16 @@ impl InFlight {
         }
     }
 
-    /// Its changes are not wanted back. Returns those that nobody needs any more.
+    /// Drops the changes, which do not come back if the commit fails. Returns the logs that are no longer needed.
     #[must_use]
     pub(super) fn discard(&mut self) -> Vec<ChangeLog> {
         match self {
-            // Also what is being looked for just now, which nothing here tells of.
+            // Also a commit that is just being resolved, whose log is not here.
             Self::Sent(sent) => {
                 sent.discarded = true;
                 Vec::new()
             }
-            // Whether they are in the store is still to be found out. What is pending stays so.
+            // The commit must still be resolved, so it stays unresolved.
             Self::Unresolved(unresolved, sent) => {
                 sent.discarded = true;
                 let shown = sent.log.as_mut().map(std::mem::take);
@@ -106,7 +107,7 @@ impl InFlight {
         }
     }
 
-    /// Takes back the change whose caller is told that it has failed, or may have.
+    /// Withdraws the change whose caller learns that it failed, or may have.
     #[must_use]
     pub(super) fn withdraw(&mut self, deferred: DeferredId) -> Vec<ChangeLog> {
         let (unresolved, sent) = match self {
@@ -119,7 +120,7 @@ impl InFlight {
         shown.into_iter().chain(kept).collect()
     }
 
-    /// Forgets the commit. Returns its changes.
+    /// Forgets the commit, and returns its changes.
     #[must_use]
     pub(super) fn forget(&mut self) -> Vec<ChangeLog> {
         match std::mem::take(self) {
@@ -136,7 +137,7 @@ impl InFlight {
         }
     }
 
-    /// The response says that its outcome is unknown.
+    /// The response reports that the outcome is unknown.
     pub(super) fn acknowledge_loss(&mut self) {
         if self.is_lost() {
             *self = Self::None;

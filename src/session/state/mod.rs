@@ -1,4 +1,9 @@
-//! What one request knows of its session: the record it loaded, and the changes since.
+//! The state of one request's session: the record behind it, and the changes since.
+//!
+//! `backing.rs` has the stored session, `reads.rs` what the handler has read of it, `in_flight.rs` the last commit,
+//! `phase.rs` the phase of the request, `ending.rs` the sessions that `destroy` has ended. `work.rs: take_work` takes the
+//! changes out for a commit, and `outcome.rs: apply_outcome` brings its outcome in. The state does no I/O, and runs no
+//! closure of the application.
 
 pub(crate) mod backing;
 pub(crate) mod ending;
@@ -38,57 +43,57 @@ use crate::store::Stored;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) backing: Backing,
-    /// The record with the log done to it: what the handler sees.
+    /// The record with the log applied: the handler sees this.
     pub(crate) view: Arc<Record>,
     pub(crate) view_is: View,
-    /// Grows with every change of what the view is made of.
+    /// Grows with every change of the view, or of what it is built from.
     pub(crate) revision: u64,
     pub(crate) log: ChangeLog,
     pub(crate) reads: Reads,
-    /// The right to be the session's only request, until the response goes.
+    /// The right to be the session's only request, until the response is sent.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) in_flight: InFlight,
     /// How many commits wait or are under way.
     pub(crate) running_commits: u32,
-    /// What became of changes that somebody may still want to save, and how often that has happened.
+    /// Changes that were dropped although a clone may still want to save them.
     pub(crate) dropped: DroppedChanges,
     pub(crate) phase: Phase,
     /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
-    /// not be looked up.
+    /// not be checked.
     pub(crate) revocable: Vec<Revocation>,
     pub(crate) ending: Ending,
-    /// The handler wants another token than one of the session that it may find signed in.
+    /// A login of this request must not join another one: `cycle_id`, `clear_principal` or `destroy` was called before.
     pub(crate) refuses_join: bool,
-    /// Grows with every `destroy`, so that a commit under way knows that it is history.
+    /// Grows with every `destroy`, so that a running commit notices that its session is gone.
     pub(crate) generation: u32,
-    /// Somebody was signed in when the session was loaded, or since.
+    /// A principal was signed in when the session was loaded, or since.
     pub(crate) was_signed_in: bool,
     /// The cookie that the browser has, if the session was loaded.
     pub(crate) cookie: BrowserCookie,
     /// Messages for this page only.
     pub(crate) flash_now: Vec<Flash>,
-    /// Messages that this request has shown: out of the session, and those for this page.
+    /// Messages that this request has taken: those of the session, and those for this page.
     pub(crate) flashes_taken: Vec<Kept<Flash>>,
     pub(crate) fingerprint: Fingerprint,
-    /// Logs that nobody needs any more. [`StateGuard`](crate::session::shared::StateGuard) drops them once the state is not
-    /// locked.
+    /// Logs that are no longer needed. [`StateGuard`](crate::session::shared::StateGuard) drops them once the state is
+    /// unlocked.
     removed: Vec<ChangeLog>,
-    /// Time that the load, and commits and reloads that failed, took of the request's budget.
+    /// The part of the request's budget that the load, and failed commits and reloads, have used.
     pub(crate) spent: Duration,
 }
 
-/// How the view relates to record and log.
+/// How the view relates to the record and the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
-    /// It is what the whole log makes of the record.
+    /// It is the record with the whole log applied.
     Exact,
-    /// A change of the log could not be done; the commit will report it.
+    /// A change of the log could not be applied; the commit will report it.
     Partial,
-    /// It is of before, and to be made anew.
+    /// It is out of date, and must be rebuilt.
     Stale,
 }
 
-/// Changes that were dropped, or may have been, before whoever made them has saved them.
+/// Changes that were dropped, or may have been, before they were saved: how often, and why last.
 #[derive(Debug, Default)]
 pub(crate) struct DroppedChanges {
     pub(crate) times: u32,
@@ -144,10 +149,10 @@ impl State {
         if self.phase.is_head_sent() && change.rotation().is_some() {
             return Err(SessionError::ResponseSent);
         }
-        let passes_on =
+        let changes_principal =
             matches!(&change, Change::SetPrincipal { who, .. } if self.view.is_anothers(who));
         change.apply(Arc::make_mut(&mut self.view), apply_context)?;
-        if passes_on {
+        if changes_principal {
             self.flashes_taken.clear();
         }
         self.push(change);
@@ -155,13 +160,13 @@ impl State {
     }
 
     fn push(&mut self, change: Change) {
-        // A call may tell what it has found, and one that changes nothing is not looked at by any commit.
-        self.reads.doubt();
+        // A call may return what it has read, and no commit checks that if the call changes nothing.
+        self.reads.mark_unverified();
         self.log.push(change);
         self.revision += 1;
     }
 
-    /// Notes a change that was done already, and its result.
+    /// Notes a change that a call has applied already, and its result.
     pub(crate) fn note(&mut self, change: Change, key: &str, value: Json) {
         Arc::make_mut(&mut self.view)
             .data
@@ -169,25 +174,25 @@ impl State {
         self.push(change);
     }
 
-    /// Notes a change of all of the data that was done already, and its result.
+    /// Notes a change of all data that a call has applied already, and its result.
     pub(crate) fn note_all(&mut self, change: Change, data: BTreeMap<String, Json>) {
         Arc::make_mut(&mut self.view).data = data;
         self.push(change);
     }
 
-    /// Notes that a value is taken that its caller can read.
+    /// Notes that a value is taken, which its caller has decoded already.
     pub(crate) fn note_taken(&mut self, change: Change, key: &str) {
         Arc::make_mut(&mut self.view).data.remove(key);
         self.push(change);
     }
 
-    /// Whether nobody's session is this, whatever becomes of pending changes.
-    pub(crate) fn is_nobodys(&self) -> bool {
+    /// Whether the session is anonymous, whatever becomes of pending changes.
+    pub(crate) fn is_certainly_anonymous(&self) -> bool {
         let pending = self.in_flight.log().is_some() || self.log.touches_principal();
         !pending && self.view.principal.is_none()
     }
 
-    /// The keys that there are, or may be if pending changes fail.
+    /// The keys that exist, or that may exist if pending changes fail.
     pub(crate) fn all_keys(&self) -> Vec<String> {
         let mut keys: BTreeSet<&String> = self.view.data.keys().collect();
         if let Backing::Loaded(base) = &self.backing
@@ -198,7 +203,7 @@ impl State {
         keys.into_iter().cloned().collect()
     }
 
-    /// Forgets the session and everything done to it; what is written from here on goes into a fresh one.
+    /// Forgets the session and all changes; later changes go into a new session.
     pub(crate) fn destroy(&mut self, apply_context: &ApplyContext) {
         let others = std::mem::take(&mut self.revocable);
         let own = match std::mem::replace(&mut self.backing, Backing::New) {
@@ -227,16 +232,16 @@ impl State {
         self.view_is = View::Exact;
     }
 
-    /// Forgets changes that are not committed yet.
+    /// Drops the changes that are not committed yet.
     pub(crate) fn discard(&mut self) {
         let log = std::mem::take(&mut self.log);
         self.remove(log);
-        let unneeded = self.in_flight.discard();
-        self.removed.extend(unneeded);
+        let dropped_logs = self.in_flight.discard();
+        self.removed.extend(dropped_logs);
         self.outdate_view();
     }
 
-    /// Takes back the change whose caller is told that it has failed, or may have.
+    /// Withdraws the change whose caller learns that it failed, or may have.
     pub(crate) fn withdraw(&mut self, deferred: DeferredId) {
         let withdrawn = self.log.withdraw(deferred);
         self.removed.push(withdrawn);
@@ -245,7 +250,7 @@ impl State {
         self.outdate_view();
     }
 
-    /// Drops what a failed request must not leave behind.
+    /// Drops the changes that a failed request must not leave behind.
     pub(crate) fn drop_failed_changes(&mut self) {
         if !self.log.is_empty() {
             let dropped = self.log.retain_for_failed_request();
@@ -257,14 +262,14 @@ impl State {
         }
     }
 
-    /// Counts what a load or commit that failed took against the request's budget.
+    /// Counts the time of a failed load or commit against the request's budget.
     pub(crate) fn spend(&mut self, time: Duration) {
         if !self.phase.is_head_sent() {
             self.spent += time;
         }
     }
 
-    /// Another request's work was read from the store.
+    /// The session was read from the store again.
     pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
         if let Backing::Loaded(base) = &mut self.backing {
             self.was_signed_in |= record.principal.is_some();
@@ -275,7 +280,7 @@ impl State {
         }
     }
 
-    /// The response is on its way. What could not be committed is forgotten, since the client has been told.
+    /// The response head is sent. Changes that could not be committed are dropped, since the response has reported that.
     pub(crate) fn send_head(&mut self, committed: bool) {
         self.phase.send_head();
         self.in_flight.acknowledge_loss();
@@ -287,10 +292,11 @@ impl State {
         self.outdate_view();
     }
 
-    /// Whether the changes, one by one, leave the session as this request read it: it has only read, then, and nothing is to
-    /// be written. Judged as a whole, since what leaves one value alone rests on it as what changes another does.
+    /// Whether the changes, taken together, leave the session as this request read it: then it has only read, and nothing is
+    /// written. They are not compared one by one, since a change that leaves one value as it was may depend on it as much as
+    /// a change of another one.
     ///
-    /// After the response what was read is too old to be judged by.
+    /// After the response the data that was read is too old to compare with.
     fn changes_nothing(&self) -> bool {
         if self.log.is_empty() {
             return true;
@@ -305,7 +311,7 @@ impl State {
         known && self.log.changes_nothing(base, &self.view)
     }
 
-    /// Whether there is nothing to tell the store, as far as no commit is under way.
+    /// Whether nothing is left to commit, apart from a commit that is running.
     pub(crate) fn has_nothing_pending(&self) -> bool {
         let refused = self.ending.has_begun() && matches!(self.backing, Backing::Denied { .. });
         self.changes_nothing()
@@ -315,13 +321,13 @@ impl State {
             && !refused
     }
 
-    /// Takes out the commit that is to be resolved first.
+    /// Takes out the commit to resolve.
     pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
         Some((self.in_flight.take_unresolved()?, self.generation))
     }
 
-    /// What an error means for the request as a whole: if a part of it is in the store, it is not true that nothing was
-    /// written, and repeating it would do that part twice.
+    /// The error of the request as a whole: if a part of it is in the store, the response must not say that nothing was
+    /// written, and a retry would apply that part twice.
     pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
         match self.phase.has_committed() {
             true => error.after_a_part(!self.ending.pending().is_empty()),
@@ -329,7 +335,7 @@ impl State {
         }
     }
 
-    /// Forgets what is not committed; whoever saves it still is told.
+    /// Drops the changes that are not committed; a later `save` of a clone reports that.
     pub(crate) fn forget(&mut self) {
         if self.in_flight.is_unresolved() {
             self.dropped.add(SessionError::OutcomeUnknown);
@@ -340,15 +346,15 @@ impl State {
         self.outdate_view();
     }
 
-    /// No response will come. What was not committed is forgotten, and the sessions returned that are still to be destroyed;
-    /// but what somebody has begun to save is saved first, and destroyed what is to be.
+    /// No response follows. Drops the uncommitted changes and returns the pending revocations, which the caller carries out.
+    /// If a commit is running, that happens when it ends.
     pub(crate) fn abandon(&mut self) -> Vec<Revocation> {
-        // No response will carry a cookie any more.
+        // From here on no cookie can be set.
         self.phase.abandon();
         self.forget_if_idle()
     }
 
-    /// A commit is over, whatever came of it.
+    /// A commit has ended, with whatever outcome.
     pub(crate) fn end_commit(&mut self) -> Vec<Revocation> {
         self.running_commits -= 1;
         self.forget_if_idle()
@@ -370,14 +376,14 @@ impl State {
         self.removed.push(log);
     }
 
-    /// Takes out changes that leave the session as it was: it has been read, not written.
+    /// Drops changes that leave the session as it was: it was read and not written.
     pub(crate) fn remove_unchanging(&mut self) {
         let log = std::mem::take(&mut self.log);
         self.remove(log);
     }
 
-    /// Takes a log out of use. It must not be dropped here: its closures are the application's, and what they have captured
-    /// may use the session when it is dropped.
+    /// Takes a log out of use. It must not be dropped here: its closures belong to the application, and dropping what they
+    /// have captured may use the session.
     fn remove(&mut self, log: ChangeLog) {
         if !log.is_empty() {
             self.removed.push(log);
@@ -444,7 +450,7 @@ pub(crate) mod tests {
         of(base(principal, keys))
     }
 
-    /// What requests want in the store that have loaded the same session, each with one change.
+    /// The work of requests that have loaded the same session, each with one change.
     pub(crate) fn works(base: &Base, context: &CommitContext, changes: Vec<Change>) -> Vec<Work> {
         let work = |change| {
             let mut state = of(base.clone());
@@ -455,7 +461,7 @@ pub(crate) mod tests {
         changes.into_iter().map(work).collect()
     }
 
-    /// The same: each a value under its number.
+    /// The same: each request inserts a value under its number.
     pub(crate) fn numbered_works(requests: usize) -> Vec<Work> {
         let insert = |number: usize| Change::Insert {
             key: number.to_string(),
@@ -471,7 +477,7 @@ pub(crate) mod tests {
             self.change(change, &now()).unwrap();
         }
 
-        /// Sends what there is to commit.
+        /// Sends the pending changes.
         fn send(&mut self) -> (Work, u32) {
             let work = self.take_work(context()).unwrap();
             work.expect("something to commit")
@@ -479,7 +485,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_change_of_what_is_seen_gives_it_another_revision() {
+    fn every_change_of_the_view_raises_its_revision() {
         type Act = fn(&mut State);
         let acts: [(&str, Act); 4] = [
             ("a call", |state| state.insert("k")),
@@ -497,7 +503,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_session_is_nobodys_if_it_is_whatever_becomes_of_pending_changes() {
+    fn a_session_is_certainly_anonymous_if_it_is_whatever_becomes_of_pending_changes() {
         let clear = || Some(Change::ClearPrincipal(rotation()));
         let remove = || Some(Change::Remove { key: "k".into() });
         for (principal, change, is_sent, expected) in [
@@ -517,12 +523,12 @@ pub(crate) mod tests {
             if is_sent {
                 drop(state.send());
             }
-            assert_eq!(state.is_nobodys(), expected, "{case}");
+            assert_eq!(state.is_certainly_anonymous(), expected, "{case}");
         }
     }
 
     #[test]
-    fn what_a_pending_change_removes_is_among_all_keys_until_it_is_committed() {
+    fn all_keys_include_a_removed_key_until_its_removal_is_committed() {
         let mut state = loaded(None, &["a", "b"]);
         let remove = Change::Remove { key: "a".into() };
         state.change(remove, &now()).unwrap();
@@ -534,7 +540,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn who_was_signed_in_at_any_time_of_the_request_was_signed_in() {
+    fn a_principal_at_any_time_of_the_request_counts_as_signed_in() {
         let mut state = loaded(None, &[]);
         assert!(!state.was_signed_in);
         state.apply_outcome(0, committed(base(Some("mia"), &[])));
@@ -546,16 +552,16 @@ pub(crate) mod tests {
         let mut state = loaded(None, &[]);
         state.insert("k");
         let (work, _) = state.send();
-        let short = CommitOutcome::NotDurable {
+        let not_durable = CommitOutcome::NotDurable {
             unresolved: unresolved(work),
             done: Box::new(done(base(Some("mia"), &[]))),
         };
-        state.apply_outcome(0, short);
+        state.apply_outcome(0, not_durable);
         assert!(state.was_signed_in);
     }
 
     #[test]
-    fn nothing_is_committed_before_a_logout_is_done() {
+    fn nothing_is_committed_before_a_pending_deletion() {
         let mut state = loaded(None, &["k"]);
         state.destroy(&now());
         state.insert("k");
@@ -566,7 +572,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn where_nothing_may_be_written_it_is_no_error_to_have_written_nothing() {
+    fn a_denied_session_fails_to_commit_only_if_it_was_changed() {
         let denied = Backing::Denied {
             handle: None,
             retired_by: None,
@@ -580,7 +586,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_commit_that_a_logout_has_overtaken_counts_as_a_part_and_leaves_nothing() {
+    fn a_commit_overtaken_by_a_logout_counts_as_a_part_and_leaves_no_changes() {
         for head_sent in [false, true] {
             for is_committed in [false, true] {
                 let mut state = loaded(None, &["k"]);
@@ -607,7 +613,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn only_changes_that_are_forgotten_are_a_loss() {
+    fn only_dropped_changes_count_as_a_loss() {
         let mut state = loaded(None, &["k"]);
         state.forget();
         assert_eq!(state.dropped.times, 0);
@@ -623,7 +629,7 @@ pub(crate) mod tests {
         Change::Insert { key, value }
     }
 
-    /// What a call looks at before it makes its change.
+    /// What a call does before it makes its change.
     type Call = fn(&mut State, usize) -> Change;
 
     const CALLS: [(&str, Call); 8] = [
@@ -651,13 +657,13 @@ pub(crate) mod tests {
             })
         }),
         ("principal", |state, _| {
-            state.is_nobodys();
+            state.is_certainly_anonymous();
             insert(state, "k".into(), 1)
         }),
     ];
 
     #[test]
-    fn the_work_for_calls_and_their_commit_grows_with_their_number_and_not_its_square() {
+    fn the_cost_of_calls_and_their_commit_grows_linearly_with_their_number() {
         const CALLED: usize = 8_000;
         for (name, call) in CALLS {
             let mut state = State::new(Backing::New, Fingerprint::Off, &now());

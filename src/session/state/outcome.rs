@@ -1,4 +1,4 @@
-//! How a commit ended, taken into the request's state.
+//! Brings the outcome of a commit into the request's state.
 
 use crate::commit::base::Base;
 use crate::commit::outcome::CommitOutcome;
@@ -9,7 +9,7 @@ use crate::session::state::backing::Backing;
 use crate::session::state::in_flight::{InFlight, Sent};
 
 impl State {
-    /// Takes in how a commit ended; false if the session was destroyed meanwhile.
+    /// Brings the outcome of a commit into the state; false if the session was destroyed meanwhile.
     pub(crate) fn apply_outcome(&mut self, generation: u32, outcome: CommitOutcome) -> bool {
         if self.generation != generation {
             if let CommitOutcome::Committed(_) | CommitOutcome::NotDurable { .. } = outcome {
@@ -19,17 +19,17 @@ impl State {
             return false;
         }
         let sent = self.in_flight.end();
-        // To rotate once more does nothing twice.
+        // A request that is retried may rotate again without harm, so rotations alone do not count as a committed part.
         let counts = sent.log.as_ref().is_some_and(|log| !log.is_all_rotations());
         match outcome {
             CommitOutcome::Committed(committed) => {
                 self.remove(sent.log.unwrap_or_default());
-                self.reads.prove();
+                self.reads.mark_verified();
                 self.adopt(committed.base);
                 self.note_committed(counts);
             }
-            CommitOutcome::Failed { log, .. } => self.put_back(log, sent),
-            CommitOutcome::NotApplied(log) => self.put_back(log, sent),
+            CommitOutcome::Failed { log, .. } => self.restore_log(log, sent),
+            CommitOutcome::NotApplied(log) => self.restore_log(log, sent),
             CommitOutcome::Unknown(mut unresolved) => {
                 let mut sent = sent;
                 if sent.discarded {
@@ -70,7 +70,7 @@ impl State {
         }
     }
 
-    /// The session is this one from here on. Returns how the request stood to the store before.
+    /// Makes this the session behind the request. Returns the backing before.
     fn adopt(&mut self, base: Base) -> Backing {
         if let Some(own) = self.backing.base() {
             let (version, before) = (base.record.version, own.record.version);
@@ -81,10 +81,10 @@ impl State {
         std::mem::replace(&mut self.backing, Backing::Loaded(Box::new(base)))
     }
 
-    /// Nothing was written.
-    fn put_back(&mut self, log: ChangeLog, sent: Sent) {
+    /// Nothing was written: the changes are pending again.
+    fn restore_log(&mut self, log: ChangeLog, sent: Sent) {
         self.remove(sent.log.unwrap_or_default());
-        self.take_back(sent.before);
+        self.restore_backing(sent.before);
         match sent.discarded {
             true => self.remove(log),
             false => self.log.put_back(log),
@@ -92,18 +92,18 @@ impl State {
         self.outdate_view();
     }
 
-    /// The session is not what was sent after all.
-    fn take_back(&mut self, before: Option<(Backing, bool)>) {
+    /// Restores the backing before a commit that was on the primary and is lost there.
+    fn restore_backing(&mut self, before: Option<(Backing, bool)>) {
         if let Some((backing, committed)) = before {
             self.backing = backing;
-            self.phase.take_back_committed(committed);
+            self.phase.restore_committed(committed);
         }
     }
 
-    /// If the handler goes on, its response must not claim the changes.
+    /// The outcome will never be known. If the handler still runs, its response must not claim the changes.
     fn lose(&mut self, sent: Sent, error: SessionError) {
         self.remove(sent.log.unwrap_or_default());
-        self.take_back(sent.before);
+        self.restore_backing(sent.before);
         if !self.phase.is_head_sent() {
             self.in_flight = InFlight::Lost;
         }
@@ -111,7 +111,7 @@ impl State {
         self.outdate_view();
     }
 
-    /// A closure of the application panicked in the middle of a commit.
+    /// A closure of the application panicked during a commit.
     pub(crate) fn lose_in_flight(&mut self) {
         if self.in_flight.log().is_some() {
             let sent = self.in_flight.end();

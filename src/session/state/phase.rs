@@ -1,13 +1,14 @@
-//! How far the request is.
+//! The phase of a request: before or after its response head.
 
-/// How far the request is.
+/// The phase of a request: before or after its response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its handler runs. `committed` once changes of it are in the store.
+    /// Its handler runs. `committed` once changes of the request are in the store.
     Handling { committed: bool },
-    /// Its response is on its way: no cookie can be set any more.
+    /// Its response head was sent: no cookie can be set any more.
     HeadSent { committed: bool },
-    /// There will be no response: the handler was dropped, panicked or failed. `forgotten` once what it did not commit is.
+    /// No response follows: the handler was dropped, panicked or failed. `forgotten` once the uncommitted changes were
+    /// dropped.
     Abandoned { forgotten: bool },
 }
 
@@ -34,8 +35,8 @@ impl Phase {
         }
     }
 
-    /// What was taken for committed is not.
-    pub(crate) fn take_back_committed(&mut self, before: bool) {
+    /// The changes that counted as committed were not.
+    pub(crate) fn restore_committed(&mut self, before: bool) {
         if let Self::Handling { committed } | Self::HeadSent { committed } = self {
             *committed = before;
         }
@@ -51,7 +52,7 @@ impl Phase {
         *self = Self::Abandoned { forgotten: false };
     }
 
-    /// Whether the request was abandoned, and what it did not commit is still to be forgotten: once.
+    /// Whether the uncommitted changes of an abandoned request must be dropped now; true only once.
     pub(crate) fn begin_forgetting(&mut self) -> bool {
         match self {
             Self::Abandoned { forgotten } => !std::mem::replace(forgotten, true),

@@ -1,15 +1,15 @@
-//! What the handler has seen of its session, and whether it was still so.
+//! What the handler has read of its session, and whether that is known to be unchanged.
 
 use crate::commit::work::{ReadSet, Seen};
 
-/// What the handler has seen of its session.
+/// What the handler has read of its session.
 #[derive(Clone, Debug)]
 pub(crate) struct Reads {
-    /// What must be in the store as it was loaded, for the log to be done to a newer record.
+    /// What must be unchanged in a newer record for the log to be replayed on it.
     pub(super) set: ReadSet,
-    /// It was still so at the last commit, or when it was looked at since.
-    proved: bool,
-    /// The session is what others have made of it too, which this request has not asked to see.
+    /// It was unchanged at the last commit, or at a check since.
+    verified: bool,
+    /// The session includes changes of other requests that this one has not asked to see.
     pub(super) overtaken: bool,
 }
 
@@ -17,25 +17,26 @@ impl Reads {
     pub(crate) fn new(set: ReadSet) -> Self {
         Self {
             set,
-            proved: false,
+            verified: false,
             overtaken: false,
         }
     }
 
-    pub(crate) fn are_proved(&self) -> bool {
-        self.proved
+    pub(crate) fn are_verified(&self) -> bool {
+        self.verified
     }
 
-    pub(crate) fn prove(&mut self) {
-        self.proved = true;
+    /// What was read was unchanged a moment ago.
+    pub(crate) fn mark_verified(&mut self) {
+        self.verified = true;
     }
 
-    /// What was read has to be looked at once more.
-    pub(super) fn doubt(&mut self) {
-        self.proved = false;
+    /// What was read must be checked again.
+    pub(super) fn mark_unverified(&mut self) {
+        self.verified = false;
     }
 
-    /// The handler has seen the value of a key.
+    /// The handler has read the value of a key.
     pub(crate) fn note_key(&mut self, key: &str) {
         self.note(|seen| {
             if !seen.keys.contains(key) {
@@ -44,17 +45,17 @@ impl Reads {
         });
     }
 
-    /// The handler has seen something that is under no key.
+    /// The handler has read something that has no key.
     pub(crate) fn note(&mut self, note: impl FnOnce(&mut Seen)) {
-        self.doubt();
+        self.mark_unverified();
         if let ReadSet::These(seen) = &mut self.set {
             note(seen);
         }
     }
 
-    /// The handler has seen which keys there are.
+    /// The handler has read which keys there are.
     pub(crate) fn note_all(&mut self) {
-        self.doubt();
+        self.mark_unverified();
         if let ReadSet::These(_) = self.set {
             self.set = ReadSet::Everything;
         }

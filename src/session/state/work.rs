@@ -1,4 +1,4 @@
-//! What the request wants in the store, taken out of its state.
+//! Takes the work of a commit out of the request's state.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::session::state::backing::Backing;
 use crate::session::state::{State, View};
 
 impl State {
-    /// The session that has retired this request's token, if to sign in is to join it.
+    /// The session that has retired this request's token, if a login of this principal may join it.
     pub(crate) fn joined_by(&self, who: &str, context: &CommitContext) -> Option<&Base> {
         let Backing::Denied {
             retired_by: Some(base),
@@ -23,16 +23,16 @@ impl State {
             return None;
         };
         let joining = context.joining(who, &base.token);
-        let met = entry(None, Some(&joining), &base.record);
-        let joins = met == Entry::SameLogin { fresh: true } && !self.refuses_join;
+        let relation = entry(None, Some(&joining), &base.record);
+        let joins = relation == Entry::SameLogin { fresh: true } && !self.refuses_join;
         joins.then_some(base)
     }
 
-    /// Whom the log signs in, if it may find the session signed in by another request, and with which token.
+    /// The login of the log, if it may join that of another request.
     fn joining(&self, context: &CommitContext) -> Option<Joining> {
         let who = self.log.login().filter(|_| !self.refuses_join)?;
         let token = match &self.backing {
-            // What was done to the session of somebody else is not done to that of this principal.
+            // Changes made to the session of another principal must not be applied to this principal's.
             Backing::Loaded(base)
                 if base.record.is_anothers(who) && !self.log.begins_with_login() =>
             {
@@ -48,9 +48,9 @@ impl State {
         Some(context.joining(who, token))
     }
 
-    /// What was read, if that may have changed meanwhile and nothing is written that would find out: the request had the
-    /// session for itself, and its lease has lapsed.
-    pub(crate) fn unproved_reads(&self) -> Option<(ReadSet, Base)> {
+    /// The values that were read, and the base they were read from, if they may have changed and no write would notice: the
+    /// request was to have the session for itself, and its lease has expired.
+    pub(crate) fn unverified_reads(&self) -> Option<(ReadSet, Base)> {
         let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
         let mut reads = self.reads.set.clone();
         if let ReadSet::These(seen) = &mut reads {
@@ -59,7 +59,7 @@ impl State {
         match &self.backing {
             Backing::Loaded(base)
                 if lapsed
-                    && !self.reads.are_proved()
+                    && !self.reads.are_verified()
                     && !self.phase.is_head_sent()
                     && !reads.is_empty() =>
             {
@@ -69,7 +69,7 @@ impl State {
         }
     }
 
-    /// Takes out what is to be committed. Nothing while a session is still to be destroyed.
+    /// Takes out the changes to commit; `None` if there are none, or while a deletion is pending.
     pub(crate) fn take_work(
         &mut self,
         context: CommitContext,
@@ -90,21 +90,21 @@ impl State {
         };
         let joining = self.joining(&context);
         let rejects = context.policy.config.concurrency == Concurrency::Reject;
-        let writes_what_it_saw =
+        let writes_values_it_read =
             !self.log.is_all_transactions() && self.log.keys().next().is_some();
-        if rejects && self.reads.overtaken && writes_what_it_saw {
+        if rejects && self.reads.overtaken && writes_values_it_read {
             return Err(SessionError::Conflict { attempts: 0 });
         }
         let log = std::mem::take(&mut self.log);
-        // A secret is retired from the commit on, not from the call, so a rotation is done again; and what gives an answer
-        // has given it on whatever the session was then.
+        // A rotation is applied again, since the old secret is retired at the commit and not at the call. So is a change
+        // with a deferred result, which must be that of the record that is written.
         let known_result =
             self.view_is == View::Exact && log.new_secret().is_none() && !log.has_deferred();
         let known_result = known_result.then(|| Arc::clone(&self.view));
         self.in_flight.send(log.clone());
         self.revision += 1;
         let mut reads = match context.policy.config.concurrency {
-            // It looks at everything by itself, and again if that has changed.
+            // A transaction reads everything itself, and runs again if anything has changed.
             Concurrency::Reject if log.is_all_transactions() => ReadSet::Nothing,
             _ => self.reads.set.clone(),
         };
@@ -112,7 +112,7 @@ impl State {
             seen.keys.extend(log.keys().cloned());
         }
         let last_write_wins = context.policy.config.concurrency == Concurrency::LastWriteWins;
-        // What gives its caller something is merged in any case: two must not get the same.
+        // Changes with a deferred result are merged in any case: two callers must not get the same value.
         let overwrites = last_write_wins && !log.has_deferred() && log.keys().next().is_some();
         let work = Work {
             base,
