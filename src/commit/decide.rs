@@ -199,7 +199,7 @@ pub(crate) enum Verdict {
     Conflict,
     /// The store failed. Nothing was written.
     Failed,
-    /// The changes may be in the store, or may still arrive there. Sending them again may tell.
+    /// The changes may be in the store, or may still arrive there. Sending them again may show which.
     OutcomeUnknown,
     /// The changes are on the primary, once, and too few replicas have acknowledged them. Asking again may help.
     NotDurable,
@@ -558,7 +558,7 @@ mod tests {
             ),
             ("deleted", Delete, &[Done], &[Send, Finish(Committed)]),
             (
-                "deleted by somebody else",
+                "deleted by another request",
                 Delete,
                 &[Gone],
                 &[Send, Finish(Committed)],

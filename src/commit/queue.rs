@@ -264,7 +264,7 @@ mod tests {
         let soon = || Instant::now() + Duration::from_millis(20);
         let (first, second) = (queues.join(one), queues.join(one));
         let elsewhere = queues.join(other);
-        let turn = first.turn(soon()).await.expect("nobody has the turn");
+        let turn = first.turn(soon()).await.expect("the turn is free");
         assert!(second.turn(soon()).await.is_none());
         assert!(elsewhere.turn(soon()).await.is_some());
         drop(turn);

@@ -88,7 +88,7 @@ impl Requester {
         }
     }
 
-    /// The renewal of what is stored, or `None` if this request may not use it any more.
+    /// The renewal that the stored record allows, or `None` if this request may not use the session any more.
     fn renewal_of(&self, stored: &Stored, now: Millis) -> Option<Renewal> {
         let record = Record::decode(stored.value()).ok()?;
         let config = &self.context.policy.config;

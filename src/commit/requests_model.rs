@@ -25,10 +25,11 @@ use crate::record::value::{decode, encode};
 /// The rules that keep a request from being stored in part, or its client from getting a wrong answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Rule {
-    /// A call is logged although it changes nothing that its request sees: the whole log tells at the end whether the
+    /// A call is logged although it changes nothing that its request sees: the whole log decides at the end whether the
     /// request has only read.
     JudgeTheWholeLog,
-    /// It tells so by what was read within the request, not by what a session that outlived its request has seen.
+    /// It is decided by the data that this request has read, not by the data that a session saw before it outlived its
+    /// request.
     JudgeByWhatThisRequestRead,
     /// A transaction returns the result of the run that was written, not that of its trial.
     ReturnTheRunThatWasWritten,

@@ -17,7 +17,7 @@
 //!    - `state/work.rs: State::take_work` takes the log out, and `commit/queue.rs: Ticket::commit` commits it.
 //!    - `apply_outcome` emits events and brings the outcome into the state (`state/outcome.rs`).
 //! 4. `save.rs: reload` loads the session again, and replays the log on it.
-//! 5. `state/phase.rs` tells whether the response head was sent. If no response follows, `shared.rs: Shared::abandon` drops the
+//! 5. `state/phase.rs` records whether the response head was sent. If no response follows, `shared.rs: Shared::abandon` drops the
 //!    changes and carries out a `destroy`.
 
 pub(crate) mod flash;
@@ -301,7 +301,7 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the increment may be committed although nobody gets the sum.
+    /// If the future is dropped, the increment may be committed although no caller gets the sum.
     pub async fn increment_now(
         &self,
         key: impl SessionKey<i64>,
@@ -541,7 +541,7 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the value may be removed although nobody gets it.
+    /// If the future is dropped, the value may be removed although no caller gets it.
     #[doc(alias = "pull")]
     pub async fn take<T: DeserializeOwned>(
         &self,

@@ -30,7 +30,7 @@ impl Session {
         }
     }
 
-    /// Ends the session: a logout. This drops what the request has changed so far; what it writes afterwards goes into a fresh
+    /// Ends the session: a logout. This drops the changes that the request has made so far. Later changes go into a new
     /// session with a new token, which is created once the deletion has succeeded.
     ///
     /// The session is deleted even if the handler is dropped, panics or fails. If the store fails, the response becomes 503 and

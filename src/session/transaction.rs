@@ -53,7 +53,7 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the transaction may be committed although nobody gets its result.
+    /// If the future is dropped, the transaction may be committed although no caller gets its result.
     #[doc(alias("multi", "atomic", "batch"))]
     pub async fn transaction<T, E, F>(&self, f: F) -> Result<T, TransactionError<E>>
     where

@@ -53,13 +53,13 @@ pub(crate) struct State {
     /// The right to be the session's only request, until the response is sent.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) in_flight: InFlight,
-    /// How many commits wait or are under way.
+    /// How many commits wait or are running.
     pub(crate) running_commits: u32,
     /// Changes that were dropped although a clone may still want to save them.
     pub(crate) dropped: DroppedChanges,
     pub(crate) phase: Phase,
-    /// What `destroy` ends besides: the sessions that the request's other cookies open, and those of its tokens that could
-    /// not be checked.
+    /// The other sessions that `destroy` ends: those that the request's other cookies open, and those of its tokens that
+    /// could not be checked.
     pub(crate) revocable: Vec<Revocation>,
     pub(crate) ending: Ending,
     /// A login of this request must not join another one: `cycle_id`, `clear_principal` or `destroy` was called before.
