@@ -12,6 +12,7 @@ use crate::commit::decide::{Action, Event, Evidence, Newer, State, Verdict, step
 use crate::commit::delete::delete_unclaimed;
 use crate::commit::join::{Joining, entry};
 use crate::commit::prepare::Prepared;
+use crate::commit::span::Cost;
 use crate::commit::work::{ReadSet, Work};
 use crate::error::store::{StoreError, StoreErrorKind};
 use crate::event;
@@ -138,8 +139,11 @@ impl Attempt {
         self.state.attempts()
     }
 
-    pub(crate) fn calls(&self) -> u32 {
-        self.calls
+    pub(crate) fn cost(&self) -> Cost {
+        Cost {
+            attempts: self.state.attempts(),
+            round_trips: self.calls,
+        }
     }
 
     pub(crate) fn into_failure(self) -> Option<StoreError> {
@@ -154,20 +158,25 @@ impl Attempt {
     }
 
     /// Resolves a write that got no answer, by sending the same bytes again. It never sends others.
-    pub(crate) async fn resolve(mut self: Box<Self>, deadline: Instant) -> Resolved {
+    pub(crate) async fn resolve(mut self: Box<Self>, deadline: Instant) -> (Resolved, Cost) {
         self.deadline = deadline;
+        self.calls = 0;
         let mut event = Event::Begin;
-        loop {
+        let resolved = loop {
             event = match self.step(event) {
                 Action::Resend => self.send().await,
                 Action::Confirm => self.confirm().await,
-                Action::Finish(Verdict::Committed) => return Resolved::Applied(self.committed()),
+                Action::Finish(Verdict::Committed) => break Resolved::Applied(self.committed()),
                 Action::Finish(Verdict::NotDurable) => {
                     let base = self.in_primary();
-                    return Resolved::Open(self, Some(base));
+                    let cost = self.cost_of_resolving();
+                    return (Resolved::Open(self, Some(base)), cost);
                 }
-                Action::Finish(Verdict::OutcomeUnknown) => return Resolved::Open(self, None),
-                Action::Finish(Verdict::NeverKnown) => return Resolved::NeverKnown,
+                Action::Finish(Verdict::OutcomeUnknown) => {
+                    let cost = self.cost_of_resolving();
+                    return (Resolved::Open(self, None), cost);
+                }
+                Action::Finish(Verdict::NeverKnown) => break Resolved::NeverKnown,
                 Action::Send
                 | Action::SendAfresh
                 | Action::WaitAndLoad
@@ -177,9 +186,26 @@ impl Attempt {
                     | Verdict::Unreadable
                     | Verdict::Conflict
                     | Verdict::Failed,
-                ) => return Resolved::NotApplied,
+                ) => break Resolved::NotApplied,
             };
+        };
+        (resolved, self.cost_of_resolving())
+    }
+
+    /// The compare-and-set itself counts for the commit that sent it first.
+    fn cost_of_resolving(&mut self) -> Cost {
+        // The error may be of a type of the application's, and is not needed any more.
+        self.failure = None;
+        Cost {
+            attempts: 0,
+            round_trips: self.calls,
         }
+    }
+
+    /// Drops what only the commit that sends the bytes first needs: the error may be of a type of the application's.
+    pub(crate) fn without_failure(mut self) -> Self {
+        self.failure = None;
+        self
     }
 
     /// Sends the bytes, once.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::Span;
 
 use crate::commit::attempt::{Attempt, Draft, Origin};
 use crate::commit::base::Base;
@@ -12,7 +11,7 @@ use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event, Goal, State, Verdict, step};
 use crate::commit::outcome::{CommitOutcome, Committed, Unresolved};
 use crate::commit::prepare::{Failure, prepare};
-use crate::commit::span;
+use crate::commit::span::Cost;
 use crate::commit::work::Work;
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
@@ -25,39 +24,47 @@ use crate::store::Durability;
 pub(crate) struct Member {
     pub(crate) work: Work,
     pub(crate) deadline: Instant,
-    reply: oneshot::Sender<CommitOutcome>,
-    span: Span,
+    reply: oneshot::Sender<(CommitOutcome, Cost)>,
 }
 
 impl Member {
     /// Makes a member of a request's work, and the channel on which its outcome arrives.
-    pub(crate) fn new(work: Work, deadline: Instant) -> (Self, oneshot::Receiver<CommitOutcome>) {
+    pub(crate) fn new(
+        work: Work,
+        deadline: Instant,
+    ) -> (Self, oneshot::Receiver<(CommitOutcome, Cost)>) {
         let (reply, outcome) = oneshot::channel();
         let member = Self {
             work,
             deadline,
             reply,
-            span: span::current(),
         };
         (member, outcome)
     }
 
-    fn reply_with(self, outcome: impl FnOnce(Work) -> CommitOutcome) {
+    /// Sends an outcome that takes the work along.
+    fn reply_with(self, cost: Cost, outcome: impl FnOnce(Work) -> CommitOutcome) {
         // The receiver is gone only if the runtime is shutting down.
-        let _ = self.reply.send(outcome(self.work));
+        let _ = self.reply.send((outcome(self.work), cost));
     }
 
-    fn fail(self, error: SessionError) {
-        self.reply_with(|work| CommitOutcome::Failed {
+    /// Sends an outcome, and drops the work only then: its closures are the application's, and so is what they have captured.
+    fn reply(self, cost: Cost, outcome: CommitOutcome) {
+        let _ = self.reply.send((outcome, cost));
+        drop(self.work);
+    }
+
+    fn fail(self, cost: Cost, error: SessionError) {
+        self.reply_with(cost, |work| CommitOutcome::Failed {
             log: work.log,
             error,
         });
     }
 
-    fn fail_with(self, failure: Failure) {
+    fn fail_with(self, cost: Cost, failure: Failure) {
         match failure {
-            Failure::Error(error) => self.fail(error),
-            Failure::Panic(panic) => self.reply_with(|_| CommitOutcome::Panicked(panic)),
+            Failure::Error(error) => self.fail(cost, error),
+            Failure::Panic(panic) => self.reply(cost, CommitOutcome::Panicked(panic)),
         }
     }
 }
@@ -83,6 +90,8 @@ pub(crate) struct Batch {
     first_deadline: Instant,
     /// The earliest deadline of all requests that have joined.
     deadline: Instant,
+    /// The cost of the attempt that has ended.
+    cost: Cost,
 }
 
 impl Batch {
@@ -106,6 +115,7 @@ impl Batch {
             deadline: first.deadline,
             members: vec![first],
             refused: Vec::new(),
+            cost: Cost::default(),
         }
     }
 
@@ -194,7 +204,7 @@ impl Batch {
                     member,
                     failure: rejection.failure,
                 }),
-                Err(rejection) => member.fail_with(rejection.failure),
+                Err(rejection) => member.fail_with(self.cost, rejection.failure),
             }
         }
         match prepared? {
@@ -216,14 +226,12 @@ impl Batch {
     fn fail(&mut self, error: &SessionError) {
         let refused = self.refused.drain(..).map(|refused| refused.member);
         for member in self.members.drain(..).chain(refused) {
-            member.fail(error.clone());
+            member.fail(self.cost, error.clone());
         }
     }
 
     fn finish(mut self, verdict: Verdict, mut attempt: Attempt) -> Option<Base> {
-        for member in &self.members {
-            span::record_cost(&member.span, attempt.attempts(), attempt.calls());
-        }
+        self.cost = attempt.cost();
         let conflict = SessionError::Conflict {
             attempts: attempt.attempts(),
         };
@@ -246,7 +254,7 @@ impl Batch {
             }
             Verdict::NeverKnown => {
                 for member in self.members.drain(..) {
-                    member.reply_with(|_| CommitOutcome::NeverKnown);
+                    member.reply(self.cost, CommitOutcome::NeverKnown);
                 }
                 self.fail_refused(&conflict);
                 return None;
@@ -266,21 +274,21 @@ impl Batch {
     /// Fails the refused requests with errors of their own: the changes that theirs cannot follow are in the store.
     fn reply_refused(&mut self) {
         for Refused { member, failure } in self.refused.drain(..) {
-            member.fail_with(failure);
+            member.fail_with(self.cost, failure);
         }
     }
 
     /// Fails the refused requests with this error: the changes that theirs cannot follow may not be in the store.
     fn fail_refused(&mut self, error: &SessionError) {
         for refused in self.refused.drain(..) {
-            refused.member.fail(error.clone());
+            refused.member.fail(self.cost, error.clone());
         }
     }
 
     fn reply_unresolved(&mut self, attempt: Attempt, base: Option<&Base>) {
         let shared = Unresolved::share(attempt);
         for member in self.members.drain(..) {
-            member.reply_with(|work| {
+            member.reply_with(self.cost, |work| {
                 let base = base.map(|base| work.own(base));
                 Unresolved::of(&shared, work).outcome(base)
             });
@@ -293,25 +301,27 @@ impl Batch {
         let created = replaced.is_none();
         let changes_cookie = replaced.is_some_and(|ends| ends != cookie_end(&base.record));
         for member in self.members.drain(..) {
-            member.reply_with(|work| {
-                work.log.confirm();
-                CommitOutcome::Committed(Box::new(Committed {
-                    base: work.own(&base),
-                    created,
-                    rotated: !created && work.log.new_secret().is_some(),
-                    changes_cookie,
-                }))
-            });
+            let work = &member.work;
+            work.log.confirm();
+            let committed = Committed {
+                base: work.own(&base),
+                created,
+                rotated: !created && work.log.new_secret().is_some(),
+                changes_cookie,
+            };
+            member.reply(self.cost, CommitOutcome::Committed(Box::new(committed)));
         }
         base
     }
 }
 
 /// Commits a session that is not stored yet. No other request knows its handle, so it needs no queue.
-pub(crate) async fn create(work: Work, deadline: Instant) -> CommitOutcome {
+pub(crate) async fn create(work: Work, deadline: Instant) -> (CommitOutcome, Cost) {
     let (member, outcome) = Member::new(work, deadline);
     Batch::of(member, None).run(|_| ()).await;
-    outcome.await.unwrap_or(CommitOutcome::NeverKnown)
+    outcome
+        .await
+        .unwrap_or((CommitOutcome::NeverKnown, Cost::default()))
 }
 
 fn nothing_sent() -> StoreError {

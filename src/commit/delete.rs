@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 use crate::commit::backend::{Deletion, MAX_PENDING_DELETIONS};
 use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event as StepEvent, Goal, State, Verdict, step};
+use crate::commit::span;
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
 use crate::event::Event;
@@ -38,12 +39,13 @@ const RETRY_WAITS: [Duration; 9] = [
 /// With this many deletions pending, a session whose token was never sent is left to expire: a logout needs the place more.
 const MAX_UNCLAIMED: usize = MAX_PENDING_DELETIONS / 2;
 
-/// Deletes a session. The deletion may be sent any number of times.
+/// Deletes a session, and counts the calls of the store. The deletion may be sent any number of times.
 async fn delete(
     store: &dyn AnyStore,
     handle: Handle,
     durability: Durability,
     deadline: Instant,
+    calls: &mut u32,
 ) -> Result<(), StoreError> {
     let mut state = State::new(Goal::Delete);
     let mut event = StepEvent::Begin;
@@ -61,6 +63,7 @@ async fn delete(
                 }));
             }
             _ => {
+                *calls += 1;
                 event = match within(deadline, store.delete(&handle, durability)).await {
                     Ok(Deleted::Done) => StepEvent::Done,
                     Ok(Deleted::Missing) => StepEvent::Gone,
@@ -86,7 +89,7 @@ pub(crate) enum Revocation {
 }
 
 impl Revocation {
-    fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> Handle {
         match self {
             Self::Verified(handle) => *handle,
             Self::Unverified { token, .. } => token.handle,
@@ -110,10 +113,12 @@ async fn revoke(
     context: &CommitContext,
     revocation: &mut Revocation,
     deadline: Instant,
+    calls: &mut u32,
 ) -> Result<Revoked, StoreError> {
     let store = &*context.backend.store;
     let handle = revocation.handle();
     if let Revocation::Unverified { token, asked } = revocation {
+        *calls += 1;
         let load = store.load(&handle, Freshness::Latest);
         let record = match within(deadline, load).await?.bytes() {
             Ok(Some(stored)) => Record::decode(stored.value()),
@@ -137,7 +142,7 @@ async fn revoke(
         *revocation = Revocation::Verified(handle);
     }
     let durability = context.policy.config.durability.revocations();
-    delete(store, handle, durability, deadline).await?;
+    delete(store, handle, durability, deadline, calls).await?;
     context.emit(&Event::Destroyed { handle });
     Ok(Revoked::Deleted)
 }
@@ -149,6 +154,8 @@ pub(crate) struct Deletions {
     /// Not to be retried: this version of sessile cannot check their tokens.
     pub(crate) unreadable: Vec<Revocation>,
     pub(crate) result: Result<(), SessionError>,
+    /// Calls of the store, one after the other.
+    pub(crate) round_trips: u32,
 }
 
 /// Carries out revocations, all at once.
@@ -158,15 +165,19 @@ pub(crate) async fn revoke_all(
     deadline: Instant,
 ) -> Deletions {
     let results = revocations.into_iter().map(|mut revocation| async move {
-        let result = revoke(context, &mut revocation, deadline).await;
-        (revocation, result)
+        let mut calls = 0;
+        let result = revoke(context, &mut revocation, deadline, &mut calls).await;
+        (revocation, result, calls)
     });
     let mut deletions = Deletions {
         failed: Vec::new(),
         unreadable: Vec::new(),
         result: Ok(()),
+        round_trips: 0,
     };
-    for (revocation, result) in join_all(results).await {
+    for (revocation, result, calls) in join_all(results).await {
+        // They run side by side.
+        deletions.round_trips = deletions.round_trips.max(calls);
         match result {
             Ok(Revoked::Deleted | Revoked::NoSession) => {}
             Ok(Revoked::Unreadable) => {
@@ -235,7 +246,7 @@ pub(crate) fn revoke_later(
         };
         pending.finish(failure_event);
     };
-    background.spawn_on(task.in_current_span(), &runtime);
+    background.spawn_on(task.instrument(span::background(handle)), &runtime);
 }
 
 /// Deletes in the background the session that a creation without a clear answer may have left. Its token was never sent. If
@@ -246,15 +257,20 @@ pub(crate) fn delete_unclaimed(context: &CommitContext, handle: Handle) {
         Deletion::Started => {}
         Deletion::Pending | Deletion::TooMany => return,
     }
-    let (context, background) = (context.clone(), backend.background.clone());
+    let background = backend.background.clone();
+    let pending = PendingDeletion {
+        context: context.clone(),
+        entry: Entry::Deletion(handle),
+        failure_event: None,
+    };
     let task = async move {
         // There is no need to wait for replicas: they get the creation and the deletion in the same stream.
-        let deleted = delete_with_retries(&context, handle, Durability::Primary).await;
+        let deleted = delete_with_retries(&pending.context, handle, Durability::Primary).await;
         if let Err(error) = deleted {
             tracing::debug!(target: "sessile", %handle, %error, "could not delete a session whose token was never sent; it expires by its idle timeout");
         }
     };
-    background.spawn(task.in_current_span());
+    background.spawn(task.instrument(span::background(handle)));
 }
 
 /// Deletes a session, and retries for about five minutes.
@@ -264,16 +280,14 @@ async fn delete_with_retries(
     durability: Durability,
 ) -> Result<(), StoreError> {
     let mut waits = RETRY_WAITS.iter();
-    let deleted = loop {
-        let store = &*context.backend.store;
-        let deleted = delete(store, handle, durability, context.deadline()).await;
+    loop {
+        let (store, deadline) = (&*context.backend.store, context.deadline());
+        let deleted = delete(store, handle, durability, deadline, &mut 0).await;
         match (&deleted, waits.next()) {
             (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
-            _ => break deleted,
+            _ => return deleted,
         }
-    };
-    context.backend.end_deletion(handle);
-    deleted
+    }
 }
 
 async fn revoke_with_retries(
@@ -282,13 +296,10 @@ async fn revoke_with_retries(
 ) -> Result<(), StoreError> {
     let mut waits = RETRY_WAITS.iter();
     loop {
-        let error = match revoke(context, revocation, context.deadline()).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        match waits.next() {
-            Some(wait) => tokio::time::sleep(*wait).await,
-            None => return Err(error),
+        let revoked = revoke(context, revocation, context.deadline(), &mut 0).await;
+        match (&revoked, waits.next()) {
+            (Err(_), Some(wait)) => tokio::time::sleep(*wait).await,
+            _ => return revoked.map(|_| ()),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::commit::attempt::{Attempt, Resolved};
 use crate::commit::base::Base;
+use crate::commit::span::Cost;
 use crate::commit::work::Work;
 use crate::error::session::SessionError;
 use crate::lock::Lock;
@@ -97,7 +98,10 @@ impl Resolution {
 impl Unresolved {
     /// What the requests of a batch share: its attempt, until one of them resolves it.
     pub(crate) fn share(attempt: Attempt) -> Arc<Lock<Resolution>> {
-        Arc::new(Lock::new(Resolution::Open(Box::new(attempt), None)))
+        Arc::new(Lock::new(Resolution::Open(
+            Box::new(attempt.without_failure()),
+            None,
+        )))
     }
 
     pub(crate) fn of(shared: &Arc<Lock<Resolution>>, work: Work) -> Self {
@@ -150,12 +154,16 @@ impl Unresolved {
 
     /// Resolves the commit, and also returns the session if the store has just shown it. The caller has the session's turn,
     /// so only one request resolves at a time.
-    pub(crate) async fn resolve(self, deadline: Instant) -> (CommitOutcome, Option<Base>) {
+    pub(crate) async fn resolve(self, deadline: Instant) -> (CommitOutcome, Cost, Option<Base>) {
         // If this future is dropped, the attempt is lost and its outcome is never known.
         let known = self.replace(Resolution::NeverKnown);
-        let (known, latest) = match known {
-            Resolution::Open(attempt, _) => Resolution::of(attempt.resolve(deadline).await),
-            known => (known, None),
+        let (known, cost, latest) = match known {
+            Resolution::Open(attempt, _) => {
+                let (resolved, cost) = attempt.resolve(deadline).await;
+                let (known, latest) = Resolution::of(resolved);
+                (known, cost, latest)
+            }
+            known => (known, Cost::default(), None),
         };
         let shared = Arc::clone(&self.shared);
         let (outcome, known) = match known {
@@ -175,7 +183,7 @@ impl Unresolved {
             }
         };
         *shared.lock() = known;
-        (outcome, latest)
+        (outcome, cost, latest)
     }
 
     fn replace(&self, known: Resolution) -> Resolution {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::commit::base::Base;
 use crate::commit::batch::{Batch, Member};
 use crate::commit::outcome::{CommitOutcome, Unresolved};
+use crate::commit::span::Cost;
 use crate::commit::work::Work;
 use crate::error::session::SessionError;
 use crate::lock::Lock;
@@ -79,7 +80,8 @@ impl Ticket {
     /// # Cancel safety
     ///
     /// Must run to its end: other requests may wait for the batch that it runs.
-    pub(crate) async fn commit(&self, work: Work, deadline: Instant) -> CommitOutcome {
+    pub(crate) async fn commit(&self, work: Work, deadline: Instant) -> (CommitOutcome, Cost) {
+        let unknown = (CommitOutcome::NeverKnown, Cost::default());
         let (member, mut outcome) = Member::new(work, deadline);
         let number = match self.queue.enter(member) {
             Ok(number) => number,
@@ -87,24 +89,24 @@ impl Ticket {
         };
         let turn = tokio::select! {
             biased;
-            outcome = &mut outcome => return outcome.unwrap_or(CommitOutcome::NeverKnown),
+            outcome = &mut outcome => return outcome.unwrap_or(unknown),
             turn = timeout_at(deadline, self.queue.turn.lock()) => turn,
         };
         let Ok(_turn) = turn else {
             return match self.queue.leave(number) {
                 Some(work) => too_busy(work),
                 // A batch has taken it, and ends by this request's deadline.
-                None => outcome.await.unwrap_or(CommitOutcome::NeverKnown),
+                None => outcome.await.unwrap_or(unknown),
             };
         };
         loop {
             match outcome.try_recv() {
                 Ok(outcome) => return outcome,
-                Err(TryRecvError::Closed) => return CommitOutcome::NeverKnown,
+                Err(TryRecvError::Closed) => return unknown,
                 Err(TryRecvError::Empty) => {}
             }
             let Some(batch) = self.queue.next_batch() else {
-                return CommitOutcome::NeverKnown;
+                return unknown;
             };
             let latest = batch.run(|batch| self.queue.let_join(batch)).await;
             self.queue.note_latest(latest);
@@ -112,14 +114,18 @@ impl Ticket {
     }
 
     /// Resolves a commit that got no answer: finds out whether it was applied.
-    pub(crate) async fn resolve(&self, unresolved: Unresolved, deadline: Instant) -> CommitOutcome {
+    pub(crate) async fn resolve(
+        &self,
+        unresolved: Unresolved,
+        deadline: Instant,
+    ) -> (CommitOutcome, Cost) {
         match self.turn(deadline).await {
             Some(_turn) => {
-                let (outcome, latest) = unresolved.resolve(deadline).await;
+                let (outcome, cost, latest) = unresolved.resolve(deadline).await;
                 self.queue.note_latest(latest);
-                outcome
+                (outcome, cost)
             }
-            None => CommitOutcome::Unknown(unresolved),
+            None => (CommitOutcome::Unknown(unresolved), Cost::default()),
         }
     }
 
@@ -134,12 +140,13 @@ impl Ticket {
     }
 }
 
-fn too_busy(work: Work) -> CommitOutcome {
+fn too_busy(work: Work) -> (CommitOutcome, Cost) {
     let wait = work.context.backend.request_budget();
-    CommitOutcome::Failed {
+    let outcome = CommitOutcome::Failed {
         log: work.log,
         error: SessionError::Busy { wait },
-    }
+    };
+    (outcome, Cost::default())
 }
 
 impl CommitQueue {

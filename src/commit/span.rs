@@ -1,12 +1,32 @@
-//! The span of a commit, `session.commit`. Its fields are recorded only if a subscriber wants the span.
+//! The span of a commit, `session.commit`, and what is recorded in it: only if a subscriber wants the span.
+
+use std::ops::AddAssign;
 
 use tracing::Span;
 use tracing::field::{Empty, display};
 
 use crate::error::session::SessionError;
+use crate::lock::assert_none_held;
 use crate::token::Handle;
 
 const NAME: &str = "session.commit";
+
+/// What a commit has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Compare-and-sets with bytes of their own.
+    pub(crate) attempts: u32,
+    /// Calls of the store, one after the other. Each is one round trip, unless the table at
+    /// [`RedisStore`](crate::RedisStore) says otherwise.
+    pub(crate) round_trips: u32,
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.attempts += other.attempts;
+        self.round_trips += other.round_trips;
+    }
+}
 
 /// The span of a commit that begins now; the current one if no subscriber wants it.
 pub(crate) fn commit() -> Span {
@@ -24,40 +44,42 @@ pub(crate) fn commit() -> Span {
     }
 }
 
-/// The span of the commit that runs here, or none.
-pub(crate) fn current() -> Span {
-    let span = Span::current();
-    let is_commit = |span: &Span| span.metadata().is_some_and(|it| it.name() == NAME);
-    match is_commit(&span) {
-        true => span,
-        false => Span::none(),
+/// The span for a deletion that goes on in the background: the current one, as long as that is not the span of a commit,
+/// which must close when the commit has ended.
+pub(crate) fn background(handle: Handle) -> Span {
+    let current = Span::current();
+    if !is_commit(&current) {
+        return current;
     }
+    let span = tracing::debug_span!(target: "sessile", parent: None, "session.revoke", %handle);
+    span.follows_from(&current);
+    span
 }
 
-/// Records the cost of a write, for a request whose changes it held. A call of the store is one round trip, unless the table
-/// at [`RedisStore`](crate::RedisStore) says otherwise.
-pub(crate) fn record_cost(span: &Span, attempts: u32, round_trips: u32) {
-    span.record("attempts", attempts);
-    span.record("round_trips", round_trips);
-}
-
-/// Records how the commit that runs here has ended.
-pub(crate) fn record_end(handle: Option<Handle>, result: &Result<(), SessionError>) {
-    let span = current();
-    if span.is_disabled() {
+/// Records how the commit that runs here has ended. The caller holds no lock, since the subscriber is code of the application.
+pub(crate) fn record_end(handle: Option<Handle>, cost: Cost, outcome: &'static str) {
+    let span = Span::current();
+    if !is_commit(&span) {
         return;
     }
-    if let Some(handle) = handle {
-        span.record("handle", display(handle));
-    }
-    span.record("outcome", outcome(result));
+    assert_none_held();
+    span.record("handle", handle.map(display));
+    span.record("attempts", cost.attempts);
+    span.record("round_trips", cost.round_trips);
+    span.record("outcome", outcome);
 }
 
-fn outcome(result: &Result<(), SessionError>) -> &'static str {
+fn is_commit(span: &Span) -> bool {
+    span.metadata().is_some_and(|it| it.name() == NAME)
+}
+
+/// The outcome of a commit as the span names it.
+pub(crate) fn outcome(result: &Result<(), SessionError>) -> &'static str {
     match result {
         Ok(()) => "committed",
         Err(SessionError::Conflict { .. }) => "conflict",
         Err(SessionError::Gone(_)) => "gone",
+        Err(SessionError::Denied(_)) => "denied",
         Err(SessionError::Busy { .. }) => "busy",
         Err(SessionError::OutcomeUnknown) => "unknown",
         Err(SessionError::Store(_)) => "store_failed",

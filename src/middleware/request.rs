@@ -16,6 +16,7 @@ use crate::config::policies::{Concurrency, OnStoreError};
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
+use crate::lock::assert_none_held;
 use crate::middleware::choose::{Choice, choose, held, worth};
 use crate::middleware::slot::{LoadFailure, SessionSlot};
 use crate::record::Record;
@@ -43,6 +44,7 @@ impl SessionSlot {
                 Ok(session) => outcome(&session.shared().state().backing),
                 Err(failed) => (failed_outcome(&failed.error), None),
             };
+            assert_none_held();
             span.record("outcome", outcome);
             span.record("handle", handle.map(tracing::field::display));
         }

@@ -12,7 +12,7 @@ use crate::commit::delete::{Revocation, revoke_all};
 use crate::commit::lease::Lease;
 use crate::commit::outcome::CommitOutcome;
 use crate::commit::queue::Ticket;
-use crate::commit::span;
+use crate::commit::span::{self, Cost};
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::Record;
@@ -132,6 +132,8 @@ impl Drop for LoseOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.state().lose_in_flight();
+            let handle = self.0.state().backing.stored_handle();
+            span::record_end(handle, Cost::default(), "panicked");
         }
     }
 }
@@ -141,7 +143,17 @@ async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), Session
     let _lose_on_panic = LoseOnPanic(shared);
     let began = Instant::now();
     let deadline = deadline(began, shared.time_left());
-    let result = commit_by(shared, &trigger, deadline).await;
+    let (handle, ends) = {
+        let state = shared.state();
+        let revocation = state.ending.pending().first();
+        let handle = state.backing.stored_handle();
+        (
+            handle.or(revocation.map(Revocation::handle)),
+            revocation.is_some(),
+        )
+    };
+    let mut cost = Cost::default();
+    let result = commit_by(shared, &trigger, deadline, &mut cost).await;
     shared.edit(|state| {
         if result.is_err() {
             state.spend(began.elapsed());
@@ -156,7 +168,12 @@ async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), Session
             state.send_head(result.is_ok());
         }
     });
-    span::record_end(shared.state().backing.stored_handle(), &result);
+    let handle = handle.or_else(|| shared.state().backing.stored_handle());
+    let outcome = match &result {
+        Ok(()) if ends && cost.attempts == 0 => "destroyed",
+        result => span::outcome(result),
+    };
+    span::record_end(handle, cost, outcome);
     if let Err(error) = &result {
         shared.report(error);
     }
@@ -170,6 +187,7 @@ async fn commit_by(
     shared: &Shared,
     trigger: &Trigger,
     deadline: Instant,
+    cost: &mut Cost,
 ) -> Result<(), SessionError> {
     let mut committed = false;
     for _ in 0..ROUNDS {
@@ -177,10 +195,11 @@ async fn commit_by(
             break;
         }
         if shared.state().has_nothing_pending() {
+            cost.round_trips += 1;
             verify_reads(shared, deadline).await?;
             continue;
         }
-        match commit_once(shared, deadline).await {
+        match commit_once(shared, deadline, cost).await {
             // The changes of the call are committed; later changes of clones are theirs to save.
             Ok(true) if matches!(trigger, Trigger::Explicit { .. }) => break,
             Ok(was_committed) => committed |= was_committed,
@@ -222,8 +241,12 @@ async fn verify_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionE
 
 /// Takes the next step: deletes sessions, resolves an earlier commit, or commits the changes. True if changes were
 /// committed.
-async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, SessionError> {
-    delete_pending(shared, deadline).await?;
+async fn commit_once(
+    shared: &Shared,
+    deadline: Instant,
+    cost: &mut Cost,
+) -> Result<bool, SessionError> {
+    delete_pending(shared, deadline, cost).await?;
     if shared.state().in_flight.is_lost() {
         return Err(SessionError::OutcomeUnknown);
     }
@@ -232,7 +255,7 @@ async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     if let Some(ticket) = &ticket
         && shared.state().in_flight.is_unresolved()
     {
-        resolve(shared, ticket, deadline).await?;
+        resolve(shared, ticket, deadline, cost).await?;
         // If the request has failed, the changes that came back are dropped first.
         return Ok(false);
     }
@@ -240,22 +263,28 @@ async fn commit_once(shared: &Shared, deadline: Instant) -> Result<bool, Session
     let Some((work, generation)) = work else {
         return Ok(false);
     };
-    let outcome = match &ticket {
+    let (outcome, spent) = match &ticket {
         Some(ticket) => ticket.commit(work, deadline).await,
         None => create(work, deadline).await,
     };
+    *cost += spent;
     apply_outcome(shared, outcome, generation)?;
     Ok(true)
 }
 
 /// Deletes the sessions that this request has ended. A deletion that fails is retried in the background.
-async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), SessionError> {
+async fn delete_pending(
+    shared: &Shared,
+    deadline: Instant,
+    cost: &mut Cost,
+) -> Result<(), SessionError> {
     // They stay in the state until they are carried out, so that none gets lost unnoticed if the runtime shuts down.
     let pending = shared.state().ending.pending().to_vec();
     if pending.is_empty() {
         return Ok(());
     }
     let deletions = revoke_all(&shared.context, pending.clone(), deadline).await;
+    cost.round_trips += deletions.round_trips;
     // The response must not claim the remaining deletions, even if the handler ignores the error of a `save`.
     let remaining = deletions.failed.iter().chain(&deletions.unreadable);
     let remaining: Vec<Revocation> = remaining.cloned().collect();
@@ -265,12 +294,18 @@ async fn delete_pending(shared: &Shared, deadline: Instant) -> Result<(), Sessio
 }
 
 /// Resolves the commit of this session that got no answer, if there is one.
-async fn resolve(shared: &Shared, ticket: &Ticket, deadline: Instant) -> Result<(), SessionError> {
+async fn resolve(
+    shared: &Shared,
+    ticket: &Ticket,
+    deadline: Instant,
+    cost: &mut Cost,
+) -> Result<(), SessionError> {
     let unresolved = shared.state().take_unresolved();
     let Some((unresolved, generation)) = unresolved else {
         return Ok(());
     };
-    let outcome = ticket.resolve(unresolved, deadline).await;
+    let (outcome, spent) = ticket.resolve(unresolved, deadline).await;
+    *cost += spent;
     apply_outcome(shared, outcome, generation)
 }
 
@@ -293,7 +328,7 @@ async fn reload_by(shared: &Shared, deadline: Instant) -> Result<(), SessionErro
     // The record that is read may have the changes of this commit already, and a replay would apply them twice.
     if shared.state().in_flight.may_be_applied_unseen() {
         let ticket = shared.engine.queues.join(handle);
-        resolve(shared, &ticket, deadline).await?;
+        resolve(shared, &ticket, deadline, &mut Cost::default()).await?;
     }
     let (epoch, generation) = match &*shared.state() {
         State {

@@ -419,3 +419,61 @@ async fn observers_and_hooks_may_use_the_session() {
         assert!(told.contains(&event), "{event}: {told:?}");
     }
 }
+
+/// A capture whose `Drop` panics, unless the thread is panicking already.
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a capture panics when it is dropped");
+        }
+    }
+}
+
+/// Two requests travel in one batch, which has the last copy of the closure: its request has destroyed the session meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_request_learns_its_outcome_although_its_closure_panics_when_it_is_dropped() {
+    const SLOW: Duration = Duration::from_millis(100);
+    let late = Late::before(MemoryStore::new());
+    let mut visit = Visit::with(SessionLayer::new(late.clone()));
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    late.plan(&[Post::Slow(SLOW), Post::Slow(SLOW)]);
+    let counts = |mut visit: Visit, key: &'static str, after: u64| async move {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        let count = visit.page(move |session| async move {
+            session.increment(key, 1).unwrap();
+            StatusCode::OK
+        });
+        count.await.status.as_u16()
+    };
+    let (saved, mut outcome) = tokio::sync::mpsc::unbounded_channel();
+    let dropped = |mut visit: Visit| async move {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let page = visit.page(move |session| async move {
+            let capture = PanicsWhenDropped;
+            let update = move |n: &mut u32| {
+                let _ = &capture;
+                *n += 1;
+            };
+            session.update("c", update).unwrap();
+            let clone = session.clone();
+            let destroys = tokio::spawn(async move {
+                tokio::time::sleep(SLOW).await;
+                clone.destroy();
+            });
+            saved.send(session.save().await).unwrap();
+            let _ = destroys.await;
+            StatusCode::OK
+        });
+        page.await;
+    };
+    // The panic ends the task of one of them.
+    let runs_the_batch = tokio::spawn(counts(visit.clone(), "b", 20));
+    let drops = tokio::spawn(dropped(visit.clone()));
+    let (status, ..) = tokio::join!(counts(visit, "a", 0), runs_the_batch, drops);
+    assert_eq!(status, 200);
+    assert!(outcome.recv().await.unwrap().is_ok());
+}

@@ -248,9 +248,36 @@ async fn a_commit_has_a_span_with_its_outcome_and_cost_but_a_read_has_none() {
         // That of the request which overtakes is over first.
         let commit = commits.rfind(|it| it.starts_with("session.commit"));
         let expected = expected.map(|(cost, outcome)| {
-            format!("session.commit {cost} handle={handle} outcome={outcome}")
+            format!("session.commit handle={handle} {cost} outcome={outcome}")
         });
         assert_eq!(commit, expected, "{path}");
         assert!(!commit.is_some_and(|it| it.contains(&token[23..])));
     }
+}
+
+#[tokio::test]
+async fn a_logout_has_a_span_with_the_handle_of_the_session_that_it_ends() {
+    let app = app(SessionLayer::new(MemoryStore::new()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let handle = handle(&app, &browser).await;
+    let (spans, _recording, _second) = Spans::record();
+    browser.get(&app, "/logout").await.ok();
+    let expected =
+        format!("session.commit handle={handle} attempts=0 round_trips=1 outcome=destroyed");
+    assert_eq!(spans.take().last(), Some(&expected));
+}
+
+#[tokio::test]
+async fn the_span_of_a_commit_closes_although_its_deletion_is_retried_in_the_background() {
+    let app = app(SessionLayer::new(unreachable_store()));
+    let browser = Browser {
+        cookie: Some(format!("__Host-id={}", "A".repeat(43))),
+    };
+    let (spans, _recording, _second) = Spans::record();
+    let response = browser.peek(&app, "/sign-out").await;
+    assert_eq!(response.status.as_u16(), 503);
+    let spans = spans.take();
+    let ended = |it: &String| it.starts_with("session.commit") && it.ends_with("store_failed");
+    assert!(spans.iter().any(ended), "{spans:?}");
 }
