@@ -1,4 +1,4 @@
-//! A store behind an [`Arc`] is a store, so that the application can keep a pointer to its own.
+//! An [`Arc`] of a store is a store, so that the application can keep a pointer to its own.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -75,10 +75,10 @@ mod tests {
     use crate::store::erased::is_same_store;
     use crate::store::memory::MemoryStore;
 
-    /// A store of the application, of which only type and namespace are known.
-    struct Own(MemoryStore);
+    /// A store that the application has written, of which only type and namespace can be compared.
+    struct CustomStore(MemoryStore);
 
-    impl SessionStore for Own {
+    impl SessionStore for CustomStore {
         fn namespace(&self) -> &str {
             self.0.namespace()
         }
@@ -126,9 +126,9 @@ mod tests {
         assert!(!is_same_store(&pointer, &other));
         assert!(!is_same_store(&Arc::new(other), &pointer));
         assert!(is_same_store(
-            &Arc::new(Own(one.clone())),
-            &Own(one.clone())
+            &Arc::new(CustomStore(one.clone())),
+            &CustomStore(one.clone())
         ));
-        assert!(!is_same_store(&Own(one.clone()), &one));
+        assert!(!is_same_store(&CustomStore(one.clone()), &one));
     }
 }

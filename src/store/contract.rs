@@ -1,4 +1,4 @@
-//! What a store is: the trait, what it is given, and what it answers.
+//! The contract of a store: the trait, its arguments and its outcomes.
 
 use std::any::Any;
 use std::fmt;
@@ -17,27 +17,27 @@ use crate::token::Handle;
 
 /// Keeps sessions as bytes with a version and a time to live.
 ///
-/// Futures may be dropped at any point; an operation whose future was dropped may still happen.
+/// Any future may be dropped at any point; its operation may happen all the same.
 ///
-/// Each call reaches the store at most once: no client or proxy in between may retry an unanswered `create` or `replace` on its
-/// own, and an acknowledged `create` must not arrive again. Otherwise changes are applied twice, and a session comes back after
-/// its logout.
+/// Each call must reach the store at most once: no client or proxy in between may resend an unanswered `create` or `replace` on
+/// its own, and an acknowledged `create` must not arrive a second time. Otherwise changes are applied twice, and a session
+/// comes back after its logout.
 pub trait SessionStore: Send + Sync + 'static {
-    /// The prefix of every key; it is part of the hash of a session's secret, so that a token issued for one namespace
-    /// is void in every other.
+    /// The prefix of every key. It is part of the hash of a session's secret, so a token that was issued for one namespace is
+    /// invalid in every other.
     fn namespace(&self) -> &str;
 
-    /// The time by the store's clock, which decides when a session has reached its absolute timeout.
+    /// The time by the store's clock, which decides whether a session has reached its absolute timeout.
     fn now(&self) -> SystemTime;
 
     /// What this store can do, and how long a request may spend on it.
     fn capabilities(&self) -> Capabilities;
 
-    /// Reads a session. A key that holds something other than bytes is [`Loaded::Unreadable`], not an error.
+    /// Loads a session. If the key holds something other than bytes, returns [`Loaded::Unreadable`], not an error.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; the kind does not matter, since nothing is changed.
+    /// Any [`StoreError`]; the kind does not matter, since a load changes nothing.
     fn load(
         &self,
         key: &Handle,
@@ -55,7 +55,7 @@ pub trait SessionStore: Send + Sync + 'static {
         write: Write<'_>,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
-    /// Replaces a session if its version is still that of `expected`; must never create one.
+    /// Replaces a session if its version is still that of `expected`. It must never create one.
     ///
     /// # Errors
     ///
@@ -67,11 +67,11 @@ pub trait SessionStore: Send + Sync + 'static {
         write: Write<'_>,
     ) -> impl Future<Output = Result<Replaced, StoreError>> + Send;
 
-    /// Sets the time to live and leaves the value alone; [`Renewal::Extend`] never shortens it.
+    /// Sets the time to live and keeps the value; [`Renewal::Extend`] never shortens it.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; a renewal that is missed is made up for by the next request.
+    /// Any [`StoreError`]; the next request makes up for a missed renewal.
     fn touch(
         &self,
         key: &Handle,
@@ -82,21 +82,21 @@ pub trait SessionStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A [`StoreError`]; the caller sends the deletion again, which does no harm.
+    /// Any [`StoreError`]; the caller sends the deletion again, which is harmless.
     fn delete(
         &self,
         key: &Handle,
         durability: Durability,
     ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
 
-    /// Takes the lease of this handle if it is free, for this long; renews it to that if `owner` has it already. A store
-    /// without leases refuses, and so says [`Capabilities::lease`].
+    /// Takes the lease of this handle for this long, if it is free; renews it for this long, if `owner` has it already. A store
+    /// without leases returns an error, and says so in [`Capabilities::lease`].
     ///
-    /// The lease is apart from the session: it may be taken before there is one, and neither touches the other.
+    /// The lease is independent of the session: it can be taken before the session exists, and neither changes the other.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]. The lease may then be taken or not; to take it again as the same owner does no harm.
+    /// Any [`StoreError`]. The lease may be taken or not; taking it again as the same owner is harmless.
     fn acquire(
         &self,
         key: &Handle,
@@ -107,11 +107,11 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(unsupported()))
     }
 
-    /// Gives the lease up if `owner` has it, and does nothing otherwise.
+    /// Releases the lease if `owner` has it; does nothing otherwise.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; the lease then ends with its time.
+    /// Any [`StoreError`]; the lease then expires.
     fn release(
         &self,
         key: &Handle,
@@ -121,7 +121,7 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(unsupported()))
     }
 
-    /// The store itself, where `self` only points to it, so that two of them can be compared.
+    /// The store itself, also where `self` only points to it, so that two stores can be compared.
     #[doc(hidden)]
     fn as_any(&self) -> &dyn Any
     where
@@ -138,15 +138,15 @@ pub struct Capabilities {
     /// How long one request may wait for an unresponsive store: for its load and for the commits and reloads that fail,
     /// together. 1 s by default; less than a millisecond counts as one.
     pub request_budget: Duration,
-    /// Whether it has leases: [`SessionStore::acquire`]. False by default.
+    /// Whether the store has leases: [`SessionStore::acquire`]. False by default.
     pub lease: bool,
-    /// Whether it can wait for replicas: [`Durability::Replicas`]. False by default; the store then refuses such writes and
-    /// changes nothing.
+    /// Whether the store can wait for replicas: [`Durability::Replicas`]. False by default; the store then refuses such writes
+    /// and changes nothing.
     pub durability: bool,
 }
 
 impl Capabilities {
-    /// The least a store can do.
+    /// The minimum: a store without leases and replicas, with a request budget of 1 s.
     pub fn new() -> Self {
         Self {
             request_budget: Duration::from_secs(1),
@@ -162,14 +162,14 @@ impl Capabilities {
         self
     }
 
-    /// Says whether this store has leases.
+    /// Sets whether this store has leases.
     #[must_use]
     pub fn with_lease(mut self, lease: bool) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Says whether this store can wait for replicas.
+    /// Sets whether this store can wait for replicas.
     #[must_use]
     pub fn with_durability(mut self, durability: bool) -> Self {
         self.durability = durability;
@@ -183,17 +183,17 @@ impl Default for Capabilities {
     }
 }
 
-/// How new a loaded session must be.
+/// How recent a loaded session must be.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// A copy kept near the application will do, if the store keeps one.
+    /// A cached copy is acceptable, if the store keeps one.
     Recent,
-    /// The value that the next compare-and-set would meet.
+    /// The value that the next compare-and-set would compare with.
     Latest,
 }
 
-/// How far a write must have spread before it counts as done.
+/// How many servers must have a write before it counts as done.
 ///
 /// In a configuration file: `"primary"`, or `{ replicas = { n = 1, timeout = "100ms" } }`.
 #[non_exhaustive]
@@ -203,22 +203,22 @@ pub enum Durability {
     /// The primary has it in memory.
     #[default]
     Primary,
-    /// The primary and this many of its replicas have it in memory. If they do not say so in time, the write has been done
-    /// and the request fails: [`StoreErrorKind::NotDurable`](crate::store::StoreErrorKind::NotDurable).
+    /// The primary and this many of its replicas have it in memory. If too few acknowledge it in time, the write is on the
+    /// primary and the request fails: [`StoreErrorKind::NotDurable`](crate::store::StoreErrorKind::NotDurable).
     ///
-    /// A failover that promotes one of these replicas does not lose the write. One that promotes another replica may:
-    /// Redis does not know which of them have it.
+    /// A failover that promotes one of these replicas does not lose the write. One that promotes another replica may lose it:
+    /// Redis does not record which replicas have it.
     Replicas {
-        /// How many; at least one.
+        /// How many replicas; at least one.
         n: u32,
-        /// How long to wait for them, after the primary has answered; never longer than the store's request budget.
+        /// How long to wait for them, after the primary has answered; at most the store's request budget.
         #[serde(with = "duration")]
         timeout: Duration,
     },
 }
 
 impl Durability {
-    /// For a store that has no replicas to wait for.
+    /// For a store without replicas.
     pub(crate) fn primary_only(self) -> Result<(), StoreError> {
         match self {
             Self::Primary => Ok(()),
@@ -229,7 +229,7 @@ impl Durability {
     }
 }
 
-/// A session as the store has it.
+/// A session as it is stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
     value: Bytes,
@@ -240,7 +240,7 @@ impl Stored {
     /// How many bytes at the start of a value are its version.
     pub const VERSION_LEN: usize = 29;
 
-    /// A value and the time it has left; `None` if it would live for ever.
+    /// A value and its remaining time to live; `None` if it never expires.
     pub fn new(value: impl Into<Bytes>, time_left: Option<Duration>) -> Self {
         Self {
             value: value.into(),
@@ -248,12 +248,12 @@ impl Stored {
         }
     }
 
-    /// The value, beginning with its version.
+    /// The value, which begins with its version.
     pub fn value(&self) -> &Bytes {
         &self.value
     }
 
-    /// The time until the store drops it; `None` if never.
+    /// The time until the session expires; `None` if it never does.
     pub fn time_left(&self) -> Option<Duration> {
         self.time_left
     }
@@ -273,7 +273,7 @@ impl fmt::Debug for Stored {
     }
 }
 
-/// What is to be written.
+/// A value to write, and how.
 #[non_exhaustive]
 #[derive(Clone, Copy)]
 pub struct Write<'a> {
@@ -281,15 +281,15 @@ pub struct Write<'a> {
     pub value: &'a Bytes,
     /// The time to live; never zero.
     pub ttl: Duration,
-    /// How far it must have spread.
+    /// How many servers must have it.
     pub durability: Durability,
-    /// Whether somebody is signed in to the session: it has a principal. A hint for stores that evict, so that they evict
-    /// anonymous sessions first; it changes nothing else, and a store need not keep it. No by default.
+    /// Whether a user is signed in to the session, that is, whether it has a principal. A hint for stores that evict, so that
+    /// they evict anonymous sessions first; it changes nothing else, and a store need not keep it. False by default.
     pub signed_in: bool,
 }
 
 impl<'a> Write<'a> {
-    /// A write of an anonymous session that counts as done once the primary has it.
+    /// A write of an anonymous session that is done once the primary has it.
     pub fn new(value: &'a Bytes, ttl: Duration) -> Self {
         Self {
             value,
@@ -299,14 +299,14 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Sets how far it must have spread.
+    /// Sets how many servers must have it.
     #[must_use]
     pub fn with_durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Says whether somebody is signed in to the session.
+    /// Sets whether a user is signed in to the session.
     #[must_use]
     pub fn with_signed_in(mut self, signed_in: bool) -> Self {
         self.signed_in = signed_in;
@@ -333,17 +333,17 @@ impl fmt::Debug for Write<'_> {
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loaded {
-    /// This session is stored.
+    /// The session is stored.
     Found(Stored),
-    /// Something else than bytes is stored under the handle, which no session is. Only a store that others write to, and that
-    /// has other types of values, knows this case.
+    /// Something other than bytes is stored under the handle, so it is not a session. Only a store that has values of other
+    /// types, and that others write to, returns this.
     Unreadable,
     /// Nothing is stored under the handle.
     Missing,
 }
 
 impl Loaded {
-    /// The session, if there is one, or why what is there is none.
+    /// The session if there is one, or why the stored value is not a session.
     pub(crate) fn bytes(self) -> Result<Option<Stored>, Unreadable> {
         match self {
             Self::Found(stored) => Ok(Some(stored)),
@@ -363,7 +363,7 @@ impl Loaded {
 pub enum Created {
     /// The session is stored.
     Done,
-    /// Another one has the handle, and is unchanged.
+    /// Another session has the handle; it is unchanged.
     Exists,
 }
 
@@ -377,9 +377,9 @@ pub enum Created {
 pub enum Replaced {
     /// The new value is stored.
     Done,
-    /// The stored value has another version: this one. It is unchanged.
+    /// The stored value has another version and is unchanged; this is it.
     Conflict(Stored),
-    /// Something else than bytes is stored under the handle: [`Loaded::Unreadable`]. It is unchanged.
+    /// Something other than bytes is stored under the handle: [`Loaded::Unreadable`]. It is unchanged.
     Unreadable,
     /// Nothing is stored under the handle; nothing was created.
     Gone,
@@ -401,7 +401,7 @@ pub enum Touched {
 #[allow(clippy::exhaustive_enums, reason = "complete: there or not")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
-    /// The session was stored, and is deleted.
+    /// The session was stored and is deleted.
     Done,
     /// Nothing was stored under the handle.
     Missing,

@@ -1,4 +1,4 @@
-//! A store whose type is not known.
+//! The store without its type.
 
 use std::any::Any;
 use std::future::Future;
@@ -19,7 +19,7 @@ use crate::token::Handle;
 
 type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// [`SessionStore`] behind a pointer, so that layer, service and session need no type parameter.
+/// [`SessionStore`] as a trait object, so that the layer, the service and the session need no type parameter.
 pub(crate) trait AnyStore: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn namespace(&self) -> &str;
@@ -44,7 +44,7 @@ pub(crate) trait AnyStore: Send + Sync {
     fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> StoreFuture<'a, ()>;
 }
 
-/// Whether both keep the same sessions. Of the application's own stores only type and namespace are known.
+/// Whether both keep the same sessions. Two stores of the application are the same if type and namespace are.
 pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
     let (a, b) = (one.as_any(), other.as_any());
     if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {

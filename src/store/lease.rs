@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::error::store::StoreError;
 use crate::token::random_bytes;
 
-/// Who has a lease: 128 random bits, drawn for each one that is taken. It opens nothing and is safe to log.
+/// The owner of a lease: 128 random bits, drawn each time a lease is taken. It grants no access and is safe to log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Owner([u8; 16]);
 
@@ -18,12 +18,12 @@ impl Owner {
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give, as [`Handle::random`](crate::Handle::random).
+    /// If the operating system provides no randomness, as [`Handle::random`](crate::Handle::random).
     pub fn random() -> Self {
         Self(random_bytes())
     }
 
-    /// What a store may write to tell one owner from another.
+    /// The bytes that a store may write to distinguish one owner from another.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -50,11 +50,11 @@ impl fmt::Debug for Owner {
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leased {
-    /// The owner has it, from now for as long as it asked for.
+    /// The owner has it, from now and for as long as requested.
     Held,
-    /// Another owner has it. Nothing was changed.
+    /// Another owner has it. Nothing changed.
     Taken {
-        /// The time until it is free, unless its owner renews it or gives it up before.
+        /// The time until it is free, unless its owner renews or releases it before.
         left: Duration,
     },
 }

@@ -1,18 +1,37 @@
-//! What a store of sessions takes and answers, for whoever writes one.
+//! Where sessions are kept: the trait that every store implements, the stores that come with the crate, and what a store takes
+//! and returns, for whoever writes one.
 //!
-//! What an application uses is at the root of the crate: [`MemoryStore`](crate::MemoryStore), [`RedisStore`](crate::RedisStore)
-//! with its settings, and the trait, [`SessionStore`](crate::SessionStore).
+//! An application finds what it needs at the root of the crate: [`MemoryStore`](crate::MemoryStore),
+//! [`RedisStore`](crate::RedisStore) with its settings, and the trait, [`SessionStore`](crate::SessionStore).
 //!
-//! A store keeps bytes under a [`Handle`](crate::Handle), with a version and a time to live. It knows nothing of cookies, JSON or
-//! merging, so a new one is a page of code; the suite in `sessile::conformance` (feature `conformance`) proves it. An
-//! [`Arc`](std::sync::Arc) of a store is a store too.
+//! A store keeps bytes under a [`Handle`](crate::Handle), the public half of the token in the cookie, which names a session.
+//! The bytes have a version and a time to live. The store knows nothing of cookies, JSON or merging, so a new one takes a page
+//! of code; the suite in `sessile::conformance` (feature `conformance`) tests it. An [`Arc`](std::sync::Arc) of a store is a
+//! store too.
 //!
 //! # The version
 //!
 //! The first [`Stored::VERSION_LEN`] bytes of every value are its version.
-//! [`SessionStore::replace`](crate::SessionStore::replace) writes only while the value in the store still begins with the bytes
-//! that the expected one begins with, in one atomic step. Every value ever written has a version of its own, so equal versions
-//! are equal values.
+//! [`SessionStore::replace`](crate::SessionStore::replace) writes only if the stored value begins with the version of the
+//! expected value, and compares and writes in one atomic step. Every write has a version of its own, so two values with the
+//! same version are the same value.
+//!
+//! # Leases
+//!
+//! A *lease* is the right of one [`Owner`] to a session for a limited time, apart from the session itself:
+//! `Concurrency::Exclusive` takes one for each request. A store need not have leases; [`Capabilities::lease`] says whether it
+//! does.
+
+// The files, in reading order:
+//
+// 1. `contract.rs: SessionStore` is the trait, with its arguments (`Write`, `Freshness`, `Durability`) and outcomes (`Loaded`,
+//    `Created`, `Replaced`, `Touched`, `Deleted`). `lease.rs: Owner` and `Leased` belong to it.
+// 2. `erased.rs: AnyStore` is the trait as the rest of the crate uses it, without a type parameter; `is_same_store` compares
+//    two stores. `arc.rs` implements the trait for `Arc`.
+// 3. `deadline.rs: within` bounds the time of one call by the request's budget.
+// 4. `stats.rs` holds what stores report: `StoreStats`, `Health`, `PoolStats`.
+// 5. `memory/mod.rs: MemoryStore` keeps sessions in this process; it shows the contract without a network.
+// 6. `redis/mod.rs` describes how `RedisStore` keeps them in Redis or Valkey.
 
 mod arc;
 pub(crate) mod contract;

@@ -1,42 +1,43 @@
-//! What a store reports: how many sessions there are, and whether it works.
+//! What a store reports: how many sessions it holds, and whether it works.
 
 use std::time::Duration;
 
 use crate::error::store::StoreError;
 use crate::store::contract::Stored;
 
-/// How many sessions a store holds, how large they are, and how long they have left.
+/// How many sessions a store holds, how large they are, and when they expire.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Sessions.
+    /// The number of sessions.
     pub sessions: u64,
-    /// Bytes of all sessions, without what the store needs to keep them.
+    /// The bytes of all sessions, without the store's own overhead.
     pub bytes: u64,
     /// The size of the largest session.
     pub largest: u64,
-    /// Sessions by the time they have left.
+    /// The sessions by remaining time to live.
     pub time_left: TimeLeft,
-    /// Bytes of memory that the sessions take, as [`MemoryStore::with_max_bytes`](crate::MemoryStore::with_max_bytes) counts
-    /// them, with those that have expired and are not dropped yet. A [`RedisStore`](crate::RedisStore) does not know, and says 0.
+    /// The bytes of memory that the sessions take, as [`MemoryStore::with_max_bytes`](crate::MemoryStore::with_max_bytes)
+    /// counts them, including sessions that have expired and are not removed yet. Always 0 for a
+    /// [`RedisStore`](crate::RedisStore), which cannot tell.
     pub memory: u64,
-    /// Sessions that a [`MemoryStore`](crate::MemoryStore) has evicted since it was made, for want of room. Redis tells of its
-    /// own by `evicted_keys` of `INFO stats`; here it is 0.
+    /// The sessions that a [`MemoryStore`](crate::MemoryStore) has evicted since it was created, for lack of room. Always 0 for
+    /// a `RedisStore`; Redis counts its own evictions in `evicted_keys` of `INFO stats`.
     pub evicted: Evicted,
 }
 
-/// Sessions that have ended before their time, to make room for others.
+/// Sessions that were removed before they expired, to make room for others.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evicted {
-    /// Of nobody in particular.
+    /// Sessions without a principal.
     pub anonymous: u64,
-    /// Somebody was signed in, and is not any more: the store is too small.
+    /// Sessions that a user was signed in to. The user is logged out: the store is too small.
     pub signed_in: u64,
 }
 
 impl Evicted {
-    /// Counts one more.
+    /// Counts one more eviction.
     pub(crate) fn add_one(&mut self, signed_in: bool) {
         match signed_in {
             true => self.signed_in += 1,
@@ -51,7 +52,7 @@ impl Evicted {
         }
     }
 
-    /// How many more they are than `earlier`, which is of the same count.
+    /// The difference to `earlier`, an earlier state of the same count.
     pub(crate) fn minus(self, earlier: Self) -> Self {
         Self {
             anonymous: self.anonymous.saturating_sub(earlier.anonymous),
@@ -60,25 +61,26 @@ impl Evicted {
     }
 }
 
-/// How many sessions have how much time left.
+/// How many sessions expire within which time.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {
     /// At most a minute.
     pub minute: u64,
-    /// At most ten minutes, and more than one.
+    /// More than a minute, and at most ten.
     pub ten_minutes: u64,
-    /// At most half an hour.
+    /// More than ten minutes, and at most half an hour.
     pub half_hour: u64,
-    /// At most an hour.
+    /// More than half an hour, and at most an hour.
     pub hour: u64,
-    /// At most a day.
+    /// More than an hour, and at most a day.
     pub day: u64,
-    /// At most thirty days.
+    /// More than a day, and at most thirty days.
     pub month: u64,
     /// More than thirty days.
     pub longer: u64,
-    /// For ever: somebody else's doing. The next request of the session gives it an end.
+    /// Sessions that never expire, because something other than sessile has removed their time to live. The next request of the
+    /// session sets it again.
     pub forever: u64,
 }
 
@@ -105,10 +107,10 @@ impl StoreStats {
             left.forever += 1;
             return;
         };
-        let found = bounds
+        let bound = bounds
             .into_iter()
             .find(|(bound, _)| time <= Duration::from_secs(*bound));
-        *found.map_or(&mut left.longer, |(_, count)| count) += 1;
+        *bound.map_or(&mut left.longer, |(_, count)| count) += 1;
     }
 
     pub(crate) fn add_stored(&mut self, stored: &Stored) {
@@ -120,11 +122,11 @@ impl StoreStats {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Keys looked at, of everybody; as many as were asked for, which Redis takes for a hint.
+    /// Keys examined so far, of sessions and others. It adds up the requested counts, which Redis takes as hints.
     pub keys: u64,
-    /// Keys that the database holds in all, when counting began.
+    /// Keys in the database when counting began.
     pub of: u64,
-    /// Sessions found among them.
+    /// Sessions found so far.
     pub sessions: u64,
 }
 
@@ -132,8 +134,8 @@ pub struct Progress {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatsOptions {
-    /// How many keys Redis looks at in one `SCAN`; 1000 by default, from 1 to 100 000. Redis does nothing else meanwhile,
-    /// for about a microsecond a key; fewer take longer in all.
+    /// How many keys Redis examines in one `SCAN`; 1000 by default, from 1 to 100 000. Redis serves nothing else meanwhile, for
+    /// about a microsecond a key; a smaller count takes longer in all.
     pub count: u32,
 }
 
@@ -143,7 +145,7 @@ impl StatsOptions {
         Self { count: 1000 }
     }
 
-    /// Sets how many keys Redis looks at in one `SCAN`; less than 1 counts as 1, more than 100 000 as 100 000.
+    /// Sets how many keys Redis examines in one `SCAN`; less than 1 counts as 1, more than 100 000 as 100 000.
     #[must_use]
     pub fn with_count(mut self, count: u32) -> Self {
         self.count = count.clamp(1, 100_000);
@@ -157,7 +159,7 @@ impl Default for StatsOptions {
     }
 }
 
-/// Whether a store can be read, right now.
+/// Whether a store can be read right now.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -168,13 +170,13 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether a read has worked.
+    /// Whether the read succeeded.
     pub fn is_ok(&self) -> bool {
         self.read.is_ok()
     }
 }
 
-/// The connections of a store. All zero for one that needs none. On a cluster these are sums over its present primaries.
+/// The connections of a store. All zero for a store that has none. On a cluster these are sums over its current primaries.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
@@ -182,14 +184,14 @@ pub struct PoolStats {
     pub size: u32,
     /// Connections that are open.
     pub open: u32,
-    /// Connections made so far.
+    /// Connections opened so far.
     pub made: u64,
     /// Connections closed because they were broken.
     pub broken: u64,
     /// Requests that gave up waiting for a connection.
     pub timed_out: u64,
     /// Whether the circuit breaker is open: too many calls have failed, so requests fail at once until the server answers a
-    /// probe. On a cluster, whether that of any primary is open; requests to the others go on.
+    /// probe. On a cluster, whether the breaker of any primary is open; requests to the others continue.
     #[doc(alias = "breaker")]
     pub breaker_open: bool,
 }

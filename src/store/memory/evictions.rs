@@ -1,4 +1,4 @@
-//! What a memory store tells of its evictions: a sum, and a line in the log once a second at most.
+//! Counts the evictions of a memory store, and decides when to log them: at most once a second.
 
 use crate::store::stats::Evicted;
 use crate::time::Millis;
@@ -8,7 +8,7 @@ const SECOND: Millis = 1_000;
 #[derive(Default)]
 pub(crate) struct Evictions {
     so_far: Evicted,
-    /// How many of them are in the log, and since when.
+    /// How many of them are logged, and when they were last logged.
     logged: Option<(Evicted, Millis)>,
 }
 
@@ -17,7 +17,7 @@ impl Evictions {
         self.so_far
     }
 
-    /// Counts what a write has evicted. Returns what to log now, if anything: all since the last time.
+    /// Counts the evictions of one write. Returns the evictions to log now, if any: all since the last time.
     pub(crate) fn add(&mut self, evicted: Evicted, now: Millis) -> Option<Evicted> {
         if evicted == Evicted::default() {
             return None;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn evictions_are_logged_once_a_second_and_each_is_counted_once() {
+    fn evictions_are_logged_at_most_once_a_second_and_none_is_logged_twice() {
         let of = |anonymous, signed_in| Evicted {
             anonymous,
             signed_in,

@@ -8,11 +8,11 @@ use crate::store::lease::{Leased, Owner};
 use crate::time::{Millis, after};
 use crate::token::Handle;
 
-/// All of a store.
+/// All leases of a store.
 #[derive(Default)]
 pub(crate) struct Leases {
-    held: HashMap<Handle, (Owner, Millis)>,
-    /// The handle of every lease, by when it ends.
+    by_handle: HashMap<Handle, (Owner, Millis)>,
+    /// The handle of every lease, ordered by when the lease expires.
     ends: BTreeSet<(Millis, Handle)>,
 }
 
@@ -26,29 +26,33 @@ impl Leases {
         capacity: usize,
     ) -> Result<Leased, StoreError> {
         self.drop_ended(now);
-        match self.held.get(&key) {
+        match self.by_handle.get(&key) {
             Some((other, ends)) if *other != owner => {
                 let left = Duration::from_millis(ends.saturating_sub(now));
                 return Ok(Leased::Taken { left });
             }
             Some(_) => self.remove(&key),
-            // Another's lease cannot make room as a session does: it was promised for its time.
-            None if self.held.len() >= capacity => {
+            // A lease cannot be evicted as a session can: it was granted until it expires.
+            None if self.by_handle.len() >= capacity => {
                 return Err(StoreError::refused(
-                    "as many leases are taken as the store may hold sessions: make it with a larger capacity",
+                    "the store holds as many leases as it may hold sessions: raise `MemoryStore::with_capacity`",
                 ));
             }
             None => {}
         }
         let ends = after(now, lease);
-        self.held.insert(key, (owner, ends));
+        self.by_handle.insert(key, (owner, ends));
         self.ends.insert((ends, key));
         Ok(Leased::Held)
     }
 
     pub(crate) fn release(&mut self, key: &Handle, owner: Owner, now: Millis) {
         self.drop_ended(now);
-        if self.held.get(key).is_some_and(|(held, _)| *held == owner) {
+        if self
+            .by_handle
+            .get(key)
+            .is_some_and(|(current, _)| *current == owner)
+        {
             self.remove(key);
         }
     }
@@ -60,7 +64,7 @@ impl Leases {
     }
 
     fn remove(&mut self, key: &Handle) {
-        if let Some((_, ends)) = self.held.remove(key) {
+        if let Some((_, ends)) = self.by_handle.remove(key) {
             self.ends.remove(&(ends, *key));
         }
     }
@@ -73,11 +77,11 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn leases_end_leave_no_memory_behind_and_are_bounded() {
+    fn leases_expire_free_their_memory_and_are_bounded() {
         let mut leases = Leases::default();
         let mut acquire = |key: Handle, owner: Owner, now: Millis| {
             let leased = leases.acquire(key, owner, LONG, now, 2);
-            assert_eq!(leases.held.len(), leases.ends.len());
+            assert_eq!(leases.by_handle.len(), leases.ends.len());
             leased.map_err(|error| error.kind())
         };
         let [one, two, three] = [(); 3].map(|()| Handle::random());
@@ -98,8 +102,8 @@ mod tests {
             assert_eq!(acquire(key, owner, now), expected, "{now}");
         }
         leases.release(&one, owner, 62_000);
-        assert_eq!(leases.held.len(), 2);
+        assert_eq!(leases.by_handle.len(), 2);
         leases.release(&one, other, 62_000);
-        assert_eq!((leases.held.len(), leases.ends.len()), (1, 1));
+        assert_eq!((leases.by_handle.len(), leases.ends.len()), (1, 1));
     }
 }

@@ -1,4 +1,10 @@
 //! Sessions in the memory of one process: for development, tests, and applications of a single node.
+//!
+//! Read `sessions.rs: Sessions` first: it holds the sessions and decides which to evict, with neither locks nor a clock. This
+//! file adds both and implements the trait: `MemoryStore::write` removes expired sessions before each change, and
+//! `MemoryStore::put` stores a session and logs the evictions that `evictions.rs: Evictions` returns. `leases.rs: Leases` holds
+//! the leases: the right of one owner at a time to a session, for a limited time. A session that a user is signed in to, one
+//! with a *principal*, is evicted last; a *handle* is the name of a session.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,32 +37,32 @@ const LIMITS: Limits = Limits {
     bytes: 256 << 20,
 };
 
-/// Keeps sessions in this process, with the semantics of [`RedisStore`](crate::RedisStore): versions, expiry, and
-/// never a session that comes back.
+/// Keeps sessions in this process, with the semantics of [`RedisStore`](crate::RedisStore): sessions have versions and expire,
+/// and a deleted session never comes back.
 ///
-/// Sessions end with the process. Clones share them.
+/// Sessions are lost when the process ends. Clones share them.
 ///
 /// # When it is full
 ///
 /// It holds 100 000 sessions ([`with_capacity`](Self::with_capacity)) in 256 MiB ([`with_max_bytes`](Self::with_max_bytes)),
-/// whichever bound is reached first. To make room for a new session, or for one that grows, it evicts others: sessions that
-/// have expired first, then anonymous ones, and those that somebody is signed in to
-/// ([`set_principal`](crate::Session::set_principal)) only when no anonymous one is left; of equals, the one that would expire
-/// first. So a flood of visitors without cookies, such as bots, logs nobody out. Only where users alone fill the store, it takes
-/// the room of one session from them, which may be that of many small ones, whenever they fill it.
+/// whichever limit is reached first. To make room for a new session, or for one that grows, it evicts others: first sessions
+/// that have expired, then anonymous ones, and sessions that a user is signed in to
+/// ([`set_principal`](crate::Session::set_principal)) only when no anonymous one is left. Among equals it evicts the one that
+/// expires first. So a flood of visitors without cookies, such as bots, logs nobody out. If signed-in sessions alone fill the
+/// store, each write evicts as many of them as it needs room for, which may be many small ones for a large one.
 ///
-/// An eviction is in the log as a warning, once a second at most, and counted in [`stats`](Self::stats). One write costs
-/// O(log n), and as much again for every session that it evicts.
+/// It logs evictions as a warning, at most once a second, and counts them in [`stats`](Self::stats). One write costs O(log n),
+/// and as much again for every session that it evicts.
 ///
-/// As many leases as sessions are held beside them; one more is refused.
+/// It holds as many leases as sessions, in addition to them; it refuses any further lease.
 #[derive(Clone)]
 pub struct MemoryStore {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// All under one lock, since the bounds and the order of eviction are those of the whole store. Shards with a share of the
-    /// room each would be full too early, and would evict users while others hold anonymous sessions.
+    /// All under one lock, since the limits and the order of eviction are those of the whole store. Shards with a share of the
+    /// room each would be full too early, and would evict users while other shards hold anonymous sessions.
     sessions: RwLock<Sessions>,
     leases: Mutex<Leases>,
     evictions: Mutex<Evictions>,
@@ -66,7 +72,7 @@ struct Inner {
 
 #[derive(Clone)]
 enum Clock {
-    /// Advances with the monotonic clock from the time at which the store was made.
+    /// Advances with the monotonic clock from the time at which the store was created.
     Monotonic {
         began: Instant,
         at: Millis,
@@ -83,7 +89,7 @@ impl Clock {
     }
 }
 
-/// A clock that only moves when it is told to, to see sessions expire without waiting.
+/// A clock that moves only when [`advance`](Self::advance) is called, for tests in which sessions expire without waiting.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -98,16 +104,16 @@ impl Clock {
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that stands at the present time.
+    /// A clock that is set to the present time.
     pub fn new() -> Self {
         Self(Arc::new(AtomicU64::new(to_millis(SystemTime::now()))))
     }
 
-    /// Moves the clock, and that of every clone.
+    /// Moves this clock and all of its clones forward.
     pub fn advance(&self, by: Duration) {
         let by = Millis::try_from(by.as_millis()).unwrap_or(Millis::MAX);
         let moved = |now: Millis| Some(now.saturating_add(by));
-        // The closure always has a new value, so this cannot fail.
+        // The closure always returns a value, so this cannot fail.
         let _ = self
             .0
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved);
@@ -121,12 +127,12 @@ impl Default for ManualClock {
 }
 
 impl MemoryStore {
-    /// An empty store for 100 000 sessions of 256 MiB together.
+    /// An empty store for 100 000 sessions and 256 MiB in all.
     pub fn new() -> Self {
         Self::build(LIMITS, Clock::monotonic())
     }
 
-    /// An empty store for this many sessions, at least one, of 256 MiB together.
+    /// An empty store for this many sessions, at least one, and 256 MiB in all.
     pub fn with_capacity(sessions: usize) -> Self {
         let limits = Limits {
             sessions: sessions.max(1),
@@ -135,14 +141,13 @@ impl MemoryStore {
         Self::build(limits, Clock::monotonic())
     }
 
-    /// This store, empty, with room for so many bytes; 256 MiB by default, which is 2.6 KiB for each of 100 000 sessions. Without
-    /// such a bound, these could take 6 GiB at the default [`max_size`](crate::SessionConfig::max_size).
+    /// Returns an empty store with the same settings and this limit in bytes; 256 MiB by default, which is 2.6 KiB for each of
+    /// 100 000 sessions. Without this limit they could take 6 GiB at the default [`max_size`](crate::SessionConfig::max_size).
     ///
-    /// A session counts with the length of its value and 256 bytes for all that is kept beside it. That is an estimate of what the
-    /// sessions take, and on the safe side; what requests have loaded, leases, and what the allocator has not given back are not
-    /// counted.
+    /// A session counts as the length of its value plus 256 bytes of overhead. That is an estimate on the safe side. Sessions
+    /// that requests have loaded, leases, and memory that the allocator has not returned are not counted.
     ///
-    /// A session that takes more by itself is refused, and answered with 503: keep this well above
+    /// The store refuses a session that exceeds the limit by itself, and the response is 503: keep the limit well above
     /// [`max_size`](crate::SessionConfig::max_size).
     ///
     /// ```
@@ -160,7 +165,7 @@ impl MemoryStore {
         Self::build(limits, self.inner.clock.clone())
     }
 
-    /// This store, empty, with another clock.
+    /// Returns an empty store with the same settings and this clock.
     #[must_use]
     pub fn with_clock(self, clock: ManualClock) -> Self {
         Self::build(self.inner.limits, Clock::Manual(clock))
@@ -179,13 +184,13 @@ impl MemoryStore {
         }
     }
 
-    /// Whether the other is a clone of this one.
+    /// Whether `other` is a clone of this store.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Counts the sessions. For an administrator's page or command, not for every request: it looks at every session, and
-    /// writes wait meanwhile.
+    /// Counts the sessions. For an administrator's page or command, not for every request: it visits every session, and writes
+    /// wait meanwhile.
     pub fn stats(&self) -> StoreStats {
         let now = self.now_millis();
         let mut stats = StoreStats::default();
@@ -211,7 +216,7 @@ impl MemoryStore {
         sessions.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a change, which is also the time to drop what has expired.
+    /// Locks the sessions for a change, and removes expired ones.
     fn write(&self, now: Millis) -> RwLockWriteGuard<'_, Sessions> {
         let sessions = self.inner.sessions.write();
         let mut sessions = sessions.unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +233,7 @@ impl MemoryStore {
     ) -> Result<(), StoreError> {
         let evicted = sessions.put(key, session, now, self.inner.limits)?;
         let used = sessions.usage();
-        // Whoever reads the log may use this store.
+        // A log subscriber may use this store.
         drop(sessions);
         let to_log = self.evictions().add(evicted, now);
         if let Some(evicted) = to_log {
@@ -367,7 +372,7 @@ impl SessionStore for MemoryStore {
 
 fn session(write: &Write<'_>, now: Millis) -> Session {
     Session {
-        // What it is given may be a part of something larger, which would be kept and not counted.
+        // The value may be a slice of a larger buffer, which would be kept alive and not counted.
         value: Bytes::copy_from_slice(write.value),
         expires: after(now, write.ttl),
         signed_in: write.signed_in,
@@ -394,19 +399,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_drops_what_would_expire_first() {
+    async fn a_full_store_evicts_the_session_that_expires_first() {
         let store = MemoryStore::with_capacity(3);
         let kept = [create(&store, 30).await, create(&store, 20).await];
-        let dropped = create(&store, 10).await;
+        let evicted = create(&store, 10).await;
         let last = create(&store, 5).await;
-        assert!(!has(&store, &dropped).await);
+        assert!(!has(&store, &evicted).await);
         for handle in kept.into_iter().chain([last]) {
             assert!(has(&store, &handle).await);
         }
     }
 
     #[tokio::test]
-    async fn expired_sessions_leave_no_memory_behind() {
+    async fn expired_sessions_free_their_memory() {
         let clock = ManualClock::new();
         let store = MemoryStore::with_capacity(100).with_clock(clock.clone());
         for ttl in 1..=50 {
@@ -436,9 +441,9 @@ mod tests {
         loaded != Loaded::Missing
     }
 
-    /// Few large sessions have room wherever their handles lie.
+    /// A few large sessions fit, whatever their handles are.
     #[tokio::test]
-    async fn the_bound_in_bytes_is_of_the_whole_store_and_exact() {
+    async fn the_byte_limit_applies_exactly_to_the_whole_store() {
         let size = 10_000;
         let store = MemoryStore::new().with_max_bytes(50 * (size + OVERHEAD));
         let mut handles = Vec::new();
@@ -454,8 +459,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_capacity_of_many_is_exact_and_of_both_bounds_the_nearer_holds() {
-        for (capacity, bytes, held) in [
+    async fn the_store_holds_exactly_as_many_sessions_as_the_tighter_limit_allows() {
+        for (capacity, bytes, expected) in [
             (2_000, usize::MAX, 2_000),
             (2_000, 1_500 * OVERHEAD, 1_500),
             (0, usize::MAX, 1),
@@ -466,13 +471,13 @@ mod tests {
                 write(&store, 0, false).await;
             }
             let stats = store.stats();
-            assert_eq!(stats.sessions, held, "{capacity} {bytes}");
-            assert_eq!(stats.evicted.anonymous, 2_500 - held);
+            assert_eq!(stats.sessions, expected, "{capacity} {bytes}");
+            assert_eq!(stats.evicted.anonymous, 2_500 - expected);
         }
     }
 
     #[tokio::test]
-    async fn what_is_written_last_tells_whether_somebody_is_signed_in() {
+    async fn the_last_write_decides_whether_a_session_counts_as_signed_in() {
         for (first, second, stays) in [
             (None, true, true),
             (None, false, false),
@@ -501,7 +506,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_takes_no_more_than_its_length() {
+    async fn the_store_copies_a_value_that_is_a_slice_of_a_larger_buffer() {
         let store = MemoryStore::new();
         let large = Bytes::from(vec![b'x'; 10_000]);
         let (handle, value) = (Handle::random(), large.slice(..100));
@@ -512,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_may_be_moved_to_the_end_of_time() {
+    fn advancing_a_clock_saturates() {
         let clock = ManualClock::new();
         clock.advance(Duration::MAX);
         clock.advance(Duration::MAX);

@@ -1,4 +1,4 @@
-//! The sessions of a memory store, and which of them go when it is full. Without locks and clocks.
+//! The sessions of a memory store, and the order in which a full store evicts them. It has neither locks nor a clock.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,15 +9,15 @@ use crate::store::stats::Evicted;
 use crate::time::Millis;
 use crate::token::Handle;
 
-/// What a session takes besides its value: its handle, an entry of the map and one of the order, with the room that both
-/// keep free, and what the allocator adds. Measured on 64-bit Linux: 130 to 220 bytes, by how full the map is.
+/// The memory of a session besides its value: its handle, an entry in the map and one in the order, the spare capacity of both,
+/// and the allocator's overhead. Measured on 64-bit Linux: 130 to 220 bytes, depending on how full the map is.
 pub(crate) const OVERHEAD: usize = 256;
 
-/// So that no write waits for all that has expired in a quiet night. Every write adds one session at most, so it is more
-/// than enough.
+/// Bounds how long one write takes after many sessions have expired at once. A write adds at most one session, so removing this
+/// many keeps up.
 const EXPIRED_AT_ONCE: usize = 64;
 
-/// How much there may be, of both.
+/// A number of sessions and their bytes: the limits, or the usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) sessions: usize,
@@ -26,9 +26,9 @@ pub(crate) struct Limits {
 
 #[derive(Default)]
 pub(crate) struct Sessions {
-    held: HashMap<Handle, Session>,
+    by_handle: HashMap<Handle, Session>,
     order: Order,
-    /// What all of them take.
+    /// The cost of all sessions.
     bytes: usize,
 }
 
@@ -45,10 +45,10 @@ impl Session {
     }
 }
 
-/// When a session expires, and which it is.
+/// When a session expires, and its handle.
 type Entry = (Millis, Handle);
 
-/// Every session, by when it expires.
+/// All sessions, ordered by when they expire.
 #[derive(Default)]
 struct Order {
     anonymous: BTreeSet<Entry>,
@@ -69,10 +69,10 @@ impl Order {
     }
 }
 
-/// Which session goes first, given the one of each class that expires first.
+/// The session to evict first, given the one of each class that expires first.
 fn first_to_go(anonymous: Option<Entry>, signed_in: Option<Entry>, now: Millis) -> Option<Entry> {
     match signed_in {
-        // Nobody misses it, while the anonymous one may still be in use.
+        // An expired session is useless, while the anonymous one may still be in use.
         Some((expires, _)) if expires <= now => signed_in,
         _ => anonymous.or(signed_in),
     }
@@ -81,29 +81,32 @@ fn first_to_go(anonymous: Option<Entry>, signed_in: Option<Entry>, now: Millis) 
 impl Sessions {
     /// The session of this handle, unless it has expired.
     pub(crate) fn get(&self, key: &Handle, now: Millis) -> Option<&Session> {
-        self.held.get(key).filter(|session| session.expires > now)
+        self.by_handle
+            .get(key)
+            .filter(|session| session.expires > now)
     }
 
-    /// Those that have not expired.
+    /// The sessions that have not expired.
     pub(crate) fn iter(&self, now: Millis) -> impl Iterator<Item = &Session> {
-        self.held
+        self.by_handle
             .values()
             .filter(move |session| session.expires > now)
     }
 
-    /// How many are held, and the bytes that they take.
+    /// The number of sessions, and the bytes that they take.
     pub(crate) fn usage(&self) -> Limits {
         Limits {
-            sessions: self.held.len(),
+            sessions: self.by_handle.len(),
             bytes: self.bytes,
         }
     }
 
-    /// Puts a session there, in the place of the one that has its handle. Others make room for it, and are counted.
+    /// Stores a session, in place of the one with the same handle if there is one. Evicts others to make room, and returns how
+    /// many.
     ///
     /// # Errors
     ///
-    /// Refused if it is larger than all may be together; nothing is changed.
+    /// Refused if the session alone exceeds the limit in bytes; nothing changes.
     pub(crate) fn put(
         &mut self,
         key: Handle,
@@ -115,10 +118,12 @@ impl Sessions {
         if cost > limits.bytes {
             return Err(too_large(cost, limits.bytes));
         }
-        // First, so that a session which grows is not the one that makes room.
+        // Removed first, so that a session that grows is not itself evicted.
         self.remove(&key);
         let mut evicted = Evicted::default();
-        while self.held.len() >= limits.sessions || self.bytes.saturating_add(cost) > limits.bytes {
+        while self.by_handle.len() >= limits.sessions
+            || self.bytes.saturating_add(cost) > limits.bytes
+        {
             let Some((_, first)) = self.order.first_to_go(now) else {
                 break;
             };
@@ -131,13 +136,13 @@ impl Sessions {
         self.order
             .class(session.signed_in)
             .insert((session.expires, key));
-        self.held.insert(key, session);
+        self.by_handle.insert(key, session);
         self.bytes += cost;
         Ok(evicted)
     }
 
     pub(crate) fn set_expiry(&mut self, key: Handle, expires: Millis) {
-        if let Some(session) = self.held.get_mut(&key) {
+        if let Some(session) = self.by_handle.get_mut(&key) {
             let class = self.order.class(session.signed_in);
             class.remove(&(session.expires, key));
             class.insert((expires, key));
@@ -146,7 +151,7 @@ impl Sessions {
     }
 
     pub(crate) fn remove(&mut self, key: &Handle) -> Option<Session> {
-        let session = self.held.remove(key)?;
+        let session = self.by_handle.remove(key)?;
         self.order
             .class(session.signed_in)
             .remove(&(session.expires, *key));
@@ -154,7 +159,7 @@ impl Sessions {
         Some(session)
     }
 
-    /// Drops sessions that have expired, though not all of a great many.
+    /// Removes expired sessions, at most [`EXPIRED_AT_ONCE`].
     pub(crate) fn drop_expired(&mut self, now: Millis) {
         for _ in 0..EXPIRED_AT_ONCE {
             match self.order.first_to_go(now) {
@@ -189,10 +194,10 @@ mod tests {
         }
     }
 
-    /// The counts are of what is there, and no more is there than may be.
+    /// The order and the sum of bytes match the sessions, and the limits hold.
     fn check(sessions: &Sessions, limits: Limits) {
         let of = |signed_in| -> BTreeSet<Entry> {
-            let held = sessions.held.iter();
+            let held = sessions.by_handle.iter();
             let of_class = held.filter(|(_, session)| session.signed_in == signed_in);
             of_class
                 .map(|(key, session)| (session.expires, *key))
@@ -201,14 +206,14 @@ mod tests {
         assert_eq!(sessions.order.anonymous, of(false));
         assert_eq!(sessions.order.signed_in, of(true));
         let used = sessions.usage();
-        let sum: usize = sessions.held.values().map(Session::cost).sum();
-        assert_eq!((used.sessions, used.bytes), (sessions.held.len(), sum));
+        let sum: usize = sessions.by_handle.values().map(Session::cost).sum();
+        assert_eq!((used.sessions, used.bytes), (sessions.by_handle.len(), sum));
         assert!(used.sessions <= limits.sessions, "{used:?} of {limits:?}");
         assert!(used.bytes <= limits.bytes, "{used:?} of {limits:?}");
     }
 
     #[test]
-    fn expired_sessions_go_first_then_anonymous_ones_and_those_signed_in_last() {
+    fn expired_sessions_are_evicted_first_and_signed_in_ones_last() {
         let [anonymous, signed_in] = [(); 2].map(|()| Handle::random());
         for (anonymous_expires, signed_in_expires, goes) in [
             (None, None, None),
@@ -231,14 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_room_for_a_session() {
+    fn a_write_evicts_the_sessions_that_it_needs_room_for() {
         const ANONYMOUS: bool = false;
         const SIGNED_IN: bool = true;
         let limits = Limits {
             sessions: 4,
             bytes: 4 * (OVERHEAD + 100),
         };
-        // Size, expiry and class of the four that are there, those of the write and whose place it takes, and who goes.
+        // For each case: the size, expiry and class of four stored sessions, the index of the session that is replaced, the
+        // write, and the indices of the evicted sessions.
         let full = [
             (100, NOW + 10, SIGNED_IN),
             (100, NOW + 40, ANONYMOUS),
@@ -246,56 +252,80 @@ mod tests {
             (100, NOW + 20, SIGNED_IN),
         ];
         let users = full.map(|(size, expires, _)| (size, expires, SIGNED_IN));
-        let mut one_over = full;
-        one_over[3].1 = NOW;
+        let mut one_expired = full;
+        one_expired[3].1 = NOW;
         let new = None;
         let write = |size| (size, NOW + 1, ANONYMOUS);
         for (what, there, place, write, goes) in [
-            ("one more", full, new, write(100), vec![2]),
-            ("a login", full, new, (100, NOW + 1, SIGNED_IN), vec![2]),
+            ("another anonymous session", full, new, write(100), vec![2]),
             (
-                "no larger",
+                "another signed-in session",
+                full,
+                new,
+                (100, NOW + 1, SIGNED_IN),
+                vec![2],
+            ),
+            (
+                "an update of the same size",
                 full,
                 Some(0),
                 (100, NOW + 10, SIGNED_IN),
                 vec![],
             ),
             (
-                "it needs the room of two",
+                "a new session takes the room of two",
                 full,
                 new,
                 write(200),
                 vec![2, 1],
             ),
             (
-                "it needs the room of three",
+                "a new session takes the room of three",
                 full,
                 new,
                 write(600),
                 vec![2, 1, 0],
             ),
             (
-                "it needs all the room",
+                "a new session takes all the room",
                 full,
                 new,
                 write(1_168),
                 vec![2, 1, 0, 3],
             ),
-            ("an anonymous one grows", full, Some(2), write(101), vec![1]),
             (
-                "one signed in grows",
+                "an anonymous session grows",
+                full,
+                Some(2),
+                write(101),
+                vec![1],
+            ),
+            (
+                "a signed-in session grows",
                 full,
                 Some(0),
                 (101, NOW + 1, SIGNED_IN),
                 vec![2],
             ),
-            ("one logs out and grows", full, Some(0), write(300), vec![2]),
-            ("users alone", users, new, write(100), vec![0]),
-            ("of users one grows", users, Some(0), write(101), vec![3]),
-            ("one has expired", one_over, new, write(100), vec![3]),
             (
-                "one has expired, another grows",
-                one_over,
+                "a session becomes anonymous and grows",
+                full,
+                Some(0),
+                write(300),
+                vec![2],
+            ),
+            ("all are signed in", users, new, write(100), vec![0]),
+            (
+                "all are signed in and one grows",
+                users,
+                Some(0),
+                write(101),
+                vec![3],
+            ),
+            ("one has expired", one_expired, new, write(100), vec![3]),
+            (
+                "one has expired and another grows",
+                one_expired,
                 Some(2),
                 write(101),
                 vec![3],
@@ -315,19 +345,19 @@ mod tests {
             check(&sessions, limits);
             let mut expected = Evicted::default();
             for (index, other) in keys.iter().enumerate().filter(|(_, other)| **other != key) {
-                let gone = !sessions.held.contains_key(other);
+                let gone = !sessions.by_handle.contains_key(other);
                 assert_eq!(gone, goes.contains(&index), "{what}: {index}");
                 if gone && there[index].1 > NOW {
                     expected.add_one(there[index].2);
                 }
             }
-            assert_eq!(sessions.held.get(&key), Some(&written), "{what}");
+            assert_eq!(sessions.by_handle.get(&key), Some(&written), "{what}");
             assert_eq!(evicted, expected, "{what}");
         }
     }
 
     #[test]
-    fn what_is_larger_than_all_may_be_is_refused_and_changes_nothing() {
+    fn a_session_larger_than_the_limit_is_refused_and_changes_nothing() {
         let limits = Limits {
             sessions: 4,
             bytes: OVERHEAD + 100,
@@ -349,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_great_many_that_have_expired_are_not_dropped_by_one_write() {
+    fn one_write_removes_a_bounded_number_of_expired_sessions() {
         let limits = Limits {
             sessions: usize::MAX,
             bytes: usize::MAX,
@@ -404,7 +434,7 @@ mod tests {
         ]
     }
 
-    /// That a write has evicted no more than it must, and in order.
+    /// A write has evicted no more than it must, and in order.
     fn check_evicted(
         before: &HashMap<Handle, Session>,
         after: &Sessions,
@@ -413,25 +443,28 @@ mod tests {
         limits: Limits,
         reported: Evicted,
     ) {
-        let others = || after.held.iter().filter(|(key, _)| **key != written);
+        let others = || after.by_handle.iter().filter(|(key, _)| **key != written);
         let gone: Vec<_> = before
             .iter()
             .filter(|(key, session)| {
-                **key != written && !after.held.contains_key(*key) && session.expires > now
+                **key != written && !after.by_handle.contains_key(*key) && session.expires > now
             })
             .collect();
         let mut counted = Evicted::default();
         for (key, session) in &gone {
             counted.add_one(session.signed_in);
             for (other, stays) in others() {
-                assert!(stays.expires > now, "{other} has expired, and {key} went");
+                assert!(
+                    stays.expires > now,
+                    "{other} has expired, but {key} was evicted"
+                );
                 assert!(
                     !session.signed_in || stays.signed_in,
-                    "{other} is anonymous, and {key} went"
+                    "{other} is anonymous, but {key} was evicted"
                 );
                 assert!(
                     session.signed_in != stays.signed_in || session.expires <= stays.expires,
-                    "{other} expires first, and {key} went"
+                    "{other} expires first, but {key} was evicted"
                 );
             }
         }
@@ -443,7 +476,7 @@ mod tests {
             let used = after.usage();
             assert!(
                 used.sessions + 1 > limits.sessions || used.bytes + session.cost() > limits.bytes,
-                "{key} went without need"
+                "{key} was evicted without need"
             );
         }
     }
@@ -452,7 +485,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn whatever_is_written_both_bounds_hold_and_nobody_is_logged_out_while_an_anonymous_session_is_there(
+        fn both_limits_always_hold_and_anonymous_sessions_are_evicted_before_signed_in_ones(
             capacity in 1..6_usize,
             bytes in 0..2_500_usize,
             ops in proptest::collection::vec(op(), 1..80),
@@ -461,7 +494,7 @@ mod tests {
             let keys = [(); KEYS].map(|()| Handle::random());
             let (mut sessions, mut now) = (Sessions::default(), NOW);
             for op in ops {
-                let before = sessions.held.clone();
+                let before = sessions.by_handle.clone();
                 match op {
                     Op::Put { key, size, ttl, signed_in } => {
                         let written = session(size, now + ttl, signed_in);
@@ -472,14 +505,14 @@ mod tests {
                             }
                             Err(_) => {
                                 prop_assert!(written.cost() > bytes);
-                                prop_assert_eq!(&sessions.held, &before);
+                                prop_assert_eq!(&sessions.by_handle, &before);
                             }
                         }
                     }
                     Op::SetExpiry { key, ttl } => {
                         sessions.set_expiry(keys[key], now + ttl);
                         let class = |held: &HashMap<Handle, Session>| held.get(&keys[key]).map(|it| it.signed_in);
-                        prop_assert_eq!(class(&sessions.held), class(&before));
+                        prop_assert_eq!(class(&sessions.by_handle), class(&before));
                     }
                     Op::Remove(key) => {
                         let removed = sessions.remove(&keys[key]);
@@ -488,7 +521,7 @@ mod tests {
                     Op::DropExpired => {
                         sessions.drop_expired(now);
                         let live = before.values().filter(|session| session.expires > now).count();
-                        prop_assert_eq!(sessions.held.len(), live);
+                        prop_assert_eq!(sessions.by_handle.len(), live);
                     }
                     Op::Wait(time) => now += time,
                 }
