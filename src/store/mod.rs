@@ -1,7 +1,7 @@
-//! Where sessions are kept: the trait that every store implements, the stores that come with the crate, and what a store takes
-//! and returns, for whoever writes one.
+//! Where sessions are kept: the trait that every store implements, its arguments and outcomes, and the stores that come with
+//! the crate. Read this to write a store of your own.
 //!
-//! An application finds what it needs at the root of the crate: [`MemoryStore`](crate::MemoryStore),
+//! Applications use the types at the root of the crate: [`MemoryStore`](crate::MemoryStore),
 //! [`RedisStore`](crate::RedisStore) with its settings, and the trait, [`SessionStore`](crate::SessionStore).
 //!
 //! A store keeps bytes under a [`Handle`](crate::Handle), the public half of the token in the cookie, which names a session.
@@ -29,7 +29,7 @@
 // 2. `erased.rs: AnyStore` is the trait as the rest of the crate uses it, without a type parameter; `is_same_store` compares
 //    two stores. `arc.rs` implements the trait for `Arc`.
 // 3. `deadline.rs: within` bounds the time of one call by the request's budget.
-// 4. `stats.rs` holds what stores report: `StoreStats`, `Health`, `PoolStats`.
+// 4. `stats.rs` holds the types that stores report: `StoreStats`, `Health`, `PoolStats`.
 // 5. `memory/mod.rs: MemoryStore` keeps sessions in this process; it shows the contract without a network.
 // 6. `redis/mod.rs` describes how `RedisStore` keeps them in Redis or Valkey.
 

@@ -300,7 +300,7 @@ async fn what_it_is_not_is_said(cluster: &Cluster) {
     let url = format!("redis+cluster://{}/", one.address());
     let text = connect(url).await.unwrap_err().to_string();
     assert!(
-        text.contains("no cluster") && text.contains("redis://"),
+        text.contains("not a cluster") && text.contains("redis://"),
         "{text}"
     );
     // A node of a cluster knows where a key is, and a client that does not ask where goes wrong two times of three.

@@ -43,7 +43,7 @@ async fn refused(url: String) -> String {
 async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
     let text = refused(servers.url().replace("mymaster", "shop")).await;
     for sentinel in &servers.sentinels {
-        let said = format!("{} knows no `shop`", sentinel.address());
+        let said = format!("{} does not know `shop`", sentinel.address());
         assert!(text.contains(&said), "{text}");
     }
     let nowhere = format!("127.0.0.1:{}", free_port());

@@ -288,8 +288,8 @@ impl SessionStore for MemoryStore {
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Loaded, StoreError> {
         let now = self.now_millis();
         let sessions = self.read();
-        let found = sessions.get(key, now);
-        Ok(found.map_or(Loaded::Missing, |session| {
+        let session = sessions.get(key, now);
+        Ok(session.map_or(Loaded::Missing, |session| {
             Loaded::Found(stored(session, now))
         }))
     }
@@ -478,7 +478,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_write_decides_whether_a_session_counts_as_signed_in() {
-        for (first, second, stays) in [
+        for (first, second, survives) in [
             (None, true, true),
             (None, false, false),
             (Some(false), true, true),
@@ -501,7 +501,7 @@ mod tests {
             for _ in 0..3 {
                 write(&store, 0, false).await;
             }
-            assert_eq!(has(&store, &handle).await, stays, "{first:?} {second}");
+            assert_eq!(has(&store, &handle).await, survives, "{first:?} {second}");
         }
     }
 

@@ -390,8 +390,8 @@ mod tests {
             let put = sessions.put(Handle::random(), expired, NOW - 1, limits);
             assert_eq!(put.unwrap(), Evicted::default());
         }
-        let stays = Handle::random();
-        let put = sessions.put(stays, session(1, NOW + 1, false), NOW - 1, limits);
+        let live = Handle::random();
+        let put = sessions.put(live, session(1, NOW + 1, false), NOW - 1, limits);
         assert_eq!(put.unwrap(), Evicted::default());
         for left in [EXPIRED_AT_ONCE + 2, 2, 1, 1] {
             assert_eq!(sessions.iter(NOW).count(), 1);
@@ -399,7 +399,7 @@ mod tests {
             assert_eq!(sessions.usage().sessions, left);
             check(&sessions, limits);
         }
-        assert!(sessions.get(&stays, NOW).is_some());
+        assert!(sessions.get(&live, NOW).is_some());
     }
 
     #[derive(Clone, Debug)]
@@ -453,17 +453,17 @@ mod tests {
         let mut counted = Evicted::default();
         for (key, session) in &gone {
             counted.add_one(session.signed_in);
-            for (other, stays) in others() {
+            for (other, live) in others() {
                 assert!(
-                    stays.expires > now,
+                    live.expires > now,
                     "{other} has expired, but {key} was evicted"
                 );
                 assert!(
-                    !session.signed_in || stays.signed_in,
+                    !session.signed_in || live.signed_in,
                     "{other} is anonymous, but {key} was evicted"
                 );
                 assert!(
-                    session.signed_in != stays.signed_in || session.expires <= stays.expires,
+                    session.signed_in != live.signed_in || session.expires <= live.expires,
                     "{other} expires first, but {key} was evicted"
                 );
             }

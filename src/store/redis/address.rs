@@ -1,4 +1,4 @@
-//! Where servers listen.
+//! The addresses of servers.
 
 use redis::{ConnectionAddr, ConnectionInfo};
 
@@ -7,7 +7,7 @@ pub(crate) fn addresses(nodes: &[ConnectionInfo]) -> String {
     addresses.join(",")
 }
 
-/// How to connect to a server that another one has named, as to that one.
+/// The settings to connect to another server, at this address, with the same login and TLS settings.
 pub(crate) fn at_address(info: ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
     let host = host.to_owned();
     let address = match info.addr().clone() {

@@ -1,4 +1,4 @@
-//! What to do about a server that cannot be used.
+//! The advice in errors about a server that the store cannot use.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -7,17 +7,17 @@ use redis::{ErrorKind, RedisError};
 
 use crate::error::config::ConfigError;
 use crate::store::redis::config::{CompareAndSet, RedisConfig};
-use crate::store::redis::login::{PROVIDER_FAILED, REFUSED, is_providers};
+use crate::store::redis::login::{CREDENTIALS_REFUSED, PROVIDER_FAILED, is_provider_error};
 use crate::store::redis::sentinel::NO_PRIMARY;
 use crate::store::redis::tls::handshake_advice;
 
-/// A connection that could not be made.
+/// The error for a connection that could not be opened.
 pub(crate) fn connect_error(address: &str, config: &RedisConfig, error: RedisError) -> ConfigError {
     let advice = if let Some(advice) = handshake_advice(&error) {
         of_nodes(advice, &config.url)
-    } else if is_providers(&error) {
+    } else if is_provider_error(&error) {
         error.to_string()
-    } else if error.to_string().contains(REFUSED) {
+    } else if error.to_string().contains(CREDENTIALS_REFUSED) {
         "the server refused what the credentials provider returned: correct the user and the password or token there, unless the \
          server has as many clients as `maxclients`"
             .to_owned()
@@ -26,29 +26,29 @@ pub(crate) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
     } else if error.is_timeout() {
         let waited = config.connection_timeout;
         let tls = match is_encrypted(config) {
-            true => ", or a server that speaks no TLS",
+            true => ", or does the server not speak TLS",
             false => "",
         };
         format!(
-            "no answer within connection_timeout = {waited:?}: is the server busy, or a firewall between{tls}?"
+            "no answer within connection_timeout = {waited:?}: is the server busy, is there a firewall{tls}?"
         )
     } else if !error.to_string().contains(NO_PRIMARY)
         && (error.is_connection_dropped() || error.kind() == ErrorKind::Parse)
     {
         let advice = match is_encrypted(config) {
             true => {
-                "the server ended the connection: if it speaks no TLS there, write `redis://`; if it asks for a certificate, \
+                "the server closed the connection: if it does not speak TLS, write `redis://`; if it asks for a certificate, \
                  write `tls.client_cert` and `tls.client_key`"
             }
             false => {
-                "the server ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
+                "the server closed the connection, or does not answer as Redis does: if it expects TLS, write \
                  `rediss://`"
             }
         };
         of_nodes(advice.to_owned(), &config.url)
     } else if error.kind() == ErrorKind::AuthenticationFailed {
-        "the server refused the log-in: correct user and password in `url`, unless it has as many clients as `maxclients`, or is a \
-         sentinel, for which `redis+sentinel://` is written"
+        "the server refused the login: correct user and password in `url`, unless it has as many clients as `maxclients`, or is a \
+         sentinel, for which write `redis+sentinel://`"
             .to_owned()
     } else {
         advice(config.compare_and_set, error.code(), &error)
@@ -60,16 +60,16 @@ pub(crate) fn connect_error(address: &str, config: &RedisConfig, error: RedisErr
     }
 }
 
-/// The advice for a node that sentinels or a cluster have named, and not the URL.
+/// The advice for a node that was named by sentinels or a cluster, not by the URL.
 fn of_nodes(advice: String, url: &str) -> String {
     let (kind, names) = match url.split_once("://") {
         Some((scheme, _)) if scheme.ends_with("+sentinel") => (
             "+sentinel",
-            "have the sentinels name it so (`resolve-hostnames` and `announce-hostnames`)",
+            "let the sentinels announce that name (`resolve-hostnames` and `announce-hostnames`)",
         ),
         Some((scheme, _)) if scheme.ends_with("+cluster") => (
             "+cluster",
-            "have the cluster name it so (`cluster-announce-hostname` and `cluster-preferred-endpoint-type`)",
+            "let the cluster announce that name (`cluster-announce-hostname` and `cluster-preferred-endpoint-type`)",
         ),
         _ => return advice,
     };
@@ -84,7 +84,7 @@ fn is_encrypted(config: &RedisConfig) -> bool {
     schemes.iter().any(|scheme| config.url.starts_with(scheme))
 }
 
-/// What to do about something the server said.
+/// The advice for an error that the server returned.
 pub(crate) fn advice(
     compare_and_set: CompareAndSet,
     code: Option<&str>,
@@ -93,26 +93,28 @@ pub(crate) fn advice(
     let message = error
         .source()
         .map_or_else(|| error.to_string(), ToString::to_string);
-    // What is refused inside of a script is a plain error, in words of each version's own.
+    // A denial inside a script is a plain error, with a text that depends on the version.
     let denied = code == Some("NOPERM")
         || message.contains("can't run this command")
         || message.contains("no permissions");
     match code {
-        // They say what to do themselves, about others than this server.
+        // These messages contain advice already, and are not about this server.
         _ if message.contains(NO_PRIMARY) || message.contains(PROVIDER_FAILED) => message,
-        _ if message.contains(REFUSED) => {
+        _ if message.contains(CREDENTIALS_REFUSED) => {
             format!("{message}: correct the user and the password or token that it returns")
         }
         _ if denied => {
             let grants = grants(compare_and_set);
-            // Such as to choose the database.
-            let also = match quoted(&message) {
+            // A command besides those, such as SELECT.
+            let missing = match quoted(&message) {
                 Some(command) if !grants.contains(&format!("+{command}")) => {
                     format!("`+{command}`, and ")
                 }
                 _ => String::new(),
             };
-            format!("{message}: grant the user {also}{grants} on keys that begin with `key_prefix`")
+            format!(
+                "{message}: grant the user {missing}{grants} on keys that begin with `key_prefix`"
+            )
         }
         Some("CLUSTERDOWN") => format!(
             "{message}: this server is a node of a cluster that is down: look at `CLUSTER INFO` there; a cluster's URL is \
@@ -124,12 +126,12 @@ pub(crate) fn advice(
             )
         }
         _ if message.contains("cluster support disabled") => {
-            format!("{message}: this server is no cluster; write `redis://host:6379/`")
+            format!("{message}: this server is not a cluster; write `redis://host:6379/`")
         }
         Some("NOAUTH" | "WRONGPASS") => format!("{message}: write user and password into `url`"),
         Some("ERR") if message.contains("syntax") && compare_and_set == CompareAndSet::IfEq => {
             format!(
-                "{message}: this server has no `SET … IFEQ`, which came with Valkey 8.1 and Redis 8.4; write `compare_and_set = \"auto\"`"
+                "{message}: this server does not support `SET … IFEQ`, which came with Valkey 8.1 and Redis 8.4; write `compare_and_set = \"auto\"`"
             )
         }
         Some("ERR") if message.contains("max number of clients") => {
@@ -139,36 +141,36 @@ pub(crate) fn advice(
         }
         Some("ERR") if message.contains("unknown command") => match quoted(&message) {
             Some(command) if command == "hello" => format!(
-                "{message}: it is needed for `protocol=resp3`: leave that out of `url`, or take `rename-command` out of the server's \
+                "{message}: `protocol=resp3` needs the command: leave that out of `url`, or remove `rename-command` from the server's \
                  configuration"
             ),
             Some(command) if matches!(&*command, "time" | "select") => format!(
-                "{message}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: take \
-                 `rename-command` out of the server's configuration"
+                "{message}: if this is a sentinel, write `redis+sentinel://host:26379/mymaster`; otherwise sessions need the command: remove \
+                 `rename-command` from the server's configuration"
             ),
             Some(command) if command == "wait" => format!(
-                "{message}: `durability` needs the command: write \"primary\" there, or take `rename-command` out of the server's \
+                "{message}: `durability` needs the command: write \"primary\" there, or remove `rename-command` from the server's \
                  configuration"
             ),
             Some(command) if ALWAYS.contains(&&*command) => format!(
-                "{message}: sessions need the command: take `rename-command` out of the server's configuration"
+                "{message}: sessions need the command: remove `rename-command` from the server's configuration"
             ),
             _ => format!(
-                "{message}: this server lacks what `compare_and_set` needs; write `compare_and_set = \"auto\"`"
+                "{message}: `compare_and_set` needs the command; write `compare_and_set = \"auto\"`"
             ),
         },
         _ => format!("{message}: correct `url`, or look at the server's log"),
     }
 }
 
-/// Commands that every way to replace sessions needs.
+/// Commands that every compare-and-set strategy needs.
 const ALWAYS: [&str; 6] = ["get", "pttl", "set", "pexpire", "unlink", "time"];
 
-/// The command that the server names in its answer.
+/// The command that the server names in its reply.
 fn quoted(message: &str) -> Option<String> {
-    let quote = |mark: char| matches!(mark, '\'' | '`');
-    let (_, rest) = message.split_once(quote)?;
-    let (command, _) = rest.split_once(quote)?;
+    let is_quote = |quote: char| matches!(quote, '\'' | '`');
+    let (_, rest) = message.split_once(is_quote)?;
+    let (command, _) = rest.split_once(is_quote)?;
     Some(command.to_lowercase())
 }
 
@@ -195,9 +197,9 @@ mod tests {
     use crate::store::redis::error::without_arguments;
 
     #[test]
-    fn advice_for_nodes_that_the_url_does_not_name() {
+    fn advice_for_a_node_of_sentinels_or_a_cluster_does_not_blame_the_url() {
         let host = "for another host: write the name that it is for into `url`, or give it one";
-        let plain = "if it speaks no TLS there, write `redis://`";
+        let plain = "if it does not speak TLS, write `redis://`";
         for (url, named) in [
             ("rediss://a/", ["into `url`", "`redis://`"]),
             (
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_advice_names_what_the_chosen_way_needs() {
+    fn the_advice_names_the_permissions_of_the_configured_strategy() {
         use CompareAndSet::{Auto, IfEq, Script, Watch};
         let denied = "NOPERM no permissions to run the 'eval' command";
         let unknown = "ERR unknown command 'EVAL', with args beginning with:";

@@ -1,4 +1,4 @@
-//! Where a compare-and-set is sent: over the connections that requests share, or over an exclusive one.
+//! The connection for a compare-and-set: one that requests share, or an exclusive one.
 
 use redis::{ServerError, Value};
 
@@ -10,7 +10,7 @@ use crate::store::redis::servers::Servers;
 pub(crate) struct Channel<'a> {
     servers: &'a Servers,
     key: &'a str,
-    /// Its owner has more to send on the same connection.
+    /// The caller has more to send on the same connection.
     exclusive: Option<&'a mut Exclusive>,
 }
 
@@ -50,11 +50,11 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// What an error among the answers means.
-    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
+    /// The error for one reply of a pipeline.
+    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
         match &self.exclusive {
-            Some(connection) => connection.refused(error),
-            None => self.servers.refused(error),
+            Some(connection) => connection.server_error(error),
+            None => self.servers.server_error(error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can be configured of a Redis store.
+//! The settings of a Redis store.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,54 +21,54 @@ use crate::time::duration;
 ///     .with_command_timeout(Duration::from_millis(200));
 /// ```
 ///
-/// It is a serde type: durations are written as `"500ms"`, and what is left out has its default.
+/// It implements `Deserialize`: durations are written as `"500ms"`, and omitted settings have their defaults.
 #[non_exhaustive]
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
-    /// Where the server is: `redis://user:password@host:port/database`, or `unix:///path/to/socket`. By default
-    /// `redis://127.0.0.1:6379/`. An IPv6 address is written in brackets, `redis://[::1]:6379/`. With `rediss://` the
-    /// connections are encrypted, which needs the feature `tls-rustls`. `?protocol=resp3` at the end speaks RESP3; after a
-    /// path to a socket there may be `db`, `user` and `pass` too, as in `unix:///run/redis.sock?db=5&pass=secret`.
+    /// The address of the server: `redis://user:password@host:port/database`, or `unix:///path/to/socket`. By default
+    /// `redis://127.0.0.1:6379/`. An IPv6 address is written in brackets, `redis://[::1]:6379/`. `rediss://` encrypts the
+    /// connections, which needs the feature `tls-rustls`. `?protocol=resp3` at the end selects RESP3; the path to a socket may
+    /// also be followed by `db`, `user` and `pass`, as in `unix:///run/redis.sock?db=5&pass=secret`.
     ///
-    /// Where there are several servers:
+    /// For more than one server:
     ///
     /// - `redis+cluster://user:password@host:port,host:port/` is a Redis Cluster, with the feature `cluster`; encrypted,
-    ///   `rediss+cluster://`. Name a few of its nodes, of which one must be there at the start; the others are found.
-    /// - `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database` is the primary that these sentinels know
-    ///   by that name, such as `mymaster`. They are asked for every connection that is made. User and password are those of
-    ///   the primary; [`sentinel`](Self::sentinel) has those of the sentinels. `rediss+sentinel://` encrypts the connections
-    ///   to both, and the primary's certificate must be for the address or host name that the sentinels announce.
+    ///   `rediss+cluster://`. Name a few of its nodes, of which one must be reachable at the start; sessile discovers the
+    ///   others.
+    /// - `redis+sentinel://user:password@sentinel:port,sentinel:port/name/database` is the primary that these sentinels know by
+    ///   that name, such as `mymaster`. sessile asks them for its address whenever it opens a connection. User and password are
+    ///   those of the primary; [`sentinel`](Self::sentinel) holds those of the sentinels. `rediss+sentinel://` encrypts the
+    ///   connections to both, and the primary's certificate must be for the address or host name that the sentinels announce.
     pub url: String,
-    /// Whose certificate the server must have, and which one we show; for `rediss://`,
-    /// `rediss+cluster://` and `rediss+sentinel://` only.
+    /// The authorities to trust, and the client certificate; for `rediss://`, `rediss+cluster://` and `rediss+sentinel://`
+    /// only.
     pub tls: TlsConfig,
-    /// How the sentinels are asked: their user and password, and whether they speak TLS. For `redis+sentinel://` and
-    /// `rediss+sentinel://` only. By default without logging in, and encrypted as the primary is.
+    /// How to connect to the sentinels: their user and password, and whether to use TLS. For `redis+sentinel://` and
+    /// `rediss+sentinel://` only. By default without a login, and encrypted if the connections to the primary are.
     pub sentinel: SentinelConfig,
-    /// What every key begins with; `sessile:` by default. Letters, digits, `_`, `-`, `.`, `/` and `:`. Applications that share
-    /// a server need prefixes of their own.
+    /// The prefix of every key; `sessile:` by default. Letters, digits, `_`, `-`, `.`, `/` and `:`. Applications that share a
+    /// server need different prefixes.
     pub key_prefix: String,
-    /// How many connections are kept open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
-    /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 are kept to each
-    /// primary.
+    /// How many connections the store keeps open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
+    /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 to each primary.
     #[doc(alias = "max_connections")]
     pub pool_size: u32,
-    /// How a session is replaced only if nobody else has changed it meanwhile; `auto` by default.
+    /// How to replace a session only if no other request has changed it meanwhile; `auto` by default.
     pub compare_and_set: CompareAndSet,
-    /// How many connections there may be besides, for what needs one to itself: [`CompareAndSet::Watch`], and
-    /// [`Durability::Replicas`](crate::store::Durability::Replicas), of which no more wait at once. 4 by default, from 1 to
-    /// 1024. They are opened when they are needed first. On a cluster, to each primary.
+    /// How many additional connections the store may open, for commands that cannot share one: [`CompareAndSet::Watch`], and
+    /// [`Durability::Replicas`](crate::store::Durability::Replicas), of which no more can wait at once. 4 by default, from 1 to
+    /// 1024. They are opened when first needed. On a cluster, this many to each primary.
     pub exclusive_pool_size: u32,
-    /// How long connecting may take, with log-in; 1 s by default.
+    /// How long connecting may take, including the login; 1 s by default.
     #[serde(with = "duration")]
     pub connection_timeout: Duration,
-    /// How long the server may take to answer one command, and how long a command waits for a connection; 500 ms by
-    /// default, and never more than `request_budget`. On a cluster no redirection is followed after that time.
+    /// How long the server may take to answer one command, and how long a command may wait for a connection; 500 ms by default,
+    /// and never more than `request_budget`. On a cluster, no redirection is followed after that time.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
     /// How long one request may wait for an unresponsive store: for its load and for the commits and reloads that fail,
-    /// together; 1 s by default. After a commit that succeeds, the rest is left for the next.
+    /// together; 1 s by default. Commits that succeed do not count.
     #[serde(with = "duration")]
     pub request_budget: Duration,
 }
@@ -90,32 +90,32 @@ impl Default for RedisConfig {
     }
 }
 
-/// How a session is replaced only if nobody else has changed it meanwhile. All three keep the same promises, and nodes may
-/// differ in it.
+/// How to replace a session only if no other request has changed it meanwhile. All three strategies make the same guarantees,
+/// and nodes may use different ones.
 ///
-/// In a configuration file: `"auto"`, `"script"`, `"watch"` or `"if_eq"`. What is written there is tried when the store
-/// connects; [`RedisStore::compare_and_set`](crate::RedisStore::compare_and_set) tells what is used.
+/// In a configuration file: `"auto"`, `"script"`, `"watch"` or `"if_eq"`. The store tries the configured strategy when it
+/// connects; [`RedisStore::compare_and_set`](crate::RedisStore::compare_and_set) returns the one in use.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CompareAndSet {
-    /// The first of `script`, `if_eq` and `watch` that the server has and lets this user call; the default. Chosen once,
-    /// when the store connects or is first needed.
+    /// The first of `script`, `if_eq` and `watch` that the server supports and this user may call; the default. Detected once,
+    /// when the store connects or first needs it.
     #[default]
     Auto,
-    /// A short script that runs in Redis: one round trip on a shared connection, and only the new value is sent. Needs
+    /// A short script that runs in Redis: one round trip on a shared connection, which sends only the new value. Needs
     /// `+evalsha +eval +getrange`.
     Script,
-    /// `WATCH`, `MULTI` and `EXEC`, for servers where scripts are denied: two round trips on a connection that nobody else
-    /// uses meanwhile, of which there are [`exclusive_pool_size`](RedisConfig::exclusive_pool_size). Needs
-    /// `+watch +multi +exec +discard +getrange`.
+    /// `WATCH`, `MULTI` and `EXEC`, for servers that deny scripts: two round trips on a connection that no other request uses
+    /// meanwhile, of which there are [`exclusive_pool_size`](RedisConfig::exclusive_pool_size). Needs `+watch +multi +exec
+    /// +discard +getrange`.
     Watch,
-    /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, and the least
-    /// work for the server, but the old value is sent too, and comes back. Needs no permission of its own.
+    /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, and the least work
+    /// for the server, but the request contains the old value too, and so does the reply. Needs no additional permission.
     IfEq,
 }
 
-/// Shows where the server is, without user and password.
+/// Shows the address of the server, without user and password.
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_can_be_read_from_a_file() {
+    fn a_configuration_file_can_set_it() {
         let json = r#"{"url": "redis://h/", "command_timeout": "200ms", "pool_size": 2}"#;
         let config: RedisConfig = serde_json::from_str(json).unwrap();
         assert_eq!(config.command_timeout, Duration::from_millis(200));

@@ -1,4 +1,4 @@
-//! How a store is made.
+//! Constructs a store: `from_config` connects first, `lazy` does not.
 
 use std::sync::Arc;
 
@@ -19,38 +19,39 @@ impl RedisStore {
     ///
     /// # Redis
     ///
-    /// `TIME` on each connection, after `AUTH` and `SELECT` where the URL asks for them; and once `HELLO` and every command that
-    /// requests will need, on a key that does not exist. On a cluster also `CLUSTER SLOTS` and `ASKING`, and one primary is
-    /// tried for all.
+    /// On each connection `TIME`, after `AUTH` and `SELECT` if the URL asks for them. Once, `HELLO` and every command that
+    /// requests will need, on a key that does not exist. On a cluster also `CLUSTER SLOTS` and `ASKING`, and the commands go to
+    /// one primary, as a sample of all.
     ///
     /// # Errors
     ///
     /// - [`ConfigError::Invalid`]: the URL is not valid.
-    /// - [`ConfigError::Connect`]: the server was not reached, or does not let this user do what is needed, such as to
-    ///   replace sessions in the configured way. It names host, port and cause.
+    /// - [`ConfigError::Connect`]: the server could not be reached, or does not let this user run a command that is needed,
+    ///   such as those of the configured way to replace sessions. The error names host, port and cause.
     #[doc(alias = "connect")]
     pub async fn from_url(url: impl Into<String>) -> Result<Self, ConfigError> {
         Self::from_config(RedisConfig::new(url)).await
     }
 
-    /// Connects with settings of your own.
+    /// Connects with these settings.
     ///
     /// # Errors
     ///
-    /// Those of [`from_url`](Self::from_url), and [`ConfigError::Invalid`] for a setting that cannot work.
+    /// Those of [`from_url`](Self::from_url), and [`ConfigError::Invalid`] for an invalid setting.
     pub async fn from_config(config: RedisConfig) -> Result<Self, ConfigError> {
         Self::connect(config, None).await
     }
 
-    /// Connects with settings of your own, and with user and password from a provider, for those that change while the store
-    /// is in use: rotated passwords, and tokens. [`CredentialsProvider`] has an example.
+    /// Connects with these settings, and with user and password from a provider, for credentials that change while the store is
+    /// in use: rotated passwords, and tokens. [`CredentialsProvider`] has an example.
     ///
-    /// The URL then has no user and no password. Sentinels are asked with those of
-    /// [`RedisConfig::sentinel`] as ever.
+    /// The URL must then contain neither user nor password. The credentials of sentinels remain those of
+    /// [`RedisConfig::sentinel`].
     ///
     /// # Errors
     ///
-    /// Those of [`from_config`](Self::from_config); [`ConfigError::Invalid`] for a URL with a user and a password; and [`ConfigError::Connect`] with the provider's error if it fails.
+    /// Those of [`from_config`](Self::from_config); [`ConfigError::Invalid`] for a URL with a user and a password; and
+    /// [`ConfigError::Connect`] with the provider's error if it fails.
     pub async fn from_config_with_credentials(
         config: RedisConfig,
         provider: impl CredentialsProvider,
@@ -64,7 +65,7 @@ impl RedisStore {
         refuse_second_login(&config, &endpoint, login.as_ref())?;
         let address = endpoint.to_string();
         let failed = |error: RedisError| connect_error(&address, &config, error);
-        Servers::try_out(endpoint, &config, login.clone())
+        Servers::connect_once(endpoint, &config, login.clone())
             .await
             .map_err(failed)?;
         let store = Self::in_background(config, login)?;
@@ -72,20 +73,20 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// A store that connects in the background, for an application that must start although Redis is away. Until it is
-    /// there, requests with a session cookie get 503.
+    /// Creates a store that connects in the background, for an application that must start even if Redis is unreachable. Until
+    /// it is connected, requests with a session cookie get 503.
     ///
     /// # Errors
     ///
-    /// - [`ConfigError::Invalid`]: a setting cannot work.
+    /// - [`ConfigError::Invalid`]: a setting is invalid.
     /// - [`ConfigError::NoRuntime`]: it was called outside of a tokio runtime.
     pub fn lazy(config: RedisConfig) -> Result<Self, ConfigError> {
         Self::in_background(config, None)
     }
 
-    /// The same with user and password from a provider, as
-    /// [`from_config_with_credentials`](Self::from_config_with_credentials) takes one. If the provider fails at first, it is
-    /// asked again as connections are needed.
+    /// Like [`lazy`](Self::lazy), with user and password from a provider, as in
+    /// [`from_config_with_credentials`](Self::from_config_with_credentials). If the provider fails at first, the store asks it
+    /// again when it needs connections.
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ fn refuse_second_login(
     }
     match endpoint.has_login() {
         true => Err(config.bad_url(
-            "user and password would be ignored, as the credentials provider returns them: leave them out",
+            "user and password would be ignored, since the credentials provider supplies them: leave them out",
         )),
         false => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Sending to one server: each call is timed, and its circuit breaker hears how it ended.
+//! Sends requests to one server: each call has a timeout, and the circuit breaker records its outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,8 +12,8 @@ use tokio::time::error::Elapsed;
 use crate::error::store::StoreError;
 use crate::store::redis::breaker::{Breaker, Call, waits};
 use crate::store::redis::config::RedisConfig;
-use crate::store::redis::error::{ConnectionFault, Repetitions, RequestError};
-use crate::store::redis::manager::{Connection, Manager, is_definite};
+use crate::store::redis::error::{ConnectionFault, RequestError, Retries};
+use crate::store::redis::manager::{Connection, Manager, is_persistent};
 use crate::store::redis::pool::{Guard, Pools};
 use crate::store::redis::request::Request;
 use crate::store::stats::PoolStats;
@@ -44,27 +44,30 @@ impl Connections {
         self.pools.now()
     }
 
-    /// Sends once. Server errors inside a pipeline that ignores errors are part of the answer.
+    /// Sends once. Server errors inside a pipeline that ignores errors are part of the reply.
     ///
     /// # Cancel safety
     ///
-    /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
+    /// If the future is dropped, the request may be sent or not; others on the connection are not affected.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         self.admit()?;
-        self.send_at_all(request).await
+        self.send_unchecked(request).await
     }
 
-    /// The same though the breaker is open; an answer closes it.
-    pub(crate) async fn send_anyway(&self, request: &Request<'_>) -> Result<Value, RequestError> {
-        let answer = self.send_at_all(request).await;
+    /// Like [`send`](Self::send), but also while the breaker is open; a reply closes it.
+    pub(crate) async fn send_despite_breaker(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<Value, RequestError> {
+        let answer = self.send_unchecked(request).await;
         if !answer.as_ref().is_err_and(RequestError::is_outage) && self.breaker.is_open() {
-            let turned_away = self.breaker.close();
-            tracing::info!(target: "sessile", address = &*self.address, turned_away, "Redis answers again: the circuit breaker closes");
+            let rejected = self.breaker.close();
+            tracing::info!(target: "sessile", address = &*self.address, rejected, "the circuit breaker closes, since Redis answers again");
         }
         answer
     }
 
-    async fn send_at_all(&self, request: &Request<'_>) -> Result<Value, RequestError> {
+    async fn send_unchecked(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         let mut connection = Connection::clone(&*self.check_out().await?);
         self.send_on(&mut connection, request).await
     }
@@ -86,19 +89,19 @@ impl Connections {
         let call = answer
             .as_ref()
             .map_or_else(RequestError::call, |_| Call::Answered);
-        self.note(call, began);
+        self.record(call, began);
         answer
     }
 
-    /// Sends something that may take another time than `command_timeout`. How long that is says nothing of the server, so the
-    /// breaker does not hear of it.
+    /// Sends a request with a timeout other than `command_timeout`. Such a request may be slow on a healthy server, so the
+    /// breaker does not record it.
     pub(crate) async fn send_within(
         &self,
         connection: &mut Connection,
         request: &Request<'_>,
         limit: Duration,
     ) -> Result<Value, RequestError> {
-        let answer = connection.link.ask(request);
+        let answer = connection.link.send(request);
         let answer = tokio::time::timeout(limit, answer).await;
         self.read_answer(connection, answer, limit)
     }
@@ -110,18 +113,20 @@ impl Connections {
         limit: Duration,
     ) -> Result<Value, RequestError> {
         match answer {
-            Ok(Ok(Value::ServerError(error))) => Err(self.judge(connection, error.into())),
+            Ok(Ok(Value::ServerError(error))) => {
+                Err(self.connection_error(connection, error.into()))
+            }
             Ok(Ok(value)) => {
                 if let Value::Array(values) = &value {
                     self.pools.find_demotion(connection, values);
                 }
                 Ok(value)
             }
-            Ok(Err(error)) => Err(self.judge(connection, error)),
+            Ok(Err(error)) => Err(self.connection_error(connection, error)),
             Err(_) => {
-                self.pools.compare_with_a_new_one(connection);
+                self.pools.check_silent_connection(connection);
                 let message = format!(
-                    "Redis at {} did not answer within {limit:?}: see `command_timeout`",
+                    "Redis at {} did not answer within {limit:?}: check its load, or raise `command_timeout`",
                     self.address
                 );
                 Err(RequestError {
@@ -132,20 +137,19 @@ impl Connections {
         }
     }
 
-    /// Sends something that may be sent any number of times. Again at once if the connection turns out to be dead, which
-    /// after a restart of the server may be so for all of them; and once more, on another connection, if it does not
-    /// answer.
+    /// Sends an idempotent request. Sends it again at once if the connection turns out to be dead, as all of them may be after
+    /// a restart of the server; and once more, on another connection, if there is no reply in time.
     pub(crate) async fn send_idempotent(
         &self,
         request: &Request<'_>,
     ) -> Result<Value, RequestError> {
-        let mut repetitions = Repetitions::new(self.size);
+        let mut retries = Retries::new(self.size);
         loop {
             let failed = match self.send(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            if let Some(failed) = repetitions.last(failed) {
+            if let Some(failed) = retries.final_error(failed) {
                 return Err(failed);
             }
         }
@@ -161,7 +165,7 @@ impl Connections {
             return Ok(());
         }
         let message = format!(
-            "the circuit breaker of Redis at {} is open, as too many calls have failed: it closes when Redis answers a probe",
+            "the circuit breaker of Redis at {} is open, since too many calls have failed: it closes when Redis answers a probe",
             self.address
         );
         let error = StoreError::unavailable(message);
@@ -171,16 +175,16 @@ impl Connections {
         }))
     }
 
-    /// Tells the breaker how a call ended. If that opens it, somebody looks for the server to come back.
-    fn note(&self, call: Call, made: Instant) {
-        // Without a runtime nobody could find out that it is back.
+    /// Records the outcome of a call in the breaker. If that opens it, starts a probe in the background.
+    fn record(&self, call: Call, made: Instant) {
+        // Without a runtime no probe could close the breaker again.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let Some(opening) = self.breaker.note(call, made) else {
+        let Some(opening) = self.breaker.record(call, made) else {
             return;
         };
-        tracing::warn!(target: "sessile", address = &*self.address, "the circuit breaker opens, as too many calls to Redis have failed: it closes when Redis answers a probe");
+        tracing::warn!(target: "sessile", address = &*self.address, "the circuit breaker opens, since too many calls to Redis have failed: it closes when Redis answers a probe");
         let prober = Prober::new(self.clone(), opening);
         runtime.spawn(prober.probe());
     }
@@ -201,53 +205,56 @@ impl Connections {
     async fn check_out(&self) -> Result<Guard, RequestError> {
         let began = Instant::now();
         let guard = self.pools.check_out().await;
-        // Nobody has waited for what is refused at once.
-        let refused = self.pools.cause().is_some_and(|cause| is_definite(&cause));
+        // A call that is refused at once did not wait.
+        let refused = self
+            .pools
+            .cause()
+            .is_some_and(|cause| is_persistent(&cause));
         guard.inspect_err(|_| match refused {
-            true => self.note(Call::Failed, began),
-            false => self.note(Call::Unanswered, began),
+            true => self.record(Call::Failed, began),
+            false => self.record(Call::Unanswered, began),
         })
     }
 
-    /// Waits for the first connection, which may take longer to make than a request waits for one.
+    /// Waits for the first connection, which may take longer to open than a request waits for one.
     pub(crate) async fn ready(&self) -> Result<(), RequestError> {
         self.pools.ready().await
     }
 
-    /// A connection that nobody else has.
+    /// A connection that no other request uses.
     pub(crate) async fn check_out_exclusive(&self) -> Result<Guard, RequestError> {
         self.pools.check_out_exclusive().await
     }
 
-    /// What an error means for the connection, and for what was sent.
-    fn judge(&self, connection: &Connection, error: RedisError) -> RequestError {
+    /// Retires connections that the error shows to be useless, and describes the failure.
+    fn connection_error(&self, connection: &Connection, error: RedisError) -> RequestError {
         let dropped = error.is_connection_dropped();
         if dropped {
-            self.pools.give_up(connection.health.generation);
+            self.pools.retire(connection.health.generation);
         }
         if dropped || error.is_unrecoverable_error() {
             connection.health.broken.store(true, Ordering::Release);
         }
         if let ErrorKind::Server(kind) = error.kind() {
-            self.pools.leave_if_demoted(connection, kind);
+            self.pools.retire_if_demoted(connection, kind);
         }
         RequestError {
             fault: dropped.then_some(ConnectionFault::Dropped),
-            ..self.failed(error)
+            ..self.redis_error(error)
         }
     }
 
-    /// What the server said of one command in a pipeline.
-    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
-        self.failed(error.into())
+    /// The error for one reply of a pipeline.
+    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
+        self.redis_error(error.into())
     }
 
-    fn failed(&self, error: RedisError) -> RequestError {
-        RequestError::of(&self.address, error)
+    fn redis_error(&self, error: RedisError) -> RequestError {
+        RequestError::from_redis(&self.address, error)
     }
 }
 
-/// A call that was sent and has no answer yet. Its request may be given up before its time is over.
+/// A call that waits for its reply. Its request may be cancelled before the timeout.
 struct Waiting<'a> {
     connections: &'a Connections,
     since: Option<Instant>,
@@ -255,16 +262,16 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // What was given up sooner, as by a browser that hangs up, says nothing of the server.
+        // A call that was cancelled early, as when a browser closes the connection, says nothing about the server.
         let long = self.connections.command_timeout / 2;
         if let Some(since) = self.since.filter(|since| since.elapsed() >= long) {
-            self.connections.note(Call::Unanswered, since);
+            self.connections.record(Call::Unanswered, since);
         }
     }
 }
 
-/// Probes a server while its breaker is open. If this ends before the server answers, as with its runtime, the breaker closes:
-/// nobody else would close it.
+/// Probes a server while its breaker is open. If the task ends before the server replies, as when its runtime shuts down, the
+/// breaker closes: nothing else would close it.
 struct Prober {
     connections: Connections,
     opening: u64,
@@ -283,12 +290,16 @@ impl Prober {
         let key = connections.pools.probe();
         for wait in waits() {
             tokio::time::sleep(wait).await;
-            // Or else the store is gone, or somebody who asked for its health has had an answer.
+            // Otherwise the store was dropped, or a health check has had a reply and closed the breaker.
             let is_wanted = Arc::strong_count(&connections.breaker) > 1;
             if !is_wanted || !connections.breaker.is_still_open(self.opening) {
                 return;
             }
-            drop(connections.send_anyway(&Request::Command(&key)).await);
+            drop(
+                connections
+                    .send_despite_breaker(&Request::Command(&key))
+                    .await,
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A user and a password that change while the store is in use.
+//! Users and passwords that change while the store is in use.
 
 use std::error::Error;
 use std::fmt;
@@ -9,23 +9,23 @@ use redis::ConnectionInfo;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-const SHORTEST: Duration = Duration::from_secs(4);
+const MIN_VALIDITY: Duration = Duration::from_secs(4);
 
 /// The user and the password that the store logs in with; the password may be a token that expires.
 ///
-/// `Debug` shows neither, and their memory is overwritten when they are dropped; that of the client's buffers is not.
+/// `Debug` shows neither. Their memory is overwritten when they are dropped, but not that of the client's buffers.
 #[derive(Clone)]
 pub struct Credentials {
     pub(crate) username: Zeroizing<String>,
     pub(crate) password: Zeroizing<String>,
-    /// When new ones are to be asked for; `None` if these are good for one connection.
+    /// When to request new ones; `None` if they do not expire and serve one connection.
     pub(crate) renew_at: Option<Instant>,
 }
 
 impl Credentials {
     /// A user of Redis and the password or token. The user of `requirepass` is `default`.
     ///
-    /// They are used for the connection that they were asked for, and open connections never log in again. See
+    /// They serve the connection that they were requested for, and open connections never log in again. See
     /// [`valid_for`](Self::valid_for) for credentials that expire.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
         Self {
@@ -35,14 +35,14 @@ impl Credentials {
         }
     }
 
-    /// Says that they expire this long after this call.
+    /// Sets that the credentials expire this long after this call.
     ///
-    /// Until three quarters of that time are over they are used for every connection that is made. Then new ones are asked
-    /// for, and open connections log in again with these. Less than four seconds count as four.
+    /// For three quarters of that time, every new connection uses them. Then the store requests new ones, and open connections
+    /// log in again with these. Less than four seconds count as four.
     #[must_use]
     pub fn valid_for(mut self, time: Duration) -> Self {
-        // What is so long that it has no end needs no new ones.
-        self.renew_at = Instant::now().checked_add(time.max(SHORTEST) / 4 * 3);
+        // A time that overflows never ends, so it needs no renewal.
+        self.renew_at = Instant::now().checked_add(time.max(MIN_VALIDITY) / 4 * 3);
         self
     }
 }
@@ -62,18 +62,18 @@ impl fmt::Debug for Credentials {
 /// Supplies credentials for Redis that may change while the store is in use, for
 /// [`RedisStore::from_config_with_credentials`](crate::RedisStore::from_config_with_credentials).
 ///
-/// # When it is asked
+/// # When the store calls it
 ///
-/// For every connection that is made, unless the last answer [expires](Credentials::valid_for) and is still good, or is less
-/// than a second old. There is never more than one call at a time, and connections that are made together share an answer. So
-/// a server that is away, or a provider that fails, does not have it called more than once a second.
+/// For every new connection, unless the last answer [expires](Credentials::valid_for) and is still valid, or is less than a
+/// second old. The store makes at most one call at a time, and connections that open together share an answer. So neither an
+/// unreachable server nor a failing provider causes more than one call a second.
 ///
-/// Before credentials expire, it is asked for new ones, and open connections log in with these (`AUTH`), so the server has no
-/// reason to end them. If that fails, it is tried again after 1 s, 2 s, 4 s and so on up to 30 s, with a warning in the log,
-/// and open connections stay as they are.
+/// Before credentials expire, the store requests new ones, and open connections log in with these (`AUTH`), so the server has
+/// no reason to close them. If that fails, the store logs a warning and tries again after 1 s, 2 s, 4 s and so on up to 30 s;
+/// open connections keep their login.
 ///
-/// If Redis refuses an answer that was kept, new credentials are asked for at once; if it refuses the same again, a second
-/// later.
+/// If Redis refuses an answer that the store had kept, the store requests new credentials at once; if Redis refuses the same
+/// ones again, a second later.
 ///
 /// # A password in a file, replaced from time to time
 ///
@@ -100,35 +100,35 @@ impl fmt::Debug for Credentials {
 /// # }
 /// ```
 ///
-/// To rotate without a refusal, add the new password in Redis (`ACL SETUSER app >new`), replace the file, and remove the old
-/// password (`<old`) later: connections that are open stay logged in.
+/// To rotate a password without a refusal, add the new password in Redis (`ACL SETUSER app >new`), replace the file, and remove
+/// the old password (`<old`) later: open connections stay logged in.
 ///
-/// # A cloud's identities
+/// # Cloud identities
 ///
 /// - IAM of Amazon ElastiCache and MemoryDB: the user's name, and as the password the request `connect` signed for 15 minutes
 ///   by the SDK, without `http://`; with `valid_for` 15 minutes. Connections then log in again long before the 12 hours after
-///   which AWS ends them.
+///   which AWS closes them.
 /// - Microsoft Entra ID with Azure Managed Redis: the object ID of the identity, and the access token as the password; with
-///   `valid_for` the time that is left to the token's `expires_on`.
+///   `valid_for` the time until the token's `expires_on`.
 ///
 /// Both need `rediss://`.
 pub trait CredentialsProvider: Send + Sync + 'static {
     /// The credentials to log in with now.
     ///
-    /// A connection is not made if it takes longer than [`connection_timeout`](crate::RedisConfig::connection_timeout), of which
-    /// the rest is left for connecting. The call goes on all the same, for 30 s at most, and the next connection gets its
-    /// answer. It must not block: read files with `tokio::fs`.
+    /// If it takes longer than [`connection_timeout`](crate::RedisConfig::connection_timeout), the connection fails; if less,
+    /// connecting gets the rest of that time. The call continues in either case, for 30 s at most, and the next connection gets
+    /// its answer. It must not block: read files with `tokio::fs`.
     ///
     /// # Errors
     ///
-    /// The connection is then not made, and the error is a source of the error that requests get and log. So it must not hold
-    /// a secret. A panic counts as an error.
+    /// The connection fails, and the error becomes a source of the error that requests get and log. So it must not contain a
+    /// secret. A panic counts as an error.
     fn credentials(
         &self,
     ) -> impl Future<Output = Result<Credentials, Box<dyn Error + Send + Sync>>> + Send;
 }
 
-/// The address with these credentials.
+/// Adds the credentials to the settings of a connection.
 pub(crate) fn log_in(info: ConnectionInfo, credentials: Option<&Credentials>) -> ConnectionInfo {
     let Some(credentials) = credentials else {
         return info;

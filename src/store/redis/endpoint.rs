@@ -1,4 +1,4 @@
-//! Where the sessions are: one server, a cluster, or whichever server the sentinels call the primary.
+//! Validates the settings, and turns the URL into the server to connect to: one server, a cluster, or the primary of sentinels.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::redis::tls::{install_provider, with_certificates};
 use crate::store::redis::url::{Kind, MultiHostUrl, is_login_cut, keys_of, port_of, without_login};
 use crate::time::duration;
 
-/// What the URL leads to.
+/// The servers that the URL names.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
     Server(Box<ConnectionInfo>),
@@ -28,7 +28,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// Whether the URL has user and password.
+    /// Whether the URL contains user and password.
     pub(crate) fn has_login(&self) -> bool {
         let has_password = |info: &ConnectionInfo| info.redis_settings().password().is_some();
         match self {
@@ -40,7 +40,7 @@ impl Endpoint {
     }
 }
 
-/// Without user and password.
+/// Shows the addresses, without user and password.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -52,34 +52,45 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How long a connection is idle before its other end is asked whether it is there; routers forget one after some minutes.
+/// How long a connection is idle before the kernel checks that the other end is alive; routers drop idle connections after some
+/// minutes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(60);
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl RedisConfig {
-    /// Says what cannot work, or how to connect.
+    /// Validates the settings and returns the endpoint.
     pub(crate) fn check(&self) -> Result<Endpoint, ConfigError> {
-        let limits = SHORTEST..=LONGEST;
+        let limits = MIN_TIMEOUT..=MAX_TIMEOUT;
         let (command, budget) = (self.command_timeout, self.request_budget);
         check_duration(
             "connection_timeout",
             self.connection_timeout,
-            SHORTEST,
-            LONGEST,
+            MIN_TIMEOUT,
+            MAX_TIMEOUT,
         )?;
-        // What is advised of one of them goes with the other.
+        // The advice for one of the two must not contradict the other.
         if !limits.contains(&budget) {
-            let shortest = command.clamp(SHORTEST, LONGEST);
-            return Err(bad_duration("request_budget", budget, shortest, LONGEST));
+            let shortest = command.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
+            return Err(bad_duration(
+                "request_budget",
+                budget,
+                shortest,
+                MAX_TIMEOUT,
+            ));
         }
         if !limits.contains(&command) {
-            return Err(bad_duration("command_timeout", command, SHORTEST, budget));
+            return Err(bad_duration(
+                "command_timeout",
+                command,
+                MIN_TIMEOUT,
+                budget,
+            ));
         }
         if self.command_timeout > self.request_budget {
             let advice = format!(
-                "it is more than request_budget = {}, so it could never be used up: lower it, or raise the budget",
+                "it is more than request_budget = {}, so it would never be reached: lower it, or raise the budget",
                 duration::text(self.request_budget)
             );
             return Err(ConfigError::Invalid {
@@ -100,12 +111,12 @@ impl RedisConfig {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:./".contains(&byte);
         if !(1..=128).contains(&self.key_prefix.len()) || !self.key_prefix.bytes().all(plain) {
             let advice = "write 1 to 128 letters, digits, `_`, `-`, `.`, `/` or `:`, such as \"sessile:\"; `{` and `}` would put all \
-                          sessions of a cluster on one server, and `*`, `?`, `[` and `\\` are patterns where keys are listed";
+                          sessions of a cluster on one server, and `*`, `?`, `[` and `\\` would be patterns in `SCAN`";
             return Err(ConfigError::invalid("key_prefix", &self.key_prefix, advice));
         }
         if is_login_cut(&self.url) {
             return Err(self.bad_url(
-                "user and password end at the first `/`, `?` or `#`: encode these in a password as %2F, %3F and %23, and `@` as %40",
+                "user and password end at the first `/`, `?` or `#`: encode these characters in a password as %2F, %3F and %23, and `@` as %40",
             ));
         }
         self.endpoint()
@@ -124,12 +135,12 @@ impl RedisConfig {
             ));
         }
         if !encrypted && self.tls != TlsConfig::default() {
-            let advice = "it would be ignored: write `rediss://host:6379/0` into `url`";
+            let advice = "without TLS it would be ignored: write `rediss://host:6379/0` into `url`";
             return Err(ConfigError::invalid("tls", &self.tls, advice));
         }
         if self.url.contains('#') {
             return Err(invalid(
-                "what follows `#` would be ignored, and no certificate goes unchecked: leave it out; encode `#` in a password as %23",
+                "the part after `#` would be ignored, and certificates are always verified: leave it out; encode `#` in a password as %23",
             ));
         }
         let info = self.url.as_str().into_connection_info().map_err(|_| {
@@ -146,12 +157,12 @@ impl RedisConfig {
                 if host.contains('%') =>
             {
                 return Err(invalid(
-                    "a host has no `%`: encode `@` only within user and password, and write the one before the host as it is",
+                    "a host cannot contain `%`: encode `@` only within user and password, and write the `@` before the host as it is",
                 ));
             }
             ConnectionAddr::Unix(path) if path.to_string_lossy().contains("pass=") => {
                 return Err(invalid(
-                    "the password would be a part of the path: write `?` before the settings, as in `unix:///path/to/socket?pass=…`",
+                    "the password would be part of the path: write `?` before the parameters, as in `unix:///path/to/socket?pass=…`",
                 ));
             }
             _ => {}
@@ -160,11 +171,11 @@ impl RedisConfig {
         let (known, advice): (&[&str], _) = match info.addr() {
             ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => (
                 &["protocol"],
-                "of what follows `?` only `protocol=resp3` would be used: write the database as `redis://host:6379/5`",
+                "the only parameter after `?` is `protocol=resp3`: write the database as `redis://host:6379/5`",
             ),
             ConnectionAddr::Unix(_) => (
                 &["db", "user", "pass", "protocol"],
-                "of what follows `?` only `db`, `user`, `pass` and `protocol` would be used: write `unix:///path/to/socket?db=5`",
+                "the only parameters after `?` are `db`, `user`, `pass` and `protocol`: write `unix:///path/to/socket?db=5`",
             ),
             _ => {
                 return Err(invalid(
@@ -175,15 +186,16 @@ impl RedisConfig {
         if !keys_of(query).all(|key| known.contains(&key)) {
             return Err(invalid(advice));
         }
-        // Sent with every connection, it needs a permission and would hide why a connection is refused.
+        // The client would send its name and version on every connection: that needs a permission, and its failure would hide
+        // why a connection was refused.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
         let info = info.set_redis_settings(settings);
-        // So that a router that forgets idle connections is told of them, and one whose other end is gone is found.
+        // Keeps idle connections alive in routers, and detects those whose other end is gone.
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(keepalive);
-        // The kernel then gives up a connection whose other end is gone, instead of waiting for a quarter of an hour.
+        // The kernel then closes a connection whose other end is gone, instead of waiting for a quarter of an hour.
         #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
         let tcp = tcp.set_user_timeout(self.command_timeout * 4);
         let info = info.set_tcp_settings(tcp);
@@ -195,13 +207,12 @@ impl RedisConfig {
         Ok(info)
     }
 
-    /// What the URL leads to, or what is wrong with it.
+    /// The endpoint of the URL, or an error with advice.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, ConfigError> {
         let url = MultiHostUrl::parse(&self.url);
         let has_sentinels = url.as_ref().is_some_and(|url| url.kind == Kind::Sentinel);
         if !has_sentinels && self.sentinel != SentinelConfig::default() {
-            let advice =
-                "it would be ignored: write `redis+sentinel://sentinel:26379/mymaster` into `url`";
+            let advice = "without sentinels it would be ignored: write `redis+sentinel://sentinel:26379/mymaster` into `url`";
             return Err(ConfigError::invalid("sentinel", &self.sentinel, advice));
         }
         let Some(url) = url else {
@@ -224,10 +235,10 @@ impl RedisConfig {
         }
         if !matches!(url.path, "" | "0") {
             return Err(self.bad_url(
-                "a cluster has no databases but 0: leave the number out, and tell applications apart by `key_prefix`",
+                "a cluster has only database 0: leave the number out, and separate applications by `key_prefix`",
             ));
         }
-        let node = |host: &&str| self.at(url, url.login, host, "");
+        let node = |host: &&str| self.server_info(url, url.login, host, "");
         let nodes: Result<Vec<_>, _> = url.hosts.iter().map(node).collect();
         #[cfg(feature = "cluster")]
         return nodes.map(Endpoint::Cluster);
@@ -241,20 +252,20 @@ impl RedisConfig {
             return Err(self.bad_url(url.kind.form()));
         }
         if url.scheme == "redis" && self.tls != TlsConfig::default() {
-            let advice = "it would be ignored: write `rediss+sentinel://` into `url`, or what is meant for the sentinels into \
+            let advice = "without TLS it would be ignored: write `rediss+sentinel://` into `url`, or write the settings for the sentinels into \
                           `sentinel.tls`";
             return Err(ConfigError::invalid("tls", &self.tls, advice));
         }
-        let sentinel = |host: &&str| self.sentinel_at(url, host);
+        let sentinel = |host: &&str| self.sentinel_info(url, host);
         let nodes: Result<Vec<_>, _> = url.hosts.iter().map(sentinel).collect();
-        // Its address is found out when it is needed.
-        let primary = self.at(url, url.login, url.hosts[0], database)?;
+        // The address of the primary is a placeholder: the sentinels name the real one for each connection.
+        let primary = self.server_info(url, url.login, url.hosts[0], database)?;
         let sentinels = Sentinels::new(nodes?, name.to_owned(), primary);
         Ok(Endpoint::Sentinels(Box::new(sentinels)))
     }
 
-    /// How to ask one of the sentinels.
-    fn sentinel_at(
+    /// How to connect to one of the sentinels.
+    fn sentinel_info(
         &self,
         url: &MultiHostUrl<'_>,
         host: &str,
@@ -281,13 +292,13 @@ impl RedisConfig {
             hosts: Vec::new(),
             ..*url
         };
-        let sentinel = as_sentinels.at(&url, "", &host, "");
+        let sentinel = as_sentinels.server_info(&url, "", &host, "");
         let sentinel = sentinel.map_err(|error| self.sentinel.name_settings(error))?;
         Ok(self.sentinel.log_in(sentinel))
     }
 
-    /// How to connect to one of several servers.
-    fn at(
+    /// How to connect to one server of a URL that names several.
+    fn server_info(
         &self,
         url: &MultiHostUrl<'_>,
         login: &str,
@@ -296,11 +307,11 @@ impl RedisConfig {
     ) -> Result<ConnectionInfo, ConfigError> {
         let MultiHostUrl { scheme, query, .. } = url;
         let separator = if query.is_empty() { "" } else { "?" };
-        let one = Self {
+        let config = Self {
             url: format!("{scheme}://{login}{host}/{database}{separator}{query}"),
             ..self.clone()
         };
-        one.connection_info()
+        config.connection_info()
     }
 }
 
@@ -309,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_work_is_named_with_what_to_write_instead() {
+    fn an_invalid_setting_is_named_in_the_error() {
         let good = RedisConfig::default();
         good.check().unwrap();
         for url in [
@@ -378,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn no_password_is_ever_shown() {
+    fn errors_and_debug_output_show_no_password() {
         for url in [
             "redis://mia:s3cret@host:6379/0",
             "redis://mia:s3@cret@host:6379/x",
@@ -425,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_names_an_endpoint() {
+    fn a_url_becomes_an_endpoint() {
         for (url, shown) in [
             ("redis://h:1/5", "h:1"),
             (
@@ -446,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_nowhere_is_answered_with_what_to_write() {
+    fn an_invalid_url_is_rejected_with_advice() {
         for (url, advice) in [
             ("redis+sentinel://a:1,,b/mymaster", "sentinel:26379"),
             ("redis+sentinel://a:1/", "in the place of `mymaster`"),
@@ -455,7 +466,7 @@ mod tests {
             #[cfg(feature = "cluster")]
             ("redis+cluster://a,/", "redis+cluster://user:password"),
             #[cfg(feature = "cluster")]
-            ("redis+cluster://a/5", "no databases but 0"),
+            ("redis+cluster://a/5", "only database 0"),
             #[cfg(feature = "cluster")]
             ("redis+cluster://a:x/", "redis://user:password"),
             #[cfg(not(feature = "cluster"))]
@@ -470,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_sentinels_that_cannot_work_are_answered_with_what_to_write() {
+    fn invalid_settings_for_sentinels_are_rejected_with_advice() {
         type Change = Box<dyn FnOnce(&mut RedisConfig)>;
         let sentinel = |json: &str| -> Change {
             let sentinel = serde_json::from_str(json).unwrap();
@@ -545,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn sentinels_have_a_log_in_of_their_own() {
+    fn sentinels_have_a_login_of_their_own() {
         let mut config = RedisConfig::new("redis+sentinel://mia:first@a,b/m");
         config.sentinel.username = Some("noa".to_owned());
         config.sentinel.password = Some("second".to_owned());

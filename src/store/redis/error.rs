@@ -1,4 +1,4 @@
-//! What a request that failed tells.
+//! Errors of requests, and which requests to send again.
 
 use std::error::Error;
 use std::io;
@@ -11,21 +11,21 @@ use crate::error::store::StoreError;
 use crate::error::store::StoreErrorKind;
 use crate::store::redis::breaker::Call;
 
-/// A request that failed.
+/// A failed request.
 pub(crate) struct RequestError {
     pub(crate) error: StoreError,
-    /// The first word of what the server said, such as `OOM`.
+    /// The first word of the server's error, such as `OOM`.
     pub(crate) code: Option<String>,
     pub(crate) fault: Option<ConnectionFault>,
     pub(crate) redirection: Option<Box<Redirection>>,
 }
 
-/// A node of a cluster that has done nothing, and says who has the key.
+/// The reply of a node of a cluster that does not have the key and has changed nothing: the address of the node that has it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Redirection {
     /// Host and port.
     pub(crate) to: String,
-    /// The slot is on its way there: this holds for one request only.
+    /// The slot is migrating: the redirection applies to this request only.
     pub(crate) ask: bool,
 }
 
@@ -39,29 +39,29 @@ impl Redirection {
     }
 }
 
-/// How often something is sent that may be sent any number of times.
-pub(crate) struct Repetitions {
-    /// For connections that turn out to be dead.
+/// Decides whether an idempotent request is sent again.
+pub(crate) struct Retries {
+    /// How many times, if connections turn out to be dead.
     left: u32,
-    /// Something was sent, and is done or not.
-    unsure: Option<RequestError>,
+    /// The first failure after which the outcome is unknown.
+    unknown: Option<RequestError>,
     silent: bool,
 }
 
-impl Repetitions {
-    /// One for each of the connections, which may all be dead, and one for a connection that does not answer.
+impl Retries {
+    /// Allows one retry for each connection, as all may be dead, and one for a connection that is silent.
     pub(crate) fn new(connections: u32) -> Self {
         Self {
             left: connections,
-            unsure: None,
+            unknown: None,
             silent: false,
         }
     }
 
-    /// What the whole has come to, unless it is to be sent once more. What was sent first may be done, whatever is said of
-    /// the last.
-    pub(crate) fn last(&mut self, failed: RequestError) -> Option<RequestError> {
-        let again = match failed.fault {
+    /// Returns the error to report, or `None` to send the request again. If an earlier attempt may have succeeded, the error
+    /// says so, whatever the last attempt returned.
+    pub(crate) fn final_error(&mut self, failed: RequestError) -> Option<RequestError> {
+        let retry = match failed.fault {
             Some(ConnectionFault::Dropped) if self.left > 0 => {
                 self.left -= 1;
                 true
@@ -69,23 +69,23 @@ impl Repetitions {
             Some(ConnectionFault::Silent) => !std::mem::replace(&mut self.silent, true),
             _ => false,
         };
-        if again {
-            self.unsure.get_or_insert(failed);
+        if retry {
+            self.unknown.get_or_insert(failed);
             return None;
         }
-        Some(match self.unsure.take() {
-            Some(unsure) if failed.fault.is_none() => unsure,
+        Some(match self.unknown.take() {
+            Some(unknown) if failed.fault.is_none() => unknown,
             _ => failed,
         })
     }
 }
 
-/// What was wrong with the connection.
+/// The fault of the connection.
 #[derive(Clone, Copy)]
 pub(crate) enum ConnectionFault {
-    /// The other end is gone.
+    /// The other end closed it.
     Dropped,
-    /// No answer came in time.
+    /// No reply came in time.
     Silent,
 }
 
@@ -99,8 +99,8 @@ impl RequestError {
         }
     }
 
-    /// What a client that was connected to there says.
-    pub(crate) fn of(address: &str, error: RedisError) -> Self {
+    /// The error of a client that was connected to this address.
+    pub(crate) fn from_redis(address: &str, error: RedisError) -> Self {
         let error = without_arguments(error);
         let code = error.code().map(str::to_owned);
         let failure = match (error.kind(), &code) {
@@ -116,13 +116,13 @@ impl RequestError {
         }
     }
 
-    /// What was sent could change nothing, whether it was answered or not.
+    /// The request can have changed nothing, with or without a reply.
     pub(crate) fn unsent(mut self) -> Self {
         self.error = self.error.unsent();
         self
     }
 
-    /// Nothing was sent.
+    /// Whether nothing was sent.
     #[cfg(feature = "cluster")]
     pub(crate) fn is_unsent(&self) -> bool {
         self.error.kind() == StoreErrorKind::Unavailable
@@ -132,7 +132,7 @@ impl RequestError {
         matches!(self.fault, Some(ConnectionFault::Dropped))
     }
 
-    /// What it says of the server.
+    /// The outcome for the circuit breaker.
     pub(crate) fn call(&self) -> Call {
         match self.fault {
             Some(ConnectionFault::Silent) => Call::Unanswered,
@@ -141,19 +141,19 @@ impl RequestError {
         }
     }
 
-    /// The server does not have the command, or not for this user.
+    /// Whether the server does not support the command, or denies it to this user.
     pub(crate) fn is_denial(&self) -> bool {
         matches!(self.code.as_deref(), Some("NOPERM" | "ERR"))
     }
 
-    /// The same for certain, whatever the arguments were.
-    pub(crate) fn is_missing(&self) -> bool {
+    /// The same, but certain whatever the arguments were.
+    pub(crate) fn is_command_missing(&self) -> bool {
         let message = Error::source(&self.error).map(ToString::to_string);
         let is_unknown = message.is_some_and(|message| message.contains("unknown command"));
         self.code.as_deref() == Some("NOPERM") || is_unknown
     }
 
-    /// The server does not do its work, whatever it is asked.
+    /// Whether the server serves no requests at all.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self.code.as_deref(),
@@ -161,8 +161,8 @@ impl RequestError {
         )
     }
 
-    /// The server takes no writes at present.
-    pub(crate) fn is_of_writes(&self) -> bool {
+    /// Whether the server accepts no writes at present.
+    pub(crate) fn is_write_refusal(&self) -> bool {
         matches!(
             self.code.as_deref(),
             Some("OOM" | "READONLY" | "MISCONF" | "NOREPLICAS")
@@ -182,7 +182,7 @@ impl From<RequestError> for StoreError {
     }
 }
 
-/// An error of another kind that has come through the client as one of its own.
+/// The error of another type that the client has wrapped.
 pub(crate) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
     let source = error.source()?;
     let source: &(dyn Error + 'static) = match source.downcast_ref::<Arc<dyn Error + Send + Sync>>()
@@ -196,8 +196,7 @@ pub(crate) fn wrapped<T: Error + 'static>(error: &RedisError) -> Option<&T> {
     }
 }
 
-/// The error without what the server repeats of a command that it does not know, which may be a password or a part of a
-/// session.
+/// The error without the arguments that the server repeats of an unknown command, which may be a password or part of a session.
 pub(crate) fn without_arguments(error: RedisError) -> RedisError {
     const REPEATED: &str = ", with args beginning with";
     if !error.to_string().contains(REPEATED) {
@@ -218,16 +217,16 @@ mod tests {
     use crate::error::store::StoreErrorKind::{self, Refused, Unavailable, Unknown};
 
     #[test]
-    fn what_a_failure_says_of_the_server() {
+    fn only_errors_of_a_server_that_is_down_count_as_failed_calls() {
         let server_error = |text: &str| {
             let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
-            RequestError::of("h:1", parsed.extract_error().unwrap_err()).call()
+            RequestError::from_redis("h:1", parsed.extract_error().unwrap_err()).call()
         };
         for (text, call) in [
             ("LOADING dataset", Call::Failed),
             ("MASTERDOWN no link", Call::Failed),
             ("BUSY running a script", Call::Failed),
-            // It serves reads, or has lost one slot.
+            // The server serves reads, or has lost one slot.
             ("CLUSTERDOWN Hash slot not served", Call::Answered),
             ("MOVED 1 h:2", Call::Answered),
             ("READONLY replica", Call::Answered),
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_done_is_not_said_to_be_undone() {
+    fn after_a_retry_a_request_that_may_have_succeeded_is_reported_as_unknown() {
         let failed = |kind: StoreErrorKind, fault| {
             let error = match kind {
                 Refused => StoreError::refused("no"),
@@ -266,10 +265,10 @@ mod tests {
             (vec![dropped(), silent(), refused()], 3, Unknown),
         ];
         for (number, (failures, sent, kind)) in cases.into_iter().enumerate() {
-            let mut repetitions = Repetitions::new(2);
+            let mut retries = Retries::new(2);
             let mut outcome = None;
             for (number, failed) in (1..).zip(failures) {
-                if let Some(failed) = repetitions.last(failed) {
+                if let Some(failed) = retries.final_error(failed) {
                     outcome = Some((number, failed.error.kind()));
                     break;
                 }

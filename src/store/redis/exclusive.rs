@@ -1,5 +1,5 @@
-//! A connection that one request has to itself: what WATCH watches, MULTI queues and WAIT waits for belongs to a connection,
-//! not to a request, so on a shared one the changes of others would go unseen.
+//! A connection for one request alone: WATCH, MULTI and WAIT apply to a connection, not to a request, so on a shared one they
+//! would also apply to the commands of other requests.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::store::redis::request::Request;
 #[cfg(feature = "cluster")]
 use crate::store::redis::router::asking::with_asking;
 
-/// Taken out of the second pool. Dropped at any point, it is closed; only [`give_back`](Self::give_back) keeps it.
+/// A connection of the second pool. If it is dropped, it is closed; only [`return_to_pool`](Self::return_to_pool) keeps it.
 pub(crate) struct Exclusive {
     connections: Connections,
     guard: Guard,
-    /// An AUTH in between would be queued by MULTI as a command of the transaction.
-    _alone: OwnedMutexGuard<()>,
-    /// The server is a node of a cluster that the slot is on its way to.
+    /// Without this lock, AUTH could be sent in between, and MULTI would queue it as a command of the transaction.
+    _auth_lock: OwnedMutexGuard<()>,
+    /// Set if the slot is migrating to this node of a cluster.
     #[cfg(feature = "cluster")]
     asking: Option<Asking>,
 }
@@ -31,22 +31,22 @@ struct Asking {
 }
 
 impl Connections {
-    /// A connection that nobody else uses.
+    /// A connection that no other request uses.
     pub(crate) async fn exclusive(&self) -> Result<Exclusive, RequestError> {
         self.admit()?;
-        let (guard, alone) = loop {
+        let (guard, auth_lock) = loop {
             let guard = self.check_out_exclusive().await?;
-            let alone = guard.alone().await;
-            // It may have broken while it logged in again.
+            let auth_lock = guard.lock_auth().await;
+            // It may have broken during an AUTH.
             if self.is_usable(&guard) {
-                break (guard, alone);
+                break (guard, auth_lock);
             }
         };
         guard.set_dirty(true);
         Ok(Exclusive {
             connections: self.clone(),
             guard,
-            _alone: alone,
+            _auth_lock: auth_lock,
             #[cfg(feature = "cluster")]
             asking: None,
         })
@@ -54,7 +54,7 @@ impl Connections {
 }
 
 impl Exclusive {
-    /// For a slot that is on its way to this server.
+    /// For a slot that is migrating to this server.
     #[cfg(feature = "cluster")]
     pub(crate) fn asking(self) -> Self {
         Self {
@@ -65,9 +65,8 @@ impl Exclusive {
         }
     }
 
-    /// Sends all commands in one round trip. What the server says no to is among the answers, of which there are as many as
-    /// commands.
-    pub(crate) async fn ask(
+    /// Sends all commands in one round trip. Returns one reply for each command; an error of the server is a reply.
+    pub(crate) async fn send_pipeline(
         &mut self,
         pipeline: &mut Pipeline,
     ) -> Result<Vec<Value>, RequestError> {
@@ -78,13 +77,13 @@ impl Exclusive {
         }
     }
 
-    /// Sends one command, and returns what the server does not say no to.
-    pub(crate) async fn one(&mut self, command: &Cmd) -> Result<Value, RequestError> {
+    /// Sends one command. An error of the server is an error.
+    pub(crate) async fn send_command(&mut self, command: &Cmd) -> Result<Value, RequestError> {
         self.send(&Request::Command(command)).await
     }
 
-    /// The same, for one that takes this much longer by itself.
-    pub(crate) async fn one_within(
+    /// Like [`send_command`](Self::send_command), for a command that takes this much longer by itself.
+    pub(crate) async fn send_command_within(
         &mut self,
         command: &Cmd,
         longer: Duration,
@@ -99,21 +98,21 @@ impl Exclusive {
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RequestError> {
         #[cfg(feature = "cluster")]
         if let Some(asking) = &mut self.asking {
-            let (pipeline, form) = with_asking(request, &mut asking.in_transaction);
+            let (pipeline, filter) = with_asking(request, &mut asking.in_transaction);
             let sent = Request::Pipeline(&pipeline);
             let answer = self.connections.send_on(&mut self.guard, &sent).await?;
-            return form.read(answer, &self.connections);
+            return filter.read(answer, &self.connections);
         }
         self.connections.send_on(&mut self.guard, request).await
     }
 
-    /// What an error among the answers means.
-    pub(crate) fn refused(&self, error: redis::ServerError) -> RequestError {
-        self.connections.refused(error)
+    /// The error for one reply of a pipeline.
+    pub(crate) fn server_error(&self, error: redis::ServerError) -> RequestError {
+        self.connections.server_error(error)
     }
 
-    /// For the next one who needs it. Nothing may be watched, queued or unanswered.
-    pub(crate) fn give_back(self) {
+    /// Makes the connection available to other requests. There must be no watched key, open transaction or unread reply.
+    pub(crate) fn return_to_pool(self) {
         self.guard.set_dirty(false);
     }
 }

@@ -1,7 +1,7 @@
-//! Leases, each a key of its own beside the session's, with the means that sessions are written with.
+//! Leases: the right of one owner at a time to a session, for a limited time. Each is a key of its own beside the session's.
 //!
-//! A lease is taken by `SET … NX`. To renew it, or to give it up, is a compare-and-set by its owner; what has been given
-//! up says so for the millisecond that it is still there.
+//! `acquire` sends `SET … NX`; if that finds a lease of the same owner, it renews it by compare-and-set. `release` replaces the
+//! value by `free`, by compare-and-set too, with a time to live of a millisecond.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::{Request, millis};
 use crate::store::redis::servers::Servers;
 
-/// How often a lease that seems free and is not is looked at.
-const ROUNDS: usize = 3;
+/// How often `acquire` tries again if the lease is released and taken meanwhile.
+const MAX_ROUNDS: usize = 3;
 
-/// No owner's value begins as this does.
+/// The value of a released lease. The value of an owner never begins like it.
 const FREE: &str = "free";
 
-/// Not longer than what is compared of a session.
+/// The value of an owner's lease. It is no longer than the part of a session that a compare-and-set compares.
 fn held_by(owner: Owner) -> String {
     format!("held:{owner}")
 }
@@ -35,10 +35,10 @@ pub(crate) async fn acquire(
     lease: Duration,
 ) -> Result<Leased, StoreError> {
     let (mine, ttl) = (held_by(owner), millis(lease));
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let mut take = redis::cmd("SET");
         take.arg(key).arg(&mine).arg("NX").arg("PX").arg(ttl);
-        // Sent again, it meets the lease that it has taken, and renews it.
+        // If it is sent twice, the second finds the lease that the first has taken, and renews it.
         match servers
             .send_idempotent(key, &Request::Command(&take))
             .await?
@@ -59,12 +59,12 @@ pub(crate) async fn acquire(
                 Replaced::Done => return Ok(Leased::Held),
                 Replaced::Gone => break,
                 Replaced::Conflict(present) if present.value() == FREE => {}
-                // It was ours between two copies of one call, of which this answers the second.
+                // The command was sent twice: the first acquired the lease, and this is the reply to the second.
                 Replaced::Conflict(present) if present.value() == mine.as_str() => {
                     return Ok(Leased::Held);
                 }
                 Replaced::Conflict(present) => {
-                    // Somebody else's key, if it has no end.
+                    // A lease that never expires is not one of sessile's.
                     let left = present.time_left().unwrap_or(Duration::MAX);
                     return Ok(Leased::Taken { left });
                 }
@@ -76,7 +76,7 @@ pub(crate) async fn acquire(
             }
         }
     }
-    // It was given up and taken as often as it was looked at.
+    // Others released and took it in every round.
     Ok(Leased::Taken {
         left: Duration::ZERO,
     })
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_owners_lease_is_told_from_anothers_by_what_is_compared() {
+    fn the_compared_part_of_a_lease_identifies_its_owner() {
         let owner = Owner::random();
         let held = Stored::new(held_by(owner), None);
         assert_eq!(held.version(), held.value());

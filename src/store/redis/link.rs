@@ -1,4 +1,4 @@
-//! What a connection is made of, and what is sent over it.
+//! Opens sockets, and sends requests over them.
 
 use std::time::Duration;
 
@@ -9,47 +9,49 @@ use crate::store::redis::credentials::{Credentials, log_in};
 use crate::store::redis::request::Request;
 use crate::store::redis::sentinel::Sentinels;
 
-/// How many requests may wait for a slot in one connection's queue.
-const QUEUE: usize = 1024;
+/// How many requests may wait to be written to one socket.
+const QUEUE_SIZE: usize = 1024;
 
-/// Where connections lead.
+/// The server that connections lead to.
 #[derive(Clone)]
-pub(crate) enum To {
+pub(crate) enum Target {
     Server(Box<ConnectionInfo>),
-    /// Whichever server they call the primary.
+    /// The server that the sentinels name as the primary.
     Sentinels(Box<Sentinels>),
 }
 
 /// Opens connections.
-pub(crate) struct Source {
-    to: To,
+pub(crate) struct Connector {
+    to: Target,
     config: AsyncConnectionConfig,
 }
 
-impl Source {
-    pub(crate) fn new(to: To, limit: Duration) -> Self {
+impl Connector {
+    pub(crate) fn new(to: Target, limit: Duration) -> Self {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(limit))
-            // One timer around the whole command serves better than one more inside of it.
+            // The caller times the whole command, so a second timer inside of it would be useless.
             .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
+            .set_pipeline_buffer_size(QUEUE_SIZE);
         Self { to, config }
     }
 
-    /// Logs in with these credentials, if any, instead of those of the URL.
-    /// `limit` is for all of it.
+    /// Opens a socket and logs in with these credentials, if any, instead of those of the URL. With sentinels, `limit` bounds
+    /// the whole; otherwise the caller does.
     pub(crate) async fn open(
         &self,
         credentials: Option<&Credentials>,
         limit: Duration,
     ) -> Result<Link, RedisError> {
         let socket = match &self.to {
-            To::Server(info) => {
+            Target::Server(info) => {
                 Client::open(log_in((**info).clone(), credentials))?
                     .get_multiplexed_async_connection_with_config(&self.config)
                     .await?
             }
-            To::Sentinels(sentinels) => sentinels.open(&self.config, limit, credentials).await?,
+            Target::Sentinels(sentinels) => {
+                sentinels.open(&self.config, limit, credentials).await?
+            }
         };
         Ok(Link(socket))
     }
@@ -60,7 +62,7 @@ impl Source {
 pub(crate) struct Link(MultiplexedConnection);
 
 impl Link {
-    pub(crate) async fn ask(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
+    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
         match request {
             Request::Command(command) => self.0.req_packed_command(command).await,
             Request::Pipeline(pipeline) => pipeline.query_async(&mut self.0).await,

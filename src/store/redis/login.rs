@@ -1,8 +1,11 @@
-//! Logging in with credentials that change.
+//! Logs in with credentials from a provider, and again before they expire.
 //!
-//! The client's own way to do this will not do: it sends `AUTH` on a connection whatever else is under way there, and between
-//! MULTI and EXEC that would be queued as a command of the transaction; it gives up for good after the first refusal; and it
-//! sends the credentials to sentinels too.
+//! The client's own support for this does not fit: it sends `AUTH` on a connection whatever else is under way there, and
+//! between MULTI and EXEC the server would queue it as a command of the transaction; it gives up for good after the first
+//! failure; and it sends the credentials to sentinels too.
+//!
+//! `Login::credentials` supplies credentials for a new connection, `Login::discard` drops refused ones, and
+//! `Login::keep_logged_in` starts the task that logs an open connection in again.
 
 use std::error::Error;
 use std::future::Future;
@@ -26,20 +29,23 @@ use crate::store::redis::throttle::{SECOND, Throttle};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// [`CredentialsProvider`] behind a pointer, so that stores need no type parameter.
+/// [`CredentialsProvider`] as a trait object, so that stores need no type parameter.
 trait AnyProvider: Send + Sync {
-    fn ask(self: Arc<Self>) -> Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send>>;
+    fn call(self: Arc<Self>)
+    -> Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send>>;
 }
 
 impl<P: CredentialsProvider> AnyProvider for P {
-    fn ask(self: Arc<Self>) -> Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send>> {
+    fn call(
+        self: Arc<Self>,
+    ) -> Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send>> {
         Box::pin(async move { self.credentials().await })
     }
 }
 
 pub(crate) const PROVIDER_FAILED: &str = "the credentials provider failed";
 
-/// Why there are no credentials: the provider's error, a panic or a timeout.
+/// The provider's error, its panic or a timeout.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the credentials provider failed: {0}")]
 pub(crate) struct ProviderFailed(#[source] Arc<dyn Error + Send + Sync>);
@@ -57,22 +63,22 @@ impl From<ProviderFailed> for RedisError {
     }
 }
 
-/// Whether a connection was not made because the provider failed.
-pub(crate) fn is_providers(error: &RedisError) -> bool {
+/// Whether a connection failed because the provider did.
+pub(crate) fn is_provider_error(error: &RedisError) -> bool {
     wrapped::<ProviderFailed>(error).is_some()
 }
 
 /// The message of the error when the server refuses the provider's credentials.
-pub(crate) const REFUSED: &str = "the server refused the credentials of the provider";
+pub(crate) const CREDENTIALS_REFUSED: &str = "the server refused the credentials of the provider";
 
-/// How long a call may take, whoever still waits for it: identities of a cloud are slow at first.
-const LONGEST_CALL: Duration = Duration::from_secs(30);
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long one call to the provider may take, even if no connection waits for it: cloud identities are slow at first.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 type Answer = Result<Arc<Credentials>, ProviderFailed>;
 
-/// The provider, and what it said last.
+/// The provider, and its latest answer.
 pub(crate) struct Login {
     provider: Arc<dyn AnyProvider>,
     state: Mutex<State>,
@@ -84,25 +90,25 @@ pub(crate) struct Login {
 #[derive(Default)]
 struct State {
     latest: Option<Latest>,
-    /// The call under way, and its answer once there is one.
+    /// The call under way, which receives the answer.
     call: Option<watch::Receiver<Option<Answer>>>,
-    /// What the server did not take, and when.
+    /// The credentials that the server refused last, and when.
     refused: Option<(Arc<Credentials>, Instant)>,
 }
 
 struct Latest {
-    asked: Instant,
-    answered: Instant,
+    asked_at: Instant,
+    answered_at: Instant,
     answer: Answer,
 }
 
 impl Latest {
-    /// Whether it may answer a call that was made at `since`.
-    fn serves(&self, since: Instant, now: Instant) -> bool {
+    /// Whether this answer may serve a connection that was requested at `since`.
+    fn is_valid_for(&self, since: Instant, now: Instant) -> bool {
         let is_good = |credentials: &Arc<Credentials>| {
             credentials.renew_at.is_some_and(|renew_at| now < renew_at)
         };
-        let is_new = self.answered >= since || now < self.answered + SECOND;
+        let is_new = self.answered_at >= since || now < self.answered_at + SECOND;
         is_new || self.answer.as_ref().is_ok_and(is_good)
     }
 }
@@ -118,7 +124,7 @@ impl Login {
         })
     }
 
-    /// The credentials to log in with now, within what is left of `connection_timeout`.
+    /// The credentials for a new connection, within the rest of `connection_timeout`.
     pub(crate) async fn credentials(self: &Arc<Self>, left: Duration) -> Answer {
         match timeout(left, self.latest()).await {
             Ok(answer) => answer,
@@ -134,12 +140,12 @@ impl Login {
             let mut state = self.lock();
             let now = Instant::now();
             match &state.latest {
-                Some(latest) if latest.serves(now, now) => return latest.answer.clone(),
+                Some(latest) if latest.is_valid_for(now, now) => return latest.answer.clone(),
                 _ => {}
             }
-            // A runtime that has ended has taken its call along.
+            // If the runtime of the call has shut down, so has the call.
             let under_way = state.call.clone().filter(|call| call.has_changed().is_ok());
-            under_way.unwrap_or_else(|| self.ask(&mut state))
+            under_way.unwrap_or_else(|| self.call_provider(&mut state))
         };
         match call.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(answer)) => answer.clone(),
@@ -147,25 +153,25 @@ impl Login {
         }
     }
 
-    /// Calls the provider, in a task of its own: whoever connects may give up sooner, and does not panic with it.
-    fn ask(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Option<Answer>> {
+    /// Calls the provider in a task of its own: the call outlives a connection that stops waiting, and a panic does not spread.
+    fn call_provider(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Option<Answer>> {
         let (sender, call) = watch::channel(None);
         let login = Arc::clone(self);
         tokio::spawn(async move {
-            let asked = Instant::now();
-            let asking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&login.provider).ask()));
-            let answer = match timeout(LONGEST_CALL, asking).await {
+            let asked_at = Instant::now();
+            let asking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&login.provider).call()));
+            let answer = match timeout(CALL_TIMEOUT, asking).await {
                 Ok(Ok(answer)) => answer.map(Arc::new).map_err(ProviderFailed::new),
                 Ok(Err(_)) => Err(ProviderFailed::new("it panicked")),
                 Err(_) => Err(ProviderFailed::new(format!(
-                    "no answer within {LONGEST_CALL:?}"
+                    "no answer within {CALL_TIMEOUT:?}"
                 ))),
             };
             let mut state = login.lock();
             state.call = None;
             state.latest = Some(Latest {
-                asked,
-                answered: Instant::now(),
+                asked_at,
+                answered_at: Instant::now(),
                 answer: answer.clone(),
             });
             drop(state);
@@ -175,18 +181,18 @@ impl Login {
         call
     }
 
-    /// Has new ones asked for, as the server does not take these. Returns whether there may be others: these were asked for
-    /// before `since`, or somebody has had new ones asked for already.
-    pub(crate) fn forget(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
+    /// Discards credentials that the server has refused. Returns whether another attempt may get other credentials: these were
+    /// requested before `since`, or have been discarded already.
+    pub(crate) fn discard(&self, refused: &Arc<Credentials>, since: Instant) -> bool {
         let mut state = self.lock();
         let is_refused = |latest: &Latest| {
             let answer = latest.answer.as_ref();
             answer.is_ok_and(|credentials| Arc::ptr_eq(credentials, refused))
         };
-        let Some(asked) = state.latest.as_ref().filter(|latest| is_refused(latest)) else {
+        let Some(latest) = state.latest.as_ref().filter(|latest| is_refused(latest)) else {
             return true;
         };
-        let is_old = asked.asked < since;
+        let is_old = latest.asked_at < since;
         let is_the_same = |(before, at): &(Arc<Credentials>, Instant)| {
             at.elapsed() < SECOND && before.is_same(refused)
         };
@@ -202,77 +208,78 @@ impl Login {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs a connection in again whenever its credentials are about to expire, until it is dropped; `None` if they do not.
+    /// Logs a connection in again whenever its credentials are about to expire, until the connection is dropped; `None` if they
+    /// do not expire.
     ///
-    /// `alone` is held by whoever has the connection to himself, and opens transactions on it.
-    pub(crate) fn keep(
+    /// The exclusive user of the connection, which may open transactions on it, holds `auth_lock`.
+    pub(crate) fn keep_logged_in(
         self: &Arc<Self>,
         link: &Link,
         credentials: &Credentials,
-        alone: &Arc<AsyncMutex<()>>,
+        auth_lock: &Arc<AsyncMutex<()>>,
         broken: &Arc<AtomicBool>,
     ) -> Option<AbortOnDropHandle<()>> {
         let due = credentials.renew_at?;
         let session = LoggedIn {
             login: Arc::clone(self),
             link: link.clone(),
-            alone: Arc::clone(alone),
+            auth_lock: Arc::clone(auth_lock),
             broken: Arc::clone(broken),
         };
-        Some(AbortOnDropHandle::new(tokio::spawn(session.keep(due))))
+        Some(AbortOnDropHandle::new(tokio::spawn(session.run(due))))
     }
 }
 
-/// A connection that is logged in for a time.
+/// A connection whose credentials expire.
 struct LoggedIn {
     login: Arc<Login>,
     link: Link,
-    alone: Arc<AsyncMutex<()>>,
+    auth_lock: Arc<AsyncMutex<()>>,
     broken: Arc<AtomicBool>,
 }
 
 impl LoggedIn {
-    async fn keep(mut self, mut due: Instant) {
-        let mut fruitless = 0;
+    async fn run(mut self, mut due: Instant) {
+        let mut failures = 0;
         loop {
             sleep_until(due).await;
             match self.log_in_again().await {
                 Ok(None) => return,
                 Ok(Some(renew_at)) => {
-                    fruitless = if renew_at > Instant::now() {
+                    failures = if renew_at > Instant::now() {
                         0
                     } else {
-                        fruitless + 1
+                        failures + 1
                     };
                     due = renew_at;
                 }
-                // It is replaced by one that logs in anew.
+                // The pool replaces a broken connection, and the new one logs in anew.
                 Err(error) if error.is_connection_dropped() || error.is_timeout() => {
                     self.broken.store(true, Ordering::Release);
                     return;
                 }
                 Err(error) => {
-                    fruitless += 1;
+                    failures += 1;
                     if self.login.warned.admits(SECOND) {
-                        tracing::warn!(target: "sessile", %error, "a connection to Redis could not log in with new credentials: it stays as it is, and this is tried again");
+                        tracing::warn!(target: "sessile", %error, "a connection to Redis could not log in with new credentials: it keeps its login, and sessile tries again");
                     }
                 }
             }
-            due = due.max(Instant::now() + pause(fruitless));
+            due = due.max(Instant::now() + pause(failures));
         }
     }
 
-    /// Returns when it is to be done again.
+    /// Returns when to log in the next time; `None` if the credentials do not expire.
     async fn log_in_again(&mut self) -> Result<Option<Instant>, RedisError> {
         let began = Instant::now();
         let credentials = self.login.latest().await?;
         let mut auth = redis::cmd("AUTH");
         auth.arg(credentials.username.as_str())
             .arg(credentials.password.as_str());
-        let alone = self.alone.lock().await;
+        let auth_lock = self.auth_lock.lock().await;
         let request = Request::Command(&auth);
-        let answer = timeout(self.login.command_timeout, self.link.ask(&request)).await;
-        drop(alone);
+        let answer = timeout(self.login.command_timeout, self.link.send(&request)).await;
+        drop(auth_lock);
         let answer = match answer {
             Ok(answer) => answer.and_then(Value::extract_error),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
@@ -281,7 +288,7 @@ impl LoggedIn {
             Ok(_) => Ok(credentials.renew_at),
             Err(error) => {
                 if is_refusal(&error) {
-                    self.login.forget(&credentials, began);
+                    self.login.discard(&credentials, began);
                 }
                 Err(without_arguments(error))
             }
@@ -289,22 +296,22 @@ impl LoggedIn {
     }
 }
 
-/// How long to wait at least after this many attempts in a row without fresh credentials.
-fn pause(fruitless: u32) -> Duration {
-    let doubled = SHORTEST_PAUSE.saturating_mul(1 << fruitless.saturating_sub(1).min(5));
-    doubled.min(LONGEST_PAUSE)
+/// The minimum wait after this many consecutive attempts without fresh credentials.
+fn pause(failures: u32) -> Duration {
+    let doubled = MIN_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(5));
+    doubled.min(MAX_PAUSE)
 }
 
-/// Whether the server does not take the credentials.
+/// Whether the server refuses the credentials.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
-/// The error with the provider named in it, if the server does not take the credentials: they are not in `url`.
-pub(crate) fn blame_provider(error: RedisError) -> RedisError {
+/// Replaces a refusal of the credentials by an error that names the provider, since the credentials are not in `url`.
+pub(crate) fn name_provider(error: RedisError) -> RedisError {
     match is_refusal(&error) {
-        true => (ErrorKind::AuthenticationFailed, REFUSED).into(),
+        true => (ErrorKind::AuthenticationFailed, CREDENTIALS_REFUSED).into(),
         false => error,
     }
 }
@@ -319,7 +326,7 @@ mod tests {
 
     /// Numbers its answers.
     struct Counting {
-        asked: Arc<AtomicU32>,
+        calls: Arc<AtomicU32>,
         takes: Duration,
         valid_for: Option<Duration>,
         fails: bool,
@@ -327,7 +334,7 @@ mod tests {
 
     impl CredentialsProvider for Counting {
         async fn credentials(&self) -> Result<Credentials, BoxError> {
-            let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+            let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
             tokio::time::sleep(self.takes).await;
             if self.fails {
                 return Err(format!("no token {number}").into());
@@ -341,14 +348,14 @@ mod tests {
     }
 
     fn login(takes: u64, valid_for: Option<u64>, fails: bool) -> (Arc<Login>, Arc<AtomicU32>) {
-        let asked = Arc::new(AtomicU32::new(0));
+        let calls = Arc::new(AtomicU32::new(0));
         let provider = Counting {
-            asked: Arc::clone(&asked),
+            calls: Arc::clone(&calls),
             takes: Duration::from_millis(takes),
             valid_for: valid_for.map(Duration::from_secs),
             fails,
         };
-        (Login::new(provider, &RedisConfig::default()), asked)
+        (Login::new(provider, &RedisConfig::default()), calls)
     }
 
     async fn password(login: &Arc<Login>) -> String {
@@ -356,19 +363,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn credentials_without_an_end_are_asked_for_at_every_connection() {
+    async fn the_provider_is_asked_at_every_connection_if_credentials_do_not_expire() {
         for fails in [false, true] {
-            let (login, asked) = login(10, None, fails);
-            for (wait, calls) in [(0, 1), (500, 1), (499, 1), (1, 2), (5000, 3)] {
+            let (login, calls) = login(10, None, fails);
+            for (wait, expected) in [(0, 1), (500, 1), (499, 1), (1, 2), (5000, 3)] {
                 tokio::time::sleep(Duration::from_millis(wait)).await;
                 assert_eq!(login.credentials(LIMIT).await.is_err(), fails);
-                assert_eq!(asked.load(Ordering::SeqCst), calls, "{wait}");
+                assert_eq!(calls.load(Ordering::SeqCst), expected, "{wait}");
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn credentials_that_expire_are_kept_for_three_quarters_of_their_time() {
+    async fn credentials_that_expire_are_reused_for_three_quarters_of_their_time() {
         let (login, _) = login(0, Some(100), false);
         for (wait, expected) in [(0, "1"), (74, "1"), (1, "2"), (74, "2"), (1000, "3")] {
             tokio::time::sleep(Duration::from_secs(wait)).await;
@@ -376,19 +383,19 @@ mod tests {
         }
         let refused = login.credentials(LIMIT).await.unwrap();
         tokio::time::sleep(LIMIT).await;
-        assert!(login.forget(&refused, Instant::now()));
+        assert!(login.discard(&refused, Instant::now()));
         assert_eq!(password(&login).await, "4");
-        // It is gone already, and the next one is not refused.
-        assert!(login.forget(&refused, Instant::now()));
+        // They are discarded already; the next ones are not refused.
+        assert!(login.discard(&refused, Instant::now()));
         assert_eq!(password(&login).await, "4");
-        // Nothing newer can be had at once.
+        // The credentials are as new as can be.
         let fresh = login.credentials(LIMIT).await.unwrap();
-        assert!(!login.forget(&fresh, Instant::now()));
+        assert!(!login.discard(&fresh, Instant::now()));
         assert_eq!(password(&login).await, "5");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_again_and_again_is_asked_for_once_a_second() {
+    async fn the_provider_is_asked_once_a_second_while_the_server_refuses_its_credentials() {
         struct Same(AtomicU32);
         impl CredentialsProvider for Arc<Same> {
             async fn credentials(&self) -> Result<Credentials, BoxError> {
@@ -400,61 +407,61 @@ mod tests {
         let login = Login::new(Arc::clone(&provider), &RedisConfig::default());
         for _ in 0..1000 {
             let refused = login.credentials(LIMIT).await.unwrap();
-            login.forget(&refused, Instant::now());
+            login.discard(&refused, Instant::now());
             tokio::time::sleep(LIMIT / 100).await;
         }
-        let asked = provider.0.load(Ordering::SeqCst);
-        assert!((10..=12).contains(&asked), "{asked}");
+        let calls = provider.0.load(Ordering::SeqCst);
+        assert!((10..=12).contains(&calls), "{calls}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_that_are_made_together_ask_once() {
+    async fn connections_that_open_together_share_one_call() {
         for fails in [false, true] {
-            let (login, asked) = login(900, None, fails);
+            let (login, calls) = login(900, None, fails);
             let all = (0..16).map(|_| login.credentials(LIMIT));
             let answers = futures_util::future::join_all(all).await;
             assert!(answers.iter().all(|answer| answer.is_err() == fails));
-            assert_eq!(asked.load(Ordering::SeqCst), 1);
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_provider_that_hangs_is_named_after_the_connection_timeout() {
-        let (login, asked) = login(u64::MAX / 2, None, false);
+    async fn the_error_names_a_provider_that_hangs() {
+        let (login, calls) = login(u64::MAX / 2, None, false);
         let began = Instant::now();
         let error = RedisError::from(login.credentials(LIMIT).await.unwrap_err());
         assert_eq!(began.elapsed().as_secs(), 1);
-        assert!(is_providers(&error), "{error:?}");
+        assert!(is_provider_error(&error), "{error:?}");
         let text = error.to_string();
         assert!(text.starts_with(PROVIDER_FAILED), "{text}");
         assert!(text.contains("connection_timeout = 1s"), "{text}");
-        // The call goes on for others to wait for, and is given up in the end.
+        // The call continues for later connections, and times out in the end.
         login.credentials(LIMIT).await.unwrap_err();
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
         let error = login.latest().await.unwrap_err().to_string();
         assert!(error.contains("30s"), "{error}");
         tokio::time::sleep(LIMIT).await;
         login.credentials(LIMIT).await.unwrap_err();
-        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_provider_that_is_slow_serves_the_next_connection() {
-        let (login, asked) = login(1500, Some(100), false);
+    async fn a_late_answer_of_the_provider_serves_the_next_connection() {
+        let (login, calls) = login(1500, Some(100), false);
         login.credentials(LIMIT).await.unwrap_err();
         assert_eq!(password(&login).await, "1");
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
     }
 
     #[test]
-    fn attempts_in_vain_are_made_less_and_less_often() {
-        let pauses: Vec<_> = (0..8).map(|fruitless| pause(fruitless).as_secs()).collect();
+    fn the_pause_doubles_after_each_failed_attempt() {
+        let pauses: Vec<_> = (0..8).map(|failures| pause(failures).as_secs()).collect();
         assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+        assert_eq!(pause(u32::MAX), MAX_PAUSE);
     }
 
     #[test]
-    fn credentials_are_never_shown_and_end_at_any_time() {
+    fn debug_output_shows_no_credentials_however_long_they_are_valid() {
         let credentials = Credentials::new("mia", "s3cret");
         for time in [Duration::ZERO, Duration::from_secs(900), Duration::MAX] {
             let credentials = credentials.clone().valid_for(time);

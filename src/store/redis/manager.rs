@@ -1,8 +1,7 @@
-//! Makes connections to Redis, and tells which are no good any more.
+//! Opens connections to Redis, and tells which of them are unusable.
 //!
-//! bb8 keeps them, with a manager of our own: bb8-redis's sets no timeout, sends a PING at every check-out, and never
-//! finds a connection broken. A connection is multiplexed, so it is cloned out of bb8's guard, which is given back at
-//! once; bb8 is in effect a list of sockets that is walked in turn.
+//! bb8 pools them, with this manager instead of that of bb8-redis, which has no timeout, sends a PING at every check-out, and
+//! never detects a broken connection.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,13 +19,13 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::credentials::Credentials;
 use crate::store::redis::error::without_arguments;
-use crate::store::redis::link::{Link, Source, To};
-use crate::store::redis::login::{Login, blame_provider, is_providers, is_refusal};
+use crate::store::redis::link::{Connector, Link, Target};
+use crate::store::redis::login::{Login, is_provider_error, is_refusal, name_provider};
 use crate::store::redis::request::Request;
 use crate::store::redis::throttle::Throttle;
 use crate::store::redis::tls::handshake_advice;
 
-/// One socket: shared, unless it is of the second pool.
+/// One socket: shared, unless it belongs to the second pool.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) link: Link,
@@ -34,45 +33,45 @@ pub(crate) struct Connection {
 }
 
 pub(crate) struct Health {
-    /// Connections of an earlier generation than the pool's are not used any more.
+    /// Connections of an earlier generation than the pool's are retired.
     pub(crate) generation: u64,
     pub(crate) broken: Arc<AtomicBool>,
-    /// Somebody has it alone, or gave it up half-way: there may be a WATCH on it, an open MULTI or an unread answer.
+    /// A request uses it alone, or gave it up half-way: there may be a watched key, an open transaction or an unread reply.
     dirty: AtomicBool,
-    /// Held by whoever has it alone, and while it logs in again.
-    alone: Arc<AsyncMutex<()>>,
-    /// Logs it in again; ends with it.
+    /// Held by the exclusive user of the connection, and during an AUTH.
+    auth_lock: Arc<AsyncMutex<()>>,
+    /// The task that logs the connection in again; it ends with the connection.
     _login: Option<AbortOnDropHandle<()>>,
 }
 
-/// Makes connections, for bb8.
+/// Opens connections, for bb8.
 #[derive(Clone)]
 pub(crate) struct Manager {
-    source: Arc<Source>,
-    /// Whom to ask for user and password, if not the URL.
+    connector: Arc<Connector>,
+    /// Supplies user and password, if the URL does not.
     login: Option<Arc<Login>>,
     pub(crate) timeout: Duration,
     pub(crate) shared: Arc<Shared>,
 }
 
-/// The servers' time, as it was last heard. The nodes of a cluster have one.
+/// The servers' time, as of the last connection. The nodes of a cluster share one clock.
 #[derive(Default)]
 pub(crate) struct Clock(RwLock<Option<(std::time::Instant, SystemTime)>>);
 
-/// What all connections to a server share.
+/// The state that all connections to a server share.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) generation: AtomicU64,
-    /// How the last attempt to connect failed; `None` once one has worked.
+    /// How the last attempt to connect failed; `None` after a success.
     pub(crate) failure: watch::Sender<Option<Failure>>,
-    /// When connections were last given up because the server is no primary any more.
-    pub(crate) left: Throttle,
-    /// When it was last tried whether a new connection is better than a silent one.
-    pub(crate) compared: Throttle,
+    /// Limits how often connections are retired because the server is not a primary any more.
+    pub(crate) retired: Throttle,
+    /// Limits how often a silent connection is compared with a new one.
+    pub(crate) checked: Throttle,
 }
 
-/// An attempt to connect that failed.
+/// A failed attempt to connect.
 #[derive(Clone)]
 pub(crate) struct Failure {
     pub(crate) error: Arc<RedisError>,
@@ -80,26 +79,26 @@ pub(crate) struct Failure {
 }
 
 impl Manager {
-    pub(crate) fn new(to: To, config: &RedisConfig, clock: Arc<Clock>) -> Self {
+    pub(crate) fn new(to: Target, config: &RedisConfig, clock: Arc<Clock>) -> Self {
         let shared = Shared {
             clock,
             ..Shared::default()
         };
         Self {
-            source: Arc::new(Source::new(to, config.connection_timeout)),
+            connector: Arc::new(Connector::new(to, config.connection_timeout)),
             login: None,
             timeout: config.connection_timeout,
             shared: Arc::new(shared),
         }
     }
 
-    /// Has it log in with what a provider says.
+    /// Logs in with the credentials of a provider.
     pub(crate) fn with_login(mut self, login: Option<Arc<Login>>) -> Self {
         self.login = login;
         self
     }
 
-    /// Connects with what the provider says.
+    /// Connects with the credentials of a provider.
     async fn log_in(&self, login: &Arc<Login>) -> Result<Connection, RedisError> {
         let began = Instant::now();
         let left = || self.timeout.saturating_sub(began.elapsed());
@@ -109,10 +108,10 @@ impl Manager {
             let opened = within(left(), self.open(Some((login, &credentials)), left())).await;
             match opened {
                 Err(error) if is_refusal(&error) => {
-                    // What was known already may have been replaced since.
-                    let again = login.forget(&credentials, began);
-                    if !again || !first || left().is_zero() {
-                        return Err(blame_provider(error));
+                    // The answer that the store had kept may be outdated.
+                    let may_retry = login.discard(&credentials, began);
+                    if !may_retry || !first || left().is_zero() {
+                        return Err(name_provider(error));
                     }
                     first = false;
                 }
@@ -128,25 +127,26 @@ impl Manager {
     ) -> Result<Connection, RedisError> {
         let generation = self.shared.generation.load(Ordering::Acquire);
         let credentials = login.map(|(_, credentials)| credentials);
-        let mut link = self.source.open(credentials, limit).await?;
-        // Proves that the server answers this user, and tells its time.
-        let time = link.ask(&Request::Command(&redis::cmd("TIME"))).await?;
+        let mut link = self.connector.open(credentials, limit).await?;
+        // Shows that the server answers this user, and reads its time.
+        let time = link.send(&Request::Command(&redis::cmd("TIME"))).await?;
         let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
         let since = Duration::from_secs(secs).saturating_add(Duration::from_micros(micros.into()));
         let now = UNIX_EPOCH.checked_add(since).ok_or_else(|| {
-            let message = "the answer to TIME is no time: is a proxy between?";
+            let message = "the reply to TIME is not a time: is there a proxy between the application and Redis?";
             std::io::Error::new(std::io::ErrorKind::InvalidData, message)
         })?;
         self.shared.clock.set(now);
         self.shared.failure.send_replace(None);
-        let (alone, broken) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (auth_lock, broken) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let health = Health {
             generation,
-            _login: login
-                .and_then(|(login, credentials)| login.keep(&link, credentials, &alone, &broken)),
+            _login: login.and_then(|(login, credentials)| {
+                login.keep_logged_in(&link, credentials, &auth_lock, &broken)
+            }),
             broken,
             dirty: AtomicBool::new(false),
-            alone,
+            auth_lock,
         };
         Ok(Connection {
             link,
@@ -161,29 +161,29 @@ impl Clock {
         *clock = Some((std::time::Instant::now(), now));
     }
 
-    /// The server's time, advanced since it was last heard; the local time until then.
+    /// The server's time, advanced since it was read; the local time before that.
     pub(crate) fn now(&self) -> SystemTime {
         match *self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Some((heard, time)) => time.checked_add(heard.elapsed()).unwrap_or(time),
+            Some((read_at, time)) => time.checked_add(read_at.elapsed()).unwrap_or(time),
             None => SystemTime::now(),
         }
     }
 }
 
 impl Connection {
-    /// Sends what is no request of the store's, and bounds nothing.
+    /// Sends a request without a timeout, and without the breaker.
     #[cfg(feature = "cluster")]
-    pub(crate) async fn ask(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
-        self.link.ask(request).await
+    pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
+        self.link.send(request).await
     }
 
     pub(crate) fn set_dirty(&self, dirty: bool) {
         self.health.dirty.store(dirty, Ordering::Release);
     }
 
-    /// Waits while it logs in again, and keeps it from that.
-    pub(crate) async fn alone(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.health.alone).lock_owned().await
+    /// Waits for an AUTH under way, and prevents others until the guard is dropped.
+    pub(crate) async fn lock_auth(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.health.auth_lock).lock_owned().await
     }
 }
 
@@ -227,10 +227,10 @@ impl Shared {
     }
 }
 
-/// Hears of connections that bb8 could not make.
-pub(crate) struct Failures(pub(crate) Arc<Shared>);
+/// Receives the errors of connections that bb8 could not open.
+pub(crate) struct FailureSink(pub(crate) Arc<Shared>);
 
-impl ErrorSink<RedisError> for Failures {
+impl ErrorSink<RedisError> for FailureSink {
     fn sink(&self, error: RedisError) {
         self.0.failure.send_replace(Some(Failure {
             error: Arc::new(error),
@@ -243,20 +243,23 @@ impl ErrorSink<RedisError> for Failures {
     }
 }
 
-impl fmt::Debug for Failures {
+impl fmt::Debug for FailureSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failures").finish_non_exhaustive()
+        f.debug_struct("FailureSink").finish_non_exhaustive()
     }
 }
 
-/// Returns once an attempt to connect has been refused, or was a moment ago.
-pub(crate) async fn refusal(failures: &mut watch::Receiver<Option<Failure>>, moment: Duration) {
-    let is_refused = |failure: &Option<Failure>| {
+/// Returns once an attempt to connect fails persistently, or if one did within the last `moment`.
+pub(crate) async fn persistent_failure(
+    failures: &mut watch::Receiver<Option<Failure>>,
+    moment: Duration,
+) {
+    let is_recent = |failure: &Option<Failure>| {
         let failure = failure.as_ref();
-        failure.is_some_and(|Failure { error, at }| is_definite(error) && at.elapsed() < moment)
+        failure.is_some_and(|Failure { error, at }| is_persistent(error) && at.elapsed() < moment)
     };
     loop {
-        if is_refused(&failures.borrow_and_update()) {
+        if is_recent(&failures.borrow_and_update()) {
             return;
         }
         if failures.changed().await.is_err() {
@@ -265,15 +268,15 @@ pub(crate) async fn refusal(failures: &mut watch::Receiver<Option<Failure>>, mom
     }
 }
 
-/// Whether the next attempt to connect will most likely fail too: nothing listens there, or the server has said no.
-pub(crate) fn is_definite(error: &RedisError) -> bool {
-    let said_no = matches!(
+/// Whether the next attempt to connect will most likely fail too: nothing listens there, or the server refuses.
+pub(crate) fn is_persistent(error: &RedisError) -> bool {
+    let refused = matches!(
         error.code(),
         Some("ERR" | "NOAUTH" | "WRONGPASS" | "NOPERM")
     );
-    said_no
+    refused
         || error.is_connection_refusal()
         || error.kind() == ErrorKind::AuthenticationFailed
-        || is_providers(error)
+        || is_provider_error(error)
         || handshake_advice(error).is_some()
 }

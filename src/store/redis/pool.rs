@@ -1,10 +1,10 @@
-//! The connections to one server: a few sockets, each shared by many requests, replaced when they are no good any more.
+//! The connections to one server: a few sockets, each shared by many requests, and replaced when they are unusable.
 //!
-//! A connection is multiplexed, so it is cloned out of bb8's guard, which is given back at once; bb8 is in effect a list of
-//! sockets that is walked in turn.
+//! A connection is multiplexed, so it is cloned out of bb8's guard, which is returned at once; bb8 is in effect a list of
+//! sockets that is used in turn.
 //!
-//! What needs a connection to itself gets one of a second pool ([`exclusive`](crate::store::redis::exclusive)): those of the first are
-//! never exclusive, since clones of them may be in use.
+//! Commands that cannot share a connection get one of a second pool ([`exclusive`](crate::store::redis::exclusive)): those of
+//! the first are never exclusive, since clones of them may be in use.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use crate::error::store::StoreError;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::error::RequestError;
-use crate::store::redis::manager::{Connection, Failures, Manager, refusal};
+use crate::store::redis::manager::{Connection, FailureSink, Manager, persistent_failure};
 use crate::store::redis::request::Request;
 use crate::store::redis::throttle::SECOND;
 use crate::store::stats::PoolStats;
 
-/// Between two looks for the first connection.
-const AGAIN: Duration = Duration::from_millis(50);
+/// The interval between two checks for the first connection.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A connection that is checked out.
 pub(crate) type Guard = PooledConnection<'static, Manager>;
@@ -31,7 +31,7 @@ pub(crate) type Guard = PooledConnection<'static, Manager>;
 #[derive(Clone)]
 pub(crate) struct Pools {
     shared: Pool<Manager>,
-    /// Of those that one request has to itself.
+    /// The connections that one request uses alone.
     exclusive: Pool<Manager>,
     manager: Manager,
     address: Arc<str>,
@@ -44,18 +44,18 @@ pub(crate) struct Pools {
 impl Pools {
     /// Opens the connections in the background. Must be called within a tokio runtime.
     pub(crate) fn new(manager: Manager, address: Arc<str>, config: &RedisConfig) -> Self {
-        let heard = Arc::clone(&manager.shared);
+        let state = Arc::clone(&manager.shared);
         let builder = || {
             Pool::builder()
                 .test_on_check_out(false)
-                // Also how long bb8 rests between attempts, so it must not be long. The manager has the timer for connecting.
+                // bb8 also rests this long between attempts, so it must be short. The manager bounds the time of connecting.
                 .connection_timeout(config.connection_timeout.min(config.command_timeout))
-                .error_sink(Box::new(Failures(Arc::clone(&heard))))
+                .error_sink(Box::new(FailureSink(Arc::clone(&state))))
         };
         let size = config.pool_size;
         let shared = builder()
             .max_size(size)
-            // A pool only grows when none is idle; a connection that is cloned out is always idle.
+            // A pool only grows if none of its connections is idle, and one that was cloned out is always idle.
             .min_idle(size)
             .build_unchecked(manager.clone());
         let exclusive = builder()
@@ -76,7 +76,7 @@ impl Pools {
         self.manager.shared.clock.now()
     }
 
-    /// Asks for a key that does not exist.
+    /// Reads a key that does not exist.
     pub(crate) fn probe(&self) -> redis::Cmd {
         let mut key = redis::cmd("GET");
         key.arg(&*self.probe);
@@ -100,26 +100,26 @@ impl Pools {
         self.manager.shared.is_usable(connection)
     }
 
-    /// One of those that requests share, so that none there means that none can be made.
+    /// A connection that requests share. There is none only if none can be opened.
     pub(crate) async fn check_out(&self) -> Result<Guard, RequestError> {
         let guard = self.wait_for(&self.shared).await;
         guard.map_err(|error| self.unavailable(error))
     }
 
-    /// Waits for the first connection, which may take longer to make than a request waits for one.
+    /// Waits for the first connection, which may take longer to open than a request waits for one.
     pub(crate) async fn ready(&self) -> Result<(), RequestError> {
         let deadline = Instant::now() + self.manager.timeout;
         loop {
             match self.wait_for(&self.shared).await {
                 Err(error) if Instant::now() >= deadline => return Err(self.unavailable(error)),
-                // What the server says no to at once may be over soon: too many clients, of which one has just left.
-                Err(RunError::TimedOut) => tokio::time::sleep(AGAIN).await,
+                // Such a failure may be temporary: too many clients, of which one has just left.
+                Err(RunError::TimedOut) => tokio::time::sleep(POLL_INTERVAL).await,
                 connected => return connected.map(drop).map_err(|error| self.unavailable(error)),
             }
         }
     }
 
-    /// A connection that nobody else has. That others have them all says nothing of the server.
+    /// A connection that no other request uses. If all of them are in use, that says nothing about the server.
     pub(crate) async fn check_out_exclusive(&self) -> Result<Guard, RequestError> {
         let guard = self.wait_for(&self.exclusive).await;
         guard.map_err(|error| {
@@ -129,7 +129,7 @@ impl Pools {
             }
             let config = self.exclusive.config();
             let message = format!(
-                "none of the {} connections to Redis at {} that WATCH and WAIT need to themselves was free within {:?}: \
+                "all {} connections to Redis at {} for WATCH and WAIT were in use for {:?}: \
                  raise `exclusive_pool_size`",
                 config.max_size, self.address, config.connection_timeout
             );
@@ -143,9 +143,9 @@ impl Pools {
             let guard = tokio::select! {
                 biased;
                 guard = pool.get_owned() => guard,
-                // The next attempts would fail as well: waiting would only pile up requests. Where there are connections, one
-                // of them will be free.
-                () = refusal(&mut failures, self.command_timeout), if pool.state().connections == 0 => {
+                // The next attempts would fail as well: waiting would only pile up requests. If there are connections, one of
+                // them will become free.
+                () = persistent_failure(&mut failures, self.command_timeout), if pool.state().connections == 0 => {
                     Err(RunError::TimedOut)
                 }
             };
@@ -157,7 +157,7 @@ impl Pools {
         }
     }
 
-    /// Why the last attempt to connect failed, unless one has worked since.
+    /// Why the last attempt to connect failed; `None` if one has succeeded since.
     pub(crate) fn cause(&self) -> Option<Arc<RedisError>> {
         let failure = self.manager.shared.failure.borrow();
         failure.as_ref().map(|failure| Arc::clone(&failure.error))
@@ -176,35 +176,35 @@ impl Pools {
         })
     }
 
-    /// No connection of this generation or an earlier one is used again: they were most likely lost together, in a restart
-    /// or a failover. New ones cost little.
-    pub(crate) fn give_up(&self, generation: u64) {
+    /// Retires all connections of this generation and earlier ones: most likely they were lost together, in a restart or a
+    /// failover. New ones cost little.
+    pub(crate) fn retire(&self, generation: u64) {
         self.manager
             .shared
             .generation
             .fetch_max(generation + 1, Ordering::AcqRel);
     }
 
-    /// A server that was demoted, or has lost its primary, does not close its connections: they must be left, so that the
-    /// address leads to the new primary. At most once a second, in case it keeps leading to the old one.
-    pub(crate) fn leave_if_demoted(&self, connection: &Connection, kind: ServerErrorKind) {
+    /// A server that was demoted, or has lost its primary, keeps its connections open: they must be retired, so that the
+    /// address leads to the new primary. At most once a second, in case the address still leads to the old one.
+    pub(crate) fn retire_if_demoted(&self, connection: &Connection, kind: ServerErrorKind) {
         let demoted = matches!(
             kind,
             ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown
         );
-        if demoted && self.manager.shared.left.admits(SECOND) {
-            self.give_up(connection.health.generation);
+        if demoted && self.manager.shared.retired.admits(SECOND) {
+            self.retire(connection.health.generation);
         }
     }
 
-    /// Looks for the same among the answers of a pipeline or a transaction, whose errors are not the whole's.
+    /// Looks for such errors among the replies of a pipeline or a transaction.
     pub(crate) fn find_demotion(&self, connection: &Connection, values: &[Value]) {
         for value in values {
             match value {
                 Value::Array(values) => self.find_demotion(connection, values),
                 Value::ServerError(error) => {
                     if let Some(kind) = error.kind() {
-                        self.leave_if_demoted(connection, kind);
+                        self.retire_if_demoted(connection, kind);
                     }
                 }
                 _ => {}
@@ -212,11 +212,11 @@ impl Pools {
         }
     }
 
-    /// A connection is silent if the server hangs; or else if its other end has gone without a word, as after a failover or
-    /// behind a router that has forgotten it, and then most likely all of its generation have. A new one tells which. Once a
-    /// second at most, so that a server that hangs is not asked for more and more connections.
-    pub(crate) fn compare_with_a_new_one(&self, silent: &Connection) {
-        if !self.manager.shared.is_usable(silent) || !self.manager.shared.compared.admits(SECOND) {
+    /// A connection is silent if the server hangs, or if its other end is gone without notice, as after a failover or behind a
+    /// router that has dropped it; then most likely all connections of its generation are dead. Opens a new connection to find
+    /// out which. At most once a second, so that a server that hangs does not get more and more connections.
+    pub(crate) fn check_silent_connection(&self, silent: &Connection) {
+        if !self.manager.shared.is_usable(silent) || !self.manager.shared.checked.admits(SECOND) {
             return;
         }
         let (pools, mut silent) = (self.clone(), silent.clone());
@@ -224,17 +224,17 @@ impl Pools {
             if pools.manager.connect().await.is_err() {
                 return;
             }
-            let mut other = pools.another_than(&silent).await;
-            let (silent_still, other_too) = tokio::join!(pools.is_silent(&mut silent), async {
+            let mut other = pools.other_than(&silent).await;
+            let (is_silent, other_is_silent) = tokio::join!(pools.is_silent(&mut silent), async {
                 match &mut other {
                     Some(other) => pools.is_silent(other).await,
                     None => true,
                 }
             });
-            if silent_still && other_too {
-                tracing::warn!(target: "sessile", address = &*pools.address, "connections to Redis are silent and a new one is not: all are replaced");
-                pools.give_up(silent.health.generation);
-            } else if silent_still {
+            if is_silent && other_is_silent {
+                tracing::warn!(target: "sessile", address = &*pools.address, "connections to Redis are silent, but a new one is not: sessile replaces all of them");
+                pools.retire(silent.health.generation);
+            } else if is_silent {
                 silent.health.broken.store(true, Ordering::Release);
             }
         });
@@ -243,13 +243,13 @@ impl Pools {
     async fn is_silent(&self, connection: &mut Connection) -> bool {
         let key = self.probe();
         let request = Request::Command(&key);
-        let answer = connection.link.ask(&request);
+        let answer = connection.link.send(&request);
         let answer = tokio::time::timeout(self.command_timeout, answer).await;
         answer.is_err()
     }
 
     /// Another of the connections that requests share.
-    async fn another_than(&self, one: &Connection) -> Option<Connection> {
+    async fn other_than(&self, one: &Connection) -> Option<Connection> {
         for _ in 0..self.size {
             let next = Connection::clone(&*self.wait_for(&self.shared).await.ok()?);
             if !Arc::ptr_eq(&next.health, &one.health) {

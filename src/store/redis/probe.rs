@@ -1,4 +1,5 @@
-//! What a store tries when it connects, so that what is missing shows at the start and not in a request.
+//! Tries every command that requests will need when the store connects, so that a missing permission or command shows at
+//! startup and not in a request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,30 +14,30 @@ use crate::store::redis::replicas;
 use crate::store::redis::request::Request;
 use crate::store::redis::store::RedisStore;
 
-/// The first version that has all that sessions need: `PEXPIRE … GT`, and errors of scripts that keep their codes.
+/// The first version with all that sessions need: `PEXPIRE … GT`, and script errors that keep their codes.
 const OLDEST: (u32, u32) = (7, 0);
 
 impl RedisStore {
-    /// Does once what requests will do, in the same words, to a key that does not exist.
+    /// Sends every command that requests will send, once, with a key that does not exist.
     pub(crate) async fn probe(&self) -> Result<(), ConfigError> {
         let inner = &self.inner;
         let ready = inner
             .servers
             .ready(format!("{}probe", inner.config.key_prefix));
-        let key = ready.await.map_err(|failed| self.cannot_start(failed))?;
+        let key = ready.await.map_err(|failed| self.startup_error(failed))?;
         self.probe_version(&key).await?;
         let command = |name: &str, arguments: &[&str]| {
             let mut command = redis::cmd(name);
             command.arg(&key).arg(arguments);
             command
         };
-        let redirected = inner.servers.try_redirections(&key).await;
-        redirected.map_err(|failed| self.cannot_start(failed))?;
+        let redirected = inner.servers.probe_asking(&key).await;
+        redirected.map_err(|failed| self.startup_error(failed))?;
         for read in [command("GET", &[]), command("PTTL", &[])] {
-            let answer = self.ask(&key, &read).await;
-            answer.map_err(|failed| self.cannot_start(failed))?;
+            let answer = self.send(&key, &read).await;
+            answer.map_err(|failed| self.startup_error(failed))?;
         }
-        // None of them changes anything, as there is no such key.
+        // None of them changes anything, since the key does not exist.
         let writes = [
             command("SET", &["", "XX", "PX", "1"]),
             command("PEXPIRE", &["1"]),
@@ -45,38 +46,38 @@ impl RedisStore {
         ];
         let mut read_only = false;
         for write in writes {
-            match self.ask(&key, &write).await {
-                Err(failed) if failed.is_denial() => return Err(self.cannot_start(failed)),
-                // A server that takes no writes right now, for want of memory say, is none to refuse to start for.
+            match self.send(&key, &write).await {
+                Err(failed) if failed.is_denial() => return Err(self.startup_error(failed)),
+                // A server that temporarily accepts no writes, such as for lack of memory, must not prevent a start.
                 Err(failed) => read_only |= failed.code.as_deref() == Some("READONLY"),
                 Ok(_) => {}
             }
         }
         if read_only {
-            tracing::warn!(target: "sessile", address = &*inner.address, "this Redis is a replica that takes no writes, so every change of a session will fail: write the primary's address into `url`, or those of its sentinels");
+            tracing::warn!(target: "sessile", address = &*inner.address, "this Redis is a replica that accepts no writes, so every change of a session will fail: write the primary's address into `url`, or those of its sentinels");
         }
         match inner.cas.detect(&inner.servers, &key).await {
-            // As above. The first request that replaces a session chooses.
-            Err(failed) if failed.is_of_writes() => Ok(()),
-            chosen => chosen.map_err(|failed| self.cannot_start(failed)),
+            // As above. The first request that replaces a session detects the strategy.
+            Err(failed) if failed.is_write_refusal() => Ok(()),
+            chosen => chosen.map_err(|failed| self.startup_error(failed)),
         }
     }
 
-    /// Does once what waiting for replicas needs.
+    /// Sends the command that waiting for replicas needs.
     pub(crate) async fn probe_replicas(&self) -> Result<(), ConfigError> {
         let key = format!("{}probe", self.inner.config.key_prefix);
         match replicas::probe(&self.inner.servers, &key).await {
-            Err(failed) if failed.is_missing() => Err(self.cannot_start(failed)),
-            // Such as that this is a replica right now.
+            Err(failed) if failed.is_command_missing() => Err(self.startup_error(failed)),
+            // The failure may pass, as on a replica that is about to be promoted.
             _ => Ok(()),
         }
     }
 
-    /// A server that is too old fails in ways that do not say so.
+    /// A server that is too old fails with errors that do not say so.
     async fn probe_version(&self, key: &str) -> Result<(), ConfigError> {
         let inner = &self.inner;
-        // Every user may send it. Who has renamed it is known by what else is missing.
-        let Ok(answer) = self.ask(key, &redis::cmd("HELLO")).await else {
+        // Every user may send it. If it was renamed, the following commands show what is missing.
+        let Ok(answer) = self.send(key, &redis::cmd("HELLO")).await else {
             return Ok(());
         };
         match Version::of(answer) {
@@ -95,14 +96,14 @@ impl RedisStore {
         }
     }
 
-    async fn ask(&self, key: &str, command: &Cmd) -> Result<Value, RequestError> {
+    async fn send(&self, key: &str, command: &Cmd) -> Result<Value, RequestError> {
         let servers = &self.inner.servers;
         servers
             .send_idempotent(key, &Request::Command(command))
             .await
     }
 
-    fn cannot_start(&self, failed: RequestError) -> ConfigError {
+    fn startup_error(&self, failed: RequestError) -> ConfigError {
         let inner = &self.inner;
         ConfigError::Connect {
             address: inner.address.to_string(),
@@ -116,7 +117,7 @@ impl RedisStore {
     }
 }
 
-/// What a server says of itself.
+/// The name and version that a server reports.
 #[derive(Debug, PartialEq)]
 struct Version {
     server: String,
@@ -133,7 +134,8 @@ impl Version {
         })
     }
 
-    /// What cannot be read is taken for new, and so is what counts its versions in another way.
+    /// A version that cannot be parsed counts as recent, and so do those of other servers, which number their versions
+    /// differently.
     fn is_too_old(&self) -> bool {
         if self.server != "redis" {
             return false;
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_old_is_known_by_its_version() {
+    fn a_version_older_than_seven_is_too_old() {
         for (version, too_old) in [
             ("6.2.14", true),
             ("6.0", true),

@@ -1,4 +1,4 @@
-//! Reading a session.
+//! Loads a session.
 
 use redis::Value;
 
@@ -10,8 +10,8 @@ use crate::store::redis::servers::Servers;
 
 pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Loaded, RequestError> {
     let mut pipeline = redis::pipe();
-    // In this order a commit in between leaves a time that is too short for its record, and that a renewal mends; in the
-    // other, one that looks too long.
+    // In this order, a commit between the two commands leaves a time to live that is too short for the record, which a renewal
+    // corrects; in the other, one that seems too long.
     pipeline
         .cmd("PTTL")
         .arg(key)

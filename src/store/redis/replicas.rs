@@ -1,9 +1,9 @@
-//! Writes that count once replicas have them.
+//! Writes that count once replicas have acknowledged them.
 //!
-//! `WAIT` tells how many replicas have what was written **on its own connection**. So a write and its `WAIT` share one that
-//! nobody else uses, and on a connection that wrote nothing `WAIT` answers at once and proves nothing: a compare-and-set
-//! that met another value has nothing to wait for, and a deletion of what is gone already first writes something else.
-//! Replication is one stream, so that replicas which have the later write have the deletion too, whoever made it.
+//! `WAIT` returns how many replicas have the last write **of its own connection**. So a write and its `WAIT` use one connection
+//! that no other request uses. On a connection that wrote nothing, `WAIT` returns at once and proves nothing: a compare-and-set
+//! that found another value has nothing to wait for, and the deletion of a session that is gone already writes another key
+//! first. Replication is one stream, so replicas that have the later write also have the deletion, whoever made it.
 
 use std::time::Duration;
 
@@ -19,21 +19,21 @@ use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::millis;
 use crate::store::redis::servers::{Route, Servers};
 
-/// How many replicas, and how long they may take.
+/// How many replicas must have the write, and how long to wait for them.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) n: u32,
     pub(crate) timeout: Duration,
 }
 
-/// Does a `SET … NX`, and waits for replicas if it has written.
+/// Sends a `SET … NX`, and waits for replicas if it has written.
 pub(crate) async fn create(
     servers: &Servers,
     key: &str,
     command: &Cmd,
     wanted: Wanted,
 ) -> Result<Created, StoreError> {
-    let (answer, mut connection) = begin(servers, key, command).await?;
+    let (answer, mut connection) = send_exclusively(servers, key, command).await?;
     let created = match answer {
         Value::Okay => {
             wait(&mut connection, wanted).await?;
@@ -42,7 +42,7 @@ pub(crate) async fn create(
         Value::Nil => Created::Exists,
         _ => return Err(unexpected_reply("SET")),
     };
-    connection.give_back();
+    connection.return_to_pool();
     Ok(created)
 }
 
@@ -52,15 +52,15 @@ pub(crate) async fn replace(
     swap: Swap<'_>,
     wanted: Wanted,
 ) -> Result<Replaced, StoreError> {
-    let (replaced, mut connection) = cas.replace_alone(servers, swap).await?;
+    let (replaced, mut connection) = cas.replace_exclusively(servers, swap).await?;
     if replaced == Replaced::Done {
         wait(&mut connection, wanted).await?;
     }
-    connection.give_back();
+    connection.return_to_pool();
     Ok(replaced)
 }
 
-/// Deletes, and waits. `marker` begins a key that nobody reads.
+/// Deletes, and waits for replicas. `marker` is the prefix of a key that is never read.
 pub(crate) async fn delete(
     servers: &Servers,
     key: &str,
@@ -70,12 +70,12 @@ pub(crate) async fn delete(
     let mut route = servers.route(key);
     let (deleted, mut connection) = loop {
         match delete_at(servers, &mut route, key, marker).await {
-            Err(failed) if route.goes_on(&failed).await => {}
+            Err(failed) if route.prepare_retry(&failed).await => {}
             deleted => break deleted?,
         }
     };
     wait(&mut connection, wanted).await?;
-    connection.give_back();
+    connection.return_to_pool();
     Ok(deleted)
 }
 
@@ -87,12 +87,13 @@ async fn delete_at(
 ) -> Result<(Deleted, Exclusive), RequestError> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(key);
-    let (answer, mut connection) = begin_at(route, &unlink).await?;
+    let (answer, mut connection) = send_exclusively_at(route, &unlink).await?;
     let deleted = match answer {
         Value::Int(0) => {
             let mut set = redis::cmd("SET");
-            set.arg(servers.beside(key, marker)).arg(&["", "PX", "1"]);
-            connection.one(&set).await?;
+            set.arg(servers.colocated_key(key, marker))
+                .arg(&["", "PX", "1"]);
+            connection.send_command(&set).await?;
             Deleted::Missing
         }
         Value::Int(_) => Deleted::Done,
@@ -101,61 +102,61 @@ async fn delete_at(
     Ok((deleted, connection))
 }
 
-/// Sends a command to whoever has the key, over a connection on which more can be asked there.
-async fn begin(
+/// Sends a command to the server that has the key, on a connection that stays open for more commands.
+async fn send_exclusively(
     servers: &Servers,
     key: &str,
     command: &Cmd,
 ) -> Result<(Value, Exclusive), RequestError> {
     let mut route = servers.route(key);
     loop {
-        match begin_at(&mut route, command).await {
-            Err(failed) if route.goes_on(&failed).await => {}
-            begun => return begun,
+        match send_exclusively_at(&mut route, command).await {
+            Err(failed) if route.prepare_retry(&failed).await => {}
+            sent => return sent,
         }
     }
 }
 
-async fn begin_at(
+async fn send_exclusively_at(
     route: &mut Route<'_>,
     command: &Cmd,
 ) -> Result<(Value, Exclusive), RequestError> {
     let mut connection = route.exclusive().await?;
-    let answer = connection.one(command).await?;
+    let answer = connection.send_command(command).await?;
     Ok((answer, connection))
 }
 
-/// Waits for no replica at all.
+/// Sends a `WAIT` for zero replicas.
 pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestError> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(0).arg(1);
-    let (_, connection) = begin(servers, key, &wait).await?;
-    connection.give_back();
+    let (_, connection) = send_exclusively(servers, key, &wait).await?;
+    connection.return_to_pool();
     Ok(())
 }
 
-/// Waits until replicas have what was written on this connection last. Whatever goes wrong, that is in the primary.
+/// Waits until replicas have the last write of this connection. If that fails, the write is on the primary all the same.
 async fn wait(connection: &mut Exclusive, wanted: Wanted) -> Result<(), StoreError> {
     let Wanted { n, timeout } = wanted;
     let mut command = redis::cmd("WAIT");
     command.arg(n).arg(millis(timeout));
-    let error = match connection.one_within(&command, timeout).await {
-        Ok(Value::Int(have)) if have >= i64::from(n) => return Ok(()),
-        Ok(Value::Int(have)) => StoreError::not_durable(format!(
-            "{have} of the {n} replicas that `durability` asks for have the write after {timeout:?}: it is on the primary \
-             alone; look at the replicas"
+    let error = match connection.send_command_within(&command, timeout).await {
+        Ok(Value::Int(acknowledged)) if acknowledged >= i64::from(n) => return Ok(()),
+        Ok(Value::Int(acknowledged)) => StoreError::not_durable(format!(
+            "{acknowledged} of the {n} replicas that `durability` requires acknowledged the write within {timeout:?}: the primary has it; \
+             check whether the replicas are connected"
         )),
         Ok(_) => not_acknowledged(unexpected_reply("WAIT").into()),
         Err(failed) => not_acknowledged(failed),
     };
-    tracing::warn!(target: "sessile", %error, source = ?std::error::Error::source(&error), "not durable");
+    tracing::warn!(target: "sessile", %error, source = ?std::error::Error::source(&error), "too few replicas acknowledged a write");
     Err(error)
 }
 
 fn not_acknowledged(failed: RequestError) -> StoreError {
     let advice = match failed.code.as_deref() {
         Some("NOPERM") => "grant the user `+wait`, which `durability` needs",
-        _ => "whether replicas have the write is not known",
+        _ => "it is unknown whether replicas have it",
     };
     StoreError::not_durable(format!(
         "the primary has the write, but WAIT failed: {advice}"

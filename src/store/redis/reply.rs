@@ -1,4 +1,4 @@
-//! What a server answers to the commands that sessions need.
+//! Reads the replies of servers.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::error::store::StoreError;
 use crate::store::contract::{Loaded, Replaced, Stored};
 use crate::store::redis::error::{RequestError, without_arguments};
 
-/// The outcome of a replacement that met another value, by what PTTL and GET answered.
+/// The outcome of a replacement that found another value, from the replies to GET and PTTL.
 pub(crate) fn conflict(value: Value, left: &Value) -> Result<Replaced, StoreError> {
     Ok(not_replaced(loaded(value, left)?))
 }
 
-/// The outcome of a replacement that met this instead of the expected value.
+/// The outcome of a replacement that found this instead of the expected value.
 pub(crate) fn not_replaced(present: Loaded) -> Replaced {
     match present {
         Loaded::Found(stored) => Replaced::Conflict(stored),
@@ -23,7 +23,7 @@ pub(crate) fn not_replaced(present: Loaded) -> Replaced {
     }
 }
 
-/// The session, by what PTTL and GET answered.
+/// The session, from the replies to GET and PTTL.
 pub(crate) fn loaded(value: Value, left: &Value) -> Result<Loaded, StoreError> {
     let value = match value {
         Value::BulkString(value) => Bytes::from(value),
@@ -53,7 +53,7 @@ pub(crate) fn is_wrong_type(failed: &RequestError) -> bool {
     failed.code.as_deref() == Some("WRONGTYPE")
 }
 
-/// A reply that no Redis sends: something else speaks its protocol there.
+/// A reply that Redis never sends: another program speaks its protocol there.
 pub(crate) fn unexpected_reply(command: &str) -> StoreError {
     StoreError::unknown(format!(
         "unexpected reply to {command}: is there a proxy between the application and Redis?"

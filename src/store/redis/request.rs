@@ -1,16 +1,16 @@
-//! What is sent.
+//! Requests: commands and pipelines.
 
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline};
 
-/// What is sent in one go. All of it is about one key, or about none.
+/// One command or pipeline. All of its keys are the same, or it has none.
 pub(crate) enum Request<'a> {
     Command(&'a Cmd),
     Pipeline(&'a Pipeline),
 }
 
-/// Redis takes whole milliseconds, and deletes the key at zero.
+/// Redis expects whole milliseconds, and deletes the key at zero.
 pub(crate) fn millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis())
         .unwrap_or(u64::MAX)

@@ -1,7 +1,7 @@
-//! A primary that sentinels watch over: they are asked for its address whenever a connection is made.
+//! The primary of sentinels: the store asks them for its address whenever it opens a connection.
 //!
-//! A connection that is lost, or whose server turns out to be no primary any more, is left as any other; so the next one
-//! leads to the server that took over.
+//! The pool replaces a connection that is lost, or whose server is not a primary any more, as any other; the new one leads to
+//! the server that took over.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::redis::address::{addresses, at_address};
 use crate::store::redis::credentials::{Credentials, log_in};
 use crate::store::redis::tls::{TlsConfig, handshake_advice};
 
-/// How sentinels are asked for the primary; for `redis+sentinel://` and `rediss+sentinel://` only.
+/// How to connect to the sentinels that know the primary; for `redis+sentinel://` and `rediss+sentinel://` only.
 ///
 /// Sentinels have users and certificates of their own. The user and password in the [URL](crate::RedisConfig::url) are those of
 /// the primary, and are never sent to a sentinel.
@@ -26,22 +26,22 @@ use crate::store::redis::tls::{TlsConfig, handshake_advice};
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SentinelConfig {
-    /// The user; without one `password` is that of the user `default`, which sentinels call `requirepass`. The user needs
+    /// The user; by default the user `default`, whose password sentinels call `requirepass`. The user needs
     /// `+sentinel|get-master-addr-by-name` and no more.
     pub username: Option<String>,
-    /// The password of all sentinels. Without one they are asked without logging in.
-    #[serde(deserialize_with = "unshown")]
+    /// The password of all sentinels. By default the store does not log in to them.
+    #[serde(deserialize_with = "hide_value")]
     pub password: Option<String>,
-    /// Whether the connections to them are encrypted; as those to the primary by default, which are with
+    /// Whether the connections to them are encrypted; by default if those to the primary are, which is with
     /// `rediss+sentinel://`. Needs the feature `tls-rustls`.
     pub encrypted: Option<bool>,
-    /// Which certificates they may have, and which one we show them; by default what
-    /// [`RedisConfig::tls`](crate::RedisConfig::tls) says of the primary.
+    /// The authorities to trust and the client certificate for the sentinels; by default those of
+    /// [`RedisConfig::tls`](crate::RedisConfig::tls).
     pub tls: Option<TlsConfig>,
 }
 
 /// Serde would repeat a password that is written as a number.
-fn unshown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+fn hide_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::deserialize(deserializer)
         .map_err(|_| D::Error::custom("`sentinel.password` is not a string: write it in quotes"))
 }
@@ -85,7 +85,7 @@ impl SentinelConfig {
         self
     }
 
-    /// Says which of the settings cannot work, if connections to the sentinels are encrypted or are not.
+    /// Validates the settings, for connections to the sentinels that are encrypted or not.
     pub(crate) fn check(&self, encrypted: bool) -> Result<(), ConfigError> {
         if self.username.is_some() && self.password.is_none() {
             let advice =
@@ -105,7 +105,7 @@ impl SentinelConfig {
         }
     }
 
-    /// The address of a sentinel, with user and password.
+    /// Adds user and password to the settings of a connection to a sentinel.
     pub(crate) fn log_in(&self, sentinel: ConnectionInfo) -> ConnectionInfo {
         let mut settings = sentinel.redis_settings().clone();
         if let Some(username) = &self.username {
@@ -117,7 +117,7 @@ impl SentinelConfig {
         sentinel.set_redis_settings(settings)
     }
 
-    /// Names the settings of `sentinel.tls` in an error of its files.
+    /// In an error about certificates, names the settings of `sentinel.tls`.
     pub(crate) fn name_settings(&self, error: ConfigError) -> ConfigError {
         match error {
             ConfigError::Invalid {
@@ -143,7 +143,7 @@ impl SentinelConfig {
     }
 }
 
-/// In place of a value that is not shown.
+/// A placeholder for a value that must not be shown.
 struct Hidden;
 
 impl fmt::Debug for Hidden {
@@ -158,14 +158,14 @@ pub(crate) const NO_PRIMARY: &str = "no sentinel names a primary";
 #[derive(Clone, Debug)]
 pub(crate) struct Sentinels {
     nodes: Vec<ConnectionInfo>,
-    /// What they call the primary.
+    /// The name of the primary.
     name: String,
-    /// How to connect to it, at an address that does not count.
+    /// The settings of a connection to the primary; the address is a placeholder.
     primary: ConnectionInfo,
 }
 
 impl Sentinels {
-    /// Whether the URL has user and password of the primary.
+    /// Whether the URL contains user and password of the primary.
     pub(crate) fn has_login(&self) -> bool {
         self.primary.redis_settings().password().is_some()
     }
@@ -178,36 +178,38 @@ impl Sentinels {
         }
     }
 
-    /// Connects to the primary that the first sentinel to name one which is there names. `limit` is for all of it. The
-    /// credentials, if any, take the place of those of the primary.
+    /// Asks one sentinel after the other, and connects to the first primary that one of them names and that accepts the
+    /// connection. `limit` bounds the whole. The credentials, if any, replace those of the primary.
     pub(crate) async fn open(
         &self,
         config: &AsyncConnectionConfig,
         limit: Duration,
         credentials: Option<&Credentials>,
     ) -> Result<MultiplexedConnection, RedisError> {
-        // So that one that is silent leaves time for the others, and for the primary.
-        let share = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
+        // A silent sentinel must leave time for the others, and for the primary.
+        let time_limit = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
         let mut reports = Vec::new();
-        let mut todo = None;
+        let mut action = None;
         let mut failure = None;
         for node in &self.nodes {
-            let primary = match tokio::time::timeout(share, self.ask(node, config)).await {
+            let primary = match tokio::time::timeout(time_limit, self.primary_from(node, config))
+                .await
+            {
                 Ok(Ok(Some(primary))) => primary,
                 Ok(Ok(None)) => {
-                    reports.push(format!("{} knows no `{}`", node.addr(), self.name));
+                    reports.push(format!("{} does not know `{}`", node.addr(), self.name));
                     continue;
                 }
                 Ok(Err(error)) => {
                     reports.push(format!("{}: {error}", node.addr()));
-                    todo = todo.or_else(|| advice(&error, is_encrypted(node)));
+                    action = action.or_else(|| advice(&error, is_encrypted(node)));
                     continue;
                 }
                 Err(_) => {
-                    reports.push(format!("{} did not answer in {share:?}", node.addr()));
+                    reports.push(format!("{} did not answer in {time_limit:?}", node.addr()));
                     if is_encrypted(node) {
-                        let advice = "look at the sentinels' logs; if they speak no TLS, write `sentinel.encrypted = false`";
-                        todo = todo.or_else(|| Some(advice.to_owned()));
+                        let advice = "look at the sentinels' logs; if they do not speak TLS, write `sentinel.encrypted = false`";
+                        action = action.or_else(|| Some(advice.to_owned()));
                     }
                     continue;
                 }
@@ -226,14 +228,14 @@ impl Sentinels {
         if let Some(error) = failure {
             return Err(error);
         }
-        let todo = todo.unwrap_or_else(|| {
-            "correct sentinels and name in `url`, or look at the sentinels' logs".to_owned()
+        let action = action.unwrap_or_else(|| {
+            "correct the sentinels and the name in `url`, or look at the sentinels' logs".to_owned()
         });
-        let reports = format!("{}: {todo}", reports.join("; "));
+        let reports = format!("{}: {action}", reports.join("; "));
         Err((ErrorKind::Io, NO_PRIMARY, reports).into())
     }
 
-    async fn ask(
+    async fn primary_from(
         &self,
         sentinel: &ConnectionInfo,
         config: &AsyncConnectionConfig,
@@ -254,7 +256,7 @@ fn is_encrypted(node: &ConnectionInfo) -> bool {
     matches!(node.addr(), ConnectionAddr::TcpTls { .. })
 }
 
-/// What to do about a sentinel that does not answer as it should; `None` if that may pass.
+/// The advice for the error of a sentinel; `None` if the error may pass.
 fn advice(error: &RedisError, encrypted: bool) -> Option<String> {
     if let Some(advice) = handshake_advice(error) {
         let advice = advice.replace("`tls.", "`sentinel.tls.");
@@ -262,7 +264,7 @@ fn advice(error: &RedisError, encrypted: bool) -> Option<String> {
     }
     let refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
         || error.kind() == ErrorKind::AuthenticationFailed;
-    let todo = match error.code() {
+    let action = match error.code() {
         _ if refused => {
             "write the sentinels' password into `sentinel.password`, and their user, if it is not `default`, into \
              `sentinel.username`"
@@ -275,18 +277,18 @@ fn advice(error: &RedisError, encrypted: bool) -> Option<String> {
         {
             match encrypted {
                 true => {
-                    "the sentinel ended the connection: if it speaks no TLS there, write `sentinel.encrypted = false`; if it asks \
+                    "the sentinel closed the connection: if it does not speak TLS, write `sentinel.encrypted = false`; if it asks \
                      for a certificate, write `sentinel.tls.client_cert` and `sentinel.tls.client_key`"
                 }
                 false => {
-                    "the sentinel ended the connection, or does not answer as Redis does: if it speaks TLS there, write \
+                    "the sentinel closed the connection, or does not answer as Redis does: if it expects TLS, write \
                      `sentinel.encrypted = true`"
                 }
             }
         }
         _ => return None,
     };
-    Some(todo.to_owned())
+    Some(action.to_owned())
 }
 
 impl fmt::Display for Sentinels {
@@ -296,7 +298,7 @@ impl fmt::Display for Sentinels {
     }
 }
 
-/// `None` if the server there is no primary.
+/// Returns `None` if the server is not a primary.
 async fn connect(
     primary: ConnectionInfo,
     config: &AsyncConnectionConfig,
@@ -308,8 +310,8 @@ async fn connect(
     Ok(is_primary(&mut connection).await?.then_some(connection))
 }
 
-/// Whether the server thinks so itself: right after a failover a sentinel may still name the old one. One that does not let
-/// this user ask is taken at the sentinel's word.
+/// Whether the server reports itself as a primary: right after a failover a sentinel may still name the old one. If this user
+/// may not send ROLE, the sentinel is believed.
 async fn is_primary(connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
     match redis::cmd("ROLE").query_async(connection).await {
         Ok(Value::Array(role)) => Ok(matches!(
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_sentinels_is_never_shown() {
+    fn errors_and_debug_output_do_not_show_the_password_of_sentinels() {
         let config = SentinelConfig {
             username: Some("mia".to_owned()),
             password: Some("s3cret".to_owned()),

@@ -1,4 +1,4 @@
-//! Whom a request goes to: the one server, or that node of a cluster which has its key.
+//! Sends each request to the right server: the only one, or the node of a cluster that has its key.
 
 #![cfg_attr(
     not(feature = "cluster"),
@@ -17,7 +17,7 @@ use crate::store::redis::connections::Connections;
 use crate::store::redis::endpoint::Endpoint;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::link::To;
+use crate::store::redis::link::Target;
 use crate::store::redis::login::Login;
 use crate::store::redis::manager::Manager;
 use crate::store::redis::request::Request;
@@ -45,8 +45,8 @@ impl Servers {
         login: Option<Arc<Login>>,
     ) -> Self {
         let to = match endpoint {
-            Endpoint::Server(info) => To::Server(info),
-            Endpoint::Sentinels(sentinels) => To::Sentinels(sentinels),
+            Endpoint::Server(info) => Target::Server(info),
+            Endpoint::Sentinels(sentinels) => Target::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
             Endpoint::Cluster(seeds) => {
                 return Self::Cluster(Router::new(seeds, address, config, login));
@@ -57,14 +57,14 @@ impl Servers {
     }
 
     /// Connects once, to see whether it works.
-    pub(crate) async fn try_out(
+    pub(crate) async fn connect_once(
         endpoint: Endpoint,
         config: &RedisConfig,
         login: Option<Arc<Login>>,
     ) -> Result<(), RedisError> {
         let to = match endpoint {
-            Endpoint::Server(info) => To::Server(info),
-            Endpoint::Sentinels(sentinels) => To::Sentinels(sentinels),
+            Endpoint::Server(info) => Target::Server(info),
+            Endpoint::Sentinels(sentinels) => Target::Sentinels(sentinels),
             #[cfg(feature = "cluster")]
             Endpoint::Cluster(seeds) => {
                 return topology::try_seeds(&seeds, config, login.as_ref()).await;
@@ -74,7 +74,7 @@ impl Servers {
         manager.connect().await.map(drop)
     }
 
-    /// Waits for the first connection, and returns a key that is on its server and begins with the prefix.
+    /// Waits for the first connection, and returns a key that belongs to its server and begins with the prefix.
     pub(crate) async fn ready(&self, prefix: String) -> Result<String, RequestError> {
         match self {
             Self::One(connections) => connections.ready().await.map(|()| prefix),
@@ -91,11 +91,11 @@ impl Servers {
         }
     }
 
-    /// Sends once to whoever has the key. Server errors inside a pipeline that ignores errors are part of the answer.
+    /// Sends once to the server that has the key. Server errors inside a pipeline that ignores errors are part of the reply.
     ///
     /// # Cancel safety
     ///
-    /// A request whose future is dropped may be sent or not; others on the connection are not disturbed.
+    /// If the future is dropped, the request may be sent or not; others on the connection are not affected.
     pub(crate) async fn send(
         &self,
         key: &str,
@@ -108,7 +108,7 @@ impl Servers {
         }
     }
 
-    /// Sends something that may be sent any number of times.
+    /// Sends an idempotent request, again if the connection is dead or silent.
     pub(crate) async fn send_idempotent(
         &self,
         key: &str,
@@ -121,7 +121,7 @@ impl Servers {
         }
     }
 
-    /// The way to a connection of one's own to whoever has the key.
+    /// The route to an exclusive connection to the server that has the key.
     pub(crate) fn route<'a>(&'a self, key: &str) -> Route<'a> {
         match self {
             Self::One(connections) => Route::Direct(connections),
@@ -139,8 +139,8 @@ impl Servers {
         }
     }
 
-    /// The same, asked anew.
-    pub(crate) async fn primaries_now(&self) -> Result<Vec<Arc<Connections>>, RequestError> {
+    /// Like [`primaries`](Self::primaries), after a refresh of the topology.
+    pub(crate) async fn refreshed_primaries(&self) -> Result<Vec<Arc<Connections>>, RequestError> {
         #[cfg(feature = "cluster")]
         if let Self::Cluster(router) = self {
             router.refresh_topology().await;
@@ -148,36 +148,35 @@ impl Servers {
         self.primaries().await
     }
 
-    /// Sends to each of them, though its breaker may be open; an answer closes it. The first failure is the whole's, unless there
-    /// are others by now. That a node of a cluster does not have the key is an answer.
-    pub(crate) async fn ask_all(&self, request: &Request<'_>) -> Result<(), RequestError> {
-        let answered = self.ask_each(request).await;
+    /// Sends to each primary, even if its breaker is open; a reply closes it. Returns the first failure; on a cluster only
+    /// after a refresh of the topology and a second attempt. A redirection counts as a reply.
+    pub(crate) async fn send_to_all(&self, request: &Request<'_>) -> Result<(), RequestError> {
+        let answered = self.send_to_each(request).await;
         #[cfg(feature = "cluster")]
         if let (Self::Cluster(router), Err(_)) = (self, &answered) {
             router.refresh_topology().await;
-            return self.ask_each(request).await;
+            return self.send_to_each(request).await;
         }
         answered
     }
 
-    async fn ask_each(&self, request: &Request<'_>) -> Result<(), RequestError> {
+    async fn send_to_each(&self, request: &Request<'_>) -> Result<(), RequestError> {
         let primaries = self.primaries().await?;
-        let asked =
-            primaries
-                .iter()
-                .map(async |primary| match primary.send_anyway(request).await {
-                    Err(failed) if failed.redirection.is_none() => Err(failed),
-                    _ => Ok(()),
-                });
-        join_all(asked).await.into_iter().collect()
+        let sends = primaries.iter().map(async |primary| {
+            match primary.send_despite_breaker(request).await {
+                Err(failed) if failed.redirection.is_none() => Err(failed),
+                _ => Ok(()),
+            }
+        });
+        join_all(sends).await.into_iter().collect()
     }
 
-    /// Does once what redirections need, with a key that does not exist.
-    pub(crate) async fn try_redirections(&self, key: &str) -> Result<(), RequestError> {
+    /// Sends the command that following redirections needs, with a key that does not exist.
+    pub(crate) async fn probe_asking(&self, key: &str) -> Result<(), RequestError> {
         match self {
             Self::One(_) => Ok(()),
             #[cfg(feature = "cluster")]
-            Self::Cluster(router) => router.try_asking(key).await,
+            Self::Cluster(router) => router.probe_asking(key).await,
         }
     }
 
@@ -189,12 +188,12 @@ impl Servers {
         }
     }
 
-    /// What the server said of one command in a pipeline.
-    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
+    /// The error for one reply of a pipeline.
+    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
         match self {
-            Self::One(connections) => connections.refused(error),
+            Self::One(connections) => connections.server_error(error),
             #[cfg(feature = "cluster")]
-            Self::Cluster(router) => router.refused(error),
+            Self::Cluster(router) => router.server_error(error),
         }
     }
 
@@ -206,17 +205,17 @@ impl Servers {
         }
     }
 
-    /// A key that is on the same server as this one: the prefix, with something behind it on a cluster.
-    pub(crate) fn beside(&self, key: &str, prefix: &str) -> String {
+    /// A key on the same server as `key`: the prefix, with a number behind it on a cluster.
+    pub(crate) fn colocated_key(&self, key: &str, prefix: &str) -> String {
         match self {
             Self::One(_) => prefix.to_owned(),
             #[cfg(feature = "cluster")]
-            Self::Cluster(_) => topology::beside(key, prefix),
+            Self::Cluster(_) => topology::colocated_key(key, prefix),
         }
     }
 }
 
-/// The way of something that needs a connection to itself: one server, or one after the other while nodes redirect it.
+/// The route of an operation that needs an exclusive connection: to one server, or from node to node as they redirect it.
 pub(crate) enum Route<'a> {
     Direct(&'a Connections),
     #[cfg(feature = "cluster")]
@@ -232,12 +231,13 @@ impl Route<'_> {
         }
     }
 
-    /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
-    pub(crate) async fn goes_on(&mut self, failed: &RequestError) -> bool {
+    /// Whether the failed operation has changed nothing and must be tried again on this route, which now leads to the right
+    /// server.
+    pub(crate) async fn prepare_retry(&mut self, failed: &RequestError) -> bool {
         match self {
             Self::Direct(_) => false,
             #[cfg(feature = "cluster")]
-            Self::Routed(route) => route.goes_on(failed).await,
+            Self::Routed(route) => route.prepare_retry(failed).await,
         }
     }
 }

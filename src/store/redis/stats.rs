@@ -1,4 +1,4 @@
-//! Counting the sessions of a Redis that others use too.
+//! Counts the sessions of a Redis that others may use too, and checks its health.
 
 use std::time::{Duration, Instant};
 
@@ -14,23 +14,24 @@ use crate::store::stats::{Health, PoolStats, Progress, StatsOptions, StoreStats}
 use crate::token::Handle;
 
 impl RedisStore {
-    /// Counts the sessions of this store, among all keys of the database. For an administrator's page or command, not for
-    /// every request: it looks at every key.
+    /// Counts the sessions of this store, among all keys of the database. For an administrator's page or command, not for every
+    /// request: it examines every key.
     ///
-    /// Nothing is collected: it takes as much memory as one `SCAN` returns. `progress` hears after each of them. Keys of
-    /// others are skipped, also those that begin with this store's prefix and go on otherwise. A session that is created or
-    /// ends meanwhile is counted or not, and one may be counted twice if Redis resizes its table meanwhile. On a cluster all
-    /// primaries are gone through, one after the other; so a session whose slot moves meanwhile is counted or not, or twice.
+    /// It collects nothing, so it takes as much memory as the reply to one `SCAN`. It calls `progress` after each of them. It
+    /// skips other keys, including those that begin with this store's prefix and are not sessions. A session that is created or
+    /// ends meanwhile may be counted or not, and one may be counted twice if Redis resizes its table meanwhile. On a cluster it
+    /// goes through all primaries, one after the other; so a session whose slot moves meanwhile may be counted, missed or
+    /// counted twice.
     ///
     /// # Redis
     ///
-    /// One `DBSIZE`, and for every [`StatsOptions::count`] keys of the database a `SCAN`, followed by a `STRLEN` and a
-    /// `PTTL` for each session found, in one round trip. Every `SCAN` has its own `command_timeout`. The user needs
-    /// `+scan +dbsize +strlen` besides what the store needs; `SCAN` shows the names of all keys.
+    /// One `DBSIZE`, and for every [`StatsOptions::count`] keys of the database a `SCAN`, followed by a `STRLEN` and a `PTTL`
+    /// for each session found, in one round trip. `command_timeout` applies to every `SCAN`. The user needs `+scan +dbsize
+    /// +strlen` in addition to the store's permissions; `SCAN` reveals the names of all keys.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; counting then has no result.
+    /// Any [`StoreError`]; there is no partial result.
     ///
     /// # Examples
     ///
@@ -50,7 +51,7 @@ impl RedisStore {
         mut progress: impl FnMut(Progress),
     ) -> Result<StoreStats, StoreError> {
         let servers = &self.inner.servers;
-        let primaries = servers.primaries_now().await?;
+        let primaries = servers.refreshed_primaries().await?;
         let mut stats = StoreStats::default();
         let mut so_far = Progress::default();
         for primary in &primaries {
@@ -81,19 +82,23 @@ impl RedisStore {
         Ok(stats)
     }
 
-    /// Whether the store can be read, and how its connections are. It reads a key that does not exist, instead of sending
-    /// `PING`, which some servers refuse while they serve reads. A server that takes no writes passes. A cluster is healthy
-    /// if all of its primaries are.
+    /// Whether the store can be read, and the state of its connections. It reads a key that does not exist, instead of sending
+    /// `PING`, which some servers refuse while they serve reads. A server that accepts no writes is healthy. A cluster is
+    /// healthy if all of its primaries are.
     ///
     /// # Redis
     ///
-    /// One `GET`; on a cluster one to each primary, all at once, of which the slowest counts.
+    /// One `GET`; on a cluster one to each primary, all at once, so it takes as long as the slowest.
     #[doc(alias("ping", "is_healthy", "pool_status"))]
     pub async fn health(&self) -> Health {
         let mut get = redis::cmd("GET");
         get.arg(format!("{}probe", self.inner.config.key_prefix));
         let began = Instant::now();
-        let read = self.inner.servers.ask_all(&Request::Command(&get)).await;
+        let read = self
+            .inner
+            .servers
+            .send_to_all(&Request::Command(&get))
+            .await;
         let read = read.map(|()| began.elapsed()).map_err(StoreError::from);
         Health {
             read,
@@ -101,12 +106,12 @@ impl RedisStore {
         }
     }
 
-    /// The connections that requests share, as they are now. Asks nothing of Redis.
+    /// The connections that requests share, as they are now. Sends nothing to Redis.
     pub fn pool(&self) -> PoolStats {
         self.inner.servers.stats()
     }
 
-    /// One step through the database: where to go on, and the names found that begin as ours do.
+    /// One step of the scan: the next cursor, and the keys found that begin with the prefix.
     async fn scan(
         &self,
         primary: &Connections,
@@ -114,7 +119,7 @@ impl RedisStore {
         count: u32,
     ) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
         let mut scan = redis::cmd("SCAN");
-        // No character that a prefix may have means anything in a pattern.
+        // No character that a prefix may contain is special in a pattern.
         let pattern = format!("{}*", self.inner.config.key_prefix);
         scan.arg(cursor)
             .arg("MATCH")
@@ -136,7 +141,7 @@ impl RedisStore {
         Ok((next, names.collect()))
     }
 
-    /// Whether a key holds a session of this store, told by its name.
+    /// Whether a key, by its name, holds a session of this store.
     fn is_session(&self, key: &str) -> bool {
         key.strip_prefix(&*self.inner.config.key_prefix)
             .is_some_and(|handle| handle.parse::<Handle>().is_ok())
@@ -153,7 +158,7 @@ async fn database_size(connections: &Connections) -> Result<u64, StoreError> {
     }
 }
 
-/// Size and time left of the sessions under these keys; what has ended meanwhile, or is no string, is none.
+/// Adds size and time to live of the sessions under these keys; skips keys that are gone meanwhile or not strings.
 async fn measure(
     servers: &Servers,
     primary: &Connections,

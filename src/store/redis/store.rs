@@ -1,4 +1,4 @@
-//! The store: what of it becomes which commands.
+//! The store: translates each operation into commands.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,11 +26,10 @@ use crate::token::Handle;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
-/// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the
-/// connections.
+/// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the connections.
 ///
-/// Redis does not learn who is signed in ([`Write::signed_in`]), so set `maxmemory-policy noeviction`: any other policy
-/// logs users out to make room for anonymous visitors.
+/// Redis does not know which sessions have a user ([`Write::signed_in`]), so set `maxmemory-policy noeviction`: any other
+/// policy logs users out to make room for anonymous visitors.
 ///
 /// # Redis
 ///
@@ -39,22 +38,21 @@ use crate::token::Handle;
 /// | load | `GET`, `PTTL` in one pipeline | 1 |
 /// | create | `SET … NX PX` | 1 |
 /// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
-/// | the same, on a server that does not know the script yet | `EVALSHA`, `EVAL` | 2 |
+/// | the same, if the server does not know the script yet | `EVALSHA`, `EVAL` | 2 |
 /// | replace, by `IFEQ` | `PTTL`, `SET … IFEQ … GET PX` in one pipeline | 1 |
 /// | replace, by `WATCH` | `WATCH`, `GETRANGE`, `MULTI`; `SET … XX PX`, `EXEC` | 2 |
-/// | the same, when another request was faster | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2; 4 if it was so in between |
-/// | renew | `PEXPIRE` | 1, beside the handler |
+/// | the same, in a conflict | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2; 4 if the value changes between `WATCH` and `EXEC` |
+/// | renew | `PEXPIRE` | 1, concurrently with the handler |
 /// | delete | `UNLINK` | 1 |
-/// | take a lease | `SET … NX PX` | 1 |
-/// | renew it, or meet another owner's | `SET … NX PX`, and as to replace | 1 more than to replace |
-/// | give it up | as to replace | as to replace |
-/// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after what it writes | 1 more, which lasts until replicas have it |
-/// | the same: delete what is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
+/// | acquire a lease | `SET … NX PX` | 1 |
+/// | renew a lease, or find it taken | `SET … NX PX`, and as for replace | 1 more than replace |
+/// | release a lease | as for replace | as for replace |
+/// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after the write | 1 more, which takes until replicas have it |
+/// | the same: delete a session that is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
 ///
-/// What waits for replicas has a connection to itself meanwhile, one of [`RedisConfig::exclusive_pool_size`].
+/// A write that waits for replicas uses a connection alone meanwhile, one of [`RedisConfig::exclusive_pool_size`].
 ///
-/// How sessions are replaced is a setting, [`RedisConfig::compare_and_set`]. A lease is a key of its own,
-/// `<key_prefix><handle>:lease`.
+/// [`RedisConfig::compare_and_set`] sets how sessions are replaced. A lease is a key of its own, `<key_prefix><handle>:lease`.
 ///
 /// The user needs these permissions and no more, on its own keys: `+get +pttl +set +pexpire +unlink +time`, and to replace
 ///
@@ -62,44 +60,45 @@ use crate::token::Handle;
 /// - by `WATCH` `+getrange +watch +multi +exec +discard`,
 /// - by `IFEQ` nothing else,
 ///
-/// with `+select` for another database than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking
-/// +cluster|slots`. With sentinels, `+role` tells a server that is no primary any more when it is connected to, and without it
-/// the first write does.
+/// with `+select` for a database other than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking +cluster|slots`.
+/// With sentinels, `+role` lets the store detect a server that is not a primary any more when it connects; without it the first
+/// write does.
 ///
 /// # Encrypted connections
 ///
-/// With the feature `tls-rustls` and a `rediss://` URL. The server's certificate must be for the host in the URL, and of an
-/// authority of [`TlsConfig::ca`](crate::TlsConfig::ca); without that, of one that browsers trust too, or, with the feature `tls-native-roots`, the
-/// operating system. A server that asks for a certificate gets [`TlsConfig::client_cert`](crate::TlsConfig::client_cert). If the process has not chosen a
-/// `CryptoProvider` of rustls by the time the first store is made, that of ring is installed for it; an application that wants
-/// another installs it before.
+/// They need the feature `tls-rustls` and a `rediss://` URL. The server's certificate must be for the host in the URL, and from
+/// an authority of [`TlsConfig::ca`](crate::TlsConfig::ca); without that setting, from one that browsers trust too, or, with
+/// the feature `tls-native-roots`, the operating system. A server that asks for a certificate gets
+/// [`TlsConfig::client_cert`](crate::TlsConfig::client_cert). If the process has not installed a `CryptoProvider` of rustls by
+/// the time it creates the first store, the store installs that of ring; an application that wants another installs it before.
 ///
 /// # A cluster, or sentinels
 ///
-/// The [URL](RedisConfig::url) says so. On a Redis Cluster a session is in one slot, and the time of day is that of any of the
-/// primaries. Each primary has connections and a circuit breaker of its own. A node that does not have the slot any more names
-/// the one that has, and the request is sent there, at the cost of one more round trip, within its `command_timeout`. `CLUSTER
-/// SLOTS` tells where all slots are: three primaries at most are asked, or else all nodes that the URL names; at the start, and
-/// after trouble, at most four times a second. Encrypted, a node's certificate must be for the host that the cluster names it
-/// by, which is an address unless `cluster-preferred-endpoint-type` says otherwise.
+/// The [URL](RedisConfig::url) selects them. On a Redis Cluster a session belongs to one slot, and the store's clock is that of
+/// any of the primaries. Each primary has connections and a circuit breaker of its own. A node that does not have the slot any
+/// more redirects the request to the one that has; following the redirection costs one more round trip, within
+/// `command_timeout`. `CLUSTER SLOTS` returns where all slots are: the store asks at most three primaries, or else all nodes
+/// that the URL names; at the start, and after failures, at most four times a second. With encryption, a node's certificate
+/// must be for the host under which the cluster announces it, which is an address unless `cluster-preferred-endpoint-type` says
+/// otherwise.
 ///
-/// With sentinels the primary is looked up for each connection that is made. A connection that is lost, or whose server is a
-/// replica by now, is replaced, and so leads to the new primary.
+/// With sentinels the store looks up the primary for each new connection. It replaces a connection that is lost, or whose
+/// server has become a replica, and the new one leads to the new primary.
 ///
-/// While a replica takes over, the sessions of its primary answer 503, and no cookie is taken away.
+/// During a failover, requests for the sessions of that primary get 503, and no cookie is removed.
 ///
 /// # Passwords and tokens that change
 ///
-/// With [`from_config_with_credentials`](Self::from_config_with_credentials) a [`CredentialsProvider`](crate::CredentialsProvider) of yours supplies user and
-/// password: for passwords that are rotated while the application runs, and for tokens of a cloud's identities.
+/// With [`from_config_with_credentials`](Self::from_config_with_credentials) your
+/// [`CredentialsProvider`](crate::CredentialsProvider) supplies user and password: for passwords that are rotated while the
+/// application runs, and for tokens of cloud identities.
 ///
 /// # A client of your own
 ///
-/// A store takes no connection, pool or client that you have made: how many connections there are, how long they may take,
-/// what is set on them and which protocol they speak decides whether its promises hold, and no type of the crate `redis` is
-/// part of this API, so that its next version is not a breaking change here. If a setting is missing, please open an issue; to
-/// use a client of yours, implement [`SessionStore`] with it, which
-/// `sessile::conformance` (feature `conformance`) checks.
+/// A store does not accept a connection, pool or client that you have created: its guarantees depend on the number of
+/// connections, their timeouts, their settings and their protocol, and no type of the crate `redis` is part of this API, so
+/// that its next version is not a breaking change here. If a setting is missing, please open an issue; to use a client of
+/// yours, implement [`SessionStore`] with it, which `sessile::conformance` (feature `conformance`) checks.
 #[derive(Clone)]
 #[doc(alias("RedisSessionStorage", "RedisSessionStore"))]
 pub struct RedisStore {
@@ -114,13 +113,13 @@ pub(crate) struct Inner {
 }
 
 impl RedisStore {
-    /// How sessions are replaced: what [`CompareAndSet::Auto`] has chosen, or what was configured. `None` until the server
-    /// was asked, which [`lazy`](Self::lazy) leaves to the first request that needs it.
+    /// The strategy that replaces sessions: the one that [`CompareAndSet::Auto`] has detected, or the configured one. `None`
+    /// until the store has asked the server, which a store of [`lazy`](Self::lazy) does with the first request that needs it.
     pub fn compare_and_set(&self) -> Option<CompareAndSet> {
         self.inner.cas.chosen()
     }
 
-    /// Whether the other uses the same keys of the same server.
+    /// Whether `other` uses the same keys of the same server.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let (one, other) = (&self.inner.config, &other.inner.config);
         one.url == other.url && one.key_prefix == other.key_prefix
@@ -255,7 +254,7 @@ impl SessionStore for RedisStore {
     }
 }
 
-/// The replicas that must have a write, if any.
+/// The replicas that must acknowledge a write, if any.
 fn wanted(durability: Durability) -> Option<Wanted> {
     match durability {
         Durability::Primary => None,

@@ -1,4 +1,4 @@
-//! Encrypted connections: whom to trust, and who we are.
+//! Encrypted connections: which authorities to trust, and which certificate to present.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,12 @@ use serde::Deserialize;
 #[cfg(feature = "tls-rustls")]
 pub(crate) use with_rustls::{handshake_advice, install_provider, with_certificates};
 
-/// Whom to trust, and who to be, at a `rediss://` address. The files are PEM, read when the store is made.
+/// The authorities to trust and the client certificate, for `rediss://` URLs. The files are PEM; they are read when the store
+/// is created.
 ///
-/// Without any of these the server needs a certificate of an authority that browsers trust too, or, with the feature
-/// `tls-native-roots`, of one that the operating system trusts; and no certificate is shown to it. There is no way to skip
-/// the check of the certificate.
+/// By default the server's certificate must be from an authority that browsers trust too, or, with the feature
+/// `tls-native-roots`, from one that the operating system trusts, and the store presents no client certificate. Verification
+/// cannot be turned off.
 ///
 /// ```
 /// use sessile::{RedisConfig, TlsConfig};
@@ -23,12 +24,13 @@ pub(crate) use with_rustls::{handshake_advice, install_provider, with_certificat
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The certificates of the only authorities that are trusted. Without it those are trusted that come with the crate, which
-    /// are Mozilla's; with the feature `tls-native-roots` those of the operating system too, which on Linux is its bundle, or
-    /// the file of the environment variable `SSL_CERT_FILE` and the directories of `SSL_CERT_DIR` if these are set. They
-    /// are read once, when the process makes its first store. Certificates among them that cannot be read are left out, with a warning in the log.
+    /// The certificates of the only authorities to trust. By default the authorities that come with the crate, which are
+    /// Mozilla's; with the feature `tls-native-roots` those of the operating system too, which on Linux is its bundle, or the
+    /// file of the environment variable `SSL_CERT_FILE` and the directories of `SSL_CERT_DIR` if these are set. They are read
+    /// once, when the process creates its first store. Unreadable certificates among them are skipped, with a warning in the
+    /// log.
     pub ca: Option<PathBuf>,
-    /// The certificate that is shown to a server which asks for one, with those between it and its authority behind it.
+    /// The client certificate, for a server that asks for one, followed by its intermediate certificates.
     pub client_cert: Option<PathBuf>,
     /// Its private key: PKCS#8, PKCS#1 or SEC1, without a password.
     pub client_key: Option<PathBuf>,
@@ -75,7 +77,7 @@ mod native_roots {
 
     /// The authorities of the operating system, and those that come with the crate, in PEM.
     ///
-    /// redis takes the ones or the others by its features, so both are given to it as if they were of a file.
+    /// redis uses the ones or the others, depending on its features, so it gets both as if they came from a file.
     pub(crate) fn authorities() -> Vec<u8> {
         static READ: OnceLock<Vec<u8>> = OnceLock::new();
         READ.get_or_init(read_authorities).clone()
@@ -84,12 +86,12 @@ mod native_roots {
     fn read_authorities() -> Vec<u8> {
         let native = rustls_native_certs::load_native_certs();
         for error in &native.errors {
-            tracing::warn!(target: "sessile", %error, "certificates of the operating system could not be read: those that can be are trusted, and those that come with the crate");
+            tracing::warn!(target: "sessile", %error, "could not read some certificates of the operating system: sessile trusts the others, and those that come with the crate");
         }
         pem(TLS_SERVER_ROOT_CERTS.iter().chain(&native.certs))
     }
 
-    /// Those that can be used: one that cannot would make all of them fail.
+    /// The usable certificates: a single unusable one would make all of them fail.
     fn pem<'a>(certificates: impl Iterator<Item = &'a CertificateDer<'static>>) -> Vec<u8> {
         let mut pem = String::new();
         for certificate in certificates {
@@ -114,7 +116,7 @@ mod native_roots {
         }
 
         #[test]
-        fn the_authorities_of_the_crate_are_trusted_beside_those_of_the_system() {
+        fn the_authorities_of_the_crate_and_of_the_system_are_trusted() {
             let trusted = read(&authorities());
             let native = rustls_native_certs::load_native_certs().certs;
             let mut store = RootCertStore::empty();
@@ -126,7 +128,7 @@ mod native_roots {
         }
 
         #[test]
-        fn a_certificate_that_cannot_be_used_takes_no_other_with_it() {
+        fn an_unusable_certificate_is_skipped() {
             let good = &TLS_SERVER_ROOT_CERTS[0];
             let bad = CertificateDer::from_slice(b"none");
             let trusted = read(&pem([&bad, good].into_iter()));
@@ -149,15 +151,16 @@ mod with_rustls {
     use crate::store::redis::error::wrapped;
     use crate::store::redis::tls::TlsConfig;
 
-    /// rustls takes the process's provider of cryptography, and panics if nobody has chosen one and there are several.
+    /// rustls uses the provider of cryptography that the process has installed, and panics if there is none and several could
+    /// be.
     pub(crate) fn install_provider() {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Another thread may have been faster, and its choice will do.
+            // Another thread may have installed one meanwhile, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
     }
 
-    /// The address with what the files say.
+    /// The settings of a connection, with the certificates of the files.
     pub(crate) fn with_certificates(
         info: ConnectionInfo,
         config: &TlsConfig,
@@ -169,13 +172,13 @@ mod with_rustls {
         Ok(client.get_connection_info().clone())
     }
 
-    /// What the files hold, once it is known to be what it should.
+    /// Reads and validates the files.
     fn certificates(config: &TlsConfig) -> Result<TlsCertificates, ConfigError> {
         let root_cert = match &config.ca {
             Some(path) => Some(authorities(path)?),
             #[cfg(feature = "tls-native-roots")]
             None => Some(crate::store::redis::tls::native_roots::authorities()),
-            // redis then takes those that it comes with.
+            // redis then uses the authorities that come with it.
             #[cfg(not(feature = "tls-native-roots"))]
             None => None,
         };
@@ -202,7 +205,7 @@ mod with_rustls {
         let mut store = RootCertStore::empty();
         for certificate in chain {
             store.add(certificate).map_err(|error| {
-                let advice = format!("one of its certificates cannot be used: {error}");
+                let advice = format!("one of its certificates is not usable: {error}");
                 ConfigError::invalid("tls.ca", path, advice)
             })?;
         }
@@ -245,35 +248,36 @@ mod with_rustls {
 
     fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
         std::fs::read(path).map_err(|error| {
-            let advice = format!("cannot be read ({error}): correct the path, or its permissions");
+            let advice =
+                format!("the file cannot be read ({error}): correct the path, or its permissions");
             ConfigError::invalid(setting, path, advice)
         })
     }
 
-    /// What to do about a handshake that failed; `None` if it was none.
+    /// The advice for a failed handshake; `None` for another error.
     pub(crate) fn handshake_advice(error: &RedisError) -> Option<String> {
         let error = wrapped::<rustls::Error>(error)?;
-        let todo = match error {
+        let advice = match error {
             rustls::Error::InvalidCertificate(certificate) => match certificate {
                 CertificateError::UnknownIssuer => {
-                    "the server's certificate is of an authority that is not trusted here: write the path of that \
+                    "the server's certificate is from an authority that is not trusted here: write the path of that \
                      authority's certificate into `tls.ca`"
                 }
                 CertificateError::NotValidForName
                 | CertificateError::NotValidForNameContext { .. } => {
                     "the server's certificate is for another host: write the name that it is for into `url`, or give the \
-                     server one for this name"
+                     server a certificate for this name"
                 }
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                     "the server's certificate has expired: renew it, or correct the clock here"
                 }
                 _ => {
-                    "the server's certificate cannot be used: give the server one that an authority has issued for its name, \
-                     and write the path of the authority's into `tls.ca`"
+                    "the server's certificate is not usable: give the server one that an authority has issued for its name, \
+                     and write the path of the authority's certificate into `tls.ca`"
                 }
             },
             rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
-                "the server asks for a certificate: write the paths of one and its key into `tls.client_cert` and \
+                "the server asks for a certificate: write the paths of a certificate and its key into `tls.client_cert` and \
                  `tls.client_key`"
             }
             rustls::Error::AlertReceived(
@@ -282,17 +286,17 @@ mod with_rustls {
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::CertificateExpired,
             ) => {
-                "the server does not take the certificate of `tls.client_cert`: write the path of one that its authority has \
+                "the server rejects the certificate of `tls.client_cert`: write the path of one that its authority has \
                  issued"
             }
             rustls::Error::InvalidMessage(_) => {
-                "what listens there does not speak TLS: write `redis://`, or the server's `tls-port`"
+                "the server at this port does not speak TLS: write `redis://`, or the server's `tls-port`"
             }
             _ => {
                 "the TLS handshake failed: if the server asks for a certificate, write `tls.client_cert` and \
-                 `tls.client_key`; else look at its log"
+                 `tls.client_key`; otherwise look at its log"
             }
         };
-        Some(format!("{error}: {todo}"))
+        Some(format!("{error}: {advice}"))
     }
 }

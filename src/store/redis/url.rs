@@ -1,4 +1,4 @@
-//! The text of a URL: its parts, and what of it may be shown.
+//! Splits URLs into their parts, and hides user and password.
 
 /// The parts of a URL that names several servers.
 #[derive(Debug, PartialEq)]
@@ -6,10 +6,10 @@ pub(crate) struct MultiHostUrl<'a> {
     pub(crate) kind: Kind,
     /// `redis` or `rediss`.
     pub(crate) scheme: &'a str,
-    /// User and password with the `@`, if there are any.
+    /// User and password with the `@`; empty without them.
     pub(crate) login: &'a str,
     pub(crate) hosts: Vec<&'a str>,
-    /// What follows the first `/` after the hosts.
+    /// The part between the first `/` after the hosts and the query.
     pub(crate) path: &'a str,
     pub(crate) query: &'a str,
 }
@@ -47,8 +47,8 @@ impl Kind {
         match self {
             Self::Cluster => "write `redis+cluster://user:password@host:6379,host:6379/`",
             Self::Sentinel => {
-                "write `redis+sentinel://user:password@sentinel:26379,sentinel:26379/mymaster/0`, with the name that the \
-                 sentinels know the primary by in the place of `mymaster`"
+                "write `redis+sentinel://user:password@sentinel:26379,sentinel:26379/mymaster/0`, with the name by which the \
+                 sentinels know the primary in place of `mymaster`"
             }
         }
     }
@@ -58,8 +58,8 @@ pub(crate) fn port_of(host: &str) -> Option<u16> {
     host.rsplit_once(':')?.1.parse().ok()
 }
 
-/// The URL without user and password, whatever it is: what may be a part of them is left out. Those of Unix sockets carry the
-/// password in the query.
+/// The URL without user and password, whether it is valid or not: it leaves out everything that may be part of them. URLs of
+/// Unix sockets have the password in the query.
 pub(crate) fn without_login(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':']) => (format!("{scheme}://"), rest),
@@ -69,7 +69,7 @@ pub(crate) fn without_login(url: &str) -> String {
     let is_socket = scheme.contains("unix") || shown.starts_with("unix:/");
     let host = shown.rsplit_once('@');
     let shown = match host {
-        // Where the login ends cannot be told.
+        // It is unclear where user and password end.
         _ if query.contains('@') || (scheme.is_empty() && host.is_some()) => "…",
         None if is_socket && !shown.contains(['=', '%']) => shown,
         Some((_, host)) if are_hosts(host) => host,
@@ -79,7 +79,7 @@ pub(crate) fn without_login(url: &str) -> String {
     format!("{scheme}{shown}")
 }
 
-/// Whether this is one host or several, with ports or without, and perhaps a path.
+/// Whether this is one host or several, with or without ports and a path.
 fn are_hosts(text: &str) -> bool {
     let hosts = text.split('/').next().unwrap_or_default();
     hosts.split(',').all(|host| {
@@ -92,11 +92,11 @@ fn are_hosts(text: &str) -> bool {
         let address = name
             .strip_prefix('[')
             .and_then(|name| name.strip_suffix(']'));
-        let known = address.map_or_else(
+        let is_valid = address.map_or_else(
             || !name.is_empty() && name.bytes().all(is_name),
             |address| address.bytes().all(is_address),
         );
-        known && port.bytes().all(|byte| byte.is_ascii_digit())
+        is_valid && port.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
 
@@ -105,8 +105,8 @@ pub(crate) fn keys_of(query: &str) -> impl Iterator<Item = &str> {
     settings.map(|setting| setting.split_once('=').map_or(setting, |(key, _)| key))
 }
 
-/// Whether an `@` comes after what would end the part of a URL that holds user, password and hosts: then that part was to be
-/// longer than any parser takes it.
+/// Whether an `@` follows the character that ends the part with user, password and hosts. Then the password most likely
+/// contains that character.
 pub(crate) fn is_login_cut(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else {
         return false;

@@ -11,20 +11,20 @@ use crate::store::redis::reply::{conflict, is_wrong_type, not_replaced, unexpect
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
-/// Replaces the value whose version is that of `expected`, in one round trip; in two if what follows the version differs,
-/// which a store never makes so, but another writer might.
+/// Replaces the value whose version is that of `expected`, in one round trip. In two, if the version is the same and the rest
+/// differs: a store never writes such a value, but another writer might.
 pub(crate) async fn replace(
     channel: &mut Channel<'_>,
     swap: Swap<'_>,
 ) -> Result<Replaced, RequestError> {
     let Swap { key, expected, .. } = swap;
     if expected.version().is_empty() {
-        // An empty value would equal it.
+        // It would equal an empty value.
         let present = load(channel.servers(), key).await?;
         return Ok(not_replaced(present));
     }
     match replace_exactly(channel, swap).await? {
-        // A version is a value's own, so this value is the expected one, and it is safe to compare with.
+        // A version identifies a value, so this value is the expected one, and it is safe to compare with it.
         Replaced::Conflict(present) if present.version() == expected.version() => {
             let expected = &present;
             replace_exactly(channel, Swap { expected, ..swap }).await
@@ -33,7 +33,7 @@ pub(crate) async fn replace(
     }
 }
 
-/// Asks the server whether it knows the option, by a key that does not exist.
+/// Checks whether the server supports the option, with a key that does not exist.
 pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestError> {
     let swap = Swap {
         key,
@@ -54,7 +54,7 @@ async fn replace_exactly(
     } = swap;
     let expected = &swap.expected.value()[..];
     let mut pipeline = redis::pipe();
-    // In this order for the reason given at `load`.
+    // In this order for the reason given in `load`.
     pipeline.cmd("PTTL").arg(key);
     pipeline.cmd("SET").arg(key).arg(value);
     pipeline.arg("IFEQ").arg(expected).arg("GET");
@@ -69,7 +69,7 @@ async fn replace_exactly(
     match present {
         Value::BulkString(present) if present == expected => Ok(Replaced::Done),
         Value::ServerError(error) => {
-            let failed = channel.refused(error);
+            let failed = channel.server_error(error);
             match is_wrong_type(&failed) {
                 true => Ok(Replaced::Unreadable),
                 false => Err(failed),

@@ -1,4 +1,8 @@
-//! Which of the three strategies to compare and set is used: the configured one, or the first that works.
+//! Compare-and-set: replaces a session only if its version is the expected one, in one atomic step, by one of three strategies.
+//!
+//! `Cas::replace` detects the strategy once (`first_available`): the configured one, or the first that the server supports.
+//! `swap.rs: Swap` holds the arguments, and `script.rs`, `if_eq.rs` and `watch.rs` are the strategies; read `script.rs` first.
+//! `Cas::replace_exclusively` does the same on a connection that stays open for a `WAIT`.
 
 pub(crate) mod if_eq;
 pub(crate) mod script;
@@ -17,7 +21,7 @@ use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::servers::{Route, Servers};
 
-/// How to compare and set.
+/// A compare-and-set strategy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Strategy {
     Script,
@@ -36,8 +40,8 @@ impl From<Strategy> for CompareAndSet {
 }
 
 /// The strategies to try, the best first.
-fn candidates(asked: CompareAndSet) -> &'static [Strategy] {
-    match asked {
+fn candidates(configured: CompareAndSet) -> &'static [Strategy] {
+    match configured {
         CompareAndSet::Auto => &[Strategy::Script, Strategy::IfEq, Strategy::Watch],
         CompareAndSet::Script => &[Strategy::Script],
         CompareAndSet::IfEq => &[Strategy::IfEq],
@@ -45,19 +49,19 @@ fn candidates(asked: CompareAndSet) -> &'static [Strategy] {
     }
 }
 
-/// Compares and sets: replaces values that are still the expected ones.
+/// Replaces values that are still the expected ones, by the detected strategy.
 pub(crate) struct Cas {
-    asked: CompareAndSet,
+    configured: CompareAndSet,
     chosen: OnceCell<Strategy>,
     script: Script,
-    /// What keys begin with that do not exist.
+    /// The prefix of keys that do not exist.
     probe: String,
 }
 
 impl Cas {
-    pub(crate) fn new(asked: CompareAndSet, probe: String) -> Self {
+    pub(crate) fn new(configured: CompareAndSet, probe: String) -> Self {
         Self {
-            asked,
+            configured,
             chosen: OnceCell::new(),
             script: Script::new(),
             probe,
@@ -79,29 +83,36 @@ impl Cas {
         swap: Swap<'_>,
     ) -> Result<Replaced, StoreError> {
         let channel = &mut Channel::shared(servers, swap.key);
-        let replaced = match self.strategy(servers, swap.key).await.map_err(undecided)? {
+        let replaced = match self
+            .strategy(servers, swap.key)
+            .await
+            .map_err(no_strategy)?
+        {
             Strategy::Script => self.script.replace(channel, swap).await,
             Strategy::IfEq => if_eq::replace(channel, swap).await,
             Strategy::Watch => {
-                let (replaced, connection) = self.replace_alone(servers, swap).await?;
-                connection.give_back();
+                let (replaced, connection) = self.replace_exclusively(servers, swap).await?;
+                connection.return_to_pool();
                 Ok(replaced)
             }
         };
         Ok(replaced?)
     }
 
-    /// The same on a connection that nobody else uses, which is returned to be asked for more.
+    /// Like [`replace`](Self::replace), on a connection that no other request uses; returns it for further commands.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, it closes its connection; what was sent may still be done.
-    pub(crate) async fn replace_alone(
+    /// If the future is dropped, the connection is closed; the value may be replaced all the same.
+    pub(crate) async fn replace_exclusively(
         &self,
         servers: &Servers,
         swap: Swap<'_>,
     ) -> Result<(Replaced, Exclusive), StoreError> {
-        let strategy = self.strategy(servers, swap.key).await.map_err(undecided)?;
+        let strategy = self
+            .strategy(servers, swap.key)
+            .await
+            .map_err(no_strategy)?;
         let mut route = servers.route(swap.key);
         loop {
             let replaced = match strategy {
@@ -111,7 +122,7 @@ impl Cas {
                 }
             };
             match replaced {
-                Err(failed) if route.goes_on(&failed).await => {}
+                Err(failed) if route.prepare_retry(&failed).await => {}
                 replaced => return Ok(replaced?),
             }
         }
@@ -133,7 +144,7 @@ impl Cas {
         Ok((replaced, connection))
     }
 
-    /// The server that has the key is asked, which is there if any is that the request needs.
+    /// Asks the server that has the key: the request needs that one in any case.
     async fn strategy(&self, servers: &Servers, key: &str) -> Result<Strategy, RequestError> {
         self.chosen
             .get_or_try_init(|| self.first_available(servers, key))
@@ -141,16 +152,16 @@ impl Cas {
             .copied()
     }
 
-    /// The first strategy that the server has and this user may use. Any other failure decides nothing.
+    /// The first strategy that the server supports and this user may use. Any other failure decides nothing.
     async fn first_available(
         &self,
         servers: &Servers,
         key: &str,
     ) -> Result<Strategy, RequestError> {
-        let probe = servers.beside(key, &self.probe);
+        let probe = servers.colocated_key(key, &self.probe);
         let mut denied = None;
-        for strategy in candidates(self.asked) {
-            match self.try_out(*strategy, servers, &probe).await {
+        for strategy in candidates(self.configured) {
+            match self.probe(*strategy, servers, &probe).await {
                 Ok(()) => {
                     tracing::info!(target: "sessile", compare_and_set = ?strategy, "compare-and-set strategy detected");
                     return Ok(*strategy);
@@ -160,10 +171,12 @@ impl Cas {
                 Err(failed) => return Err(failed),
             }
         }
-        Err(denied.unwrap_or_else(|| StoreError::refused("no compare-and-set strategy").into()))
+        Err(denied.unwrap_or_else(|| {
+            StoreError::refused("there is no compare-and-set strategy to try").into()
+        }))
     }
 
-    async fn try_out(
+    async fn probe(
         &self,
         strategy: Strategy,
         servers: &Servers,
@@ -177,8 +190,8 @@ impl Cas {
     }
 }
 
-/// Nothing that was to be written has been sent.
-fn undecided(failed: RequestError) -> StoreError {
+/// The write itself was not sent.
+fn no_strategy(failed: RequestError) -> StoreError {
     let message = "could not determine a compare-and-set strategy: see the cause; the next request tries again";
     StoreError::unavailable(message).with_source(failed.error)
 }

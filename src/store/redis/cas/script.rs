@@ -1,4 +1,4 @@
-//! The compare-and-set that runs inside Redis.
+//! The compare-and-set by a script that runs in Redis.
 
 use redis::Value;
 
@@ -10,8 +10,8 @@ use crate::store::redis::reply::{conflict, is_wrong_type, unexpected_reply};
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
-/// One key, constant text. Returns 1 when the value was replaced, 0 when there is none, and otherwise the value that is
-/// there, with the milliseconds it has left.
+/// It has one key and a constant text. Returns 1 if it replaced the value, 0 if there is no value, and otherwise the current
+/// value with its remaining milliseconds.
 const REPLACE: &str = r"
 if ARGV[1] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -24,7 +24,7 @@ end
 return {value, redis.call('PTTL', KEYS[1])}
 ";
 
-/// The script and the name that Redis knows it by.
+/// The script, with the hash by which Redis knows it.
 pub(crate) struct Script {
     hash: String,
 }
@@ -57,7 +57,7 @@ impl Script {
         }
     }
 
-    /// Runs it in both ways, on a key that does not exist.
+    /// Runs the script by text and by hash, on a key that does not exist.
     pub(crate) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), RequestError> {
         for by_name in [false, true] {
             let command = self.call(by_name, key, &[b"none", b"", b"1"]);
@@ -68,7 +68,7 @@ impl Script {
         Ok(())
     }
 
-    /// The call, by name or with the whole text.
+    /// The command that runs the script, by hash or with its text.
     fn call(&self, by_name: bool, key: &str, arguments: &[&[u8]]) -> redis::Cmd {
         let mut command = match by_name {
             true => redis::cmd("EVALSHA"),
@@ -84,8 +84,8 @@ impl Script {
         command
     }
 
-    /// Runs it on the server that has the key. A server that does not know it yet, after a restart or a failover, says so
-    /// and has done nothing; it then gets the text.
+    /// Runs the script on the server that has the key. A server that does not know it yet, after a restart or a failover,
+    /// returns NOSCRIPT and changes nothing; it then gets the text.
     async fn run(
         &self,
         channel: &mut Channel<'_>,

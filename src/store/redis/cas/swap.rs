@@ -1,12 +1,12 @@
-//! What every way to compare and set is given.
+//! The arguments of a compare-and-set.
 
 use crate::store::contract::Stored;
 
-/// What a compare-and-set is to do.
+/// The arguments of a compare-and-set, for every strategy.
 #[derive(Clone, Copy)]
 pub(crate) struct Swap<'a> {
     pub(crate) key: &'a str,
-    /// The value that must be there, told by its version.
+    /// The expected value, identified by its version.
     pub(crate) expected: &'a Stored,
     pub(crate) value: &'a [u8],
     /// In milliseconds.

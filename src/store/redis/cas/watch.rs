@@ -1,8 +1,8 @@
 //! The compare-and-set by WATCH and EXEC, for servers that deny scripts.
 //!
-//! Two round trips on a connection of its own. The first watches the key, reads its version, and opens the transaction;
-//! the second, if the version is the expected one, queues the new value and executes. MULTI is in the first, since a
-//! server that said no to it would take what follows for plain commands.
+//! It takes two round trips on a connection that no other request uses. The first watches the key, reads its version, and opens
+//! the transaction; the second, if the version is the expected one, queues the new value and executes. MULTI is in the first,
+//! since a server that refuses it would execute the commands after it at once.
 
 use std::time::Instant;
 
@@ -16,10 +16,10 @@ use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::reply::{conflict, is_wrong_type, unexpected_reply};
 use crate::store::redis::servers::{Route, Servers};
 
-/// Replaces the value if it is the expected one, for one who may have more to ask on the connection, which is left as if it
-/// were new.
+/// Replaces the value if it is the expected one. Returns the connection, without a watched key or an open transaction, for
+/// further commands.
 ///
-/// Nothing has changed when it fails before EXEC is sent, so that is never [`Unknown`](crate::store::StoreErrorKind).
+/// If it fails before EXEC is sent, nothing has changed, so the error is never [`Unknown`](crate::store::StoreErrorKind).
 pub(crate) async fn replace(
     servers: &Servers,
     route: &mut Route<'_>,
@@ -34,13 +34,13 @@ pub(crate) async fn replace(
     let began = Instant::now();
     let (mut connection, mut present) = begin(route, key).await?;
     loop {
-        let same = match &present {
+        let is_expected = match &present {
             Value::BulkString(version) => !version.is_empty() && version == expected.version(),
-            // WRONGTYPE, which reading the whole shows too.
+            // WRONGTYPE, which reading the whole value reports too.
             _ => false,
         };
-        if !same {
-            let replaced = give_up(&mut connection, key)
+        if !is_expected {
+            let replaced = discard_and_read(&mut connection, key)
                 .await
                 .map_err(RequestError::unsent)?;
             return Ok((replaced, connection));
@@ -49,30 +49,30 @@ pub(crate) async fn replace(
         set.arg(key).arg(value).arg("XX").arg("PX").arg(ttl);
         match execute(&mut connection, set).await? {
             Some(Value::Okay) => return Ok((Replaced::Done, connection)),
-            // It has expired since it was watched.
+            // It has expired since WATCH.
             Some(Value::Nil) => return Ok((Replaced::Gone, connection)),
             Some(_) => return Err(unexpected_reply("EXEC").into()),
-            // Another value, or the same one renewed: a PEXPIRE counts as a change, and is none.
+            // Another value, or the same one renewed: for WATCH a PEXPIRE counts as a change, but the value is the same.
             None if began.elapsed() < servers.command_timeout() => {
-                present = look(&mut connection, key)
+                present = watch_and_read(&mut connection, key)
                     .await
                     .map_err(RequestError::unsent)?;
             }
             None => {
-                connection.give_back();
-                let message = "the session was renewed again and again while it was to be replaced";
+                connection.return_to_pool();
+                let message = "the session was renewed again and again while sessile tried to replace it: try again";
                 return Err(StoreError::refused(message).into());
             }
         }
     }
 }
 
-/// Does once all that [`replace`] does, to a key that does not exist.
+/// Sends once all commands of [`replace`], with a key that does not exist.
 pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestError> {
     let mut route = servers.route(key);
     loop {
         match probe_at(&mut route, key).await {
-            Err(failed) if route.goes_on(&failed).await => {}
+            Err(failed) if route.prepare_retry(&failed).await => {}
             probed => return probed,
         }
     }
@@ -80,41 +80,41 @@ pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestErr
 
 async fn probe_at(route: &mut Route<'_>, key: &str) -> Result<(), RequestError> {
     let (mut connection, _) = begin(route, key).await?;
-    let _ = give_up(&mut connection, key).await?;
-    look(&mut connection, key).await?;
+    let _ = discard_and_read(&mut connection, key).await?;
+    watch_and_read(&mut connection, key).await?;
     let mut set = cmd("SET");
     set.arg(key).arg(&["", "XX", "PX", "1"]);
     execute(&mut connection, set).await?;
-    connection.give_back();
+    connection.return_to_pool();
     Ok(())
 }
 
-/// A connection and the first look on it; another connection if the first turns out to be dead.
+/// Opens a connection and reads the version; uses another connection if the first turns out to be dead.
 async fn begin(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), RequestError> {
-    let begun = match begin_once(route, key).await {
+    let opened = match begin_once(route, key).await {
         Err(failed) if failed.is_dropped() => begin_once(route, key).await,
-        begun => begun,
+        opened => opened,
     };
-    begun.map_err(RequestError::unsent)
+    opened.map_err(RequestError::unsent)
 }
 
 async fn begin_once(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), RequestError> {
     let mut connection = route.exclusive().await?;
-    let present = look(&mut connection, key).await?;
+    let present = watch_and_read(&mut connection, key).await?;
     Ok((connection, present))
 }
 
-/// Watches the key, opens a transaction, and says which version is there.
-async fn look(connection: &mut Exclusive, key: &str) -> Result<Value, RequestError> {
+/// Watches the key, opens a transaction, and returns the current version.
+async fn watch_and_read(connection: &mut Exclusive, key: &str) -> Result<Value, RequestError> {
     let mut pipeline = redis::pipe();
     let last = Stored::VERSION_LEN - 1;
     pipeline.cmd("WATCH").arg(key);
     pipeline.cmd("GETRANGE").arg(key).arg(0).arg(last);
     pipeline.cmd("MULTI");
-    let answers = connection.ask(&mut pipeline).await?;
+    let answers = connection.send_pipeline(&mut pipeline).await?;
     match <[Value; 3]>::try_from(answers) {
         Ok([Value::Okay, Value::ServerError(error), Value::Okay]) => {
-            let failed = connection.refused(error.clone());
+            let failed = connection.server_error(error.clone());
             match is_wrong_type(&failed) {
                 true => Ok(Value::ServerError(error)),
                 false => Err(failed),
@@ -122,54 +122,54 @@ async fn look(connection: &mut Exclusive, key: &str) -> Result<Value, RequestErr
         }
         Ok([Value::Okay, version @ Value::BulkString(_), Value::Okay]) => Ok(version),
         Ok([Value::ServerError(error), _, _] | [_, _, Value::ServerError(error)]) => {
-            Err(connection.refused(error))
+            Err(connection.server_error(error))
         }
         _ => Err(unexpected_reply("WATCH").into()),
     }
 }
 
-/// Leaves the transaction, and reads what is there instead of the expected value.
-async fn give_up(connection: &mut Exclusive, key: &str) -> Result<Replaced, RequestError> {
+/// Discards the transaction, and reads the current value.
+async fn discard_and_read(connection: &mut Exclusive, key: &str) -> Result<Replaced, RequestError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("DISCARD");
     pipeline.cmd("PTTL").arg(key).cmd("GET").arg(key);
-    let answers = connection.ask(&mut pipeline).await?;
+    let answers = connection.send_pipeline(&mut pipeline).await?;
     match <[Value; 3]>::try_from(answers) {
         Ok([Value::Okay, left, value]) => Ok(conflict(value, &left)?),
-        Ok([Value::ServerError(error), _, _]) => Err(connection.refused(error)),
+        Ok([Value::ServerError(error), _, _]) => Err(connection.server_error(error)),
         _ => Err(unexpected_reply("DISCARD").into()),
     }
 }
 
-/// What EXEC has done.
+/// The outcome of EXEC.
 #[derive(Debug, PartialEq)]
 enum Executed {
-    /// The command, which answered this.
+    /// It executed the command, which returned this.
     Done(Value),
-    /// Nothing: the key was changed since it was watched.
+    /// Nothing happened: the key has changed since WATCH.
     Changed,
-    /// Nothing: the server refused the command or the transaction.
+    /// Nothing happened: the server refused the command or the transaction.
     Refused(ServerError),
-    /// No Redis answers so.
+    /// Redis never replies so.
     Unexpected,
 }
 
-/// Does one command in the open transaction, and ends it.
+/// Executes one command in the open transaction, which ends it.
 async fn execute(connection: &mut Exclusive, command: Cmd) -> Result<Option<Value>, RequestError> {
     let mut pipeline = redis::pipe();
     pipeline.add_command(command).cmd("EXEC");
-    match executed(connection.ask(&mut pipeline).await?) {
+    match executed(connection.send_pipeline(&mut pipeline).await?) {
         Executed::Done(answer) => Ok(Some(answer)),
         Executed::Changed => Ok(None),
-        Executed::Refused(error) => Err(connection.refused(error)),
+        Executed::Refused(error) => Err(connection.server_error(error)),
         Executed::Unexpected => Err(unexpected_reply("EXEC").into()),
     }
 }
 
-/// What the answers to a queued command and to EXEC mean.
+/// The outcome, from the replies to the queued command and to EXEC.
 fn executed(answers: Vec<Value>) -> Executed {
     match <[Value; 2]>::try_from(answers) {
-        // Its own reason tells more than the EXECABORT that follows.
+        // Its error tells more than the EXECABORT that follows.
         Ok([Value::ServerError(error), _] | [_, Value::ServerError(error)]) => {
             Executed::Refused(error)
         }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exec_answers_as_a_table() {
+    fn the_outcome_follows_from_the_replies_to_the_command_and_to_exec() {
         let queued = || Value::SimpleString("QUEUED".into());
         let done = |answer| Value::Array(vec![answer]);
         let refused = |text| match error(text) {

@@ -1,4 +1,4 @@
-//! What a node that a slot is on its way to is asked: `ASKING` before each command, which lets the next one through.
+//! Requests to a node that a slot is migrating to: it serves a command only if `ASKING` precedes it.
 
 use redis::{Arg, Cmd, Pipeline, Value};
 
@@ -7,26 +7,29 @@ use crate::store::redis::error::RequestError;
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 
-/// How the answer is to be read.
-pub(crate) struct Form {
-    /// Which of the answers count.
-    counts: Vec<bool>,
-    /// It was one command, and has one answer.
+/// Selects the replies to the request from those of the pipeline with `ASKING`.
+pub(crate) struct ReplyFilter {
+    /// For each reply, whether it belongs to the request.
+    selected: Vec<bool>,
+    /// The request was one command, and gets one reply.
     single: bool,
 }
 
-/// The request with `ASKING` before each command. Within a transaction the one before `MULTI` holds until the end, and another
-/// would be queued as a command of its own.
-pub(crate) fn with_asking(request: &Request<'_>, in_transaction: &mut bool) -> (Pipeline, Form) {
+/// The request with `ASKING` before each command. In a transaction, the `ASKING` before `MULTI` applies until the end, and
+/// another would be queued as a command of the transaction.
+pub(crate) fn with_asking(
+    request: &Request<'_>,
+    in_transaction: &mut bool,
+) -> (Pipeline, ReplyFilter) {
     let mut pipeline = redis::pipe();
-    let mut counts = Vec::new();
+    let mut selected = Vec::new();
     let mut add = |command: &Cmd| {
         if !*in_transaction {
             pipeline.cmd("ASKING");
-            counts.push(false);
+            selected.push(false);
         }
         pipeline.add_command(command.clone());
-        counts.push(true);
+        selected.push(true);
         match command.args_iter().next() {
             Some(Arg::Simple(b"MULTI")) => *in_transaction = true,
             Some(Arg::Simple(b"EXEC" | b"DISCARD")) => *in_transaction = false,
@@ -44,11 +47,11 @@ pub(crate) fn with_asking(request: &Request<'_>, in_transaction: &mut bool) -> (
         }
     };
     pipeline.ignore_errors();
-    (pipeline, Form { counts, single })
+    (pipeline, ReplyFilter { selected, single })
 }
 
-impl Form {
-    /// The answer to the request as it was.
+impl ReplyFilter {
+    /// The reply to the original request.
     pub(crate) fn read(
         &self,
         answer: Value,
@@ -61,24 +64,24 @@ impl Form {
             return Ok(Value::Array(answers));
         }
         match answers.pop() {
-            Some(Value::ServerError(error)) => Err(connections.refused(error)),
+            Some(Value::ServerError(error)) => Err(connections.server_error(error)),
             Some(answer) => Ok(answer),
             None => Err(unexpected_reply("ASKING").into()),
         }
     }
 
-    /// Those that count; none if there are not as many as questions.
+    /// The selected replies; `None` if their number does not match that of the commands.
     fn answers(&self, answer: Value) -> Option<Vec<Value>> {
         let Value::Array(answers) = answer else {
             return None;
         };
-        if answers.len() != self.counts.len() {
+        if answers.len() != self.selected.len() {
             return None;
         }
-        let answers = answers.into_iter().zip(&self.counts);
+        let answers = answers.into_iter().zip(&self.selected);
         Some(
             answers
-                .filter_map(|(answer, counts)| counts.then_some(answer))
+                .filter_map(|(answer, selected)| selected.then_some(answer))
                 .collect(),
         )
     }
@@ -89,44 +92,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_let_through_and_a_transaction_once() {
+    fn asking_precedes_every_command_outside_a_transaction() {
         let mut in_transaction = false;
-        let mut asked = |words: &str| {
+        let mut commands_sent = |words: &str| {
             let mut commands = redis::pipe();
             for word in words.split(' ') {
                 commands.cmd(word);
             }
-            let (pipeline, form) = with_asking(&Request::Pipeline(&commands), &mut in_transaction);
+            let (pipeline, filter) =
+                with_asking(&Request::Pipeline(&commands), &mut in_transaction);
             let name = |command: &Cmd| match command.args_iter().next() {
                 Some(Arg::Simple(name)) => String::from_utf8(name.to_vec()).unwrap(),
                 _ => String::new(),
             };
             let sent: Vec<String> = pipeline.cmd_iter().map(name).collect();
-            let counts: Vec<bool> = sent.iter().map(|name| name != "ASKING").collect();
-            assert_eq!(form.counts, counts);
+            let selected: Vec<bool> = sent.iter().map(|name| name != "ASKING").collect();
+            assert_eq!(filter.selected, selected);
             sent.join(" ")
         };
-        assert_eq!(asked("PTTL GET"), "ASKING PTTL ASKING GET");
+        assert_eq!(commands_sent("PTTL GET"), "ASKING PTTL ASKING GET");
         assert_eq!(
-            asked("WATCH GETRANGE MULTI"),
+            commands_sent("WATCH GETRANGE MULTI"),
             "ASKING WATCH ASKING GETRANGE ASKING MULTI"
         );
-        assert_eq!(asked("DISCARD PTTL GET"), "DISCARD ASKING PTTL ASKING GET");
-        assert_eq!(asked("MULTI"), "ASKING MULTI");
-        assert_eq!(asked("SET EXEC"), "SET EXEC");
-        assert_eq!(asked("WAIT"), "ASKING WAIT");
+        assert_eq!(
+            commands_sent("DISCARD PTTL GET"),
+            "DISCARD ASKING PTTL ASKING GET"
+        );
+        assert_eq!(commands_sent("MULTI"), "ASKING MULTI");
+        assert_eq!(commands_sent("SET EXEC"), "SET EXEC");
+        assert_eq!(commands_sent("WAIT"), "ASKING WAIT");
     }
 
     #[test]
-    fn the_answers_that_count_are_those_to_what_was_asked() {
-        let form = |counts: &[bool]| Form {
-            counts: counts.to_vec(),
+    fn the_replies_to_asking_are_left_out() {
+        let filter = |selected: &[bool]| ReplyFilter {
+            selected: selected.to_vec(),
             single: false,
         };
         let answer = Value::Array(vec![Value::Okay, Value::Int(1), Value::Int(2)]);
-        let some = form(&[false, true, true]).answers(answer.clone());
-        assert_eq!(some, Some(vec![Value::Int(1), Value::Int(2)]));
-        assert_eq!(form(&[false, true]).answers(answer), None);
-        assert_eq!(form(&[true]).answers(Value::Okay), None);
+        let replies = filter(&[false, true, true]).answers(answer.clone());
+        assert_eq!(replies, Some(vec![Value::Int(1), Value::Int(2)]));
+        assert_eq!(filter(&[false, true]).answers(answer), None);
+        assert_eq!(filter(&[true]).answers(Value::Okay), None);
     }
 }

@@ -1,4 +1,4 @@
-//! One request's way through a cluster.
+//! The route of one request through a cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,50 +6,50 @@ use std::time::Duration;
 use redis::{ServerError, Value};
 use tokio::time::Instant;
 
-use crate::store::redis::error::{Redirection, Repetitions, RequestError};
+use crate::store::redis::error::{Redirection, RequestError, Retries};
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::router::asking::with_asking;
 use crate::store::redis::router::slots::{Address, slot_of};
-use crate::store::redis::router::topology::{MAX_SIZE, Node, Router};
+use crate::store::redis::router::topology::{MAX_POOL_SIZE, Node, Router};
 
-/// So many redirections are followed at once; before others there is a wait, in case two nodes point at each other.
-const AT_ONCE: u32 = 5;
-/// That wait, with jitter.
-const WAIT: Duration = Duration::from_millis(20);
+/// This many redirections are followed at once; before any further one there is a delay, in case two nodes point at each other.
+const MAX_IMMEDIATE_HOPS: u32 = 5;
+/// That delay, before jitter.
+const HOP_DELAY: Duration = Duration::from_millis(20);
 
-/// Leads from the node that has the slot on along the redirections, for no longer than `command_timeout`.
+/// Starts at the node that has the slot and follows redirections, for `command_timeout` at most.
 pub(crate) struct Route<'a> {
     router: &'a Router,
     slot: u16,
     began: Instant,
     hops: u32,
-    /// Who was asked last.
+    /// The node of the last attempt.
     last: Option<Arc<Node>>,
-    /// Who is to be asked next, for this request only.
+    /// The node for the next attempt, if an ASK redirection named it.
     ask: Option<Arc<Node>>,
 }
 
-/// A node that may have the key.
+/// A node to send the request to.
 pub(crate) struct Hop {
     node: Arc<Node>,
-    /// The slot is on its way to it.
+    /// The slot is migrating to it.
     asking: bool,
 }
 
-/// What follows from a failure.
+/// How to go on after a failure.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// Nothing was done, and this node has the slot.
+    /// The node did nothing, and this one has the slot.
     Moved(Address),
-    /// Nothing was done, and this node takes the request.
+    /// The node did nothing, and this one accepts the request.
     Ask(Address),
-    /// Nothing was done, and may be soon.
+    /// The node did nothing, but may soon accept the request.
     Wait,
     /// Nothing was sent. Another node may have taken over.
     Elsewhere,
-    /// It may have been done, or will not be.
+    /// The request may have been executed, or a retry would fail too.
     Stop,
 }
 
@@ -77,43 +77,47 @@ impl Router {
         let mut route = self.route(key);
         loop {
             match route.next().await?.send(request).await {
-                Err(failed) if route.goes_on(&failed).await => {}
+                Err(failed) if route.prepare_retry(&failed).await => {}
                 answer => return answer,
             }
         }
     }
 
-    /// Again at once if the connection turns out to be dead, and once more if there is no answer; each time to whoever has
-    /// the key by then.
+    /// Sends again at once if the connection turns out to be dead, and once more if there is no reply; each time to the node
+    /// that has the key by then.
     pub(crate) async fn send_idempotent(
         &self,
         key: &str,
         request: &Request<'_>,
     ) -> Result<Value, RequestError> {
-        let mut repetitions = Repetitions::new(MAX_SIZE);
+        let mut retries = Retries::new(MAX_POOL_SIZE);
         loop {
-            let failed = match self.send_reading(key, request).await {
+            let failed = match self.follow_redirections(key, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            if let Some(failed) = repetitions.last(failed) {
+            if let Some(failed) = retries.final_error(failed) {
                 return Err(failed);
             }
             self.refresh_topology().await;
         }
     }
 
-    async fn send_reading(&self, key: &str, request: &Request<'_>) -> Result<Value, RequestError> {
+    async fn follow_redirections(
+        &self,
+        key: &str,
+        request: &Request<'_>,
+    ) -> Result<Value, RequestError> {
         let mut route = self.route(key);
         loop {
             match route.next().await?.send_idempotent(request).await {
-                Err(failed) if route.goes_on(&failed).await => {}
+                Err(failed) if route.prepare_retry(&failed).await => {}
                 answer => return answer,
             }
         }
     }
 
-    pub(crate) async fn try_asking(&self, key: &str) -> Result<(), RequestError> {
+    pub(crate) async fn probe_asking(&self, key: &str) -> Result<(), RequestError> {
         let mut get = redis::cmd("GET");
         get.arg(key);
         let (pipeline, _) = with_asking(&Request::Command(&get), &mut false);
@@ -122,7 +126,7 @@ impl Router {
             .await?
         {
             Value::Array(answers) => match answers.into_iter().next() {
-                Some(Value::ServerError(error)) => Err(self.refused(error)),
+                Some(Value::ServerError(error)) => Err(self.server_error(error)),
                 _ => Ok(()),
             },
             _ => Err(unexpected_reply("ASKING").into()),
@@ -146,17 +150,17 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Who is to be asked now.
+    /// The node for the next attempt.
     pub(crate) async fn next(&mut self) -> Result<Hop, RequestError> {
         let asking = self.ask.is_some();
         let mut node = self.ask.take().or_else(|| self.router.owner(self.slot));
-        if node.is_none() && !self.router.is_lost() {
+        if node.is_none() && !self.router.is_unreachable() {
             self.router.refresh_topology().await;
             node = self.router.owner(self.slot);
         }
         let node = node.ok_or_else(|| {
             self.router.refresh_topology_soon();
-            self.router.nobody()
+            self.router.no_primary()
         })?;
         self.last = Some(Arc::clone(&node));
         Ok(Hop { node, asking })
@@ -171,14 +175,14 @@ impl<'a> Route<'a> {
         })
     }
 
-    /// Whether what has failed so has changed nothing, and is to be done again where this leads to now.
-    pub(crate) async fn goes_on(&mut self, failed: &RequestError) -> bool {
+    /// Whether the failed request has changed nothing and must be tried again on this route, which now leads to the right node.
+    pub(crate) async fn prepare_retry(&mut self, failed: &RequestError) -> bool {
         let Some(last) = self.last.clone() else {
             return false;
         };
         let router = self.router;
         let next = next(failed, &last.host);
-        // A slot that is on its way is where it should be.
+        // The redirection ASK is the normal case of a migrating slot: the topology has not changed.
         let is_down = failed.code.as_deref() == Some("CLUSTERDOWN");
         if failed.fault.is_some() || is_down || !matches!(next, Next::Ask(_) | Next::Stop) {
             router.refresh_topology_soon();
@@ -187,12 +191,12 @@ impl<'a> Route<'a> {
             return false;
         }
         self.hops += 1;
-        if next == Next::Wait || self.hops > AT_ONCE {
-            tokio::time::sleep(WAIT.mul_f64(rand::random_range(0.5..=1.0))).await;
+        if next == Next::Wait || self.hops > MAX_IMMEDIATE_HOPS {
+            tokio::time::sleep(HOP_DELAY.mul_f64(rand::random_range(0.5..=1.0))).await;
         }
         match next {
             Next::Moved(address) => router.move_to(self.slot, &address),
-            Next::Ask(address) => self.ask = router.at(&address),
+            Next::Ask(address) => self.ask = router.node_at(&address),
             Next::Wait | Next::Stop => {}
             Next::Elsewhere => {
                 if !last.connections.is_breaker_open() {
@@ -207,44 +211,44 @@ impl<'a> Route<'a> {
 }
 
 impl Hop {
-    /// A pipeline whose last command a node has redirected fails as a whole: what comes before it only reads. Other errors
-    /// inside of a pipeline are part of the answer.
+    /// Fails if the last command of a pipeline was redirected; the commands before it only read. Other errors inside a pipeline
+    /// are part of the reply.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Value, RequestError> {
-        let answer = self.ask(request).await?;
+        let answer = self.send_to_node(request).await?;
         let last = match &answer {
             Value::Array(answers) => answers.last(),
             _ => None,
         };
         match last.and_then(redirection) {
-            Some(error) => Err(self.node.connections.refused(error)),
+            Some(error) => Err(self.node.connections.server_error(error)),
             None => Ok(answer),
         }
     }
 
-    /// The same if any of the commands was redirected.
+    /// Like [`send`](Self::send), but fails if any of the commands was redirected.
     pub(crate) async fn send_idempotent(
         &self,
         request: &Request<'_>,
     ) -> Result<Value, RequestError> {
-        let answer = self.ask(request).await?;
-        let any = match &answer {
+        let answer = self.send_to_node(request).await?;
+        let redirected = match &answer {
             Value::Array(answers) => answers.iter().find_map(redirection),
             _ => None,
         };
-        match any {
-            Some(error) => Err(self.node.connections.refused(error)),
+        match redirected {
+            Some(error) => Err(self.node.connections.server_error(error)),
             None => Ok(answer),
         }
     }
 
-    async fn ask(&self, request: &Request<'_>) -> Result<Value, RequestError> {
+    async fn send_to_node(&self, request: &Request<'_>) -> Result<Value, RequestError> {
         let connections = &self.node.connections;
         if !self.asking {
             return connections.send(request).await;
         }
-        let (pipeline, form) = with_asking(request, &mut false);
+        let (pipeline, filter) = with_asking(request, &mut false);
         let answer = connections.send(&Request::Pipeline(&pipeline)).await?;
-        form.read(answer, connections)
+        filter.read(answer, connections)
     }
 }
 
@@ -262,11 +266,11 @@ mod tests {
 
     fn server_error(text: &str) -> RequestError {
         let parsed = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
-        RequestError::of("h:1", parsed.extract_error().unwrap_err())
+        RequestError::from_redis("h:1", parsed.extract_error().unwrap_err())
     }
 
     #[test]
-    fn what_follows_from_a_failure() {
+    fn a_failure_decides_where_the_request_goes_next() {
         let address = Address::new("h", 2);
         for (failed, follows) in [
             (server_error("MOVED 5 h:2"), Next::Moved(address.clone())),
@@ -285,7 +289,7 @@ mod tests {
                 StoreError::unavailable("no connection").into(),
                 Next::Elsewhere,
             ),
-            // It may have been done.
+            // It may have been executed.
             (StoreError::unknown("no answer").into(), Next::Stop),
         ] {
             let text = format!("{:?}", failed.error);

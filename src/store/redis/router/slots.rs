@@ -1,4 +1,4 @@
-//! Which node of a cluster has which slot.
+//! Which primary of a cluster has which slot.
 
 use std::fmt;
 
@@ -7,15 +7,16 @@ use redis::Value;
 
 const SLOTS: u16 = 16384;
 
-/// The [Redis Cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/) names it.
+/// The checksum of the [Redis Cluster
+/// specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
 const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
-/// The slot of a key. Braces would mean something, and no key has any: see `key_prefix`.
+/// The slot of a key. Redis would hash only the part in braces, but `key_prefix` allows none.
 pub(crate) fn slot_of(key: &str) -> u16 {
     CRC.checksum(key.as_bytes()) % SLOTS
 }
 
-/// The prefix with a number behind it, so that the key is in this slot.
+/// A key in this slot: the prefix and a number.
 pub(crate) fn key_in(slot: u16, prefix: &str) -> String {
     let mut digest = CRC.digest();
     digest.update(prefix.as_bytes());
@@ -30,7 +31,7 @@ pub(crate) fn key_in(slot: u16, prefix: &str) -> String {
         .map_or_else(|| prefix.to_owned(), |number| format!("{prefix}{number}"))
 }
 
-/// Where a node listens.
+/// The address of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) host: String,
@@ -45,7 +46,8 @@ impl Address {
         }
     }
 
-    /// From a redirection. A node that does not know its own host leaves it out, and then it is that of whoever was asked.
+    /// Parses the address of a redirection. A node that does not know its own host omits it; then the host is the one that the
+    /// request was sent to.
     pub(crate) fn parse(text: &str, asked: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         Some(Self::new(usable(host, asked)?, port.parse().ok()?))
@@ -61,7 +63,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A host that can be connected to: `?` is that of a node whose name is to be used and not known.
+/// A host to connect to. Nodes send `?` if they should announce a host name and have none.
 fn usable<'a>(host: &'a str, asked: &'a str) -> Option<&'a str> {
     match host {
         "" => Some(asked),
@@ -70,7 +72,7 @@ fn usable<'a>(host: &'a str, asked: &'a str) -> Option<&'a str> {
     }
 }
 
-/// Slots that follow each other, and the primary that has them.
+/// Consecutive slots, and the primary that has them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) first: u16,
@@ -78,8 +80,8 @@ pub(crate) struct Range {
     pub(crate) primary: Address,
 }
 
-/// The answer to `CLUSTER SLOTS`: ranges with their first slot, their last, and their nodes, the primary first, each with
-/// host, port and name. What cannot be used is left out.
+/// Parses the reply to `CLUSTER SLOTS`: ranges with their first slot, their last, and their nodes, the primary first, each with
+/// host, port and name. Unusable ranges are left out.
 pub(crate) fn ranges(answer: Value, asked: &str) -> Vec<Range> {
     let Value::Array(ranges) = answer else {
         return Vec::new();
@@ -120,10 +122,10 @@ fn range_of(range: &Value, asked: &str) -> Option<Range> {
     })
 }
 
-/// The primaries that are known, and the slots of each.
+/// The known primaries, and the slots of each.
 pub(crate) struct Map<N> {
     primaries: Vec<(Address, N)>,
-    /// For each slot the number of its primary among them.
+    /// For each slot, the index of its primary.
     owners: Vec<Option<u16>>,
 }
 
@@ -141,12 +143,12 @@ impl<N: Clone> Map<N> {
         self.primaries.is_empty()
     }
 
-    /// All that are known, with slots or without.
+    /// All known primaries, with or without slots.
     pub(crate) fn primaries(&self) -> impl Iterator<Item = &N> {
         self.primaries.iter().map(|(_, node)| node)
     }
 
-    /// Those that have slots, each with one of them.
+    /// The primaries that have slots, each with one of its slots.
     pub(crate) fn owners(&self) -> impl Iterator<Item = (u16, &N)> {
         let slot = |number: usize| {
             let owns =
@@ -178,14 +180,18 @@ impl<N: Clone> Map<N> {
         u16::try_from(number).unwrap_or(u16::MAX)
     }
 
-    /// The primary there, which may have no slots as yet.
-    pub(crate) fn at_or(&mut self, address: &Address, open: impl FnOnce() -> N) -> Option<&N> {
+    /// The primary at this address; a new one has no slots yet.
+    pub(crate) fn get_or_open(
+        &mut self,
+        address: &Address,
+        open: impl FnOnce() -> N,
+    ) -> Option<&N> {
         let number = self.number(address, open);
         let (_, node) = self.primaries.get(usize::from(number))?;
         Some(node)
     }
 
-    /// A node has said that another has this slot.
+    /// Notes that a node has redirected requests for this slot to this address.
     pub(crate) fn move_to(&mut self, slot: u16, address: &Address, open: impl FnOnce() -> N) {
         let number = self.number(address, open);
         if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
@@ -193,8 +199,8 @@ impl<N: Clone> Map<N> {
         }
     }
 
-    /// What a node says takes the place of what was known. Of a slot that it says nothing of, the node that had it before will
-    /// know more. Whoever has no slots any more is forgotten.
+    /// Replaces the map by the reply of a node. A slot that the reply does not mention keeps its primary, which will know more.
+    /// Primaries without slots are dropped.
     pub(crate) fn replace(&mut self, ranges: &[Range], mut open: impl FnMut(&Address) -> N) {
         let before = std::mem::take(self);
         for range in ranges {
@@ -211,8 +217,8 @@ impl<N: Clone> Map<N> {
             }
         }
         for (slot, number) in (0..SLOTS).zip(before.owners) {
-            let unsaid = self.owners[usize::from(slot)].is_none();
-            if let Some(number) = number.filter(|_| unsaid) {
+            let is_missing = self.owners[usize::from(slot)].is_none();
+            if let Some(number) = number.filter(|_| is_missing) {
                 let (address, node) = &before.primaries[usize::from(number)];
                 self.move_to(slot, address, || node.clone());
             }
@@ -225,8 +231,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_the_slot_that_redis_gives_it() {
-        // As `CLUSTER KEYSLOT` says.
+    fn a_key_has_the_same_slot_as_in_redis() {
+        // As `CLUSTER KEYSLOT` returns.
         for (key, slot) in [
             ("123456789", 12739),
             ("foo", 12182),
@@ -247,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_name_addresses() {
+    fn the_address_of_a_redirection_is_parsed() {
         let address = |host: &str, port| Some(Address::new(host, port));
         for (text, parsed) in [
             ("10.0.0.1:6379", address("10.0.0.1", 6379)),
@@ -273,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_says_of_the_slots_is_read() {
+    fn usable_ranges_of_a_reply_are_parsed() {
         let text = |text: &str| Value::BulkString(text.into());
         let answer = Value::Array(vec![
             range(0, 9, text("a"), 1),
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_follows_what_nodes_say() {
+    fn a_map_follows_redirections_and_replies() {
         let range = |first, last, port| Range {
             first,
             last,
@@ -333,18 +339,18 @@ mod tests {
         map.move_to(250, &Address::new("h", 3), || open(&Address::new("h", 3)));
         map.move_to(99, &Address::new("h", 2), || 99);
         assert_eq!(owners(&map, &[249, 250, 99]), [Some(1), Some(3), Some(2)]);
-        // The first has none any more; the others are kept as they are.
+        // The first has no slots any more; the others are kept.
         map.replace(&[range(0, 299, 3), range(300, 16383, 2)], &mut open);
         assert_eq!(owners(&map, &[0, 300]), [Some(3), Some(2)]);
         assert_eq!(map.primaries().copied().collect::<Vec<_>>(), [3, 2]);
         assert_eq!(map.owners().collect::<Vec<_>>(), [(0, &3), (300, &2)]);
         assert_eq!(opened, 3);
-        // One that a slot is on its way to.
-        assert_eq!(map.at_or(&Address::new("h", 4), || 4), Some(&4));
-        assert_eq!(map.at_or(&Address::new("h", 4), || 5), Some(&4));
-        assert_eq!(map.at_or(&Address::new("h", 2), || 5), Some(&2));
+        // A node that a slot is migrating to.
+        assert_eq!(map.get_or_open(&Address::new("h", 4), || 4), Some(&4));
+        assert_eq!(map.get_or_open(&Address::new("h", 4), || 5), Some(&4));
+        assert_eq!(map.get_or_open(&Address::new("h", 2), || 5), Some(&2));
         assert_eq!(map.owners().count(), 2);
-        // A node that does not know all of them.
+        // The reply of a node that does not know all slots.
         map.replace(&[range(100, 199, 4)], |_: &Address| 99);
         assert_eq!(owners(&map, &[0, 150, 300]), [Some(3), Some(4), Some(2)]);
     }

@@ -1,4 +1,4 @@
-//! Which nodes a cluster has, and which of them has which slot.
+//! The topology of a cluster: which nodes there are, which slots they have, and how to refresh that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,7 +17,7 @@ use crate::store::redis::address::at_address;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
 use crate::store::redis::error::RequestError;
-use crate::store::redis::link::To;
+use crate::store::redis::link::Target;
 use crate::store::redis::login::Login;
 use crate::store::redis::manager::{Clock, Manager};
 use crate::store::redis::request::Request;
@@ -25,17 +25,17 @@ use crate::store::redis::router::slots::{Address, Map, Range, key_in, ranges, sl
 use crate::store::redis::throttle::Throttle;
 use crate::store::stats::PoolStats;
 
-/// Requests share this many connections to each node at most; more help nobody.
-pub(crate) const MAX_SIZE: u32 = 2;
+/// The maximum of shared connections to each node; more bring no gain.
+pub(crate) const MAX_POOL_SIZE: u32 = 2;
 
-/// How far apart the cluster is asked where the slots are.
-const APART: Duration = Duration::from_millis(250);
+/// The minimum interval between two refreshes of the topology.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How many nodes are asked at once. The first answer counts.
-const ASKED: usize = 3;
+/// How many primaries a refresh asks at once. The first reply wins.
+const MAX_ASKED: usize = 3;
 
-/// Between two looks for the first answer.
-const AGAIN: Duration = Duration::from_millis(50);
+/// The interval between two checks for the first topology.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub(crate) struct Router {
@@ -45,18 +45,18 @@ pub(crate) struct Router {
 struct Inner {
     seeds: Vec<ConnectionInfo>,
     address: Arc<str>,
-    /// Those of one node.
+    /// The settings for one node.
     config: RedisConfig,
     login: Option<Arc<Login>>,
     clock: Arc<Clock>,
     map: RwLock<Map<Arc<Node>>>,
-    /// Why the cluster did not say where the slots are, when it was last asked.
+    /// Why the last refresh failed; `None` if it succeeded.
     failure: RwLock<Option<StoreError>>,
-    due: Throttle,
-    /// Whether it is being asked.
-    asking: AtomicBool,
-    /// Grows with each answer, or each failure to get one.
-    answers: watch::Sender<u64>,
+    throttle: Throttle,
+    /// Whether a refresh is under way.
+    refreshing: AtomicBool,
+    /// The number of finished refreshes, successful or not.
+    refreshes: watch::Sender<u64>,
 }
 
 /// A primary.
@@ -76,16 +76,16 @@ impl Router {
             seeds,
             address,
             config: RedisConfig {
-                pool_size: config.pool_size.min(MAX_SIZE),
+                pool_size: config.pool_size.min(MAX_POOL_SIZE),
                 ..config.clone()
             },
             login,
             clock: Arc::default(),
             map: RwLock::default(),
             failure: RwLock::default(),
-            due: Throttle::default(),
-            asking: AtomicBool::new(false),
-            answers: watch::Sender::default(),
+            throttle: Throttle::default(),
+            refreshing: AtomicBool::new(false),
+            refreshes: watch::Sender::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -100,12 +100,12 @@ impl Router {
         self.inner.config.command_timeout
     }
 
-    /// Waits for the first connection to one of the primaries, and returns a slot of it.
+    /// Waits for the first connection to one of the primaries, and returns one of its slots.
     pub(crate) async fn ready(&self) -> Result<u16, RequestError> {
         let deadline = Instant::now() + self.inner.config.connection_timeout;
         while self.map().is_empty() && Instant::now() < deadline {
             self.refresh_topology().await;
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let ready: Vec<_> = self
             .owners()
@@ -115,19 +115,19 @@ impl Router {
             })
             .collect();
         if ready.is_empty() {
-            return Err(self.nobody());
+            return Err(self.no_primary());
         }
         select_ok(ready).await.map(|(slot, _)| slot)
     }
 
-    /// All that have slots.
+    /// All primaries that have slots.
     pub(crate) async fn primaries(&self) -> Result<Vec<Arc<Connections>>, RequestError> {
         if self.map().is_empty() {
             self.refresh_topology().await;
         }
         let owners = self.owners();
         if owners.is_empty() {
-            return Err(self.nobody());
+            return Err(self.no_primary());
         }
         let connections = owners
             .into_iter()
@@ -156,20 +156,20 @@ impl Router {
         })
     }
 
-    pub(crate) fn refused(&self, error: ServerError) -> RequestError {
-        RequestError::of(&self.inner.address, error.into())
+    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
+        RequestError::from_redis(&self.inner.address, error.into())
     }
 
-    /// The node that has a slot; any if that is not known, as it will know more.
+    /// The node that has a slot. If that is unknown, any node, which will redirect the request.
     pub(crate) fn owner(&self, slot: u16) -> Option<Arc<Node>> {
         let map = self.map();
         map.owner(slot).or_else(|| map.primaries().next()).cloned()
     }
 
     /// The node at an address, which may be new.
-    pub(crate) fn at(&self, address: &Address) -> Option<Arc<Node>> {
+    pub(crate) fn node_at(&self, address: &Address) -> Option<Arc<Node>> {
         let mut map = self.map_mut();
-        map.at_or(address, || self.open(address)).cloned()
+        map.get_or_open(address, || self.open(address)).cloned()
     }
 
     pub(crate) fn move_to(&self, slot: u16, address: &Address) {
@@ -177,27 +177,28 @@ impl Router {
         map.move_to(slot, address, || self.open(address));
     }
 
-    /// Asks the cluster where the slots are, and waits for the answer; or for that to a question under way, if the last was
-    /// not long ago.
+    /// Refreshes the topology, and waits for it. If the last refresh began a moment ago, waits for that one, or not at all if
+    /// it has finished.
     pub(crate) async fn refresh_topology(&self) {
-        let mut answers = self.inner.answers.subscribe();
+        let mut refreshes = self.inner.refreshes.subscribe();
         self.refresh_topology_soon();
-        if self.inner.asking.load(Ordering::Acquire) {
-            drop(tokio::time::timeout(self.command_timeout(), answers.changed()).await);
+        if self.inner.refreshing.load(Ordering::Acquire) {
+            drop(tokio::time::timeout(self.command_timeout(), refreshes.changed()).await);
         }
     }
 
-    /// The same without waiting.
+    /// Refreshes the topology in the background.
     pub(crate) fn refresh_topology_soon(&self) {
         let inner = &self.inner;
-        if inner.due.admits(APART) && !inner.asking.swap(true, Ordering::AcqRel) {
-            let asking = Asking(self.clone());
-            tokio::spawn(async move { asking.0.ask().await });
+        if inner.throttle.admits(REFRESH_INTERVAL) && !inner.refreshing.swap(true, Ordering::AcqRel)
+        {
+            let refresh = Refresh(self.clone());
+            tokio::spawn(async move { refresh.0.refresh_now().await });
         }
     }
 
-    /// Whether nothing is known of the cluster, and the last question has not helped.
-    pub(crate) fn is_lost(&self) -> bool {
+    /// Whether no node is known and the last refresh failed.
+    pub(crate) fn is_unreachable(&self) -> bool {
         let failure = self
             .inner
             .failure
@@ -206,11 +207,11 @@ impl Router {
         failure.is_some() && self.map().is_empty()
     }
 
-    async fn ask(&self) {
+    async fn refresh_now(&self) {
         let inner = &self.inner;
-        let ranges = match self.ask_primaries().await {
+        let ranges = match self.slots_from_primaries().await {
             Some(ranges) => Ok(ranges),
-            None => ask_seeds(&inner.seeds, &inner.config, inner.login.as_ref()).await,
+            None => slots_from_seeds(&inner.seeds, &inner.config, inner.login.as_ref()).await,
         };
         let failure = match ranges {
             Ok(ranges) => {
@@ -219,9 +220,9 @@ impl Router {
                 None
             }
             Err(error) => {
-                let message = "the cluster did not say where its slots are";
+                let message = "could not get the slots of the cluster";
                 let error = StoreError::unavailable(message).with_source(error);
-                tracing::debug!(target: "sessile", %error, "could not reach the cluster");
+                tracing::debug!(target: "sessile", %error, "could not refresh the topology of the cluster");
                 Some(error)
             }
         };
@@ -231,22 +232,22 @@ impl Router {
             .unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
-    /// Some of those that are known, so that one which has lost touch with the others is not always believed.
-    async fn ask_primaries(&self) -> Option<Vec<Range>> {
-        let some = {
+    /// Asks a random choice of known primaries, so that one that has lost touch with the others is not always believed.
+    async fn slots_from_primaries(&self) -> Option<Vec<Range>> {
+        let sample = {
             let map = self.map();
-            let sound = map
+            let healthy = map
                 .primaries()
                 .filter(|node| !node.connections.is_breaker_open());
-            sound.cloned().sample(&mut rand::rng(), ASKED)
+            healthy.cloned().sample(&mut rand::rng(), MAX_ASKED)
         };
-        let question = where_slots_are();
-        let answers = some.into_iter().map(|node| {
-            let question = &question;
+        let request = cluster_slots();
+        let answers = sample.into_iter().map(|node| {
+            let request = &request;
             async move {
-                let request = Request::Command(question);
+                let request = Request::Command(request);
                 let answer = node.connections.send(&request).await.map_err(drop)?;
-                complete(ranges(answer, &node.host)).ok_or(())
+                non_empty(ranges(answer, &node.host)).ok_or(())
             }
             .boxed()
         });
@@ -259,10 +260,10 @@ impl Router {
 
     fn open(&self, address: &Address) -> Arc<Node> {
         let inner = &self.inner;
-        // A URL names one host at least.
+        // A URL contains at least one host.
         let info = at_address(inner.seeds[0].clone(), &address.host, address.port);
         let manager = Manager::new(
-            To::Server(Box::new(info)),
+            Target::Server(Box::new(info)),
             &inner.config,
             Arc::clone(&inner.clock),
         );
@@ -289,52 +290,55 @@ impl Router {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn nobody(&self) -> RequestError {
+    pub(crate) fn no_primary(&self) -> RequestError {
         let failure = self
             .inner
             .failure
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let nobody = || StoreError::unavailable("no node of the cluster is known");
-        failure.clone().unwrap_or_else(nobody).into()
+        let unknown = || StoreError::unavailable("no node of the cluster is known");
+        failure.clone().unwrap_or_else(unknown).into()
     }
 }
 
-/// Whether one of the nodes that were named says where the slots are.
+/// Checks that one of the nodes in the URL returns the topology.
 pub(crate) async fn try_seeds(
     seeds: &[ConnectionInfo],
     config: &RedisConfig,
     login: Option<&Arc<Login>>,
 ) -> Result<(), RedisError> {
-    ask_seeds(seeds, config, login).await.map(drop)
+    slots_from_seeds(seeds, config, login).await.map(drop)
 }
 
-/// A question under way. However it ends, whoever waits for the answer goes on.
-struct Asking(Router);
+/// A refresh under way. However it ends, its waiters continue.
+struct Refresh(Router);
 
-impl Drop for Asking {
+impl Drop for Refresh {
     fn drop(&mut self) {
         let inner = &self.0.inner;
-        inner.asking.store(false, Ordering::Release);
-        inner.answers.send_modify(|answers| *answers += 1);
+        inner.refreshing.store(false, Ordering::Release);
+        inner.refreshes.send_modify(|refreshes| *refreshes += 1);
     }
 }
 
-/// Asks all nodes that were named, and takes the first answer.
-async fn ask_seeds(
+/// Asks all nodes in the URL, and takes the first reply.
+async fn slots_from_seeds(
     seeds: &[ConnectionInfo],
     config: &RedisConfig,
     login: Option<&Arc<Login>>,
 ) -> Result<Vec<Range>, RedisError> {
     let answers = seeds.iter().map(|seed| {
-        let answer = tokio::time::timeout(config.connection_timeout, ask_seed(seed, config, login));
+        let answer = tokio::time::timeout(
+            config.connection_timeout,
+            slots_from_seed(seed, config, login),
+        );
         async {
-            let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            answer.await.unwrap_or_else(|_| late())
+            let timed_out = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            answer.await.unwrap_or_else(|_| timed_out())
         }
         .boxed()
     });
-    // All of them, for the one whose failure tells most.
+    // Waits for all of them, to report the most telling failure.
     let mut failures = Vec::new();
     let mut answers = answers.collect::<Vec<_>>();
     while !answers.is_empty() {
@@ -345,44 +349,44 @@ async fn ask_seeds(
         }
         answers = left;
     }
-    let first_definite = failures
+    let most_telling = failures
         .iter()
         .position(|error: &RedisError| !error.is_timeout());
-    Err(failures.swap_remove(first_definite.unwrap_or_default()))
+    Err(failures.swap_remove(most_telling.unwrap_or_default()))
 }
 
-async fn ask_seed(
+async fn slots_from_seed(
     seed: &ConnectionInfo,
     config: &RedisConfig,
     login: Option<&Arc<Login>>,
 ) -> Result<Vec<Range>, RedisError> {
-    let to = To::Server(Box::new(seed.clone()));
+    let to = Target::Server(Box::new(seed.clone()));
     let manager = Manager::new(to, config, Arc::default()).with_login(login.cloned());
     let mut connection = manager.connect().await?;
-    let question = where_slots_are();
-    let answer = connection.ask(&Request::Command(&question)).await?;
+    let request = cluster_slots();
+    let answer = connection.send(&Request::Command(&request)).await?;
     let host = match seed.addr() {
         ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host,
         _ => "",
     };
-    complete(ranges(answer.extract_error()?, host)).ok_or_else(|| {
-        let message = "this node knows no primary with slots: see `CLUSTER INFO`";
+    non_empty(ranges(answer.extract_error()?, host)).ok_or_else(|| {
+        let message = "this node knows of no primary with slots: see `CLUSTER INFO`";
         std::io::Error::other(message).into()
     })
 }
 
-/// An answer without any slots tells nothing.
-fn complete(ranges: Vec<Range>) -> Option<Vec<Range>> {
+/// A reply without any slots says nothing.
+fn non_empty(ranges: Vec<Range>) -> Option<Vec<Range>> {
     (!ranges.is_empty()).then_some(ranges)
 }
 
-fn where_slots_are() -> Cmd {
+fn cluster_slots() -> Cmd {
     let mut command = redis::cmd("CLUSTER");
     command.arg("SLOTS");
     command
 }
 
-/// A key with this prefix in the slot of the other one.
-pub(crate) fn beside(key: &str, prefix: &str) -> String {
+/// A key with this prefix in the slot of another key.
+pub(crate) fn colocated_key(key: &str, prefix: &str) -> String {
     key_in(slot_of(key), prefix)
 }
