@@ -460,8 +460,8 @@ mod tests {
     fn an_invalid_url_is_rejected_with_advice() {
         for (url, advice) in [
             ("redis+sentinel://a:1,,b/mymaster", "sentinel:26379"),
-            ("redis+sentinel://a:1/", "in the place of `mymaster`"),
-            ("redis+sentinel://a:1/m/0/1", "in the place of `mymaster`"),
+            ("redis+sentinel://a:1/", "in place of `mymaster`"),
+            ("redis+sentinel://a:1/m/0/1", "in place of `mymaster`"),
             ("redis+sentinel://mia@a:1/m", "without a password"),
             #[cfg(feature = "cluster")]
             ("redis+cluster://a,/", "redis+cluster://user:password"),

@@ -1,7 +1,7 @@
 //! Leases: the right of one owner at a time to a session, for a limited time. Each is a key of its own beside the session's.
 //!
-//! `acquire` sends `SET … NX`; if that finds a lease of the same owner, it renews it by compare-and-set. `release` replaces the
-//! value by `free`, by compare-and-set too, with a time to live of a millisecond.
+//! `acquire` sends `SET … NX`; if that finds a lease of the same owner, or a released one, it replaces it by compare-and-set.
+//! `release` replaces the value by `free`, by compare-and-set too, with a time to live of a millisecond.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub(crate) async fn acquire(
             }
         }
     }
-    // Others released and took it in every round.
+    // In every round another owner released the lease and a third one took it.
     Ok(Leased::Taken {
         left: Duration::ZERO,
     })

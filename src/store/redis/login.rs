@@ -208,10 +208,10 @@ impl Login {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs a connection in again whenever its credentials are about to expire, until the connection is dropped; `None` if they
-    /// do not expire.
+    /// Starts a task that logs a connection in again whenever its credentials are about to expire; returns `None` if they do not.
+    /// Dropping the handle stops the task.
     ///
-    /// The exclusive user of the connection, which may open transactions on it, holds `auth_lock`.
+    /// A request that uses the connection alone, and may open transactions on it, holds `auth_lock`.
     pub(crate) fn keep_logged_in(
         self: &Arc<Self>,
         link: &Link,

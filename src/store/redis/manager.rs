@@ -38,7 +38,7 @@ pub(crate) struct Health {
     pub(crate) broken: Arc<AtomicBool>,
     /// A request uses it alone, or gave it up half-way: there may be a watched key, an open transaction or an unread reply.
     dirty: AtomicBool,
-    /// Held by the exclusive user of the connection, and during an AUTH.
+    /// Held by a request that uses the connection alone, and during an AUTH.
     auth_lock: Arc<AsyncMutex<()>>,
     /// The task that logs the connection in again; it ends with the connection.
     _login: Option<AbortOnDropHandle<()>>,

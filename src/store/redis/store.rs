@@ -35,7 +35,7 @@ use crate::token::Handle;
 ///
 /// | operation | commands | round trips |
 /// |---|---|---|
-/// | load | `GET`, `PTTL` in one pipeline | 1 |
+/// | load | `PTTL`, `GET` in one pipeline | 1 |
 /// | create | `SET … NX PX` | 1 |
 /// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
 /// | the same, if the server does not know the script yet | `EVALSHA`, `EVAL` | 2 |

@@ -152,7 +152,7 @@ impl Cas {
             .copied()
     }
 
-    /// The first strategy that the server supports and this user may use. Any other failure decides nothing.
+    /// The first strategy that the server supports and this user may use. After any other failure the strategy stays unknown.
     async fn first_available(
         &self,
         servers: &Servers,
