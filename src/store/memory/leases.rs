@@ -77,7 +77,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn leases_expire_free_their_memory_and_are_bounded() {
+    fn leases_expire_and_their_number_is_bounded() {
         let mut leases = Leases::default();
         let mut acquire = |key: Handle, owner: Owner, now: Millis| {
             let leased = leases.acquire(key, owner, LONG, now, 2);
