@@ -1,4 +1,4 @@
-//! Token, deadline and fingerprint: what a request may do with a session.
+//! Checks a token against its record: secret, deadline and fingerprint. The result says what the request may do with the session.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::time::Millis;
 use crate::token::{Handle, Token};
 
 impl SessionSlot {
-    /// Compares a token with what is stored under its handle: secret, deadline and fingerprint.
+    /// Checks a token against the record that is stored under its handle: secret, deadline and fingerprint.
     pub(crate) fn authenticate(
         &self,
         token: &Token,
@@ -29,7 +29,7 @@ impl SessionSlot {
             Ok(record) => record,
             Err(error) => {
                 self.context.emit(&Event::unreadable(handle, &error));
-                // A newer version of sessile may know the token; what is no record at all knows none.
+                // A newer version of sessile may accept the token. A value that is not a record accepts none.
                 let backing = match error {
                     Unreadable::Newer(_) => Backing::Denied {
                         handle: None,

@@ -1,4 +1,4 @@
-//! The body of a response: the inner service's, or the bytes that this layer answers with instead.
+//! The body of a response: that of the inner service, or the bytes of a response which replaces it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,8 +12,8 @@ pin_project! {
     /// The body of the responses of a [`SessionService`](crate::SessionService): the body of the inner service, or that of a
     /// response which replaces it, such as a 503.
     ///
-    /// It is a [`Body`] where `B` is, and passes on the frames, trailers, size hint and errors of the inner body unchanged.
-    /// [`Default`] is an empty body, whatever `B` is.
+    /// It implements [`Body`] if `B` does, and passes on the frames, trailers, size hint and errors of the inner body unchanged.
+    /// [`Default`] is an empty body for any `B`.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -27,7 +27,7 @@ pin_project! {
             #[pin]
             body: B,
         },
-        // `None` once they have been read.
+        // `None` once the bytes have been read.
         Own {
             bytes: Option<Bytes>,
         },
@@ -79,7 +79,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            // A `usize` fits into a `u64` on every platform that Rust has.
+            // A `usize` fits into a `u64` on every platform that Rust supports.
             Kind::Own { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }

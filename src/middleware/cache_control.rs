@@ -1,43 +1,43 @@
-//! What a response tells caches, and what it must tell them if it is for one visitor only.
+//! Cache headers: keeps a response that is for one visitor out of shared caches.
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 
 /// Why a response is for one visitor only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Private {
-    /// It sets the session cookie or takes it away.
+    /// It sets or removes the session cookie.
     SetsCookie,
-    /// Its handler asked for the session of somebody who is signed in.
+    /// Its handler asked for the session of a signed-in user.
     SignedIn,
 }
 
-/// What was made of the response's headers.
+/// Whether the handler's headers let shared caches store the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// They kept shared caches away already, or did not say anything.
+    /// They did not, or were silent.
     AsIntended,
-    /// They asked shared caches to store the response.
+    /// They did, and have been replaced or removed.
     WasPublic,
 }
 
 /// Keeps a response out of shared caches.
 pub(crate) fn keep_private(headers: &mut HeaderMap, why: Private) -> Outcome {
-    let says = Directives::of(headers, &CACHE_CONTROL);
+    let directives = Directives::of(headers, &CACHE_CONTROL);
     let mut outcome = Outcome::AsIntended;
-    if !says.forbids_storing() {
-        let public = says.has("public") || says.has("s-maxage");
-        let stays = match why {
-            Private::SetsCookie => says.has_plain("private"),
-            Private::SignedIn => !says.is_empty(),
+    if !directives.forbids_storing() {
+        let public = directives.has("public") || directives.has("s-maxage");
+        let keep = match why {
+            Private::SetsCookie => directives.has_plain("private"),
+            Private::SignedIn => !directives.is_empty(),
         };
         if public {
             outcome = Outcome::WasPublic;
         }
-        if public || !stays {
+        if public || !keep {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
     }
-    // Caches that know such a field do not look at `Cache-Control` at all (RFC 9213 §2.2).
+    // A cache that understands a targeted field ignores `Cache-Control` (RFC 9213 §2.2).
     let targeted: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_targeted(name) && !forbids_targeted(headers, name))
@@ -50,8 +50,8 @@ pub(crate) fn keep_private(headers: &mut HeaderMap, why: Private) -> Outcome {
     outcome
 }
 
-/// Whether a field speaks to some shared caches instead of `Cache-Control`: those of RFC 9213, which end so, and those
-/// that reverse proxies and delivery networks had before.
+/// Whether some shared caches obey this field instead of `Cache-Control`: a targeted field of RFC 9213, whose name ends in
+/// `-cache-control`, or one of the older fields of reverse proxies and content delivery networks.
 fn is_targeted(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.ends_with("-cache-control")
@@ -63,17 +63,17 @@ fn is_targeted(name: &HeaderName) -> bool {
 
 fn forbids_targeted(headers: &HeaderMap, name: &HeaderName) -> bool {
     match name.as_str() {
-        // nginx takes seconds, of which none forbid, or `@` and a time.
+        // nginx takes a number of seconds, of which 0 forbids caching, or `@` and a time.
         "x-accel-expires" => headers
             .get_all(name)
             .iter()
             .all(|value| value.as_bytes().trim_ascii() == b"0"),
-        // These know no `private`.
+        // These fields do not define `private`.
         "surrogate-control" | "edge-control" => Directives::of(headers, name).forbids_storing(),
         _ => {
-            let says = Directives::of(headers, name);
-            let public = says.has("public") || says.has("s-maxage");
-            says.forbids_storing() || (says.has_plain("private") && !public)
+            let directives = Directives::of(headers, name);
+            let public = directives.has("public") || directives.has("s-maxage");
+            directives.forbids_storing() || (directives.has_plain("private") && !public)
         }
     }
 }
@@ -84,7 +84,7 @@ struct Directives<'a>(Vec<Directive<'a>>);
 #[derive(Debug, PartialEq)]
 struct Directive<'a> {
     name: &'a [u8],
-    /// `private="x-foo"` speaks of that header only, not of the response.
+    /// Whether it has an argument: `private="x-foo"` applies to that header only, not to the response.
     qualified: bool,
 }
 
@@ -108,8 +108,7 @@ impl<'a> Directives<'a> {
             .any(|directive| directive.is(name) && !directive.qualified)
     }
 
-    /// Whether no cache may store the response. Beside `must-understand` a cache may pass over `no-store` (RFC 9111
-    /// §5.2.2.3).
+    /// Whether no cache may store the response. With `must-understand`, a cache may ignore `no-store` (RFC 9111 §5.2.2.3).
     fn forbids_storing(&self) -> bool {
         self.has_plain("no-store") && !self.has("must-understand")
     }
@@ -121,9 +120,9 @@ impl Directive<'_> {
     }
 }
 
-/// Splits one line at the commas that are not in a quoted string.
+/// Splits one header line at the commas outside of quoted strings.
 fn directives(line: &[u8]) -> Vec<Directive<'_>> {
-    let mut found = Vec::new();
+    let mut directives = Vec::new();
     let (mut start, mut quoted, mut escaped) = (0, false, false);
     for (at, byte) in line.iter().copied().chain([b',']).enumerate() {
         let end_of_line = at == line.len();
@@ -132,13 +131,13 @@ fn directives(line: &[u8]) -> Vec<Directive<'_>> {
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
             b',' if !quoted || end_of_line => {
-                found.extend(directive(&line[start..at]));
+                directives.extend(directive(&line[start..at]));
                 start = at + 1;
             }
             _ => {}
         }
     }
-    found
+    directives
 }
 
 fn directive(item: &[u8]) -> Option<Directive<'_>> {
@@ -184,7 +183,7 @@ mod tests {
                 "private = \"x\",\tno-store",
                 vec![("private", true), ("no-store", false)],
             ),
-            // Without its end, the string goes on to the end of the line.
+            // An unterminated string extends to the end of the line.
             (r#"x="no-store, private"#, vec![("x", true)]),
             (r#"x="\"#, vec![("x", true)]),
             ("=5, no-transform", vec![("no-transform", false)]),
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_keeps_the_whole_response_from_shared_caches_stays() {
+    fn a_cache_control_that_does_not_keep_shared_caches_away_is_replaced() {
         use Outcome::{AsIntended, WasPublic};
         use Private::{SetsCookie, SignedIn};
         for (why, lines, expected, outcome) in [
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_for_some_caches_alone_go_unless_they_forbid_storing() {
+    fn targeted_fields_are_removed_unless_they_forbid_storing() {
         for (name, value, stays) in [
             ("cdn-cache-control", "max-age=600", false),
             ("CDN-Cache-Control", "public", false),

@@ -1,54 +1,62 @@
-//! Which session a request has, if its cookies hold several tokens.
+//! Picks the session of a request whose cookies hold several tokens.
 //!
-//! The order of the cookies decides nothing: browsers send those with longer paths first, and among them older ones, and
-//! neither says whose they are (RFC 6265bis §5.8.3).
+//! The order of the cookies does not matter: browsers send cookies with longer paths first, and among these the older ones first,
+//! and neither says whose cookies they are (RFC 6265bis §5.8.3).
 
 use crate::error::session::{Gone, SessionError};
 use crate::session::state::backing::Backing;
 use crate::token::Handle;
 
-/// What one token has turned out to be worth, the least first.
+/// The result of authenticating one token, ordered from the worst to the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Worth {
+pub(crate) enum Candidate {
     /// There is no such session, or the secret is wrong.
-    Nothing,
-    /// It opened a session until a moment ago.
+    Invalid,
+    /// The secret was valid until a moment ago.
     Retired,
-    /// What is stored may be a session that a later version of sessile can read.
+    /// This version of sessile cannot read the record; a later one may.
     Unreadable,
-    /// Its secret is right, and the session is bound to another network.
-    Elsewhere(Handle),
-    /// It opens this session.
-    Opens(Handle),
+    /// The secret is valid, and the session is bound to another network.
+    Denied(Handle),
+    /// The token gives access to this session.
+    Valid(Handle),
 }
 
-/// What the request has.
+/// Which token decides the session of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// What the token at this place has turned out to be.
+    /// The token at this index.
     Use(usize),
-    Nobody,
-    /// Tokens of different sessions, and nothing tells which is the visitor's and which was put there by somebody else.
+    /// The request carries no token.
+    None,
+    /// The tokens are valid for different sessions, and one of them may have been planted by an attacker.
     Ambiguous,
 }
 
-/// What a request has whose tokens are worth this.
-pub(crate) fn choose(tokens: &[Worth]) -> Choice {
-    let opened = || tokens.iter().filter(|it| matches!(it, Worth::Opens(_)));
-    if opened().min() != opened().max() {
+/// Chooses the best of the tokens.
+pub(crate) fn choose(candidates: &[Candidate]) -> Choice {
+    let valid = || {
+        candidates
+            .iter()
+            .filter(|it| matches!(it, Candidate::Valid(_)))
+    };
+    if valid().min() != valid().max() {
         return Choice::Ambiguous;
     }
-    let best = tokens.iter().enumerate().max_by_key(|(_, worth)| **worth);
-    best.map_or(Choice::Nobody, |(place, _)| Choice::Use(place))
+    let best = candidates
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, candidate)| **candidate);
+    best.map_or(Choice::None, |(index, _)| Choice::Use(index))
 }
 
-/// The sessions whose secret the request holds, and may end.
-pub(crate) fn held(tokens: &[Worth]) -> Vec<Handle> {
-    let mut handles: Vec<Handle> = tokens
+/// The sessions whose secret the request holds, and which it may therefore end.
+pub(crate) fn verified_handles(candidates: &[Candidate]) -> Vec<Handle> {
+    let mut handles: Vec<Handle> = candidates
         .iter()
-        .filter_map(|worth| match worth {
-            Worth::Opens(handle) | Worth::Elsewhere(handle) => Some(*handle),
-            Worth::Nothing | Worth::Retired | Worth::Unreadable => None,
+        .filter_map(|candidate| match candidate {
+            Candidate::Valid(handle) | Candidate::Denied(handle) => Some(*handle),
+            Candidate::Invalid | Candidate::Retired | Candidate::Unreadable => None,
         })
         .collect();
     handles.sort_unstable();
@@ -56,20 +64,20 @@ pub(crate) fn held(tokens: &[Worth]) -> Vec<Handle> {
     handles
 }
 
-/// What a token is worth by which a request stands to the store like this.
-pub(crate) fn worth(backing: &Backing) -> Worth {
+/// Ranks the result of authenticating one token.
+pub(crate) fn candidate(backing: &Backing) -> Candidate {
     match backing {
-        Backing::New => Worth::Nothing,
-        Backing::Loaded(base) => Worth::Opens(base.token.handle),
+        Backing::New => Candidate::Invalid,
+        Backing::Loaded(base) => Candidate::Valid(base.token.handle),
         Backing::Denied {
             handle: Some(handle),
             ..
-        } => Worth::Elsewhere(*handle),
+        } => Candidate::Denied(*handle),
         Backing::Denied {
             why: SessionError::Gone(Gone::Rotated),
             ..
-        } => Worth::Retired,
-        Backing::Denied { .. } => Worth::Unreadable,
+        } => Candidate::Retired,
+        Backing::Denied { .. } => Candidate::Unreadable,
     }
 }
 
@@ -78,65 +86,65 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_session_that_is_opened_is_used_if_it_is_the_only_one() {
-        use Worth::{Elsewhere, Nothing, Opens, Retired, Unreadable};
+    fn a_valid_session_is_chosen_if_it_is_the_only_one() {
+        use Candidate::{Denied, Invalid, Retired, Unreadable, Valid};
         let mut handles = [(); 3].map(|()| Handle::random());
         handles.sort_unstable();
         let [one, two, three] = handles;
         for (tokens, chosen, ended) in [
-            (&[Nothing][..], Some(Nothing), &[][..]),
+            (&[Invalid][..], Some(Invalid), &[][..]),
             (&[Retired], Some(Retired), &[]),
             (&[Unreadable], Some(Unreadable), &[]),
-            (&[Elsewhere(one)], Some(Elsewhere(one)), &[one]),
-            (&[Opens(one)], Some(Opens(one)), &[one]),
-            (&[Nothing, Nothing], Some(Nothing), &[]),
-            (&[Nothing, Opens(one)], Some(Opens(one)), &[one]),
-            (&[Retired, Opens(one)], Some(Opens(one)), &[one]),
-            (&[Unreadable, Opens(one)], Some(Opens(one)), &[one]),
-            (&[Elsewhere(two), Opens(one)], Some(Opens(one)), &[one, two]),
-            (&[Elsewhere(one), Opens(two)], Some(Opens(two)), &[one, two]),
+            (&[Denied(one)], Some(Denied(one)), &[one]),
+            (&[Valid(one)], Some(Valid(one)), &[one]),
+            (&[Invalid, Invalid], Some(Invalid), &[]),
+            (&[Invalid, Valid(one)], Some(Valid(one)), &[one]),
+            (&[Retired, Valid(one)], Some(Valid(one)), &[one]),
+            (&[Unreadable, Valid(one)], Some(Valid(one)), &[one]),
+            (&[Denied(two), Valid(one)], Some(Valid(one)), &[one, two]),
+            (&[Denied(one), Valid(two)], Some(Valid(two)), &[one, two]),
             // Two tokens of one session.
-            (&[Opens(one), Opens(one)], Some(Opens(one)), &[one]),
+            (&[Valid(one), Valid(one)], Some(Valid(one)), &[one]),
             (
-                &[Opens(one), Nothing, Opens(one), Retired],
-                Some(Opens(one)),
+                &[Valid(one), Invalid, Valid(one), Retired],
+                Some(Valid(one)),
                 &[one],
             ),
-            (&[Opens(one), Opens(two)], None, &[one, two]),
-            (&[Opens(one), Opens(two), Opens(one)], None, &[one, two]),
+            (&[Valid(one), Valid(two)], None, &[one, two]),
+            (&[Valid(one), Valid(two), Valid(one)], None, &[one, two]),
             (
-                &[Opens(three), Opens(two), Opens(one)],
+                &[Valid(three), Valid(two), Valid(one)],
                 None,
                 &[one, two, three],
             ),
             (
-                &[Nothing, Opens(one), Elsewhere(three), Opens(two)],
+                &[Invalid, Valid(one), Denied(three), Valid(two)],
                 None,
                 &[one, two, three],
             ),
-            (&[Nothing, Retired], Some(Retired), &[]),
+            (&[Invalid, Retired], Some(Retired), &[]),
             (&[Retired, Unreadable], Some(Unreadable), &[]),
             (
-                &[Retired, Elsewhere(one), Unreadable],
-                Some(Elsewhere(one)),
+                &[Retired, Denied(one), Unreadable],
+                Some(Denied(one)),
                 &[one],
             ),
         ] {
-            for turn in 0..tokens.len() {
+            for shift in 0..tokens.len() {
                 let mut tokens = tokens.to_vec();
-                tokens.rotate_left(turn);
+                tokens.rotate_left(shift);
                 for _ in 0..2 {
                     tokens.reverse();
                     let choice = match choose(&tokens) {
-                        Choice::Use(place) => Some(tokens[place]),
+                        Choice::Use(index) => Some(tokens[index]),
                         Choice::Ambiguous => None,
-                        Choice::Nobody => panic!("{tokens:?}"),
+                        Choice::None => panic!("{tokens:?}"),
                     };
                     assert_eq!(choice, chosen, "{tokens:?}");
-                    assert_eq!(held(&tokens), ended, "{tokens:?}");
+                    assert_eq!(verified_handles(&tokens), ended, "{tokens:?}");
                 }
             }
         }
-        assert_eq!((choose(&[]), held(&[])), (Choice::Nobody, vec![]));
+        assert_eq!((choose(&[]), verified_handles(&[])), (Choice::None, vec![]));
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::Extensions;
 
-/// The address of the connection's other end, as axum's `ConnectInfo` or, in tests, `MockConnectInfo` tells it.
+/// The address of the connection's peer, from axum's `ConnectInfo` or, in tests, `MockConnectInfo`.
 #[cfg(feature = "axum")]
 pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     connected.or_else(mocked).map(SocketAddr::ip)
 }
 
-/// Without axum only the layer's own function tells the address.
+/// Without axum, the address comes only from the function that `with_client_ip` sets.
 #[cfg(not(feature = "axum"))]
 pub(crate) fn peer(_: &Extensions) -> Option<IpAddr> {
     None

@@ -1,8 +1,8 @@
-//! The session cookie: reading what browsers send, and writing what they keep.
+//! The session cookie: reads the `Cookie` headers that browsers send, and writes `Set-Cookie`.
 //!
 //! Cookie crates decode names (`__%48ost-id` becomes `__Host-id`, so that a sibling host can forge it) or drop the whole
-//! header for one odd byte in a neighbour's cookie. This reader compares bytes: it splits at `;`, trims spaces and tabs,
-//! and takes the value only if it is exactly a token.
+//! header for one unusual byte in another cookie. This reader compares bytes: it splits at `;`, trims spaces and tabs,
+//! and accepts the value only if it is exactly a token.
 
 use std::time::Duration;
 
@@ -15,37 +15,37 @@ use crate::config::domain::domains;
 use crate::record::lifetime::MAX_COOKIE_AGE;
 use crate::token::Token;
 
-/// How many different tokens of one request are looked up at most.
+/// How many different tokens of one request sessile looks up at most.
 const MAX_TOKENS: usize = 4;
 
-/// What a request carries under the name of the session cookie.
+/// The cookies that a request carries under the name of the session cookie.
 ///
-/// Browsers tell cookies of one name apart by domain and path, and send both if these once were others, or if another
-/// application of the host has a cookie of the name. They do not say which is which, and their order says nothing that
-/// holds (RFC 6265bis §5.8.3).
+/// Browsers distinguish cookies of one name by domain and path. They send several if the configured domain or path has changed,
+/// or if another application on the host uses the same name. The request does not say which is which, and their order is not
+/// reliable (RFC 6265bis §5.8.3).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Presented {
-    /// The tokens, each once; none if there are more than [`MAX_TOKENS`].
+    /// The different tokens; empty if there are more than [`MAX_TOKENS`].
     pub(crate) tokens: Vec<Token>,
-    /// How many cookies hold a token, equal ones too.
+    /// How many cookies hold a token, duplicates included.
     count: usize,
-    /// There is one that no sessile has written.
+    /// Whether one of the cookies is not a token.
     pub(crate) malformed: bool,
 }
 
 impl Presented {
-    /// Whether there is no such cookie.
-    pub(crate) fn is_nothing(&self) -> bool {
+    /// Whether the request carries no such cookie.
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0 && !self.malformed
     }
 
-    /// Whether the browser has several cookies that may be sessions.
-    pub(crate) fn is_several(&self) -> bool {
+    /// Whether several cookies hold a token.
+    pub(crate) fn has_several(&self) -> bool {
         self.count > 1
     }
 
-    /// Whether there are so many that none of them is looked up.
-    pub(crate) fn is_too_many(&self) -> bool {
+    /// Whether there are so many different tokens that sessile looks up none of them.
+    pub(crate) fn has_too_many(&self) -> bool {
         self.count > 0 && self.tokens.is_empty()
     }
 
@@ -54,7 +54,7 @@ impl Presented {
             self.malformed = true;
             return;
         };
-        let too_many = self.is_too_many();
+        let too_many = self.has_too_many();
         self.count += 1;
         if too_many || self.tokens.contains(&token) {
             return;
@@ -66,7 +66,7 @@ impl Presented {
     }
 }
 
-/// Finds the session's tokens among all cookies of the request.
+/// Reads the session's tokens from the cookies of the request.
 pub(crate) fn read(headers: &HeaderMap, name: &str) -> Presented {
     let mut presented = Presented::default();
     for header in headers.get_all(COOKIE) {
@@ -82,7 +82,7 @@ pub(crate) fn read(headers: &HeaderMap, name: &str) -> Presented {
     presented
 }
 
-/// Spaces and tabs, which are all the white space that RFC 6265bis §5.7 knows.
+/// Trims spaces and tabs, the only white space that RFC 6265bis §5.7 trims.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -93,87 +93,88 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Where a browser keeps a cookie: one of the same name elsewhere is another cookie.
+/// The scope of a cookie. Browsers treat cookies of one name in different scopes as different cookies.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
-    /// `None` for the host of the request alone.
+pub(crate) struct Scope {
+    /// `None` for the host of the request only.
     pub(crate) domain: Option<String>,
     pub(crate) path: String,
 }
 
-impl Place {
-    /// Where the session cookie is kept.
+impl Scope {
+    /// The scope of the session cookie.
     fn of(config: &CookieConfig) -> Self {
         let domain = config.domain.as_deref();
         Self {
-            // RFC 6265 §5.2.3: neither the dot nor the case means anything.
+            // RFC 6265 §5.2.3: a leading dot and the case have no effect.
             domain: domain.map(|it| it.strip_prefix('.').unwrap_or(it).to_ascii_lowercase()),
             path: config.path.clone(),
         }
     }
 }
 
-/// How many removals a response has at most, about 2.5 KiB: proxies often take 4 KiB of headers.
+/// How many cookies a response removes at most. That takes about 2.5 KiB, and proxies often limit headers to 4 KiB.
 const MAX_REMOVALS: usize = 20;
 
-/// Where else a cookie of the session cookie's name may be that browsers send with this request: for the host alone, for
-/// it and for each of its parents; at the root, at the configured path and at each directory of the request's.
-pub(crate) fn other_places(config: &CookieConfig, host: Option<&str>, path: &str) -> Vec<Place> {
-    let own = Place::of(config);
+/// The other scopes from which a browser may have sent a cookie of the session cookie's name with this request. Their domains:
+/// none, the configured one, the host, and each of its parents. Their paths: `/`, the configured one, and each directory of the
+/// request's path.
+pub(crate) fn other_scopes(config: &CookieConfig, host: Option<&str>, path: &str) -> Vec<Scope> {
+    let own = Scope::of(config);
     if has_prefix(&config.name, "__Host-") {
         return Vec::new();
     }
     let parents = host.map(domains).unwrap_or_default();
     let mut domains = vec![None, own.domain.clone()];
     domains.extend(parents.into_iter().map(Some));
-    // What `config` takes for a path.
+    // The characters that `CookieConfig::check` accepts in a path.
     let is_text = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
     let ends = path.match_indices('/').map(|(end, _)| end);
     let directories = ends.map(|end| &path[..end]);
     let directories = directories.filter(|it| it.starts_with('/') && it.bytes().all(is_text));
-    let mut places = Vec::new();
+    let mut scopes = Vec::new();
     for path in ["/", &own.path].into_iter().chain(directories) {
         for domain in &domains {
-            let place = Place {
+            let scope = Scope {
                 domain: domain.clone(),
                 path: path.to_owned(),
             };
-            if place != own && !places.contains(&place) {
-                places.push(place);
+            if scope != own && !scopes.contains(&scope) {
+                scopes.push(scope);
             }
-            if places.len() >= MAX_REMOVALS {
-                return places;
+            if scopes.len() >= MAX_REMOVALS {
+                return scopes;
             }
         }
     }
-    places
+    scopes
 }
 
-/// The `Set-Cookie` header that gives the browser this token, or that takes the cookie away again. One function writes
-/// both, so that name, path and domain agree and the browser finds what it is to remove.
+/// Returns the `Set-Cookie` header that sets the cookie to this token, or removes the cookie. One function writes both, so that
+/// name, path and domain agree, and the browser removes the cookie that it was sent.
 ///
-/// A cookie without a maximal age ends with the browser.
+/// Without a maximum age, the browser keeps the cookie until it is closed.
 pub(crate) fn write(
     config: &CookieConfig,
     kept: Option<(&Token, Option<Duration>)>,
 ) -> Option<HeaderValue> {
-    write_at(config, &Place::of(config), kept)
+    write_at(config, &Scope::of(config), kept)
 }
 
-/// The `Set-Cookie` header that takes a cookie of the session cookie's name away from another place.
-pub(crate) fn remove_from(config: &CookieConfig, place: &Place) -> Option<HeaderValue> {
-    write_at(config, place, None)
+/// Returns the `Set-Cookie` header that removes a cookie of the session cookie's name from another scope.
+pub(crate) fn remove_from(config: &CookieConfig, scope: &Scope) -> Option<HeaderValue> {
+    write_at(config, scope, None)
 }
 
 fn write_at(
     config: &CookieConfig,
-    place: &Place,
+    scope: &Scope,
     kept: Option<(&Token, Option<Duration>)>,
 ) -> Option<HeaderValue> {
     let value = kept.map(|(token, _)| token.encode());
     let value = value.as_ref().map_or("", |value| value.as_str());
     let mut cookie = Cookie::build((config.name.as_str(), value))
-        .path(place.path.as_str())
+        .path(scope.path.as_str())
         .http_only(true)
         .secure(config.secure)
         .partitioned(config.partitioned)
@@ -182,7 +183,7 @@ fn write_at(
             SameSite::Strict => cookie::SameSite::Strict,
             SameSite::None => cookie::SameSite::None,
         });
-    if let Some(domain) = &place.domain {
+    if let Some(domain) = &scope.domain {
         cookie = cookie.domain(domain.as_str());
     }
     cookie = match kept {
@@ -197,13 +198,13 @@ fn write_at(
     Some(header)
 }
 
-/// Rounded up: a cookie of zero seconds would be a removal.
+/// Rounds up to at least one second: `Max-Age=0` would remove the cookie.
 fn whole_seconds(duration: Duration) -> CookieDuration {
     let seconds = duration.as_millis().div_ceil(1000).max(1);
     CookieDuration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
-/// Removes every `Set-Cookie` for the cookie of this name; true if there was one.
+/// Removes every `Set-Cookie` for the cookie of this name; returns whether there was one.
 pub(crate) fn strip(headers: &mut HeaderMap, name: &str) -> bool {
     let all = headers.get_all(SET_COOKIE);
     if !all.iter().any(|cookie| is_named(cookie, name)) {
@@ -225,10 +226,10 @@ pub(crate) fn strip(headers: &mut HeaderMap, name: &str) -> bool {
 fn is_named(header: &HeaderValue, name: &str) -> bool {
     let pair = header.as_bytes().split(|byte| *byte == b';').next();
     let pair = trim(pair.unwrap_or_default());
-    // The value of a cookie without a name is sent back without the `=` before it, and then looks like name and value.
+    // A browser sends a cookie without a name back as its value alone, which then reads as name and value.
     let pair = pair.strip_prefix(b"=").unwrap_or(pair);
-    let found = pair.split(|byte| *byte == b'=').next();
-    trim(found.unwrap_or_default()) == name.as_bytes()
+    let cookie_name = pair.split(|byte| *byte == b'=').next();
+    trim(cookie_name.unwrap_or_default()) == name.as_bytes()
 }
 
 #[cfg(test)]
@@ -275,15 +276,15 @@ mod tests {
         ] {
             assert_eq!(presented(&cookies), expected, "{cookies:?}");
         }
-        let mut odd = b"odd=\xff\xfe; ".to_vec();
-        odd.extend_from_slice(genuine.as_bytes());
-        assert_eq!(read(&request(&[&odd]), NAME), expected);
+        let mut not_utf8 = b"x=\xff\xfe; ".to_vec();
+        not_utf8.extend_from_slice(genuine.as_bytes());
+        assert_eq!(read(&request(&[&not_utf8]), NAME), expected);
         let many = format!("{}{genuine}", "a=;".repeat(50_000));
         assert_eq!(presented(&[&many]), expected);
     }
 
     #[test]
-    fn names_that_only_look_alike_are_other_cookies() {
+    fn names_that_only_look_alike_belong_to_other_cookies() {
         let text = Token::random().encode();
         for name in [
             "__host-id",
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_no_token_are_malformed_and_hide_none() {
+    fn a_malformed_value_does_not_hide_a_token() {
         let token = Token::random();
         let text = token.encode();
         let genuine = format!("{NAME}={}", *text);
@@ -321,8 +322,8 @@ mod tests {
         ] {
             let malformed = format!("{NAME}={value}");
             let alone = presented(&[&malformed]);
-            assert!(alone.malformed && alone.tokens.is_empty() && !alone.is_nothing());
-            assert!(!alone.is_several() && !alone.is_too_many());
+            assert!(alone.malformed && alone.tokens.is_empty() && !alone.is_empty());
+            assert!(!alone.has_several() && !alone.has_too_many());
             for cookies in [[&malformed, &genuine], [&genuine, &malformed]] {
                 let cookies = cookies.map(String::as_str);
                 let expected = Presented {
@@ -330,7 +331,7 @@ mod tests {
                     ..tokens(&[&token], 1)
                 };
                 assert_eq!(presented(&cookies), expected);
-                assert!(!expected.is_several());
+                assert!(!expected.has_several());
             }
         }
     }
@@ -355,13 +356,13 @@ mod tests {
             let candidates: Vec<&Token> = candidates.iter().map(|n: &usize| &all[*n]).collect();
             let found = presented(&[&header]);
             assert_eq!(found, tokens(&candidates, order.len()), "{order:?}");
-            assert!(found.is_several() && !found.is_nothing(), "{order:?}");
-            assert_eq!(found.is_too_many(), candidates.is_empty(), "{order:?}");
+            assert!(found.has_several() && !found.is_empty(), "{order:?}");
+            assert_eq!(found.has_too_many(), candidates.is_empty(), "{order:?}");
         }
     }
 
     #[test]
-    fn other_cookies_of_the_name_are_removed_wherever_they_may_be() {
+    fn cookies_of_the_same_name_are_removed_from_every_other_scope() {
         const HOST: &str = "a.shop.example.org";
         let config = |domain: Option<&str>, path: &str| CookieConfig {
             name: "id".into(),
@@ -408,7 +409,7 @@ mod tests {
                     "a.shop.example.org /app",
                 ],
             ),
-            // The path was another one, which may be a part of this request's.
+            // The configured path may have been another one, such as a directory of this request's path.
             (
                 config(None, "/"),
                 None,
@@ -418,7 +419,7 @@ mod tests {
             (config(None, "/"), None, "/app//x", &["- /app", "- /app/"]),
             (config(None, "/"), None, "/a;Max-Age=9/b/c", &[]),
             (config(None, "/"), None, "*", &[]),
-            // The host of a proxy, say: the configured domain counts all the same.
+            // The host may be that of a proxy: the configured domain counts all the same.
             (
                 config(org, "/"),
                 Some("shop.internal"),
@@ -426,34 +427,34 @@ mod tests {
                 &["- /", "shop.internal /"],
             ),
             (config(None, "/"), Some("127.0.0.1"), "/", &[]),
-            // Browsers keep cookies of this prefix in one place.
+            // Browsers accept a `__Host-` cookie in one scope only.
             (CookieConfig::default(), Some(HOST), "/app/login", &[]),
         ] {
-            let places = other_places(&config, host, path);
-            let shown: Vec<String> = places
+            let scopes = other_scopes(&config, host, path);
+            let shown: Vec<String> = scopes
                 .iter()
-                .map(|place| format!("{} {}", place.domain.as_deref().unwrap_or("-"), place.path))
+                .map(|scope| format!("{} {}", scope.domain.as_deref().unwrap_or("-"), scope.path))
                 .collect();
             assert_eq!(shown, expected, "{config:?} {host:?} {path}");
-            for place in &places {
-                let removal = remove_from(&config, place).unwrap();
+            for scope in &scopes {
+                let removal = remove_from(&config, scope).unwrap();
                 assert!(is_named(&removal, &config.name) && removal.is_sensitive());
                 let removal = removal.to_str().unwrap();
-                let path = format!("; Path={}; ", place.path);
+                let path = format!("; Path={}; ", scope.path);
                 assert!(removal.starts_with("id=; HttpOnly; SameSite=Lax; Secure; "));
                 assert!(removal.contains(&path) && removal.contains("; Max-Age=0; "));
                 let domain = removal.split_once("; Domain=").map(|(_, rest)| rest);
                 let domain = domain.and_then(|rest| rest.split(';').next());
-                assert_eq!(domain, place.domain.as_deref());
+                assert_eq!(domain, scope.domain.as_deref());
             }
         }
         let (host, path) = (format!("{}example.org", "a.".repeat(9)), "/a".repeat(9));
-        let places = other_places(&config(None, "/"), Some(&host), &path);
-        assert_eq!(places.len(), MAX_REMOVALS);
+        let scopes = other_scopes(&config(None, "/"), Some(&host), &path);
+        assert_eq!(scopes.len(), MAX_REMOVALS);
     }
 
     #[test]
-    fn the_cookie_and_its_removal_differ_only_in_value_and_life() {
+    fn the_cookie_and_its_removal_differ_only_in_value_and_lifetime() {
         let token = Token::random();
         let text = token.encode();
         let set = write(&CookieConfig::default(), Some((&token, None))).unwrap();
@@ -494,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_set_cookie_is_ours() {
+    fn only_a_set_cookie_of_the_session_cookies_name_is_stripped() {
         for (value, ours) in [
             (&b"__Host-id=x; Path=/"[..], true),
             (b" __Host-id =x", true),

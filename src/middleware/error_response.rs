@@ -6,11 +6,11 @@ use http::{HeaderValue, Response, StatusCode, header};
 use crate::error::session::{Denied, SessionError};
 
 impl SessionError {
-    /// The status of the response that this error becomes.
+    /// Returns the status of the response for this error.
     ///
-    /// 409 for `Conflict`, `Gone`, `Denied`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and `OutcomeUnknown`
-    /// (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a change of the
-    /// application's code can fix.
+    /// It is 409 for `Conflict`, `Gone`, `Denied`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
+    /// `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a
+    /// change of the application's code can fix.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Conflict { .. }
@@ -35,24 +35,24 @@ impl SessionError {
         }
     }
 
-    /// The default response: the status and one plain sentence. It is never cached.
+    /// The default response: the status and one plain sentence, with `Cache-Control: no-store`.
     pub(crate) fn response(&self) -> Response<Bytes> {
         let text: &'static str = match self {
             Self::OutcomeUnknown => {
-                "It is not known whether this was done. Look before you repeat it.\n"
+                "It is unknown whether this was done. Check before you repeat it.\n"
             }
             Self::Store(_) | Self::Busy { .. } => {
                 "The session is unavailable right now. Try again in a moment.\n"
             }
             Self::PartlyCommitted { .. } => {
-                "A part of this was done and the rest was not. Look before you repeat it.\n"
+                "A part of this was done and the rest was not. Check before you repeat it.\n"
             }
             Self::Refused { .. } | Self::Aborted => {
-                "This is not possible any more. Load the page again.\n"
+                "This is no longer possible. Reload the page.\n"
             }
             Self::Denied(Denied::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::Gone(_) | Self::Conflict { .. } => {
-                "The session was changed by another request. Load the page again.\n"
+                "Another request has changed the session. Reload the page.\n"
             }
             _ => "Internal server error.\n",
         };
@@ -80,7 +80,7 @@ mod tests {
     use crate::error::store::StoreError;
 
     #[test]
-    fn only_a_failed_or_busy_store_invites_a_retry() {
+    fn only_an_unavailable_or_busy_session_invites_a_retry() {
         let store = SessionError::Store(StoreError::unavailable("down"));
         for (error, status, retry) in [
             (store, 503, true),

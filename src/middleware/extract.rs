@@ -1,4 +1,4 @@
-//! The session as an argument of axum handlers, its errors as responses.
+//! The session as an argument of axum handlers, and its errors as responses.
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
@@ -11,7 +11,7 @@ use crate::record::transaction::TransactionError;
 use crate::session::Session;
 use crate::session::read_only::ReadSession;
 
-/// Used as `session: Session`. Rejected with [`SessionError::MissingLayer`] if no layer is around the handler, and with
+/// Extracts `session: Session`. Rejects with [`SessionError::MissingLayer`] if no layer is around the handler, and with
 /// [`SessionError::Store`] if the session could not be loaded.
 impl<S: Send + Sync> FromRequestParts<S> for Session {
     type Rejection = SessionError;
@@ -21,8 +21,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
     }
 }
 
-/// Used as `session: Option<Session>` where the layer may be absent, which gives `None`. A store that fails stays an
-/// error: nobody is anonymous because of an outage.
+/// Extracts `session: Option<Session>`, which is `None` if there is no layer. A failed store remains an error, since an outage
+/// must not make a signed-in user anonymous.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for Session {
     type Rejection = SessionError;
 
@@ -31,7 +31,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Session {
     }
 }
 
-/// Used as `session: ReadSession`; rejected as [`Session`] is.
+/// Extracts `session: ReadSession`, with the rejections of [`Session`].
 impl<S: Send + Sync> FromRequestParts<S> for ReadSession {
     type Rejection = SessionError;
 
@@ -40,7 +40,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ReadSession {
     }
 }
 
-/// Used as `session: Option<ReadSession>`, as [`Session`] is.
+/// Extracts `session: Option<ReadSession>`, which is `None` if there is no layer.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for ReadSession {
     type Rejection = SessionError;
 
@@ -49,8 +49,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for ReadSession {
     }
 }
 
-/// Used as `logout: Logout`. Rejected with [`SessionError::MissingLayer`] if no layer is around the handler, and for nothing
-/// else.
+/// Extracts `logout: Logout`. Rejects with [`SessionError::MissingLayer`] if no layer is around the handler, and never
+/// otherwise.
 impl<S: Send + Sync> FromRequestParts<S> for Logout {
     type Rejection = SessionError;
 
@@ -59,7 +59,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Logout {
     }
 }
 
-/// Used as `logout: Option<Logout>` where the layer may be absent, which gives `None`.
+/// Extracts `logout: Option<Logout>`, which is `None` if there is no layer.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for Logout {
     type Rejection = SessionError;
 
@@ -68,10 +68,10 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Logout {
     }
 }
 
-/// `None` only where there is no layer.
-fn unless_absent<T>(found: Result<T, SessionError>) -> Result<Option<T>, SessionError> {
-    match found {
-        Ok(found) => Ok(Some(found)),
+/// `None` only if there is no layer.
+fn unless_absent<T>(extracted: Result<T, SessionError>) -> Result<Option<T>, SessionError> {
+    match extracted {
+        Ok(extracted) => Ok(Some(extracted)),
         Err(SessionError::MissingLayer) => Ok(None),
         Err(error) => Err(error),
     }
@@ -88,13 +88,13 @@ impl<E: IntoResponse> IntoResponse for TransactionError<E> {
 
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        // These have events of their own, and a store that is away makes as many as there are requests.
-        let is_told = matches!(
+        // These errors have their own events, and while the store is down every request returns one.
+        let has_event = matches!(
             self,
             Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown
         );
-        if self.status().is_server_error() && !is_told {
-            tracing::error!(target: "sessile", error = &self as &dyn std::error::Error, "a handler failed for its session");
+        if self.status().is_server_error() && !has_event {
+            tracing::error!(target: "sessile", error = &self as &dyn std::error::Error, "a handler returned a session error");
         }
         let mut response = self.response().map(Body::from);
         response.extensions_mut().insert(self);

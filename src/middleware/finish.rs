@@ -1,4 +1,4 @@
-//! The way out: the commit, the cookie, and what caches may know.
+//! The way out: commits the session, sets the cookie, and keeps private responses out of caches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
-use crate::middleware::cookie::{Place, Presented, remove_from, strip, write};
+use crate::middleware::cookie::{Presented, Scope, remove_from, strip, write};
 use crate::middleware::slot::SessionSlot;
 use crate::record::lifetime::cookie_end;
 use crate::session::save::{Trigger, commit_pending};
@@ -21,14 +21,14 @@ use crate::session::state::backing::Backing;
 use crate::time::Millis;
 use crate::token::Token;
 
-/// Commits the session and makes the response tell the browser what it must know. A response whose session could not be
-/// committed is replaced: the handler's answer would claim what has not happened.
+/// Commits the session and writes the session cookie and cache headers into the response. If the session cannot be committed,
+/// replaces the response: the handler's response would report changes that were not stored.
 pub(crate) async fn finish<B>(
     slot: &SessionSlot,
     response: Response<ResponseBody<B>>,
 ) -> Response<ResponseBody<B>> {
     let policy = &slot.context.policy;
-    let mut response = only_others_cookies(policy, response);
+    let mut response = remove_session_cookies(policy, response);
     if let Some(session) = slot.send_head() {
         let shared = session.shared();
         let failed = is_failed(policy, &response);
@@ -43,14 +43,15 @@ pub(crate) async fn finish<B>(
         };
         response = match committed {
             Err(error) => error_response(slot, &error, response.headers()),
-            // By now it is known whether anything of a request is in the store whose handler has returned an error.
-            Ok(()) => replaced_if_failed(slot, response),
+            // Only after the commit is it known whether a part of the request's changes is in the store, which an error that
+            // the handler returned must report.
+            Ok(()) => replace_session_error(slot, response),
         };
         let now = slot.context.backend.now();
-        let (places, headers) = (&slot.other_places, response.headers_mut());
-        write_headers(policy, action, places, now, signed_in, headers);
+        let (scopes, headers) = (&slot.other_scopes, response.headers_mut());
+        write_headers(policy, action, scopes, now, signed_in, headers);
     } else {
-        response = replaced_if_failed(slot, response);
+        response = replace_session_error(slot, response);
     }
     if slot.is_accessed() {
         vary_by_cookie(response.headers_mut());
@@ -58,40 +59,40 @@ pub(crate) async fn finish<B>(
     response
 }
 
-/// The response for a session that could not be loaded. It sets no cookie: an outage must not log anyone out.
+/// The response for a session that could not be loaded. It does not touch the cookie: an outage must not log anyone out.
 pub(crate) fn reject<B>(slot: &SessionSlot, error: &SessionError) -> Response<ResponseBody<B>> {
     error_response(slot, error, &HeaderMap::new())
 }
 
-/// A session error that the handler returned gets the response of the layer's hook too. And it does not know what else of the
-/// request is in the store.
-fn replaced_if_failed<B>(
+/// Replaces a response for a session error that the handler returned: by that of the layer's hook, or by that of another error
+/// if a part of the request's changes is already in the store.
+fn replace_session_error<B>(
     slot: &SessionSlot,
     response: Response<ResponseBody<B>>,
 ) -> Response<ResponseBody<B>> {
     let Some(error) = response.extensions().get::<SessionError>() else {
         return response;
     };
-    let told = match slot.loaded() {
+    let session_error = match slot.loaded() {
         Some(session) => session.shared().state().of_the_request(error.clone()),
         None => error.clone(),
     };
-    let is_another = std::mem::discriminant(&told) != std::mem::discriminant(error);
-    match is_another || slot.error_hook.is_some() {
-        true => error_response(slot, &told, response.headers()),
+    let differs = std::mem::discriminant(&session_error) != std::mem::discriminant(error);
+    match differs || slot.error_hook.is_some() {
+        true => error_response(slot, &session_error, response.headers()),
         false => response,
     }
 }
 
-/// Whether the handler told the client that it has not done what it was asked.
+/// Whether the response says that the request failed.
 fn is_failed<R>(policy: &Policy, response: &Response<R>) -> bool {
     let server_error = response.status() >= StatusCode::INTERNAL_SERVER_ERROR;
     let session_error = response.extensions().get::<SessionError>().is_some();
     session_error || (server_error && !policy.config.commit_on_server_error)
 }
 
-/// The response without cookies of our name: whoever has set them was not us.
-fn only_others_cookies<R>(policy: &Policy, mut response: Response<R>) -> Response<R> {
+/// Removes each cookie that the handler or an inner layer set under the name of the session cookie.
+fn remove_session_cookies<R>(policy: &Policy, mut response: Response<R>) -> Response<R> {
     let name = &policy.config.cookie.name;
     if strip(response.headers_mut(), name) {
         let name = name.clone();
@@ -100,7 +101,7 @@ fn only_others_cookies<R>(policy: &Policy, mut response: Response<R>) -> Respons
     response
 }
 
-/// The response for an error, with the cookies that the replaced one was to set.
+/// The response for an error, with the cookies of the response that it replaces.
 fn error_response<B>(
     slot: &SessionSlot,
     error: &SessionError,
@@ -111,7 +112,7 @@ fn error_response<B>(
         None => error.response(),
     };
     let response = response.map(ResponseBody::own);
-    let mut response = only_others_cookies(&slot.context.policy, response);
+    let mut response = remove_session_cookies(&slot.context.policy, response);
     for cookie in replaced.get_all(SET_COOKIE) {
         response.headers_mut().append(SET_COOKIE, cookie.clone());
     }
@@ -119,16 +120,17 @@ fn error_response<B>(
     response
 }
 
-/// What the response does to the session cookie of the browser.
+/// How the response changes the session cookie of the browser.
 #[derive(Debug, PartialEq)]
 enum CookieAction {
     Unchanged,
-    /// Sets it to this token, until the browser is closed or until this time.
+    /// Sets it to this token, until this time or, if `None`, until the browser is closed.
     Set(Token, Option<Millis>),
     Remove,
 }
 
-/// A response whose handler did not use the session is not changed, even if the cookie is old, so that caches may store it.
+/// Decides how the response changes the cookie. A response whose handler did not use the session stays as it is, even if the
+/// cookie is old, so that caches may store it.
 fn cookie_action(
     presented: &Presented,
     state: &State,
@@ -136,14 +138,14 @@ fn cookie_action(
     committed: &Result<(), SessionError>,
 ) -> CookieAction {
     match &state.backing {
-        Backing::New if state.ending.has_begun() && !presented.is_nothing() => CookieAction::Remove,
-        // A session that is gone, or another's now: the cookie that the browser has, or will get, is the right one.
+        Backing::New if state.ending.has_begun() && !presented.is_empty() => CookieAction::Remove,
+        // If the session has ended or was rotated, the browser has, or will get, the right cookie from another response.
         _ if is_gone(committed) => CookieAction::Unchanged,
         Backing::Loaded(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
-            let has_it = presented.tokens.contains(&base.token);
-            match has_it && !cookie.is_outdated_by(&base.record) {
+            let browser_has_token = presented.tokens.contains(&base.token);
+            match browser_has_token && !cookie.is_outdated_by(&base.record) {
                 true => CookieAction::Unchanged,
                 false => CookieAction::Set(base.token.clone(), cookie_end(&base.record)),
             }
@@ -159,14 +161,14 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
     }
 }
 
-/// Adds our cookie and keeps the response out of shared caches if it has that cookie or is for somebody who is signed in.
+/// Adds the session cookie, and keeps the response out of shared caches if it sets that cookie or is for a signed-in user.
 ///
-/// It is the only one of its name, domain and path (RFC 6265bis §4.1.1); before it, the others of its name are removed from
-/// where the browser may have them.
+/// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1). Before the session cookie come the removals
+/// of the cookies of its name in other scopes.
 fn write_headers(
     policy: &Policy,
     action: CookieAction,
-    other_places: &[Place],
+    other_scopes: &[Scope],
     now: Millis,
     signed_in: bool,
     headers: &mut HeaderMap,
@@ -186,8 +188,8 @@ fn write_headers(
         CookieAction::Remove => write(config, None),
     };
     if let Some(cookie) = cookie {
-        let others = other_places.iter();
-        let removals = others.filter_map(|place| remove_from(config, place));
+        let others = other_scopes.iter();
+        let removals = others.filter_map(|scope| remove_from(config, scope));
         for cookie in removals.chain([cookie]) {
             headers.append(SET_COOKIE, cookie);
         }
@@ -211,7 +213,7 @@ fn varies_by(headers: &HeaderMap, name: &str) -> bool {
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Carries out a `destroy` whose handler was dropped, panicked, or failed without a response.
+/// Drops the changes and carries out a `destroy` if the inner service panics, fails without a response, or is dropped.
 #[derive(Debug)]
 pub(crate) struct AbandonGuard(Option<Arc<SessionSlot>>);
 
@@ -228,7 +230,7 @@ impl AbandonGuard {
 
 impl Drop for AbandonGuard {
     fn drop(&mut self) {
-        // Whoever loads the session later, on a task of its own, is too late for a response too.
+        // A task that loads the session later must also find that no response follows.
         if let Some(session) = self.0.as_ref().and_then(|slot| slot.send_head()) {
             session.shared().abandon();
         }
@@ -290,7 +292,7 @@ mod tests {
                 Ok(()),
                 Set(new.clone(), None),
             ),
-            // What an earlier `save` has done stays done, and the browser needs its token.
+            // An earlier `save` has stored the session, and the browser needs its token.
             (
                 sent(&old),
                 stored(&new),
@@ -311,9 +313,9 @@ mod tests {
             ),
             (presented(&["x"]), Backing::New, true, Ok(()), Remove),
             (none(), Backing::New, true, Ok(()), Unchanged),
-            // What cannot be ended is not the browser's to keep.
+            // The browser loses the cookie even if the session could not be deleted.
             (sent(&old), Backing::New, true, gone(), Remove),
-            // One of several opens the session.
+            // One of several tokens is valid.
             (
                 presented(&[&new.encode(), &old.encode()]),
                 stored(&old),
@@ -337,7 +339,7 @@ mod tests {
                 cookie_action(&presented, &state, true, &committed),
                 expected
             );
-            // An old cookie is replaced by one of the same token, if the handler asked for the session.
+            // The response replaces an old cookie by one of the same token, if the handler asked for the session.
             if expected == Unchanged
                 && matches!(state.backing, Backing::Loaded(_))
                 && committed.is_ok()
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_response_varies_by_is_said_once() {
+    fn a_response_names_cookie_in_vary_only_once() {
         let mut headers = HeaderMap::new();
         headers.insert(VARY, HeaderValue::from_static("accept, COOKIE"));
         vary_by_cookie(&mut headers);

@@ -1,4 +1,4 @@
-//! A layer and its store from a configuration file or the environment.
+//! Builds a layer and its store from a configuration file or the environment.
 
 use serde::{Deserialize, Deserializer};
 
@@ -17,7 +17,7 @@ use crate::store::redis::{config::RedisConfig, store::RedisStore};
 #[doc(alias = "StorageType")]
 #[allow(
     clippy::large_enum_variant,
-    reason = "an application has one, and a Box would be a nuisance"
+    reason = "an application has one, and a `Box` would complicate its use"
 )]
 pub enum StoreConfig {
     /// `memory:` — a [`MemoryStore`]. The default.
@@ -26,10 +26,10 @@ pub enum StoreConfig {
     /// `redis://…`, `rediss://…`, `redis+cluster://…`, `redis+sentinel://…` or `unix://…` — a [`RedisStore`].
     #[cfg(feature = "redis")]
     Redis(RedisConfig),
-    /// Any other URL where the feature `redis` is off. [`SessionLayer::from_config`] refuses it, and says so.
+    /// Any other URL if the feature `redis` is off. [`SessionLayer::from_config`] rejects it with [`ConfigError::Invalid`].
     #[non_exhaustive]
     Unsupported {
-        /// What the URL begins with, such as `redis`; the rest may hold a password.
+        /// The scheme of the URL, such as `redis`; the rest is not kept, since it may hold a password.
         scheme: String,
     },
 }
@@ -55,7 +55,7 @@ impl StoreConfig {
     fn not_in_memory(url: &str) -> Self {
         let scheme = url.split_once("://").map(|(scheme, _)| scheme);
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+';
-        // Anything else may be a password in the wrong place.
+        // Any other text may be a misplaced password.
         let scheme = scheme.filter(|scheme| scheme.bytes().all(is_plain));
         Self::Unsupported {
             scheme: scheme.unwrap_or("…").to_owned(),
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for StoreConfig {
 
         let Settings { url, others } = Settings::deserialize(deserializer)?;
         let store = url.map_or_else(|| Self::not_in_memory("redis://"), Self::from_url);
-        // With another URL these may be settings of Redis, and that it is missing tells more.
+        // With another URL these may be Redis settings, and the error about the missing feature is more helpful.
         match others.keys().next() {
             Some(name) if store == Self::Memory => Err(D::Error::unknown_field(name, &["url"])),
             _ => Ok(store),
@@ -133,7 +133,7 @@ impl SessionLayer {
     /// # Errors
     ///
     /// Those of [`try_new`](Self::try_new) and [`RedisStore::from_config`], and [`ConfigError::Connect`] if `durability` waits
-    /// for replicas and this user may not send `WAIT`.
+    /// for replicas and the Redis user may not call `WAIT`.
     #[doc(alias = "factory")]
     pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
         tracing::info!(target: "sessile", store = ?config.store, "session store configured");
@@ -190,7 +190,7 @@ mod tests {
 
     #[cfg(not(feature = "redis"))]
     #[tokio::test]
-    async fn a_url_of_redis_is_refused_with_the_feature_that_it_needs() {
+    async fn a_redis_url_is_rejected_with_the_name_of_the_missing_feature() {
         for (json, scheme) in [
             (r#"{"url": "redis://mia:s3cret@h/"}"#, "redis"),
             (

@@ -1,4 +1,4 @@
-//! Code of the application that the middleware calls: the client's address, and the response to an error.
+//! The application's hooks, which the middleware calls: one for the client's address, one for the response to an error.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ type ClientIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 type OnError = dyn Fn(&SessionError, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Hooks {
-    /// The network of the request's client, or `None` if nobody needs it or it is not known.
+    /// The network of the request's client, or `None` if fingerprinting is off or the address is unknown.
     pub(crate) fn network(&self, config: &SessionConfig, parts: &Parts) -> Option<String> {
         if config.fingerprinting == Fingerprinting::Off {
             return None;
@@ -38,7 +38,7 @@ impl Hooks {
         network(address?, config.ipv4_prefix, config.ipv6_prefix)
     }
 
-    /// The error hook for this request. Without a hook nothing is copied.
+    /// The error hook for this request, with a copy of the request's head. Without a hook, copies nothing.
     pub(crate) fn error_hook(&self, parts: &Parts) -> Option<Box<ErrorHook>> {
         let on_error = Arc::clone(self.on_error.as_ref()?);
         let request = head_of(parts);
@@ -46,7 +46,7 @@ impl Hooks {
     }
 }
 
-/// The error hook of a layer, and the head of the request that it is to answer: the request itself is the inner service's.
+/// The error hook of a layer, and a copy of the request's head for it: the inner service takes the request itself.
 pub(crate) struct ErrorHook {
     on_error: Arc<OnError>,
     request: Parts,
@@ -59,7 +59,7 @@ impl ErrorHook {
     }
 }
 
-/// A copy of a request's head. Extensions are left out: a copy would keep alive what the request owns, and may be expensive.
+/// Copies a request's head without its extensions: a copy of these could keep alive what the request owns, and be expensive.
 fn head_of(parts: &Parts) -> Parts {
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = parts.method.clone();

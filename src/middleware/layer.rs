@@ -1,4 +1,4 @@
-//! The layer, which users configure once and share between routers.
+//! The layer, which an application configures once and shares between routers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,18 +24,18 @@ use crate::store::contract::SessionStore;
 /// use axum::{Router, routing::get};
 /// use sessile::{MemoryStore, Session, SessionError, SessionLayer};
 ///
-/// async fn slots(session: Session) -> Result<String, SessionError> {
-///     let n = session.increment("slots", 1)?;
+/// async fn visits(session: Session) -> Result<String, SessionError> {
+///     let n = session.increment("visits", 1)?;
 ///     Ok(format!("visit {n}"))
 /// }
 ///
 /// let app: Router = Router::new()
-///     .route("/", get(slots))
+///     .route("/", get(visits))
 ///     .layer(SessionLayer::new(MemoryStore::new()));
 /// ```
 ///
-/// Clones share the store. A `with_…` on a clone changes that clone only, so that routers side by side can have different
-/// settings: give each its own layer, then `merge` or `nest` them.
+/// Clones share the store. A `with_…` call on a clone changes only that clone, so that routers side by side can have different
+/// settings: give each router its own layer, then `merge` or `nest` the routers.
 ///
 /// A layer inside another one with the same cookie name uses the outer layer's session and settings: store, timeouts,
 /// fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
@@ -62,11 +62,10 @@ use crate::store::contract::SessionStore;
 /// Handlers and inner layers must not set a cookie with the session cookie's name: sessile removes it and emits
 /// [`Event::ForeignSetCookie`](crate::Event::ForeignSetCookie).
 ///
-/// The inner service may answer with a body of any type; the body of the layer's own responses is a
-/// [`ResponseBody`](crate::ResponseBody) of it. So layers that change the body may be inside or outside, and a tonic service is
-/// wrapped as any other. A gRPC status is not an HTTP status: a method that returns one in a response with status 200 has not
-/// failed for this layer, and what it has changed is committed unless it calls
-/// [`discard_changes`](crate::Session::discard_changes).
+/// The inner service may respond with a body of any type, which the layer wraps in a [`ResponseBody`](crate::ResponseBody). Layers
+/// that change the body may therefore be inside or outside of this one, and a tonic service can be wrapped like any other. A gRPC
+/// status is not an HTTP status: if a method returns an error status in a response with HTTP status 200, the layer commits its
+/// changes, unless the method calls [`discard_changes`](crate::Session::discard_changes).
 #[derive(Clone, Debug)]
 pub struct SessionLayer {
     parts: LayerParts,
@@ -78,7 +77,7 @@ impl SessionLayer {
         Self::build(store, SessionConfig::default())
     }
 
-    /// Creates a layer with settings of your own.
+    /// Creates a layer with these settings.
     ///
     /// ```
     /// use std::time::Duration;
@@ -139,8 +138,8 @@ impl SessionLayer {
     ///     .merge(Router::new().route("/edit", post(edit)).layer(strict));
     /// ```
     ///
-    /// With [`Concurrency::Exclusive`] on a store without leases, every request that needs one becomes 503 and logs why;
-    /// [`try_new`](Self::try_new) rejects that at startup.
+    /// With [`Concurrency::Exclusive`] on a store without leases, the response to every request that needs a lease is 503, and
+    /// the log says why; [`try_new`](Self::try_new) rejects that at startup.
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
         self.parts.config_mut().concurrency = concurrency;
@@ -166,8 +165,8 @@ impl SessionLayer {
     ///
     /// # Security
     ///
-    /// A header that clients can send themselves lets a thief choose the victim's network. Behind one proxy, the last entry of
-    /// `X-Forwarded-For` is the one that the proxy has added:
+    /// If clients can send the header themselves, a thief can choose the victim's network. Behind one proxy, the last entry of
+    /// `X-Forwarded-For` is the one that the proxy added:
     ///
     /// ```
     /// use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -195,12 +194,12 @@ impl SessionLayer {
         self
     }
 
-    /// Builds the response for a session that could not be loaded or committed, and for a [`SessionError`] that a handler
-    /// returned. By default the response is [`SessionError::status`] and one sentence of plain text, with
-    /// `Cache-Control: no-store`, and with `Retry-After` where repeating the request is safe; the hook's response has only the
+    /// Sets the hook that builds the response for a session that could not be loaded or committed, and for a [`SessionError`]
+    /// that a handler returned. By default the response has [`SessionError::status`] and one sentence of plain text, with
+    /// `Cache-Control: no-store`, and with `Retry-After` where a retry of the request is safe; the hook's response has only the
     /// headers that the hook sets. Cookies that the handler set are kept, except one of the session cookie's name.
     ///
-    /// The hook gets the error and the head of the request: its method, URI, version and headers as this layer received them.
+    /// The hook receives the error and the head of the request: its method, URI, version and headers as this layer received them.
     /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the head of every
     /// request, since the request itself goes to the handler; without one, it copies nothing.
     ///
@@ -240,8 +239,8 @@ impl SessionLayer {
         self
     }
 
-    /// Makes the cookie work over plain HTTP on `localhost`, for development: without `Secure`, without the name prefixes
-    /// `__Host-` and `__Secure-`, which require it, and without `Domain`, since `localhost` belongs to none.
+    /// Makes the cookie work over plain HTTP on `localhost`, for development. It removes `Secure`, the name prefixes such as
+    /// `__Host-` and `__Secure-`, which require it, and `Domain`, since `localhost` does not belong to a domain.
     ///
     /// # Security
     ///
@@ -253,8 +252,8 @@ impl SessionLayer {
         self
     }
 
-    /// Waits for the background work of this layer and its clones: commits and logouts whose client has disconnected, renewals,
-    /// and the release of leases. Call it at the end of a process, once its server has stopped:
+    /// Waits for the background work of this layer and its clones: commits and logouts whose clients have disconnected, renewals,
+    /// and releases of leases. Call it at the end of a process, once its server has stopped:
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -271,7 +270,7 @@ impl SessionLayer {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels none of the work.
+    /// Dropping the future does not cancel the work.
     #[doc(alias("shutdown", "flush", "close"))]
     pub async fn drained(&self) {
         self.parts.engine.backend.background.close();

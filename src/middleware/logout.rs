@@ -1,4 +1,4 @@
-//! A logout that works although the store is away.
+//! A logout that works even if the store is unavailable.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use http::request::Parts;
 use crate::error::session::SessionError;
 use crate::middleware::slot::{SessionSlot, SessionSlots};
 
-/// Ends the session of a request, without loading it: a logout that works although the store is away.
+/// Ends the session of a request without loading it, so that users can sign out even if the store is unavailable.
 ///
-/// Take it as an argument of the handler that signs out, in place of a [`Session`](crate::Session), which cannot be had while
-/// the store is away:
+/// Take it as an argument of the handler that signs out, in place of a [`Session`](crate::Session), which cannot be loaded while
+/// the store is unavailable:
 ///
 /// ```
 /// # use axum::{Router, response::Redirect, routing::post};
@@ -27,48 +27,48 @@ use crate::middleware::slot::{SessionSlot, SessionSlots};
 ///     .layer(SessionLayer::new(MemoryStore::new()));
 /// ```
 ///
-/// With [`Concurrency::Exclusive`](crate::Concurrency::Exclusive) and [`Load::Inbound`](crate::Load::Inbound) a request whose
-/// session cannot be loaded does not reach its handler: give the route a layer of its own without them.
+/// With [`Concurrency::Exclusive`](crate::Concurrency::Exclusive) and [`Load::Inbound`](crate::Load::Inbound), a request whose
+/// session cannot be loaded does not reach its handler: give the route its own layer without these settings.
 #[derive(Clone)]
 #[doc(alias("signout", "sign_out", "log_out"))]
 pub struct Logout(Arc<SessionSlot>);
 
 impl Logout {
-    /// The logout of a request, for tower services and middleware; handlers take it as an argument. Nothing is asked of the
-    /// store.
+    /// Returns the logout of a request, for tower services and middleware; handlers take it as an argument. This sends nothing
+    /// to the store.
     ///
     /// # Errors
     ///
-    /// [`SessionError::MissingLayer`]: there is no layer around this service.
+    /// [`SessionError::MissingLayer`] if there is no layer around this service.
     pub fn from_parts(parts: &Parts) -> Result<Self, SessionError> {
         Self::from_extensions(&parts.extensions)
     }
 
-    /// The logout of the request that has these extensions, for tower services and middleware that keep the request whole. The
-    /// store is not asked.
+    /// Returns the logout of the request that has these extensions, for tower services and middleware that keep the request
+    /// whole. This sends nothing to the store.
     ///
     /// # Errors
     ///
-    /// As [`from_parts`](Self::from_parts).
+    /// Those of [`from_parts`](Self::from_parts).
     pub fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
         SessionSlots::of(extensions).map(Self)
     }
 
-    /// Ends the session, as [`Session::destroy`](crate::Session::destroy) does, whether or not it has been loaded. For a
-    /// request without a session cookie nothing is done.
+    /// Ends the session, as [`Session::destroy`](crate::Session::destroy) does, whether or not it has been loaded. Does nothing
+    /// if the request carries no session cookie.
     ///
-    /// The response takes the cookie away in any case. It is the handler's once the session is deleted, and 503 if that could
-    /// not be done within the request's budget. Then it is tried again in the background for about five minutes. If that fails, it is an
-    /// [`Event::DestroyFailed`](crate::Event::DestroyFailed); so it is for the oldest if more than 1024 logouts of sessions
-    /// that could not be loaded wait for the store.
+    /// The response removes the cookie in any case. Once the session is deleted, the handler's response is sent. If the session
+    /// cannot be deleted within the request's budget, the response is 503, and sessile retries the deletion in the background for
+    /// about five minutes. If the retries fail, sessile emits [`Event::DestroyFailed`](crate::Event::DestroyFailed). If more than
+    /// 1024 logouts of sessions that could not be loaded are pending, sessile drops the oldest and emits the same event for it.
     ///
-    /// Only a session of which the cookie holds the secret is deleted, or held it until a moment ago. If what is stored was
-    /// written by a later version of sessile and cannot be read, it stays, and the response is 409.
+    /// sessile deletes a session only if the cookie holds its secret, or a secret that was replaced a moment ago. If a later
+    /// version of sessile wrote the record, and this one cannot read it, the session stays and the response is 409.
     ///
     /// # Redis
     ///
-    /// A session that has been loaded: one `UNLINK` after the handler, one round trip. Otherwise one `GET` and one `PTTL`
-    /// before it, in one round trip.
+    /// If the session has been loaded: one `UNLINK` after the handler, in one round trip. Otherwise also one `GET` and one `PTTL`
+    /// before that, in one round trip.
     pub fn end_session(&self) {
         self.0.end_session();
     }

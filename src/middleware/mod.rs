@@ -1,34 +1,39 @@
-//! Where HTTP is spoken: one request in, its handler, the response out.
+//! Where HTTP is spoken: one request comes in, its handler runs, the response goes out.
 //!
-//! The way of one request, each step with the function that takes it:
+//! Words of this folder: a *token* is the value of the session cookie. It consists of a *handle*, which names the session, and a
+//! *secret*, of which the store holds only a hash. A *rotation* replaces the secret and keeps the handle. The *principal* is the
+//! user who is signed in. A *lease* lets one request at a time use a session, under `Concurrency::Exclusive` only. The *head* of a
+//! message is everything but its body.
 //!
-//! 1. `service.rs: SessionService::call` calls the inner service that was polled ready, and `serve` sees the request through
-//!    all of the following. `layer.rs` only builds the service; `parts.rs` is what they share.
+//! Read the files in the order of the steps that one request takes, each with the function that performs it:
+//!
+//! 1. `service.rs: SessionService::call` calls the inner service that was polled ready, and `serve` takes the request through
+//!    all of the following steps. `layer.rs` only builds the service; `parts.rs` holds what the layer and its services share.
 //! 2. `slot.rs: SessionSlot::begin` puts a slot for the session into the request's extensions. It reads the tokens
-//!    (`cookie.rs: read`) and the client's network (`hooks.rs: network`, `client_ip.rs: peer`), and keeps the head for the error
-//!    hook (`hooks.rs: error_hook`). If a layer further out has a cookie of the same name, the request joins that layer's slot
+//!    (`cookie.rs: read`) and the client's network (`hooks.rs: network`, `client_ip.rs: peer`), and copies the request's head for
+//!    the error hook (`hooks.rs: error_hook`). If an outer layer has the same cookie name, the request uses that layer's slot
 //!    (`nested.rs: report_ignored_settings`) and skips steps 3, 4 and 6.
 //! 3. `slot.rs: SessionSlot::session` loads the session, at most once: now under `Load::Inbound`, otherwise when a handler asks for
 //!    it (`extract.rs`, `Session::from_parts`, `Session::from_extensions`). `request.rs: load` has five steps:
-//!    - `fetch` reads what is stored under the handle of each token.
-//!    - `lease` waits for the other requests of the session, under `Concurrency::Exclusive` only; then `fetch` reads again.
-//!    - `authenticate.rs: authenticate` compares each token with its record: secret, deadline, fingerprint.
+//!    - `fetch` reads the record under the handle of each token.
+//!    - `lease` waits until no other request holds the session, under `Concurrency::Exclusive` only; then `fetch` reads again.
+//!    - `authenticate.rs: authenticate` checks each token against its record: secret, deadline, fingerprint.
 //!    - `choose.rs: choose` picks the session, if the request carries several tokens.
-//!    - `renew_if_due` extends the session's life in the background, and `make` creates the `Session`.
-//! 4. If the load failed, `finish.rs: reject` answers under `Concurrency::Exclusive`. Otherwise the error waits in the slot for
-//!    whoever asks for the session.
+//!    - `renew_if_due` extends the session's life in the background, and `new_session` creates the `Session`.
+//! 4. If the load failed, `finish.rs: reject` responds under `Concurrency::Exclusive`. Otherwise the slot keeps the error, and
+//!    returns it to whoever asks for the session.
 //! 5. The inner service runs. If it panics, fails without a response or is dropped, `finish.rs: AbandonGuard` drops the changes
 //!    and carries out a `destroy`. `logout.rs: Logout` ends a session without loading it.
 //! 6. `finish.rs: finish` completes the response:
-//!    - `only_others_cookies` removes what the handler set under the name of the session cookie.
+//!    - `remove_session_cookies` removes each cookie that the handler set under the name of the session cookie.
 //!    - `slot.rs: SessionSlot::send_head` closes the slot: a session that is loaded from now on cannot change the cookie.
-//!    - `session/save.rs: commit_pending` commits the changes; nothing is sent if there are none.
-//!    - `error_response` replaces a response that would claim what was not committed, by that of the hook or of
-//!      `error_response.rs`; `replaced_if_failed` does so for an error that the handler returned.
+//!    - `session/save.rs: commit_pending` commits the changes; it sends nothing if there are none.
+//!    - `error_response` replaces a response whose changes could not be committed by that of the hook or of
+//!      `error_response.rs`; `replace_session_error` does so for an error that the handler returned.
 //!    - `cookie_action` decides whether the browser's cookie must change, and `write_headers` writes `Set-Cookie`
 //!      (`cookie.rs: write`) and `Cache-Control` (`cache_control.rs: keep_private`).
 //!    - `vary_by_cookie` adds `Vary: Cookie` if the handler used the session.
-//! 7. `body.rs: ResponseBody` passes on the inner service's body, or is that of the response which replaced it.
+//! 7. `body.rs: ResponseBody` is the inner service's body, or that of a response which replaced it.
 //!
 //! `from_config.rs` builds a layer and its store from a configuration.
 

@@ -1,4 +1,4 @@
-//! A layer inside another of the same cookie: it joins the other's session, and the other's settings hold.
+//! A layer inside another one with the same cookie name: it uses the outer layer's session, and the outer layer's settings apply.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::middleware::parts::LayerParts;
 use crate::store::erased::is_same_store;
 
-/// Tells, once for two layers, which settings of the inner one are not in force.
+/// Emits an event that names the settings of the inner layer which have no effect, once for each pair of layers.
 pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
     let ignored = ignored_settings(inner, outer);
     let pair = [
@@ -23,7 +23,7 @@ pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
         settings: ignored,
     };
     outer.policy.emit(&event);
-    // It is the inner layer that does not do what it was made for.
+    // The observer of the inner layer gets the event too, since its settings are the ones that are ignored.
     if is_other(
         inner.policy.observer.as_ref(),
         outer.policy.observer.as_ref(),
@@ -54,7 +54,7 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
     store.into_iter().chain(settings).chain(hooks).collect()
 }
 
-/// Whether there is a hook, and it is not the outer layer's.
+/// Whether the inner layer has a hook that is not the outer layer's.
 fn is_other<T: ?Sized>(inner: Option<&Arc<T>>, outer: Option<&Arc<T>>) -> bool {
     inner.is_some_and(|inner| outer.is_none_or(|outer| !Arc::ptr_eq(inner, outer)))
 }

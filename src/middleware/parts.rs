@@ -1,4 +1,4 @@
-//! What a layer is made of, and hands to its services.
+//! The parts that a layer shares with its services.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::config::SessionConfig;
 use crate::middleware::hooks::Hooks;
 use crate::store::contract::SessionStore;
 
-/// The parts of a layer: all clones share the engine; a clone may have settings and hooks of its own.
+/// The parts of a layer. All clones share the engine; a clone may have its own settings and hooks.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerParts {
     pub(crate) engine: Arc<Engine>,

@@ -17,7 +17,7 @@ use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::lock::assert_none_held;
-use crate::middleware::choose::{Choice, choose, held, worth};
+use crate::middleware::choose::{Choice, candidate, choose, verified_handles};
 use crate::middleware::slot::{LoadFailure, SessionSlot};
 use crate::record::Record;
 use crate::record::fingerprint::Fingerprint;
@@ -35,14 +35,14 @@ use crate::time::deadline::deadline;
 use crate::token::{Handle, Token};
 
 impl SessionSlot {
-    /// The session, or why there is none. The span `session.load` lasts as long.
+    /// Loads the session, in the span `session.load`.
     pub(crate) async fn load(&self) -> Result<Session, LoadFailure> {
         let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, outcome = Empty);
         let loaded = self.load_in(&span).await;
         if !span.is_disabled() {
             let (outcome, handle) = match &loaded {
                 Ok(session) => outcome(&session.shared().state().backing),
-                Err(failed) => (failed_outcome(&failed.error), None),
+                Err(failure) => (failure_outcome(&failure.error), None),
             };
             assert_none_held();
             span.record("outcome", outcome);
@@ -51,38 +51,38 @@ impl SessionSlot {
         loaded
     }
 
-    /// Only what ends with the load runs in its span: the lease and the renewal go on beside the request, and would keep the
-    /// span open.
+    /// Only work that ends with the load runs in its span: the tasks for the lease and the renewal outlive the load, and would
+    /// keep the span open.
     async fn load_in(&self, span: &Span) -> Result<Session, LoadFailure> {
         let began = Instant::now();
         let budget = self.context.backend.request_budget();
         let fetch = self.fetch(Freshness::Recent, deadline(began, budget));
-        let mut found = fetch.instrument(span.clone()).await;
+        let mut fetched = fetch.instrument(span.clone()).await;
         let mut spent = began.elapsed();
         let mut lease = None;
-        if let Ok(first) = &found {
+        if let Ok(first) = &fetched {
             lease = self
                 .lease(first)
                 .await
                 .map_err(|error| LoadFailure { error, spent })?;
         }
         if lease.is_some() {
-            // Others may have had it meanwhile.
+            // Another request may have changed the session during the wait.
             let began = Instant::now();
             let left = budget.saturating_sub(spent);
             let fetch = self.fetch(Freshness::Latest, deadline(began, left));
-            found = fetch.instrument(span.clone()).await;
+            fetched = fetch.instrument(span.clone()).await;
             spent += began.elapsed();
         }
         let now = self.context.backend.now();
-        let session = match found {
-            Ok(found) => self.open(found, now, span),
+        let session = match fetched {
+            Ok(fetched) => self.open(fetched, now, span),
             Err(error) => match self.context.policy.config.on_store_error {
                 OnStoreError::Reject => {
                     let error = SessionError::Store(error);
                     return Err(LoadFailure { error, spent });
                 }
-                OnStoreError::Anonymous => self.could_not_be_loaded(error, now),
+                OnStoreError::Anonymous => self.anonymous_session(error, now),
             },
         };
         let mut state = session.shared().state();
@@ -92,8 +92,8 @@ impl SessionSlot {
         Ok(session)
     }
 
-    /// A session that stands to the store like this.
-    pub(crate) fn make(&self, backing: Backing, fingerprint: Fingerprint) -> Session {
+    /// Creates the `Session` for this backing.
+    pub(crate) fn new_session(&self, backing: Backing, fingerprint: Fingerprint) -> Session {
         let apply_context = self.context.apply_context();
         let mut state = State::new(backing, fingerprint, &apply_context);
         state.reads = Reads::new(match self.context.policy.config.concurrency {
@@ -111,14 +111,14 @@ impl SessionSlot {
         Session::new(Arc::new(shared))
     }
 
-    /// The empty session of a visitor whom the store knows, perhaps.
-    fn could_not_be_loaded(&self, error: StoreError, now: Millis) -> Session {
+    /// The empty session that the handler gets if the store failed. `destroy` ends the stored one, if the token fits it.
+    fn anonymous_session(&self, error: StoreError, now: Millis) -> Session {
         let denied = Backing::Denied {
             handle: None,
             retired_by: None,
             why: SessionError::Store(error),
         };
-        let session = self.make(denied, self.compare(None));
+        let session = self.new_session(denied, self.compare(None));
         let tokens = self.presented.tokens.iter().cloned();
         session.shared().state().revocable = tokens
             .map(|token| Revocation::Unverified { token, asked: now })
@@ -126,25 +126,25 @@ impl SessionSlot {
         session
     }
 
-    /// The session that the tokens open, out of what is stored under their handles.
-    fn open(&self, found: Vec<(&Token, Loaded)>, now: Millis, span: &Span) -> Session {
-        let (backing, fingerprint, revocable) = span.in_scope(|| self.pick(found, now));
+    /// Authenticates the tokens against the fetched records, and creates the session; renews it if that is due.
+    fn open(&self, fetched: Vec<(&Token, Loaded)>, now: Millis, span: &Span) -> Session {
+        let (backing, fingerprint, revocable) = span.in_scope(|| self.pick(fetched, now));
         if let Backing::Loaded(base) = &backing {
             renew_if_due(&self.context, base, now);
         }
-        let session = self.make(backing, fingerprint);
+        let session = self.new_session(backing, fingerprint);
         session.shared().state().revocable = revocable;
         session
     }
 
-    /// What the request has, and the sessions that it may end besides, if it carries several tokens.
+    /// Picks the session of the request. If it carries several tokens, also returns the sessions that a logout ends with it.
     fn pick(
         &self,
-        found: Vec<(&Token, Loaded)>,
+        fetched: Vec<(&Token, Loaded)>,
         now: Millis,
     ) -> (Backing, Fingerprint, Vec<Revocation>) {
-        let several = found.len() > 1;
-        let mut judged: Vec<_> = found
+        let several = fetched.len() > 1;
+        let mut authenticated: Vec<_> = fetched
             .into_iter()
             .map(|(token, loaded)| match loaded {
                 Loaded::Found(stored) => self.authenticate(token, stored, now),
@@ -156,10 +156,13 @@ impl SessionSlot {
                 Loaded::Missing => (Backing::New, self.compare(None)),
             })
             .collect();
-        let worth: Vec<_> = judged.iter().map(|(backing, _)| worth(backing)).collect();
-        let (backing, fingerprint) = match choose(&worth) {
-            Choice::Use(index) => judged.swap_remove(index),
-            Choice::Nobody => (Backing::New, self.compare(None)),
+        let candidates: Vec<_> = authenticated
+            .iter()
+            .map(|(backing, _)| candidate(backing))
+            .collect();
+        let (backing, fingerprint) = match choose(&candidates) {
+            Choice::Use(index) => authenticated.swap_remove(index),
+            Choice::None => (Backing::New, self.compare(None)),
             Choice::Ambiguous => {
                 self.context.emit(&Event::AmbiguousCookie);
                 (Backing::New, self.compare(None))
@@ -175,14 +178,16 @@ impl SessionSlot {
                 self.context.emit(&Event::SeveralCookies { handle });
             }
         }
-        let revocable = held(&worth).into_iter().map(Revocation::Verified);
+        let revocable = verified_handles(&candidates)
+            .into_iter()
+            .map(Revocation::Verified);
         (backing, fingerprint, revocable.collect())
     }
 
-    /// What is stored under the handles of the request's tokens, asked for at once.
+    /// Loads the values under the handles of the request's tokens, concurrently and each handle once.
     async fn fetch(
         &self,
-        want: Freshness,
+        freshness: Freshness,
         deadline: Instant,
     ) -> Result<Vec<(&Token, Loaded)>, StoreError> {
         let tokens = &self.presented.tokens;
@@ -190,7 +195,7 @@ impl SessionSlot {
         handles.sort_unstable();
         handles.dedup();
         let loads = handles.iter().map(|handle| async move {
-            let load = self.context.backend.store.load(handle, want);
+            let load = self.context.backend.store.load(handle, freshness);
             within(deadline, load).await.inspect_err(|error| {
                 let (handle, error) = (Some(*handle), error.clone());
                 self.context.emit(&Event::StoreFailed { handle, error });
@@ -198,40 +203,40 @@ impl SessionSlot {
         });
         let loaded = join_all(loads).await.into_iter();
         let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
-        let of = |token: &Token| handles.iter().position(|handle| *handle == token.handle);
-        let loaded = |token| of(token).map_or(Loaded::Missing, |index| loaded[index].clone());
-        Ok(tokens.iter().map(|token| (token, loaded(token))).collect())
+        let index_of = |token: &Token| handles.iter().position(|handle| *handle == token.handle);
+        let value = |token| index_of(token).map_or(Loaded::Missing, |index| loaded[index].clone());
+        Ok(tokens.iter().map(|token| (token, value(token))).collect())
     }
 
-    /// Waits for the session's other requests, if the layer says so. Only whoever holds the session's secret may make them
-    /// wait: its handle is no secret.
-    async fn lease(&self, found: &[(&Token, Loaded)]) -> Result<Option<Lease>, SessionError> {
+    /// Acquires the session's lease, under `Concurrency::Exclusive` only. The token's secret must be valid: a handle is not
+    /// secret, and whoever knows one must not be able to make the session's requests wait.
+    async fn lease(&self, fetched: &[(&Token, Loaded)]) -> Result<Option<Lease>, SessionError> {
         let Concurrency::Exclusive(exclusive) = self.context.policy.config.concurrency else {
             return Ok(None);
         };
         let now = self.context.backend.now();
-        let holds = |(token, loaded): &(&Token, Loaded)| {
+        let valid_handle = |(token, loaded): &(&Token, Loaded)| {
             let Loaded::Found(stored) = loaded else {
                 return None;
             };
             let record = Record::decode(stored.value()).ok()?;
-            let holds =
+            let is_valid =
                 check_token(&record, &self.context.hash(&token.secret), now) == TokenCheck::Valid;
-            holds.then_some(token.handle)
+            is_valid.then_some(token.handle)
         };
-        let opened: BTreeSet<Handle> = found.iter().filter_map(holds).collect();
-        // Several different sessions are none.
-        let (Some(held), 1) = (opened.first().copied(), opened.len()) else {
+        let handles: BTreeSet<Handle> = fetched.iter().filter_map(valid_handle).collect();
+        // With tokens of different sessions the request uses none of them.
+        let (Some(leased), 1) = (handles.first().copied(), handles.len()) else {
             return Ok(None);
         };
-        let handle = Some(held);
+        let handle = Some(leased);
         let (queues, wait, lease) = (
             &self.engine.lease_queues,
             exclusive.wait(),
             exclusive.lease(),
         );
-        let taken = Lease::take(&self.context, queues, held, wait, lease).await;
-        match &taken {
+        let acquired = Lease::take(&self.context, queues, leased, wait, lease).await;
+        match &acquired {
             Err(SessionError::Store(error)) => {
                 let error = error.clone();
                 self.context.emit(&Event::StoreFailed { handle, error });
@@ -239,11 +244,11 @@ impl SessionSlot {
             Err(_) => self.context.emit(&Event::Busy { handle }),
             Ok(_) => {}
         }
-        taken.map(Some)
+        acquired.map(Some)
     }
 }
 
-/// What the span of a load says of a session, and its handle if the store knows the session.
+/// The fields of a load's span: the outcome, and the handle if the session is stored.
 fn outcome(backing: &Backing) -> (&'static str, Option<Handle>) {
     match backing {
         Backing::New => ("new", None),
@@ -261,7 +266,7 @@ fn outcome(backing: &Backing) -> (&'static str, Option<Handle>) {
     }
 }
 
-fn failed_outcome(error: &SessionError) -> &'static str {
+fn failure_outcome(error: &SessionError) -> &'static str {
     match error {
         SessionError::Busy { .. } => "busy",
         _ => "failed",

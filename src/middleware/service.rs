@@ -1,4 +1,4 @@
-//! One request: in, handler, out.
+//! The tower service: takes one request through load, handler and commit.
 
 use std::fmt;
 use std::future::Future;
@@ -14,7 +14,8 @@ use crate::middleware::finish::{AbandonGuard, finish, reject};
 use crate::middleware::parts::LayerParts;
 use crate::middleware::slot::SessionSlot;
 
-/// The service that [`SessionLayer`](crate::SessionLayer) makes: loads the session, calls the inner service, commits what was changed.
+/// The service that [`SessionLayer`](crate::SessionLayer) creates. It loads the session, calls the inner service, and commits the
+/// changes.
 #[derive(Clone, Debug)]
 pub struct SessionService<S> {
     inner: S,
@@ -44,7 +45,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The service that was polled ready is the one to call; its clone may not be ready yet.
+        // Call the service that was polled ready: its clone may not be ready.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         let parts = self.parts.clone();
@@ -69,7 +70,7 @@ where
         && let Err(error) = slot.session().await
         && slot.is_exclusive()
     {
-        // Otherwise the error waits for whoever asks for the session.
+        // In all other cases the slot keeps the error for whoever asks for the session.
         return Ok(reject(&slot, &error));
     }
     let guard = AbandonGuard::new(slot.clone());
@@ -79,7 +80,7 @@ where
     Ok(response)
 }
 
-/// The response of a [`SessionService`], on its way.
+/// The response future of a [`SessionService`].
 pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = ServiceResult<R, E>> + Send>>);
 
 type ServiceResult<R, E> = Result<Response<ResponseBody<R>>, E>;

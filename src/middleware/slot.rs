@@ -1,4 +1,4 @@
-//! One request under one layer, and the session that waits in it for whoever asks.
+//! The slot of a request for its session, under one layer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,14 +16,14 @@ use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
 use crate::event::Event;
-use crate::middleware::cookie::{Place, Presented, other_places, read};
+use crate::middleware::cookie::{Presented, Scope, other_scopes, read};
 use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
 use crate::session::Session;
 use crate::session::state::backing::Backing;
 
-/// One request under one layer: the tokens it carries, and the session once somebody has asked for it.
+/// One request under one layer: the tokens that it carries, and the session once it has been loaded.
 #[derive(Debug)]
 pub(crate) struct SessionSlot {
     pub(crate) engine: Arc<Engine>,
@@ -31,32 +31,32 @@ pub(crate) struct SessionSlot {
     hooks: Arc<Hooks>,
     pub(crate) error_hook: Option<Box<ErrorHook>>,
     pub(crate) presented: Presented,
-    /// Where the browser may have the other cookies, if it has several.
-    pub(crate) other_places: Vec<Place>,
+    /// The scopes in which the browser may keep the other session cookies, if it sends several.
+    pub(crate) other_scopes: Vec<Scope>,
     pub(crate) shows_flashes: bool,
-    /// The one that the request came in on.
+    /// The runtime that the request came in on.
     pub(crate) runtime: Option<Runtime>,
     session: OnceCell<Result<Session, LoadFailure>>,
-    /// What a session that had not been loaded is from its end on: a new one, of nobody.
+    /// The new, anonymous session that takes the place of one that ended before it was loaded.
     ended: OnceLock<Session>,
-    /// The response is on its way, whether or not the session was loaded by then.
+    /// Whether the response head is on its way, even if the session has not been loaded.
     head_sent: AtomicBool,
     accessed: AtomicBool,
 }
 
-/// Why there is no session, and how much of the request's time it took to find out.
+/// Why the session could not be loaded, and how much of the request's budget the attempt took.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadFailure {
     pub(crate) error: SessionError,
     pub(crate) spent: Duration,
 }
 
-/// The slots of a request, one for each layer around the handler, the innermost last. Lives in the request's extensions.
+/// The slots of a request, one for each layer around the handler, the innermost last. The request's extensions hold it.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionSlots(Vec<Arc<SessionSlot>>);
 
 impl SessionSlots {
-    /// That of the innermost layer, for somebody on whom the response depends.
+    /// Returns the slot of the innermost layer. From then on the response counts as dependent on the session.
     pub(crate) fn of(extensions: &Extensions) -> Result<Arc<SessionSlot>, SessionError> {
         let slots = extensions.get::<Self>();
         let slot = slots.and_then(|slots| slots.0.last());
@@ -67,22 +67,24 @@ impl SessionSlots {
 }
 
 impl Session {
-    /// The session of a request, for tower services and middleware; handlers take it as an argument.
+    /// Returns the session of a request, for tower services and middleware; handlers take it as an argument.
     ///
     /// # Redis
     ///
-    /// None if the session is loaded already; otherwise as [`Load::Inbound`](crate::Load::Inbound).
+    /// No command if the session is loaded already; otherwise those of [`Load::Inbound`](crate::Load::Inbound).
     ///
     /// # Errors
     ///
-    /// - [`SessionError::MissingLayer`]: there is no layer around this service.
-    /// - [`SessionError::Store`]: the session could not be loaded; it is not tried again in this request.
-    /// - [`SessionError::Busy`]: [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), and others had it for too long.
+    /// - [`SessionError::MissingLayer`] if there is no layer around this service.
+    /// - [`SessionError::Store`] if the session could not be loaded; sessile does not retry within the request.
+    /// - [`SessionError::Busy`] under [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), if other requests held the
+    ///   session for too long.
     pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
         Self::from_extensions(&parts.extensions).await
     }
 
-    /// The session of the request that has these extensions, for tower services and middleware that keep the request whole.
+    /// Returns the session of the request that has these extensions, for tower services and middleware that keep the request
+    /// whole.
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -94,7 +96,7 @@ impl Session {
     ///
     /// async fn count(request: &Request<String>) -> Result<String, SessionError> {
     ///     let session = Session::from_extensions(request.extensions()).await?;
-    ///     let n = session.increment("slots", 1)?;
+    ///     let n = session.increment("visits", 1)?;
     ///     Ok(format!("visit {n} of {}", request.uri()))
     /// }
     ///
@@ -108,7 +110,7 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// As [`from_parts`](Self::from_parts).
+    /// The commands of [`from_parts`](Self::from_parts).
     ///
     /// # Errors
     ///
@@ -119,8 +121,8 @@ impl Session {
 }
 
 impl SessionSlot {
-    /// Notes a request on its way in. `None` if a layer further out has a cookie of the same name: its session is this
-    /// one's too.
+    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie name: the request then
+    /// uses the session of that layer.
     pub(crate) fn begin(layer: &LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
         let config = &layer.policy.config;
         let name = &config.cookie.name;
@@ -132,7 +134,7 @@ impl SessionSlot {
             .iter()
             .position(|slot| slot.context.policy.config.cookie.name == *name);
         if let Some(outer) = outer {
-            // The innermost layer's session is the last.
+            // `SessionSlots::of` returns the last slot, which must be that of the innermost layer.
             let outer = slots.remove(outer);
             report_ignored_settings(layer, &outer.parts());
             slots.push(outer);
@@ -148,11 +150,11 @@ impl SessionSlot {
         if presented.malformed {
             layer.policy.emit(&Event::MalformedCookie);
         }
-        if presented.is_too_many() {
+        if presented.has_too_many() {
             layer.policy.emit(&Event::AmbiguousCookie);
         }
-        let other_places = match presented.is_several() {
-            true => other_places(&config.cookie, host(parts), path(parts)),
+        let other_scopes = match presented.has_several() {
+            true => other_scopes(&config.cookie, host(parts), path(parts)),
             false => Vec::new(),
         };
         let slot = Arc::new(Self {
@@ -165,7 +167,7 @@ impl SessionSlot {
             hooks: Arc::clone(&layer.hooks),
             error_hook: layer.hooks.error_hook(parts),
             presented,
-            other_places,
+            other_scopes,
             shows_flashes: is_shown(parts),
             runtime: Runtime::try_current().ok(),
             session: OnceCell::new(),
@@ -186,13 +188,13 @@ impl SessionSlot {
         }
     }
 
-    /// The session, loaded the first time.
+    /// Returns the session; the first call loads it.
     pub(crate) async fn session(&self) -> Result<Session, SessionError> {
         let session = match self.ended.get() {
             Some(ended) => ended.clone(),
             None => {
                 let loaded = self.session.get_or_init(|| self.load()).await;
-                // It may have been ended meanwhile.
+                // `end_session` may have ended it during the load.
                 match self.ended.get() {
                     Some(ended) => ended.clone(),
                     None => loaded.clone().map_err(|failed| failed.error)?,
@@ -207,13 +209,13 @@ impl SessionSlot {
         Ok(session)
     }
 
-    /// The session, if it has been loaded, or ended before.
+    /// Returns the session if it has been loaded, or ended before its load.
     pub(crate) fn loaded(&self) -> Option<&Session> {
         let loaded = || self.session.get()?.as_ref().ok();
         self.ended.get().or_else(loaded)
     }
 
-    /// Ends the session, loaded or not.
+    /// Ends the session, whether or not it has been loaded.
     pub(crate) fn end_session(&self) {
         let asked = self.context.backend.now();
         let unverified = |token| Revocation::Unverified { token, asked };
@@ -221,16 +223,16 @@ impl SessionSlot {
         if let Some(session) = self.loaded() {
             {
                 let mut state = session.shared().state();
-                // It shows a request nothing of what it may not use. A logout may, if the secret was right a moment ago.
+                // The request may not see this session. It may end it, if its secret was valid a moment ago.
                 let hidden = matches!(state.backing, Backing::Denied { handle: None, .. });
                 if hidden && state.revocable.is_empty() {
                     state.revocable = tokens.collect();
                 }
             }
             session.destroy();
-        } else if !self.presented.is_nothing() {
+        } else if !self.presented.is_empty() {
             let session = self.ended.get_or_init(|| {
-                let session = self.make(Backing::New, self.compare(None));
+                let session = self.new_session(Backing::New, self.compare(None));
                 let mut state = session.shared().state();
                 state.revocable = tokens.collect();
                 if let Some(Err(failed)) = self.session.get() {
@@ -246,7 +248,7 @@ impl SessionSlot {
         }
     }
 
-    /// Whether the request must not go on without its session, since others of the session are not to run meanwhile.
+    /// Whether the handler must not run without the session, since no other request of the session may run beside it.
     pub(crate) fn is_exclusive(&self) -> bool {
         matches!(
             self.context.policy.config.concurrency,
@@ -254,29 +256,29 @@ impl SessionSlot {
         )
     }
 
-    /// Notes that the response head is about to be sent, and returns the session if it has been loaded. A session that is
-    /// loaded later knows that it is too late for a cookie.
+    /// Records that the response head is about to be sent, and returns the session if it has been loaded. A session that is
+    /// loaded later can no longer set the cookie.
     pub(crate) fn send_head(&self) -> Option<&Session> {
         self.head_sent.store(true, Ordering::SeqCst);
         self.loaded()
     }
 
-    /// Whether the response depends on the session.
+    /// Whether a handler or middleware has asked for the session, so that the response depends on it.
     pub(crate) fn is_accessed(&self) -> bool {
         self.accessed.load(Ordering::Relaxed)
     }
 }
 
-/// The host that the browser has asked, as the request names it.
+/// The host to which the browser sent the request, as the request names it.
 fn host(parts: &Parts) -> Option<&str> {
     match parts.headers.get(HOST) {
         Some(host) => host.to_str().ok(),
-        // HTTP/2 has no such header.
+        // HTTP/2 sends the host as `:authority`, which is part of the URI.
         None => parts.uri.host(),
     }
 }
 
-/// The path that the browser has asked for, as far as that is known below routers that take prefixes off.
+/// The path that the browser requested. Routers that strip a prefix hide it, unless axum's `OriginalUri` is there.
 fn path(parts: &Parts) -> &str {
     #[cfg(feature = "axum")]
     if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {
@@ -285,13 +287,13 @@ fn path(parts: &Parts) -> &str {
     parts.uri.path()
 }
 
-/// Whether somebody looks at the response. Messages on a page that the browser loads in advance may never be seen.
+/// Whether the browser shows the response. A page that it prefetches may never be shown, and its flash messages would be lost.
 fn is_shown(parts: &Parts) -> bool {
-    let in_advance = ["sec-purpose", "purpose", "x-moz"]
+    let prefetched = ["sec-purpose", "purpose", "x-moz"]
         .into_iter()
         .any(|header| {
-            let says = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
-            parts.headers.get(header).is_some_and(says)
+            let is_prefetch = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
+            parts.headers.get(header).is_some_and(is_prefetch)
         });
-    parts.method != Method::HEAD && !in_advance
+    parts.method != Method::HEAD && !prefetched
 }
