@@ -1,7 +1,8 @@
 //! Events of sessions, for logs, alarms and metrics.
 //!
-//! Every event goes to [`tracing`] under the target `sessile`, to the layer's [`Observer`] if it has one, and with the feature
-//! `metrics` into counters. No event holds a token; a [`Handle`] is safe to log.
+//! Every event goes to [`tracing`] under the target `sessile`, to the layer's [`Observer`] if it has one, and, with the feature
+//! `metrics`, to counters (`metrics.rs`). `Policy::emit` sends it to all of them. Events do not hold tokens; a [`Handle`], which
+//! names a session, is safe to log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// The session has a new token, by `cycle_id`, `set_principal` or `clear_principal`.
+    /// The session was rotated, so that it has a new token: by `cycle_id`, `set_principal` or `clear_principal`.
     #[non_exhaustive]
     Rotated {
         /// The session.
@@ -36,7 +37,7 @@ pub enum Event {
         handle: Handle,
     },
     /// A session could not be deleted: retries failed for minutes, too many deletions are pending, or the tokio runtime has
-    /// shut down. The session lives until its idle timeout. If the store was down all the time, there may be no such session.
+    /// shut down. The session lives until its idle timeout. If the store was down all the time, the session may not exist.
     #[non_exhaustive]
     DestroyFailed {
         /// The session.
@@ -51,10 +52,11 @@ pub enum Event {
         handle: Handle,
         /// How many requests' changes were committed.
         requests: u32,
-        /// How many compare-and-sets it took: more than one if other nodes were faster and the changes were replayed on theirs.
+        /// How many compare-and-sets it took: more than one if other nodes were faster, and the changes were replayed on their
+        /// version.
         attempts: u32,
     },
-    /// Changes were refused, since the session has ended, was rotated or cannot be read.
+    /// Changes were rejected, since the session has ended, was rotated or cannot be read.
     #[non_exhaustive]
     Refused {
         /// The session, if it was stored.
@@ -62,7 +64,7 @@ pub enum Event {
         /// Why.
         why: Gone,
     },
-    /// Changes were refused, since this request may not use the session.
+    /// Changes were rejected, since this request may not use the session.
     #[non_exhaustive]
     Denied {
         /// The session.
@@ -70,7 +72,7 @@ pub enum Event {
         /// Why.
         why: Denied,
     },
-    /// A call or a commit was refused, since a key, a value, a principal or the whole session exceeds its limit.
+    /// A call or a commit was rejected, since a key, a value, a principal or the whole session exceeds its limit.
     #[non_exhaustive]
     TooLarge {
         /// The session, if it was stored.
@@ -82,7 +84,7 @@ pub enum Event {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A session is used from another network than the one it belongs to. Sent once per session and network, as far as this
+    /// A session is used from a network other than the one it belongs to. Sent once per session and network, as far as this
     /// process remembers.
     #[non_exhaustive]
     FingerprintMismatch {
@@ -93,15 +95,15 @@ pub enum Event {
         /// The network of the request.
         seen: String,
     },
-    /// Under `Fingerprinting::Strict` the client's address is not known, so that no session can be used: serve the router with
+    /// Under `Fingerprinting::Strict` the client's address is unknown, so that no session can be used: serve the router with
     /// `into_make_service_with_connect_info::<SocketAddr>()`.
     AddressUnknown,
-    /// The request carries a malformed session cookie. The store is not asked for it.
+    /// The request carries a malformed session cookie, for which sessile does not query the store.
     MalformedCookie,
-    /// The request carries cookies of the session cookie's name that open different sessions, or more than four of them;
-    /// none is used. See [`SeveralCookies`](Self::SeveralCookies).
+    /// The request carries several cookies of the session cookie's name. Either they are valid for different sessions, or there are
+    /// more than four different ones; sessile uses none of them. See [`SeveralCookies`](Self::SeveralCookies).
     AmbiguousCookie,
-    /// The request carries several cookies of the session cookie's name, of which one opens a session; that one is used.
+    /// The request carries several cookies of the session cookie's name, and they are valid for one session, which sessile uses.
     /// Sent once per session, as far as this process remembers.
     ///
     /// Check whether the `Path` or the `Domain` of the cookie was changed, or whether another application on this host or one of
@@ -112,15 +114,15 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// The stored record of a session cannot be read. It stays in the store as it is.
+    /// The stored record of a session cannot be read. sessile leaves it in the store as it is.
     #[non_exhaustive]
     UnreadableRecord {
         /// The session.
         handle: Handle,
-        /// Why; it shows nothing of the record's content.
+        /// The cause; it does not show the record's content.
         reason: String,
     },
-    /// The store failed. Logged at most once a second, with the number of failures that were left out since.
+    /// The store failed. The log has at most one of these a second, with the number of failures since that were not logged.
     #[non_exhaustive]
     StoreFailed {
         /// The session, if it was stored.
@@ -141,7 +143,7 @@ pub enum Event {
         /// The session.
         handle: Handle,
     },
-    /// The store did not confirm a commit in time; its changes may have been applied.
+    /// The store did not acknowledge a commit in time; its changes may have been applied.
     #[non_exhaustive]
     OutcomeUnknown {
         /// The session, if it was stored.
@@ -154,32 +156,32 @@ pub enum Event {
         /// The session, if it was stored.
         handle: Option<Handle>,
     },
-    /// The response sets the session cookie, or its handler asked for a signed-in session, and its headers let shared caches
-    /// store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. The layer has removed these.
+    /// The response sets the session cookie, or its handler asked for the session of a signed-in user, but its headers let shared
+    /// caches store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. The layer has removed these.
     PublicResponse,
-    /// A service inside the layer has set a cookie of the session cookie's name. The layer has removed it, since it would have
-    /// replaced the visitor's session by another one, or by none. Give that cookie another name, or change the session through
+    /// A service inside the layer set a cookie of the session cookie's name. The layer has removed it, since it would have
+    /// overwritten the session cookie in the browser. Give that cookie another name, or change the session through
     /// [`Session`](crate::Session).
     #[non_exhaustive]
     ForeignSetCookie {
         /// The name.
         name: String,
     },
-    /// A layer inside another one of the same cookie name joins the outer one's session, and its own settings differ. They have
-    /// no effect. Sent once for two layers. Give these routes a layer of their own beside the other one, with `merge` or `nest`,
+    /// A layer inside another one with the same cookie name uses the outer layer's session, so its own settings, which differ, have
+    /// no effect. Sent once for each pair of layers. Give these routes their own layer beside the other one, with `merge` or `nest`,
     /// or give its cookie another name.
     #[non_exhaustive]
     SettingsIgnored {
         /// The cookie's name.
         cookie: String,
         /// The inner layer's settings that differ, by their names in [`SessionConfig`](crate::SessionConfig); `store`,
-        /// `client_ip`, `on_error` and `observer` for the rest of what it was made with.
+        /// `client_ip`, `on_error` and `observer` for its other parts.
         settings: Vec<&'static str>,
     },
 }
 
 impl Event {
-    /// A record cannot be read.
+    /// The event for a record that cannot be read.
     pub(crate) fn unreadable(handle: Handle, error: &Unreadable) -> Self {
         let reason = match error {
             Unreadable::Malformed(source) => format!("{error}: {source}"),
@@ -190,7 +192,7 @@ impl Event {
         Self::UnreadableRecord { handle, reason }
     }
 
-    /// The variant's name in lower case, such as `store_failed`: for counters and filters.
+    /// Returns the variant's name in snake case, such as `store_failed`: for counters and filters.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Created { .. } => "created",
@@ -221,8 +223,8 @@ impl Event {
 
 /// Receives every [`Event`] of a layer. Any `Fn(&Event)` is an observer.
 ///
-/// It is called on a task of the runtime, not always that of the request: hand work on, do not block, and do not rely on
-/// task-locals. It may use a session that it holds.
+/// sessile calls it on a task of the runtime, which is not always the task of the request: do not block, pass long work on to
+/// another task, and do not rely on task-locals. The observer may use a session that it holds.
 pub trait Observer: Send + Sync + 'static {
     /// Called once for every event.
     fn on_event(&self, event: &Event);
@@ -240,7 +242,7 @@ pub(crate) struct Log {
     failures: Mutex<Failures>,
 }
 
-/// Failures of the store. While a server is down, there are as many as requests.
+/// Limits how many failures of the store are logged: while a server is down, every request causes one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
     written: Option<Instant>,
@@ -248,7 +250,8 @@ struct Failures {
 }
 
 impl Failures {
-    /// Whether to log the next failure: the number of failures left out since the last one that was logged.
+    /// Returns the number of failures that were not logged since the last one that was, or `None` if this one must not be logged
+    /// either.
     fn next(&mut self, now: Instant) -> Option<u64> {
         if self
             .written
@@ -279,7 +282,7 @@ impl Log {
     }
 }
 
-/// The source of the error. Its own source repeats it.
+/// The source of the error, without further sources: it repeats them.
 fn cause(error: &StoreError) -> Option<tracing::field::DisplayValue<&dyn std::error::Error>> {
     std::error::Error::source(error).map(tracing::field::display)
 }
@@ -323,39 +326,39 @@ fn trace(event: &Event) {
             tracing::warn!(target: "sessile", %handle, bound, seen, "session used from another network");
         }
         Event::AddressUnknown => {
-            tracing::error!(target: "sessile", "strict fingerprinting and no client address: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`");
+            tracing::error!(target: "sessile", "the client address is unknown under strict fingerprinting: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`");
         }
         Event::MalformedCookie => tracing::debug!(target: "sessile", "malformed session cookie"),
         Event::AmbiguousCookie => {
-            tracing::info!(target: "sessile", "session cookies of one name for different sessions, or more than four: was the `Path` or the `Domain` of the cookie changed, or has another application a cookie of this name?");
+            tracing::info!(target: "sessile", "the request carries session cookies for different sessions, or more than four: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
         }
         Event::SeveralCookies { handle } => {
-            tracing::warn!(target: "sessile", %handle, "several session cookies of one name, of which one opens a session: was the `Path` or the `Domain` of the cookie changed, or has another application a cookie of this name?");
+            tracing::warn!(target: "sessile", %handle, "the request carries several session cookies, which are valid for one session: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
         }
         Event::UnreadableRecord { handle, reason } => {
             tracing::warn!(target: "sessile", %handle, reason, "stored session record cannot be read");
         }
         Event::StoreFailed { .. } => {}
         Event::Busy { handle } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "session busy: too many requests use it at once");
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "session busy: other requests held it for too long");
         }
         Event::LeaseLost { handle } => {
             tracing::warn!(target: "sessile", %handle, "session lease expired while its request was running");
         }
         Event::OutcomeUnknown { handle } => {
-            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "outcome of a session commit unknown");
+            tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "the outcome of a session commit is unknown");
         }
         Event::ChangesLost { handle } => {
             tracing::warn!(target: "sessile", handle = handle.map(tracing::field::display), "session changes made after the response were not saved: call `save().await`");
         }
         Event::PublicResponse => {
-            tracing::warn!(target: "sessile", "a response that sets the session cookie or depends on who is signed in let shared caches store it; these headers were removed: send it without `public`, `s-maxage` and fields such as `CDN-Cache-Control`");
+            tracing::warn!(target: "sessile", "a response that sets the session cookie or is for a signed-in user let shared caches store it, so these headers were removed: send it without `public`, `s-maxage` and fields such as `CDN-Cache-Control`");
         }
         Event::ForeignSetCookie { name } => {
             tracing::warn!(target: "sessile", name, "a `Set-Cookie` of the session cookie's name was removed from the response: give that cookie another name, or change the session through `Session`");
         }
         Event::SettingsIgnored { cookie, settings } => {
-            tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one of the same cookie name and joins its session, so these settings of the inner layer have no effect: give the routes their own layer beside the other one, with `merge` or `nest`, or give its cookie another name");
+            tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one with the same cookie name and uses its session, so these settings of the inner layer have no effect: give the routes their own layer beside the other one, with `merge` or `nest`, or give its cookie another name");
         }
     }
 }
@@ -365,12 +368,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_failures_one_a_second_is_logged() {
+    fn at_most_one_store_failure_a_second_is_logged() {
         let (mut failures, began) = (Failures::default(), Instant::now());
-        let told = [0, 1, 999, 1_000, 1_001, 5_000, 6_000].map(|millis| {
+        let logged = [0, 1, 999, 1_000, 1_001, 5_000, 6_000].map(|millis| {
             let now = began + Duration::from_millis(millis);
             failures.next(now)
         });
-        assert_eq!(told, [Some(0), None, None, Some(2), None, Some(1), Some(0)]);
+        assert_eq!(
+            logged,
+            [Some(0), None, None, Some(2), None, Some(1), Some(0)]
+        );
     }
 }

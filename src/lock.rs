@@ -1,17 +1,18 @@
-//! Locks under which no code of the application runs. It may use the session, and so wait for the very lock that is held.
+//! Locks that are never held while code of the application runs. That code may use the session, and would then deadlock on the
+//! lock.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A mutex of ours, held for moments and never across an `await`. Debug builds notice code of the application that runs
-/// meanwhile: see [`assert_none_held`].
+/// A mutex that sessile holds only briefly, and never across an `await`. Debug builds panic if code of the application runs while
+/// one is held: see [`assert_none_held`].
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T>(Mutex<T>);
 
-/// A lock that is held.
+/// The guard of a held [`Lock`].
 #[derive(Debug)]
 pub(crate) struct Guard<'a, T> {
-    // In this order the lock is free before it counts as free.
+    // Fields drop in this order: the mutex is unlocked before the lock counts as free.
     value: MutexGuard<'a, T>,
     #[cfg(debug_assertions)]
     _held: held::Held,
@@ -45,11 +46,11 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-/// To be called where code of the application is about to run, or may: hooks, observers, and closures that are dropped.
+/// Call this wherever code of the application is about to run, or may run: hooks, observers, and drops of its closures.
 ///
 /// # Panics
 ///
-/// In debug builds, if this thread holds a [`Lock`], unless it is panicking already.
+/// Panics in debug builds if this thread holds a [`Lock`], unless it is panicking already.
 pub(crate) fn assert_none_held() {
     #[cfg(debug_assertions)]
     if !std::thread::panicking() {
@@ -68,7 +69,7 @@ mod held {
         static HELD: Cell<u32> = const { Cell::new(0) };
     }
 
-    /// A lock that this thread holds. It stays on it, since a mutex's guard does.
+    /// Counts a lock that this thread holds. It never moves to another thread, since the guard of a mutex is not `Send`.
     #[derive(Debug)]
     pub(super) struct Held;
 
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "while a lock of sessile is held")]
-    fn code_of_the_application_under_a_lock_is_noticed() {
+    fn code_of_the_application_that_runs_under_a_lock_panics() {
         let (one, other) = (Lock::new(1), Lock::new(2));
         let held = one.lock();
         drop(other.lock());
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_free_again_is_not_held() {
+    fn an_unlocked_lock_does_not_count_as_held() {
         let lock = Lock::new(1);
         *lock.lock() += 1;
         assert_none_held();

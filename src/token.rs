@@ -1,4 +1,4 @@
-//! The token in the cookie: a handle that names the session and a secret that proves it.
+//! The token in the cookie: a handle, which names the session, and a secret, which gives access to it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,20 +15,20 @@ const TOKEN_BYTES: usize = HANDLE_BYTES + SECRET_BYTES;
 
 /// Names a session; safe to show and to log.
 ///
-/// 128 random bits, written as 22 characters of base64url. The Redis key of a session is the store's prefix followed
-/// by the handle. A handle opens nothing: the cookie also carries a secret, of which the store holds only a hash. It
-/// stays the same when the session is rotated ([`Session::cycle_id`](crate::Session::cycle_id)).
+/// It consists of 128 random bits, written as 22 characters of base64url. The Redis key of a session is the store's prefix followed
+/// by the handle. A handle alone does not give access to the session: the cookie also carries a secret, of which the store holds
+/// only a hash. The handle stays the same when the session is rotated ([`Session::cycle_id`](crate::Session::cycle_id)).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Handle([u8; HANDLE_BYTES]);
 
 impl Handle {
-    /// Draws a new handle from the operating system's generator.
+    /// Generates a handle with the operating system's random number generator.
     ///
-    /// Sessions draw their own; this is for tests of a [`SessionStore`](crate::SessionStore).
+    /// sessile generates the handles of sessions itself; this function is for tests of a [`SessionStore`](crate::SessionStore).
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness to give, since no session can be safe then.
+    /// Panics if the operating system cannot provide random bytes, since sessions would then be guessable.
     pub fn random() -> Self {
         Self(random_bytes())
     }
@@ -63,7 +63,7 @@ impl FromStr for Handle {
     }
 }
 
-/// The half of the token that proves it; never stored, never shown.
+/// The half of the token that gives access to the session. It is never stored and never logged.
 #[derive(Clone)]
 pub(crate) struct Secret(Zeroizing<[u8; SECRET_BYTES]>);
 
@@ -72,8 +72,8 @@ impl Secret {
         Self(Zeroizing::new(random_bytes()))
     }
 
-    /// The hash that the record keeps. Key prefix and cookie name are part of it, so that a token issued for one store
-    /// or cookie is void for every other.
+    /// The hash that the record stores. It covers the key prefix and the cookie name, so that a token issued for one store or
+    /// cookie is invalid for every other.
     pub(crate) fn hash(&self, namespace: &str, cookie: &str) -> SecretHash {
         let mut hash = Sha256::new();
         for part in [
@@ -106,7 +106,7 @@ impl fmt::Debug for Secret {
 pub(crate) struct SecretHash([u8; 32]);
 
 impl SecretHash {
-    /// What no secret hashes to, for a session that has none yet.
+    /// A placeholder that no secret hashes to, for a session that is not stored yet.
     pub(crate) fn of_nothing() -> Self {
         Self([0; 32])
     }
@@ -132,7 +132,7 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// What the cookie's value says: 43 characters of base64url.
+/// The value of the session cookie: 43 characters of base64url.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Token {
     pub(crate) handle: Handle,
@@ -154,7 +154,7 @@ impl Token {
         Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]))
     }
 
-    /// Accepts exactly what [`encode`](Self::encode) writes: no padding, no other alphabet, no stray trailing bits.
+    /// Accepts exactly the text that [`encode`](Self::encode) writes: without padding, other alphabets or stray trailing bits.
     pub(crate) fn decode(text: &[u8]) -> Option<Self> {
         let bytes: Zeroizing<[u8; TOKEN_BYTES]> = Zeroizing::new(decode(text)?);
         let mut handle = [0; HANDLE_BYTES];
@@ -177,14 +177,14 @@ fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     (written == N).then_some(bytes)
 }
 
-/// Random bytes from the operating system.
+/// Returns random bytes from the operating system.
 ///
 /// # Panics
 ///
-/// If it has none to give: a guessable session is worse than a stopped process.
+/// Panics if the operating system cannot provide them: a guessable session is worse than a stopped process.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system gives no randomness");
+    getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
     bytes
 }
 
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_survives_the_cookie_and_nothing_else_does() {
+    fn only_an_encoded_token_is_decoded() {
         let token = Token::random();
         let text = token.encode();
         assert_eq!(text.len(), 43);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_handle_and_no_secret() {
+    fn debug_shows_the_handle_but_not_the_secret() {
         let token = Token::random();
         let shown = format!("{token:?}");
         assert!(shown.contains(&token.handle.to_string()));

@@ -112,7 +112,7 @@ impl CookieConfig {
         };
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if self.name.is_empty() || self.name.len() > 256 || !self.name.bytes().all(token) {
-            // A name that goes with the cookie's other attributes.
+            // The example must work with the cookie's other attributes.
             let example = if self.is_host_only() {
                 "__Host-id"
             } else {
@@ -129,17 +129,17 @@ impl CookieConfig {
         }
         let prefixed = |prefix: &str| has_prefix(&self.name, prefix);
         if let Some(domain) = &self.domain
-            && let Err(what) = domain::check(domain)
+            && let Err(problem) = domain::check(domain)
         {
             let advice = if prefixed("__Host-") {
-                "leave it out: a `__Host-` cookie has no domain"
+                "leave it out: a `__Host-` cookie must not have a domain"
             } else {
                 "leave it out, for this host only, or write a domain of this host, such as \"example.org\""
             };
-            return invalid("cookie.domain", domain, &format!("{what}: {advice}"));
+            return invalid("cookie.domain", domain, &format!("{problem}: {advice}"));
         }
         if prefixed("__Host-") && !self.is_host_only() {
-            let advice = "browsers accept a `__Host-` cookie only with `secure = true`, `path = \"/\"` and no `domain`: \
+            let advice = "browsers accept a `__Host-` cookie only with `secure = true`, `path = \"/\"` and without `domain`: \
                           keep these, or choose another name, such as \"id\"";
             return invalid("cookie.name", &self.name, advice);
         }
@@ -160,12 +160,12 @@ impl CookieConfig {
         Ok(())
     }
 
-    /// Whether browsers accept it with a `__Host-` name.
+    /// Whether browsers accept this cookie under a `__Host-` name.
     fn is_host_only(&self) -> bool {
         self.secure && self.path == "/" && self.domain.is_none()
     }
 
-    /// The closest cookie that browsers accept over plain HTTP from `localhost`, which belongs to no domain.
+    /// Returns the most similar cookie that browsers accept over plain HTTP from `localhost`, which does not belong to a domain.
     pub(crate) fn without_tls(&self) -> Self {
         const PREFIXES: [&str; 4] = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"];
         // One prefix may follow another.
@@ -190,7 +190,7 @@ impl CookieConfig {
     }
 }
 
-/// Browsers ignore case when they compare the prefixes of names.
+/// Whether a name has this prefix. Browsers ignore case when they compare prefixes.
 pub(crate) fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -220,7 +220,7 @@ mod tests {
             assert_eq!((cookie.name.as_str(), cookie.secure), (plain, false));
             assert_eq!(
                 cookie.domain, None,
-                "{name}: localhost belongs to no domain"
+                "{name}: localhost does not belong to a domain"
             );
         }
     }

@@ -1,8 +1,8 @@
-//! Which `Domain` attributes browsers accept.
+//! Decides which `Domain` attributes browsers accept.
 
 /// Rejects a domain for which browsers accept no cookie; the error says why.
 pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
-    // RFC 6265 §5.2.3: it has no effect.
+    // RFC 6265 §5.2.3: a leading dot has no effect.
     let domain = domain.strip_prefix('.').unwrap_or(domain);
     if domain.contains([':', '[', ']']) && domain.parse::<std::net::Ipv6Addr>().is_ok()
         || domain.starts_with('[')
@@ -12,7 +12,7 @@ pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
     if !domain.is_ascii() {
         return Err("write letters beyond ASCII in Punycode, as in `xn--bcher-kva.example`");
     }
-    // RFC 1123 has no `_`, but there are hosts with it, and browsers accept their cookies.
+    // RFC 1123 does not allow `_`, but some hosts have it in their names, and browsers accept their cookies.
     let host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if !domain.bytes().all(host) {
         return Err("a domain is a host name without scheme and port");
@@ -22,15 +22,17 @@ pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
     }
     let labels: Vec<&str> = domain.split('.').collect();
     if labels.iter().any(|label| label.is_empty()) {
-        return Err("a host name has no empty label between dots, and no dot at its end");
+        return Err("a host name must not have an empty label between dots, or a dot at its end");
     }
     if labels
         .iter()
         .any(|label| label.len() > 63 || label.starts_with('-') || label.ends_with('-'))
     {
-        return Err("a label of a host name has at most 63 characters, and no `-` at either end");
+        return Err(
+            "a label of a host name has at most 63 characters, and must not begin or end with `-`",
+        );
     }
-    // Browsers parse a host whose last label is a number as an address, whatever precedes it.
+    // Browsers parse a host as an address if its last label is a number.
     if labels.last().is_some_and(|label| is_number(label)) {
         return Err("browsers do not accept an IP address as a domain");
     }
@@ -46,8 +48,8 @@ pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The `Domain` attributes of the cookies that browsers send to this host: the parents of its name, the shortest first, and
-/// the name itself. Empty if the host is an address or not a host name.
+/// Returns the `Domain` attributes that a cookie for this host may have: the parents of its name, the shortest first, and the name
+/// itself. Empty if the host is an address or not a host name.
 pub(crate) fn domains(host: &str) -> Vec<String> {
     let host = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -69,7 +71,7 @@ pub(crate) fn domains(host: &str) -> Vec<String> {
     domains
 }
 
-/// Decimal, octal or hexadecimal.
+/// Whether the label is a decimal, octal or hexadecimal number.
 fn is_number(label: &str) -> bool {
     let hex = label
         .strip_prefix("0x")
@@ -178,8 +180,8 @@ mod tests {
             ("bücher.example", "xn--bcher-kva.example"),
             ("*.example.org", "host name"),
         ] {
-            let told = check(domain).expect_err(domain);
-            assert!(told.contains(why), "{domain}: {told}");
+            let error = check(domain).expect_err(domain);
+            assert!(error.contains(why), "{domain}: {error}");
         }
     }
 }

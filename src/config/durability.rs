@@ -11,8 +11,8 @@ use crate::time::duration;
 /// How far a request's changes must have spread before its response reports success.
 ///
 /// Redis acknowledges a write once the primary has it, and replicas receive it a moment later. A write that a replica has not
-/// received when it takes over is lost. Waiting for replicas costs one more round trip and theirs, and requests fail while
-/// there are too few replicas. That is worth it for changes that must not be undone, such as a logout:
+/// received when it takes over is lost. Waiting for replicas costs one more round trip and the time that the replicas need, and
+/// requests fail while there are too few replicas. That is worthwhile for changes that must not be undone, such as a logout:
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,13 +27,13 @@ use crate::time::duration;
 ///     .with_durability(DurabilityConfig::default().with_revocations(one_replica));
 /// ```
 ///
-/// If too few replicas acknowledge a change in time, the primary has it all the same, once. The response is then
+/// If too few replicas acknowledge a change in time, the primary has still applied it, exactly once. The response is then
 ///
 /// - 503 without `Retry-After`, [`SessionError::OutcomeUnknown`](crate::SessionError::OutcomeUnknown), for a change to an
 ///   existing session: the change may not survive a failover, and repeating it may apply it twice. The session shows it from
 ///   then on. After `cycle_id`, `set_principal` or `clear_principal` the response carries the new cookie, which works; if a
 ///   failover then loses the change, that browser is signed out;
-/// - 503 with `Retry-After`, [`SessionError::Store`](crate::SessionError::Store), for a new session, whose token nobody has
+/// - 503 with `Retry-After`, [`SessionError::Store`](crate::SessionError::Store), for a new session, whose token no browser has
 ///   received, and for a logout, which sessile retries in the background and the visitor may repeat.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct DurabilityConfig {
     /// How far every change must have spread; [`Durability::Primary`] by default.
     pub commits: Durability,
     /// How far the revocation of a token must have spread: `destroy`, `cycle_id`, `set_principal` and `clear_principal`.
-    /// As `commits` by default.
+    /// The same as `commits` by default.
     pub revocations: Option<Durability>,
 }
 
@@ -54,7 +54,7 @@ impl DurabilityConfig {
         self
     }
 
-    /// Sets how far the revocation of a token must have spread; as [`commits`](Self::commits) by default.
+    /// Sets how far the revocation of a token must have spread; the same as [`commits`](Self::commits) by default.
     #[must_use]
     pub fn with_revocations(mut self, revocations: Durability) -> Self {
         self.revocations = Some(revocations);
@@ -86,7 +86,7 @@ impl DurabilityConfig {
                     let advice = "write a number of replicas from 1 to 1024, or \"primary\"";
                     return Err(ConfigError::invalid(setting, durability, advice));
                 }
-                // WAIT takes whole milliseconds, and 0 means for ever.
+                // `WAIT` takes whole milliseconds, and 0 would wait without a limit.
                 let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(60));
                 check_duration(setting, timeout, shortest, longest)?;
             }
@@ -95,20 +95,20 @@ impl DurabilityConfig {
     }
 
     /// Rejects durability that this store does not support.
-    pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
+    pub(crate) fn check_for(&self, store: Capabilities) -> Result<(), ConfigError> {
         for (setting, durability) in self.settings() {
             let Durability::Replicas { timeout, .. } = durability else {
                 continue;
             };
-            if !can.durability {
+            if !store.durability {
                 let advice = "this store has no replicas to wait for: use another store, or write \"primary\"";
                 return Err(ConfigError::invalid(setting, durability, advice));
             }
-            if timeout > can.request_budget {
+            if timeout > store.request_budget {
                 let advice = format!(
-                    "its timeout is more than the store's request_budget = {}, so it would never elapse: lower it, or \
+                    "its timeout exceeds the store's request_budget = {}, so it would never elapse: lower the timeout, or \
                      raise the budget",
-                    duration::text(can.request_budget)
+                    duration::text(store.request_budget)
                 );
                 return Err(ConfigError::invalid(setting, durability, advice));
             }
@@ -144,7 +144,7 @@ mod tests {
         let revocations = config(primary, Some(one));
         let both = config(one, Some(primary));
         let slow = config(primary, Some(replicas(1, 1001)));
-        for (config, can, told) in [
+        for (config, store, expected) in [
             (&plain, none, None),
             (&commits, none, Some(("durability.commits", "no replicas"))),
             (
@@ -161,13 +161,13 @@ mod tests {
                 Some(("durability.revocations", "request_budget = 1s")),
             ),
         ] {
-            match (config.check_for(can), told) {
+            match (config.check_for(store), expected) {
                 (Ok(()), None) => {}
                 (Err(error), Some((setting, named))) => {
                     let text = error.to_string();
                     assert!(text.starts_with(setting) && text.contains(named), "{text}");
                 }
-                (result, _) => panic!("{result:?} {told:?}"),
+                (result, _) => panic!("{result:?} {expected:?}"),
             }
         }
         assert_eq!(commits.revocations(), replicas(1, 100));

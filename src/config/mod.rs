@@ -1,4 +1,15 @@
-//! The settings of a layer.
+//! The settings of a layer, each with its default, its unit and its limits.
+//!
+//! Read this file first: `SessionConfig` holds all settings, and `check` rejects invalid ones. Then:
+//!
+//! 1. `policies.rs`: when to load a session (`Load`), and how to handle store failures (`OnStoreError`), concurrent changes
+//!    (`Concurrency`) and caches (`SignedInCaching`). A *lease*, of `Concurrency::Exclusive`, lets one request at a time use a
+//!    session.
+//! 2. `cookie.rs`: the session cookie (`CookieConfig::check`). `domain.rs: check` decides which `Domain` attributes browsers
+//!    accept.
+//! 3. `durability.rs`: how many replicas must acknowledge a change (`DurabilityConfig::check`).
+//!
+//! `middleware/layer.rs` sets single settings; `middleware/from_config.rs` reads them all from a file or the environment.
 
 pub(crate) mod cookie;
 pub(crate) mod domain;
@@ -75,8 +86,8 @@ pub struct SessionConfig {
     /// How many bits of an IPv6 address identify its network; 64 by default, from 32 to 128.
     pub ipv6_prefix: u8,
     /// Whether changes are committed when the handler responds with a status of 500 or above; `false` by default, since such a
-    /// request has usually stopped half-way. A logout and a rotation are committed in any case. Of a handler that returns a
-    /// [`SessionError`](crate::SessionError) nothing else is committed, whatever this setting.
+    /// request has usually stopped half-way. A logout and a rotation are committed in any case. If a handler returns a
+    /// [`SessionError`](crate::SessionError), only these are committed, whatever this setting.
     pub commit_on_server_error: bool,
     /// Whether caches may store the pages of signed-in users; [`SignedInCaching::NoStore`] by default.
     pub signed_in_caching: SignedInCaching,
@@ -104,8 +115,8 @@ impl Default for SessionConfig {
     }
 }
 
-/// Redis closes the connection, which other requests share, on a value of more than 512 MiB (`proto-max-bulk-len`). A record
-/// is larger than what counts: by two bytes for each entry, and by the names of two principals.
+/// Redis closes the connection, which other requests share, if a value exceeds 512 MiB (`proto-max-bulk-len`). A record is larger
+/// than the size that `max_size` limits: by two bytes for each entry, and by the names of two principals, which are user names.
 const LARGEST: usize = 128 * 1024 * 1024;
 
 impl SessionConfig {
@@ -232,7 +243,7 @@ impl SessionConfig {
 
     /// The settings that differ from those of `other`.
     pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
-        // Destructured, so that the compiler asks for each new setting here.
+        // Destructured, so that a new setting does not compile until it is compared here.
         let Self {
             cookie,
             idle_timeout,
@@ -281,9 +292,9 @@ impl SessionConfig {
     }
 
     /// Rejects settings that this store does not support.
-    pub(crate) fn check_for(&self, can: Capabilities) -> Result<(), ConfigError> {
-        self.concurrency.check_for(can)?;
-        self.durability.check_for(can)
+    pub(crate) fn check_for(&self, store: Capabilities) -> Result<(), ConfigError> {
+        self.concurrency.check_for(store)?;
+        self.durability.check_for(store)
     }
 }
 
@@ -360,7 +371,7 @@ mod tests {
                 c.durability.revocations = Some(replicas(1, 61_000));
             }),
             ("max_size", |c| c.max_size = 0),
-            // With what does not count, the record would be more than Redis accepts.
+            // With the bytes that do not count, the record would be larger than Redis accepts.
             ("max_size", |c| c.max_size = 512 * 1024 * 1024),
         ];
         for (expected, change) in cases {
@@ -375,7 +386,7 @@ mod tests {
             assert!(
                 ["write", "keep", "set it", "leave it out"]
                     .iter()
-                    .any(|cure| advice.contains(cure)),
+                    .any(|verb| advice.contains(verb)),
                 "{error}"
             );
         }

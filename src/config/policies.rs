@@ -24,7 +24,7 @@ pub enum Load {
 
 /// What happens to a request whose session cannot be loaded, because the store is unavailable or does not respond.
 ///
-/// Either way no cookie is set, and only a logout removes one: an outage logs nobody out.
+/// Either way the response does not set a cookie, and removes one only for a logout: an outage does not log users out.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,7 +35,7 @@ pub enum OnStoreError {
     /// [`Logout`](crate::Logout). With [`Concurrency::Exclusive`] and [`Load::Inbound`] no handler runs. The default.
     #[default]
     Reject,
-    /// The handler runs with an empty session, as for a new visitor: for pages that are useful to anyone. The session cannot
+    /// The handler runs with an empty session, as for a new visitor: for pages that are useful to everyone. The session cannot
     /// be changed: if the handler tries to, the response becomes 503 after all.
     /// [`destroy`](crate::Session::destroy) ends the session that could not be loaded, as [`Logout`](crate::Logout) does.
     Anonymous,
@@ -53,25 +53,26 @@ pub enum Concurrency {
     /// is lost, and no request waits.
     #[default]
     Merge,
-    /// The request's data replaces the stored data as a whole, as in other session libraries: what other requests have written
-    /// to other keys is lost too, and what they have taken or counted since this one loaded the session comes back. A request
-    /// that changed no data replaces nothing.
+    /// The request's data replaces the stored data as a whole, as in other session libraries. Changes that other requests have
+    /// made since this one loaded the session are lost, even to other keys: values that they took come back, and counters go back.
+    /// A request that did not change the data replaces nothing.
     LastWriteWins,
-    /// Nothing is written, and the response becomes 409: for forms that must not overwrite what their user has not seen.
+    /// The changes are rejected, and the response becomes 409: for forms that must not overwrite changes that their user has not
+    /// seen.
     Reject,
-    /// The requests of one session run one after the other, on all nodes: for handlers that call external services and must
-    /// not do so twice at once.
+    /// The requests of one session run one after the other, across all nodes: for handlers that call external services, and must
+    /// not do so concurrently.
     ///
     /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is
-    /// held up for so long that its lease expires, another request runs beside it. Its own changes are then rejected with 409
+    /// stalled for so long that its lease expires, another request runs beside it. Its own changes are then rejected with 409
     /// if another request has changed something that it read (values, keys, messages, the principal) or wrote, and merged
-    /// otherwise. It costs three more round trips a request, and more while it waits. With [`Load::Inbound`] no handler runs
-    /// without its turn, even if the store is unavailable.
+    /// otherwise. This policy costs three more round trips per request, and more while a request waits. With
+    /// [`Load::Inbound`] no handler runs without its turn, even if the store is unavailable.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
     Exclusive(Exclusive),
 }
 
-/// How long requests wait for their turn under [`Concurrency::Exclusive`], and how long a turn outlasts a node that has died.
+/// How long requests wait for their turn under [`Concurrency::Exclusive`], and how long the lease of a node that died remains.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,8 +82,8 @@ pub enum Concurrency {
 /// let layer = SessionLayer::new(MemoryStore::new()).with_concurrency(Concurrency::Exclusive(ten_seconds));
 /// ```
 ///
-/// In a configuration file: `{ exclusive = { wait = "10s", lease = "5s" } }`, where `lease` is optional. A file with a value
-/// beyond its limits is rejected; the constructors use the nearest limit instead.
+/// In a configuration file: `{ exclusive = { wait = "10s", lease = "5s" } }`, where `lease` is optional. A value in a file that
+/// exceeds its limits is rejected; the constructors use the nearest limit instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct Exclusive {
@@ -93,8 +94,8 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// Requests wait this long for their turn, at most ten years; then their response becomes 503 with `Retry-After`. The wait
-    /// does not count against the store's request budget.
+    /// Requests wait this long for their turn, at most ten years; after that, the response is 503 with `Retry-After`. The wait does
+    /// not count towards the store's request budget.
     pub fn new(wait: Duration) -> Self {
         Self {
             wait: wait.clamp(WAIT.0, WAIT.1),
@@ -102,9 +103,11 @@ impl Exclusive {
         }
     }
 
-    /// Sets how long a lease lasts, from 100 ms to 1 h; 5 s by default. Other requests wait this long for a node that has died.
+    /// Sets how long a lease lasts, from 100 ms to 1 h; 5 s by default. If a node dies, other requests wait this long for its
+    /// lease.
     ///
-    /// The lease of a running request is renewed every third of it, so it need not outlast the request.
+    /// While a request runs, sessile renews its lease each time a third of it has passed, so the lease may be shorter than the
+    /// request.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(LEASE.0, LEASE.1);
@@ -127,7 +130,7 @@ const WAIT: (Duration, Duration) = (Duration::ZERO, MAX_TIMEOUT);
 const LEASE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 
-/// An [`Exclusive`] as a configuration file has it.
+/// An [`Exclusive`] as read from a configuration file, before its limits are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Unchecked {
@@ -151,15 +154,15 @@ impl TryFrom<Unchecked> for Exclusive {
     }
 }
 
-/// Whether caches may store a response whose handler asked for the session of a signed-in user: for a session that has a
+/// Whether caches may store a response whose handler asked for the session of a signed-in user, which is a session that has a
 /// principal when it is loaded or committed.
 ///
-/// Without `no-store`, a browser may show such a page from its history or its cache after the logout, to whoever presses the
-/// back button, and a shared cache may show it to others.
+/// Without `no-store`, a browser may show such a page from its history or its cache after the logout, to anyone who presses the
+/// back button, and a shared cache may serve it to others.
 ///
 /// The cost: browsers keep a page with `no-store` out of their back/forward cache, or evict it when a cookie changes, so that
 /// going back loads the page again. Where that matters more, set a `Cache-Control` in the handler, such as `private, no-cache`:
-/// it stays as it is, unless it contains `public` or `s-maxage`.
+/// sessile does not change it, unless it contains `public` or `s-maxage`.
 ///
 /// Sources: RFC 9111 §5.2.2.5; OWASP Session Management Cheat Sheet, "Web Content Caching".
 #[non_exhaustive]
@@ -171,15 +174,15 @@ pub enum SignedInCaching {
     /// headers that let shared caches store the response, such as `CDN-Cache-Control`. The default.
     #[default]
     NoStore,
-    /// Leaves the handler's headers as they are. A response that sets or removes the session cookie is kept out of shared
-    /// caches all the same.
+    /// Leaves the handler's headers as they are. sessile still keeps a response that sets or removes the session cookie out of
+    /// shared caches.
     Unchanged,
 }
 
 impl Concurrency {
     /// Rejects a policy that this store does not support.
-    pub(crate) fn check_for(self, can: Capabilities) -> Result<(), ConfigError> {
-        if matches!(self, Self::Exclusive(_)) && !can.lease {
+    pub(crate) fn check_for(self, store: Capabilities) -> Result<(), ConfigError> {
+        if matches!(self, Self::Exclusive(_)) && !store.lease {
             return Err(ConfigError::Invalid {
                 setting: "concurrency",
                 value: "exclusive".to_owned(),
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exclusive_has_the_nearest_wait_and_lease_within_the_limits() {
+    fn exclusive_clamps_wait_and_lease_to_their_limits() {
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         for (value, wait, lease) in [
             (Duration::ZERO, Duration::ZERO, LEASE.0),
@@ -220,7 +223,7 @@ mod tests {
             let exclusive = Exclusive::new(value).with_lease(value);
             assert_eq!((exclusive.wait(), exclusive.lease()), (wait, lease));
             assert_eq!(Exclusive::new(value).lease(), Duration::from_secs(5));
-            // What the constructors make, a file may say, and nothing else.
+            // A file accepts a value if the constructors keep it, and rejects it if they clamp it.
             let text = duration::text(value);
             let read = read(&text, &text);
             assert_eq!(read.is_ok(), value == wait && value == lease, "{read:?}");
@@ -228,8 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_config_file_with_a_wait_or_lease_beyond_its_limits_is_rejected_with_them() {
-        for (wait, lease, told) in [
+    fn a_config_file_with_a_wait_or_lease_beyond_its_limits_is_rejected()
+     {
+        for (wait, lease, expected) in [
             ("0s", "100ms", None),
             ("3650d", "1h", None),
             (
@@ -248,7 +252,7 @@ mod tests {
                 Some(("concurrency.exclusive.lease = 1h 1m", "\"1h\"")),
             ),
         ] {
-            match (read(wait, lease), told) {
+            match (read(wait, lease), expected) {
                 (Ok(read), None) => {
                     let written = serde_json::to_string(&read).unwrap();
                     assert_eq!(serde_json::from_str::<Concurrency>(&written).unwrap(), read);

@@ -1,4 +1,4 @@
-//! Errors in settings, and of the store that they name.
+//! Errors in settings, and errors of the store that they name.
 
 use std::error::Error;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::time::duration;
 
 /// An invalid setting, or a store that cannot be used. The message says how to fix it.
 ///
-/// `Debug` shows the message and its causes, as `main` prints it when it returns the error.
+/// `Debug` shows the message and its causes, so that a `main` which returns the error prints them.
 #[non_exhaustive]
 #[derive(Clone, thiserror::Error)]
 pub enum ConfigError {
@@ -28,7 +28,7 @@ pub enum ConfigError {
     /// A store was created outside of a tokio runtime.
     #[error("not in a tokio runtime: create the store inside of one, such as in `#[tokio::main]`")]
     NoRuntime,
-    /// The store cannot be reached, or lacks what sessions need.
+    /// The store cannot be reached, or lacks a feature that sessions need.
     #[error("cannot use the session store at {address}: {advice}")]
     #[non_exhaustive]
     Connect {
@@ -103,7 +103,7 @@ mod tests {
     use crate::error::store::StoreError;
 
     #[test]
-    fn debug_shows_what_main_should_print_the_message_and_its_causes() {
+    fn debug_shows_the_message_and_its_causes() {
         let connect = |advice: &str, source: StoreError| ConfigError::Connect {
             address: "h:6379".to_owned(),
             advice: advice.to_owned(),
@@ -130,7 +130,7 @@ mod tests {
                 "cannot use the session store at h:6379: NOAUTH: write a password",
             ),
         ] {
-            // What `fn main() -> Result<(), Box<dyn Error>>` prints.
+            // `fn main() -> Result<(), Box<dyn Error>>` prints this.
             let returned: Box<dyn Error> = Box::new(error);
             assert_eq!(format!("{returned:?}"), expected);
             assert_eq!(format!("{returned:#?}"), expected);

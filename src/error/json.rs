@@ -1,46 +1,46 @@
-//! What can be wrong with a value that is to become JSON, or with JSON that is to become a value.
+//! Why a value cannot be written as JSON, or JSON cannot be read as a value.
 
 use std::error::Error;
 
 /// Why a value cannot be written as JSON, or read from it.
 ///
-/// It holds nothing of the value, and no message of a `Serialize` or `Deserialize` of yours, in which a value may be: it can be
-/// logged.
+/// It can be logged: it holds neither the value nor a message of the application's `Serialize` or `Deserialize`, which may quote
+/// the value.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonError {
-    /// What is wrong.
+    /// The kind of the error.
     pub kind: JsonErrorKind,
-    /// The line of the stored JSON at which reading stopped, from 1; 0 if it was written, or if that is not known.
+    /// The line of the stored JSON at which reading stopped, from 1; 0 if the error happened in writing, or if the line is unknown.
     pub line: usize,
-    /// The column of that line, in bytes, from 1.
+    /// The column in that line, in bytes, from 1; 0 if `line` is 0.
     pub column: usize,
 }
 
-/// What is wrong with JSON, or with a value that was to become JSON.
+/// The kind of a [`JsonError`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonErrorKind {
-    /// It is JSON, and of another type than the one that was asked for.
+    /// The JSON does not have the type that was asked for.
     Mismatch,
-    /// It is not JSON.
+    /// The stored value is not valid JSON.
     Syntax,
-    /// It ends too early.
+    /// The JSON ends too early.
     Truncated,
-    /// The type's `Serialize` failed, or it has a map whose keys are neither strings nor numbers.
+    /// The type's `Serialize` failed, or the value has a map whose keys are neither strings nor numbers.
     Unwritable,
-    /// There is a float in it that is NaN or infinite.
+    /// The value holds a float that is NaN or infinite.
     NotFinite,
-    /// It is nested deeper than it can be read again.
+    /// The value is nested too deeply to be read back.
     #[non_exhaustive]
     TooDeep {
-        /// How many levels of lists, maps and structs there may be.
+        /// How many levels of lists, maps and structs are allowed.
         limit: usize,
     },
 }
 
 impl JsonError {
-    /// An error that is not at one place of the stored JSON.
+    /// An error without a position in the stored JSON.
     pub(crate) fn in_value(kind: JsonErrorKind) -> Self {
         let (line, column) = (0, 0);
         Self { kind, line, column }
@@ -54,14 +54,14 @@ impl JsonError {
         }
     }
 
-    /// What serde_json says of JSON, without its words: they quote what they have found.
+    /// Converts an error of serde_json, without its message, which quotes the JSON.
     pub(crate) fn reading(error: &serde_json::Error) -> Self {
         use serde_json::error::Category;
         Self {
             kind: match error.classify() {
                 Category::Data => JsonErrorKind::Mismatch,
                 Category::Eof => JsonErrorKind::Truncated,
-                // Nothing is read from a stream.
+                // `Io` cannot happen, since nothing is read from a stream.
                 Category::Syntax | Category::Io => JsonErrorKind::Syntax,
             },
             line: error.line(),
@@ -85,11 +85,13 @@ impl std::fmt::Display for JsonError {
 impl std::fmt::Display for JsonErrorKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Mismatch => "the JSON is of another type",
-            Self::Syntax => "this is not JSON",
+            Self::Mismatch => "the JSON has another type",
+            Self::Syntax => "the stored value is not valid JSON",
             Self::Truncated => "the JSON ends too early",
-            Self::Unwritable => "its `Serialize` failed, or the keys of a map are not strings",
-            Self::NotFinite => "JSON has no NaN and no infinity: use an `Option`, or a string",
+            Self::Unwritable => {
+                "its `Serialize` failed, or the keys of a map are neither strings nor numbers"
+            }
+            Self::NotFinite => "JSON cannot hold NaN or infinity: use an `Option`, or a string",
             Self::TooDeep { limit } => {
                 return write!(
                     f,

@@ -7,15 +7,15 @@ use crate::error::store::StoreError;
 
 /// Why a session call, or the commit after the handler, failed.
 ///
-/// Implements axum's `IntoResponse`, so that a handler may return it with `?`; [`status`](Self::status) says which status
-/// it becomes. The text is for the log; the body of the response shows no internals. The error itself is in the extensions
-/// of the response.
+/// It implements axum's `IntoResponse`, so that a handler may return it with `?`; [`status`](Self::status) returns the status of
+/// the response. The message is for the log; the body of the response does not show internals. The extensions of the response
+/// hold the error itself.
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The handler asks for a session, and no [`SessionLayer`](crate::SessionLayer) is around it.
+    /// The handler asked for a session, and there is no [`SessionLayer`](crate::SessionLayer) around it.
     #[error(
-        "no session layer around this handler: add `.layer(SessionLayer::new(store))` to the router, after its routes"
+        "there is no session layer around this handler: add `.layer(SessionLayer::new(store))` to the router, after its routes"
     )]
     MissingLayer,
     /// A value cannot be written as JSON and read back, such as a map whose keys are not strings, a float that is NaN or
@@ -27,7 +27,7 @@ pub enum SessionError {
         key: String,
         /// The Rust type of the value.
         type_name: &'static str,
-        /// Why; it shows nothing of the value.
+        /// The cause; it does not show the value.
         source: JsonError,
     },
     /// A stored value does not have the type asked for. The value stays.
@@ -40,7 +40,7 @@ pub enum SessionError {
         key: String,
         /// The Rust type asked for.
         type_name: &'static str,
-        /// Why; it shows nothing of the value.
+        /// The cause; it does not show the value.
         source: JsonError,
     },
     /// The values of the session do not fit the type that [`values`](crate::Session::values) was asked for. They stay.
@@ -54,10 +54,10 @@ pub enum SessionError {
         key: Option<String>,
         /// The Rust type asked for.
         type_name: &'static str,
-        /// Why; it shows nothing of the values.
+        /// The cause; it does not show the values.
         source: JsonError,
     },
-    /// `increment` or `decrement` meets a value that is not an integer. The value stays.
+    /// `increment` or `decrement` found a value that is not an integer. The value stays.
     #[error("session value {key:?} is not an integer: count under another key")]
     #[non_exhaustive]
     NotANumber {
@@ -72,7 +72,7 @@ pub enum SessionError {
         key: String,
     },
     /// A key, a value, a principal or the whole session exceeds its limit. The session stays as it was. A change that does not
-    /// make the session larger is never too large.
+    /// make the session larger never causes this error.
     #[error("the {part} takes {size} bytes, more than {limit}: {advice}", advice = part.advice())]
     #[non_exhaustive]
     TooLarge {
@@ -83,7 +83,7 @@ pub enum SessionError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A session is given a timeout that is out of range, or has already passed.
+    /// A call sets a session timeout that is out of range, or that has already passed.
     #[error(
         "invalid session timeout {value:?}: choose one between one second and ten years that has not passed yet"
     )]
@@ -92,32 +92,32 @@ pub enum SessionError {
         /// The timeout.
         value: Duration,
     },
-    /// A call needs to change the cookie, and the head of the response has been sent.
+    /// A call needs to change the cookie, but the head of the response has been sent.
     #[error(
         "the response has been sent, so its cookie can no longer change: do this before the handler returns"
     )]
     ResponseSent,
-    /// A change was dropped before its commit: by `discard_changes` or `destroy` on a clone, or since the request failed or was
+    /// A change was dropped before its commit: by `discard_changes` or `destroy` on a clone, or because the request failed or was
     /// abandoned. Nothing was written.
     #[error(
-        "the change was dropped before its commit: by a clone of the session, or since the request failed"
+        "the change was dropped before its commit: by a clone of the session, or because the request failed"
     )]
     Discarded,
-    /// The closure of [`try_update`](crate::Session::try_update) refused. The value stays.
+    /// The closure of [`try_update`](crate::Session::try_update) refused to replace the value. The value stays.
     #[error("the closure of `try_update` refused to replace session value {key:?}")]
     #[non_exhaustive]
     Refused {
         /// The key of the value.
         key: String,
     },
-    /// Other requests kept changing the session for as long as the commit may take. Nothing was written.
+    /// Other requests kept changing the session until the commit's deadline. Nothing was written.
     #[error("other requests kept changing the session: nothing was written in {attempts} attempts")]
     #[non_exhaustive]
     Conflict {
         /// How many compare-and-sets were tried.
         attempts: u32,
     },
-    /// Other requests held the session for as long as this one may wait: for `wait` of
+    /// Other requests held the session for the whole time that this one may wait: for `wait` of
     /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), or for the store's `request_budget` if a thousand requests
     /// change the session at once. Nothing was written.
     #[error(
@@ -125,23 +125,23 @@ pub enum SessionError {
     )]
     #[non_exhaustive]
     Busy {
-        /// How long it may wait.
+        /// How long this request may wait.
         wait: Duration,
     },
     /// The session ended or was rotated while the request ran. Nothing was written, and an ended session is never created
     /// again: a logout is final.
     #[error("the session {0}: nothing was written")]
     Gone(Gone),
-    /// The session exists, and this request may not use it. Nothing was written.
+    /// The session exists, but this request may not use it. Nothing was written.
     #[error("the session {0}: nothing was written")]
     Denied(Denied),
     /// The closure of a [`transaction`](crate::Session::transaction) returned an error when a clone of the session committed it.
-    /// Nothing was written. The caller of `transaction` gets the closure's error instead. A closure without an error type of its
-    /// own may return this one.
+    /// Nothing was written. The caller of `transaction` gets the closure's error instead. A closure that does not need its own
+    /// error type may return this one.
     #[error("the closure of a transaction aborted it: nothing was written")]
     Aborted,
-    /// `save`, `increment_now`, `take`, `take_flashes` or `transaction` has committed a part of the request's changes, and the
-    /// rest was rejected. A retry of the request would apply that part twice.
+    /// `save`, `increment_now`, `take`, `take_flashes` or `transaction` committed a part of the request's changes, and the rest was
+    /// rejected. A retry of the request would apply the committed part twice.
     #[error(
         "a part of the request's changes was committed and the rest was not: make them in one `transaction`, or read the session before you retry"
     )]
@@ -151,17 +151,17 @@ pub enum SessionError {
         #[source]
         rest: Box<Self>,
     },
-    /// A commit was sent, and the store did not confirm it in time. The changes may have been applied, so do not blindly make
-    /// them again. A rotation may have been applied as well, without the browser having the new token.
+    /// A commit was sent, and the store did not acknowledge it in time. The changes may have been applied, so do not blindly make
+    /// them again. A rotation may have been applied as well, although the browser does not have the new token.
     ///
-    /// This is also the error if fewer replicas than [`durability`](crate::DurabilityConfig) asks for have confirmed the
+    /// This is also the error if fewer replicas than [`durability`](crate::DurabilityConfig) asks for have acknowledged the
     /// changes. The session then shows them and the response carries its cookie; a failover may still lose them.
     #[error(
-        "the store did not confirm the commit in time: read the session in a new request before you retry"
+        "the store did not acknowledge the commit in time: read the session in a new request before you retry"
     )]
     OutcomeUnknown,
-    /// The store cannot be reached, or refuses the operation. No request will see anything of these changes. A deletion may
-    /// have happened, and is retried; a new session may have been stored whose token nobody has, and is deleted in the background.
+    /// The store cannot be reached, or rejects the operation. No request will see these changes. A deletion may have been applied,
+    /// and is retried; a new session may have been stored, but no browser has its token, and sessile deletes it in the background.
     #[error("the session store failed")]
     Store(#[from] StoreError),
 }
@@ -191,7 +191,7 @@ impl LimitedPart {
         }
     }
 
-    /// What to do if it is too large.
+    /// How to make it smaller.
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::Key | Self::Principal => "use a short name",
@@ -206,15 +206,15 @@ impl std::fmt::Display for LimitedPart {
     }
 }
 
-/// Why a session may not be written to any more.
+/// Why a session can no longer be written.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// It was destroyed, expired or was evicted since it was loaded.
+    /// The session was destroyed, expired, or was evicted after it was loaded.
     Ended,
-    /// It was rotated since it was loaded, or the request carried a token that was already replaced.
+    /// The session was rotated after it was loaded, or the request carried a token that had already been replaced.
     Rotated,
-    /// What is stored under its key cannot be read, or was written by a newer version of sessile.
+    /// The value under the session's key is not a record, or a newer version of sessile wrote it.
     Unreadable,
 }
 
@@ -245,8 +245,8 @@ impl std::fmt::Display for Denied {
 }
 
 impl SessionError {
-    /// What the error means for a request that has already committed a part of its changes. `will_end`: the session is still
-    /// to be deleted.
+    /// Converts the error for a request that has already committed a part of its changes. `will_end` says whether a deletion of
+    /// the session is still pending.
     pub(crate) fn after_a_part(self, will_end: bool) -> Self {
         match self {
             Self::OutcomeUnknown | Self::PartlyCommitted { .. } => self,

@@ -1,22 +1,23 @@
-//! What can go wrong in a store.
+//! Failures of a store.
 
 use std::error::Error;
 use std::sync::Arc;
 
-/// A cause, cloneable so that an error can be left in the response's extensions.
+/// A cause. It can be cloned, so that the response's extensions can hold a clone of the error.
 pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
 
-/// Whether a failed operation may have changed the store. The commit protocol decides by this alone.
+/// Whether a failed operation may have changed the store. The commit protocol decides by this and by nothing else of the error.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreErrorKind {
-    /// Nothing was sent: the store was not reached.
+    /// The store could not be reached, and nothing was sent.
     Unavailable,
-    /// The store said no, and changed nothing.
+    /// The store rejected the operation, and changed nothing.
     Refused,
-    /// It was sent and no answer came: it may have been done, or be done later.
+    /// The operation was sent, and no reply arrived: it may have been applied, or may still be applied.
     Unknown,
-    /// It was done on the primary, and too few replicas have said that they have it: see [`Durability::Replicas`](crate::store::Durability::Replicas).
+    /// The primary has applied the operation, but too few replicas have acknowledged it: see
+    /// [`Durability::Replicas`](crate::store::Durability::Replicas).
     NotDurable,
 }
 
@@ -30,22 +31,22 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// Nothing was sent.
+    /// Creates an error of the kind [`Unavailable`](StoreErrorKind::Unavailable): nothing was sent.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Unavailable, message.into())
     }
 
-    /// The store said no.
+    /// Creates an error of the kind [`Refused`](StoreErrorKind::Refused): the store rejected the operation.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Refused, message.into())
     }
 
-    /// Sent, and not answered.
+    /// Creates an error of the kind [`Unknown`](StoreErrorKind::Unknown): the operation was sent, and no reply arrived.
     pub fn unknown(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Unknown, message.into())
     }
 
-    /// Done, but not on as many replicas as asked for.
+    /// Creates an error of the kind [`NotDurable`](StoreErrorKind::NotDurable): too few replicas have acknowledged the operation.
     pub fn not_durable(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::NotDurable, message.into())
     }
@@ -58,14 +59,14 @@ impl StoreError {
         }
     }
 
-    /// Adds the cause. It must name no value and no token.
+    /// Adds the cause. Its message must not contain a value or a token.
     #[must_use]
     pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
     }
 
-    /// The same of something that changes nothing, so that it does not matter whether it was done.
+    /// Converts the error of an operation that does not change the store, so that it does not matter whether it was applied.
     #[cfg(feature = "redis")]
     pub(crate) fn unsent(mut self) -> Self {
         if self.kind == StoreErrorKind::Unknown {
@@ -74,7 +75,7 @@ impl StoreError {
         self
     }
 
-    /// Whether the operation may have happened.
+    /// Returns whether the operation may have been applied.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }

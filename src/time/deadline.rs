@@ -1,13 +1,13 @@
-//! Deadlines of waits that somebody has configured, however long.
+//! Deadlines of configured waits of any length.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longer than any process runs, and within what every clock can tell.
+/// Longer than any process runs, and within the range of every clock.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// When a wait is over that began then. A sum that the clock cannot tell would panic.
+/// Returns the end of a wait, at most [`FAR`] after its begin: an `Instant` beyond the clock's range would panic.
 pub(crate) fn deadline(began: Instant, wait: Duration) -> Instant {
     began + wait.min(FAR)
 }
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_of_any_length_has_an_end() {
+    fn a_wait_of_any_length_has_a_deadline() {
         let now = Instant::now();
         for (wait, expected) in [
             (Duration::ZERO, Duration::ZERO),

@@ -1,4 +1,4 @@
-//! Durations as people write them: `"30m"`, `"1h 30m"`, `"500ms"`, `"30d"`.
+//! Durations as configuration files write them: `"30m"`, `"1h 30m"`, `"500ms"`, `"30d"`.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::ser::Serializer;
 
-/// What a unit is called, and how many nanoseconds it has; the largest first.
+/// The units with their lengths in nanoseconds, the longest first.
 const UNITS: [(&str, u128); 7] = [
     ("d", 24 * 60 * 60 * 1_000_000_000),
     ("h", 60 * 60 * 1_000_000_000),
@@ -19,7 +19,7 @@ const UNITS: [(&str, u128); 7] = [
     ("ns", 1),
 ];
 
-/// Good values of short and long settings.
+/// Sensible values of short and long settings, for error messages.
 const EXAMPLES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(500),
@@ -36,7 +36,7 @@ pub(crate) fn text(duration: Duration) -> String {
     for (unit, nanos) in UNITS {
         if rest >= nanos {
             let space = if text.is_empty() { "" } else { " " };
-            // Writing into a string does not fail.
+            // Writing to a `String` never fails.
             let _ = write!(text, "{space}{}{unit}", rest / nanos);
             rest %= nanos;
         }
@@ -47,7 +47,7 @@ pub(crate) fn text(duration: Duration) -> String {
     text
 }
 
-/// What to write for a setting with these limits.
+/// The advice for a setting with these limits.
 pub(crate) fn advice(shortest: Duration, longest: Duration) -> String {
     let [one, other] = examples(shortest, longest).map(text);
     format!(
@@ -60,23 +60,23 @@ pub(crate) fn advice(shortest: Duration, longest: Duration) -> String {
 /// Two durations well within the limits, or the limits themselves.
 fn examples(shortest: Duration, longest: Duration) -> [Duration; 2] {
     let within = shortest.saturating_mul(10)..=longest / 2;
-    let mut good = EXAMPLES.into_iter().filter(|good| within.contains(good));
-    match (good.next(), good.next()) {
+    let mut examples = EXAMPLES.into_iter().filter(|it| within.contains(it));
+    match (examples.next(), examples.next()) {
         (Some(one), Some(other)) => [one, other],
         (Some(one), None) => [one, longest],
         (None, _) => [shortest, longest],
     }
 }
 
-/// The duration that somebody has written, or what to write instead.
+/// Parses a duration; the error says how to write one.
 fn parse(text: &str) -> Result<Duration, String> {
-    // Longer than a span may be, and without days.
+    // This parser accepts longer durations than `Span` can hold, but no days.
     if let Ok(duration) = friendly::SpanParser::new().parse_unsigned_duration(text) {
         return Ok(duration);
     }
-    let invalid = |what: &str| {
+    let invalid = |problem: &str| {
         format!(
-            "{text:?} {what}: write a number with a unit of d, h, m, s or ms, such as \"30d\", \"1h 30m\" or \"500ms\""
+            "{text:?} {problem}: write a number with a unit of d, h, m, s or ms, such as \"30d\", \"1h 30m\" or \"500ms\""
         )
     };
     let Ok(span) = text.parse::<Span>() else {
@@ -86,7 +86,7 @@ fn parse(text: &str) -> Result<Duration, String> {
         return Err(invalid("is negative"));
     }
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(invalid("has years or months, which differ in length"));
+        return Err(invalid("has years or months, whose lengths vary"));
     }
     span.to_duration(SpanRelativeTo::days_are_24_hours())
         .and_then(|duration: SignedDuration| Duration::try_from(duration))
@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
+    fn durations_are_parsed_in_every_common_notation() {
         const MINUTE: u64 = 60 * 1000;
         const DAY: u64 = 24 * 60 * MINUTE;
         for (text, millis) in [
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_duration_is_refused_with_what_to_write() {
+    fn an_invalid_duration_is_rejected_with_advice() {
         for text in [
             "",
             "30",
@@ -176,16 +176,16 @@ mod tests {
             "999999999999999999999999s",
             "99999999999d",
         ] {
-            let told = parse(text).expect_err(text);
+            let error = parse(text).expect_err(text);
             assert!(
-                told.contains("\"30d\"") && told.contains(&format!("{text:?}")),
-                "{told}"
+                error.contains("\"30d\"") && error.contains(&format!("{text:?}")),
+                "{error}"
             );
             for word in ["jiff", "Span", "Duration"] {
-                assert!(!told.contains(word), "{told}");
+                assert!(!error.contains(word), "{error}");
             }
-            // What it says to write can be written.
-            for example in told
+            // The examples in the advice are valid.
+            for example in error
                 .split("such as")
                 .nth(1)
                 .unwrap()
@@ -217,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(secs in 0..=400_000_000_u64, nanos in 0..1_000_000_000_u32) {
+        fn a_printed_duration_parses_back(secs in 0..=400_000_000_u64, nanos in 0..1_000_000_000_u32) {
             for duration in [Duration::new(secs, nanos), Duration::from_secs(secs), Duration::new(0, nanos)] {
                 prop_assert_eq!(parse(&text(duration)), Ok(duration));
             }

@@ -1,4 +1,5 @@
-//! Time: instants as the record has them, durations as people write them, and deadlines.
+//! Time. This file converts between clock times and the milliseconds that records store; `duration.rs` parses and prints the
+//! durations of configuration files; `deadline.rs: deadline` turns a wait into a deadline.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ pub(crate) fn to_millis(time: SystemTime) -> Millis {
 }
 
 pub(crate) fn to_time(millis: Millis) -> SystemTime {
-    // The end of the year 9999, which every platform's clock can tell; some cannot tell much more.
+    // The end of the year 9999. Every platform's `SystemTime` can represent it; some cannot represent much later times.
     const LATEST: Duration = Duration::from_secs(253_402_300_799);
     UNIX_EPOCH
         .checked_add(Duration::from_millis(millis))
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_what_it_was_and_none_is_too_late_to_be_told() {
+    fn times_round_trip_and_the_latest_is_the_year_9999_or_later() {
         assert_eq!(to_time(1_500), UNIX_EPOCH + Duration::from_millis(1_500));
         assert_eq!(to_millis(to_time(1_500)), 1_500);
         let end_of_9999 = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
