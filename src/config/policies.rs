@@ -231,8 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_file_with_a_wait_or_lease_beyond_its_limits_is_rejected()
-     {
+    fn a_config_file_with_a_wait_or_lease_beyond_its_limits_is_rejected() {
         for (wait, lease, expected) in [
             ("0s", "100ms", None),
             ("3650d", "1h", None),

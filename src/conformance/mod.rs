@@ -1,4 +1,4 @@
-//! The suite that every [`SessionStore`] must pass; it is the one that the stores of this crate are tested with.
+//! The test suite that every [`SessionStore`] must pass. The stores of this crate pass it too.
 //!
 //! ```no_run
 //! # use sessile::MemoryStore;
@@ -8,8 +8,11 @@
 //! }
 //! ```
 //!
-//! It takes about a second, since sessions must expire, and uses handles of its own, so that a store with other sessions
-//! in it will do.
+//! It takes about a second, since sessions must expire. It uses its own random handles, so the store may hold other sessions.
+//! A *handle* names a session; a *lease* is held by one owner at a time.
+
+// For the reader of the source: `check` lists the rules in order. This file has those of loads and writes, `acknowledged.rs` those
+// of acknowledged operations and of replicas, `leases.rs` those of leases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +25,7 @@ use crate::store::{
 };
 use crate::{Handle, SessionStore};
 
-mod answered;
+mod acknowledged;
 mod leases;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -32,39 +35,39 @@ const SHORT: Duration = Duration::from_millis(80);
 ///
 /// # Panics
 ///
-/// If it breaks one; the message names the rule.
+/// Panics if the store breaks a rule; the message names it.
 pub async fn check<S: SessionStore>(store: S) {
     let suite = Suite(Arc::new(store));
-    suite.keeps_what_was_created().await;
+    suite.returns_created_values().await;
     suite.never_overwrites_by_creating().await;
     suite.replaces_only_the_expected_version().await;
     suite.never_creates_by_replacing().await;
     suite.lets_one_of_many_replace().await;
     suite.lets_one_of_many_create().await;
-    suite.creates_once().await;
-    suite.shows_what_was_answered().await;
-    suite.revives_nothing().await;
-    suite.touches_the_time_and_nothing_else().await;
-    suite.extends_to_the_longest_and_cuts_at_once().await;
+    suite.creates_only_once().await;
+    suite.loads_acknowledged_writes().await;
+    suite.never_revives_a_deleted_session().await;
+    suite.touches_only_the_time_to_live().await;
+    suite.extends_to_the_longest_and_shortens_at_once().await;
     suite.deletes_for_good().await;
     suite.lets_sessions_expire().await;
     suite.keeps_any_bytes_of_any_size().await;
-    suite.has_a_clock_that_moves_on().await;
+    suite.has_a_clock_that_advances().await;
     if suite.0.capabilities().durability {
-        suite.says_what_no_replica_has().await;
+        suite.reports_missing_replicas().await;
     } else {
-        suite.says_that_it_has_no_replicas().await;
+        suite.refuses_to_wait_for_replicas().await;
     }
     if suite.0.capabilities().lease {
-        suite.has_leases().await;
+        suite.keeps_the_rules_of_leases().await;
     } else {
-        suite.says_that_it_has_no_leases().await;
+        suite.refuses_leases().await;
     }
 }
 
 struct Suite<S>(Arc<S>);
 
-/// A value whose version is this number.
+/// A value that begins with this version.
 fn value(version: u64, rest: &[u8]) -> Bytes {
     let mut value = format!("{{\"version\":\"{version:016x}\"").into_bytes();
     assert_eq!(value.len(), Stored::VERSION_LEN);
@@ -77,7 +80,7 @@ impl<S: SessionStore> Suite<S> {
         match self.0.load(key, Freshness::Latest).await.expect("load") {
             Loaded::Found(stored) => Some(stored),
             Loaded::Missing => None,
-            Loaded::Unreadable => panic!("what was stored as bytes is found as bytes"),
+            Loaded::Unreadable => panic!("a value that was stored as bytes must be readable"),
         }
     }
 
@@ -101,18 +104,20 @@ impl<S: SessionStore> Suite<S> {
         assert_eq!(
             self.create(&key, value, LONG).await,
             Created::Done,
-            "a free handle is taken"
+            "a session must be created under a free handle"
         );
         key
     }
 
-    async fn keeps_what_was_created(&self) {
+    async fn returns_created_values(&self) {
         let (one, other) = (value(1, b"one"), value(1, b"other"));
         let (first, second) = (self.stored(&one).await, self.stored(&other).await);
         for (key, value) in [(first, &one), (second, &other)] {
-            let stored = self.load(&key).await.expect("a created session is there");
-            assert_eq!(stored.value(), value, "a session comes back byte for byte");
-            let left = stored.time_left().expect("no session lives for ever");
+            let stored = self.load(&key).await.expect("a created session exists");
+            assert_eq!(stored.value(), value, "a value comes back byte for byte");
+            let left = stored
+                .time_left()
+                .expect("every session has a time to live");
             assert!(
                 left <= LONG && left > LONG / 2,
                 "time left {left:?} of {LONG:?}"
@@ -121,7 +126,7 @@ impl<S: SessionStore> Suite<S> {
         assert_eq!(
             self.load(&Handle::random()).await,
             None,
-            "nothing is there before it is created"
+            "a session does not exist before it is created"
         );
     }
 
@@ -129,7 +134,7 @@ impl<S: SessionStore> Suite<S> {
         let (first, second) = (value(1, b"first"), value(2, b"second"));
         let key = self.stored(&first).await;
         assert_eq!(self.create(&key, &second, LONG).await, Created::Exists);
-        let stored = self.load(&key).await.expect("the first session is there");
+        let stored = self.load(&key).await.expect("the first session exists");
         assert_eq!(stored.value(), &first, "create must not overwrite");
     }
 
@@ -140,15 +145,21 @@ impl<S: SessionStore> Suite<S> {
         let Replaced::Conflict(present) = self.replace(&key, &first, &third).await else {
             panic!("an outdated version must not be replaced");
         };
-        assert_eq!(present.value(), &second, "a conflict tells what is there");
-        let left = present.time_left().expect("a conflict tells the time left");
+        assert_eq!(
+            present.value(),
+            &second,
+            "a conflict returns the stored value"
+        );
+        let left = present
+            .time_left()
+            .expect("a conflict returns the time to live");
         assert!(
             left <= LONG && left > LONG / 2,
             "time left {left:?} of {LONG:?}"
         );
-        let stored = self.load(&key).await.expect("the session is there");
+        let stored = self.load(&key).await.expect("the session exists");
         assert_eq!(stored.value(), &second, "a conflict changes nothing");
-        // The version decides, whatever follows it.
+        // Only the version is compared, not the bytes after it.
         let same_version = value(2, b"something else");
         assert_eq!(
             self.replace(&key, &same_version, &third).await,
@@ -161,11 +172,11 @@ impl<S: SessionStore> Suite<S> {
         let (first, second) = (value(1, b""), value(2, b""));
         assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
         assert_eq!(self.load(&key).await, None, "replace must not create");
-        // What is empty has no version, and nothing may be put in its place.
+        // An empty value has no version, so that it matches no stored value.
         let empty = Bytes::new();
         assert_eq!(self.replace(&key, &empty, &second).await, Replaced::Gone);
-        let there = self.stored(&first).await;
-        let Replaced::Conflict(_) = self.replace(&there, &empty, &second).await else {
+        let existing = self.stored(&first).await;
+        let Replaced::Conflict(_) = self.replace(&existing, &empty, &second).await else {
             panic!("a value without a version must not be replaced");
         };
     }
@@ -194,7 +205,7 @@ impl<S: SessionStore> Suite<S> {
             match outcome {
                 Replaced::Done => winners.push(version),
                 Replaced::Conflict(present) => seen.push(present.value().clone()),
-                Replaced::Gone | Replaced::Unreadable => panic!("the session is there"),
+                Replaced::Gone | Replaced::Unreadable => panic!("the session exists"),
             }
         }
         assert_eq!(
@@ -205,7 +216,7 @@ impl<S: SessionStore> Suite<S> {
         let winner = value(winners[0], b"");
         assert!(
             seen.iter().all(|present| *present == winner),
-            "the others are told of the winner"
+            "the conflicts return the winner's value"
         );
     }
 
@@ -230,7 +241,7 @@ impl<S: SessionStore> Suite<S> {
         assert_eq!(winners, 1, "one of many concurrent creations succeeds");
     }
 
-    async fn touches_the_time_and_nothing_else(&self) {
+    async fn touches_only_the_time_to_live(&self) {
         let first = value(1, b"");
         let key = self.stored(&first).await;
         for (renewal, touched, ttl) in [
@@ -240,9 +251,9 @@ impl<S: SessionStore> Suite<S> {
             (Renewal::Set(LONG), Touched::Done, LONG),
         ] {
             assert_eq!(self.0.touch(&key, renewal).await.expect("touch"), touched);
-            let stored = self.load(&key).await.expect("a touched session is there");
-            assert_eq!(stored.value(), &first, "touch leaves the value alone");
-            let left = stored.time_left().expect("a time left");
+            let stored = self.load(&key).await.expect("a touched session exists");
+            assert_eq!(stored.value(), &first, "touch must not change the value");
+            let left = stored.time_left().expect("a time to live");
             assert!(
                 left <= ttl && left > ttl - LONG / 4,
                 "{renewal:?}: {left:?} of {ttl:?}"
@@ -289,11 +300,11 @@ impl<S: SessionStore> Suite<S> {
             .expect("replace");
         assert_eq!(done, Replaced::Done);
         tokio::time::sleep(SHORT * 2).await;
-        assert_eq!(self.load(&key).await, None, "a session ends with its time");
+        assert_eq!(self.load(&key).await, None, "a session expires");
         assert_eq!(
             self.load(&replaced).await,
             None,
-            "a replacement brings its own time"
+            "a replacement sets its own time to live"
         );
         assert_eq!(self.replace(&key, &first, &second).await, Replaced::Gone);
         assert_eq!(
@@ -303,7 +314,7 @@ impl<S: SessionStore> Suite<S> {
         assert_eq!(
             self.create(&key, &first, LONG).await,
             Created::Done,
-            "its handle is free again"
+            "the handle of an expired session is free"
         );
     }
 
@@ -314,7 +325,7 @@ impl<S: SessionStore> Suite<S> {
             let key = self.stored(&first).await;
             let second = value(2, &rest);
             assert_eq!(self.replace(&key, &first, &second).await, Replaced::Done);
-            let stored = self.load(&key).await.expect("the session is there");
+            let stored = self.load(&key).await.expect("the session exists");
             assert!(
                 stored.value() == &second,
                 "{} bytes do not come back as they were",
@@ -323,7 +334,7 @@ impl<S: SessionStore> Suite<S> {
         }
     }
 
-    async fn has_a_clock_that_moves_on(&self) {
+    async fn has_a_clock_that_advances(&self) {
         let before = self.0.now();
         tokio::time::sleep(Duration::from_millis(20)).await;
         let passed = self
@@ -333,7 +344,7 @@ impl<S: SessionStore> Suite<S> {
             .expect("the clock must not go back");
         assert!(
             passed >= Duration::from_millis(15),
-            "the clock has moved by {passed:?} in 20 ms"
+            "the clock advanced by {passed:?} in 20 ms"
         );
     }
 }

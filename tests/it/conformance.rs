@@ -33,12 +33,15 @@ async fn redis_is_a_session_store() {
 async fn a_store_that_breaks_a_rule_is_told_which() {
     for (flaw, rule) in [
         (Flaw::CreatesAgain, "must not arrive again"),
-        (Flaw::ShowsTheFirst, "`Latest` shows what was answered last"),
+        (
+            Flaw::ShowsTheFirst,
+            "`Latest` shows the last acknowledged value",
+        ),
         (Flaw::RevivesByTouching, "does not come back"),
         (Flaw::SharesBytes, "must not be replaced, though another"),
-        (Flaw::FailsToDeleteNothing, "is no error, whatever is there"),
-        (Flaw::DeletesAnything, "is no error, and says so"),
-        (Flaw::AddsUp, "the longest holds, and no more"),
+        (Flaw::FailsToDeleteNothing, "must not fail, whether or not"),
+        (Flaw::DeletesAnything, "must return `Missing`"),
+        (Flaw::AddsUp, "they must not add up"),
         (Flaw::NeverCuts, "`Set` cuts"),
         (Flaw::IgnoresDurability, "refuses to"),
         (Flaw::ClaimsDurability, "NotDurable"),
