@@ -1,17 +1,17 @@
-//! What a request did to its session, in a form that can be done again on a newer record.
+//! The operations of a request on its session, in a form that can be replayed on a newer record.
 //!
-//! How changes of concurrent requests merge when a log is replayed:
+//! How the changes of concurrent requests merge when sessile replays a log:
 //!
 //! | change | on a newer record |
 //! |---|---|
 //! | `insert`, `remove` | the later commit wins, key by key |
-//! | `increment`, `push` | add up |
+//! | `increment`, `push` | the changes add up |
 //! | `update`, `try_update` | the closure runs again, on the newer value |
 //! | `transaction` | the closure runs again, on all of the newer data |
-//! | `take`, `take_flashes` | takes what is there then, or nothing |
-//! | `flash` | both are shown |
-//! | `clear` | removes the keys it saw |
-//! | rotation, principal | only within the epoch they were made in, see [`crate::commit`]; a login may join its like |
+//! | `take`, `take_flashes` | takes the newer value or messages, or nothing |
+//! | `flash` | the session keeps both messages |
+//! | `clear` | removes the keys that it saw |
+//! | rotation, login, `clear_principal` | replayed only within its epoch, see [`crate::commit`]; a login may join one of the same principal |
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,17 +30,17 @@ use crate::record::{Record, Retired};
 use crate::time::{Millis, after};
 use crate::token::{Secret, SecretHash};
 
-/// How long a replaced secret is recognised, so that a request sent before the browser saw the new cookie cannot push
-/// that cookie out.
+/// How long sessile recognizes a replaced secret, so that a request which the browser sent before it had the new cookie does not
+/// overwrite that cookie.
 const RETIRED_FOR: Duration = Duration::from_secs(10);
 
-/// How many replaced secrets are recognised at most.
+/// How many replaced secrets sessile recognizes at most.
 const MAX_RETIRED: usize = 8;
 
-/// A closure over one value, with the types erased: given what is there, says what is to be there.
+/// A closure that computes a new value from the present one, with the types erased.
 pub(crate) type Rewrite = Arc<dyn Fn(Option<&Json>) -> Result<Json, SessionError> + Send + Sync>;
 
-/// Says whether a value is of the type that its taker asked for; one that is not stays.
+/// Checks that a value has the type that `take` was asked for; a value of another type stays.
 pub(crate) type Check = fn(key: &str, value: &Json) -> Result<(), SessionError>;
 
 /// A new secret, and the epoch that begins with it.
@@ -51,7 +51,7 @@ pub(crate) struct Rotation {
     pub(crate) epoch: Epoch,
 }
 
-/// Timeouts that a session has of its own; what is `None` stays as it is.
+/// New timeouts of a session; those that are `None` stay as they are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lifetimes {
     pub(crate) idle: Option<Duration>,
@@ -125,7 +125,7 @@ impl fmt::Debug for Change {
 }
 
 impl Change {
-    /// Does the change to the record. On an error the record is as it was.
+    /// Applies the change to the record. On an error the record stays as it was.
     pub(crate) fn apply(
         &self,
         record: &mut Record,
@@ -199,7 +199,7 @@ impl Change {
         Ok(())
     }
 
-    /// The key that this change may add.
+    /// The key that this change may create.
     pub(crate) fn new_key(&self) -> Option<&str> {
         match self {
             Self::Insert { key, .. } | Self::Increment { key, .. } | Self::Push { key, .. } => {
@@ -209,7 +209,7 @@ impl Change {
         }
     }
 
-    /// The answer that this change gives its result to.
+    /// The [`Deferred`] that receives the result of this change.
     pub(crate) fn deferred(&self) -> Option<DeferredId> {
         match self {
             Self::Increment { deferred, .. } => deferred.as_ref().map(Deferred::id),
@@ -220,17 +220,17 @@ impl Change {
         }
     }
 
-    /// The same with an answer of its own, to see what it would do.
-    pub(crate) fn on_trial(&self) -> Self {
-        let mut trial = self.clone();
-        match &mut trial {
+    /// A copy that keeps its result to itself, for a dry run.
+    pub(crate) fn dry_run(&self) -> Self {
+        let mut copy = self.clone();
+        match &mut copy {
             Self::Increment { deferred, .. } => *deferred = None,
             Self::Take { deferred, .. } => *deferred = Deferred::new(),
             Self::TakeFlashes { deferred } => *deferred = Deferred::new(),
-            Self::Transaction(transaction) => *transaction = transaction.on_trial(),
+            Self::Transaction(transaction) => *transaction = transaction.dry_run(),
             _ => {}
         }
-        trial
+        copy
     }
 
     pub(crate) fn confirm(&self) {
@@ -246,7 +246,7 @@ impl Change {
         }
     }
 
-    /// The keys of the data that it changes, as far as they are known before it is done.
+    /// The keys that this change may modify; none for a transaction, whose closure decides them as it runs.
     pub(crate) fn keys(&self) -> &[String] {
         #[cfg(test)]
         tests::LOOKED_AT.with(|looked| looked.set(looked.get() + 1));
@@ -268,7 +268,7 @@ impl Change {
         }
     }
 
-    /// The secret in the cookie once this change is committed.
+    /// The rotation that this change performs, if any.
     pub(crate) fn rotation(&self) -> Option<&Rotation> {
         match self {
             Self::Rotate(rotation)
@@ -289,7 +289,7 @@ impl Change {
     }
 }
 
-/// Begins the absolute timeout anew, or gives it another length.
+/// Sets the begin of the absolute timeout, and computes the deadline from it.
 fn restart(record: &mut Record, at: Millis, apply_context: &ApplyContext) {
     record.started = at;
     let timeout = record
@@ -320,7 +320,7 @@ pub(crate) mod tests {
     use crate::record::value::decode;
 
     thread_local! {
-        /// How many changes this thread has looked at, to tell whether the work grows with the square of a log.
+        /// How many changes this thread has looked at. Tests use it to check that the work does not grow with the square of a log.
         pub(crate) static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -398,7 +398,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn clear_removes_only_what_it_saw() {
+    fn clear_removes_only_the_keys_that_it_saw() {
         let base = replay(&record(), [insert("new", 1), insert("old", 1)]).unwrap();
         let cleared = replay(
             &base,
@@ -432,7 +432,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn counting_refuses_what_is_no_number_and_what_overflows() {
+    fn an_increment_of_a_non_integer_or_beyond_i64_fails() {
         for (value, by, error) in [
             (json("seven"), 1, "NotANumber"),
             (json(1.5), 1, "NotANumber"),
@@ -466,7 +466,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_login_keeps_the_visitors_data_and_nobody_elses() {
+    fn a_login_keeps_the_data_of_the_visitor_but_not_of_another_principal() {
         let visitor = replay(&record(), [insert("cart", 1)]).unwrap();
         let mia = replay(&visitor, [login("mia")]).unwrap();
         assert_eq!(mia.data.len(), 1);

@@ -1,14 +1,14 @@
-//! What a change needs to know besides the record.
+//! The inputs of a change that are not in the record.
 
 use std::time::Duration;
 
 use crate::time::Millis;
 
-/// What a change needs to know besides the record.
+/// The inputs of a change that are not in the record.
 #[derive(Clone, Debug)]
 pub(crate) struct ApplyContext {
     pub(crate) now: Millis,
     pub(crate) absolute_timeout: Duration,
-    /// The network that the session is bound to when it has none yet, or changes hands.
+    /// The client's network, to which a login binds the session, and so does any commit if the session is not bound yet.
     pub(crate) network: Option<String>,
 }

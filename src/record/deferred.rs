@@ -1,4 +1,4 @@
-//! What a call gets back that commits at once: nothing before its change is in the store.
+//! The result of a call that commits at once: the caller gets it only once the store has the change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::session::SessionError;
 use crate::lock::Lock;
 
-/// Where a change that is committed at once leaves its result, anew at every replay.
+/// Holds the result of a change that is committed at once. Each replay of the change sets it anew.
 pub(crate) struct Deferred<T> {
     id: DeferredId,
     slot: Arc<Lock<Slot<T>>>,
@@ -14,11 +14,11 @@ pub(crate) struct Deferred<T> {
 
 struct Slot<T> {
     value: Option<T>,
-    /// The change is in the store; until then the value is a guess.
+    /// Whether the store has the change. Until then the value is that of an attempt, and another replay may change it.
     confirmed: bool,
 }
 
-/// Tells one answer from another, whatever their types.
+/// Identifies a [`Deferred`] of any type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeferredId(u64);
 
@@ -46,7 +46,7 @@ impl<T> Deferred<T> {
             confirmed: false,
         };
         let before = std::mem::replace(&mut *self.slot.lock(), slot);
-        // Its type may be the application's.
+        // Dropped after the lock is released, since its type may be the application's.
         drop(before);
     }
 
@@ -54,13 +54,17 @@ impl<T> Deferred<T> {
         self.slot.lock().confirmed = true;
     }
 
-    /// What the change gave when it was last done.
+    /// The result of the last attempt, confirmed or not.
     #[cfg(test)]
     pub(crate) fn guess(&self) -> Option<T> {
         self.slot.lock().value.take()
     }
 
-    /// What the change has given.
+    /// Takes the result.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Discarded`] if the change is not in the store.
     pub(crate) fn take(&self) -> Result<Option<T>, SessionError> {
         let mut slot = self.slot.lock();
         match slot.confirmed {

@@ -1,4 +1,4 @@
-//! The network that a session belongs to, and what happens when it is used from another one.
+//! The network that a session belongs to, and the policy for its use from another one.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// sessile compares the network prefix of the client's address, by default /24 for IPv4 and /64 for IPv6, so that a new address
 /// from the same provider usually does not count. The session stores the prefix and events contain it, which is personal data
-/// in some countries. It detects a stolen cookie only if the thief uses another network, and phones change networks all day.
+/// in some countries. The comparison detects a stolen cookie only if the thief uses another network, and phones change networks
+/// all day.
 ///
 /// The address is the peer's, from axum's `ConnectInfo`: serve the router with
 /// `into_make_service_with_connect_info::<SocketAddr>()`, or set where the address comes from with
@@ -21,7 +22,7 @@ pub enum Fingerprinting {
     /// The network is neither stored nor compared.
     Off,
     /// The session works, [`Session::fingerprint`](crate::Session::fingerprint) reports the mismatch, and an event is sent once
-    /// per new network. The default, since a false alarm costs nothing.
+    /// per new network. The default, since a false alarm has no consequences for the visitor.
     #[default]
     Soft,
     /// The session is hidden from other networks and from unknown addresses: the visitor is anonymous, their changes and
@@ -41,9 +42,9 @@ pub enum Fingerprint {
     Unknown,
     /// The session has no network yet; its next write binds it to this one.
     Unbound,
-    /// The session's network.
+    /// The client uses the session's network.
     Match,
-    /// Another network.
+    /// The client uses another network.
     #[non_exhaustive]
     Mismatch {
         /// The session's network, such as `203.0.113.0/24`.
@@ -53,8 +54,8 @@ pub enum Fingerprint {
     },
 }
 
-/// The network of an address. IPv4 mapped into IPv6 counts as IPv4: the /64 of `::ffff:203.0.113.7` would be one network for
-/// all of IPv4.
+/// The network of an address. An IPv4-mapped IPv6 address counts as IPv4: otherwise the /64 of `::ffff:203.0.113.7` would be one
+/// network for all of IPv4.
 pub(crate) fn network(address: IpAddr, ipv4_prefix: u8, ipv6_prefix: u8) -> Option<String> {
     let address = address.to_canonical();
     let prefix = if address.is_ipv4() {
@@ -83,7 +84,7 @@ pub(crate) fn compare(
     }
 }
 
-/// Whether the session is visible at all. An unknown address fails closed under `Strict`.
+/// Whether the request may use the session. Under `Strict`, an unknown address may not.
 pub(crate) fn admits(mode: Fingerprinting, fingerprint: &Fingerprint) -> bool {
     mode != Fingerprinting::Strict
         || matches!(fingerprint, Fingerprint::Match | Fingerprint::Unbound)

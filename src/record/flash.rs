@@ -1,7 +1,7 @@
-//! Flash messages: said once, on the next page.
+//! Flash messages, which are shown once, on the next page.
 //!
-//! A flash waits in the session until a request takes it. Taking is committed at once, so that of two tabs that load at
-//! the same time one shows it; and two requests that add one at the same time add two.
+//! A flash waits in the session until a request takes it. sessile commits the taking at once, so that only one of two tabs that
+//! load at the same time shows it. Two requests that each add one at the same time add two.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::record::json::Json;
 use crate::record::kept::Kept;
 
-/// How many flashes wait in a session at most. Beyond that nobody reads them.
+/// How many flashes wait in a session at most. No user would read more.
 pub(crate) const MAX_WAITING: usize = 64;
 
 /// What kind of message a flash is; shown as `success`, `info`, `warning` or `error`, for use as a CSS class.
@@ -19,13 +19,13 @@ pub(crate) const MAX_WAITING: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// It has worked.
+    /// An operation succeeded.
     Success,
-    /// Good to know.
+    /// Useful information.
     Info,
-    /// Something to look at.
+    /// Something needs attention.
     Warning,
-    /// It has not worked.
+    /// An operation failed.
     Error,
 }
 
@@ -42,25 +42,25 @@ impl fmt::Display for Level {
 
 /// A message for the next page.
 ///
-/// The text is what the application wrote, perhaps with words of a user in it: escape it as everything else on the page.
+/// The text comes from the application and may contain user input: escape it like everything else on the page.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flash {
-    /// What kind of message it is.
+    /// The kind of the message.
     pub level: Level,
-    /// The message.
+    /// The text of the message.
     pub text: String,
 }
 
 impl Flash {
-    /// A message, as a template is given in a test; [`Session::flash`](crate::Session::flash) leaves one for the next page.
+    /// Creates a message, for example to test a template; [`Session::flash`](crate::Session::flash) adds one to the session.
     pub fn new(level: Level, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { level, text }
     }
 }
 
-/// Reads a flash that any version may have written: a level that is not known here is shown as [`Level::Info`].
+/// Reads a flash that any version of sessile may have written. An unknown level becomes [`Level::Info`].
 pub(crate) fn read(json: &Json) -> Option<Flash> {
     #[derive(Deserialize)]
     struct Fields {
@@ -73,14 +73,14 @@ pub(crate) fn read(json: &Json) -> Option<Flash> {
     Some(Flash::new(level.unwrap_or(Level::Info), text))
 }
 
-/// Adds a flash to those that wait; the oldest makes room.
+/// Adds a flash; drops the oldest ones beyond [`MAX_WAITING`].
 pub(crate) fn add(waiting: &mut Vec<Kept<Flash>>, flash: &Kept<Flash>) {
     waiting.push(flash.clone());
     let surplus = waiting.len().saturating_sub(MAX_WAITING);
     waiting.drain(..surplus);
 }
 
-/// Takes the flashes that can be shown; those that only a later version can read wait for it.
+/// Takes the flashes that this version of sessile can read; those of later versions stay.
 pub(crate) fn take(waiting: &mut Vec<Kept<Flash>>) -> Vec<Kept<Flash>> {
     waiting
         .extract_if(.., |flash| flash.known().is_some())
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_makes_room() {
+    fn the_oldest_flash_is_dropped_beyond_the_limit() {
         let mut waiting = Vec::new();
         for number in 0..=MAX_WAITING {
             let flash = Flash::new(Level::Info, number.to_string());

@@ -1,8 +1,8 @@
-//! The record's bytes.
+//! The bytes of a record.
 //!
-//! One JSON document a session, which any reader can read. Its first bytes are `{"version":"<16 hex digits>"`, at a fixed
-//! place, so that a store can compare versions without parsing. A value of the session that was not touched is written
-//! back byte for byte; one that nobody here can decode is therefore safe.
+//! A record is one JSON document. Its first bytes are `{"version":"<16 hex digits>"`, so that a store can compare versions without
+//! parsing. Values that a request did not change are written back byte for byte, so that values which this version of sessile
+//! cannot decode survive.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,23 +21,24 @@ use crate::record::{Login, Record, Retired};
 use crate::time::{Millis, duration_millis};
 use crate::token::SecretHash;
 
-/// The format of the record. A record of a higher one is left alone.
+/// The highest format of a record that this version of sessile reads. It rejects records of a higher format.
 ///
-/// Those of format 2 have [`added`](Record::added) secrets: whoever did not know them would shut browsers out that are signed
-/// in, and leave those secrets alive at the next rotation. All others are written as format 1, so that nodes which know only
-/// that go on with them. Such a node leaves a session of format 2 alone, as any newer one: what is written is answered 409,
-/// until a rotation on a node that knows it makes it one of format 1 again.
+/// Records of format 2 have [`added`](Record::added) secrets. A node that did not know them would lock out signed-in browsers, and
+/// would leave those secrets valid at the next rotation. All other records are written as format 1, so that nodes which know only
+/// format 1 can use them. Such a node rejects records of format 2 like those of any newer format: its requests cannot change the
+/// session and get 409, until a rotation on a node that knows format 2 turns the record into one of format 1 again.
 ///
-/// A later version may add, without raising it, fields to the record, to a flash and to an entry of `retired`, levels of
-/// flashes, and entries of both lists that are something else altogether: all of it is kept byte for byte, until the
-/// entry itself goes. It must raise it to give any other field another type or meaning, since the record is then not read:
-/// `version`, `applied`, `epoch`, `secret` and `deadline` decide what is done twice and who may open the session, and
-/// the rest is too small to be read by halves. So it must for a field that has to go when the session changes hands:
-/// what is not known here stays through a login.
+/// A later version of sessile may add the following without raising the format: fields of the record, of a flash and of an entry
+/// of `retired`; levels of flashes; and entries of either list of any other kind. This version preserves all of it byte for byte, as
+/// long as the entry exists. A later version must raise the format, so that this one rejects the record,
+///
+/// - to change the type or meaning of any other field. `version`, `applied`, `epoch`, `secret` and `deadline` decide which changes
+///   were applied and who may use the session, and the other fields are too small to be read in part;
+/// - to add a field that a login must clear when the principal changes: this version keeps unknown fields at a login.
 const FORMAT: u32 = 2;
 const FORMAT_OF_ONE_SECRET: u32 = 1;
 
-/// The record without its data, in the order in which it is written.
+/// The fields of the record except its data, in the order in which they are written.
 #[derive(Serialize)]
 struct Head<'a> {
     version: Version,
@@ -73,16 +74,18 @@ struct Head<'a> {
     flash: &'a [Kept<Flash>],
 }
 
-/// Why a stored value is not a record that can be used.
+/// Why a stored value cannot be read as a record.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
-    #[error("it is of format {0}, and this version of sessile reads up to {FORMAT}")]
+    #[error(
+        "the record has format {0}, but this version of sessile reads only up to format {FORMAT}"
+    )]
     Newer(u32),
-    #[error("it is not a session record")]
+    #[error("the value is not a session record")]
     Malformed(#[source] JsonError),
-    #[error("it does not begin with a version")]
+    #[error("the value does not begin with a version")]
     NoVersion,
-    #[error("it is not a string of bytes")]
+    #[error("the key does not hold a string")]
     NotBytes,
 }
 
@@ -139,7 +142,7 @@ impl Record {
         let raw_record = match serde_json::from_slice::<RawRecord<'_>>(bytes) {
             Ok(raw_record) => raw_record,
             Err(error) => {
-                // A newer format may have changed any field, so ask for nothing but its number.
+                // A newer format may have changed any field, so read only the format's number.
                 return Err(match serde_json::from_slice::<FormatOnly>(bytes) {
                     Ok(FormatOnly { format }) if format > FORMAT => Unreadable::Newer(format),
                     _ => Unreadable::Malformed(JsonError::reading(&error)),
@@ -218,7 +221,7 @@ struct FormatOnly {
     format: u32,
 }
 
-/// The record as it is parsed, its values still in the buffer they came in.
+/// A parsed record, whose values still borrow the buffer that they were read from.
 struct RawRecord<'a> {
     version: Version,
     format: u32,
@@ -271,7 +274,7 @@ enum Field {
     Unknown(String),
 }
 
-/// By hand, because serde's `flatten` cannot leave values raw.
+/// Written by hand, because serde's `flatten` cannot leave values raw.
 impl<'de> Deserialize<'de> for RawRecord<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
@@ -364,7 +367,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
     }
 }
 
-/// An object split into its values, none of them parsed.
+/// An object, split into its values, which are not parsed.
 struct Entries<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {
@@ -419,17 +422,17 @@ mod tests {
     }
 
     #[test]
-    fn values_nobody_touched_come_back_byte_for_byte() {
-        let odd = r#"{"n":9007199254740993.000, "e":[ 1e400 ,{}],"t":"\u00e9\/"}"#;
+    fn unchanged_values_come_back_byte_for_byte() {
+        let unusual = r#"{"n":9007199254740993.000, "e":[ 1e400 ,{}],"t":"\u00e9\/"}"#;
         let json = text(&record()).replace(
             r#""data":{"#,
-            &format!(r#""data":{{"a b\"":{odd},"z":null"#),
+            &format!(r#""data":{{"a b\"":{unusual},"z":null"#),
         );
         let json = json.replace("}}", r#"}, "later":{"x": 1}}"#);
         let record = Record::decode(&stored(json.clone())).unwrap();
-        assert_eq!(record.data["a b\""].as_bytes(), odd.as_bytes());
+        assert_eq!(record.data["a b\""].as_bytes(), unusual.as_bytes());
         let again = text(&record);
-        assert!(again.contains(odd), "{again}");
+        assert!(again.contains(unusual), "{again}");
         assert!(again.ends_with(r#""z":null},"later":{"x": 1}}"#), "{again}");
     }
 
@@ -443,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_record_is_named_and_never_a_panic() {
+    fn a_value_that_is_not_a_record_is_an_error_and_never_a_panic() {
         let good = text(&record());
         let newer = good
             .replace("\"format\":1", "\"format\":3")
@@ -488,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_record_of_several_secrets_is_of_the_format_that_older_nodes_leave_alone() {
+    fn only_a_record_with_several_secrets_has_the_format_that_older_nodes_reject() {
         let mut record = record();
         let secret = || Secret::random().hash("sessile:", "id");
         record.login = Some(Login {

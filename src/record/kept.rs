@@ -1,4 +1,4 @@
-//! Entries of the record's lists that keep what a later version of sessile has put into them.
+//! Entries of the record's lists. They preserve what a later version of sessile has written into them.
 
 use std::fmt;
 
@@ -7,20 +7,21 @@ use serde_json::value::RawValue;
 
 use crate::record::json::Json;
 
-/// An entry as it is stored, and what it means to this version.
+/// An entry as it is stored, and its value if this version of sessile can read it.
 #[derive(Clone)]
 pub(crate) struct Kept<T> {
     json: Json,
-    /// `None` if only a later version knows.
+    /// `None` if only a later version of sessile can read the entry.
     known: Option<T>,
 }
 
 impl<T> Kept<T> {
-    /// An entry of this version's.
+    /// Creates an entry of this version of sessile.
     ///
     /// # Panics
     ///
-    /// If it cannot be written as JSON. Flashes and retired secrets can: they are structs of strings and integers.
+    /// Panics if the entry cannot be written as JSON. Flash messages and retired secrets can: they are structs of strings and
+    /// integers.
     pub(crate) fn new(entry: T) -> Self
     where
         T: Serialize,
@@ -31,7 +32,7 @@ impl<T> Kept<T> {
         }
     }
 
-    /// An entry of any version's; one that cannot be read is an entry.
+    /// Reads an entry that any version of sessile may have written; keeps it even if `read` cannot read it.
     pub(crate) fn read(json: Json, read: impl FnOnce(&Json) -> Option<T>) -> Self {
         let known = read(&json);
         Self { json, known }
@@ -41,13 +42,13 @@ impl<T> Kept<T> {
         self.known.as_ref()
     }
 
-    /// Bytes that it takes in the record.
+    /// The size of the entry in the record, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.json.len()
     }
 }
 
-/// By what is stored, whoever knows what it means.
+/// Compares the stored bytes, so that entries of later versions can be compared too.
 impl<T> PartialEq for Kept<T> {
     fn eq(&self, other: &Self) -> bool {
         self.json == other.json
@@ -62,7 +63,7 @@ impl<T> Serialize for Kept<T> {
     }
 }
 
-/// Only its size: the text of a flash is none of a log's business.
+/// Shows only the size: the text of a flash message must not get into a log.
 impl<T> fmt::Debug for Kept<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.json.fmt(f)

@@ -1,9 +1,9 @@
-//! Names of session values.
+//! The names of session values.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The name of a session value together with its type, so that both are written once.
+/// The name of a session value together with its type, so that an application writes both only once.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 /// # }
 /// ```
 ///
-/// A key of another type does not compile. Only a `Key<i64>` counts:
+/// A call with a key of the wrong type does not compile. `increment` takes only a `Key<i64>`:
 ///
 /// ```compile_fail,E0277
 /// # use sessile::{Key, Session, SessionError};
@@ -33,7 +33,7 @@ use std::marker::PhantomData;
 /// # }
 /// ```
 ///
-/// and only items of its list are pushed to a key of a list:
+/// and `push` takes only an item of the key's list:
 ///
 /// ```compile_fail,E0277
 /// # use sessile::{Key, Session, SessionError};
@@ -50,7 +50,7 @@ pub struct Key<T> {
 }
 
 impl<T> Key<T> {
-    /// A key of this name.
+    /// Creates a key with this name.
     pub const fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -58,7 +58,7 @@ impl<T> Key<T> {
         }
     }
 
-    /// The name under which the value is stored.
+    /// Returns the name under which the value is stored.
     pub const fn name(self) -> &'static str {
         self.name
     }
@@ -78,11 +78,11 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-/// The name of a session value, of whatever type: for calls that do not look at the value, such as
+/// The name of a session value of any type, for calls that do not read the value, such as
 /// [`Session::contains_key`](crate::Session::contains_key).
 ///
-/// Strings and [`Key`]s are names, and so are references to them. A type of your own that implements `KeyName` names values
-/// too, and says with [`SessionKey`] which types they have.
+/// Strings and [`Key`]s implement it, and so do references to them. Implement it for your own type to use that type as a key, and
+/// implement [`SessionKey`] for the types of its values.
 ///
 /// ```
 /// # use sessile::{KeyName, Session, SessionError, SessionKey};
@@ -113,11 +113,11 @@ impl<T> fmt::Debug for Key<T> {
 /// # }
 /// ```
 pub trait KeyName {
-    /// The name under which the value is stored.
+    /// Returns the name under which the value is stored.
     fn name(&self) -> &str;
 }
 
-/// The key of a session value of type `T`: a [`Key<T>`](Key), or a string, which names values of any type.
+/// The key of a session value of type `T`: a [`Key<T>`](Key), or a string, which may name a value of any type.
 pub trait SessionKey<T>: KeyName {}
 
 impl KeyName for str {

@@ -1,4 +1,4 @@
-//! How long a session lives: idle timeout, absolute timeout, and when to renew.
+//! The lifetime of a session: idle timeout, absolute timeout, and when to renew the key in the store.
 //!
 //! Times are milliseconds since 1970 by the store's clock.
 
@@ -8,21 +8,22 @@ use crate::error::session::SessionError;
 use crate::record::Record;
 use crate::time::{Millis, after, duration_millis};
 
-/// A new time to live for a session that is read and not written.
+/// A new time to live for a session that was read but not written.
 #[allow(clippy::exhaustive_enums, reason = "complete: at least, or exactly")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// At least this long. What somebody else has set meanwhile, and is longer, stays.
+    /// At least this long. A longer time to live, which another request may have set meanwhile, stays.
     Extend(Duration),
-    /// Exactly this long, though it be shorter, and though the session has lived for ever until now.
+    /// Exactly this long, even if the present time to live is longer, or the session has none.
     Set(Duration),
 }
 
-/// Below a second a session cannot be renewed in time; beyond ten years a number was meant in another unit.
+/// A session with a timeout of less than a second could not be renewed in time. More than ten years is most likely a number in the
+/// wrong unit.
 pub(crate) const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Browsers keep no cookie for longer (RFC 6265bis §5.6).
+/// Browsers do not keep a cookie for longer (RFC 6265bis §5.6).
 pub(crate) const MAX_COOKIE_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 pub(crate) fn check_timeout(value: Duration) -> Result<(), SessionError> {
@@ -38,10 +39,10 @@ pub(crate) fn ttl(idle: Duration, deadline: Millis, now: Millis) -> Option<Durat
     (!rest.is_zero()).then(|| idle.min(rest))
 }
 
-/// The time to live to set at a load, or `None` to leave the key alone.
+/// Returns the time to live to set after a load, or `None` if the key does not need a new one.
 ///
-/// A key is renewed at half of the idle timeout or below, if that gains anything worth a command; a key that would
-/// outlive what it may, or has no time to live at all, is cut.
+/// sessile renews a key once half of the idle timeout has passed, if that gains enough to be worth a command. It shortens the time
+/// to live of a key that would outlive its deadline or idle timeout, and sets one on a key that has none.
 pub(crate) fn renewal(
     time_left: Option<Duration>,
     idle: Duration,
@@ -52,27 +53,27 @@ pub(crate) fn renewal(
     let Some(left) = time_left else {
         return Some(Renewal::Set(allowed));
     };
-    // Clocks and rounding may differ by a little; a second is not worth a command, unless all of it is about a second.
-    let worth = Duration::from_secs(1).min(idle / 10);
-    if left <= idle / 2 && allowed > left + worth {
+    // Clocks and rounding differ slightly. A second is not worth a command, unless the timeout itself is that short.
+    let least_gain = Duration::from_secs(1).min(idle / 10);
+    if left <= idle / 2 && allowed > left + least_gain {
         Some(Renewal::Extend(allowed))
     } else {
-        (left > allowed + worth).then_some(Renewal::Set(allowed))
+        (left > allowed + least_gain).then_some(Renewal::Set(allowed))
     }
 }
 
-/// What the browser has of a session's cookie, before the response to a request.
+/// The session cookie in the browser, before the response to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BrowserCookie {
-    /// When it ends by itself; `None` if with the browser.
+    /// When it expires; `None` if the browser drops it when it is closed.
     pub(crate) ends: Option<Millis>,
-    /// It has grown so old that the browser would drop it before the session ends, or the browser may have got another from
-    /// a request that was faster.
+    /// Whether the response must send it again: the browser would drop it before the session ends, or the response to a faster
+    /// request may have set another one.
     pub(crate) is_old: bool,
 }
 
 impl BrowserCookie {
-    /// What the browser has that sends the token of this session.
+    /// The cookie in a browser that has sent a token of this session.
     pub(crate) fn of(record: &Record, now: Millis) -> Self {
         let sent = record.cookie_sent.unwrap_or(record.started);
         let dropped = after(sent, MAX_COOKIE_AGE);
@@ -84,18 +85,18 @@ impl BrowserCookie {
         }
     }
 
-    /// Whether the response sends the cookie again, although the token stays as it is.
+    /// Whether the response must send the cookie again, even if the token stays the same.
     pub(crate) fn is_outdated_by(self, record: &Record) -> bool {
         self.is_old || self.ends != cookie_end(record)
     }
 }
 
-/// When the session's cookie is to end by itself.
+/// When the session's cookie expires; `None` if the browser drops it when it is closed.
 pub(crate) fn cookie_end(record: &Record) -> Option<Millis> {
     record.persistent.then_some(record.deadline)
 }
 
-/// When the session was last seen, told by how much of its idle timeout is used up.
+/// When the session was last used, computed from the part of its idle timeout that has passed. `written` is the time in the record.
 pub(crate) fn last_accessed(
     time_left: Option<Duration>,
     idle: Duration,
@@ -107,7 +108,7 @@ pub(crate) fn last_accessed(
         return written;
     };
     let end = after(now, left);
-    // Cut short by the deadline, the time left no longer tells when it was granted.
+    // If the deadline has limited the time to live, it does not show when it was set.
     if end >= deadline {
         return written;
     }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_of_a_second_to_ten_years() {
+    fn a_timeout_lasts_from_one_second_to_ten_years() {
         const TEN_YEARS: Duration = Duration::from_secs(315_360_000);
         for (timeout, is_fine) in [
             (secs(1), true),
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ttl_is_the_smaller_of_idle_and_rest() {
+    fn the_ttl_is_the_idle_timeout_or_the_rest_to_the_deadline() {
         assert_eq!(ttl(IDLE, FAR, 0), Some(IDLE));
         assert_eq!(ttl(IDLE, 5_000, 0), Some(secs(5)));
         assert_eq!(ttl(IDLE, 5_000, 5_000), None);
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_renewed_at_half_and_cut_when_too_long() {
+    fn a_key_is_renewed_at_half_of_the_idle_timeout_and_shortened_if_too_long() {
         let (extend, set) = (Renewal::Extend, Renewal::Set);
         for (left, deadline, expected) in [
             (Some(secs(30 * MIN)), FAR, None),
@@ -160,7 +161,7 @@ mod tests {
             (Some(secs(1)), FAR, Some(extend(IDLE))),
             (None, FAR, Some(set(IDLE))),
             (Some(secs(31 * MIN)), FAR, Some(set(IDLE))),
-            // Ten minutes to the deadline: nothing to gain, so nothing is sent.
+            // The deadline is in ten minutes, so a renewal gains nothing.
             (Some(secs(10 * MIN)), 10 * MIN * 1000, None),
             // A second more or less is not worth a command.
             (Some(secs(10 * MIN - 1)), 10 * MIN * 1000, None),
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_old_at_half_of_its_life_if_it_ends_before_the_session() {
+    fn a_cookie_that_expires_before_the_session_is_old_at_half_of_its_life() {
         const DAY: Millis = 24 * 60 * MIN * 1000;
         for (persistent, sent, deadline, now, is_old) in [
             (true, None, 1000, 199, false),
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn last_seen_is_told_by_the_time_left() {
+    fn the_last_access_follows_from_the_remaining_ttl() {
         let now = 100 * MIN * 1000;
         let seen = |left, deadline, written| last_accessed(left, IDLE, deadline, now, written);
         assert_eq!(seen(Some(secs(20 * MIN)), FAR, 0), 90 * MIN * 1000);

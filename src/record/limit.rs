@@ -1,4 +1,4 @@
-//! How large keys and values may be.
+//! Limits for the sizes of keys and values.
 
 use crate::error::session::{LimitedPart, SessionError};
 

@@ -1,4 +1,4 @@
-//! The change log: what one request did, in order, and its replay.
+//! The change log: the operations of one request in order, and their replay on a newer record.
 
 use std::collections::HashSet;
 
@@ -9,24 +9,24 @@ use crate::record::context::ApplyContext;
 use crate::record::deferred::DeferredId;
 use crate::token::Secret;
 
-/// The changes of one request that are not in the store yet, in order. Empty: nothing is written.
+/// The changes of one request that are not in the store yet, in order. If it is empty, there is nothing to commit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChangeLog {
     changes: Vec<Change>,
-    /// What is asked at every call of a handler, so that a log of thousands is not searched for each.
-    touched: Touched,
+    /// Kept up to date, so that a handler's calls need not search a log of thousands of changes.
+    summary: Summary,
 }
 
-/// What the changes of a log are about.
+/// What the changes of a log affect.
 #[derive(Clone, Debug, Default)]
-struct Touched {
+struct Summary {
     keys: HashSet<String>,
     principal: bool,
     secret: bool,
     deferred: bool,
 }
 
-impl Touched {
+impl Summary {
     fn note(&mut self, change: &Change) {
         for key in change.keys() {
             if !self.keys.contains(key) {
@@ -44,13 +44,13 @@ impl Touched {
 
 impl From<Vec<Change>> for ChangeLog {
     fn from(changes: Vec<Change>) -> Self {
-        let mut touched = Touched::default();
-        changes.iter().for_each(|change| touched.note(change));
-        Self { changes, touched }
+        let mut summary = Summary::default();
+        changes.iter().for_each(|change| summary.note(change));
+        Self { changes, summary }
     }
 }
 
-/// Closures of the application may be dropped with a log.
+/// Dropping a log may drop closures of the application.
 #[cfg(debug_assertions)]
 impl Drop for ChangeLog {
     fn drop(&mut self) {
@@ -76,11 +76,11 @@ impl ChangeLog {
     }
 
     pub(crate) fn push(&mut self, change: Change) {
-        self.touched.note(&change);
+        self.summary.note(&change);
         self.changes.push(change);
     }
 
-    /// Puts changes that could not be committed back before those made since.
+    /// Puts changes that could not be committed back, before those that were made since.
     pub(crate) fn put_back(&mut self, mut earlier: Self) {
         for change in std::mem::take(&mut self.changes) {
             earlier.push(change);
@@ -88,7 +88,7 @@ impl ChangeLog {
         *self = earlier;
     }
 
-    /// Takes out what is not to be kept.
+    /// Removes the changes for which `keep` is false, and returns them.
     fn retain(&mut self, keep: impl Fn(&Change) -> bool) -> Self {
         let removed = self.changes.extract_if(.., |change| !keep(change));
         let removed: Vec<Change> = removed.collect();
@@ -98,82 +98,83 @@ impl ChangeLog {
         removed.into()
     }
 
-    /// Takes the change back whose caller is told that it failed.
+    /// Removes the change whose result this is, since its caller gets an error, and returns it.
     #[must_use]
     pub(crate) fn withdraw(&mut self, deferred: DeferredId) -> Self {
-        match self.touched.deferred {
+        match self.summary.deferred {
             true => self.retain(|change| change.deferred() != Some(deferred)),
             false => Self::default(),
         }
     }
 
-    /// The changes are in the store, and so is what they have given.
+    /// Confirms the results of the changes: the store has them.
     pub(crate) fn confirm(&self) {
         self.changes.iter().for_each(Change::confirm);
     }
 
-    /// Whether the session may change hands by these.
+    /// Whether the changes may sign a principal in or out.
     pub(crate) fn touches_principal(&self) -> bool {
-        self.touched.principal
+        self.summary.principal
     }
 
-    /// Takes out what needs a new cookie, once none can be sent any more.
+    /// Removes the rotations, which need a new cookie, once the response head has been sent, and returns them.
     #[must_use]
     pub(crate) fn take_rotations(&mut self) -> Self {
-        match self.touched.secret {
+        match self.summary.secret {
             true => self.retain(|change| change.rotation().is_none()),
             false => Self::default(),
         }
     }
 
-    /// Takes out what a request that failed must not leave behind: data and a login. A logout and a rotation stay.
+    /// Removes the changes that a failed request must not commit, data and a login, and returns them. `clear_principal` and a rotation
+    /// stay.
     #[must_use]
     pub(crate) fn retain_for_failed_request(&mut self) -> Self {
         self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
     }
 
-    /// Whether all they do is what a failed request leaves behind.
+    /// Whether all changes are such as a failed request commits too, and there is at least one.
     pub(crate) fn is_all_rotations(&self) -> bool {
         let mut changes = self.changes.iter();
         !self.is_empty()
             && changes.all(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
     }
 
-    /// Whether any of them gives its caller something that nobody else may get.
+    /// Whether any change has a result for its caller, which no other request may get.
     pub(crate) fn has_deferred(&self) -> bool {
-        self.touched.deferred
+        self.summary.deferred
     }
 
-    /// Whether all of it together has left what it was done to as it was: `view` is what it has made of `base`, or of a
-    /// session that is not stored.
+    /// Whether the changes as a whole have no effect. `view` is the result of applying them to `base`, or to an empty record if
+    /// the session is not stored.
     pub(crate) fn changes_nothing(&self, base: Option<&Record>, view: &Record) -> bool {
-        let may_be_left_out = !self.has_deferred() && self.new_secret().is_none();
-        may_be_left_out
+        let is_skippable = !self.has_deferred() && self.new_secret().is_none();
+        is_skippable
             && match base {
                 Some(base) => view.holds_the_same(base),
-                None => view.holds_nothing(),
+                None => view.is_empty(),
             }
     }
 
-    /// Whether it looks at what is there by itself, all of it.
+    /// Whether all changes are transactions, whose closures read the newer data themselves.
     pub(crate) fn is_all_transactions(&self) -> bool {
         let mut changes = self.changes.iter();
         changes.all(|change| matches!(change, Change::Transaction(_)))
     }
 
-    /// Without what is done to the data.
+    /// A copy without the changes of the data under known keys.
     pub(crate) fn without_data(&self) -> Self {
         let rest = self.changes.iter();
         let rest = rest.filter(|change| change.keys().is_empty());
         Self::from(rest.cloned().collect::<Vec<_>>())
     }
 
-    /// The keys of the data that are changed.
+    /// The keys that the changes may modify; those of transactions are unknown.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
-        self.touched.keys.iter()
+        self.summary.keys.iter()
     }
 
-    /// Does all changes to the record, up to the first that cannot be done.
+    /// Applies the changes to the record in order, and stops at the first that fails.
     pub(crate) fn apply(
         &self,
         record: &mut Record,
@@ -184,15 +185,15 @@ impl ChangeLog {
             .try_for_each(|change| change.apply(record, apply_context))
     }
 
-    /// Does all changes to a session that is signed in already, as these would: it gets their secret besides those it has,
-    /// and stays whose and as old as it is.
+    /// Applies the changes to a record that another request has signed in as the same principal. Their secret becomes valid in
+    /// addition to those of the record, whose principal, epoch and deadline stay.
     pub(crate) fn join(
         &self,
         record: &mut Record,
         apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
-        let others = self.changes.iter();
-        others
+        let changes = self.changes.iter();
+        changes
             .filter(|change| change.rotation().is_none())
             .try_for_each(|change| change.apply(record, apply_context))?;
         let rotation = self.changes.iter().rev().find_map(Change::rotation);
@@ -200,9 +201,9 @@ impl ChangeLog {
         Ok(())
     }
 
-    /// Whom these sign in, if it is in no other way that they give the session a new secret.
+    /// The principal whom the changes sign in, if all their rotations are logins of that principal.
     pub(crate) fn login(&self) -> Option<&str> {
-        if !self.touched.secret {
+        if !self.summary.secret {
             return None;
         }
         let mut rotations = self.changes.iter().filter(|it| it.rotation().is_some());
@@ -214,28 +215,28 @@ impl ChangeLog {
         rotations.all(same).then_some(who)
     }
 
-    /// Whether nothing is done before the login.
+    /// Whether the first change is a login.
     pub(crate) fn begins_with_login(&self) -> bool {
         matches!(self.changes.first(), Some(Change::SetPrincipal { .. }))
     }
 
-    /// Does every change that can be done, to see what comes out: answers are left alone, since a commit may be under way
-    /// that gives them. False if one could not.
+    /// Applies every change that succeeds, as a dry run: it does not set their results, since a commit in flight may set them. Returns
+    /// false if a change failed.
     pub(crate) fn replay_all_possible(
         &self,
         record: &mut Record,
         apply_context: &ApplyContext,
     ) -> bool {
-        let mut all = true;
+        let mut all_applied = true;
         for change in &self.changes {
-            all &= change.on_trial().apply(record, apply_context).is_ok();
+            all_applied &= change.dry_run().apply(record, apply_context).is_ok();
         }
-        all
+        all_applied
     }
 
-    /// The last new secret, if there is one.
+    /// The new secret of the last rotation, if there is one.
     pub(crate) fn new_secret(&self) -> Option<&Secret> {
-        if !self.touched.secret {
+        if !self.summary.secret {
             return None;
         }
         let rotation = self.changes.iter().rev().find_map(Change::rotation);
@@ -262,7 +263,7 @@ mod tests {
     use crate::record::value::{decode, encode};
 
     #[test]
-    fn a_failed_request_leaves_a_logout_and_no_login() {
+    fn a_failed_request_commits_a_sign_out_but_not_a_login() {
         let mut log = ChangeLog::from(vec![
             Op::Insert("a", 1).change().0,
             Change::SetPrincipal {
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_login_or_a_logout_may_change_whose_the_session_is() {
+    fn only_a_login_or_a_sign_out_changes_the_principal() {
         for (change, touches) in [
             (Op::Insert("a", 1).change().0, false),
             (Change::Rotate(rotation()), false),
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_of_a_log_is_not_asked_about_any_more() {
+    fn removing_changes_updates_the_summary() {
         let (take, slot) = Op::Take("a").change();
         let deferred = take.deferred().unwrap();
         let mut log = ChangeLog::from(vec![Op::Insert("b", 1).change().0, take]);
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn to_see_what_comes_out_gives_nobody_an_answer() {
+    fn a_dry_run_does_not_set_results() {
         let count = Deferred::new();
         let increment = Change::Increment {
             key: "n".to_owned(),
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_cannot_be_done_is_told_and_leaves_out_no_other() {
+    fn a_dry_run_skips_a_change_that_fails_and_reports_it() {
         let refused = Op::Spend("a").change().0;
         let log = ChangeLog::from(vec![refused, Op::Insert("b", 1).change().0]);
         let mut seen = record();
@@ -358,14 +359,14 @@ mod tests {
     #[cfg(debug_assertions)]
     #[test]
     #[should_panic(expected = "while a lock of sessile is held")]
-    fn a_log_that_is_dropped_under_a_lock_is_noticed() {
+    fn dropping_a_log_under_a_lock_panics() {
         let lock = crate::lock::Lock::new(());
         let log = ChangeLog::from(vec![Op::Remove("a").change().0]);
         let _held = lock.lock();
         drop(log);
     }
 
-    /// What a request may do, said twice: as a change, and as what it means to a map of plain values.
+    /// An operation of a request. It is defined twice: as a `Change`, and as its effect on a map of plain values.
     #[derive(Clone, Debug)]
     enum Op {
         Insert(&'static str, i64),
@@ -373,16 +374,16 @@ mod tests {
         Clear(Vec<&'static str>),
         Increment(&'static str, i64),
         Push(&'static str, i64),
-        /// Doubles and adds, so that the order shows.
+        /// Doubles and adds, so that the order matters.
         Update(&'static str, i64),
-        /// Takes one off, down to zero.
+        /// Subtracts one, and fails at zero.
         Spend(&'static str),
         Take(&'static str),
         Flash(u8),
         TakeFlashes,
     }
 
-    /// What a call gives back.
+    /// The result of an operation.
     #[derive(Clone, Debug, PartialEq)]
     enum Given {
         Value(Option<Value>),
@@ -479,7 +480,7 @@ mod tests {
         }
     }
 
-    /// A session, as a person would think of it.
+    /// The reference model of a session.
     #[derive(Clone, Debug, Default, PartialEq)]
     struct Plain {
         data: BTreeMap<&'static str, Value>,
@@ -487,7 +488,7 @@ mod tests {
     }
 
     impl Plain {
-        /// Does it, or says that it cannot be done.
+        /// Applies the operation; returns `None` if it fails.
         fn op(&mut self, op: &Op) -> Option<Option<Given>> {
             let number = |value: Option<&Value>| value.map_or(Some(0), Value::as_i64);
             match op {
@@ -522,7 +523,7 @@ mod tests {
             Some(None)
         }
 
-        /// A request: all of it, or nothing.
+        /// Applies all operations of a request; returns `None` and changes nothing if one fails.
         fn request(&mut self, ops: &[Op]) -> Option<Vec<Given>> {
             let mut done = self.clone();
             let given: Option<Vec<_>> = ops.iter().map(|op| done.op(op)).collect();
@@ -564,7 +565,7 @@ mod tests {
         ]
     }
 
-    /// Requests in the order in which they commit, which need not be the order in which they loaded.
+    /// Requests in the order of their commits, which may differ from the order of their loads.
     fn requests() -> impl Strategy<Value = Vec<Vec<Op>>> {
         let request = proptest::collection::vec(op(), 1..5);
         proptest::collection::vec(request, 1..7).prop_shuffle()
@@ -573,17 +574,17 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// Logs made on whatever their requests had loaded, replayed in the order of their commits: the same session, the
-        /// same refusals and the same answers as if the requests had run one after the other.
+        /// Replaying the logs in the order of their commits gives the same session, the same failures and the same results as
+        /// running the requests one after the other, whatever they had loaded.
         #[test]
-        fn replaying_is_as_if_requests_ran_in_the_order_of_their_commits(requests in requests()) {
+        fn replay_equals_running_the_requests_in_the_order_of_their_commits(requests in requests()) {
             let mut stored = record();
             let mut plain = Plain::default();
             let loaded = stored.clone();
             for ops in &requests {
                 let (changes, slots): (Vec<_>, Vec<_>) = ops.iter().map(Op::change).unzip();
                 let log = ChangeLog::from(changes);
-                // What the handler saw, on the old record; answers of then must not remain.
+                // The handler's dry run on the old record, whose results must not remain.
                 log.replay_all_possible(&mut loaded.clone(), &now());
                 let mut replayed = stored.clone();
                 let done = log.apply(&mut replayed, &now());
@@ -598,7 +599,7 @@ mod tests {
             }
         }
 
-        /// What adds up comes out the same in whichever order requests commit.
+        /// Changes that add up give the same result in any order of commits.
         #[test]
         fn increments_pushes_and_flashes_add_up_in_any_order(
             (first, second) in proptest::collection::vec((0..3_usize, 0..9_i64), 1..12)
@@ -625,9 +626,9 @@ mod tests {
             prop_assert_eq!(outcome(&first), outcome(&second));
         }
 
-        /// A log that stops half-way says so, and whoever replays it can tell what it had made of the record.
+        /// A change that fails leaves the record as it was.
         #[test]
-        fn one_change_is_done_whole_or_not_at_all(before in requests(), op in op()) {
+        fn one_change_is_applied_completely_or_not_at_all(before in requests(), op in op()) {
             let mut stored = record();
             for ops in before {
                 let log = ChangeLog::from(ops.iter().map(|op| op.change().0).collect::<Vec<_>>());

@@ -1,4 +1,22 @@
-//! The record: everything that is stored of a session. A pure core: no tokio, no http, no clock, no store.
+//! The pure core: the record of a session, and the changes to it. It does not use tokio, http, a clock or a store.
+//!
+//! Words of this folder: a *handle* names the session; whoever presents its *secret* may use it. A *rotation* replaces the secret.
+//! The *principal* is the user who is signed in. An *epoch* begins with each rotation.
+//!
+//! Read the files in this order:
+//!
+//! 1. This file: `Record` holds everything that is stored of a session. `version.rs` has the numbers that identify a stored value
+//!    (`Version`), a period between two rotations (`Epoch`), and a commit (`CommitId`).
+//! 2. `format.rs: Record::encode` and `decode`: the record's bytes. `kept.rs: Kept` preserves list entries of later versions of
+//!    sessile.
+//! 3. `json/mod.rs: Json`: one value of the session. `value.rs` counts and appends, `values.rs: decode_all` decodes all values as
+//!    one type, `key.rs` names them, `limit.rs: check_size` limits their size.
+//! 4. `change.rs: Change::apply`: one operation of a request, such as "add 1 to `visits`", and how it merges. `context.rs:
+//!    ApplyContext` holds the inputs that are not in the record. `transaction.rs: Transaction` is the change whose closure sees all
+//!    values; `deferred.rs: Deferred` holds the result of a change until its commit.
+//! 5. `log.rs: ChangeLog`: the operations of one request in order, and their replay on a newer record (`apply`, `join`).
+//! 6. `token_check.rs: check_token`, `fingerprint.rs: compare`, `lifetime.rs: renewal` and `flash.rs: take`: the rules for tokens,
+//!    networks, lifetimes and flash messages.
 
 pub(crate) mod change;
 pub(crate) mod context;
@@ -31,23 +49,23 @@ use crate::record::version::{CommitId, Epoch, Version};
 use crate::time::{Millis, after};
 use crate::token::SecretHash;
 
-/// How many writers' last commits a record remembers.
+/// For how many writers a record lists the last commit.
 pub(crate) const WRITERS: usize = 8;
 
-/// A secret that was replaced a moment ago, kept only to be recognised.
+/// A secret that was replaced a moment ago. It no longer gives access, but sessile still recognizes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Retired {
     pub(crate) secret: SecretHash,
     pub(crate) until: Millis,
 }
 
-/// A login that one of the same principal may join: see [`join`](crate::commit::join).
+/// The last login, if another login of the same principal may join it: see [`join`](crate::commit::join).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Login {
-    /// That of the record as this login has left it, or the last that has joined it. A record of another has been written to
-    /// since.
+    /// The version that this login, or the last one that joined it, has written. If the record has another version, something else
+    /// was written since, and no login may join.
     pub(crate) version: Version,
-    /// The secrets that it has retired.
+    /// The secrets that the login retired.
     pub(crate) retired: Vec<SecretHash>,
 }
 
@@ -55,14 +73,14 @@ pub(crate) struct Login {
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) version: Version,
-    /// The last commit of each of the last [`WRITERS`] writers, the latest at the end.
+    /// The last commit of each of the last [`WRITERS`] writers, the latest one last.
     pub(crate) applied: Vec<CommitId>,
     pub(crate) epoch: Epoch,
     pub(crate) secret: SecretHash,
-    /// What opens the session besides, one for each login that has joined the last.
+    /// Further valid secrets, one for each login that joined the last one.
     pub(crate) added: Vec<SecretHash>,
     pub(crate) retired: Vec<Kept<Retired>>,
-    /// The last commit, if it was a login.
+    /// The last login, if nothing was committed since.
     pub(crate) login: Option<Login>,
     pub(crate) created: Millis,
     /// When the absolute timeout began: at creation, or at the last login.
@@ -73,22 +91,22 @@ pub(crate) struct Record {
     pub(crate) idle_timeout: Option<Duration>,
     /// The session's own absolute timeout, instead of the layer's.
     pub(crate) absolute_timeout: Option<Duration>,
-    /// Whether the cookie outlives the browser.
+    /// Whether the browser keeps the cookie after it is closed.
     pub(crate) persistent: bool,
-    /// When a persistent cookie was sent last, as far as a commit has noted it.
+    /// When a persistent cookie was last sent, as far as a commit has recorded it.
     pub(crate) cookie_sent: Option<Millis>,
     pub(crate) principal: Option<String>,
-    /// Whose data this is: the principal, or the last one that was. Never the principal's when they are equal.
+    /// The last principal who signed out: the data is theirs while `principal` is `None`. A login clears it.
     pub(crate) former_principal: Option<String>,
     pub(crate) fingerprint: Option<String>,
     pub(crate) data: BTreeMap<String, Json>,
     pub(crate) flash: Vec<Kept<Flash>>,
-    /// Fields of a later version of sessile, kept as they came.
+    /// Fields of a later version of sessile, preserved byte for byte.
     pub(crate) unknown: Vec<(String, Json)>,
 }
 
 impl Record {
-    /// The record of a session that is not stored yet: nobody's, and empty.
+    /// The empty, anonymous record of a session that is not stored yet.
     pub(crate) fn new(apply_context: &ApplyContext) -> Self {
         Self {
             version: Version::none(),
@@ -115,8 +133,8 @@ impl Record {
         }
     }
 
-    /// What `max_size` limits: the data, keys and values as they are written, and the flashes. What sessile itself keeps is
-    /// not counted, so that a session at its limit can still be signed in and out.
+    /// The size that `max_size` limits, in bytes: keys and values of the data as JSON, and the flash messages. The fields of sessile
+    /// itself do not count, so that a user can still sign in or out of a session at its limit.
     pub(crate) fn size(&self) -> usize {
         let data = self.data.iter();
         let data = data.map(|(key, value)| string_len(key) + value.len());
@@ -124,7 +142,7 @@ impl Record {
         data.chain(flashes).sum()
     }
 
-    /// Whether changes that gave it no new secret have left it as `before` was.
+    /// Whether changes that did not rotate the session have left it the same as `before`.
     pub(crate) fn holds_the_same(&self, before: &Self) -> bool {
         let lifetimes = |of: &Self| (of.idle_timeout, of.absolute_timeout, of.persistent);
         self.deadline == before.deadline
@@ -133,8 +151,8 @@ impl Record {
             && self.flash == before.flash
     }
 
-    /// The same, of a session that is not stored.
-    pub(crate) fn holds_nothing(&self) -> bool {
+    /// Whether changes that did not rotate the session have left a session that is not stored empty.
+    pub(crate) fn is_empty(&self) -> bool {
         self.idle_timeout.is_none()
             && self.absolute_timeout.is_none()
             && !self.persistent
@@ -142,18 +160,18 @@ impl Record {
             && self.flash.is_empty()
     }
 
-    /// Those that open the session.
+    /// The valid secrets.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &SecretHash> {
         std::iter::once(&self.secret).chain(&self.added)
     }
 
-    /// Whether the data is that of another principal.
+    /// Whether the data belongs to another principal.
     pub(crate) fn is_anothers(&self, who: &str) -> bool {
         let owner = self.principal.as_ref().or(self.former_principal.as_ref());
         owner.is_some_and(|owner| owner != who)
     }
 
-    /// Notes that `id` is the latest commit of its writer.
+    /// Records that `id` is the latest commit of its writer.
     pub(crate) fn note_applied(&mut self, id: CommitId) {
         self.applied.retain(|earlier| earlier.writer != id.writer);
         self.applied.push(id);
@@ -198,7 +216,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_last_commit_of_eight_writers_is_remembered() {
+    fn a_record_lists_the_last_commit_of_the_last_eight_writers() {
         let mut record = record();
         record.applied.clear();
         for writer in 0..10 {

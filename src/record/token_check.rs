@@ -1,25 +1,25 @@
-//! What a token's secret may do to a session.
+//! Checks a token's secret against a record.
 
 use crate::record::Record;
 use crate::record::kept::Kept;
 use crate::time::Millis;
 use crate::token::SecretHash;
 
-/// Who the bearer of a token is to a record.
+/// The result of checking a token's secret.
 #[derive(Debug, PartialEq)]
 pub(crate) enum TokenCheck {
-    /// Nobody: the secret is wrong, or the session is past its deadline.
+    /// The secret is wrong, or the session's deadline has passed.
     Invalid,
-    /// Held the secret until a moment ago; another response brings the new one.
+    /// The secret was replaced a moment ago; another response brings the browser the new one.
     Retired,
-    /// Holds the secret.
+    /// The secret gives access to the session.
     Valid,
 }
 
 pub(crate) fn check_token(record: &Record, secret: &SecretHash, now: Millis) -> TokenCheck {
     if record.deadline <= now {
         TokenCheck::Invalid
-    } else if record.secrets().any(|live| live == secret) {
+    } else if record.secrets().any(|valid| valid == secret) {
         TokenCheck::Valid
     } else if record
         .retired
@@ -33,7 +33,7 @@ pub(crate) fn check_token(record: &Record, secret: &SecretHash, now: Millis) -> 
     }
 }
 
-/// Whether the secret is of this session, or was until a moment ago: enough to end it.
+/// Whether the secret is valid or was replaced a moment ago, so that its holder may end the session.
 pub(crate) fn is_of(record: &Record, secret: &SecretHash, now: Millis) -> bool {
     check_token(record, secret, now) != TokenCheck::Invalid
 }
@@ -46,7 +46,7 @@ mod tests {
     use crate::token::Secret;
 
     #[test]
-    fn only_the_present_secrets_open_a_living_session() {
+    fn only_current_secrets_are_valid_and_only_before_the_deadline() {
         let mut record = record();
         let old = Secret::random().hash("sessile:", "id");
         let retired = Retired {
@@ -70,8 +70,8 @@ mod tests {
             (&wrong, 1, TokenCheck::Invalid),
         ] {
             assert_eq!(check_token(&record, secret, now), expected, "{now}");
-            let ends_it = expected != TokenCheck::Invalid;
-            assert_eq!(is_of(&record, secret, now), ends_it, "{now}");
+            let may_end = expected != TokenCheck::Invalid;
+            assert_eq!(is_of(&record, secret, now), may_end, "{now}");
         }
     }
 }

@@ -25,12 +25,12 @@ pub struct Data {
 
 /// Why a [`transaction`](crate::Session::transaction) was not committed.
 ///
-/// Implements axum's `IntoResponse` if `E` does. If `E` is [`SessionError`], `?` turns it into one.
+/// It implements axum's `IntoResponse` if `E` does. If `E` is [`SessionError`], `?` converts it into a [`SessionError`].
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransactionError<E> {
-    /// The closure returned an error. Nothing of it was written; earlier changes of the request stay pending.
-    #[error("the transaction was aborted by its closure: nothing of it was written")]
+    /// The closure returned an error. Nothing of the transaction was written; earlier changes of the request stay pending.
+    #[error("the closure aborted the transaction: nothing of it was written")]
     Aborted(E),
     /// The session could not be committed. Unless this is [`SessionError::OutcomeUnknown`], nothing of the transaction was
     /// written.
@@ -51,7 +51,7 @@ impl From<TransactionError<Self>> for SessionError {
     reason = "keys are references or `Copy`, as in the methods of `Session`"
 )]
 impl Data {
-    /// The value under a key, or `None`.
+    /// Returns the value under a key, or `None`.
     ///
     /// # Errors
     ///
@@ -105,17 +105,17 @@ impl Data {
         self.values.remove(key.name());
     }
 
-    /// Whether there is a value under a key.
+    /// Returns whether there is a value under a key.
     pub fn contains_key(&self, key: impl KeyName) -> bool {
         self.values.contains_key(key.name())
     }
 
-    /// The keys, in alphabetical order.
+    /// Returns the keys, in alphabetical order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
 
-    /// All values at once, as [`Session::values`](crate::Session::values).
+    /// Decodes all values at once, as [`Session::values`](crate::Session::values) does.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl Data {
         count(&mut self.values, key, by)
     }
 
-    /// Subtracts from a counter, as [`increment`](Self::increment) adds.
+    /// Subtracts from a counter and returns the difference; a missing counter starts at zero.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Data {
     }
 }
 
-/// Only the keys, since values must not get into a log.
+/// Shows only the keys, since values must not get into a log.
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
@@ -183,12 +183,12 @@ impl fmt::Debug for Data {
 #[derive(Clone)]
 pub(crate) struct Transaction {
     pub(crate) closure: Arc<dyn Closure>,
-    /// Nobody uses what the closure returns.
+    /// Whether this is a dry run, which does not set the result.
     pub(crate) trial: bool,
 }
 
 impl Transaction {
-    /// Runs the closure. On an error the data is as it was.
+    /// Runs the closure. On an error the data stays as it was.
     pub(crate) fn run(&self, data: &mut BTreeMap<String, Json>) -> Result<(), SessionError> {
         *data = self.closure.run(data.clone(), self.trial)?;
         Ok(())
@@ -198,7 +198,7 @@ impl Transaction {
         self.closure.deferred()
     }
 
-    pub(crate) fn on_trial(&self) -> Self {
+    pub(crate) fn dry_run(&self) -> Self {
         Self {
             closure: Arc::clone(&self.closure),
             trial: true,
@@ -223,7 +223,7 @@ pub(crate) trait Closure: Send + Sync {
 pub(crate) struct Typed<F, T, E> {
     pub(crate) closure: F,
     pub(crate) max_size: usize,
-    /// The result of the run whose data was sent last.
+    /// The result of the last run that was not a dry run.
     pub(crate) deferred: Deferred<T>,
     pub(crate) aborted: Lock<Option<E>>,
 }
@@ -264,13 +264,13 @@ where
             let attempt = attempt.map(|(values, _)| values);
             return attempt.map_err(|_| SessionError::Aborted);
         }
-        let (result, result_of_run, aborted) = match attempt {
+        let (values, result, aborted) = match attempt {
             Ok((values, result)) => (Ok(values), Some(result), None),
             Err(error) => (Err(SessionError::Aborted), None, Some(error)),
         };
-        self.deferred.resolve(result_of_run);
+        self.deferred.resolve(result);
         self.set_aborted(aborted);
-        result
+        values
     }
 
     fn deferred(&self) -> DeferredId {
@@ -287,7 +287,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::record::change::Change;
 
-    /// A transaction as a change, and where its result is found.
+    /// A transaction as a change, and its result.
     pub(crate) fn transaction<T: Send + 'static>(
         closure: impl Fn(&mut Data) -> Result<T, SessionError> + Send + Sync + 'static,
     ) -> (Change, Deferred<T>) {

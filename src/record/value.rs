@@ -1,4 +1,4 @@
-//! Operations on stored values, with errors that name the key.
+//! Operations on the values of a session. Their errors name the key.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use crate::error::json::JsonError;
 use crate::error::session::SessionError;
 use crate::record::json::Json;
 
-/// Adds to a counter.
+/// Adds to a counter and returns the sum; a missing counter starts at zero.
 pub(crate) fn count(
     data: &mut BTreeMap<String, Json>,
     key: &str,
@@ -46,7 +46,7 @@ fn sum(key: &str, value: Option<&Json>, by: i64) -> Result<i64, SessionError> {
     })
 }
 
-/// What to add to a counter to subtract from it.
+/// The increment that subtracts `by`.
 pub(crate) fn negated(key: &str, by: i64) -> Result<i64, SessionError> {
     by.checked_neg().ok_or_else(|| SessionError::Overflow {
         key: key.to_owned(),
@@ -60,7 +60,7 @@ pub(crate) fn encode<T: serde::Serialize + ?Sized>(
     Json::encode(value).map_err(|source| encode_error::<T>(key, source))
 }
 
-/// An item of a list.
+/// Encodes an item of a list.
 pub(crate) fn encode_item<T: serde::Serialize + ?Sized>(
     key: &str,
     value: &T,

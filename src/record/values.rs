@@ -1,4 +1,4 @@
-//! All values of a session at once, decoded into one type of the application's.
+//! Decodes all values of a session into one type of the application.
 
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
@@ -11,8 +11,7 @@ use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::SessionError;
 use crate::record::json::Json;
 
-/// Decodes the values as an object. Each is decoded where it is, without a copy of them all, and may be nested as deeply as
-/// one that is decoded alone.
+/// Decodes the values as one object, without copying them. Each value may be nested as deeply as one that is decoded by itself.
 pub(crate) fn decode_all<T: DeserializeOwned>(
     values: &BTreeMap<String, Json>,
 ) -> Result<T, SessionError> {
@@ -23,7 +22,7 @@ pub(crate) fn decode_all<T: DeserializeOwned>(
     })
 }
 
-/// Which value does not fit, if that is known.
+/// Why the values do not fit the type, and the key of the value that does not, if it is known.
 #[derive(Debug)]
 struct Failure {
     key: Option<String>,
@@ -40,7 +39,7 @@ impl Failure {
 }
 
 impl de::Error for Failure {
-    // The message may quote a value.
+    // The message is dropped, since it may quote a value.
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self {
             key: None,
@@ -174,7 +173,7 @@ impl<'de> Deserializer<'de> for KeyText<'de> {
 
 struct Entries<'de> {
     rest: btree_map::Iter<'de, String, Json>,
-    /// The one whose key was read last.
+    /// The entry whose key was read last.
     entry: Option<(&'de String, &'de Json)>,
 }
 
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_key_that_does_not_fit_and_no_value() {
+    fn an_error_names_the_key_that_does_not_fit_but_not_its_value() {
         fn error<T: DeserializeOwned + fmt::Debug>(stored: &Value) -> (Option<String>, String) {
             let error = decode_all::<T>(&values(stored)).unwrap_err();
             let text = format!("{error} {error:?}");
@@ -331,9 +330,8 @@ mod tests {
         assert!(text.contains("Vec<"), "{text}");
     }
 
-    /// As deep as a value may be.
     #[test]
-    fn a_value_may_be_as_deep_as_one_that_is_decoded_alone() {
+    fn a_value_may_be_as_deep_as_one_that_is_decoded_by_itself() {
         let mut deep = json!(1);
         for _ in 0..crate::record::json::MAX_DEPTH {
             deep = json!([deep]);

@@ -1,24 +1,24 @@
-//! Numbers that tell apart the values of a session, its epochs, its writers and their commits.
+//! Numbers that identify the stored values of a session, its epochs, its writers and their commits.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::token::random_bytes;
 
-/// Orders and tells apart the values of one session: a 24-bit counter and 40 random bits drawn for every commit.
+/// Identifies and orders the stored values of one session: a 24-bit counter, and 40 random bits that are drawn for every commit.
 ///
-/// Compared whole, so that a version which was lost in a failover cannot come back as another's; the counter only
-/// measures how many commits lie between two.
+/// Stores compare all bits, so that a version which a failover lost never comes back as that of another value. The counter only
+/// measures how many commits lie between two versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version(u64);
 
 impl Version {
-    /// Before the first value is stored.
+    /// The version of a session that is not stored yet.
     pub(crate) fn none() -> Self {
         Self(0)
     }
 
-    /// The first bytes of a value of this version.
+    /// The first bytes of a stored value of this version.
     pub(crate) fn prefix(self) -> String {
         format!("{{\"version\":\"{:016x}\"", self.0)
     }
@@ -43,19 +43,20 @@ impl Version {
         u32::try_from(distance).unwrap_or(u32::MAX)
     }
 
-    /// Whether this one was most likely written later.
+    /// Whether this version was most likely written after the other. The counter wraps, so it may be wrong after 8 million commits.
     pub(crate) fn is_after(self, other: Self) -> bool {
         let distance = u64::from(self.distance_from(other));
         (1..=Self::COUNTER / 2).contains(&distance)
     }
 }
 
-/// New whenever the session changes hands or privilege; changes made under one epoch are never written into another.
+/// Drawn anew at each rotation: at a login, a logout of the principal, or `cycle_id`. Changes that were made in one epoch are never
+/// replayed on a record of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
 impl Epoch {
-    /// Before the first value is stored.
+    /// The epoch of a session that is not stored yet.
     pub(crate) fn none() -> Self {
         Self(0)
     }
@@ -65,7 +66,7 @@ impl Epoch {
     }
 }
 
-/// Who writes: one per layer (with its clones) in a process.
+/// Identifies a writer: a layer with its clones, in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Writer(pub(crate) u32);
 
@@ -75,7 +76,7 @@ impl Writer {
     }
 }
 
-/// Names one commit: the writer and a number that only grows.
+/// Identifies one commit: the writer, and a sequence number that only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CommitId {
     pub(crate) writer: Writer,
@@ -112,7 +113,7 @@ fn hex(text: &str, digits: usize) -> Option<u64> {
         .flatten()
 }
 
-/// 8 hex digits of the writer, then the sequence.
+/// Writes 8 hex digits of the writer, then the sequence number.
 impl Serialize for CommitId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:08x}{:x}", self.writer.0, self.sequence))
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_count_commits_and_wrap() {
+    fn versions_count_commits_and_the_counter_wraps() {
         let mut version = Version((Version::COUNTER - 1) << Version::RANDOM_BITS);
         let start = version;
         assert!(!start.is_after(start));

@@ -1,4 +1,4 @@
-//! Finds numbers that JSON cannot hold: serde_json writes NaN and the infinities as `null`, without an error.
+//! Finds floats that JSON cannot hold: serde_json writes NaN and the infinities as `null` without an error.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use serde::ser::{self, Serialize, Serializer};
 
 use crate::error::json::JsonErrorKind;
 
-/// Fails if there is a float in the value that is not finite.
+/// Fails if the value holds a float that is not finite.
 pub(crate) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), JsonErrorKind> {
     value.serialize(Finite).map_err(|Fault(kind)| kind)
 }
 
-/// Writes nothing, and fails at the first float that is not finite.
+/// A serializer that writes nothing, and fails at the first float that is not finite.
 #[derive(Clone, Copy)]
 struct Finite;
 
@@ -233,7 +233,10 @@ mod tests {
     #[test]
     fn a_float_that_is_not_finite_is_found_wherever_it_is() {
         for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.5] {
-            #[allow(clippy::cast_possible_truncation, reason = "these stay what they are")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "these values do not lose precision"
+            )]
             let single = float as f32;
             let named = Named {
                 price: Some(float),

@@ -1,4 +1,7 @@
-//! One value of a session as JSON. What is written here can be read here, bit for bit.
+//! One value of a session as JSON. A value that can be written can be read back, bit for bit.
+//!
+//! `Json::encode` writes a value, with `finite.rs: check` for floats that JSON cannot hold; `Json::decode` reads it, large values
+//! with `tape.rs: decode` if the feature `simd-json` is on; `Json::push` appends to a list.
 
 pub(crate) mod finite;
 #[cfg(feature = "simd-json")]
@@ -15,15 +18,15 @@ use serde_json::value::RawValue;
 
 use crate::error::json::{JsonError, JsonErrorKind};
 
-/// From this size on, simd-json is slower for no shape of value and a fifth faster for structs, with the copy that it needs
-/// (`cargo bench --bench json`).
+/// From this size in bytes on, simd-json is a fifth faster for structs, and not slower for any shape of value, including the copy
+/// that it needs (`cargo bench --bench json`).
 #[cfg(any(test, feature = "simd-json"))]
 const SIMD_FROM: usize = 4096;
 
-/// How deep a value may be nested: what serde_json reads, so that both parsers refuse the same values.
+/// How deep a value may be nested. It is serde_json's limit, so that both parsers reject the same values.
 pub(crate) const MAX_DEPTH: usize = 127;
 
-/// Decodes one value of a session. The only place that chooses a JSON parser; the choice shows in the time alone.
+/// Decodes one value of a session. Only this function chooses a JSON parser; the choice affects only the speed.
 fn decode_value<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error> {
     #[cfg(feature = "simd-json")]
     if json.len() >= SIMD_FROM
@@ -34,7 +37,7 @@ fn decode_value<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json::Error
     serde_json::from_slice(json)
 }
 
-/// One value of a session, as JSON without space around it.
+/// One value of a session, as JSON without surrounding white space.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Json(Bytes);
 
@@ -43,7 +46,7 @@ impl Json {
         Self::encode_within(value, MAX_DEPTH)
     }
 
-    /// The same for an item of a list, which is one level more.
+    /// Encodes an item of a list, which is nested one level deeper.
     pub(crate) fn encode_item<T: Serialize + ?Sized>(value: &T) -> Result<Self, JsonError> {
         Self::encode_within(value, MAX_DEPTH - 1)
     }
@@ -52,7 +55,7 @@ impl Json {
         let mut json = Vec::with_capacity(128);
         value
             .serialize(&mut Serializer::with_formatter(&mut json, EitherPrecision))
-            // As a key of a map, a float that is not finite is an error already.
+            // A float that is not finite fails here if it is the key of a map; otherwise serde_json writes `null` for it.
             .map_err(|_| {
                 finite::check(value)
                     .err()
@@ -79,7 +82,7 @@ impl Json {
         decode_value(&self.0).map_err(|error| self.error(&error))
     }
 
-    /// The same where serde says what is to come out. By serde_json at any size, since a seed cannot be tried twice.
+    /// Decodes with a seed of serde. Uses serde_json at any size, since a seed cannot be used twice.
     pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
         &'de self,
         seed: S,
@@ -92,7 +95,7 @@ impl Json {
 
     fn error(&self, error: &serde_json::Error) -> JsonError {
         let mut error = JsonError::reading(error);
-        // serde_json has no class of its own for that, and what is stored is JSON.
+        // serde_json reports a value that is too deep as a syntax error, but stored values are valid JSON.
         if error.kind == JsonErrorKind::Syntax && depth(&self.0) > MAX_DEPTH {
             error.kind = JsonErrorKind::TooDeep { limit: MAX_DEPTH };
         }
@@ -107,9 +110,9 @@ impl Json {
         self.0.len()
     }
 
-    /// Adds an item to the end of this list. The items that are there stay as they are; on an error the value does.
+    /// Appends an item to this list, whose other items stay byte for byte. On an error the value stays as it was.
     ///
-    /// In place if nobody else holds the value, so that many items cost no more than their bytes.
+    /// Appends in place if there is no other reference to the value, so that many items cost no more than their bytes.
     pub(crate) fn push(&mut self, item: &Self) -> Result<(), JsonError> {
         let inner = match &self.0[..] {
             [b'[', inner @ .., b']'] => inner.trim_ascii_end(),
@@ -133,8 +136,8 @@ impl Json {
     }
 }
 
-/// Writes an `f32` so that it comes back whether it is read as an `f32` or as an `f64` first, as serde does within a flattened
-/// struct or an untagged enum: the shortest decimal may lie so near to the middle of two `f32` that it is rounded twice.
+/// Writes an `f32` so that it comes back unchanged, even if it is read as an `f64` first, as serde does within a flattened struct or
+/// an untagged enum. The shortest decimal may lie so near the middle of two `f32` that rounding it twice gives the other one.
 struct EitherPrecision;
 
 impl Formatter for EitherPrecision {
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[cfg(feature = "simd-json")]
-    /// The same list below and above the size from which on simd-json decodes.
+    /// The same list below and above the size from which on simd-json decodes it.
     fn small_and_large(item: &str) -> [String; 2] {
         let padding = "0,".repeat(SIMD_FROM);
         [format!("[{item}]"), format!("[{padding}{item}]")]
@@ -244,7 +247,7 @@ mod tests {
         Named { side: u128, name: String },
     }
 
-    /// serde reads what is in here as `f64` first.
+    /// serde reads the floats in this enum as `f64` first.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
@@ -303,11 +306,11 @@ mod tests {
 
     fn f32s() -> impl Strategy<Value = f32> {
         use proptest::num::f32::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
-        // Its shortest decimal lies so near to the middle of two that an `f64` in between is rounded to the other.
-        let odd = Just(7.038_531e-26_f32);
+        // Its shortest decimal lies so near the middle of two `f32` that rounding it by way of an `f64` gives the other one.
+        let rounded_twice = Just(7.038_531e-26_f32);
         prop_oneof![
             8 => POSITIVE | NEGATIVE | NORMAL | SUBNORMAL | ZERO,
-            1 => odd,
+            1 => rounded_twice,
             1 => (0_u16..10_000).prop_map(|cents| f32::from(cents) / 100.0 * 1.19),
         ]
     }
@@ -329,7 +332,7 @@ mod tests {
             vec(f32s(), 0..8),
             f32s(),
             any::<(i8, i64)>(),
-            // Most large values have no number beyond 64 bits.
+            // Half of the values fit into 64 bits, as most do in practice.
             prop_oneof![any::<i128>(), any::<i64>().prop_map(i128::from)],
             any::<(u8, u64)>(),
             prop_oneof![any::<u128>(), any::<u64>().prop_map(u128::from)],
@@ -363,8 +366,8 @@ mod tests {
         })
     }
 
-    /// Through the calls that write a value, and through the store.
-    fn is_kept(value: &Everything) -> Result<(), TestCaseError> {
+    /// Checks that a value survives the calls that write it, and the store.
+    fn survives(value: &Everything) -> Result<(), TestCaseError> {
         let key = || "k".to_owned();
         let rewritten = value.clone();
         let log = ChangeLog::from(vec![
@@ -378,10 +381,10 @@ mod tests {
             },
             Change::Update {
                 key: key(),
-                rewrite: std::sync::Arc::new(move |found| {
-                    let found: Everything = decode("k", found.unwrap())?;
-                    assert_eq!(format!("{found:?}"), format!("{rewritten:?}"));
-                    encode("k", &found)
+                rewrite: std::sync::Arc::new(move |present| {
+                    let present: Everything = decode("k", present.unwrap())?;
+                    assert_eq!(format!("{present:?}"), format!("{rewritten:?}"));
+                    encode("k", &present)
                 }),
             },
             Change::Push {
@@ -395,7 +398,7 @@ mod tests {
             let stored = Stored::new(record.encode().unwrap(), None);
             record = Record::decode(stored.value()).unwrap();
         }
-        // `Debug` tells apart what `PartialEq` does not: the zeros.
+        // `Debug` distinguishes 0.0 from -0.0, which `PartialEq` does not.
         let found: Everything = decode("k", &record.data["k"]).unwrap();
         prop_assert_eq!(format!("{found:?}"), format!("{value:?}"));
         prop_assert!(found.padding == value.padding);
@@ -409,9 +412,9 @@ mod tests {
 
         #[test]
         fn every_value_comes_back_bit_for_bit_at_any_size(mut value in everything()) {
-            is_kept(&value)?;
+            survives(&value)?;
             value.padding.0 = "é\"\n".repeat(SIMD_FROM / 4);
-            is_kept(&value)?;
+            survives(&value)?;
         }
     }
 
@@ -433,7 +436,7 @@ mod tests {
         for text in texts {
             let expected =
                 serde_json::from_str::<T>(text).map_err(|error| JsonError::reading(&error));
-            // Space is the only padding that changes no value.
+            // White space is the only padding that does not change the value.
             let padded = text.replacen('[', &format!("[{}", " ".repeat(SIMD_FROM)), 1);
             let (small, large) = (json(text).decode::<T>(), json(&padded).decode::<T>());
             assert_eq!(format!("{small:?}"), format!("{expected:?}"), "{text}");
@@ -509,7 +512,7 @@ mod tests {
         decode_alike::<Vec<BTreeMap<bool, u8>>>(&objects);
         decode_alike::<Vec<BTreeMap<Option<String>, u8>>>(&objects);
         decode_alike::<Vec<BTreeMap<String, serde_json::Value>>>(&objects);
-        // Only serde_json can leave values raw; a large value must not lose that.
+        // Only serde_json can leave values raw, which must work for large values too.
         decode_alike::<Vec<Box<RawValue>>>(&objects);
     }
 
@@ -551,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_is_not_too_deep_to_be_read_again() {
+    fn a_value_that_is_too_deep_to_be_read_back_is_rejected() {
         let deepest = Json::encode(&nested(MAX_DEPTH)).unwrap();
         assert_eq!(
             deepest.decode::<serde_json::Value>().unwrap(),
@@ -566,7 +569,7 @@ mod tests {
             Json::encode_item(&nested(MAX_DEPTH)).unwrap_err().kind,
             too_deep
         );
-        // An older version may have stored it.
+        // An older version of sessile may have stored a deeper value.
         let stored = json(&nested(MAX_DEPTH + 1).to_string());
         let error = stored.decode::<serde_json::Value>().unwrap_err();
         assert_eq!(error.kind, too_deep);
@@ -584,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_added_to_a_list_and_to_nothing_else() {
+    fn an_item_is_appended_to_a_list_and_rejected_by_any_other_value() {
         let one = json("1");
         for (before, after) in [
             ("[]", "[1]"),
@@ -608,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_thousand_items_are_added_without_copying_the_list_for_each() {
+    fn eight_thousand_items_are_appended_without_copying_the_list_for_each() {
         let mut list = Json::encode::<[u8]>(&[]).unwrap();
         let item = Json::encode("an item of a list").unwrap();
         let mut copies = 0;
@@ -659,24 +662,24 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_cannot_read_back_is_an_error_when_it_is_read() {
-        fn refused<T: Serialize + DeserializeOwned>(value: &T) {
+    fn a_value_that_serde_cannot_read_back_fails_to_decode() {
+        fn assert_rejected<T: Serialize + DeserializeOwned>(value: &T) {
             for length in [0, SIMD_FROM] {
                 let padding = "x".repeat(length);
                 let inner = Inner { value, padding };
                 let json = Json::encode(&Outer { inner }).unwrap();
-                assert!(json.decode::<Inner<T>>().is_ok(), "it is there");
+                assert!(json.decode::<Inner<T>>().is_ok(), "it was written");
                 let error = json.decode::<Outer<T>>().map(drop).unwrap_err();
                 assert_eq!(error.kind, JsonErrorKind::Mismatch);
             }
         }
-        refused(&5_i128);
-        refused(&u128::MAX);
-        refused(&BTreeMap::from([(1, 2)]));
+        assert_rejected(&5_i128);
+        assert_rejected(&u128::MAX);
+        assert_rejected(&BTreeMap::from([(1, 2)]));
     }
 
     #[test]
-    fn a_string_takes_as_many_bytes_as_are_said() {
+    fn string_len_is_the_length_of_the_string_as_json() {
         for text in [
             "",
             "name",

@@ -1,8 +1,8 @@
-//! Decoding by simd-json, with the results of serde_json.
+//! Decodes with simd-json, with the same results as serde_json.
 //!
-//! simd-json finds the structure; what serde is told of it is told here, since simd-json's own deserializer takes an `f32`
-//! from an `f64`, which rounds twice, reads `-0` as `0`, and accepts lists that are longer than their type. Whatever could
-//! come out differently is left to serde_json.
+//! simd-json parses the JSON into a *tape*, a flat list of nodes, and this file deserializes from the tape. simd-json's own
+//! deserializer reads an `f32` by way of an `f64`, which rounds twice, reads `-0` as `0`, and accepts lists that are longer than
+//! their type. A value that simd-json could decode differently fails with `Unclear`, and the caller decodes it with serde_json.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use simd_json::{Buffers, Node, StaticNode};
 
-/// The value, or `None` if serde_json must say what it is.
+/// Decodes a value. Returns `None` if serde_json must decode it.
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8], max_depth: usize) -> Option<T> {
     if !*IS_EXACT {
         return None;
@@ -33,22 +33,22 @@ pub(crate) fn decode<T: DeserializeOwned>(json: &[u8], max_depth: usize) -> Opti
 /// The name by which serde_json asks its own deserializer for raw JSON.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// Whether the application has switched on serde_json's `arbitrary_precision`, which keeps the digits of a number whose type
-/// is not known. They are not on the tape.
+/// Whether the application has enabled serde_json's `arbitrary_precision`, which preserves the digits of a number whose type is
+/// unknown. The tape does not have the digits.
 static KEEPS_DIGITS: LazyLock<bool> = LazyLock::new(|| {
     let number: Result<serde_json::Number, _> = serde_json::from_str("1.00");
     number.is_ok_and(|number| number.to_string() == "1.00")
 });
 
-/// Whether simd-json reads floats bit for bit. It does not if the application has switched on its `approx-number-parsing`,
-/// which loses the sign of a zero and the last digits of others.
+/// Whether simd-json reads floats bit for bit. It does not if the application has enabled its `approx-number-parsing`, which loses
+/// the sign of a zero and the last digits of other floats.
 static IS_EXACT: LazyLock<bool> = LazyLock::new(|| {
     let floats: Result<[f64; 2], _> =
         simd_json::serde::from_slice(&mut b"[-0.0,526.5631]".to_vec());
     floats.is_ok_and(|floats| floats.map(f64::to_bits) == [-0.0_f64, 526.5631].map(f64::to_bits))
 });
 
-/// Left to serde_json, also for its words.
+/// simd-json might give another result, or the value is an error: serde_json must decode it, or report the error.
 #[derive(Debug)]
 struct Unclear;
 
@@ -66,7 +66,7 @@ impl de::Error for Unclear {
     }
 }
 
-/// What is left to read of a value.
+/// The nodes of a value that have not been read yet.
 struct Nodes<'a, 'de> {
     rest: &'a [Node<'de>],
 }
@@ -114,7 +114,7 @@ impl<'a, 'de> Nodes<'a, 'de> {
 
 fn visit_number<'de, V: Visitor<'de>>(number: StaticNode, visitor: V) -> Result<V::Value, Unclear> {
     match number {
-        // Only digits with a minus before them are on the tape as signed.
+        // The tape has a signed integer only if the JSON has a minus sign, so this is `-0`.
         StaticNode::I64(0) => visitor.visit_f64(-0.0),
         StaticNode::I64(number) => visitor.visit_i64(number),
         StaticNode::U64(number) => visitor.visit_u64(number),
@@ -123,24 +123,24 @@ fn visit_number<'de, V: Visitor<'de>>(number: StaticNode, visitor: V) -> Result<
             reason = "with simd-json's `ordered-float` it is another type"
         )]
         StaticNode::F64(number) => visitor.visit_f64(number.into()),
-        // Not a number, or of a feature of simd-json that the application has switched on.
+        // Not a number, or a variant of a simd-json feature that the application has enabled.
         _ => Err(Unclear),
     }
 }
 
-/// The `f32` next to what was written, if the `f64` next to it tells.
+/// Returns the `f32` nearest to the written decimal, given the nearest `f64`.
 ///
-/// It does unless it lies half-way between two `f32`: then what was written may have been on either side.
+/// Returns `None` if the `f64` lies half-way between two `f32`: the decimal may then lie on either side of it.
 fn single(number: f64) -> Option<f32> {
     #[allow(clippy::cast_possible_truncation, reason = "rounding is the point")]
     let nearest = number as f32;
-    let there = f64::from(nearest);
-    let neighbour = f64::from(match there < number {
+    let widened = f64::from(nearest);
+    let neighbour = f64::from(match widened < number {
         true => nearest.next_up(),
         false => nearest.next_down(),
     });
-    let tells = there == number || (there - number).abs() < (neighbour - number).abs();
-    (nearest.is_finite() && neighbour.is_finite() && tells).then_some(nearest)
+    let is_clear = widened == number || (widened - number).abs() < (neighbour - number).abs();
+    (nearest.is_finite() && neighbour.is_finite() && is_clear).then_some(nearest)
 }
 
 macro_rules! numbers {
@@ -329,7 +329,7 @@ impl<'de> Deserializer<'de> for &mut Nodes<'_, 'de> {
     }
 }
 
-/// The items of a list, or the entries of an object.
+/// The remaining items of a list, or the remaining entries of an object.
 struct Items<'n, 'a, 'de> {
     nodes: &'n mut Nodes<'a, 'de>,
     left: usize,
@@ -387,7 +387,7 @@ impl<'de> MapAccess<'de> for Items<'_, '_, 'de> {
     }
 }
 
-/// A variant with content.
+/// An enum variant with content.
 struct Variant<'n, 'a, 'de>(&'n mut Nodes<'a, 'de>);
 
 impl<'de> EnumAccess<'de> for Variant<'_, '_, 'de> {
@@ -424,14 +424,14 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_, 'de> {
     }
 }
 
-/// The key of an entry; a number or a truth value in it is written as a string.
+/// The key of an entry. JSON writes a number or a boolean in a key as a string.
 struct Key<'de>(&'de str);
 
 macro_rules! numeric_keys {
     ($($method:ident)*) => {
         $(
             fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-                // serde_json allows for space around a number, but not around one in a key.
+                // serde_json allows white space around a number, but not around one in a key.
                 if self.0.contains(|letter: char| letter.is_ascii_whitespace()) {
                     return Err(Unclear);
                 }
