@@ -1,6 +1,6 @@
-//! From which size on does simd-json decode a session value faster than serde_json, with the copy that it needs?
+//! From which size on does simd-json decode a session value faster than serde_json, including the copy that it needs?
 //!
-//! `cargo bench --bench json`; the answer is `SIMD_FROM` in `src/record/json/mod.rs`.
+//! Run `cargo bench --bench json`; the answer is `SIMD_FROM` in `src/record/json/mod.rs`.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -1,12 +1,12 @@
 //! How do I count a visitor's visits?
 //!
-//! `cargo run --example counter`, then open the address it prints. Sessions are kept in memory, or in Redis if `REDIS_URL`
-//! says where: `REDIS_URL=redis://127.0.0.1/ cargo run --example counter`. `PORT` is another port than 3000.
+//! Run `cargo run --example counter` and open the address that it prints. The example stores sessions in memory, or in Redis if
+//! `REDIS_URL` is set: `REDIS_URL=redis://127.0.0.1/ cargo run --example counter`. `PORT` sets the port; 3000 by default.
 
 use axum::{Router, routing::get};
 use sessile::{MemoryStore, RedisStore, Session, SessionError, SessionLayer};
 
-/// No visit is lost, however many requests of one visitor run at once, on however many nodes.
+/// Counts every visit, even if many requests of one visitor run at once, on several nodes.
 async fn visits(session: Session) -> Result<String, SessionError> {
     let n = session.increment("visits", 1)?;
     Ok(format!("visit {n}\n"))
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let app = Router::new()
         .route("/", get(visits))
-        // Plain HTTP is for trying it out; in production leave this call away.
+        // This allows plain HTTP for a trial; remove the call in production.
         .layer(sessions.insecure_for_localhost());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());

@@ -1,7 +1,7 @@
 //! How do I say "Saved." once, on the next page?
 //!
-//! `cargo run --example flash`, then open the address it prints, in two tabs: each message shows in one of them. Sessions are
-//! kept in memory, or in Redis if `REDIS_URL` says where. `PORT` is another port than 3000.
+//! Run `cargo run --example flash` and open the address that it prints in two tabs: each message shows in one of them. The example
+//! stores sessions in memory, or in Redis if `REDIS_URL` is set. `PORT` sets the port; 3000 by default.
 
 use axum::Router;
 use axum::extract::Form;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sessile::{Level, MemoryStore, RedisStore, Session, SessionError, SessionLayer};
 
 async fn page(session: Session) -> Result<Html<String>, SessionError> {
-    // Taken by this page and by no other, though two tabs ask at once.
+    // Only one page takes a message, even if two tabs load at once.
     let flashes = session.take_flashes().await?;
     let list: String = flashes
         .iter()
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new()
         .route("/", get(page))
         .route("/save", post(save))
-        // Plain HTTP is for trying it out; in production leave this call away.
+        // This allows plain HTTP for a trial; remove the call in production.
         .layer(sessions.insecure_for_localhost());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());

@@ -1,7 +1,7 @@
 //! How do I log users in and out?
 //!
-//! `cargo run --example login`, then open the address it prints; the user is `mia`, her password `tulip`. Sessions are kept
-//! in memory, or in Redis if `REDIS_URL` says where. `PORT` is another port than 3000.
+//! Run `cargo run --example login` and open the address that it prints; the user is `mia`, her password `tulip`. The example stores
+//! sessions in memory, or in Redis if `REDIS_URL` is set. `PORT` sets the port; 3000 by default.
 
 use axum::Router;
 use axum::extract::Form;
@@ -25,10 +25,10 @@ fn is_known(credentials: &Credentials) -> bool {
 }
 
 async fn home(session: Session) -> Result<Html<String>, SessionError> {
-    // Exactly one page shows the notice, also when two tabs load at once.
+    // Only one page shows the notice, even if two tabs load at once.
     let notice = session.take(NOTICE).await?.unwrap_or_default();
     let form = match session.principal() {
-        // Only users of ours are here; a name that users choose must be escaped.
+        // `is_known` has checked the name; a name that users choose themselves must be escaped.
         Some(user) => format!(
             "<p>Hello, {user}. <form method=post action=/logout><button>Sign out</button></form>"
         ),
@@ -50,14 +50,14 @@ async fn login(
         session.insert(NOTICE, "User or password is wrong.".to_owned())?;
         return Ok(Redirect::to("/").into_response());
     }
-    // The session gets a new token, so that one which was planted before the login is worth nothing.
+    // The session gets a new token, so that a token which an attacker planted before the login is invalid.
     session.set_principal(credentials.user).await?;
     session.insert(NOTICE, "You are signed in.".to_owned())?;
     Ok(Redirect::to("/").into_response())
 }
 
 async fn logout(logout: Logout) -> Redirect {
-    // Unlike `session.destroy()` it needs no session at hand, so that users can sign out while the store is away too.
+    // Unlike `session.destroy()`, this does not load the session, so that users can sign out even if the store is unavailable.
     logout.end_session();
     Redirect::to("/")
 }
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/login", post(login))
         .route("/logout", post(logout))
         .route("/whoami", get(whoami))
-        // Plain HTTP is for trying it out; in production leave this call away.
+        // This allows plain HTTP for a trial; remove the call in production.
         .layer(sessions.insecure_for_localhost());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());

@@ -1,8 +1,8 @@
 //! How do I build a shop with sessions: a cart, sign-in, "remember me", notices?
 //!
-//! `cargo run --example shop`, then open the address it prints; any name signs in with the password `tulip`. It works
-//! without JavaScript. Sessions are kept in memory, or in Redis if `REDIS_URL` says where; two instances on two ports then
-//! share them:
+//! Run `cargo run --example shop` and open the address that it prints; any name signs in with the password `tulip`. The shop works
+//! without JavaScript. It stores sessions in memory, or in Redis if `REDIS_URL` is set. Two instances on two ports then share
+//! them:
 //!
 //! ```sh
 //! REDIS_URL=redis://127.0.0.1/ PORT=3000 cargo run --example shop
@@ -69,7 +69,7 @@ async fn add(
         session.flash_error("We do not have that article.")?;
         return Ok(Redirect::to("/"));
     };
-    // Done again if another tab, or another instance, has changed the cart meanwhile: no article is lost.
+    // sessile replays the closure if another tab or instance has changed the cart meanwhile, so that no article is lost.
     session.update(CART, move |cart| *cart.entry(article).or_default() += 1)?;
     session.flash_success(format!("{name} is in your cart."))?;
     Ok(Redirect::to("/"))
@@ -116,7 +116,7 @@ async fn order(session: Session) -> Result<Redirect, SessionError> {
         session.flash_info("Please sign in to order; your cart waits for you.")?;
         return Ok(Redirect::to("/sign-in"));
     }
-    // The cart becomes an order in one step: of two clicks one gets it, and no failure leaves it in neither place.
+    // The cart becomes an order in one step: a double click orders once, and a failure cannot lose the cart.
     let order = session.transaction(|data| {
         let cart = data.remove(CART)?.unwrap_or_default();
         if cart.is_empty() {
@@ -161,7 +161,7 @@ async fn sign_in(
         session.flash_error("Name or password is wrong.")?;
         return Ok(Redirect::to("/sign-in"));
     }
-    // A new token, so that one which was planted before is worth nothing; the visitor's cart stays.
+    // The session gets a new token, so that a token which an attacker planted before the login is invalid. The cart stays.
     session.set_principal(form.user).await?;
     if form.remember.is_some() {
         session.set_idle_timeout(MONTH)?;
@@ -174,12 +174,12 @@ async fn sign_in(
 
 async fn sign_out(session: Session) -> Result<Redirect, SessionError> {
     session.destroy();
-    // Goes into a fresh session, of nobody.
+    // This message goes into a new, anonymous session.
     session.flash_info("You are signed out.")?;
     Ok(Redirect::to("/"))
 }
 
-/// A page with what every page shows: notices, the cart, who is signed in, and what is known of the session.
+/// Builds a page with the parts that all pages share: notices, the cart's size, the user, and facts about the session.
 async fn page(session: &Session, title: &str, body: &str) -> Result<Html<String>, SessionError> {
     let mut notices = String::new();
     for flash in session.take_flashes().await? {
@@ -278,7 +278,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Html("<a href=/>Nothing here; back to the shop.</a>"),
             )
         })
-        // Plain HTTP is for trying it out; in production leave this call away.
+        // This allows plain HTTP for a trial; remove the call in production.
         .layer(sessions.insecure_for_localhost());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());

@@ -1,9 +1,9 @@
-//! Does it hold for hours?
+//! Does sessile run for hours without a lost change or a leak?
 //!
-//! `cargo run --release --example soak -- --minutes 60`: browsers use sessions of a server in this process, while its
-//! redis-server is frozen, killed and started again, and connections are closed. A line every ten seconds says how it goes.
-//! In the end every change that was answered with success must be there, and memory, sockets and tasks must be back to where
-//! they were; otherwise it fails.
+//! `cargo run --release --example soak -- --minutes 60`: browsers use sessions of a server in this process, while the program
+//! freezes, kills and restarts its redis-server, and closes connections. It prints a line of statistics every ten seconds. At the
+//! end every acknowledged change must be in its session, and memory, sockets and tasks must be back at their initial level;
+//! otherwise the program fails.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -30,33 +30,33 @@ use tokio::time::{sleep, timeout};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Browsers use sessions while everything breaks, and nothing may be lost or pile up.
+/// Runs browsers against a server whose Redis keeps failing, and checks that no change is lost and nothing leaks.
 #[derive(Parser)]
 struct Options {
-    /// How long it takes.
+    /// How long the test runs, in minutes.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// A server that is there already; nothing is done to it. Otherwise one is started, and broken again and again.
+    /// An existing Redis server, which the test does not break. By default the test starts its own server, and breaks that.
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// The server to start, such as a valkey-server.
     #[arg(long, value_name = "PATH", default_value = "redis-server")]
     server: String,
-    /// How many browsers there are at once.
+    /// How many browsers run at once.
     #[arg(long, default_value_t = 64)]
     browsers: u64,
-    /// Seconds between two lines.
+    /// Seconds between two lines of statistics.
     #[arg(long, default_value_t = 10)]
     every: u64,
-    /// Repeats the choices of a run, though not what the scheduler does.
+    /// Repeats the random choices of a run, but not its scheduling.
     #[arg(long)]
     seed: Option<u64>,
 }
 
-/// How long a browser waits for an answer; longer than a request may take, whatever breaks.
+/// How long a browser waits for a response: longer than a request may take under any failure.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long what goes on in the background may take when all is well again: a logout is tried again after up to ten seconds.
+/// How long background work may take after the last failure: sessile retries a logout after up to ten seconds.
 const AFTERMATH: Duration = Duration::from_secs(20);
 
 #[tokio::main]
@@ -75,17 +75,17 @@ async fn main() -> Result<(), Failure> {
     let soak = Arc::new(Soak {
         base: format!("http://{}", serve(store.clone()).await?).parse()?,
         seed,
-        answers: Mutex::default(),
-        lives: [const { AtomicU64::new(0) }; 2],
+        outcomes: Mutex::default(),
+        sessions: [const { AtomicU64::new(0) }; 2],
         wrong: Mutex::default(),
     });
 
     let length = Duration::from_secs_f64(options.minutes * 60.0);
-    // What everybody needs has been made once before it is measured.
-    let warm = Instant::now() + (length / 10).min(Duration::from_secs(20));
-    soak.browse(options.browsers, warm).await;
+    // A warm-up, so that caches and pools exist before the first measurement.
+    let warm_up_end = Instant::now() + (length / 10).min(Duration::from_secs(20));
+    soak.browse(options.browsers, warm_up_end).await;
     sleep(Duration::from_secs(1)).await;
-    let before = Footing::now();
+    let before = Resources::now();
     println!("at rest: {before}");
 
     let (began, end) = (Instant::now(), Instant::now() + length * 9 / 10);
@@ -96,23 +96,25 @@ async fn main() -> Result<(), Failure> {
         soak.report(&store, began, end, every),
         async {
             if let Some(server) = &mut server {
-                server.suffer(&mut dice, end).await;
+                server.break_repeatedly(&mut dice, end).await;
             }
         }
     );
-    soak.settle(&before).await;
+    soak.check_leaks(&before).await;
 
     if let Some(server) = server {
-        println!("suffered: {:?}", server.suffered);
+        println!("failures: {:?}", server.failures);
     }
-    let [verified, given_up] = soak
-        .lives
+    let [verified, locked_out] = soak
+        .sessions
         .each_ref()
         .map(|count| count.load(Ordering::SeqCst));
-    println!("{verified} sessions were checked; of {given_up} the browser lost track in an outage");
+    println!(
+        "{verified} sessions were checked; {locked_out} were not, since their browsers lost the token in an outage"
+    );
     let mut wrong = std::mem::take(&mut *soak.wrong.lock().unwrap());
-    if verified <= given_up {
-        wrong.push("hardly any session could be checked".to_owned());
+    if verified <= locked_out {
+        wrong.push("less than half of the sessions could be checked".to_owned());
     }
     match wrong.is_empty() {
         true => Ok(()),
@@ -146,7 +148,7 @@ async fn open(
     session.insert("owner", query.get("owner"))
 }
 
-/// Whose session it is, how often it was counted, and how much was pushed.
+/// Returns the owner of the session, its counter, and the length of its list.
 async fn look(session: Session) -> Result<String, SessionError> {
     let owner: Option<String> = session.get("owner")?;
     let count: Option<u64> = session.get("count")?;
@@ -171,9 +173,9 @@ async fn login(session: Session) -> Result<(), SessionError> {
     session.set_principal("mia").await
 }
 
-/// What a browser is told.
+/// The outcome of a request, as its response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Answer {
+enum Outcome {
     Done,
     Conflict,
     Unavailable,
@@ -183,14 +185,14 @@ enum Answer {
 struct Soak {
     base: Url,
     seed: u64,
-    /// Since the last line, with the time that each took.
-    answers: Mutex<Vec<(Answer, Duration)>>,
-    /// Sessions whose contents were checked in the end, and those that the browser could not ask for any more.
-    lives: [AtomicU64; 2],
+    /// The outcomes since the last line, with the time that each request took.
+    outcomes: Mutex<Vec<(Outcome, Duration)>>,
+    /// How many sessions were checked at the end, and of how many the browser no longer had a valid token.
+    sessions: [AtomicU64; 2],
     wrong: Mutex<Vec<String>>,
 }
 
-/// How often something was done: at least, and at most.
+/// How often a change was acknowledged, and how often its outcome is unknown.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     done: u64,
@@ -198,11 +200,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, answer: Answer) {
-        match answer {
-            Answer::Done => self.done += 1,
-            Answer::Unknown => self.unknown += 1,
-            Answer::Conflict | Answer::Unavailable => {}
+    fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.done += 1,
+            Outcome::Unknown => self.unknown += 1,
+            Outcome::Conflict | Outcome::Unavailable => {}
         }
     }
 
@@ -212,7 +214,7 @@ impl Tally {
 }
 
 impl Soak {
-    /// As many browsers as there are, each with one session after the other, until the end.
+    /// Runs the browsers, each with one session after the other, until the end.
     async fn browse(self: &Arc<Self>, browsers: u64, end: Instant) {
         let client = reqwest::Client::new();
         let mut tasks = JoinSet::new();
@@ -228,7 +230,7 @@ impl Soak {
         tasks.join_all().await;
     }
 
-    /// One session, from its first request to after its last.
+    /// Runs one session, from its first request until after its last, and checks it.
     async fn live(&self, client: &reqwest::Client, dice: &mut StdRng, end: Instant) {
         let browser = Browser {
             soak: self,
@@ -236,11 +238,11 @@ impl Soak {
             jar: Jar::default(),
         };
         let owner = format!("s{:x}", dice.random::<u64>());
-        if browser.ask(&format!("/open?owner={owner}")).await != Answer::Done {
+        if browser.ask(&format!("/open?owner={owner}")).await != Outcome::Done {
             return sleep(Duration::from_millis(100)).await;
         }
         let (mut counted, mut pushed) = (Tally::default(), Tally::default());
-        // A token that never arrived leaves the browser without its session.
+        // If the response to a login is lost, the browser does not have the new token.
         let mut locked_out = false;
         for _ in 0..dice.random_range(20..300) {
             if Instant::now() >= end {
@@ -251,36 +253,38 @@ impl Soak {
                 50..70 => counted.add(browser.ask("/count").await),
                 70..80 => {
                     let tabs = join_all((0..4).map(|_| browser.ask("/count"))).await;
-                    tabs.into_iter().for_each(|answer| counted.add(answer));
+                    tabs.into_iter().for_each(|outcome| counted.add(outcome));
                 }
                 80..90 => pushed.add(browser.ask("/push").await),
                 90..95 => {
-                    // Somebody clicks on before the page is there.
+                    // The user leaves the page before it has loaded.
                     let patience = Duration::from_micros(dice.random_range(100..5000));
                     counted.add(browser.page("/count", patience).await.0);
                 }
-                _ => locked_out |= browser.ask("/login").await == Answer::Unknown,
+                _ => locked_out |= browser.ask("/login").await == Outcome::Unknown,
             }
             sleep(Duration::from_millis(dice.random_range(0..50))).await;
         }
-        let Some(page) = browser.insist("/look").await else {
-            return self.say(format!("{owner}: no answer for {AFTERMATH:?}"));
+        let Some(page) = browser.retry("/look").await else {
+            return self.fail(format!("{owner}: no response for {AFTERMATH:?}"));
         };
         let facts: Vec<&str> = page.split(' ').collect();
         let [seen, count, list] = facts[..] else {
-            return self.say(format!("{owner}: {page}"));
+            return self.fail(format!("{owner}: {page}"));
         };
         if seen != owner {
-            self.lives[1].fetch_add(1, Ordering::SeqCst);
+            self.sessions[1].fetch_add(1, Ordering::SeqCst);
             if !locked_out || !seen.is_empty() {
-                self.say(format!("{owner} is {seen:?} now"));
+                self.fail(format!("{owner} has become {seen:?}"));
             }
             return;
         }
-        self.lives[0].fetch_add(1, Ordering::SeqCst);
+        self.sessions[0].fetch_add(1, Ordering::SeqCst);
         for (what, tally, seen) in [("counted", counted, count), ("pushed", pushed, list)] {
             if !seen.parse().is_ok_and(|seen| tally.allows(seen)) {
-                self.say(format!("{owner}: {what} {tally:?}, and there are {seen}"));
+                self.fail(format!(
+                    "{owner}: {what} {tally:?}, but the session has {seen}"
+                ));
             }
         }
         if dice.random_bool(0.7) {
@@ -292,60 +296,65 @@ impl Soak {
             if let Some(cookie) = browser.jar.cookies(&self.base) {
                 thief.jar.set_cookies(&mut [cookie].iter(), &self.base);
             }
-            let gone = browser.ask("/logout").await == Answer::Done;
-            let page = thief.insist("/look").await;
+            let gone = browser.ask("/logout").await == Outcome::Done;
+            let page = thief.retry("/look").await;
             if gone && page.is_some_and(|page| page.starts_with(&owner)) {
-                self.say(format!("{owner} is there after its logout"));
+                self.fail(format!("{owner} still exists after its logout"));
             }
         }
     }
 
-    fn say(&self, wrong: String) {
+    fn fail(&self, wrong: String) {
         eprintln!("WRONG: {wrong}");
         self.wrong.lock().unwrap().push(wrong);
     }
 
-    /// One line every so often.
+    /// Prints a line of statistics at each interval.
     async fn report(&self, store: &RedisStore, began: Instant, end: Instant, every: Duration) {
-        self.answers.lock().unwrap().clear();
+        self.outcomes.lock().unwrap().clear();
         let mut since = Instant::now();
         while since < end {
             sleep(every.min(end - since)).await;
-            let mut answers = std::mem::take(&mut *self.answers.lock().unwrap());
-            let rate = answers.len() as f64 / since.elapsed().as_secs_f64();
+            let mut outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap());
+            let rate = outcomes.len() as f64 / since.elapsed().as_secs_f64();
             since = Instant::now();
-            answers.sort_unstable_by_key(|(_, took)| *took);
-            let all = |kind| answers.iter().filter(|(answer, _)| *answer == kind).count();
+            outcomes.sort_unstable_by_key(|(_, took)| *took);
+            let all = |kind| {
+                outcomes
+                    .iter()
+                    .filter(|(outcome, _)| *outcome == kind)
+                    .count()
+            };
             let percentile = |percent: usize| {
-                let at = answers.get(answers.len() * percent / 100);
+                let at = outcomes.get(outcomes.len() * percent / 100);
                 at.map_or(0.0, |(_, took)| took.as_secs_f64() * 1000.0)
             };
             let sessions = store.stats(StatsOptions::new(), |_| ()).await;
             println!(
                 "{:6.0} s {rate:6.0}/s  ok {} 409 {} 503 {} unknown {}  p50 {:.1} ms p99 {:.1} ms  {}, {} sessions",
                 began.elapsed().as_secs_f64(),
-                all(Answer::Done),
-                all(Answer::Conflict),
-                all(Answer::Unavailable),
-                all(Answer::Unknown),
+                all(Outcome::Done),
+                all(Outcome::Conflict),
+                all(Outcome::Unavailable),
+                all(Outcome::Unknown),
                 percentile(50),
                 percentile(99),
-                Footing::now(),
+                Resources::now(),
                 sessions.map_or_else(|_| "?".to_owned(), |stats| stats.sessions.to_string()),
             );
         }
     }
 
-    /// Waits until all is as it was, and says what is not.
-    async fn settle(&self, before: &Footing) {
+    /// Waits until the resources are back at their initial level, and reports those that are not.
+    async fn check_leaks(&self, before: &Resources) {
         let began = Instant::now();
-        let mut more = before.piled_up(&Footing::now());
-        while !more.is_empty() && began.elapsed() < AFTERMATH {
+        let mut leaks = before.leaks(&Resources::now());
+        while !leaks.is_empty() && began.elapsed() < AFTERMATH {
             sleep(Duration::from_millis(200)).await;
-            more = before.piled_up(&Footing::now());
+            leaks = before.leaks(&Resources::now());
         }
-        println!("at rest: {}", Footing::now());
-        more.into_iter().for_each(|more| self.say(more));
+        println!("at rest: {}", Resources::now());
+        leaks.into_iter().for_each(|leak| self.fail(leak));
     }
 }
 
@@ -357,15 +366,15 @@ struct Browser<'a> {
 }
 
 impl Browser<'_> {
-    async fn ask(&self, path: &str) -> Answer {
+    async fn ask(&self, path: &str) -> Outcome {
         self.page(path, PATIENCE).await.0
     }
 
-    /// Asks until there is an answer.
-    async fn insist(&self, path: &str) -> Option<String> {
+    /// Retries until a request succeeds.
+    async fn retry(&self, path: &str) -> Option<String> {
         let began = Instant::now();
         while began.elapsed() < AFTERMATH {
-            if let (Answer::Done, page) = self.page(path, PATIENCE).await {
+            if let (Outcome::Done, page) = self.page(path, PATIENCE).await {
                 return Some(page);
             }
             sleep(Duration::from_millis(100)).await;
@@ -373,7 +382,7 @@ impl Browser<'_> {
         None
     }
 
-    async fn page(&self, path: &str, patience: Duration) -> (Answer, String) {
+    async fn page(&self, path: &str, patience: Duration) -> (Outcome, String) {
         let soak = self.soak;
         let mut request = self.client.get(soak.base.join(path).expect("a path"));
         if let Some(cookie) = self.jar.cookies(&soak.base) {
@@ -388,37 +397,37 @@ impl Browser<'_> {
             let retry_after = headers.contains_key(header::RETRY_AFTER);
             Ok::<_, reqwest::Error>((status, retry_after, response.text().await?))
         };
-        let (answer, page) = match timeout(patience, exchange).await {
-            Ok(Ok((StatusCode::OK, _, page))) => (Answer::Done, page),
-            Ok(Ok((StatusCode::CONFLICT, _, page))) => (Answer::Conflict, page),
-            Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, true, page))) => (Answer::Unavailable, page),
-            Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, false, page))) => (Answer::Unknown, page),
+        let (outcome, page) = match timeout(patience, exchange).await {
+            Ok(Ok((StatusCode::OK, _, page))) => (Outcome::Done, page),
+            Ok(Ok((StatusCode::CONFLICT, _, page))) => (Outcome::Conflict, page),
+            Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, true, page))) => (Outcome::Unavailable, page),
+            Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, false, page))) => (Outcome::Unknown, page),
             Ok(Ok((status, _, page))) => {
-                soak.say(format!("{path}: {status} {page}"));
-                (Answer::Unknown, page)
+                soak.fail(format!("{path}: {status} {page}"));
+                (Outcome::Unknown, page)
             }
-            Ok(Err(_)) | Err(_) => (Answer::Unknown, String::new()),
+            Ok(Err(_)) | Err(_) => (Outcome::Unknown, String::new()),
         };
         let took = began.elapsed();
         if patience == PATIENCE {
             if took >= PATIENCE {
-                soak.say(format!("{path}: no answer for {PATIENCE:?}"));
+                soak.fail(format!("{path}: no response for {PATIENCE:?}"));
             }
-            soak.answers.lock().unwrap().push((answer, took));
+            soak.outcomes.lock().unwrap().push((outcome, took));
         }
-        (answer, page)
+        (outcome, page)
     }
 }
 
-/// What this process holds. Linux tells; elsewhere only the tasks are known.
-struct Footing {
+/// The resources of this process. On systems other than Linux, only the tasks are known.
+struct Resources {
     kibibytes: u64,
     sockets: u64,
     descriptors: u64,
     tasks: u64,
 }
 
-impl Footing {
+impl Resources {
     fn now() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -445,8 +454,8 @@ impl Footing {
         }
     }
 
-    /// What there is more of than a little.
-    fn piled_up(&self, now: &Self) -> Vec<String> {
+    /// The resources of which there are clearly more than before.
+    fn leaks(&self, now: &Self) -> Vec<String> {
         let more = [
             (
                 "KiB of memory",
@@ -466,7 +475,7 @@ impl Footing {
     }
 }
 
-impl std::fmt::Display for Footing {
+impl std::fmt::Display for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             kibibytes,
@@ -482,32 +491,32 @@ impl std::fmt::Display for Footing {
     }
 }
 
-/// A server that has every acknowledged write on disk, to be broken.
+/// A server that writes every acknowledged write to disk, and that the test breaks again and again.
 struct Server {
     binary: String,
     port: u16,
     directory: tempfile::TempDir,
     process: Child,
-    suffered: BTreeMap<&'static str, u64>,
+    failures: BTreeMap<&'static str, u64>,
 }
 
 impl Server {
     async fn start(binary: &str) -> Result<Self, Failure> {
-        // Below those that outgoing connections get, so that it finds its port free when it comes back.
+        // Below the ports of outgoing connections, so that the port is free when the server restarts.
         let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
         let mut ports = std::iter::repeat_with(|| rand::random_range(10_000..30_000));
         let port = ports.find(free).ok_or("no free port")?;
         let directory = tempfile::tempdir()?;
         let process = launch(binary, port, &directory)?;
-        let suffered = BTreeMap::new();
+        let failures = BTreeMap::new();
         let server = Self {
             binary: binary.to_owned(),
             port,
             directory,
             process,
-            suffered,
+            failures,
         };
-        server.is_back().await?;
+        server.wait_until_ready().await?;
         Ok(server)
     }
 
@@ -515,44 +524,44 @@ impl Server {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Something breaks every few seconds, until a while before the end.
-    async fn suffer(&mut self, dice: &mut StdRng, end: Instant) {
+    /// Breaks the server every few seconds, until three seconds before the end.
+    async fn break_repeatedly(&mut self, dice: &mut StdRng, end: Instant) {
         let mut pause = |millis| Duration::from_millis(dice.random_range(millis));
         loop {
             sleep(pause(500..5000)).await;
             if Instant::now() + Duration::from_secs(3) > end {
                 return;
             }
-            let what = [
-                "frozen",
-                "killed",
-                "connections closed",
-                "scripts forgotten",
-            ];
-            let what = what[pause(0..4).as_millis() as usize];
-            *self.suffered.entry(what).or_default() += 1;
-            match what {
+            let failures = ["frozen", "killed", "connections closed", "scripts flushed"];
+            let failure = failures[pause(0..4).as_millis() as usize];
+            *self.failures.entry(failure).or_default() += 1;
+            match failure {
                 "frozen" => {
                     self.signal(Signal::SIGSTOP);
                     sleep(pause(100..3000)).await;
                     self.signal(Signal::SIGCONT);
                 }
                 "killed" => {
-                    self.process.kill().await.expect("the end of our own child");
+                    self.process
+                        .kill()
+                        .await
+                        .expect("our own child can be killed");
                     sleep(pause(100..2000)).await;
                     self.process = launch(&self.binary, self.port, &self.directory)
-                        .expect("the server as before");
-                    self.is_back().await.expect("the server as before");
+                        .expect("the server starts again");
+                    self.wait_until_ready()
+                        .await
+                        .expect("the server starts again");
                 }
                 "connections closed" => {
                     for _ in 0..5 {
-                        self.tell(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                        self.send(&["CLIENT", "KILL", "TYPE", "normal"]).await;
                         sleep(pause(10..300)).await;
                     }
                 }
                 _ => {
                     for _ in 0..50 {
-                        self.tell(&["SCRIPT", "FLUSH"]).await;
+                        self.send(&["SCRIPT", "FLUSH"]).await;
                         sleep(pause(5..30)).await;
                     }
                 }
@@ -560,31 +569,31 @@ impl Server {
         }
     }
 
-    async fn is_back(&self) -> Result<(), Failure> {
+    async fn wait_until_ready(&self) -> Result<(), Failure> {
         let began = Instant::now();
-        while !self.tell(&["PING"]).await {
+        while !self.send(&["PING"]).await {
             if began.elapsed() > Duration::from_secs(30) {
-                return Err(format!("{} does not answer", self.binary).into());
+                return Err(format!("{} does not respond", self.binary).into());
             }
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
 
-    /// Whether it was answered.
-    async fn tell(&self, words: &[&str]) -> bool {
-        let asked = async {
+    /// Sends a command; returns whether it succeeded.
+    async fn send(&self, words: &[&str]) -> bool {
+        let reply = async {
             let client = redis::Client::open(self.url())?;
             let mut connection = client.get_multiplexed_async_connection().await?;
             let mut command = redis::cmd(words[0]);
             command.arg(&words[1..]).exec_async(&mut connection).await
         };
-        asked.await.is_ok()
+        reply.await.is_ok()
     }
 
     fn signal(&self, signal: Signal) {
-        let process = self.process.id().expect("a server that runs").cast_signed();
-        kill(Pid::from_raw(process), signal).expect("a signal to our own child");
+        let process = self.process.id().expect("the server runs").cast_signed();
+        kill(Pid::from_raw(process), signal).expect("our own child accepts signals");
     }
 }
 

@@ -1,7 +1,7 @@
-//! How do I use the session in a WebSocket, after the response has gone?
+//! How do I use the session in a WebSocket, after the response has been sent?
 //!
-//! `cargo run --example websocket`, then open the address it prints, in two tabs: they count together. Sessions are kept in
-//! memory, or in Redis if `REDIS_URL` says where. `PORT` is another port than 3000.
+//! Run `cargo run --example websocket` and open the address that it prints in two tabs, which share one counter. The example stores
+//! sessions in memory, or in Redis if `REDIS_URL` is set. `PORT` sets the port; 3000 by default.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use axum::response::{Html, Response};
 use axum::routing::get;
 use sessile::{MemoryStore, RedisStore, Session, SessionError, SessionLayer};
 
-/// A page with a button that counts over a WebSocket. It makes the session: a WebSocket comes too late to set a cookie.
+/// A page with a button that counts over a WebSocket. The page creates the session, since a WebSocket can no longer set a cookie.
 async fn page(session: Session) -> Result<Html<&'static str>, SessionError> {
     session.increment("pages", 1)?;
     Ok(Html(
@@ -29,13 +29,13 @@ async fn count(session: Session, upgrade: WebSocketUpgrade) -> Response {
 }
 
 async fn serve(mut socket: WebSocket, session: Session) {
-    let mut awake = tokio::time::interval(Duration::from_secs(60));
+    let mut renewal = tokio::time::interval(Duration::from_secs(60));
     loop {
         let answer = tokio::select! {
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(_))) => match add(&session).await {
                     Ok(number) => number.to_string(),
-                    // Signed out in another tab, say: the connection ends with the session.
+                    // The user has signed out in another tab, for example: the connection ends with the session.
                     Err(error) => {
                         tracing::info!(%error, "no longer counting");
                         return;
@@ -44,8 +44,8 @@ async fn serve(mut socket: WebSocket, session: Session) {
                 Some(Ok(_)) => continue,
                 Some(Err(_)) | None => return,
             },
-            // No request keeps the session alive while the socket is open, or tells that it has ended.
-            _ = awake.tick() => {
+            // While the socket is open there may be no request that renews the session, or notices that it has ended.
+            _ = renewal.tick() => {
                 if session.reload().await.is_err() {
                     return;
                 }
@@ -59,7 +59,7 @@ async fn serve(mut socket: WebSocket, session: Session) {
     }
 }
 
-/// After the response nothing is saved by itself. `save` brings in what other requests have changed meanwhile.
+/// After the response, sessile does not commit changes by itself. `save` commits them, and merges the changes of other requests.
 async fn add(session: &Session) -> Result<i64, SessionError> {
     session.increment("clicks", 1)?;
     session.save().await?;
@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new()
         .route("/", get(page))
         .route("/count", get(count))
-        // Plain HTTP is for trying it out; in production leave this call away.
+        // This allows plain HTTP for a trial; remove the call in production.
         .layer(sessions.insecure_for_localhost());
 
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());

@@ -11,7 +11,7 @@
 //! | `take`, `take_flashes` | takes the newer value or messages, or nothing |
 //! | `flash` | the session keeps both messages |
 //! | `clear` | removes the keys that it saw |
-//! | rotation, login, `clear_principal` | replayed only within its epoch, see [`crate::commit`]; a login may join one of the same principal |
+//! | rotation, login, `clear_principal` | replayed only within its epoch, see [`crate::commit`]; a login may join another login of its principal |
 
 use std::fmt;
 use std::sync::Arc;

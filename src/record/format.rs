@@ -29,8 +29,8 @@ use crate::token::SecretHash;
 /// session and get 409, until a rotation on a node that knows format 2 turns the record into one of format 1 again.
 ///
 /// A later version of sessile may add the following without raising the format: fields of the record, of a flash and of an entry
-/// of `retired`; levels of flashes; and entries of either list of any other kind. This version preserves all of it byte for byte, as
-/// long as the entry exists. A later version must raise the format, so that this one rejects the record,
+/// of `retired`; levels of flashes; and entries of either list of any other kind. This version preserves all of it byte for byte,
+/// as long as the entry exists. A later version must raise the format, so that this one rejects the record,
 ///
 /// - to change the type or meaning of any other field. `version`, `applied`, `epoch`, `secret` and `deadline` decide which changes
 ///   were applied and who may use the session, and the other fields are too small to be read in part;

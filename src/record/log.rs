@@ -126,8 +126,8 @@ impl ChangeLog {
         }
     }
 
-    /// Removes the changes that a failed request must not commit, data and a login, and returns them. `clear_principal` and a rotation
-    /// stay.
+    /// Removes the changes that a failed request must not commit, data and a login, and returns them. `clear_principal` and a
+    /// rotation stay.
     #[must_use]
     pub(crate) fn retain_for_failed_request(&mut self) -> Self {
         self.retain(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
@@ -220,8 +220,8 @@ impl ChangeLog {
         matches!(self.changes.first(), Some(Change::SetPrincipal { .. }))
     }
 
-    /// Applies every change that succeeds, as a dry run: it does not set their results, since a commit in flight may set them. Returns
-    /// false if a change failed.
+    /// Applies every change that succeeds, as a dry run: it does not set their results, since a commit in flight may set them.
+    /// Returns false if a change failed.
     pub(crate) fn replay_all_possible(
         &self,
         record: &mut Record,

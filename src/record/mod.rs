@@ -133,8 +133,8 @@ impl Record {
         }
     }
 
-    /// The size that `max_size` limits, in bytes: keys and values of the data as JSON, and the flash messages. The fields of sessile
-    /// itself do not count, so that a user can still sign in or out of a session at its limit.
+    /// The size that `max_size` limits, in bytes: keys and values of the data as JSON, and the flash messages. The fields of
+    /// sessile itself do not count, so that a user can still sign in to a session at its limit, or out of it.
     pub(crate) fn size(&self) -> usize {
         let data = self.data.iter();
         let data = data.map(|(key, value)| string_len(key) + value.len());

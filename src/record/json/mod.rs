@@ -136,8 +136,8 @@ impl Json {
     }
 }
 
-/// Writes an `f32` so that it comes back unchanged, even if it is read as an `f64` first, as serde does within a flattened struct or
-/// an untagged enum. The shortest decimal may lie so near the middle of two `f32` that rounding it twice gives the other one.
+/// Writes an `f32` so that it comes back unchanged, even if it is read as an `f64` first, as serde does within a flattened struct
+/// or an untagged enum. The shortest decimal may lie so near the middle of two `f32` that rounding it twice gives the other one.
 struct EitherPrecision;
 
 impl Formatter for EitherPrecision {
