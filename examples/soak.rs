@@ -77,7 +77,7 @@ async fn main() -> Result<(), Failure> {
         seed,
         outcomes: Mutex::default(),
         sessions: [const { AtomicU64::new(0) }; 2],
-        wrong: Mutex::default(),
+        violations: Mutex::default(),
     });
 
     let length = Duration::from_secs_f64(options.minutes * 60.0);
@@ -103,7 +103,7 @@ async fn main() -> Result<(), Failure> {
     soak.check_leaks(&before).await;
 
     if let Some(server) = server {
-        println!("failures: {:?}", server.failures);
+        println!("faults: {:?}", server.faults);
     }
     let [verified, locked_out] = soak
         .sessions
@@ -112,13 +112,13 @@ async fn main() -> Result<(), Failure> {
     println!(
         "{verified} sessions were checked; {locked_out} were not, since their browsers lost the token in an outage"
     );
-    let mut wrong = std::mem::take(&mut *soak.wrong.lock().unwrap());
+    let mut violations = std::mem::take(&mut *soak.violations.lock().unwrap());
     if verified <= locked_out {
-        wrong.push("less than half of the sessions could be checked".to_owned());
+        violations.push("less than half of the sessions could be checked".to_owned());
     }
-    match wrong.is_empty() {
+    match violations.is_empty() {
         true => Ok(()),
-        false => Err(wrong.join("\n").into()),
+        false => Err(violations.join("\n").into()),
     }
 }
 
@@ -189,7 +189,7 @@ struct Soak {
     outcomes: Mutex<Vec<(Outcome, Duration)>>,
     /// How many sessions were checked at the end, and of how many the browser no longer had a valid token.
     sessions: [AtomicU64; 2],
-    wrong: Mutex<Vec<String>>,
+    violations: Mutex<Vec<String>>,
 }
 
 /// How often a change was acknowledged, and how often its outcome is unknown.
@@ -304,9 +304,9 @@ impl Soak {
         }
     }
 
-    fn fail(&self, wrong: String) {
-        eprintln!("WRONG: {wrong}");
-        self.wrong.lock().unwrap().push(wrong);
+    fn fail(&self, violation: String) {
+        eprintln!("VIOLATION: {violation}");
+        self.violations.lock().unwrap().push(violation);
     }
 
     /// Prints a line of statistics at each interval.
@@ -497,7 +497,7 @@ struct Server {
     port: u16,
     directory: tempfile::TempDir,
     process: Child,
-    failures: BTreeMap<&'static str, u64>,
+    faults: BTreeMap<&'static str, u64>,
 }
 
 impl Server {
@@ -508,13 +508,13 @@ impl Server {
         let port = ports.find(free).ok_or("no free port")?;
         let directory = tempfile::tempdir()?;
         let process = launch(binary, port, &directory)?;
-        let failures = BTreeMap::new();
+        let faults = BTreeMap::new();
         let server = Self {
             binary: binary.to_owned(),
             port,
             directory,
             process,
-            failures,
+            faults,
         };
         server.wait_until_ready().await?;
         Ok(server)
@@ -532,10 +532,10 @@ impl Server {
             if Instant::now() + Duration::from_secs(3) > end {
                 return;
             }
-            let failures = ["frozen", "killed", "connections closed", "scripts flushed"];
-            let failure = failures[pause(0..4).as_millis() as usize];
-            *self.failures.entry(failure).or_default() += 1;
-            match failure {
+            let faults = ["frozen", "killed", "connections closed", "scripts flushed"];
+            let fault = faults[pause(0..4).as_millis() as usize];
+            *self.faults.entry(fault).or_default() += 1;
+            match fault {
                 "frozen" => {
                     self.signal(Signal::SIGSTOP);
                     sleep(pause(100..3000)).await;

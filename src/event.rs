@@ -77,7 +77,7 @@ pub enum Event {
     TooLarge {
         /// The session, if it was stored.
         handle: Option<Handle>,
-        /// What is too large.
+        /// The part that is too large.
         part: LimitedPart,
         /// Its size in bytes.
         size: usize,

@@ -54,8 +54,8 @@ pub enum Concurrency {
     #[default]
     Merge,
     /// The request's data replaces the stored data as a whole, as in other session libraries. Changes that other requests have
-    /// made since this one loaded the session are lost, even to other keys: values that they took come back, and counters go back.
-    /// A request that did not change the data replaces nothing.
+    /// made since this one loaded the session are lost, even to other keys: values that they took
+    /// reappear, and their increments are undone. A request that did not change the data replaces nothing.
     LastWriteWins,
     /// The changes are rejected, and the response becomes 409: for forms that must not overwrite changes that their user has not
     /// seen.

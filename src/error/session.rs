@@ -76,7 +76,7 @@ pub enum SessionError {
     #[error("the {part} takes {size} bytes, more than {limit}: {advice}", advice = part.advice())]
     #[non_exhaustive]
     TooLarge {
-        /// What is too large.
+        /// The part that is too large.
         part: LimitedPart,
         /// Its size in bytes.
         size: usize,

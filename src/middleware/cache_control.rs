@@ -188,11 +188,11 @@ mod tests {
             (r#"x="\"#, vec![("x", true)]),
             ("=5, no-transform", vec![("no-transform", false)]),
         ] {
-            let found: Vec<_> = directives(line.as_bytes())
+            let split: Vec<_> = directives(line.as_bytes())
                 .iter()
-                .map(|found| (std::str::from_utf8(found.name).unwrap(), found.qualified))
+                .map(|it| (std::str::from_utf8(it.name).unwrap(), it.qualified))
                 .collect();
-            assert_eq!(found, expected, "{line}");
+            assert_eq!(split, expected, "{line}");
         }
     }
 

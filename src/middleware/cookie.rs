@@ -354,10 +354,10 @@ mod tests {
                 .map(|n: &usize| format!("{NAME}={}", *all[*n].encode()));
             let header = pairs.collect::<Vec<_>>().join("; ");
             let candidates: Vec<&Token> = candidates.iter().map(|n: &usize| &all[*n]).collect();
-            let found = presented(&[&header]);
-            assert_eq!(found, tokens(&candidates, order.len()), "{order:?}");
-            assert!(found.has_several() && !found.is_empty(), "{order:?}");
-            assert_eq!(found.has_too_many(), candidates.is_empty(), "{order:?}");
+            let result = presented(&[&header]);
+            assert_eq!(result, tokens(&candidates, order.len()), "{order:?}");
+            assert!(result.has_several() && !result.is_empty(), "{order:?}");
+            assert_eq!(result.has_too_many(), candidates.is_empty(), "{order:?}");
         }
     }
 

@@ -21,7 +21,7 @@
 //!    - `choose.rs: choose` picks the session, if the request carries several tokens.
 //!    - `renew_if_due` extends the session's life in the background, and `new_session` creates the `Session`.
 //! 4. If the load failed, `finish.rs: reject` responds under `Concurrency::Exclusive`. Otherwise the slot keeps the error, and
-//!    returns it to whoever asks for the session.
+//!    returns it to any handler or middleware that asks for the session.
 //! 5. The inner service runs. If it panics, fails without a response or is dropped, `finish.rs: AbandonGuard` drops the changes
 //!    and carries out a `destroy`. `logout.rs: Logout` ends a session without loading it.
 //! 6. `finish.rs: finish` completes the response:

@@ -36,11 +36,15 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
     let is_same_engine = Arc::ptr_eq(&inner.engine, &outer.engine);
     let other_store = !is_same_engine
         && !is_same_store(&*inner.engine.backend.store, &*outer.engine.backend.store);
-    let (mine, theirs) = (&inner.hooks, &outer.hooks);
-    let client_ip = is_other(mine.client_ip.as_ref(), theirs.client_ip.as_ref());
-    let on_error = is_other(mine.on_error.as_ref(), theirs.on_error.as_ref());
-    let (mine, theirs) = (&inner.policy, &outer.policy);
-    let observer = is_other(mine.observer.as_ref(), theirs.observer.as_ref());
+    let client_ip = is_other(
+        inner.hooks.client_ip.as_ref(),
+        outer.hooks.client_ip.as_ref(),
+    );
+    let on_error = is_other(inner.hooks.on_error.as_ref(), outer.hooks.on_error.as_ref());
+    let observer = is_other(
+        inner.policy.observer.as_ref(),
+        outer.policy.observer.as_ref(),
+    );
     let store = other_store.then_some("store");
     let hooks = [
         ("client_ip", client_ip),
@@ -50,7 +54,7 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
     let hooks = hooks
         .into_iter()
         .filter_map(|(name, other)| other.then_some(name));
-    let settings = mine.config.differences(&theirs.config);
+    let settings = inner.policy.config.differences(&outer.policy.config);
     store.into_iter().chain(settings).chain(hooks).collect()
 }
 

@@ -70,7 +70,7 @@ where
         && let Err(error) = slot.session().await
         && slot.is_exclusive()
     {
-        // In all other cases the slot keeps the error for whoever asks for the session.
+        // In all other cases the slot keeps the error for a handler or middleware that asks for the session.
         return Ok(reject(&slot, &error));
     }
     let guard = AbandonGuard::new(slot.clone());

@@ -17,7 +17,7 @@ pub(crate) struct ChangeLog {
     summary: Summary,
 }
 
-/// What the changes of a log affect.
+/// The parts of the session that the changes of a log affect.
 #[derive(Clone, Debug, Default)]
 struct Summary {
     keys: HashSet<String>,

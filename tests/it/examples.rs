@@ -231,5 +231,5 @@ async fn a_short_soak_finds_nothing_wrong() {
     let text = String::from_utf8_lossy(&soaked.stdout);
     let wrong = String::from_utf8_lossy(&soaked.stderr);
     assert!(soaked.status.success(), "{text}{wrong}");
-    assert!(text.contains("failures: {\""), "{text}");
+    assert!(text.contains("faults: {\""), "{text}");
 }

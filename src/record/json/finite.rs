@@ -243,7 +243,7 @@ mod tests {
                 unit: Unit,
                 empty: (),
             };
-            let found = [
+            let results = [
                 check(&float),
                 check(&single),
                 check(&Some(float)),
@@ -263,7 +263,7 @@ mod tests {
                 true => Ok(()),
                 false => Err(JsonErrorKind::NotFinite),
             };
-            assert_eq!(found, [expected; 14], "{float}");
+            assert_eq!(results, [expected; 14], "{float}");
         }
         let nothing = Named {
             price: None,

@@ -399,9 +399,9 @@ mod tests {
             record = Record::decode(stored.value()).unwrap();
         }
         // `Debug` distinguishes 0.0 from -0.0, which `PartialEq` does not.
-        let found: Everything = decode("k", &record.data["k"]).unwrap();
-        prop_assert_eq!(format!("{found:?}"), format!("{value:?}"));
-        prop_assert!(found.padding == value.padding);
+        let decoded: Everything = decode("k", &record.data["k"]).unwrap();
+        prop_assert_eq!(format!("{decoded:?}"), format!("{value:?}"));
+        prop_assert!(decoded.padding == value.padding);
         let list: Vec<Everything> = decode("list", &record.data["list"]).unwrap();
         prop_assert_eq!(format!("{list:?}"), format!("{:?}", [value, value]));
         Ok(())
@@ -641,8 +641,8 @@ mod tests {
                         singles: vec![single; count],
                     };
                     let value = Flattened { singles, untagged };
-                    let found: Flattened = Json::encode(&value).unwrap().decode().unwrap();
-                    assert_eq!(format!("{found:?}"), format!("{value:?}"));
+                    let decoded: Flattened = Json::encode(&value).unwrap().decode().unwrap();
+                    assert_eq!(format!("{decoded:?}"), format!("{value:?}"));
                 }
             }
         }
