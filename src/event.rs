@@ -103,7 +103,8 @@ pub enum Event {
     /// The request carries several cookies of the session cookie's name. Either they are valid for different sessions, or there are
     /// more than four different ones; sessile uses none of them. See [`SeveralCookies`](Self::SeveralCookies).
     AmbiguousCookie,
-    /// The request carries several cookies of the session cookie's name, and they are valid for one session, which sessile uses.
+    /// The request carries several cookies of the session cookie's name, and all valid ones belong to one session, which sessile
+    /// uses.
     /// Sent once per session, as far as this process remembers.
     ///
     /// Check whether the `Path` or the `Domain` of the cookie was changed, or whether another application on this host or one of
@@ -333,7 +334,7 @@ fn trace(event: &Event) {
             tracing::info!(target: "sessile", "the request carries session cookies for different sessions, or more than four: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
         }
         Event::SeveralCookies { handle } => {
-            tracing::warn!(target: "sessile", %handle, "the request carries several session cookies, which are valid for one session: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
+            tracing::warn!(target: "sessile", %handle, "the request carries several session cookies, of which all valid ones belong to one session: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
         }
         Event::UnreadableRecord { handle, reason } => {
             tracing::warn!(target: "sessile", %handle, reason, "stored session record cannot be read");

@@ -57,8 +57,7 @@ pub enum Concurrency {
     /// made since this one loaded the session are lost, even to other keys: values that they took
     /// reappear, and their increments are undone. A request that did not change the data replaces nothing.
     LastWriteWins,
-    /// The changes are rejected, and the response becomes 409: for forms that must not overwrite changes that their user has not
-    /// seen.
+    /// Nothing is written, and the response becomes 409: for forms that must not overwrite changes that their user has not seen.
     Reject,
     /// The requests of one session run one after the other, across all nodes: for handlers that call external services, and must
     /// not do so concurrently.

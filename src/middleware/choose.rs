@@ -1,7 +1,7 @@
 //! Picks the session of a request whose cookies hold several tokens.
 //!
 //! The order of the cookies does not matter: browsers send cookies with longer paths first, and among these the older ones first,
-//! and neither says whose cookies they are (RFC 6265bis §5.8.3).
+//! which does not say whose cookies they are (RFC 6265bis §5.8.3).
 
 use crate::error::session::{Gone, SessionError};
 use crate::session::state::backing::Backing;

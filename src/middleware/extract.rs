@@ -40,7 +40,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ReadSession {
     }
 }
 
-/// Extracts `session: Option<ReadSession>`, which is `None` if there is no layer.
+/// Extracts `session: Option<ReadSession>`, which is `None` if there is no layer, with the rejections of `Option<Session>`.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for ReadSession {
     type Rejection = SessionError;
 
