@@ -42,11 +42,11 @@ impl Policy {
         self.log.write(event);
         #[cfg(feature = "metrics")]
         crate::metrics::count(event);
-        self.tell(event);
+        self.notify(event);
     }
 
     /// Passes an event to the observer.
-    pub(crate) fn tell(&self, event: &Event) {
+    pub(crate) fn notify(&self, event: &Event) {
         if let Some(observer) = &self.observer {
             // Events are emitted in the middle of commits, which a panic of the observer must not break.
             let result = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));

@@ -16,7 +16,7 @@ use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::record::Record;
 use crate::record::format::Unreadable;
-use crate::record::token_check::is_of;
+use crate::record::token_check::may_end;
 use crate::store::deadline::within;
 use crate::store::erased::AnyStore;
 use crate::store::{Deleted, Durability, Freshness};
@@ -127,7 +127,7 @@ async fn revoke(
         };
         let secret = context.hash(&token.secret);
         match record {
-            Ok(record) if is_of(&record, &secret, *asked) => {}
+            Ok(record) if may_end(&record, &secret, *asked) => {}
             Ok(_) => return Ok(Revoked::NoSession),
             Err(error) => {
                 context.emit(&Event::unreadable(handle, &error));

@@ -247,7 +247,7 @@ impl Requests {
             client.log.pop();
             return Err(SessionError::Refused { key: "a".into() });
         };
-        let same = before.is_some_and(|before| after.holds_the_same(&before));
+        let same = before.is_some_and(|before| after.has_same_content(&before));
         if same && !self.keeps(Rule::JudgeTheWholeLog) {
             client.log.pop();
         }
@@ -287,7 +287,7 @@ impl Requests {
             None => world.wrong = Some("a change that must be refused was written"),
             Some((expected, result)) => {
                 let returned = match self.keeps(Rule::ReturnTheRunThatWasWritten) {
-                    true => deferred.and_then(|deferred| deferred.guess()),
+                    true => deferred.and_then(|deferred| deferred.unconfirmed()),
                     false => trial,
                 };
                 if returned != result && act == Act::Step(number) {
@@ -320,7 +320,7 @@ impl Requests {
             Ok(_) => Outcome::Done,
             Err(error) => {
                 let error = if part {
-                    error.after_a_part(false)
+                    error.after_partial_commit(false)
                 } else {
                     error
                 };

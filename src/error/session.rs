@@ -247,7 +247,7 @@ impl std::fmt::Display for Denied {
 impl SessionError {
     /// Converts the error for a request that has already committed a part of its changes. `will_end` says whether a deletion of
     /// the session is still pending.
-    pub(crate) fn after_a_part(self, will_end: bool) -> Self {
+    pub(crate) fn after_partial_commit(self, will_end: bool) -> Self {
         match self {
             Self::OutcomeUnknown | Self::PartlyCommitted { .. } => self,
             _ if will_end => Self::OutcomeUnknown,

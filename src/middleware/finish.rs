@@ -74,7 +74,7 @@ fn replace_session_error<B>(
         return response;
     };
     let session_error = match slot.loaded() {
-        Some(session) => session.shared().state().of_the_request(error.clone()),
+        Some(session) => session.shared().state().as_error_of_request(error.clone()),
         None => error.clone(),
     };
     let differs = std::mem::discriminant(&session_error) != std::mem::discriminant(error);

@@ -28,7 +28,7 @@ pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
         inner.policy.observer.as_ref(),
         outer.policy.observer.as_ref(),
     ) {
-        inner.policy.tell(&event);
+        inner.policy.notify(&event);
     }
 }
 

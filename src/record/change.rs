@@ -177,7 +177,7 @@ impl Change {
             }
             Self::Rotate(rotation) => rotate(record, rotation, apply_context.now),
             Self::SetPrincipal { who, rotation } => {
-                if record.is_anothers(who) {
+                if record.belongs_to_another(who) {
                     record.data.clear();
                     record.flash.clear();
                     record.idle_timeout = None;
@@ -421,9 +421,9 @@ pub(crate) mod tests {
             deferred: deferred.clone(),
         };
         let taken = replay(&base, [take.clone()]).unwrap();
-        assert!(deferred.guess().is_some());
+        assert!(deferred.unconfirmed().is_some());
         replay(&taken, [take.clone()]).unwrap();
-        assert!(deferred.guess().is_none());
+        assert!(deferred.unconfirmed().is_none());
         let other = replay(&taken, [insert("token", 7)]).unwrap();
         assert!(matches!(
             replay(&other, [take]),

@@ -56,7 +56,7 @@ impl<T> Deferred<T> {
 
     /// The result of the last attempt, confirmed or not.
     #[cfg(test)]
-    pub(crate) fn guess(&self) -> Option<T> {
+    pub(crate) fn unconfirmed(&self) -> Option<T> {
         self.slot.lock().value.take()
     }
 

@@ -81,7 +81,7 @@ impl ChangeLog {
     }
 
     /// Puts changes that could not be committed back, before those that were made since.
-    pub(crate) fn put_back(&mut self, mut earlier: Self) {
+    pub(crate) fn restore(&mut self, mut earlier: Self) {
         for change in std::mem::take(&mut self.changes) {
             earlier.push(change);
         }
@@ -151,7 +151,7 @@ impl ChangeLog {
         let is_skippable = !self.has_deferred() && self.new_secret().is_none();
         is_skippable
             && match base {
-                Some(base) => view.holds_the_same(base),
+                Some(base) => view.has_same_content(base),
                 None => view.is_empty(),
             }
     }
@@ -341,7 +341,7 @@ mod tests {
         }
         log.apply(&mut stored, &now()).unwrap();
         assert!(log.replay_all_possible(&mut record(), &now()));
-        assert_eq!(count.guess(), Some(6));
+        assert_eq!(count.unconfirmed(), Some(6));
         assert_eq!(taken.given(), Some(Given::Value(Some(json!(7)))));
         let flashes = Given::Flashes(vec!["3".to_owned()]);
         assert_eq!(shown.given(), Some(flashes));
@@ -406,11 +406,11 @@ mod tests {
             match self {
                 Self::None => None,
                 Self::Value(deferred) => {
-                    let value = deferred.guess().map(|value| value.decode().unwrap());
+                    let value = deferred.unconfirmed().map(|value| value.decode().unwrap());
                     Some(Given::Value(value))
                 }
                 Self::Flashes(deferred) => {
-                    let flashes = deferred.guess().unwrap_or_default();
+                    let flashes = deferred.unconfirmed().unwrap_or_default();
                     Some(Given::Flashes(texts(&flashes)))
                 }
             }

@@ -143,7 +143,7 @@ impl Record {
     }
 
     /// Whether changes that did not rotate the session have left it the same as `before`.
-    pub(crate) fn holds_the_same(&self, before: &Self) -> bool {
+    pub(crate) fn has_same_content(&self, before: &Self) -> bool {
         let lifetimes = |of: &Self| (of.idle_timeout, of.absolute_timeout, of.persistent);
         self.deadline == before.deadline
             && lifetimes(self) == lifetimes(before)
@@ -166,7 +166,7 @@ impl Record {
     }
 
     /// Whether the data belongs to another principal.
-    pub(crate) fn is_anothers(&self, who: &str) -> bool {
+    pub(crate) fn belongs_to_another(&self, who: &str) -> bool {
         let owner = self.principal.as_ref().or(self.former_principal.as_ref());
         owner.is_some_and(|owner| owner != who)
     }

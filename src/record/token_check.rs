@@ -34,7 +34,7 @@ pub(crate) fn check_token(record: &Record, secret: &SecretHash, now: Millis) -> 
 }
 
 /// Whether the secret is valid or was replaced a moment ago, so that its holder may end the session.
-pub(crate) fn is_of(record: &Record, secret: &SecretHash, now: Millis) -> bool {
+pub(crate) fn may_end(record: &Record, secret: &SecretHash, now: Millis) -> bool {
     check_token(record, secret, now) != TokenCheck::Invalid
 }
 
@@ -71,7 +71,7 @@ mod tests {
         ] {
             assert_eq!(check_token(&record, secret, now), expected, "{now}");
             let may_end = expected != TokenCheck::Invalid;
-            assert_eq!(is_of(&record, secret, now), may_end, "{now}");
+            assert_eq!(may_end(&record, secret, now), may_end, "{now}");
         }
     }
 }

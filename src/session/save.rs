@@ -178,7 +178,7 @@ async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), Session
         shared.report(error);
     }
     result.map_err(|error| match trigger {
-        Trigger::EndOfRequest { .. } => shared.state().of_the_request(error),
+        Trigger::EndOfRequest { .. } => shared.state().as_error_of_request(error),
         Trigger::Explicit { .. } => error,
     })
 }

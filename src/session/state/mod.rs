@@ -149,8 +149,7 @@ impl State {
         if self.phase.is_head_sent() && change.rotation().is_some() {
             return Err(SessionError::ResponseSent);
         }
-        let changes_principal =
-            matches!(&change, Change::SetPrincipal { who, .. } if self.view.is_anothers(who));
+        let changes_principal = matches!(&change, Change::SetPrincipal { who, .. } if self.view.belongs_to_another(who));
         change.apply(Arc::make_mut(&mut self.view), apply_context)?;
         if changes_principal {
             self.flashes_taken.clear();
@@ -328,9 +327,9 @@ impl State {
 
     /// The error of the request as a whole: if a part of it is in the store, the response must not say that nothing was
     /// written, and a retry would apply that part twice.
-    pub(crate) fn of_the_request(&self, error: SessionError) -> SessionError {
+    pub(crate) fn as_error_of_request(&self, error: SessionError) -> SessionError {
         match self.phase.has_committed() {
-            true => error.after_a_part(!self.ending.pending().is_empty()),
+            true => error.after_partial_commit(!self.ending.pending().is_empty()),
             false => error,
         }
     }
@@ -674,7 +673,7 @@ pub(crate) mod tests {
             }
             let mut log = ChangeLog::default();
             log.append(&state.log);
-            log.put_back(ChangeLog::default());
+            log.restore(ChangeLog::default());
             assert!(log.new_secret().is_none() && !log.has_deferred() && !log.touches_principal());
             assert!(log.keys().count() <= log.len() && log.without_data().len() <= log.len());
             drop(log.take_rotations());

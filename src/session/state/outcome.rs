@@ -87,7 +87,7 @@ impl State {
         self.restore_backing(sent.before);
         match sent.discarded {
             true => self.remove(log),
-            false => self.log.put_back(log),
+            false => self.log.restore(log),
         }
         self.outdate_view();
     }

@@ -34,7 +34,7 @@ impl State {
         let token = match &self.backing {
             // Changes made to the session of another principal must not be applied to this principal's.
             Backing::Loaded(base)
-                if base.record.is_anothers(who) && !self.log.begins_with_login() =>
+                if base.record.belongs_to_another(who) && !self.log.begins_with_login() =>
             {
                 return None;
             }
