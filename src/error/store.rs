@@ -68,7 +68,7 @@ impl StoreError {
 
     /// Converts the error of an operation that does not change the store, so that it does not matter whether it was applied.
     #[cfg(feature = "redis")]
-    pub(crate) fn as_unavailable(mut self) -> Self {
+    pub(crate) fn into_unavailable(mut self) -> Self {
         if self.kind == StoreErrorKind::Unknown {
             self.kind = StoreErrorKind::Unavailable;
         }

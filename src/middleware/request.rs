@@ -37,18 +37,31 @@ use crate::token::{Handle, Token};
 impl SessionSlot {
     /// Loads the session, in the span `session.load`.
     pub(crate) async fn load(&self) -> Result<Session, LoadFailure> {
-        let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, outcome = Empty);
+        let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, round_trips = Empty, outcome = Empty);
         let loaded = self.load_in(&span).await;
         if !span.is_disabled() {
-            let (outcome, handle) = match &loaded {
-                Ok(session) => outcome(&session.shared().state().backing),
-                Err(failure) => (failure_outcome(&failure.error), None),
+            let (outcome, handle, has_lease) = match &loaded {
+                Ok(session) => {
+                    let state = session.shared().state();
+                    let (outcome, handle) = outcome(&state.backing);
+                    (outcome, handle, state.lease.is_some())
+                }
+                Err(failure) => (failure_outcome(&failure.error), None, false),
             };
             assert_none_held();
-            span.record("outcome", outcome);
             span.record("handle", handle.map(tracing::field::display));
+            span.record("round_trips", self.round_trips(has_lease));
+            span.record("outcome", outcome);
         }
         loaded
+    }
+
+    /// The reads of a load; a lease costs more, and is read after once more.
+    fn round_trips(&self, has_lease: bool) -> u32 {
+        match self.presented.tokens.is_empty() {
+            true => 0,
+            false => 1 + u32::from(has_lease),
+        }
     }
 
     /// Only work that ends with the load runs in its span: the tasks for the lease and the renewal outlive the load, and would

@@ -81,7 +81,7 @@ impl Session {
     /// - [`SessionError::Store`] if the session could not be loaded; sessile does not retry within the request.
     /// - [`SessionError::Busy`] under [`Concurrency::Exclusive`](crate::Concurrency::Exclusive), if other requests held the
     ///   session for too long.
-    pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
+    pub async fn from_parts(parts: &Parts) -> Result<Self, SessionError> {
         Self::from_extensions(&parts.extensions).await
     }
 

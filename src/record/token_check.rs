@@ -70,8 +70,8 @@ mod tests {
             (&wrong, 1, TokenCheck::Invalid),
         ] {
             assert_eq!(check_token(&record, secret, now), expected, "{now}");
-            let may_end = expected != TokenCheck::Invalid;
-            assert_eq!(may_end(&record, secret, now), may_end, "{now}");
+            let ends_it = expected != TokenCheck::Invalid;
+            assert_eq!(may_end(&record, secret, now), ends_it, "{now}");
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
-use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer};
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::SessionError;
 use crate::record::json::Json;
+use crate::record::json::map_key::MapKey;
 
 /// Decodes the values as one object, without copying them. Each value may be nested as deeply as one that is decoded by itself.
 pub(crate) fn decode_all<T: DeserializeOwned>(
@@ -105,72 +106,6 @@ impl<'de> Values<'de> {
     }
 }
 
-/// A key, which serde_json reads as a string, or as the number or boolean that is written in it.
-struct KeyText<'de>(&'de str);
-
-macro_rules! parse_key {
-    ($($method:ident => $visit:ident),*) => {
-        $(
-            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-                match self.0.parse() {
-                    Ok(value) => visitor.$visit(value),
-                    Err(_) => visitor.visit_borrowed_str(self.0),
-                }
-            }
-        )*
-    };
-}
-
-impl<'de> Deserializer<'de> for KeyText<'de> {
-    type Error = Failure;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        visitor.visit_borrowed_str(self.0)
-    }
-
-    parse_key! {
-        deserialize_bool => visit_bool,
-        deserialize_i8 => visit_i8,
-        deserialize_i16 => visit_i16,
-        deserialize_i32 => visit_i32,
-        deserialize_i64 => visit_i64,
-        deserialize_i128 => visit_i128,
-        deserialize_u8 => visit_u8,
-        deserialize_u16 => visit_u16,
-        deserialize_u32 => visit_u32,
-        deserialize_u64 => visit_u64,
-        deserialize_u128 => visit_u128,
-        deserialize_f32 => visit_f32,
-        deserialize_f64 => visit_f64
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Failure> {
-        BorrowedStrDeserializer::new(self.0).deserialize_enum(name, variants, visitor)
-    }
-
-    forward_to_deserialize_any! {
-        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier
-        ignored_any
-    }
-}
-
 struct Entries<'de> {
     rest: btree_map::Iter<'de, String, Json>,
     /// The entry whose key was read last.
@@ -188,7 +123,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         let Some((key, _)) = self.entry else {
             return Ok(None);
         };
-        let name = seed.deserialize(KeyText(key));
+        let name = seed.deserialize(MapKey::<Failure>::new(key));
         name.map(Some)
             .map_err(|error| Failure::at(key, error.source))
     }

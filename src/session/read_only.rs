@@ -32,7 +32,7 @@ impl ReadSession {
     /// # Errors
     ///
     /// Those of [`Session::from_parts`].
-    pub async fn from_parts(parts: &mut Parts) -> Result<Self, SessionError> {
+    pub async fn from_parts(parts: &Parts) -> Result<Self, SessionError> {
         Session::from_parts(parts).await.map(Self)
     }
 

@@ -33,7 +33,7 @@ fn counting<B: Send + 'static>(
 {
     tower::service_fn(move |request: Request<()>| async move {
         let (mut parts, ()) = request.into_parts();
-        let session = Session::from_parts(&mut parts).await.unwrap();
+        let session = Session::from_parts(&parts).await.unwrap();
         if parts.uri.path() == "/cycle" {
             session.cycle_id().unwrap();
         }

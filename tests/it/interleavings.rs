@@ -652,7 +652,7 @@ async fn a_session_extracted_after_the_response_knows_that_it_is_late() {
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=name&v=mia").await.ok();
     browser.get(&app, "/late").await.ok();
-    let session = sessile::Session::from_parts(&mut receive.await.unwrap())
+    let session = sessile::Session::from_parts(&receive.await.unwrap())
         .await
         .unwrap();
     assert_eq!(session.keys(), ["name"]);

@@ -197,7 +197,7 @@ async fn a_session_that_is_loaded_after_its_request_was_abandoned_is_too_late_fo
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let (mut parts, _) = request.into_parts();
-            let session = Session::from_parts(&mut parts).await.unwrap();
+            let session = Session::from_parts(&parts).await.unwrap();
             session.insert("n", 1).unwrap();
             send.send(session.save().await).await.unwrap();
         });
@@ -220,7 +220,7 @@ async fn a_session_that_is_loaded_after_its_request_was_abandoned_is_too_late_fo
 async fn any_tower_service_can_use_the_session() {
     let service = tower::service_fn(|request: Request<String>| async move {
         let (mut parts, body) = request.into_parts();
-        let session = Session::from_parts(&mut parts).await.unwrap();
+        let session = Session::from_parts(&parts).await.unwrap();
         session.insert("body", body).unwrap();
         Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))
     });

@@ -134,8 +134,8 @@ async fn a_page_that_does_not_ask_for_its_session_is_served_while_the_store_is_a
     let visitor = site.visitor().await;
     let asked_twice = |parts: axum::http::request::Parts| async move {
         let mut parts = parts;
-        let first = Session::from_parts(&mut parts).await.unwrap_err();
-        let second = Session::from_parts(&mut parts).await.unwrap_err();
+        let first = Session::from_parts(&parts).await.unwrap_err();
+        let second = Session::from_parts(&parts).await.unwrap_err();
         assert!(matches!(first, SessionError::Store(_)));
         second.to_string()
     };
@@ -264,7 +264,7 @@ async fn a_logout_deletes_nothing_that_it_cannot_read() {
     let saved = |logout: Logout, mut request: Request<Body>| async move {
         logout.end_session();
         let (mut parts, _) = std::mem::take(&mut request).into_parts();
-        let session = Session::from_parts(&mut parts).await.unwrap();
+        let session = Session::from_parts(&parts).await.unwrap();
         // It fails, and the handler goes on.
         let _ = session.save().await;
     };
@@ -310,7 +310,7 @@ async fn beside_a_session_a_logout_is_its_destroy() {
     let asked_after = |logout: Logout, mut request: Request<Body>| async move {
         logout.end_session();
         let (mut parts, _) = std::mem::take(&mut request).into_parts();
-        let session = Session::from_parts(&mut parts).await.unwrap();
+        let session = Session::from_parts(&parts).await.unwrap();
         assert!(session.is_new() && session.keys().is_empty());
         session.insert("notice", "signed out").unwrap();
     };

@@ -80,10 +80,12 @@ impl Spans {
     }
 }
 
-fn loaded(outcome: &str, handle: Option<&str>) -> Vec<String> {
+fn loaded(round_trips: u32, outcome: &str, handle: Option<&str>) -> Vec<String> {
     let handle = handle.map(|handle| format!(" handle={handle}"));
     let handle = handle.unwrap_or_default();
-    vec![format!("session.load outcome={outcome}{handle}")]
+    vec![format!(
+        "session.load{handle} round_trips={round_trips} outcome={outcome}"
+    )]
 }
 
 fn unreachable_store() -> RedisStore {
@@ -128,18 +130,18 @@ async fn a_load_has_a_span_with_its_outcome_and_the_handle_but_no_token() {
     let tokens = [&browser, &retired, &unknown].map(|browser| browser.token().to_owned());
 
     let (spans, _recording, _second) = Spans::record();
-    for (app, browser, outcome, handle) in [
-        (&app, &Browser::default(), "new", None),
-        (&app, &unknown, "new", None),
-        (&app, &browser, "loaded", handle),
-        (&app, &retired, "denied", handle),
-        (&from(2), &browser, "denied", handle),
-        (&away(OnStoreError::Reject), &browser, "failed", None),
-        (&away(OnStoreError::Anonymous), &browser, "failed", None),
+    for (app, browser, round_trips, outcome, handle) in [
+        (&app, &Browser::default(), 0, "new", None),
+        (&app, &unknown, 1, "new", None),
+        (&app, &browser, 1, "loaded", handle),
+        (&app, &retired, 1, "denied", handle),
+        (&from(2), &browser, 1, "denied", handle),
+        (&away(OnStoreError::Reject), &browser, 1, "failed", None),
+        (&away(OnStoreError::Anonymous), &browser, 1, "failed", None),
     ] {
         browser.peek(app, "/read").await;
         let spans = spans.take();
-        assert_eq!(spans, loaded(outcome, handle));
+        assert_eq!(spans, loaded(round_trips, outcome, handle));
         for token in &tokens {
             // The first half of a token is the handle.
             assert!(!spans[0].contains(&token[23..]));
@@ -154,7 +156,7 @@ async fn a_request_that_does_not_load_its_session_has_no_span() {
     Browser::default().peek(&app, "/plain").await.ok();
     assert_eq!(spans.take(), Vec::<String>::new());
     Browser::default().peek(&app, "/read").await.ok();
-    assert_eq!(spans.take(), loaded("new", None));
+    assert_eq!(spans.take(), loaded(0, "new", None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +172,7 @@ async fn a_session_that_others_hold_for_too_long_is_busy() {
     );
     assert_eq!((slow.status.as_u16(), late.status.as_u16()), (200, 503));
     let spans = spans.take();
-    assert!(spans.contains(&loaded("busy", None)[0]), "{spans:?}");
+    assert!(spans.contains(&loaded(1, "busy", None)[0]), "{spans:?}");
     assert_eq!(spans.len(), 2);
 }
 
@@ -191,11 +193,11 @@ async fn the_span_of_a_load_has_ended_when_the_handler_begins() {
     // Less than half of the idle time is left, so that the load renews.
     clock.advance(Duration::from_secs(20 * 60));
     let (spans, _recording, _second) = Spans::record();
-    for layer in [layer, exclusive] {
+    for (layer, round_trips) in [(layer, 1), (exclusive, 2)] {
         let ended = spans.clone();
         let handler = move |session: Session| async move {
             let handle = session.handle().unwrap().to_string();
-            assert_eq!(ended.take(), loaded("loaded", Some(&handle)));
+            assert_eq!(ended.take(), loaded(round_trips, "loaded", Some(&handle)));
         };
         let app = Router::new().route("/", get(handler)).layer(layer);
         browser.peek(&app, "/").await.ok();

@@ -4,6 +4,7 @@
 //! with `tape.rs: decode` if the feature `simd-json` is on; `Json::push` appends to a list.
 
 pub(crate) mod finite;
+pub(crate) mod map_key;
 #[cfg(feature = "simd-json")]
 pub(crate) mod tape;
 

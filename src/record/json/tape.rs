@@ -12,8 +12,9 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess,
     VariantAccess, Visitor,
 };
-use serde::forward_to_deserialize_any;
 use simd_json::{Buffers, Node, StaticNode};
+
+use crate::record::json::map_key::{MapKey, RAW_VALUE};
 
 /// Decodes a value. Returns `None` if serde_json must decode it.
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8], max_depth: usize) -> Option<T> {
@@ -29,9 +30,6 @@ pub(crate) fn decode<T: DeserializeOwned>(json: &[u8], max_depth: usize) -> Opti
     let value = T::deserialize(&mut nodes).ok()?;
     nodes.rest.is_empty().then_some(value)
 }
-
-/// The name by which serde_json asks its own deserializer for raw JSON.
-const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 /// Whether the application has enabled serde_json's `arbitrary_precision`, which preserves the digits of a number whose type is
 /// unknown. The tape does not have the digits.
@@ -375,7 +373,7 @@ impl<'de> MapAccess<'de> for Items<'_, '_, 'de> {
         }
         self.left -= 1;
         let key = self.nodes.string()?;
-        seed.deserialize(Key(key)).map(Some)
+        seed.deserialize(MapKey::new(key)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unclear> {
@@ -421,83 +419,5 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_, 'de> {
         visitor: V,
     ) -> Result<V::Value, Unclear> {
         self.0.deserialize_struct("", fields, visitor)
-    }
-}
-
-/// The key of an entry. JSON writes a number or a boolean in a key as a string.
-struct Key<'de>(&'de str);
-
-macro_rules! numeric_keys {
-    ($($method:ident)*) => {
-        $(
-            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-                // serde_json allows white space around a number, but not around one in a key.
-                if self.0.contains(|letter: char| letter.is_ascii_whitespace()) {
-                    return Err(Unclear);
-                }
-                let mut number = serde_json::Deserializer::from_str(self.0);
-                let value = number.$method(visitor).map_err(|_| Unclear)?;
-                number.end().map_err(|_| Unclear)?;
-                Ok(value)
-            }
-        )*
-    };
-}
-
-impl<'de> Deserializer<'de> for Key<'de> {
-    type Error = Unclear;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-        visitor.visit_borrowed_str(self.0)
-    }
-
-    numeric_keys!(
-        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
-        deserialize_f32 deserialize_f64
-    );
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-        match self.0 {
-            "true" => visitor.visit_bool(true),
-            "false" => visitor.visit_bool(false),
-            _ => Err(Unclear),
-        }
-    }
-
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-        visitor.visit_borrowed_bytes(self.0.as_bytes())
-    }
-
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-        self.deserialize_bytes(visitor)
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unclear> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Unclear> {
-        match name {
-            RAW_VALUE => Err(Unclear),
-            _ => visitor.visit_newtype_struct(self),
-        }
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Unclear> {
-        visitor.visit_enum(BorrowedStrDeserializer::new(self.0))
-    }
-
-    forward_to_deserialize_any! {
-        char str string unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }

@@ -117,8 +117,8 @@ impl RequestError {
     }
 
     /// The request can have changed nothing, with or without a reply.
-    pub(crate) fn as_unavailable(mut self) -> Self {
-        self.error = self.error.as_unavailable();
+    pub(crate) fn into_unavailable(mut self) -> Self {
+        self.error = self.error.into_unavailable();
         self
     }
 

@@ -42,7 +42,7 @@ pub(crate) async fn replace(
         if !is_expected {
             let replaced = discard_and_read(&mut connection, key)
                 .await
-                .map_err(RequestError::unsent)?;
+                .map_err(RequestError::into_unavailable)?;
             return Ok((replaced, connection));
         }
         let mut set = cmd("SET");
@@ -56,7 +56,7 @@ pub(crate) async fn replace(
             None if began.elapsed() < servers.command_timeout() => {
                 present = watch_and_read(&mut connection, key)
                     .await
-                    .map_err(RequestError::unsent)?;
+                    .map_err(RequestError::into_unavailable)?;
             }
             None => {
                 connection.return_to_pool();
@@ -95,7 +95,7 @@ async fn begin(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), R
         Err(failed) if failed.is_dropped() => begin_once(route, key).await,
         opened => opened,
     };
-    opened.map_err(RequestError::unsent)
+    opened.map_err(RequestError::into_unavailable)
 }
 
 async fn begin_once(route: &mut Route<'_>, key: &str) -> Result<(Exclusive, Value), RequestError> {
