@@ -59,7 +59,7 @@ fn quoted(text: &str, quote: char) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_durations_that_advice_names_are_accepted() {
+async fn durations_suggested_by_error_messages_are_accepted() {
     for path in DURATIONS {
         for bad in ["0s", "1ns", "100000000h", "36501d", "x", "30", "1mo", "-1s"] {
             let Some(told) = refusal(&with(path, &json!(bad))) else {
@@ -93,7 +93,7 @@ async fn the_durations_that_advice_names_are_accepted() {
 }
 
 #[tokio::test]
-async fn the_numbers_and_names_that_advice_names_are_accepted() {
+async fn numbers_and_names_suggested_by_error_messages_are_accepted() {
     let long = "x".repeat(300);
     for (path, bad) in [
         ("session.max_size", json!(0)),
@@ -137,7 +137,7 @@ async fn the_numbers_and_names_that_advice_names_are_accepted() {
 }
 
 #[tokio::test]
-async fn the_urls_that_advice_names_are_accepted() {
+async fn urls_suggested_by_error_messages_are_accepted() {
     for bad in [
         "",
         "localhost:6379",

@@ -21,7 +21,7 @@ fn request(cookies: &[&[u8]]) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn forged_names_and_odd_neighbours_change_nothing_for_the_genuine_cookie() {
+async fn forged_and_malformed_cookies_do_not_affect_the_genuine_one() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let app = app(SessionLayer::new(spy));
@@ -92,7 +92,7 @@ async fn forged_names_and_odd_neighbours_change_nothing_for_the_genuine_cookie()
 
 proptest! {
     #[test]
-    fn cookies_of_any_bytes_are_an_anonymous_visitor(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn a_cookie_of_arbitrary_bytes_makes_the_visitor_anonymous(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let Ok(cookie) = HeaderValue::from_bytes(&[b"__Host-id=", &bytes[..]].concat()) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let page = runtime.block_on(async {
@@ -167,7 +167,7 @@ impl Tampered {
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_record_is_an_anonymous_visitor_and_stays_as_it_is() {
+async fn a_value_that_is_not_a_record_makes_the_visitor_anonymous_and_is_kept() {
     let tampered = Tampered::new().await;
     let good = tampered.value();
     for bad in [
@@ -209,7 +209,7 @@ async fn a_value_that_is_no_record_is_an_anonymous_visitor_and_stays_as_it_is() 
 }
 
 #[tokio::test]
-async fn a_value_of_another_kind_is_an_anonymous_visitor_and_stays_as_it_is() {
+async fn a_redis_list_under_the_key_makes_the_visitor_anonymous_and_is_kept() {
     let tampered = Tampered::new().await;
     let _: () = tampered.run(redis::cmd("DEL").arg(&tampered.key));
     let _: () = tampered.run(redis::cmd("RPUSH").arg(&tampered.key).arg("a").arg("b"));
@@ -221,7 +221,7 @@ async fn a_value_of_another_kind_is_an_anonymous_visitor_and_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_spoiled_while_the_handler_runs_is_not_overwritten() {
+async fn a_record_corrupted_while_the_handler_runs_is_not_overwritten() {
     for spoil in ["string", "list", "newer"] {
         let tampered = Tampered::new().await;
         let spoiled = tampered.value().replace("\"format\":1", "\"format\":3");
@@ -252,7 +252,7 @@ async fn a_value_that_is_spoiled_while_the_handler_runs_is_not_overwritten() {
 }
 
 #[tokio::test]
-async fn a_record_of_a_newer_format_is_not_touched_and_keeps_its_cookie() {
+async fn a_record_of_a_newer_format_is_not_modified_and_its_cookie_is_kept() {
     let tampered = Tampered::new().await;
     let newer = tampered
         .value()
@@ -286,7 +286,7 @@ async fn fields_of_a_later_version_survive_a_write() {
 }
 
 #[tokio::test]
-async fn messages_of_a_later_version_are_shown_as_far_as_they_are_understood_and_kept() {
+async fn messages_of_a_later_version_are_kept_and_shown_as_far_as_possible() {
     let tampered = Tampered::new().await;
     let urgent = r#"{"level":"urgent","text":"now","button":{"n": 1.0}}"#;
     let bare = r#"{"text":"bare"}"#;
@@ -335,7 +335,7 @@ async fn messages_of_a_later_version_are_shown_as_far_as_they_are_understood_and
 }
 
 #[tokio::test]
-async fn another_sessions_record_under_the_key_opens_nothing() {
+async fn the_record_of_another_session_is_rejected_under_this_key() {
     let tampered = Tampered::new().await;
     let mut other = Browser::default();
     other.get(&tampered.app, "/set?k=role&v=admin").await.ok();
@@ -348,7 +348,7 @@ async fn another_sessions_record_under_the_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_value_of_another_type_is_an_error_that_names_it_and_is_kept() {
+async fn a_call_on_a_value_of_another_type_fails_and_keeps_the_value() {
     let tampered = Tampered::new().await;
     let page = tampered.browser.peek(&tampered.app, "/incr?k=name").await;
     assert_eq!(page.status, 500);

@@ -136,7 +136,7 @@ async fn a_rejected_request_gets_the_layers_own_body() {
 }
 
 #[tokio::test]
-async fn layers_that_change_the_body_may_be_inside_and_outside() {
+async fn layers_that_change_the_body_work_inside_and_outside() {
     let page = || Full::new(Bytes::from_static(&[b'a'; 10_000]));
     let service = ServiceBuilder::new()
         .layer(CorsLayer::permissive())
@@ -225,7 +225,7 @@ async fn frames_trailers_and_errors_of_the_body_pass_through() {
 }
 
 #[tokio::test]
-async fn layers_inside_each_other_wrap_the_body_twice() {
+async fn nested_layers_wrap_the_body_twice() {
     let mut config = SessionConfig::default();
     config.cookie.name = "__Host-other".to_owned();
     let other = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
@@ -341,7 +341,7 @@ where
 }
 
 #[tokio::test]
-async fn the_calls_of_a_tonic_service_have_a_session() {
+async fn calls_of_a_tonic_service_have_a_session() {
     async fn counts<S, B>(service: S)
     where
         S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible> + Clone,
@@ -360,7 +360,7 @@ async fn the_calls_of_a_tonic_service_have_a_session() {
 
 /// Its response has the HTTP status 200.
 #[tokio::test]
-async fn changes_of_a_tonic_method_that_fails_are_committed() {
+async fn changes_of_a_failed_tonic_method_are_committed() {
     let service = layer().layer(Counter);
     let (_, cookie) = call(&service, 1, None).await.unwrap();
     let failed = call(&service, 200, cookie.as_deref()).await;
@@ -393,7 +393,7 @@ impl<S: Service<Request<tonic::body::Body>>> Service<Request<tonic::body::Body>>
 
 /// Trailers alone, which a gRPC client understands.
 #[tokio::test]
-async fn the_hook_may_answer_a_tonic_client_with_a_status() {
+async fn the_error_hook_can_answer_a_tonic_client_with_a_status() {
     let layer = layer_without_a_store().with_on_error(|error, _| {
         let status = Status::unavailable(error.to_string());
         status.into_http()

@@ -104,7 +104,7 @@ fn ours(headers: &HeaderMap, path: &str) -> BTreeSet<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn nothing_but_the_layer_sets_a_cookie_of_its_name() {
+async fn only_the_layer_sets_a_cookie_of_its_name() {
     let events = Events::default();
     for load in [Load::Inbound, Load::OnExtract] {
         let layer = SessionLayer::new(MemoryStore::new()).with_load(load);
@@ -196,7 +196,7 @@ fn pages(lines: &'static [(&'static str, &'static str)]) -> Router {
 }
 
 #[tokio::test]
-async fn pages_for_who_is_signed_in_are_not_stored() {
+async fn pages_for_signed_in_users_are_not_cached() {
     const NOTHING: &[(&str, &str)] = &[];
     const KEPT: &str = "cdn-cache-control";
     for (lines, cache_control, targeted, public) in [
@@ -283,7 +283,7 @@ async fn pages_for_who_is_signed_in_are_not_stored() {
 }
 
 #[tokio::test]
-async fn signing_in_and_out_keeps_the_page_out_of_caches() {
+async fn responses_that_sign_in_or_out_are_not_cached() {
     let saved_first = |session: Session| async move {
         session.set_principal("mia").await?;
         session.save().await?;
@@ -331,7 +331,7 @@ async fn signing_in_and_out_keeps_the_page_out_of_caches() {
 }
 
 #[tokio::test]
-async fn a_dead_or_malformed_cookie_is_left_in_the_browser() {
+async fn a_dead_or_malformed_cookie_stays_in_the_browser() {
     let clock = ManualClock::new();
     let store = MemoryStore::new().with_clock(clock.clone());
     let app = routes().layer(SessionLayer::new(store));
@@ -366,7 +366,7 @@ async fn the_path_of_the_request_is_not_compared_with_the_path_of_the_cookie() {
 }
 
 #[tokio::test]
-async fn of_two_first_requests_at_once_the_browser_keeps_one_session() {
+async fn two_concurrent_first_requests_create_two_sessions() {
     let app = routes().layer(SessionLayer::new(MemoryStore::new()));
     let new = Browser::default();
     let (one, other) = tokio::join!(new.peek(&app, "/incr?k=n"), new.peek(&app, "/incr?k=n"));
@@ -384,7 +384,7 @@ async fn of_two_first_requests_at_once_the_browser_keeps_one_session() {
 }
 
 #[tokio::test]
-async fn writes_with_a_retired_token_are_409_for_ten_seconds() {
+async fn writes_with_a_retired_token_get_409_for_ten_seconds() {
     let clock = ManualClock::new();
     let store = MemoryStore::new().with_clock(clock.clone());
     let app = routes().layer(SessionLayer::new(store));
@@ -410,7 +410,7 @@ async fn writes_with_a_retired_token_are_409_for_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_replaced_response_has_the_headers_of_layers_further_out_only() {
+async fn a_replaced_response_has_only_the_headers_of_outer_layers() {
     let security = || {
         let value = HeaderValue::from_static("nosniff");
         SetResponseHeaderLayer::overriding(header::X_CONTENT_TYPE_OPTIONS, value)

@@ -59,7 +59,7 @@ fn allow_without(cluster: &Cluster, way: CompareAndSet, missing: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_is_a_session_store() {
+async fn a_cluster_passes_the_conformance_suite() {
     let _turn = TURN.lock().await;
     let cluster = Cluster::start();
     let url = cluster.url().replace("://", "://app:secret@");
@@ -82,11 +82,11 @@ async fn a_cluster_is_a_session_store() {
         assert!(text.contains(&advice), "{text}");
     }
     sessions_are_counted_on_all_primaries(&cluster, &store).await;
-    what_it_is_not_is_said(&cluster).await;
+    urls_of_the_wrong_kind_are_rejected(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_on_their_way_are_served_whatever_sessions_are_replaced_with() {
+async fn sessions_in_migrating_slots_work_with_every_compare_and_set() {
     let _turn = TURN.lock().await;
     let cluster = Cluster::start();
     let url = cluster.url().replace("://", "://app:secret@");
@@ -136,7 +136,7 @@ pub async fn changes_wait_for_replicas(store: &RedisStore) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_joins_takes_sessions_and_one_that_leaves_is_not_missed() {
+async fn sessions_survive_when_primaries_join_and_leave() {
     let _turn = TURN.lock().await;
     let mut cluster = Cluster::start();
     let nodes = nodes(2, &cluster.url(), patient).await;
@@ -163,7 +163,7 @@ async fn a_primary_that_joins_takes_sessions_and_one_that_leaves_is_not_missed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_nobody_replaces_stops_its_own_sessions_only() {
+async fn a_dead_primary_without_a_replica_affects_only_its_own_sessions() {
     let _turn = TURN.lock().await;
     let mut cluster = Cluster::start();
     for dead in [3, 0] {
@@ -201,7 +201,7 @@ async fn a_primary_that_nobody_replaces_stops_its_own_sessions_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_creation_that_arrives_late_brings_no_session_back() {
+async fn a_late_creation_does_not_revive_a_session() {
     let server = alone();
     let proxy = Proxy::before(server.address()).await;
     let port = proxy.address().port().to_string();
@@ -255,7 +255,7 @@ pub fn alone() -> Server {
 }
 
 #[tokio::test]
-async fn a_named_node_that_hangs_keeps_nobody_waiting() {
+async fn a_hanging_node_of_the_url_does_not_block_startup() {
     let server = alone();
     // The system accepts for it, and nobody answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -295,7 +295,7 @@ async fn sessions_are_counted_on_all_primaries(cluster: &Cluster, store: &RedisS
     );
 }
 
-async fn what_it_is_not_is_said(cluster: &Cluster) {
+async fn urls_of_the_wrong_kind_are_rejected(cluster: &Cluster) {
     let one = Server::start();
     let url = format!("redis+cluster://{}/", one.address());
     let text = connect(url).await.unwrap_err().to_string();
@@ -320,7 +320,7 @@ async fn what_it_is_not_is_said(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_slots_move_nothing_is_lost_or_done_twice() {
+async fn no_change_is_lost_or_applied_twice_while_slots_move() {
     let _turn = TURN.lock().await;
     let cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), patient).await;
@@ -344,7 +344,7 @@ async fn while_slots_move_nothing_is_lost_or_done_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_dies_or_hangs_is_followed_by_its_replica() {
+async fn a_replica_takes_over_from_a_primary_that_dies_or_hangs() {
     let _turn = TURN.lock().await;
     let mut cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), patient).await;

@@ -81,7 +81,7 @@ fn key_of(store: &RedisStore, handle: &Handle) -> String {
 }
 
 #[tokio::test]
-async fn every_way_is_a_session_store() {
+async fn every_compare_and_set_passes_the_conformance_suite() {
     let server = Server::start();
     for way in ways(&server) {
         sessile::conformance::check(store_by(way, &server.url()).await).await;
@@ -90,7 +90,7 @@ async fn every_way_is_a_session_store() {
 
 /// Tells scripts/test what there is to be tested.
 #[test]
-fn says_which_ways_there_are() {
+fn prints_the_compare_and_sets_of_this_server() {
     let names: Vec<String> = ways(&Server::start())
         .into_iter()
         .map(|way| serde_json::to_value(way).unwrap())
@@ -101,7 +101,7 @@ fn says_which_ways_there_are() {
 }
 
 #[tokio::test]
-async fn a_way_that_the_server_lacks_is_told() {
+async fn a_compare_and_set_that_the_server_lacks_is_an_error() {
     let server = Server::start();
     let mut config = RedisConfig::new(server.url());
     config.compare_and_set = CompareAndSet::IfEq;
@@ -121,7 +121,7 @@ async fn a_way_that_the_server_lacks_is_told() {
 }
 
 #[tokio::test]
-async fn auto_takes_the_best_that_the_user_may() {
+async fn auto_selects_the_best_compare_and_set_that_the_user_may_run() {
     let server = Server::start();
     let without_scripts = match ways(&server).contains(&CompareAndSet::IfEq) {
         true => CompareAndSet::IfEq,
@@ -157,7 +157,7 @@ async fn auto_takes_the_best_that_the_user_may() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_lazy_chooses_when_it_first_can() {
+async fn a_lazy_store_selects_its_compare_and_set_once_it_connects() {
     let mut server = Server::start();
     for way in ways(&server) {
         server.kill();
@@ -177,7 +177,7 @@ async fn a_store_that_is_lazy_chooses_when_it_first_can() {
 }
 
 #[tokio::test]
-async fn each_way_costs_what_is_documented() {
+async fn each_compare_and_set_sends_the_documented_commands() {
     const TIMES: u64 = 100;
     type Cost<'a> = (&'a [&'a str], u64);
     let server = Server::start();
@@ -249,7 +249,7 @@ async fn each_way_costs_what_is_documented() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_left_alone() {
+async fn unreadable_values_are_not_replaced() {
     let server = Server::start();
     for way in ways(&server) {
         let store = store_by(way, &server.url()).await;
@@ -295,7 +295,7 @@ async fn what_cannot_be_read_is_left_alone() {
 }
 
 #[tokio::test]
-async fn nodes_that_differ_in_it_lose_nothing() {
+async fn nodes_with_different_compare_and_sets_lose_no_change() {
     let server = Server::start();
     let ways = ways(&server).into_iter().cycle().take(6);
     let nodes = nodes_by(ways, &server.url()).await;
@@ -303,7 +303,7 @@ async fn nodes_that_differ_in_it_lose_nothing() {
 }
 
 #[tokio::test]
-async fn fifty_writers_over_watch_lose_nothing() {
+async fn fifty_writers_over_watch_lose_no_change() {
     let server = Server::start();
     let nodes = nodes_by([CompareAndSet::Watch; 5], &server.url()).await;
     count_to(50, nodes).await;
@@ -342,7 +342,7 @@ async fn count_to(number: usize, nodes: Vec<RedisStore>) {
 }
 
 #[tokio::test]
-async fn leases_hold_among_nodes_that_differ_in_it() {
+async fn nodes_with_different_compare_and_sets_share_leases() {
     let server = Server::start();
     let stores = nodes_by(ways(&server), &server.url()).await;
     let key = Handle::random();
@@ -375,7 +375,7 @@ async fn leases_hold_among_nodes_that_differ_in_it() {
 }
 
 #[tokio::test]
-async fn what_happens_between_watch_and_exec_is_seen_and_a_renewal_is_no_conflict() {
+async fn a_write_between_watch_and_exec_conflicts_and_a_renewal_does_not() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
@@ -414,7 +414,7 @@ async fn what_happens_between_watch_and_exec_is_seen_and_a_renewal_is_no_conflic
 /// No server that is known to us executes a transaction whose key has expired since it was watched; by `XX` none could bring a
 /// session back.
 #[tokio::test]
-async fn a_commit_over_watch_is_only_for_a_key_that_is_there() {
+async fn a_commit_over_watch_replaces_only_an_existing_key() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
@@ -457,7 +457,7 @@ async fn a_commit_over_watch_is_only_for_a_key_that_is_there() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_renewed_without_end_is_not_waited_for_without_end() {
+async fn a_commit_over_watch_gives_up_if_renewals_never_stop() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_with(&proxy.url(), |config| {
@@ -488,7 +488,7 @@ async fn a_session_that_is_renewed_without_end_is_not_waited_for_without_end() {
 }
 
 #[tokio::test]
-async fn a_commit_over_watch_that_is_dropped_half_way_leaves_no_trace_on_the_connection() {
+async fn a_dropped_commit_over_watch_leaves_its_connection_clean() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_with(&proxy.url(), |config| {
@@ -531,7 +531,7 @@ async fn a_commit_over_watch_that_is_dropped_half_way_leaves_no_trace_on_the_con
 }
 
 #[tokio::test]
-async fn only_exec_leaves_the_outcome_open() {
+async fn only_an_unanswered_exec_leaves_the_outcome_unknown() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let prefix = fresh_prefix();
@@ -586,7 +586,7 @@ async fn only_exec_leaves_the_outcome_open() {
 }
 
 #[tokio::test]
-async fn a_commit_over_watch_whose_answer_is_lost_counts_once() {
+async fn a_commit_over_watch_whose_answer_is_lost_is_applied_once() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_by(CompareAndSet::Watch, &proxy.url()).await;
@@ -603,7 +603,7 @@ async fn a_commit_over_watch_whose_answer_is_lost_counts_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_no_writes_refuses_and_changes_nothing() {
+async fn a_read_only_server_rejects_writes_and_changes_nothing() {
     let server = Server::start();
     for way in ways(&server) {
         let store = store_by(way, &server.url()).await;
@@ -631,7 +631,7 @@ async fn a_server_that_takes_no_writes_refuses_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_permission_that_is_taken_away_leaves_the_session_as_it_was() {
+async fn a_revoked_permission_leaves_the_session_unchanged() {
     let server = Server::start();
     let grant = |rule: &str| {
         let done: () = redis::cmd("ACL")

@@ -14,23 +14,23 @@ use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 use crate::support::Ground;
 
 #[tokio::test]
-async fn memory_is_a_session_store() {
+async fn the_memory_store_passes_the_suite() {
     check(MemoryStore::new()).await;
 }
 
 #[tokio::test]
-async fn a_pointer_to_a_session_store_is_a_session_store() {
+async fn a_pointer_to_a_store_passes_the_suite() {
     check(Arc::new(MemoryStore::new())).await;
 }
 
 #[tokio::test]
-async fn redis_is_a_session_store() {
+async fn the_redis_store_passes_the_suite() {
     let ground = Ground::new();
     check(ground.store().await).await;
 }
 
 #[tokio::test]
-async fn a_store_that_breaks_a_rule_is_told_which() {
+async fn the_suite_names_the_rule_that_a_store_breaks() {
     for (flaw, rule) in [
         (Flaw::CreatesAgain, "must not arrive again"),
         (

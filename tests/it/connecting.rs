@@ -21,7 +21,7 @@ async fn refused_with(config: RedisConfig) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named() {
+async fn the_error_names_an_unreachable_server() {
     let port = free_port();
     let text = refused(format!("redis://127.0.0.1:{port}/")).await;
     assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
@@ -32,7 +32,7 @@ async fn a_server_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_named() {
+async fn the_error_names_an_unresponsive_server() {
     let server = Server::start();
     server.freeze();
     let text = refused_with(RedisConfig::new(server.url())).await;
@@ -41,13 +41,13 @@ async fn a_server_that_does_not_answer_is_named() {
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_exist_is_named() {
+async fn the_error_names_an_unknown_host() {
     let text = refused("redis://no-such-host.invalid:6379/".to_owned()).await;
     assert!(text.contains("no-such-host.invalid:6379"), "{text}");
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_not_shown() {
+async fn a_wrong_password_is_reported_but_not_shown() {
     let server = Server::start();
     let protected: () = redis::cmd("CONFIG")
         .arg(&["SET", "requirepass", "right-one"])
@@ -68,7 +68,7 @@ async fn a_wrong_password_is_told_and_not_shown() {
 }
 
 #[tokio::test]
-async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
+async fn the_documented_permissions_are_sufficient_and_necessary() {
     let server = Server::start();
     let set_user = |grants: &[&str], without: &str| {
         let mut command = redis::cmd("ACL");
@@ -114,7 +114,7 @@ async fn a_user_with_the_documented_permissions_and_no_more_is_enough() {
 
 /// None is found missing by a logout.
 #[tokio::test]
-async fn a_server_without_a_command_that_sessions_need_is_refused() {
+async fn a_server_that_lacks_a_required_command_is_rejected() {
     for command in ["GET", "PTTL", "SET", "PEXPIRE", "UNLINK", "TIME"] {
         let server = Server::start_with(&["--rename-command", command, ""]);
         let text = refused(server.url()).await;
@@ -125,7 +125,7 @@ async fn a_server_without_a_command_that_sessions_need_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_says_what_to_grant_or_raise() {
+async fn errors_name_the_permission_to_grant_and_the_limit_to_raise() {
     let server = Server::start();
     let mut admin = server.connection();
     let grants = "~sessile:* -@all +get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time";
@@ -148,14 +148,14 @@ async fn what_cannot_be_reached_says_what_to_grant_or_raise() {
 }
 
 #[tokio::test]
-async fn a_sentinel_is_told_from_a_server() {
+async fn a_sentinel_is_not_mistaken_for_a_server() {
     let servers = Sentinels::start();
     let text = refused(servers.sentinels[0].url()).await;
     assert!(text.contains("redis+sentinel://"), "{text}");
 }
 
 #[tokio::test]
-async fn a_password_never_shows_in_debug() {
+async fn debug_output_never_shows_a_password() {
     let server = Server::start();
     let address = server.address();
     let done: () = redis::cmd("ACL")
@@ -177,7 +177,7 @@ async fn an_ipv6_address_works_in_brackets() {
 }
 
 #[tokio::test]
-async fn the_url_says_which_protocol_is_spoken() {
+async fn the_url_selects_the_protocol() {
     let server = Server::start();
     for (query, spoken) in [
         ("", " resp=2"),
@@ -221,13 +221,13 @@ async fn other_databases_and_unix_sockets_work() {
 }
 
 #[test]
-fn outside_of_a_runtime_it_says_so() {
+fn connecting_outside_a_runtime_is_an_error() {
     let error = RedisStore::lazy(RedisConfig::default()).unwrap_err();
     assert!(matches!(error, ConfigError::NoRuntime), "{error}");
 }
 
 #[tokio::test]
-async fn the_servers_clock_counts_and_not_the_nodes() {
+async fn the_store_uses_the_clock_of_the_server() {
     let server = Server::start();
     let theirs = || {
         let mut connection = server.connection();
@@ -243,7 +243,7 @@ async fn the_servers_clock_counts_and_not_the_nodes() {
 }
 
 #[tokio::test]
-async fn as_many_connections_as_configured_are_kept() {
+async fn the_pool_keeps_the_configured_number_of_connections() {
     let server = Server::start();
     let store = crate::support::store_with(&server.url(), |config| {
         config.pool_size = 7;

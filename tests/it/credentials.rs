@@ -149,7 +149,7 @@ async fn failure(store: &RedisStore) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_password_that_is_rotated_works_at_the_next_connection() {
+async fn the_next_connection_uses_a_rotated_password() {
     for valid_for in [None, LATE] {
         let server = server("old-one");
         let provider = Provider::new(Answer::Of("app", "old-one", valid_for));
@@ -190,7 +190,7 @@ async fn a_password_that_is_rotated_works_at_the_next_connection() {
 }
 
 #[tokio::test]
-async fn open_connections_log_in_again_before_their_credentials_end() {
+async fn open_connections_log_in_again_before_their_credentials_expire() {
     let server = server("secret");
     acl(&server, &["next", "on", ">secret", "~*", "+@all"]);
     let provider = Provider::new(Answer::Of("app", "secret", SOON));
@@ -217,7 +217,7 @@ async fn open_connections_log_in_again_before_their_credentials_end() {
 
 /// In a transaction the log-in would be one of its commands, and what comes after it would be done by the new user.
 #[tokio::test]
-async fn a_log_in_waits_for_the_end_of_a_transaction() {
+async fn a_new_login_of_a_connection_waits_for_the_end_of_its_transaction() {
     let server = server("secret");
     acl(&server, &["reader", "on", ">secret", "~*", "+@all", "-set"]);
     let proxy = Proxy::before(server.address()).await;
@@ -261,7 +261,7 @@ async fn a_log_in_waits_for_the_end_of_a_transaction() {
 }
 
 #[tokio::test]
-async fn a_provider_that_fails_is_named() {
+async fn the_error_names_a_failing_provider() {
     let server = server("secret");
     let mut config = config(&server.url());
     for (answer, named) in [
@@ -295,7 +295,7 @@ async fn a_provider_that_fails_is_named() {
 }
 
 #[tokio::test]
-async fn while_a_provider_fails_open_connections_stay_and_others_are_not_made() {
+async fn while_a_provider_fails_open_connections_stay_and_none_is_opened() {
     for failing in [Answer::Fail, Answer::Panic] {
         let server = server("secret");
         let provider = Provider::new(Answer::Of("app", "secret", SOON));
@@ -334,7 +334,7 @@ async fn while_a_provider_fails_open_connections_stay_and_others_are_not_made() 
 }
 
 #[tokio::test]
-async fn an_application_may_start_before_its_provider_works() {
+async fn an_application_can_start_before_its_provider_works() {
     let server = server("secret");
     let provider = Provider::new(Answer::Fail);
     let config = config(&server.url());
@@ -348,7 +348,7 @@ async fn an_application_may_start_before_its_provider_works() {
 }
 
 #[tokio::test]
-async fn the_nodes_of_a_cluster_get_what_the_provider_returns() {
+async fn every_node_of_a_cluster_gets_the_credentials_of_the_provider() {
     let server = alone();
     acl(&server, &["app", "on", ">first", "~*", "+@all"]);
     let provider = Provider::new(Answer::Of("app", "first", None));
@@ -366,7 +366,7 @@ async fn the_nodes_of_a_cluster_get_what_the_provider_returns() {
 }
 
 #[tokio::test]
-async fn a_second_log_in_in_the_url_is_refused() {
+async fn a_url_with_credentials_beside_a_provider_is_rejected() {
     let port = free_port();
     for url in [
         format!("redis://app:s3cret@127.0.0.1:{port}/"),

@@ -131,7 +131,7 @@ fn value(server: &Server, store: &RedisStore, handle: &Handle) -> Option<Vec<u8>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_answered_with_success_is_on_the_replica_in_one_round_trip_more() {
+async fn a_success_means_that_the_replica_has_the_change_and_costs_one_round_trip() {
     let pair = Pair::start().await;
     for way in ways(&pair.primary) {
         let store = store_with(&pair.address.url(), |config| config.compare_and_set = way).await;
@@ -180,7 +180,7 @@ async fn what_is_answered_with_success_is_on_the_replica_in_one_round_trip_more(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_no_replica_has_in_time_is_503_and_counted_once() {
+async fn a_change_that_no_replica_acknowledges_gets_503_and_is_applied_once() {
     let pair = Pair::start().await;
     let store = pair.store().await;
     let mut visitor = Browser::default();
@@ -210,7 +210,7 @@ async fn a_change_that_no_replica_has_in_time_is_503_and_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_save_that_was_short_of_replicas_is_looked_at_again_before_the_response() {
+async fn a_save_short_of_replicas_is_checked_again_before_the_response() {
     let pair = Arc::new(Pair::start().await);
     let store = pair.store().await;
     let visit = &mut Visit::with(layer(store.clone(), everything));
@@ -243,7 +243,7 @@ async fn a_save_that_was_short_of_replicas_is_looked_at_again_before_the_respons
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_was_lost_is_no_proof_that_a_replica_has_the_change() {
+async fn a_lost_answer_does_not_prove_that_a_replica_has_the_change() {
     let pair = Pair::start().await;
     let store = pair.store().await;
     let in_vain = app(layer(store.clone(), everything_in_vain));
@@ -265,7 +265,7 @@ async fn an_answer_that_was_lost_is_no_proof_that_a_replica_has_the_change() {
 /// What was found in the primary is written once more, to hear of replicas: for the whole idle timeout if it is the commit itself,
 /// and for no longer than it was to live if others have committed since, since their timeouts hold.
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_is_written_once_more_for_replicas_leaves_the_timeout_of_others_alone() {
+async fn a_commit_rewritten_for_replicas_keeps_the_timeouts_of_later_commits() {
     const MINUTE: Duration = Duration::from_secs(60);
     for (others_commit, expected) in [(false, 30), (true, 4)] {
         let clock = ManualClock::new();
@@ -308,7 +308,7 @@ async fn a_commit_that_is_written_once_more_for_replicas_leaves_the_timeout_of_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_that_a_replica_has_outlives_the_primary() {
+async fn a_replicated_logout_survives_the_primary() {
     let mut pair = Pair::start().await;
     let app = app(pair.layer(revocations).await);
     let mut visitor = signed_in(&app).await;
@@ -322,7 +322,7 @@ async fn a_logout_that_a_replica_has_outlives_the_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_a_replica_has_outlives_the_primary_and_the_old_token_stays_dead() {
+async fn a_replicated_login_survives_the_primary_and_the_old_token_stays_revoked() {
     let mut pair = Pair::start().await;
     let app = app(pair.layer(revocations).await);
     let mut visitor = Browser::default();
@@ -336,7 +336,7 @@ async fn a_login_that_a_replica_has_outlives_the_primary_and_the_old_token_stays
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_logout_that_no_replica_has_is_503_and_repeated_until_one_has_it() {
+async fn a_logout_that_no_replica_acknowledges_gets_503_and_is_retried() {
     repeats_until_a_replica_has_it(Load::Inbound, "/logout").await;
     // Whose session nobody has loaded before.
     repeats_until_a_replica_has_it(Load::OnExtract, "/sign-out").await;
@@ -376,7 +376,7 @@ async fn repeats_until_a_replica_has_it(load: Load, path: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_replicas_to_wait_for_a_logout_may_come_undone() {
+async fn a_failover_can_undo_a_logout_that_did_not_wait_for_replicas() {
     let mut pair = Pair::start().await;
     let app = app(pair.layer(|_| ()).await);
     let mut visitor = signed_in(&app).await;
@@ -398,7 +398,7 @@ async fn without_replicas_to_wait_for_a_logout_may_come_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_failover_has_lost_never_overwrites_what_was_committed_since() {
+async fn a_version_lost_in_a_failover_never_overwrites_later_commits() {
     let mut pair = Pair::start().await;
     let store = pair.store().await;
     let visit = &mut Visit::with(layer(store.clone(), everything));
@@ -467,7 +467,7 @@ async fn what_a_failover_has_lost_never_overwrites_what_was_committed_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_may_not_wait_is_told_what_to_grant() {
+async fn the_error_names_the_permission_to_wait_for_replicas() {
     let pair = Pair::start().await;
     let mut admin = pair.primary.connection();
     let made: () = redis::cmd("ACL")
@@ -500,7 +500,7 @@ async fn a_user_who_may_not_wait_is_told_what_to_grant() {
 }
 
 #[tokio::test]
-async fn a_primary_without_replicas_is_told_to_have_none() {
+async fn the_error_reports_a_primary_without_replicas() {
     let server = Server::start();
     let store = store_with(&server.url(), |_| ()).await;
     let bytes = bytes::Bytes::from_static(b"{}");
@@ -511,7 +511,7 @@ async fn a_primary_without_replicas_is_told_to_have_none() {
 }
 
 #[test]
-fn a_store_that_has_no_replicas_is_not_asked_for_them() {
+fn durability_on_a_store_without_replicas_is_a_startup_error() {
     let durability = DurabilityConfig::default().with_revocations(ONE);
     let config = SessionConfig::default().with_durability(durability);
     let error = SessionLayer::try_new(MemoryStore::new(), config).unwrap_err();
@@ -523,7 +523,7 @@ fn a_store_that_has_no_replicas_is_not_asked_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_that_no_replica_has_in_time_is_503_with_the_cookie_that_works() {
+async fn a_rotation_that_no_replica_acknowledges_gets_503_with_the_new_cookie() {
     let pair = Pair::start().await;
     let store = pair.store().await;
     let waits = app(layer(store.clone(), everything));
@@ -560,7 +560,7 @@ async fn a_rotation_that_no_replica_has_in_time_is_503_with_the_cookie_that_work
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_short_of_replicas_shows_once_and_a_later_save_does_not_repeat_it() {
+async fn a_change_short_of_replicas_is_visible_and_a_later_save_does_not_repeat_it() {
     let pair = Arc::new(Pair::start().await);
     let store = pair.store().await;
     let visit = &mut Visit::with(layer(store.clone(), everything));
@@ -604,7 +604,7 @@ async fn a_change_short_of_replicas_shows_once_and_a_later_save_does_not_repeat_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_failover_forgets_after_its_503_is_done_again_by_a_later_save() {
+async fn a_later_save_replays_changes_that_a_failover_lost_after_a_503() {
     for rotates in [false, true] {
         let mut pair = Pair::start().await;
         let store = pair.store().await;
@@ -673,7 +673,7 @@ fn sessions(server: &Server) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_session_that_no_replica_has_is_deleted() {
+async fn a_new_session_that_no_replica_acknowledges_is_deleted() {
     let pair = Pair::start().await;
     let app = app(pair.layer(everything_in_vain).await);
     pair.replica.freeze();
@@ -688,7 +688,7 @@ async fn a_new_session_that_no_replica_has_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_session_whose_answer_is_lost_leaves_nobodys_session_behind() {
+async fn a_creation_whose_answer_is_lost_leaves_no_orphaned_session() {
     // Answers to its creation, and then requests to delete it, so many that all its repetitions may be among them.
     for (lost, undeleted, left) in [(1, 0, 1), (3, 0, 0), (3, 9, 0)] {
         let server = Server::start();
@@ -737,7 +737,7 @@ async fn reads_beside<F: Future>(app: &axum::Router, reader: &Browser, others: F
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logouts_that_wait_for_replicas_do_not_stop_those_who_read() {
+async fn logouts_that_wait_for_replicas_do_not_block_reads() {
     let pair = Pair::start().await;
     let store = store_with(&pair.address.url(), |config| {
         config.exclusive_pool_size = 1;
@@ -767,7 +767,7 @@ async fn logouts_that_wait_for_replicas_do_not_stop_those_who_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_that_wait_for_a_connection_do_not_stop_those_who_read() {
+async fn commits_that_wait_for_a_connection_do_not_block_reads() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_with(&proxy.url(), |config| {
@@ -795,7 +795,7 @@ async fn commits_that_wait_for_a_connection_do_not_stop_those_who_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waits_that_nobody_answers_do_not_stop_those_who_read() {
+async fn unanswered_waits_do_not_block_reads() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_with(&proxy.url(), |config| {

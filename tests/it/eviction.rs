@@ -34,7 +34,7 @@ async fn visitor(app: &Router, paths: &[&str]) -> Browser {
 }
 
 #[tokio::test]
-async fn a_flood_of_bots_logs_nobody_out() {
+async fn a_flood_of_bots_signs_nobody_out() {
     for (store, sessions, memory) in [
         (MemoryStore::with_capacity(10), 10, u64::MAX),
         (MemoryStore::new().with_max_bytes(10_000), u64::MAX, 10_000),
@@ -70,7 +70,7 @@ async fn a_flood_of_bots_logs_nobody_out() {
 }
 
 #[tokio::test]
-async fn users_who_fill_the_store_lose_the_room_of_one_session_to_a_flood() {
+async fn a_flood_takes_the_room_of_one_session_from_users_who_fill_the_store() {
     let store = MemoryStore::with_capacity(10);
     let app = app(SessionLayer::new(store.clone()));
     let mut users = Vec::new();
@@ -87,7 +87,7 @@ async fn users_who_fill_the_store_lose_the_room_of_one_session_to_a_flood() {
 
 /// A commit whose answer was lost is found in the store and written once more.
 #[tokio::test(start_paused = true)]
-async fn a_login_that_is_written_twice_is_kept_as_one() {
+async fn a_login_that_is_written_twice_is_not_evicted_as_anonymous() {
     let store = MemoryStore::with_capacity(10);
     let late = Late::before(store.clone()).with_replicas();
     let one_replica = Durability::Replicas {
@@ -108,7 +108,7 @@ async fn a_login_that_is_written_twice_is_kept_as_one() {
 }
 
 #[tokio::test]
-async fn a_session_larger_than_the_store_is_503_and_the_error_names_the_bound() {
+async fn a_session_larger_than_the_store_gets_503_and_the_error_names_the_limit() {
     let (tell, told) = std::sync::mpsc::channel();
     let store = MemoryStore::new().with_max_bytes(5_000);
     let layer = SessionLayer::new(store.clone()).with_observer(move |event: &Event| {
@@ -152,7 +152,7 @@ impl io::Write for Reader {
 }
 
 #[tokio::test]
-async fn evictions_are_in_the_log_once_a_second_and_who_reads_it_may_use_the_store() {
+async fn evictions_are_logged_once_a_second_and_a_subscriber_may_use_the_store() {
     let clock = ManualClock::new();
     let store = MemoryStore::with_capacity(10).with_clock(clock.clone());
     let lines = Arc::<Mutex<Vec<String>>>::default();

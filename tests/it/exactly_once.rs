@@ -63,7 +63,7 @@ impl Line {
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_lost_counts_once() {
+async fn a_commit_whose_answer_is_lost_is_applied_once() {
     // `SESSILE_TEST_LOSSES=1000` for more.
     let losses = std::env::var("SESSILE_TEST_LOSSES");
     let losses = losses.map_or(200, |losses| losses.parse().expect("a number"));
@@ -104,7 +104,7 @@ async fn lose() -> usize {
 }
 
 #[tokio::test]
-async fn a_commit_that_never_arrived_is_sent_again() {
+async fn a_commit_that_never_arrived_is_resent() {
     let mut line = Line::new().await;
     for round in 1..=20 {
         line.proxy.inject_commits(Fault::LoseRequest, 1);
@@ -114,7 +114,7 @@ async fn a_commit_that_never_arrived_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_commit_that_is_never_answered_is_503_and_not_an_invitation_to_repeat() {
+async fn a_commit_that_is_never_answered_gets_503_without_retry_after() {
     let mut line = Line::new().await;
     line.proxy.inject_commits(Fault::SwallowAnswer, 3);
     let page = line.browser.get(&line.app, "/incr?k=n").await;
@@ -126,7 +126,7 @@ async fn a_commit_that_is_never_answered_is_503_and_not_an_invitation_to_repeat(
 }
 
 #[tokio::test]
-async fn a_creation_whose_answer_is_lost_takes_a_fresh_handle() {
+async fn a_creation_whose_answer_is_lost_is_retried_under_a_fresh_handle() {
     let line = Line::new().await;
     for fault in [Fault::LoseAnswer, Fault::SwallowAnswer, Fault::LoseRequest] {
         let before = line.sessions();
@@ -143,7 +143,7 @@ async fn a_creation_whose_answer_is_lost_takes_a_fresh_handle() {
 }
 
 #[tokio::test]
-async fn a_save_that_failed_unnoticed_is_not_done_twice() {
+async fn a_save_whose_error_is_ignored_is_not_applied_twice() {
     let mut line = Line::new().await;
     // The handler's own save fails after three sends; the commit after the handler finds it applied.
     line.proxy.inject_commits(Fault::LoseAnswer, 3);
@@ -161,7 +161,7 @@ async fn a_save_that_failed_unnoticed_is_not_done_twice() {
 }
 
 #[tokio::test]
-async fn a_save_that_stays_unresolved_is_503_whatever_the_handler_says() {
+async fn an_unresolved_save_gets_503_whatever_the_handler_returns() {
     let mut line = Line::new().await;
     line.proxy.inject_commits(Fault::LoseAnswer, 6);
     let page = line.browser.get(&line.app, "/save-then?also=write").await;
@@ -187,7 +187,7 @@ async fn a_rotation_whose_answer_is_lost_still_reaches_the_browser() {
 }
 
 #[tokio::test]
-async fn an_increment_now_gives_a_number_once_although_answers_are_lost() {
+async fn increment_now_returns_each_number_once_even_if_answers_are_lost() {
     let mut line = Line::new().await;
     for expected in 1..=20 {
         line.proxy.inject_commits(Fault::LoseAnswer, 1);
@@ -197,7 +197,7 @@ async fn an_increment_now_gives_a_number_once_although_answers_are_lost() {
 }
 
 #[tokio::test]
-async fn a_logout_whose_answer_is_lost_is_a_logout() {
+async fn a_logout_whose_answer_is_lost_is_final() {
     for fault in [Fault::LoseAnswer, Fault::SwallowAnswer, Fault::LoseRequest] {
         let mut line = Line::new().await;
         line.proxy.inject("UNLINK", fault, 1);

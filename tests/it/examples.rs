@@ -61,7 +61,7 @@ async fn users_sign_in_and_out() {
 }
 
 #[tokio::test]
-async fn a_message_is_flashed_once() {
+async fn a_flash_message_is_shown_once() {
     for (_ground, node) in both("flash") {
         let saved = node.post("/save", "text=tulips+%3C3", None).await;
         assert_eq!(saved.status, 303);

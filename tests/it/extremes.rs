@@ -60,7 +60,7 @@ async fn serves_or_is_refused(setting: &str, layer: Result<SessionLayer, ConfigE
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_config_of_extremes_is_refused_or_serves_requests() {
+async fn an_extreme_config_is_rejected_or_serves_requests() {
     type Set = fn(&mut SessionConfig, Duration);
     let settings: [(&str, Set); 4] = [
         ("idle_timeout", |config, value| config.idle_timeout = value),
@@ -117,7 +117,7 @@ async fn a_memory_store_of_any_capacity_serves_requests() {
 
 /// Two sessions fit where very many are to fit.
 #[tokio::test]
-async fn a_memory_store_with_a_clock_of_its_own_keeps_its_capacity() {
+async fn a_memory_store_with_its_own_clock_keeps_its_capacity() {
     let store = MemoryStore::with_capacity(usize::MAX).with_clock(ManualClock::new());
     let layer = SessionLayer::new(store.clone());
     for _ in 0..2 {
@@ -129,7 +129,7 @@ async fn a_memory_store_with_a_clock_of_its_own_keeps_its_capacity() {
 }
 
 #[tokio::test]
-async fn a_redis_config_of_extremes_is_refused() {
+async fn an_extreme_redis_config_is_rejected() {
     type Set = fn(&mut RedisConfig, Duration);
     let settings: [(&str, Set); 3] = [
         ("connection_timeout", |config, value| {
@@ -182,7 +182,7 @@ async fn answers(store: &impl SessionStore) {
 }
 
 #[tokio::test]
-async fn stores_take_times_of_any_length() {
+async fn stores_accept_durations_of_any_length() {
     answers(&MemoryStore::new()).await;
     let server = Server::start();
     answers(&store_with(&server.url(), |_| ()).await).await;

@@ -88,7 +88,7 @@ async fn a_server_error_commits_a_rotation_and_a_logout() {
 }
 
 #[tokio::test]
-async fn a_server_error_commits_if_the_layer_says_so() {
+async fn a_server_error_commits_if_the_layer_is_configured_to() {
     let config = SessionConfig::default().with_commit_on_server_error(true);
     let app = app(SessionLayer::try_new(MemoryStore::new(), config).unwrap());
     let mut browser = Browser::default();
@@ -128,7 +128,7 @@ async fn a_session_error_that_the_handler_returns_commits_no_data() {
 }
 
 #[tokio::test]
-async fn a_failed_login_is_no_login() {
+async fn a_login_of_a_failing_handler_is_not_committed() {
     let failing = |session: sessile::Session| async move {
         session.set_principal("mia").await.unwrap();
         StatusCode::INTERNAL_SERVER_ERROR
@@ -145,7 +145,7 @@ async fn a_failed_login_is_no_login() {
 }
 
 #[tokio::test]
-async fn a_panic_commits_nothing_and_harms_nothing() {
+async fn a_panic_commits_nothing_and_later_requests_work() {
     let mut room = room().await;
     let page = room.browser.get(&room.app, "/panic").await;
     assert_eq!((page.status.as_u16(), page.set_cookies().len()), (500, 0));
@@ -154,7 +154,7 @@ async fn a_panic_commits_nothing_and_harms_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logout_is_carried_out_although_the_handler_panics() {
+async fn a_logout_is_committed_even_if_the_handler_panics() {
     let room = room().await;
     assert_eq!(
         room.browser
@@ -167,7 +167,7 @@ async fn a_logout_is_carried_out_although_the_handler_panics() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logout_is_carried_out_although_the_client_leaves() {
+async fn a_logout_is_committed_even_if_the_client_disconnects() {
     let room = room().await;
     let (browser, app) = (room.browser.clone(), room.app.clone());
     let request = tokio::spawn(async move { browser.peek(&app, "/logout?then=hang").await.status });
@@ -178,7 +178,7 @@ async fn a_logout_is_carried_out_although_the_client_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_was_dropped_has_committed_nothing() {
+async fn a_dropped_handler_commits_nothing() {
     let room = room().await;
     let (browser, app) = (room.browser.clone(), room.app.clone());
     let request =
@@ -192,7 +192,7 @@ async fn a_handler_that_was_dropped_has_committed_nothing() {
 /// The client goes away at any moment: while the session is loaded, in the handler, in the middle of the commit. Moments are
 /// counted in looks at the request, of which a whole one takes a few.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_clients_that_leave_leave_nothing_half_done() {
+async fn a_thousand_disconnecting_clients_leave_no_partial_commit() {
     let server = Server::start();
     let store = store_with(&server.url(), |_| ()).await;
     let app = app(SessionLayer::new(store.clone()));
@@ -244,7 +244,7 @@ async fn a_thousand_clients_that_leave_leave_nothing_half_done() {
 
 /// At the end of a process: nothing that has begun is cut off.
 #[tokio::test(start_paused = true)]
-async fn what_goes_on_beside_requests_is_waited_for() {
+async fn drained_waits_for_background_work() {
     let late = Late::before(MemoryStore::new());
     let layer = SessionLayer::new(late.clone());
     let app = app(layer.clone());
@@ -266,7 +266,7 @@ async fn what_goes_on_beside_requests_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_is_saved_in_the_handler_stays_whatever_it_answers() {
+async fn changes_saved_in_the_handler_stay_whatever_it_returns() {
     let mut room = room().await;
     let page = room
         .browser
@@ -286,7 +286,7 @@ async fn a_new_session_saved_by_a_failing_handler_still_gets_its_cookie() {
 }
 
 #[tokio::test]
-async fn a_request_that_writes_nothing_asks_for_nothing_but_the_load() {
+async fn a_request_that_writes_nothing_only_loads() {
     let mut room = room().await;
     let before = room.calls.so_far();
     room.browser.get(&room.app, "/read").await.ok();

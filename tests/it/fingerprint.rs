@@ -64,7 +64,7 @@ async fn visitor(app: &Router) -> Browser {
 }
 
 #[tokio::test]
-async fn soft_works_and_tells_once_a_network() {
+async fn soft_allows_the_request_and_emits_one_event_per_network() {
     let site = Site::new(Fingerprinting::Soft);
     let home = site.from("203.0.113.7");
     let browser = visitor(&home).await;
@@ -94,14 +94,14 @@ async fn soft_works_and_tells_once_a_network() {
 }
 
 #[tokio::test]
-async fn off_neither_keeps_nor_compares() {
+async fn off_neither_stores_nor_compares_the_network() {
     let site = Site::new(Fingerprinting::Off);
     let browser = visitor(&site.from("203.0.113.7")).await;
     assert_eq!(facts(&browser, &site.from("198.51.100.7")).await, "Off");
 }
 
 #[tokio::test]
-async fn strict_hides_the_session_and_harms_neither_it_nor_the_cookie() {
+async fn strict_hides_the_session_and_keeps_it_and_its_cookie() {
     let site = Site::new(Fingerprinting::Strict);
     let home = site.from("203.0.113.7");
     let browser = visitor(&home).await;
@@ -137,7 +137,7 @@ async fn strict_hides_the_session_and_harms_neither_it_nor_the_cookie() {
 }
 
 #[tokio::test]
-async fn strict_lets_the_holder_log_out_from_anywhere() {
+async fn strict_allows_a_logout_from_any_network() {
     let site = Site::new(Fingerprinting::Strict);
     let home = site.from("203.0.113.7");
     let browser = visitor(&home).await;
@@ -148,7 +148,7 @@ async fn strict_lets_the_holder_log_out_from_anywhere() {
 }
 
 #[tokio::test]
-async fn a_session_without_a_network_takes_the_first_that_writes() {
+async fn a_session_without_a_network_is_bound_to_the_first_that_writes() {
     let store = MemoryStore::new();
     let with = |mode| app(SessionLayer::new(store.clone()).with_fingerprinting(mode));
     let from = |app: &Router, address: &str| {
@@ -171,7 +171,7 @@ async fn a_session_without_a_network_takes_the_first_that_writes() {
 }
 
 #[tokio::test]
-async fn a_login_binds_the_session_anew() {
+async fn a_login_binds_the_session_to_its_network() {
     let site = Site::new(Fingerprinting::Soft);
     let (home, away) = (site.from("203.0.113.7"), site.from("198.51.100.7"));
     let mut browser = visitor(&home).await;
@@ -182,7 +182,7 @@ async fn a_login_binds_the_session_anew() {
 }
 
 #[tokio::test]
-async fn the_application_may_say_where_the_address_comes_from() {
+async fn the_application_can_supply_the_client_address() {
     let layer = SessionLayer::new(MemoryStore::new())
         .with_client_ip(|parts| parts.headers.get("x-real-ip")?.to_str().ok()?.parse().ok());
     let app = app(layer);

@@ -19,7 +19,7 @@ fn texts(flashes: &[Flash]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_message_is_shown_on_the_next_page_and_on_no_other() {
+async fn a_message_is_shown_only_on_the_next_page() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
@@ -49,7 +49,7 @@ async fn a_message_is_shown_on_the_next_page_and_on_no_other() {
 }
 
 #[tokio::test]
-async fn a_message_for_this_page_is_stored_nowhere() {
+async fn a_message_for_the_current_page_is_not_stored() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let mut visit = Visit::with(SessionLayer::new(spy));
@@ -68,7 +68,7 @@ async fn a_message_for_this_page_is_stored_nowhere() {
 }
 
 #[tokio::test]
-async fn messages_that_were_taken_can_be_kept_for_the_next_page() {
+async fn taken_messages_can_be_kept_for_the_next_page() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.flash_info("keep me").unwrap() })
@@ -90,7 +90,7 @@ async fn messages_that_were_taken_can_be_kept_for_the_next_page() {
 }
 
 #[tokio::test]
-async fn messages_that_were_taken_are_not_kept_for_somebody_else() {
+async fn taken_messages_are_not_kept_for_another_principal() {
     for (next, kept) in [(Some("mia"), 1), (Some("noa"), 0), (None, 0)] {
         let mut visit = Visit::in_memory();
         visit
@@ -118,7 +118,7 @@ async fn messages_that_were_taken_are_not_kept_for_somebody_else() {
 }
 
 #[tokio::test]
-async fn requests_that_show_nothing_leave_messages_waiting() {
+async fn requests_that_show_no_messages_leave_them_in_the_session() {
     let app = app(SessionLayer::new(MemoryStore::new()));
     let mut browser = Browser::default();
     browser.get(&app, "/flash?text=hello").await.ok();
@@ -138,7 +138,7 @@ async fn requests_that_show_nothing_leave_messages_waiting() {
 }
 
 #[tokio::test]
-async fn one_message_too_many_takes_the_place_of_the_oldest() {
+async fn one_message_too_many_displaces_the_oldest() {
     let mut visit = Visit::in_memory();
     for number in 0..70 {
         visit
@@ -172,7 +172,7 @@ async fn one_message_too_many_takes_the_place_of_the_oldest() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_is_refused_and_the_others_wait() {
+async fn a_message_that_is_too_large_is_rejected_and_the_others_are_kept() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.flash_info("first").unwrap() })
@@ -190,7 +190,7 @@ async fn a_message_that_is_too_large_is_refused_and_the_others_wait() {
 }
 
 #[tokio::test]
-async fn ten_messages_added_at_once_are_shown_once_to_twelve_readers_on_two_nodes() {
+async fn ten_concurrent_messages_are_shown_once_to_twelve_readers_on_two_nodes() {
     let (ground, prefix) = (Ground::new(), fresh_prefix());
     let nodes = [(); 2].map(|()| Node::start(&ground.url(), &prefix));
     let cookie = nodes[0]
@@ -225,7 +225,7 @@ async fn ten_messages_added_at_once_are_shown_once_to_twelve_readers_on_two_node
 }
 
 #[tokio::test]
-async fn a_token_is_taken_by_one_of_a_hundred() {
+async fn one_of_a_hundred_requests_takes_the_token() {
     let (ground, prefix) = (Ground::new(), fresh_prefix());
     let nodes = [(); 2].map(|()| Node::start(&ground.url(), &prefix));
     let cookie = nodes[0]

@@ -17,7 +17,7 @@ async fn visitor(app: &axum::Router) -> Browser {
 }
 
 #[tokio::test]
-async fn a_visitor_gets_a_cookie_with_the_first_change_and_no_other() {
+async fn only_the_first_change_of_a_visitor_sets_a_cookie() {
     let app = memory();
     let mut browser = Browser::default();
     assert_eq!(
@@ -43,7 +43,7 @@ async fn a_visitor_gets_a_cookie_with_the_first_change_and_no_other() {
 }
 
 #[tokio::test]
-async fn login_gives_a_new_token_and_kills_the_old() {
+async fn a_login_issues_a_new_token_and_revokes_the_old_one() {
     let app = memory();
     let mut browser = visitor(&app).await;
     let planted = browser.clone();
@@ -71,7 +71,7 @@ async fn login_gives_a_new_token_and_kills_the_old() {
 }
 
 #[tokio::test]
-async fn a_retired_token_reads_nothing_writes_nothing_and_gets_no_cookie() {
+async fn a_retired_token_cannot_read_or_write_and_gets_no_cookie() {
     let app = memory();
     let mut browser = visitor(&app).await;
     let late = browser.clone();
@@ -125,7 +125,7 @@ async fn a_token_that_was_never_issued_is_never_adopted() {
 }
 
 #[tokio::test]
-async fn every_changed_character_of_a_token_makes_it_worthless() {
+async fn a_token_with_one_character_changed_is_invalid() {
     let app = memory();
     let browser = visitor(&app).await;
     let token = browser.token().as_bytes().to_vec();
@@ -152,7 +152,7 @@ async fn every_changed_character_of_a_token_makes_it_worthless() {
 }
 
 #[tokio::test]
-async fn logout_is_final_and_takes_the_cookie_away() {
+async fn a_logout_is_final_and_removes_the_cookie() {
     let ground = Ground::new();
     let app = app(SessionLayer::new(ground.store().await));
     let mut browser = visitor(&app).await;
@@ -172,7 +172,7 @@ async fn logout_is_final_and_takes_the_cookie_away() {
 }
 
 #[tokio::test]
-async fn logout_of_who_is_not_logged_in_does_nothing() {
+async fn a_logout_without_a_session_only_removes_the_cookie() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let app = app(SessionLayer::new(spy));
@@ -189,7 +189,7 @@ async fn logout_of_who_is_not_logged_in_does_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_written_after_destroy_goes_into_a_fresh_session() {
+async fn changes_after_destroy_go_into_a_fresh_session() {
     let app = memory();
     let mut browser = visitor(&app).await;
     let old = browser.clone();
@@ -200,7 +200,7 @@ async fn what_is_written_after_destroy_goes_into_a_fresh_session() {
 }
 
 #[tokio::test]
-async fn another_principal_never_sees_the_data_of_the_last() {
+async fn a_principal_never_sees_the_data_of_the_previous_one() {
     let app = memory();
     let mut browser = visitor(&app).await;
     browser.get(&app, "/login?u=mia").await.ok();
@@ -215,7 +215,7 @@ async fn another_principal_never_sees_the_data_of_the_last() {
 }
 
 #[tokio::test]
-async fn a_login_without_a_session_before_makes_one() {
+async fn a_login_without_a_session_creates_one() {
     let app = memory();
     let mut browser = Browser::default();
     browser.get(&app, "/login?u=mia").await.ok();
@@ -239,7 +239,7 @@ async fn cycling_the_id_of_a_visitor_without_a_session_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_cookie_opens_only_the_layer_and_the_prefix_it_was_made_for() {
+async fn a_cookie_is_valid_only_for_its_layer_and_key_prefix() {
     let ground = Ground::new();
     let store = ground.store().await;
     let named = |name: &str| {

@@ -63,7 +63,7 @@ async fn behind_proxy() -> (Server, Proxy, Visit) {
 }
 
 #[tokio::test]
-async fn an_unresolved_commit_taken_up_again_overwrites_nobody() {
+async fn resuming_an_unresolved_commit_overwrites_no_change() {
     let mut scene = Scene::new().await;
     let proxy = scene.proxy.clone();
     let (layer, browser) = (scene.visit.layer.clone(), scene.visit.browser.clone());
@@ -119,7 +119,7 @@ async fn count_unanswered(session: &Session) {
 }
 
 #[tokio::test]
-async fn a_reload_shows_once_what_an_unanswered_save_has_changed() {
+async fn a_reload_shows_the_changes_of_an_unanswered_save_once() {
     let plans: [&[Post]; 2] = [
         &[Post::Hold, Post::Lose, Post::Lose],
         &[Post::Lose, Post::Lose, Post::Lose],
@@ -143,7 +143,7 @@ async fn a_reload_shows_once_what_an_unanswered_save_has_changed() {
 }
 
 #[tokio::test]
-async fn a_reload_that_cannot_tell_leaves_the_session_as_it_was() {
+async fn a_reload_that_cannot_resolve_the_outcome_changes_nothing() {
     let (late, _, mut visit) = late_visit().await;
     late.plan(&[Post::Lose; 6]);
     visit
@@ -161,7 +161,7 @@ async fn a_reload_that_cannot_tell_leaves_the_session_as_it_was() {
 
 /// Whoever leaves while a reload finds out leaves it to go on, and the response waits for that.
 #[tokio::test(start_paused = true)]
-async fn a_reload_that_nobody_waits_for_finds_out_all_the_same() {
+async fn a_dropped_reload_still_resolves_the_outcome() {
     let (late, _, mut visit) = late_visit().await;
     late.plan(&[Post::Lose; 3]);
     visit
@@ -265,7 +265,7 @@ async fn slow_loads_leave_their_request_less_time_to_commit() {
 
 /// What its request has used up is no concern of a connection that stays open.
 #[tokio::test(start_paused = true)]
-async fn after_the_response_each_save_has_all_of_the_budget() {
+async fn after_the_response_each_save_has_the_whole_budget() {
     let (late, _, mut visit) = late_visit().await;
     late.slow_load(Duration::from_millis(600));
     let session = visit.keep().await;
@@ -280,7 +280,7 @@ async fn after_the_response_each_save_has_all_of_the_budget() {
 }
 
 #[tokio::test]
-async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
+async fn a_request_writes_nothing_to_the_login_that_followed_its_commit() {
     let mut scene = Scene::new().await;
     let (proxy, other, browser) = (
         scene.proxy.clone(),
@@ -316,7 +316,7 @@ async fn a_commit_found_applied_below_a_login_does_not_enter_the_login() {
 }
 
 #[tokio::test]
-async fn a_save_that_nobody_waits_for_is_waited_for_by_the_response() {
+async fn the_response_waits_for_a_dropped_save() {
     let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(move |session| async move {
@@ -338,7 +338,7 @@ async fn a_save_that_nobody_waits_for_is_waited_for_by_the_response() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destroy_after_the_response_is_carried_out() {
+async fn a_destroy_after_the_response_is_committed() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -354,7 +354,7 @@ async fn a_destroy_after_the_response_is_carried_out() {
 }
 
 #[tokio::test]
-async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
+async fn a_destroy_by_a_clone_during_the_commit_is_committed() {
     let (server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -378,7 +378,7 @@ async fn a_destroy_by_a_clone_while_the_response_commits_is_carried_out() {
 
 /// The session's token was never sent to anybody.
 #[tokio::test]
-async fn a_session_that_is_destroyed_while_it_is_created_leaves_nothing_behind() {
+async fn a_session_destroyed_during_its_creation_leaves_nothing_behind() {
     let (server, proxy, mut visit) = behind_proxy().await;
     let creation = proxy.hold("NX");
     let page = visit
@@ -401,7 +401,7 @@ async fn a_session_that_is_destroyed_while_it_is_created_leaves_nothing_behind()
 
 /// What the handler has done is in the store by then, and the logout is not.
 #[tokio::test]
-async fn a_logout_that_fails_behind_the_commit_of_the_response_is_503_and_done_later() {
+async fn a_logout_that_fails_after_the_commit_gets_503_and_is_retried() {
     let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -431,7 +431,7 @@ async fn a_logout_that_fails_behind_the_commit_of_the_response_is_503_and_done_l
 }
 
 #[tokio::test]
-async fn what_a_clone_cannot_commit_does_not_fail_a_response_that_is_committed() {
+async fn a_clone_that_cannot_commit_does_not_fail_a_committed_response() {
     let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -455,7 +455,7 @@ async fn what_a_clone_cannot_commit_does_not_fail_a_response_that_is_committed()
 }
 
 #[tokio::test]
-async fn changes_that_nobody_saves_after_the_response_are_an_event() {
+async fn unsaved_changes_after_the_response_emit_an_event() {
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&events);
     let observe = move |event: &Event| seen.lock().unwrap().push(format!("{event:?}"));
@@ -483,7 +483,7 @@ async fn changes_that_nobody_saves_after_the_response_are_an_event() {
 }
 
 #[tokio::test]
-async fn a_closure_that_uses_the_session_survives_a_store_that_fails() {
+async fn a_closure_that_uses_the_session_works_when_the_store_fails() {
     let mut scene = Scene::new().await;
     scene.server.kill();
     let page = scene
@@ -512,7 +512,7 @@ async fn a_closure_that_uses_the_session_survives_a_store_that_fails() {
 }
 
 #[tokio::test]
-async fn two_requests_of_one_session_in_a_hang_are_both_503() {
+async fn two_requests_of_one_session_both_get_503_when_the_store_hangs() {
     let mut scene = Scene::new().await;
     let server = Arc::new(scene.server);
     let all_loaded = Arc::new(tokio::sync::Barrier::new(3));
@@ -536,7 +536,7 @@ async fn two_requests_of_one_session_in_a_hang_are_both_503() {
 }
 
 #[tokio::test]
-async fn what_a_caller_is_told_has_failed_is_not_done_later() {
+async fn a_change_reported_as_failed_is_not_committed_later() {
     let mut scene = Scene::new().await;
     let server = Arc::new(scene.server);
     let full = Arc::clone(&server);
@@ -639,7 +639,7 @@ async fn a_failed_response_leaves_nothing_for_a_clone_to_save() {
 }
 
 #[tokio::test]
-async fn a_session_extracted_after_the_response_knows_that_it_is_late() {
+async fn a_session_extracted_after_the_response_cannot_rotate() {
     let layer = SessionLayer::new(MemoryStore::new()).with_load(sessile::Load::OnExtract);
     let (send, receive) = tokio::sync::oneshot::channel();
     let send = Arc::new(Mutex::new(Some(send)));
@@ -666,7 +666,7 @@ async fn a_session_extracted_after_the_response_knows_that_it_is_late() {
 }
 
 #[tokio::test]
-async fn a_closure_that_panics_when_it_is_done_again_is_no_success() {
+async fn a_closure_that_panics_during_replay_fails_the_request() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -717,7 +717,7 @@ async fn elsewhere(store: &MemoryStore, visit: &Visit, path: &str) {
 }
 
 #[tokio::test]
-async fn a_number_is_what_the_commit_made_it_and_not_what_it_looked_like() {
+async fn increment_now_returns_the_committed_number() {
     let (late, store, mut visit) = planned().await;
     let tab = visit.clone();
     let (plan, others) = (late.clone(), store.clone());
@@ -747,7 +747,7 @@ async fn a_number_is_what_the_commit_made_it_and_not_what_it_looked_like() {
 }
 
 #[tokio::test]
-async fn what_was_not_taken_after_all_can_be_taken_again() {
+async fn a_value_whose_take_was_not_committed_can_be_taken_again() {
     let (late, store, mut visit) = planned().await;
     let tab = visit.clone();
     visit
@@ -764,7 +764,7 @@ async fn what_was_not_taken_after_all_can_be_taken_again() {
 }
 
 #[tokio::test]
-async fn messages_that_were_not_taken_after_all_are_shown_later() {
+async fn messages_whose_take_was_not_committed_are_shown_later() {
     let (late, store, mut visit) = planned().await;
     visit
         .request(|session| async move { session.flash_info("hello").unwrap() })
@@ -787,7 +787,7 @@ async fn messages_that_were_not_taken_after_all_are_shown_later() {
 }
 
 #[tokio::test]
-async fn what_has_changed_nothing_by_the_response_is_not_saved_after_it() {
+async fn a_save_after_the_response_does_not_repeat_calls_without_effect() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -812,7 +812,7 @@ async fn what_has_changed_nothing_by_the_response_is_not_saved_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_save_leaves_to_its_clones_what_they_change_meanwhile() {
+async fn a_save_does_not_include_later_changes_of_clones() {
     let (late, _, mut visit) = planned().await;
     let page = visit
         .page(move |session| async move {
@@ -836,7 +836,7 @@ async fn a_save_leaves_to_its_clones_what_they_change_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_meets_others_twice_waits_before_the_next_attempt() {
+async fn after_two_conflicts_the_next_attempt_backs_off() {
     const SLOW: Duration = Duration::from_millis(10);
     let (late, store, mut visit) = planned().await;
     let tab = visit.clone();
@@ -857,7 +857,7 @@ async fn who_meets_others_twice_waits_before_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn what_is_discarded_while_its_commit_is_refused_is_not_written_later() {
+async fn changes_discarded_during_a_rejected_commit_are_not_written_later() {
     let (server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -906,7 +906,7 @@ async fn save_and_discard(session: &Session) -> Result<(), SessionError> {
 const SLOW: Duration = Duration::from_millis(20);
 
 #[tokio::test(start_paused = true)]
-async fn what_is_discarded_while_it_turns_out_not_to_be_stored_is_not_written_later() {
+async fn changes_discarded_during_a_commit_that_never_arrived_are_not_written_later() {
     let (late, store, mut visit) = planned().await;
     let tab = visit.clone();
     visit
@@ -943,7 +943,7 @@ fn add_item(session: &Session) -> Weak<()> {
 
 /// `discard_changes` promises to let go of closures, and of those that are under way as soon as they are not any more.
 #[tokio::test(start_paused = true)]
-async fn what_is_discarded_while_it_gets_no_answer_is_neither_shown_nor_kept() {
+async fn changes_discarded_during_an_unanswered_commit_are_not_shown_or_kept() {
     let (late, store, mut visit) = planned().await;
     let session = visit.keep().await;
     let left = add_item(&session);
@@ -959,7 +959,7 @@ async fn what_is_discarded_while_it_gets_no_answer_is_neither_shown_nor_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_after_a_failover() {
+async fn changes_discarded_while_short_of_replicas_are_not_replayed_after_a_failover() {
     let store = MemoryStore::new();
     let late = Late::before(store.clone()).with_replicas();
     let one_replica = Durability::Replicas {
@@ -997,7 +997,7 @@ async fn what_is_discarded_while_too_few_replicas_have_it_is_not_written_again_a
 }
 
 #[tokio::test]
-async fn every_clone_hears_of_changes_that_were_lost() {
+async fn every_clone_gets_the_error_of_lost_changes() {
     // A closure panics when it is done again, in a commit that holds another clone's change too.
     let (_late, store, mut visit) = planned().await;
     let session = visit.keep().await;
@@ -1044,7 +1044,7 @@ async fn every_clone_hears_of_changes_that_were_lost() {
 
 /// The client leaves while a save is under way whose outcome stays unknown: nobody has forgotten to save anything.
 #[tokio::test(start_paused = true)]
-async fn a_save_that_was_given_up_is_not_called_forgotten() {
+async fn a_dropped_save_emits_no_event_of_unsaved_changes() {
     let (late, _store, visit) = planned().await;
     let events = Arc::<Mutex<Vec<&'static str>>>::default();
     let seen = Arc::clone(&events);
@@ -1061,7 +1061,7 @@ async fn a_save_that_was_given_up_is_not_called_forgotten() {
 }
 
 #[tokio::test]
-async fn an_observer_that_panics_breaks_nothing() {
+async fn a_panicking_observer_does_not_affect_requests() {
     let layer = SessionLayer::new(MemoryStore::new()).with_observer(|_: &Event| panic!("observed"));
     let mut visit = Visit::with(layer);
     for n in 1..=2 {
@@ -1074,7 +1074,7 @@ async fn an_observer_that_panics_breaks_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
+async fn a_take_during_a_failing_response_returns_a_token_only_if_committed() {
     let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
@@ -1115,7 +1115,7 @@ async fn a_token_taken_while_the_response_fails_is_not_handed_out() {
 }
 
 #[tokio::test]
-async fn a_save_whose_changes_were_dropped_says_so() {
+async fn a_save_whose_changes_were_dropped_is_an_error() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -1141,7 +1141,7 @@ async fn a_save_whose_changes_were_dropped_says_so() {
 }
 
 #[tokio::test]
-async fn what_a_clone_fails_to_save_does_not_fail_what_was_taken() {
+async fn a_failed_save_of_a_clone_does_not_fail_a_take() {
     let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("token", "secret".to_owned()).unwrap() })
@@ -1165,7 +1165,7 @@ async fn what_a_clone_fails_to_save_does_not_fail_what_was_taken() {
 }
 
 #[tokio::test]
-async fn what_undoes_an_unresolved_change_is_done() {
+async fn a_call_that_undoes_an_unresolved_change_is_committed() {
     let mut scene = Scene::new().await;
     let proxy = scene.proxy.clone();
     scene
@@ -1194,7 +1194,7 @@ async fn what_undoes_an_unresolved_change_is_done() {
 }
 
 #[tokio::test]
-async fn a_closure_that_changes_its_own_session_comes_to_an_end() {
+async fn a_closure_that_changes_its_own_session_terminates() {
     let mut scene = Scene::new().await;
     let server = Arc::new(Mutex::new(scene.server));
     let killed = Arc::clone(&server);
@@ -1260,7 +1260,7 @@ async fn late_node() -> (Late, Visit, axum::Router) {
 }
 
 #[tokio::test]
-async fn a_commit_sent_again_does_not_hide_a_later_one_of_its_node() {
+async fn a_resent_commit_does_not_hide_a_later_one_of_its_node() {
     use Post::{Deliver, DeliverAfterHeld, Hold, Lose};
 
     let (late, mut visit, other) = late_node().await;
@@ -1296,7 +1296,7 @@ async fn a_commit_sent_again_does_not_hide_a_later_one_of_its_node() {
 
 /// One number stands for one set of bytes: found in the store, it must say which of them arrived.
 #[tokio::test]
-async fn bytes_that_are_repeated_keep_their_number_and_other_bytes_get_another() {
+async fn resent_bytes_keep_their_commit_number_and_other_bytes_get_a_new_one() {
     let (late, store, mut visit) = planned().await;
     let tab = visit.clone();
     let plan = late.clone();
@@ -1322,7 +1322,7 @@ async fn bytes_that_are_repeated_keep_their_number_and_other_bytes_get_another()
 }
 
 #[tokio::test]
-async fn a_late_commit_is_found_below_seven_of_other_nodes_and_not_below_eight() {
+async fn a_late_commit_is_found_below_seven_of_other_nodes_but_not_below_eight() {
     for others in [0, 7, 8, 20] {
         let store = MemoryStore::new();
         let late = Late::before(store.clone());
@@ -1357,7 +1357,7 @@ async fn a_late_commit_is_found_below_seven_of_other_nodes_and_not_below_eight()
 }
 
 #[tokio::test]
-async fn a_number_whose_change_a_clone_discards_is_not_given() {
+async fn increment_now_returns_no_number_if_a_clone_discards_the_change() {
     let (_server, proxy, mut visit) = behind_proxy().await;
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -1387,7 +1387,7 @@ async fn a_number_whose_change_a_clone_discards_is_not_given() {
 
 /// What too few replicas have is looked for again, and the next primary does not have it.
 #[tokio::test(start_paused = true)]
-async fn what_is_discarded_while_it_is_looked_for_does_not_come_back() {
+async fn changes_discarded_while_their_outcome_is_resolved_are_not_replayed() {
     let late = Late::before(MemoryStore::new());
     let mut visit = Visit::with(SessionLayer::new(late.clone()));
     visit

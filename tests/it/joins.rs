@@ -146,7 +146,7 @@ fn is_refused(page: &Page) {
 }
 
 #[tokio::test]
-async fn two_logins_in_flight_at_once_on_two_nodes_are_both_signed_in() {
+async fn two_concurrent_logins_on_two_nodes_both_succeed() {
     let shop = Shop::new().await;
     let pages = shop.at_once(["/sign-in?u=mia"; 2]).await;
     let [one, other] = pages.map(|page| {
@@ -174,7 +174,7 @@ async fn two_logins_in_flight_at_once_on_two_nodes_are_both_signed_in() {
 }
 
 #[tokio::test]
-async fn two_logins_in_flight_at_once_on_one_node_are_both_signed_in() {
+async fn two_concurrent_logins_on_one_node_both_succeed() {
     let shop = Shop::new().await;
     let pages = shop.at_once_on([1, 1], ["/sign-in?u=mia"; 2]).await;
     for page in &pages {
@@ -185,7 +185,7 @@ async fn two_logins_in_flight_at_once_on_one_node_are_both_signed_in() {
 }
 
 #[tokio::test]
-async fn a_login_with_the_token_of_before_joins_and_sees_nothing_until_then() {
+async fn a_login_with_the_replaced_token_joins_and_sees_no_data_before() {
     let shop = Shop::new().await;
     for node in [0, 1] {
         let visitor = Browser::default();
@@ -203,7 +203,7 @@ async fn a_login_with_the_token_of_before_joins_and_sees_nothing_until_then() {
 }
 
 #[tokio::test]
-async fn a_login_whose_answer_was_lost_is_tried_again_with_success() {
+async fn a_retried_login_whose_answer_was_lost_succeeds() {
     let shop = Shop::new().await;
     shop.proxy.inject_commits(Fault::LoseAnswer, 3);
     let page = shop.visitor.peek(&shop.nodes[0], "/sign-in?u=mia").await;
@@ -216,7 +216,7 @@ async fn a_login_whose_answer_was_lost_is_tried_again_with_success() {
 }
 
 #[tokio::test]
-async fn a_third_login_joins_and_a_fourth_is_refused() {
+async fn a_third_login_joins_and_a_fourth_is_rejected() {
     let shop = Shop::new().await;
     let mut browsers = Vec::new();
     for node in [0, 1, 0] {
@@ -245,7 +245,7 @@ async fn another_principal_does_not_join() {
 }
 
 #[tokio::test]
-async fn whatever_is_committed_after_a_login_ends_it_for_those_who_come_later() {
+async fn no_login_joins_after_another_commit() {
     for path in [
         "/set?k=second-factor&v=passed",
         "/incr?k=views",
@@ -271,7 +271,7 @@ async fn whatever_is_committed_after_a_login_ends_it_for_those_who_come_later() 
 }
 
 #[tokio::test]
-async fn the_next_rotation_ends_all_and_the_next_login_can_be_joined_by_all() {
+async fn the_next_rotation_revokes_all_tokens_and_the_next_login_accepts_all_of_them() {
     let shop = Shop::new().await;
     let mut one = shop.signed_in(&shop.visitor).await;
     let other = shop.signed_in(&shop.visitor).await;
@@ -304,7 +304,7 @@ async fn the_next_rotation_ends_all_and_the_next_login_can_be_joined_by_all() {
 }
 
 #[tokio::test]
-async fn a_logout_ends_all() {
+async fn a_logout_revokes_all_tokens() {
     let shop = Shop::new().await;
     let mut one = shop.signed_in(&shop.visitor).await;
     let other = shop.signed_in(&shop.visitor).await;
@@ -315,7 +315,7 @@ async fn a_logout_ends_all() {
 }
 
 #[tokio::test]
-async fn a_handler_that_gives_up_the_token_besides_does_not_join() {
+async fn a_login_that_also_revokes_its_token_does_not_join() {
     for besides in ["cycle", "clear", "destroy"] {
         let shop = Shop::new().await;
         let path = format!("/sign-in?u=mia&besides={besides}");
@@ -343,7 +343,7 @@ async fn a_handler_that_gives_up_the_token_besides_does_not_join() {
 }
 
 #[tokio::test]
-async fn what_was_done_in_the_session_of_another_principal_is_not_taken_along() {
+async fn changes_to_the_session_of_another_principal_do_not_join() {
     for (besides, joins) in [("write", false), ("", true)] {
         let mut shop = Shop::new().await;
         shop.visitor = shop.on(0, &shop.visitor, "/login?u=leo").await;
@@ -366,7 +366,7 @@ async fn what_was_done_in_the_session_of_another_principal_is_not_taken_along() 
 }
 
 #[tokio::test]
-async fn under_every_policy_but_reject_a_login_joins() {
+async fn a_login_joins_under_every_policy_except_reject() {
     let wait = std::time::Duration::from_secs(50);
     let exclusive = Concurrency::Exclusive(Exclusive::new(wait).with_lease(wait));
     for (concurrency, joins) in [

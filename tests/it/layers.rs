@@ -87,7 +87,7 @@ fn configured(store: &MemoryStore, change: impl FnOnce(&mut SessionConfig)) -> S
 }
 
 #[tokio::test]
-async fn settings_of_an_inner_layer_that_are_not_in_force_are_told_once() {
+async fn ignored_settings_of_an_inner_layer_are_reported_once() {
     type Set = fn(&mut SessionConfig);
     let settings: [(&str, Set); 12] = [
         ("cookie", |config| {
@@ -133,7 +133,7 @@ async fn settings_of_an_inner_layer_that_are_not_in_force_are_told_once() {
 }
 
 #[tokio::test]
-async fn a_store_of_an_inner_layer_that_is_not_used_is_told() {
+async fn an_ignored_store_of_an_inner_layer_is_reported() {
     let store = MemoryStore::new();
     let layer = SessionLayer::new(store.clone());
     for same in [layer.clone(), SessionLayer::new(store)] {
@@ -147,7 +147,7 @@ async fn a_store_of_an_inner_layer_that_is_not_used_is_told() {
 
 /// Whoever has made the inner layer hears of it too.
 #[tokio::test]
-async fn an_observer_that_is_not_in_force_is_told_so() {
+async fn an_ignored_observer_of_an_inner_layer_gets_the_report() {
     let store = MemoryStore::new();
     let (told, observe) = ignored();
     let inner = SessionLayer::new(store.clone()).with_observer(observe);
@@ -157,7 +157,7 @@ async fn an_observer_that_is_not_in_force_is_told_so() {
 }
 
 #[tokio::test]
-async fn an_inner_layer_of_another_name_is_another_session() {
+async fn an_inner_layer_of_another_name_has_its_own_session() {
     let inner = Router::new().nest("/admin", routes().layer(named("__Host-admin")));
     let app = inner.merge(routes()).layer(named("__Host-id"));
     let mut user = Browser::default();
@@ -176,7 +176,7 @@ async fn an_inner_layer_of_another_name_is_another_session() {
 }
 
 #[tokio::test]
-async fn loading_on_extract_asks_nothing_for_pages_without_a_session() {
+async fn loading_on_extract_loads_nothing_for_pages_without_a_session() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let app = app(SessionLayer::new(spy).with_load(Load::OnExtract));
@@ -191,7 +191,7 @@ async fn loading_on_extract_asks_nothing_for_pages_without_a_session() {
 
 /// Its client has gone away by then, so no response brings a cookie.
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_loaded_after_its_request_was_abandoned_is_too_late_for_a_cookie() {
+async fn a_session_loaded_after_its_request_was_abandoned_cannot_set_a_cookie() {
     let (send, mut receive) = tokio::sync::mpsc::channel(1);
     let handler = |request: Request<Body>| async move {
         tokio::spawn(async move {
@@ -268,7 +268,7 @@ async fn a_tower_service_that_keeps_the_request_finds_its_session() {
 }
 
 #[tokio::test]
-async fn what_was_polled_ready_is_what_is_called() {
+async fn the_service_that_was_polled_ready_is_called() {
     /// Panics if it is called without having been polled ready.
     struct Strict(bool);
     impl Clone for Strict {
@@ -305,7 +305,7 @@ async fn what_was_polled_ready_is_what_is_called() {
 }
 
 #[tokio::test]
-async fn responses_that_set_the_cookie_are_kept_out_of_caches() {
+async fn responses_that_set_the_cookie_are_not_cached() {
     let public = |session: Session| async move {
         session.increment("n", 1).unwrap();
         [("cache-control", "public, max-age=600"), ("vary", "accept")]
@@ -345,7 +345,7 @@ async fn responses_that_set_the_cookie_are_kept_out_of_caches() {
 }
 
 #[tokio::test]
-async fn one_cookie_of_a_name_and_all_of_the_others() {
+async fn the_layer_sets_one_session_cookie_and_keeps_all_others() {
     let handler = |session: Session| async move {
         session.increment("n", 1).unwrap();
         let mut response = "".into_response();
@@ -367,7 +367,7 @@ async fn one_cookie_of_a_name_and_all_of_the_others() {
 }
 
 #[tokio::test]
-async fn the_hook_answers_for_sessions_that_failed() {
+async fn the_error_hook_builds_the_response_of_a_session_error() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (hooked, observed) = (Arc::clone(&seen), Arc::new(Mutex::new(Vec::new())));
     let events = Arc::clone(&observed);
@@ -426,7 +426,7 @@ fn negotiating(layer: SessionLayer) -> SessionLayer {
 }
 
 #[tokio::test]
-async fn the_hook_answers_in_the_format_that_the_request_accepts() {
+async fn the_error_hook_can_answer_in_the_format_that_the_request_accepts() {
     let exclusive = Concurrency::Exclusive(Exclusive::new(Duration::from_secs(1)));
     let lazy = || RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
     let reject = SessionLayer::new(MemoryStore::new()).with_concurrency(Concurrency::Reject);
@@ -485,7 +485,7 @@ async fn the_hook_answers_in_the_format_that_the_request_accepts() {
 }
 
 #[tokio::test]
-async fn the_hook_sees_the_head_of_the_request_without_its_extensions() {
+async fn the_error_hook_gets_the_request_head_without_extensions() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hooked = Arc::clone(&seen);
     let layer = SessionLayer::new(MemoryStore::new()).with_on_error(move |_, request| {
@@ -521,7 +521,7 @@ async fn the_hook_sees_the_head_of_the_request_without_its_extensions() {
 }
 
 #[tokio::test]
-async fn the_error_is_left_for_layers_further_out() {
+async fn outer_layers_find_the_error_in_the_extensions() {
     let app = app(SessionLayer::new(MemoryStore::new()));
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=name&v=mia").await.ok();
@@ -539,7 +539,7 @@ async fn the_error_is_left_for_layers_further_out() {
 }
 
 #[tokio::test]
-async fn for_localhost_the_cookie_works_without_tls() {
+async fn the_cookie_for_localhost_works_without_tls() {
     let app = app(SessionLayer::new(MemoryStore::new()).insecure_for_localhost());
     let page = Browser::default().get(&app, "/incr?k=n").await;
     let cookie = page.set_cookies()[0].to_owned();
@@ -550,7 +550,7 @@ async fn for_localhost_the_cookie_works_without_tls() {
 }
 
 #[tokio::test]
-async fn head_requests_and_missing_pages_are_requests_too() {
+async fn head_requests_and_missing_pages_have_a_session() {
     let app = app(SessionLayer::new(MemoryStore::new()));
     let head = Request::head("/incr?k=n").body(Body::empty()).unwrap();
     assert_eq!(fetch(&app, head).await.set_cookies().len(), 1);
@@ -561,7 +561,7 @@ async fn head_requests_and_missing_pages_are_requests_too() {
 }
 
 #[tokio::test]
-async fn a_session_to_look_at_shows_what_others_changed_and_changes_nothing() {
+async fn a_read_only_session_shows_changes_of_others_and_writes_nothing() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let look = |session: ReadSession| async move {
@@ -598,7 +598,7 @@ async fn a_session_to_look_at_shows_what_others_changed_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_sub_router_may_have_settings_of_its_own() {
+async fn a_sub_router_can_have_its_own_settings() {
     let layer = SessionLayer::new(MemoryStore::new());
     let lazy = routes().layer(layer.clone().with_load(Load::OnExtract));
     let app = Router::new()
@@ -612,7 +612,7 @@ async fn a_sub_router_may_have_settings_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_layer_between_two_of_one_name_does_not_part_them() {
+async fn a_layer_between_two_of_one_name_does_not_separate_them() {
     let innermost = Router::new().nest("/x", routes().layer(named("__Host-id")));
     let between = innermost.layer(named("__Host-admin"));
     let app = between.merge(routes()).layer(named("__Host-id"));
@@ -625,7 +625,7 @@ async fn a_layer_between_two_of_one_name_does_not_part_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_of_tower_http_fit_inside_and_outside() {
+async fn tower_http_layers_work_inside_and_outside() {
     use tower_http::catch_panic::CatchPanicLayer;
     use tower_http::compression::CompressionLayer;
     use tower_http::timeout::TimeoutLayer;
@@ -666,7 +666,7 @@ async fn layers_of_tower_http_fit_inside_and_outside() {
 }
 
 #[tokio::test]
-async fn a_page_that_has_not_changed_still_sets_the_cookie() {
+async fn a_not_modified_response_still_sets_the_cookie() {
     let handler = |session: Session| async move {
         session.increment("n", 1).unwrap();
         StatusCode::NOT_MODIFIED
@@ -682,7 +682,7 @@ async fn a_page_that_has_not_changed_still_sets_the_cookie() {
 }
 
 #[tokio::test]
-async fn from_a_configuration_comes_a_layer() {
+async fn a_configuration_builds_a_layer() {
     let config: sessile::Config = serde_json::from_str(
         r#"{"store": {"url": "memory:"}, "session": {"cookie": {"name": "__Host-shop"}}}"#,
     )

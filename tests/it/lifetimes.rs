@@ -60,7 +60,7 @@ impl Watch {
 }
 
 #[tokio::test]
-async fn a_hit_every_half_minute_renews_once_in_a_quarter_of_an_hour() {
+async fn a_hit_every_half_minute_renews_once_in_fifteen_minutes() {
     let mut watch = Watch::new().await;
     for _ in 0..30 {
         assert!(watch.hit_after(MINUTE / 2).await);
@@ -70,7 +70,7 @@ async fn a_hit_every_half_minute_renews_once_in_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
-async fn a_session_ends_when_its_key_does_until_a_commit_is_to_renew_it() {
+async fn a_session_expires_with_its_key_unless_a_pending_commit_renews_it() {
     let watch = Watch::new().await;
     let mut visit = Visit::with(watch.layer.clone());
     visit.browser = watch.browser.clone();
@@ -98,7 +98,7 @@ async fn a_hit_every_ten_minutes_renews_every_other_time() {
 }
 
 #[tokio::test]
-async fn a_session_ends_when_it_is_not_used() {
+async fn an_unused_session_expires() {
     let mut watch = Watch::new().await;
     assert!(watch.hit_after(MINUTE * 29).await);
     assert!(watch.hit_after(MINUTE * 29).await);
@@ -106,7 +106,7 @@ async fn a_session_ends_when_it_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_ends_while_its_request_runs_does_not_come_back() {
+async fn a_session_that_expires_during_its_request_is_not_revived() {
     let watch = Watch::new().await;
     let slow = watch.browser.peek(&watch.app, "/slow?ms=50&k=late");
     let ends = async {
@@ -119,7 +119,7 @@ async fn a_session_that_ends_while_its_request_runs_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn a_session_ends_at_its_absolute_timeout_however_much_it_is_used() {
+async fn a_session_expires_at_its_absolute_timeout_even_if_it_is_used() {
     let mut watch = Watch::new().await;
     for _ in 0..24 * 6 - 1 {
         assert!(watch.hit_after(MINUTE * 10).await);
@@ -145,7 +145,7 @@ async fn signing_in_restarts_the_absolute_timeout() {
 }
 
 #[tokio::test]
-async fn timeouts_of_a_session_hold_on_every_later_request_and_node() {
+async fn timeouts_of_a_session_apply_to_later_requests_on_every_node() {
     let mut watch = Watch::new().await;
     watch.browser.get(&watch.app, "/remember").await.ok();
     let day = MINUTE * 60 * 24;
@@ -255,7 +255,7 @@ async fn remembered() -> (ManualClock, Arc<Calls>, Router, Jar) {
 }
 
 #[tokio::test]
-async fn a_visitor_who_only_reads_is_remembered_for_years() {
+async fn the_persistent_cookie_of_a_visitor_who_only_reads_is_renewed() {
     let (clock, calls, app, mut jar) = remembered().await;
     let written = calls.so_far()[1..3].to_vec();
     let mut sent = Vec::new();
@@ -272,7 +272,7 @@ async fn a_visitor_who_only_reads_is_remembered_for_years() {
 }
 
 #[tokio::test]
-async fn the_next_change_notes_that_the_cookie_was_sent() {
+async fn the_next_change_records_when_the_cookie_was_sent() {
     let (clock, _, app, mut jar) = remembered().await;
     let mut sent = Vec::new();
     for week in 1..=3650 / 7 {
@@ -290,7 +290,7 @@ async fn the_next_change_notes_that_the_cookie_was_sent() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_a_rotation_has_sent_is_as_young_as_that() {
+async fn a_rotation_resets_the_age_of_the_cookie() {
     let (clock, _, app, mut jar) = remembered().await;
     assert!(jar.get_after(150, &clock, &app, "/cycle").await);
     assert!(!jar.get_after(150, &clock, &app, "/whoami").await);
@@ -298,14 +298,14 @@ async fn a_cookie_that_a_rotation_has_sent_is_as_young_as_that() {
 }
 
 #[tokio::test]
-async fn an_old_cookie_is_not_sent_with_what_does_not_depend_on_it() {
+async fn an_old_cookie_is_not_renewed_by_pages_that_do_not_use_the_session() {
     let (clock, _, app, mut jar) = remembered().await;
     assert!(!jar.get_after(250, &clock, &app, "/plain").await);
     assert!(jar.get_after(0, &clock, &app, "/whoami").await);
 }
 
 #[tokio::test]
-async fn timeouts_that_cannot_work_are_refused() {
+async fn invalid_timeouts_are_rejected() {
     let mut visit = crate::support::Visit::in_memory();
     visit
         .request(|session| async move {
@@ -348,7 +348,7 @@ async fn timeouts_that_cannot_work_are_refused() {
 }
 
 #[tokio::test]
-async fn a_touch_renews_a_session_that_nobody_asks_for() {
+async fn a_touch_renews_a_session_without_other_requests() {
     let clock = ManualClock::new();
     let layer = SessionLayer::new(MemoryStore::new().with_clock(clock.clone()));
     let mut visit = crate::support::Visit::with(layer);
@@ -391,7 +391,7 @@ async fn alive_after(
 }
 
 #[tokio::test]
-async fn a_touch_goes_by_the_timeout_that_the_session_has_by_then() {
+async fn a_touch_uses_the_current_timeout_of_the_session() {
     let shorter = |session: Session| session.set_idle_timeout(MINUTE * 2).unwrap();
     assert!(alive_after(shorter, MINUTE, MINUTE + MINUTE / 2).await);
     assert!(!alive_after(shorter, MINUTE, MINUTE * 2).await);
@@ -400,7 +400,7 @@ async fn a_touch_goes_by_the_timeout_that_the_session_has_by_then() {
 }
 
 #[tokio::test]
-async fn a_touch_by_who_may_not_use_the_session_any_more_does_not_renew_it() {
+async fn a_touch_from_before_a_rotation_does_not_renew_the_session() {
     let unchanged = |_: Session| ();
     assert!(alive_after(unchanged, MINUTE * 20, MINUTE * 20).await);
     let rotated = |session: Session| session.cycle_id().unwrap();
@@ -409,7 +409,7 @@ async fn a_touch_by_who_may_not_use_the_session_any_more_does_not_renew_it() {
 }
 
 #[tokio::test]
-async fn a_touch_from_another_network_does_not_renew_a_session_that_is_hidden_from_there() {
+async fn a_touch_from_a_denied_network_does_not_renew_the_session() {
     let address = Arc::new(Mutex::new(None));
     let seen = Arc::clone(&address);
     let clock = ManualClock::new();
@@ -437,7 +437,7 @@ async fn a_touch_from_another_network_does_not_renew_a_session_that_is_hidden_fr
 }
 
 #[tokio::test]
-async fn a_touch_looks_once_and_renews_once() {
+async fn a_touch_loads_once_and_renews_once() {
     let watch = Watch::new().await;
     let mut visit = Visit::with(watch.layer.clone());
     visit.browser = watch.browser.clone();
@@ -453,7 +453,7 @@ async fn a_touch_looks_once_and_renews_once() {
 /// A load finds little time left and renews the session beside its handler, which takes a while. Meanwhile a shorter
 /// timeout is committed.
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_overtakes_a_shorter_timeout_is_cut_by_the_next_load() {
+async fn the_next_load_corrects_a_renewal_that_overtook_a_shorter_timeout() {
     let clock = ManualClock::new();
     let late = Late::before(MemoryStore::new().with_clock(clock.clone()));
     let layer = SessionLayer::new(late.clone());
@@ -536,7 +536,7 @@ impl Keys {
 }
 
 #[tokio::test]
-async fn redis_keys_are_renewed_at_half_and_never_live_for_ever() {
+async fn redis_keys_are_renewed_at_half_of_their_life_and_always_expire() {
     let mut keys = Keys::new(|_| ()).await;
     keys.read_and_expect(MINUTE * 30).await;
     keys.set_left(MINUTE * 16);
@@ -555,7 +555,7 @@ async fn redis_keys_are_renewed_at_half_and_never_live_for_ever() {
 }
 
 #[tokio::test]
-async fn a_thousand_reads_at_once_renew_the_key_once() {
+async fn a_thousand_concurrent_reads_renew_the_key_once() {
     let server = crate::support::Server::start();
     let store = crate::support::store_with(&server.url(), |_| ()).await;
     let layer = SessionLayer::new(store);
@@ -604,7 +604,7 @@ async fn a_commit_renews_the_key() {
 }
 
 #[tokio::test]
-async fn a_real_session_stays_while_it_is_used_and_ends_when_it_is_not() {
+async fn a_session_in_redis_lives_while_it_is_used_and_then_expires() {
     const IDLE: Duration = Duration::from_secs(4);
     let mut keys = Keys::new(|config| config.idle_timeout = IDLE).await;
     let began = std::time::Instant::now();

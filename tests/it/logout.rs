@@ -83,7 +83,7 @@ async fn visitor(app: &Router) -> Browser {
 }
 
 #[tokio::test]
-async fn a_logout_while_the_store_is_away_takes_the_cookie_away_and_is_done_later() {
+async fn a_logout_during_an_outage_removes_the_cookie_and_is_retried() {
     let mut site = Site::start().await;
     let events = Events::default();
     let layer = || events.observe(site.layer.clone());
@@ -129,7 +129,7 @@ async fn a_logout_while_the_store_is_away_takes_the_cookie_away_and_is_done_late
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_ask_for_its_session_is_served_while_the_store_is_away() {
+async fn a_page_that_does_not_use_its_session_is_served_during_an_outage() {
     let mut site = Site::start().await;
     let visitor = site.visitor().await;
     let asked_twice = |parts: axum::http::request::Parts| async move {
@@ -173,7 +173,7 @@ async fn a_page_that_does_not_ask_for_its_session_is_served_while_the_store_is_a
 }
 
 #[tokio::test]
-async fn an_exclusive_request_does_not_run_while_the_store_is_away() {
+async fn an_exclusive_request_does_not_run_during_an_outage() {
     let mut site = Site::start().await;
     let visitor = site.visitor().await;
     let exclusive = Concurrency::Exclusive(Exclusive::new(Duration::from_secs(60)));
@@ -193,7 +193,7 @@ async fn an_exclusive_request_does_not_run_while_the_store_is_away() {
 }
 
 #[tokio::test]
-async fn a_logout_asks_the_store_for_nothing_but_what_it_ends() {
+async fn a_logout_sends_only_a_load_and_a_deletion() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let store = store_with(&server.url(), |config| config.key_prefix = prefix).await;
     let layer = SessionLayer::new(store);
@@ -226,7 +226,7 @@ async fn a_logout_asks_the_store_for_nothing_but_what_it_ends() {
 
 /// With the session loaded on the way in, and not at all.
 #[tokio::test]
-async fn a_logout_ends_what_the_secret_opens_or_opened_a_moment_ago_and_nothing_else() {
+async fn a_logout_ends_only_a_session_whose_current_or_recent_secret_it_has() {
     for load in [Load::Inbound, Load::OnExtract] {
         let clock = ManualClock::new();
         let store = MemoryStore::new().with_clock(clock.clone());
@@ -256,7 +256,7 @@ async fn a_logout_ends_what_the_secret_opens_or_opened_a_moment_ago_and_nothing_
 }
 
 #[tokio::test]
-async fn a_logout_deletes_nothing_that_it_cannot_read() {
+async fn a_logout_does_not_delete_a_session_that_it_cannot_read() {
     let ground = Ground::new();
     let store = ground.store().await;
     let prefix = store.namespace().to_owned();
@@ -300,7 +300,7 @@ async fn a_logout_deletes_nothing_that_it_cannot_read() {
 }
 
 #[tokio::test]
-async fn beside_a_session_a_logout_is_its_destroy() {
+async fn a_logout_beside_a_session_is_a_destroy() {
     let notice = |logout: Logout, session: Session| async move {
         session.insert("dropped", true).unwrap();
         logout.end_session();
@@ -334,7 +334,7 @@ async fn beside_a_session_a_logout_is_its_destroy() {
 }
 
 #[tokio::test]
-async fn a_logout_is_carried_out_however_its_request_ends() {
+async fn a_logout_is_committed_however_its_request_ends() {
     let gate = Gate::new();
     for load in [Load::Inbound, Load::OnExtract] {
         let layer = SessionLayer::new(MemoryStore::new()).with_load(load);
@@ -363,7 +363,7 @@ async fn a_logout_is_carried_out_however_its_request_ends() {
 }
 
 #[tokio::test]
-async fn a_logout_needs_a_layer_and_nothing_else() {
+async fn a_logout_needs_only_a_layer() {
     let optional = |logout: Option<Logout>| async move { logout.is_some().to_string() };
     let app = routes().route("/optional", get(optional));
     let page = Browser::default().get(&app, "/sign-out").await;
@@ -394,7 +394,7 @@ async fn a_logout_needs_a_layer_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn of_too_many_logouts_that_wait_for_the_store_the_oldest_is_given_up_by_name() {
+async fn if_too_many_logouts_are_pending_the_oldest_is_dropped_with_an_event() {
     let events = Events::default();
     let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
     let layer = SessionLayer::new(store).with_load(Load::OnExtract);
@@ -431,7 +431,7 @@ async fn of_too_many_logouts_that_wait_for_the_store_the_oldest_is_given_up_by_n
 
 /// Sessions are kept by threads of their own too, such as of a pool for blocking work.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_on_a_thread_without_a_runtime_is_destroyed_renewed_saved_and_dropped() {
+async fn a_session_works_on_a_thread_without_a_runtime() {
     let mut visit = Visit::in_memory();
     let app = app(visit.layer.clone());
     visit
@@ -482,7 +482,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn a_logout_whose_runtime_has_ended_is_an_event() {
+fn a_logout_whose_runtime_has_ended_emits_an_event() {
     let events = Events::default();
     let layer = events.observe(SessionLayer::new(MemoryStore::new()));
     let runtime = || {
@@ -543,7 +543,7 @@ fn a_logout_whose_runtime_has_ended_is_an_event() {
 
 /// A hook's response for an error, and a handler's, keep the removal of the cookie.
 #[tokio::test]
-async fn whatever_the_response_becomes_it_takes_the_cookie_away() {
+async fn a_replaced_response_still_removes_the_cookie() {
     let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
     let hook =
         |_: &SessionError, _: &Parts| Response::builder().status(502).body(Bytes::new()).unwrap();

@@ -82,7 +82,7 @@ async fn all_turned_away(app: &Router, browsers: &[Browser], path: &str) {
 }
 
 #[tokio::test]
-async fn a_killed_server_logs_nobody_out() {
+async fn a_killed_server_signs_nobody_out() {
     let mut site = Site::on(Server::start_durable()).await;
     let mut visitors = site.browsers(100).await;
     site.server.kill();
@@ -103,7 +103,7 @@ async fn a_killed_server_logs_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_restart_between_two_requests_is_not_noticed() {
+async fn a_restart_between_two_requests_causes_no_error() {
     let mut server = Server::start_durable();
     let app = app(SessionLayer::new(store_with(&server.url(), |_| ()).await));
     let mut visitor = browsers(&app, 1).await.remove(0);
@@ -118,7 +118,7 @@ async fn a_restart_between_two_requests_is_not_noticed() {
 
 /// Beside it an application with a budget that is not used up: its requests wait until the server goes on, and are served.
 #[tokio::test]
-async fn a_frozen_server_holds_nobody_longer_than_the_budget() {
+async fn a_frozen_server_delays_no_request_beyond_its_budget() {
     let site = Site::on(Server::start()).await;
     let visitors = site.browsers(50).await;
     site.server.freeze();
@@ -141,7 +141,7 @@ async fn a_frozen_server_holds_nobody_longer_than_the_budget() {
 }
 
 #[tokio::test]
-async fn pages_for_anybody_are_served_without_the_store_and_write_nothing() {
+async fn anonymous_pages_are_served_during_an_outage_and_write_nothing() {
     let site = Site::on(Server::start_durable()).await;
     let layer = SessionLayer::new(site.store.clone()).with_on_store_error(OnStoreError::Anonymous);
     let app = app(layer);
@@ -170,7 +170,7 @@ async fn pages_for_anybody_are_served_without_the_store_and_write_nothing() {
 
 /// Five calls in a row, however few there are in all.
 #[tokio::test]
-async fn a_server_that_hangs_is_left_alone_also_if_hardly_anybody_comes() {
+async fn the_breaker_opens_for_a_hanging_server_even_with_few_requests() {
     let site = Site::on(Server::start()).await;
     let visitor = site.browsers(1).await.remove(0);
     site.server.freeze();
@@ -185,7 +185,7 @@ async fn a_server_that_hangs_is_left_alone_also_if_hardly_anybody_comes() {
 
 /// Neither a FIN nor a RST tells of it.
 #[tokio::test]
-async fn lines_that_have_gone_silent_are_given_up_for_new_ones() {
+async fn silent_connections_are_replaced() {
     const COMMAND: Duration = Duration::from_millis(200);
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
@@ -230,7 +230,7 @@ async fn one_silent_connection_is_replaced_and_the_others_stay() {
 /// While the breaker is open requests fail at once: a thousand of them, one after the other, in less time than a tenth of
 /// their budgets.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_is_left_alone_until_it_answers_again() {
+async fn the_breaker_stays_open_until_a_hanging_server_answers() {
     const REQUESTS: u32 = 1000;
     let site = Site::on(Server::start()).await;
     let visitor = site.browsers(1).await.remove(0);
@@ -266,7 +266,7 @@ async fn a_server_that_hangs_is_left_alone_until_it_answers_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_freezes_between_load_and_commit_is_503() {
+async fn a_server_that_freezes_between_load_and_commit_causes_503() {
     let site = Site::on(Server::start()).await;
     let visitor = site.browsers(1).await.remove(0);
     let gate = Gate::new();
@@ -282,7 +282,7 @@ async fn a_server_that_freezes_between_load_and_commit_is_503() {
 }
 
 #[tokio::test]
-async fn a_logout_that_fails_is_loud_and_is_done_later() {
+async fn a_failed_logout_gets_503_and_is_retried() {
     let mut site = Site::on(Server::start_durable()).await;
     let mut visitor = site.browsers(1).await.remove(0);
     let stolen = visitor.clone();
@@ -338,7 +338,7 @@ async fn a_full_server_still_reads_and_logs_out() {
 }
 
 #[tokio::test]
-async fn a_demoted_primary_is_left_and_found_again() {
+async fn connections_to_a_demoted_primary_are_replaced() {
     let server = Server::start();
     let store = store_with(&server.url(), |_| ()).await;
     let app = app(SessionLayer::new(store.clone()));
@@ -364,7 +364,7 @@ async fn a_demoted_primary_is_left_and_found_again() {
 }
 
 #[tokio::test]
-async fn one_silent_connection_is_not_noticed_by_a_read() {
+async fn a_read_succeeds_despite_a_silent_connection() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_with(&proxy.url(), |config| {
@@ -380,7 +380,7 @@ async fn one_silent_connection_is_not_noticed_by_a_read() {
 }
 
 #[tokio::test]
-async fn a_slow_network_is_waited_for_and_one_too_slow_is_not() {
+async fn requests_wait_for_a_slow_network_up_to_their_budget() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let prefix = fresh_prefix();
@@ -400,7 +400,7 @@ async fn a_slow_network_is_waited_for_and_one_too_slow_is_not() {
 }
 
 #[tokio::test]
-async fn an_application_may_start_before_redis_does() {
+async fn an_application_can_start_before_redis() {
     let mut server = Server::start();
     server.kill();
     let store = RedisStore::lazy(RedisConfig::new(server.url())).unwrap();

@@ -89,7 +89,7 @@ async fn is_dropped(left: &Weak<()>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_leaves_nothing_of_closures() {
+async fn a_commit_drops_its_closures() {
     let (_, mut visit) = scene().await;
     let status = nothing_is_left(&mut visit, |session, alive| async move {
         count(&session, &alive);
@@ -105,7 +105,7 @@ async fn a_commit_leaves_nothing_of_closures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replay_after_a_conflict_leaves_nothing_of_closures() {
+async fn a_replay_after_a_conflict_drops_its_closures() {
     let (_, mut visit) = scene().await;
     let mut tab = visit.clone();
     let status = nothing_is_left(&mut visit, |session, alive| async move {
@@ -121,7 +121,7 @@ async fn a_replay_after_a_conflict_leaves_nothing_of_closures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_destroyed_or_discarded_leaves_nothing_of_closures() {
+async fn destroy_and_discard_drop_closures() {
     let (_, mut visit) = scene().await;
     let discarded = nothing_is_left(&mut visit, |session, alive| async move {
         count(&session, &alive);
@@ -158,7 +158,7 @@ async fn what_is_destroyed_or_discarded_leaves_nothing_of_closures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_fails_leaves_nothing_of_closures() {
+async fn a_failed_call_drops_its_closures() {
     let (late, mut visit) = scene().await;
     late.plan(&[Post::Lose; 3]);
     let status = nothing_is_left(&mut visit, |session, alive| async move {
@@ -180,7 +180,7 @@ async fn a_call_that_fails_leaves_nothing_of_closures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_fails_leaves_nothing_of_closures() {
+async fn a_failed_response_drops_its_closures() {
     let (late, mut visit) = scene().await;
     let failed = nothing_is_left(&mut visit, |session, alive| async move {
         count(&session, &alive);
@@ -201,7 +201,7 @@ async fn a_response_that_fails_leaves_nothing_of_closures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_when_it_runs_again_leaves_nothing() {
+async fn a_closure_that_panics_during_replay_is_dropped() {
     let (_, mut visit) = scene().await;
     let mut tab = visit.clone();
     let status = nothing_is_left(&mut visit, |session, alive| async move {
@@ -225,7 +225,7 @@ async fn a_closure_that_panics_when_it_runs_again_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_abandoned_leaves_nothing_of_closures() {
+async fn an_abandoned_request_drops_its_closures() {
     const SLOW: Duration = Duration::from_millis(200);
     let (late, mut visit) = scene().await;
     let left = nothing_is_left(&mut visit, |session, alive| async move {
@@ -251,7 +251,7 @@ async fn a_request_that_is_abandoned_leaves_nothing_of_closures() {
 
 /// What somebody has begun to save when the request is abandoned is saved, and a logout carried out.
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_abandoned_while_it_saves_still_ends_its_session() {
+async fn a_request_abandoned_during_a_save_still_ends_its_session() {
     let (late, mut visit) = scene().await;
     late.plan(&[Post::Slow(Duration::from_millis(200))]);
     let left = nothing_is_left(&mut visit, |session, alive| async move {
@@ -336,7 +336,7 @@ impl From<Nosy> for String {
 }
 
 #[tokio::test]
-async fn values_that_use_the_session_do_not_wait_for_themselves() {
+async fn values_that_use_the_session_do_not_deadlock() {
     let (_, mut visit) = scene().await;
     visit
         .request(|session| async move {

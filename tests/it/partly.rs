@@ -79,7 +79,7 @@ fn told(page: &Page) -> (u16, bool, usize) {
 }
 
 #[tokio::test]
-async fn a_refusal_at_the_commit_after_an_early_one_is_500() {
+async fn a_refusal_at_the_final_commit_after_an_early_one_gets_500() {
     for how in EARLY.into_iter().chain(["nothing"]) {
         let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
         let tab = visit.clone();
@@ -102,7 +102,7 @@ async fn a_refusal_at_the_commit_after_an_early_one_is_500() {
 }
 
 #[tokio::test]
-async fn an_error_that_the_handler_returns_after_an_early_commit_is_500() {
+async fn an_error_that_the_handler_returns_after_an_early_commit_gets_500() {
     for how in EARLY.into_iter().chain(["nothing"]) {
         let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
         let page = visit
@@ -122,7 +122,7 @@ async fn an_error_that_the_handler_returns_after_an_early_commit_is_500() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_away_after_an_early_commit_is_no_invitation_to_repeat() {
+async fn an_outage_after_an_early_commit_gets_no_retry_after() {
     for (how, returned) in [
         ("save", false),
         ("save", true),
@@ -156,7 +156,7 @@ async fn a_server_that_goes_away_after_an_early_commit_is_no_invitation_to_repea
 }
 
 #[tokio::test]
-async fn the_rest_may_be_there_too_if_its_answer_never_came() {
+async fn an_unanswered_final_commit_may_be_in_the_store() {
     let late = Late::before(MemoryStore::new());
     let mut visit = scene(SessionLayer::new(late.clone())).await;
     let page = visit
@@ -171,7 +171,7 @@ async fn the_rest_may_be_there_too_if_its_answer_never_came() {
 }
 
 #[tokio::test]
-async fn a_logout_that_overtakes_the_rest_leaves_the_cookie_alone() {
+async fn a_logout_that_overtakes_the_final_commit_does_not_change_the_cookie() {
     let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
     let tab = visit.clone();
     let page = visit
@@ -187,7 +187,7 @@ async fn a_logout_that_overtakes_the_rest_leaves_the_cookie_alone() {
 }
 
 #[tokio::test]
-async fn a_logout_that_fails_after_an_early_commit_is_loud_and_no_invitation_to_repeat() {
+async fn a_logout_that_fails_after_an_early_commit_gets_no_retry_after() {
     for how in ["save", "nothing"] {
         let server = Arc::new(Mutex::new(Server::start()));
         let url = server.lock().unwrap().url();
@@ -206,7 +206,7 @@ async fn a_logout_that_fails_after_an_early_commit_is_loud_and_no_invitation_to_
 }
 
 #[tokio::test]
-async fn the_hook_and_whoever_asks_the_response_see_why() {
+async fn the_error_hook_and_outer_layers_get_the_cause() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
     let layer = SessionLayer::new(MemoryStore::new()).with_on_error(move |error, _| {
@@ -233,7 +233,7 @@ async fn the_hook_and_whoever_asks_the_response_see_why() {
 
 /// What a failed request does all the same may be done again.
 #[tokio::test]
-async fn a_rotation_is_no_part_that_would_be_done_twice() {
+async fn a_rotation_alone_is_not_a_partial_commit() {
     for save in [false, true] {
         let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
         let page = visit
@@ -253,7 +253,7 @@ async fn a_rotation_is_no_part_that_would_be_done_twice() {
 
 /// A commit whose answer is lost counts as one that is there once it is found.
 #[tokio::test]
-async fn an_early_commit_that_is_found_later_counts() {
+async fn an_early_commit_that_is_found_later_counts_as_committed() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let mut visit = scene(SessionLayer::new(store_with(&proxy.url(), |_| ()).await)).await;
@@ -275,7 +275,7 @@ async fn an_early_commit_that_is_found_later_counts() {
 
 /// Its handler has ignored that, and returned an error of its own.
 #[tokio::test]
-async fn an_early_commit_of_unknown_outcome_counts_once_it_is_found() {
+async fn an_early_commit_of_unknown_outcome_counts_once_found() {
     for arrives in [true, false] {
         let late = Late::before(MemoryStore::new());
         let mut visit = scene(SessionLayer::new(late.clone())).await;
@@ -306,7 +306,7 @@ async fn an_early_commit_of_unknown_outcome_counts_once_it_is_found() {
 
 /// Too few replicas had it in time, and the next primary is one that does not have it.
 #[tokio::test]
-async fn an_early_commit_that_a_failover_has_undone_is_no_part() {
+async fn an_early_commit_that_a_failover_undid_does_not_count() {
     let late = Late::before(MemoryStore::new());
     let mut visit = scene(SessionLayer::new(late.clone())).await;
     let tab = visit.clone();
@@ -329,7 +329,7 @@ async fn an_early_commit_that_a_failover_has_undone_is_no_part() {
 
 /// Everything in one step has no half-way.
 #[tokio::test]
-async fn the_same_in_one_transaction_is_done_whole_or_not_at_all() {
+async fn one_transaction_commits_everything_or_nothing() {
     let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
     let tab = visit.clone();
     let page = visit

@@ -66,7 +66,7 @@ async fn see(visit: &Visit, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn reject_writes_only_to_what_the_request_has_seen() {
+async fn reject_writes_only_to_the_version_that_the_request_loaded() {
     let (mut visit, merging) = scene(Concurrency::Reject).await;
     let write = |session: &Session| session.insert("name", "noa").unwrap();
     let late = overtaken(&mut visit, &merging, "/set?k=other&v=x", write).await;
@@ -93,7 +93,7 @@ async fn reject_writes_only_to_what_the_request_has_seen() {
 }
 
 #[tokio::test]
-async fn of_many_that_saw_the_same_reject_lets_one_write() {
+async fn reject_lets_one_of_many_concurrent_requests_write() {
     let ground = Ground::new();
     let layer = SessionLayer::new(ground.store().await).with_concurrency(Concurrency::Reject);
     let app = app(layer);
@@ -116,7 +116,7 @@ async fn of_many_that_saw_the_same_reject_lets_one_write() {
 }
 
 #[tokio::test]
-async fn reject_still_finds_its_own_commit_whose_answer_was_lost() {
+async fn reject_recognizes_its_own_commit_whose_answer_was_lost() {
     use crate::support::late::Post;
     let late = Late::before(MemoryStore::new());
     let layer = SessionLayer::new(late.clone()).with_concurrency(Concurrency::Reject);
@@ -132,7 +132,7 @@ async fn reject_still_finds_its_own_commit_whose_answer_was_lost() {
 }
 
 #[tokio::test]
-async fn the_last_write_wins_whole_and_nothing_else_is_undone() {
+async fn last_write_wins_replaces_all_data_and_nothing_else() {
     let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
     let write = |session: &Session| session.insert("name", "noa").unwrap();
     let done = overtaken(&mut visit, &merging, "/set?k=other&v=x", write).await;
@@ -157,7 +157,7 @@ async fn the_last_write_wins_whole_and_nothing_else_is_undone() {
 }
 
 #[tokio::test]
-async fn a_last_write_of_no_data_replaces_none() {
+async fn a_last_write_without_data_replaces_no_data() {
     for path in ["/flash?text=hi", "/cycle"] {
         let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
         let by = merging.clone();
@@ -177,7 +177,7 @@ async fn a_last_write_of_no_data_replaces_none() {
 
 /// Another clone saves, and takes the change along that is to give something.
 #[tokio::test]
-async fn a_last_write_that_gives_something_gives_what_is_there() {
+async fn a_take_under_last_write_wins_returns_the_stored_value() {
     let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
     visit
         .request(move |session| async move {
@@ -194,7 +194,7 @@ async fn a_last_write_that_gives_something_gives_what_is_there() {
 }
 
 #[tokio::test]
-async fn the_last_write_brings_no_session_back() {
+async fn last_write_wins_does_not_revive_a_session() {
     let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
     let write = |session: &Session| session.insert("name", "noa").unwrap();
     let late = overtaken(&mut visit, &merging, "/logout", write).await;
@@ -203,7 +203,7 @@ async fn the_last_write_brings_no_session_back() {
 }
 
 #[tokio::test]
-async fn whatever_the_policy_what_is_given_is_given_once() {
+async fn under_every_policy_a_result_is_returned_once() {
     for policy in [Concurrency::LastWriteWins, Concurrency::Merge] {
         let (visit, _) = scene(policy).await;
         let app = app(visit.layer.clone());
@@ -355,7 +355,7 @@ fn alone(gauge: Gauge) -> Router {
 }
 
 #[tokio::test]
-async fn exclusive_requests_run_one_after_the_other_on_all_nodes() {
+async fn exclusive_requests_run_one_at_a_time_on_all_nodes() {
     let gauge = Gauge::default();
     let sites = Sites::new(exclusive(600_000, 60_000), &gauge).await;
     let pages = join_all((0..40).map(|n| sites.get(n % 2, "/add"))).await;
@@ -367,7 +367,7 @@ async fn exclusive_requests_run_one_after_the_other_on_all_nodes() {
 }
 
 #[tokio::test]
-async fn a_lease_is_given_up_when_the_handler_panics_or_its_client_leaves() {
+async fn a_lease_is_released_if_the_handler_panics_or_the_client_disconnects() {
     // A lease that is not given up outlasts the wait for it.
     let sites = Sites::new(exclusive(30_000, 600_000), &Gauge::default()).await;
     assert_eq!(sites.get(0, "/panic").await.status, 500);
@@ -393,7 +393,7 @@ async fn a_lease_is_given_up_when_the_handler_panics_or_its_client_leaves() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_is_asked_to_try_again() {
+async fn a_request_that_waits_too_long_for_the_lease_gets_503_with_retry_after() {
     let sites = Sites::new(exclusive(100, 60_000), &Gauge::default()).await;
     for other in [0, 1] {
         let (gate, path) = gated("/slow?k=");
@@ -416,7 +416,7 @@ async fn who_waits_too_long_is_asked_to_try_again() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_one_who_knows_the_handle_and_not_the_secret() {
+async fn a_request_with_a_wrong_secret_takes_no_lease() {
     let sites = Sites::new(exclusive(2_000, 60_000), &Gauge::default()).await;
     let genuine = sites.browser.cookie.clone().unwrap();
     let forged = Browser {
@@ -440,7 +440,7 @@ async fn nobody_waits_for_one_who_knows_the_handle_and_not_the_secret() {
 /// The busy node always has requests that wait. It may have four turns in a row; then it pauses for longer than the others take
 /// to look. Without that pause they would not get in at all: here a turn follows the other without any time between.
 #[tokio::test(start_paused = true)]
-async fn a_busy_node_lets_the_others_in() {
+async fn a_busy_node_does_not_starve_the_others() {
     let store = MemoryStore::new();
     let node = || app(SessionLayer::new(store.clone()).with_concurrency(exclusive(10_000, 60_000)));
     let (busy, other) = (node(), node());
@@ -473,7 +473,7 @@ async fn a_busy_node_lets_the_others_in() {
 }
 
 #[tokio::test]
-async fn a_node_that_died_is_waited_for_as_long_as_its_lease() {
+async fn the_lease_of_a_dead_node_expires() {
     let sites = Sites::new(exclusive(60_000, 400), &Gauge::default()).await;
     let handle = sites.handle.parse().unwrap();
     let lease = Duration::from_millis(400);
@@ -490,7 +490,7 @@ async fn a_node_that_died_is_waited_for_as_long_as_its_lease() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_longer_than_its_lease_keeps_it() {
+async fn a_lease_is_renewed_while_its_request_runs() {
     const LEASE: u64 = 6_000;
     let sites = Sites::new(exclusive(600_000, LEASE), &Gauge::default()).await;
     let (gate, path) = gated("/slow?k=slow");
@@ -517,7 +517,7 @@ async fn a_request_that_takes_longer_than_its_lease_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_lapsed_lease_loses_nothing() {
+async fn an_expired_lease_loses_no_change() {
     // Another request changes what it writes itself, or something else.
     for (path, status) in [("/slow?k=n", 409), ("/slow?k=other", 200)] {
         let sites = Sites::new(exclusive(60_000, 60_000), &Gauge::default()).await;
@@ -536,7 +536,7 @@ async fn a_lapsed_lease_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_has_lost_its_lease_is_told_of() {
+async fn a_lost_lease_emits_an_event() {
     let sites = Sites::new(exclusive(60_000, 3_000), &Gauge::default()).await;
     let lost = || {
         let lost = |event: &&Event| matches!(event, Event::LeaseLost { .. });
@@ -569,7 +569,7 @@ async fn a_request_that_has_lost_its_lease_is_told_of() {
 
 /// Routes that merge take no lease, so they can come between.
 #[tokio::test]
-async fn without_its_lease_a_request_may_rest_on_nothing_that_has_changed() {
+async fn without_its_lease_a_request_fails_if_anything_it_read_has_changed() {
     type Handler = fn(&Session);
     let reads: Handler = |session| {
         session.get::<String>("name").unwrap();
@@ -627,7 +627,7 @@ fn refuse(session: &Session) {
 
 /// What only reads sends nothing that would find out.
 #[tokio::test(start_paused = true)]
-async fn without_its_lease_a_request_that_writes_nothing_has_read_what_is_still_so() {
+async fn without_its_lease_a_read_only_request_fails_if_its_reads_are_stale() {
     type Handler = fn(&Session);
     let reads: Handler = |session| drop(session.get::<String>("name").unwrap());
     let lists: Handler = |session| drop(session.keys());
@@ -681,7 +681,7 @@ async fn without_its_lease_a_request_that_writes_nothing_has_read_what_is_still_
 
 /// That commit has proved what was seen before it.
 #[tokio::test(start_paused = true)]
-async fn without_its_lease_what_a_request_sees_after_a_commit_is_still_so_at_its_end() {
+async fn without_its_lease_reads_after_an_early_commit_are_validated() {
     type Handler = fn(&Session);
     let counts_nothing: Handler = |session| assert_eq!(session.increment("n", 0).unwrap(), 1);
     let writes_the_same: Handler = |session| session.insert("n", 1).unwrap();
@@ -716,7 +716,7 @@ async fn without_its_lease_what_a_request_sees_after_a_commit_is_still_so_at_its
 }
 
 #[tokio::test]
-async fn a_crowd_that_waits_asks_the_store_rarely() {
+async fn requests_that_wait_for_a_lease_rarely_poll_the_store() {
     const CROWD: usize = 50;
     let sites = Sites::new(exclusive(60_000, 60_000), &Gauge::default()).await;
     let asked_so_far = || counts(&mut sites.ground.connection()).total();
@@ -748,7 +748,7 @@ async fn a_crowd_that_waits_asks_the_store_rarely() {
 }
 
 #[tokio::test]
-async fn logging_out_needs_no_turn_and_a_new_visitor_none_either() {
+async fn logouts_and_new_visitors_need_no_lease() {
     let gauge = Gauge::default();
     let sites = Sites::new(exclusive(200, 60_000), &gauge).await;
     let mut newcomer = Browser::default();
@@ -768,7 +768,7 @@ async fn logging_out_needs_no_turn_and_a_new_visitor_none_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn loaded_on_demand_a_session_is_waited_for_on_demand() {
+async fn with_loading_on_extract_the_lease_is_taken_on_extract() {
     let store = MemoryStore::new();
     let layer = SessionLayer::new(store)
         .with_load(Load::OnExtract)
@@ -787,7 +787,7 @@ async fn loaded_on_demand_a_session_is_waited_for_on_demand() {
 }
 
 #[tokio::test]
-async fn a_store_without_leases_says_so_at_once() {
+async fn exclusive_on_a_store_without_leases_is_a_startup_error() {
     let config = SessionConfig::default().with_concurrency(exclusive(100, 5_000));
     let error = SessionLayer::try_new(Late::before(MemoryStore::new()).without_leases(), config)
         .unwrap_err();

@@ -122,7 +122,7 @@ async fn five_hundred_writers_on_three_nodes_lose_nothing() {
 }
 
 #[tokio::test]
-async fn fifty_inserts_of_fifty_keys_are_all_there() {
+async fn fifty_inserts_of_fifty_keys_are_all_stored() {
     let site = Site::new().await;
     site.at_once(|number| format!("/set?k=key{number}&v=x"))
         .await;
@@ -142,7 +142,7 @@ async fn fifty_increments_count_fifty() {
 }
 
 #[tokio::test]
-async fn fifty_increments_now_give_fifty_numbers() {
+async fn fifty_calls_of_increment_now_return_fifty_numbers() {
     let site = Site::new().await;
     let answers = site.at_once(|_| "/incr-now?k=n".to_owned()).await;
     let numbers: BTreeSet<usize> = answers
@@ -153,7 +153,7 @@ async fn fifty_increments_now_give_fifty_numbers() {
 }
 
 #[tokio::test]
-async fn fifty_updates_of_one_cart_put_in_fifty_items() {
+async fn fifty_updates_of_one_cart_add_fifty_items() {
     let site = Site::new().await;
     site.at_once(|number| format!("/cart?item={}", number / 2))
         .await;
@@ -174,7 +174,7 @@ async fn fifty_pushes_append_fifty_items() {
 }
 
 #[tokio::test]
-async fn one_of_fifty_gets_the_token() {
+async fn one_of_fifty_requests_takes_the_token() {
     let site = Site::new().await;
     site.get("/set?k=token&v=secret").await;
     let answers = site.at_once(|_| "/take?k=token".to_owned()).await;
@@ -211,7 +211,7 @@ async fn overtaken(site: &Site, by: &str) -> (Answer, Answer) {
 }
 
 #[tokio::test]
-async fn a_slow_write_overtaken_by_a_logout_brings_nothing_back() {
+async fn a_slow_write_overtaken_by_a_logout_does_not_revive_the_session() {
     let site = Site::new().await;
     let (slow, logout) = overtaken(&site, "/logout").await;
     assert_eq!(
@@ -224,7 +224,7 @@ async fn a_slow_write_overtaken_by_a_logout_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn a_slow_read_overtaken_by_a_logout_brings_nothing_back() {
+async fn a_slow_read_overtaken_by_a_logout_does_not_revive_the_session() {
     let site = Site::new().await;
     let (slow, _) = held_back(&site, "/slow?k=", "/logout").await;
     assert_eq!((slow.status.as_u16(), slow.cookie), (200, None));
@@ -232,7 +232,7 @@ async fn a_slow_read_overtaken_by_a_logout_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn a_slow_write_overtaken_by_a_sign_in_writes_nothing_into_it() {
+async fn a_slow_write_overtaken_by_a_login_is_rejected() {
     let site = Site::new().await;
     let (slow, login) = overtaken(&site, "/login?u=mia").await;
     assert_eq!(login.status, 200);
@@ -251,7 +251,7 @@ async fn a_slow_write_overtaken_by_a_sign_in_writes_nothing_into_it() {
 }
 
 #[tokio::test]
-async fn fifty_visitors_at_once_never_see_each_other() {
+async fn fifty_concurrent_visitors_never_see_each_other() {
     let site = Site::new().await;
     let visits = join_all((0..REQUESTS).map(|number| {
         let nodes = &site.nodes;
@@ -274,7 +274,7 @@ async fn fifty_visitors_at_once_never_see_each_other() {
 }
 
 #[tokio::test]
-async fn of_tabs_that_sign_in_at_once_one_does_and_its_cookie_works() {
+async fn one_of_several_concurrent_logins_succeeds_and_its_cookie_works() {
     let site = Site::new().await;
     let logins = (0..6).map(|number| {
         let (node, cookie) = (&site.nodes[number % 2], &site.cookie);

@@ -48,7 +48,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn without_a_cookie_redis_is_not_asked() {
+async fn a_request_without_a_cookie_sends_no_command() {
     let bench = Bench::new().await;
     for path in ["/plain", "/read"] {
         let (counts, round_trips) = bench.measure(path, |_| Browser::default()).await;
@@ -57,7 +57,7 @@ async fn without_a_cookie_redis_is_not_asked() {
 }
 
 #[tokio::test]
-async fn with_a_malformed_cookie_redis_is_not_asked() {
+async fn a_request_with_a_malformed_cookie_sends_no_command() {
     let bench = Bench::new().await;
     let garbage = |number| Browser {
         cookie: Some(format!("__Host-id=garbage-{number}")),
@@ -76,7 +76,7 @@ async fn a_read_is_one_get_and_one_pttl_in_one_round_trip() {
 }
 
 #[tokio::test]
-async fn an_equal_value_is_no_change() {
+async fn an_equal_value_is_not_written() {
     let bench = Bench::new().await;
     let visitor = bench.visitor().await;
     let (counts, _) = bench
@@ -86,7 +86,7 @@ async fn an_equal_value_is_no_change() {
 }
 
 #[tokio::test]
-async fn a_change_is_one_script_more() {
+async fn a_change_adds_one_script() {
     let bench = Bench::new().await;
     let visitor = bench.visitor().await;
     let (counts, round_trips) = bench.measure("/incr?k=n", |_| visitor.clone()).await;
@@ -126,7 +126,7 @@ async fn a_logout_is_one_unlink() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_the_script_is_told_it_again() {
+async fn a_script_that_the_server_forgot_is_sent_again() {
     let bench = Bench::new().await;
     let mut visitor = bench.visitor().await;
     let flushed: () = redis::cmd("SCRIPT")
@@ -142,7 +142,7 @@ async fn a_server_that_forgot_the_script_is_told_it_again() {
 }
 
 #[tokio::test]
-async fn requests_of_one_process_do_not_race_each_other() {
+async fn requests_of_one_process_conflict_at_most_once() {
     let bench = Bench::new().await;
     let visitor = bench.visitor().await;
     bench.server.reset_counts();

@@ -32,7 +32,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 #[tokio::test]
-async fn no_token_is_in_redis_in_its_slow_log_or_in_ours() {
+async fn no_token_is_stored_or_logged() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)

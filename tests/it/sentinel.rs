@@ -12,7 +12,7 @@ use crate::support::server::free_port;
 use crate::support::{Sentinels, Server, connect, store_with, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_failover_sessions_go_on_at_the_new_primary() {
+async fn after_a_failover_sessions_continue_on_the_new_primary() {
     let mut servers = Sentinels::start();
     sessile::conformance::check(store_with(&servers.url(), |_| ()).await).await;
     let nodes = nodes(3, &servers.url(), by_default).await;
@@ -112,7 +112,7 @@ pub async fn said(config: &RedisConfig) -> String {
 }
 
 #[tokio::test]
-async fn sentinels_with_a_password_get_it_and_the_primary_gets_its_own() {
+async fn sentinels_and_the_primary_each_get_their_own_password() {
     let primary = Server::start();
     let sentinel = sentinel_of("127.0.0.1", primary.port());
     acl(&primary, &["app", "on", ">of-the-primary", "~*", "+@all"]);
@@ -148,7 +148,7 @@ async fn sentinels_with_a_password_get_it_and_the_primary_gets_its_own() {
 
 /// Or else the sentinel would refuse them.
 #[tokio::test]
-async fn what_a_provider_returns_is_for_the_primary_alone() {
+async fn the_credentials_of_a_provider_go_only_to_the_primary() {
     let primary = Server::start();
     let sentinel = sentinel_of("127.0.0.1", primary.port());
     acl(&primary, &["app", "on", ">token", "~*", "+@all"]);
@@ -169,7 +169,7 @@ impl CredentialsProvider for Token {
 }
 
 #[tokio::test]
-async fn a_user_of_sentinels_needs_one_permission() {
+async fn a_sentinel_user_needs_one_permission() {
     let primary = Server::start();
     let sentinel = sentinel_of("127.0.0.1", primary.port());
     acl(&sentinel, &["asker", "on", ">secret", "-@all"]);

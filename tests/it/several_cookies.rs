@@ -138,7 +138,7 @@ async fn after_a_change_of_path_or_domain_visitors_can_sign_in_and_out_again() {
 }
 
 #[tokio::test]
-async fn a_session_whose_cookie_moves_at_its_rotation_goes_on() {
+async fn a_session_survives_a_rotation_that_moves_its_cookie() {
     const URL: &str = "https://shop.example.org/app";
     let store = MemoryStore::new();
     let (before, now) = (
@@ -160,7 +160,7 @@ async fn a_session_whose_cookie_moves_at_its_rotation_goes_on() {
 }
 
 #[tokio::test]
-async fn the_one_session_that_is_opened_is_used_in_whatever_order_its_cookies_come() {
+async fn the_one_valid_session_is_used_in_any_order_of_the_cookies() {
     let spy = Spy::on(MemoryStore::new());
     let calls = Arc::clone(&spy.calls);
     let events = Events::default();
@@ -266,7 +266,7 @@ async fn a_logout_ends_every_session_that_one_of_the_cookies_opens() {
 }
 
 #[tokio::test]
-async fn more_cookies_than_four_are_taken_away_by_a_logout_that_ends_nothing() {
+async fn a_logout_with_more_than_four_cookies_removes_them_and_ends_no_session() {
     let spy = Spy::on(MemoryStore::new());
     let calls = Arc::clone(&spy.calls);
     let app = site(layer(spy, "/", None));
@@ -389,7 +389,7 @@ fn place(cookie: &str) -> (Option<String>, String) {
 
 /// By the clock of the store, on which each load takes a second.
 #[tokio::test(start_paused = true)]
-async fn all_tokens_are_looked_up_at_once() {
+async fn all_tokens_are_loaded_concurrently() {
     const LOAD: Duration = Duration::from_secs(1);
     let late = Late::before(MemoryStore::new());
     let app = site(layer(late.clone(), "/", None));
@@ -407,7 +407,7 @@ async fn all_tokens_are_looked_up_at_once() {
 }
 
 #[tokio::test]
-async fn one_cookie_is_looked_up_in_one_round_trip_however_often_it_comes() {
+async fn a_repeated_cookie_is_loaded_once_in_one_round_trip() {
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
     let store = store_with(&proxy.url(), |config| config.pool_size = 1).await;

@@ -32,7 +32,7 @@ async fn terminated_during(
 }
 
 #[tokio::test]
-async fn requests_under_way_are_answered_and_what_they_changed_is_there() {
+async fn requests_in_flight_are_answered_and_their_changes_are_stored() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let node = Node::start(&server.url(), &prefix);
     let cookies = visitors(&node, 20).await;
@@ -60,7 +60,7 @@ async fn requests_under_way_are_answered_and_what_they_changed_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_that_are_on_their_way_arrive_and_are_answered() {
+async fn commits_in_flight_arrive_and_are_answered() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let line = Proxy::before(server.address()).await;
     // Waits for the node, which connects through the line.
@@ -97,7 +97,7 @@ async fn commits_that_are_on_their_way_arrive_and_are_answered() {
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_holds_the_end_up_for_the_budget_only() {
+async fn a_hanging_store_delays_shutdown_by_at_most_the_budget() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let node = Node::start_hurried(&server.url(), &prefix);
     let cookies = visitors(&node, 10).await;
@@ -117,7 +117,7 @@ async fn a_store_that_hangs_holds_the_end_up_for_the_budget_only() {
 }
 
 #[tokio::test]
-async fn who_comes_after_the_end_has_begun_is_turned_away_and_idle_connections_hold_nothing_up() {
+async fn shutdown_refuses_new_requests_and_does_not_wait_for_idle_connections() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let node = Node::start(&server.url(), &prefix);
     // The client keeps the connections of these.

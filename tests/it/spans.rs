@@ -160,7 +160,7 @@ async fn a_request_that_does_not_load_its_session_has_no_span() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_others_hold_for_too_long_is_busy() {
+async fn a_load_that_waits_too_long_for_the_lease_is_recorded_as_busy() {
     let concurrency = exclusive(Duration::from_millis(20));
     let app = app(SessionLayer::new(MemoryStore::new()).with_concurrency(concurrency));
     let mut browser = Browser::default();

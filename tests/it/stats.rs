@@ -9,7 +9,7 @@ use crate::support::app::app;
 use crate::support::{Browser, Server, store_with};
 
 #[tokio::test]
-async fn two_hundred_thousand_keys_are_counted_right_and_block_nobody() {
+async fn two_hundred_thousand_keys_are_counted_without_blocking_the_server() {
     let server = Server::start();
     let store = store_with(&server.url(), |config| {
         config.key_prefix = "app:".to_owned()
@@ -118,7 +118,7 @@ async fn sessions_are_counted_as_they_are_stored() {
 }
 
 #[tokio::test]
-async fn memory_counts_too() {
+async fn the_memory_store_counts_its_sessions() {
     let clock = ManualClock::new();
     let store = MemoryStore::new().with_clock(clock.clone());
     let app = app(SessionLayer::new(store.clone()));
@@ -133,7 +133,7 @@ async fn memory_counts_too() {
 }
 
 #[tokio::test]
-async fn health_is_told_by_a_read() {
+async fn a_health_check_is_one_read() {
     let mut server = Server::start();
     let store = store_with(&server.url(), |config| config.pool_size = 2).await;
     let health = store.health().await;

@@ -41,7 +41,7 @@ fn invalid(config: RedisConfig) -> (&'static str, String) {
 }
 
 #[tokio::test]
-async fn sessions_work_over_tls_whatever_they_are_replaced_with() {
+async fn sessions_work_over_tls_with_every_compare_and_set() {
     let authority = Authority::new();
     let (server, port) = authority.server("localhost", "no");
     for way in crate::support::server::ways(&server) {
@@ -64,7 +64,7 @@ async fn sessions_work_over_tls_whatever_they_are_replaced_with() {
 }
 
 #[tokio::test]
-async fn an_address_will_do_as_a_name_if_the_certificate_is_for_it() {
+async fn an_ip_address_works_if_the_certificate_names_it() {
     let authority = Authority::new();
     let (_server, port) = authority.server("127.0.0.1", "no");
     let url = format!("rediss://127.0.0.1:{port}/3");
@@ -74,7 +74,7 @@ async fn an_address_will_do_as_a_name_if_the_certificate_is_for_it() {
 }
 
 #[tokio::test]
-async fn an_authority_that_is_not_trusted_is_refused_and_told_how_to_be() {
+async fn an_untrusted_authority_is_rejected_with_advice() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (_server, port) = authority.server("localhost", "no");
     for ca in [None, Some(other.ca())] {
@@ -87,7 +87,7 @@ async fn an_authority_that_is_not_trusted_is_refused_and_told_how_to_be() {
 
 /// `SSL_CERT_FILE` takes the place of the operating system's authorities, for a whole process.
 #[tokio::test]
-async fn an_authority_that_the_operating_system_trusts_is_trusted() {
+async fn authorities_of_the_operating_system_are_trusted() {
     let authority = Authority::new();
     let (_server, port) = authority.server("localhost", "no");
     let url = format!("rediss://localhost:{port}/");
@@ -102,7 +102,7 @@ async fn an_authority_that_the_operating_system_trusts_is_trusted() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_refused() {
+async fn a_certificate_for_another_host_is_rejected() {
     let authority = Authority::new();
     let (_server, port) = authority.server("redis.example.org", "no");
     let url = format!("rediss://localhost:{port}/");
@@ -114,7 +114,7 @@ async fn a_certificate_for_another_host_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_a_certificate_gets_one_or_says_no() {
+async fn a_server_that_requires_a_client_certificate_gets_it() {
     let authority = Authority::new();
     let (_server, port) = authority.server("localhost", "yes");
     let (cert, key) = authority.issue("sessile");
@@ -148,7 +148,7 @@ async fn a_server_that_asks_for_a_certificate_gets_one_or_says_no() {
 }
 
 #[tokio::test]
-async fn files_that_are_missing_or_hold_something_else_are_named() {
+async fn errors_name_missing_and_invalid_files() {
     let authority = Authority::new();
     let (cert, key) = authority.issue("localhost");
     let (missing, text) = (authority.path("missing.pem"), authority.path("text.pem"));
@@ -195,7 +195,7 @@ async fn files_that_are_missing_or_hold_something_else_are_named() {
 }
 
 #[tokio::test]
-async fn tls_where_there_is_none_and_none_where_there_is_are_told() {
+async fn tls_on_one_side_only_is_an_error_with_advice() {
     let authority = Authority::new();
     let (server, port) = authority.server("localhost", "no");
     let plain = server.address().port();
@@ -209,7 +209,7 @@ async fn tls_where_there_is_none_and_none_where_there_is_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_may_be_encrypted() {
+async fn a_cluster_works_over_tls() {
     let _turn = TURN.lock().await;
     let authority = Authority::new();
     let cluster = Cluster::start_encrypted(&authority);
@@ -237,7 +237,7 @@ async fn a_cluster_may_be_encrypted() {
 }
 
 #[tokio::test]
-async fn sentinels_may_be_encrypted_where_the_primary_is_not() {
+async fn sentinels_can_use_tls_when_the_primary_does_not() {
     let (authority, other) = (Authority::new(), Authority::new());
     let primary = Server::start();
     let mut port = 0;

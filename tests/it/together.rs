@@ -91,7 +91,7 @@ impl Queue {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_share_one_compare_and_set() {
+async fn waiting_requests_share_one_compare_and_set() {
     let queue = Queue::new().await;
     let paths: Vec<String> = (0..100).map(|n| format!("/set?k=k{n}&v=x")).collect();
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
@@ -107,7 +107,7 @@ async fn those_who_wait_share_one_compare_and_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
+async fn a_closure_that_refuses_or_panics_fails_only_its_own_request() {
     let queue = Queue::new().await;
     // The stock is 1 when they are loaded, so all but one are refused at the commit.
     let statuses = queue
@@ -132,7 +132,7 @@ async fn a_closure_that_refuses_or_panics_fails_its_own_request_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_makes_the_session_too_large_fails_its_own_request_only() {
+async fn a_change_that_makes_the_session_too_large_fails_only_its_own_request() {
     let queue = Queue::with(SessionConfig::default().with_max_size(1500)).await;
     let value = "x".repeat(900);
     let [a, b, c] = ["a", "b", "c"].map(|key| format!("/set?k={key}&v={value}"));
@@ -143,7 +143,7 @@ async fn what_makes_the_session_too_large_fails_its_own_request_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn above_a_limit_that_was_lowered_who_makes_the_session_smaller_fits() {
+async fn above_a_lowered_limit_a_request_can_shrink_the_session() {
     let queue = Queue::with(SessionConfig::default().with_max_size(1024)).await;
     let unlimited = app(SessionLayer::new(queue.store.clone()));
     let large = "x".repeat(2000);
@@ -165,7 +165,7 @@ async fn above_a_limit_that_was_lowered_who_makes_the_session_smaller_fits() {
 
 /// Only if all of them were made on the very record that they are done to could one be taken for all.
 #[tokio::test(start_paused = true)]
-async fn those_who_loaded_the_same_record_all_have_their_part_in_the_next() {
+async fn requests_that_loaded_the_same_record_are_all_in_the_next_one() {
     let queue = Queue::new().await;
     // The first one is lost, so that the others start from what they loaded.
     let lost = Post::LoseSlowly(SLOW);
@@ -185,7 +185,7 @@ async fn those_who_loaded_the_same_record_all_have_their_part_in_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_almost_out_of_time_does_not_take_the_time_of_others() {
+async fn a_request_near_its_deadline_does_not_shorten_the_time_of_others() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
     let ask = |path| queue.visit.browser.peek(&app, path);
@@ -213,7 +213,7 @@ async fn a_request_almost_out_of_time_does_not_take_the_time_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
+async fn a_refusal_depends_on_committed_changes_not_on_refused_ones() {
     let queue = Queue::with(SessionConfig::default().with_max_size(2048)).await;
     let much = format!("/buy-much?v={}", "x".repeat(3000));
     // Of one in stock; the first would be sold it if its receipt were not too large.
@@ -230,7 +230,7 @@ async fn a_refusal_rests_on_what_is_done_and_not_on_what_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_of_before_a_login_and_those_of_after_it_do_not_travel_together() {
+async fn requests_from_before_and_after_a_login_are_not_batched() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
     let elsewhere = crate::support::app::app(SessionLayer::new(queue.store.clone()));
@@ -254,7 +254,7 @@ async fn those_of_before_a_login_and_those_of_after_it_do_not_travel_together() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_travels_alone_and_those_behind_it_are_refused() {
+async fn a_rotation_is_not_batched_and_requests_behind_it_are_rejected() {
     let queue = Queue::new().await;
     let statuses = queue
         .at_once(&["/incr?k=n", "/login?u=mia", "/incr?k=n", "/set?k=late&v=x"])
@@ -268,7 +268,7 @@ async fn a_rotation_travels_alone_and_those_behind_it_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn together_or_not_a_lost_answer_counts_once() {
+async fn a_batch_whose_answer_is_lost_is_applied_once() {
     for plan in [
         &[Post::Lose][..],
         &[Post::Hold, Post::DeliverAfterHeld],
@@ -288,7 +288,7 @@ async fn together_or_not_a_lost_answer_counts_once() {
 
 /// Nobody may join bytes that may have arrived already: the copy that arrives would be done without them, or they twice.
 #[tokio::test(start_paused = true)]
-async fn whoever_comes_while_an_answer_is_missing_waits_for_the_next_commit() {
+async fn no_request_joins_a_batch_that_was_already_sent() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
     // Held, then repeated, slowly: the second request comes between.
@@ -313,7 +313,7 @@ async fn whoever_comes_while_an_answer_is_missing_waits_for_the_next_commit() {
 
 /// Nobody answers, and each request has its own time: none is told a failure that is none.
 #[tokio::test(start_paused = true)]
-async fn if_nobody_answers_all_are_told_that_it_is_not_known() {
+async fn if_the_store_never_answers_the_whole_batch_is_of_unknown_outcome() {
     let queue = Queue::new().await;
     let statuses = queue
         .with_plan(
@@ -329,7 +329,7 @@ async fn if_nobody_answers_all_are_told_that_it_is_not_known() {
 /// The handler swallows the error of `save`, and the commit that follows finds out what became of the bytes, which are not
 /// its own alone.
 #[tokio::test(start_paused = true)]
-async fn one_who_saves_again_finds_out_for_all() {
+async fn a_repeated_save_resolves_the_outcome_of_its_whole_batch() {
     for arrives in [true, false] {
         let queue = Queue::new().await;
         let fate = if arrives { Post::Hold } else { Post::Lose };
@@ -360,7 +360,7 @@ async fn one_who_saves_again_finds_out_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
+async fn layers_with_different_settings_are_not_batched_and_lose_no_change() {
     let queue = Queue::new().await;
     let mut other = queue.visit.clone();
     let heard = Arc::new(AtomicU64::new(0));
@@ -385,7 +385,7 @@ async fn layers_of_other_settings_do_not_travel_together_and_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_that_they_cannot_wait_are_turned_away_and_the_others_are_all_there() {
+async fn requests_beyond_the_queue_limit_are_rejected_and_all_others_are_committed() {
     let queue = Queue::new().await;
     let paths = vec!["/incr?k=n"; 1500];
     let statuses = queue.at_once(&paths).await;
@@ -397,7 +397,7 @@ async fn so_many_that_they_cannot_wait_are_turned_away_and_the_others_are_all_th
 
 /// All of them are loaded before the first commit is let through to the server; whoever comes meanwhile waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_writers_cost_a_few_compare_and_sets() {
+async fn five_hundred_writers_need_only_a_few_compare_and_sets() {
     const WRITERS: u64 = 500;
     let server = Server::start();
     let proxy = Proxy::before(server.address()).await;
@@ -433,7 +433,7 @@ async fn five_hundred_writers_cost_a_few_compare_and_sets() {
 
 /// What it rests on is in the primary, and too few replicas have it.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_rests_on_what_only_the_primary_has() {
+async fn a_refusal_can_depend_on_a_change_short_of_replicas() {
     let one_replica = Durability::Replicas {
         n: 1,
         timeout: SLOW,
@@ -452,7 +452,7 @@ async fn a_refusal_rests_on_what_only_the_primary_has() {
 
 /// It waits for what it rests on: the other's changes are not in the store yet, and then are done to another session.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_rests_on_what_is_in_the_store_and_not_on_what_is_on_its_way() {
+async fn a_refusal_depends_on_stored_changes_not_on_changes_in_flight() {
     let queue = Queue::new().await;
     let elsewhere = app(SessionLayer::new(queue.store.clone()));
     let delivery = async {

@@ -72,7 +72,7 @@ async fn meanwhile(tab: &Visit, a: i64) {
 }
 
 #[tokio::test]
-async fn fifty_payments_on_two_nodes_neither_make_nor_lose_money() {
+async fn fifty_payments_on_two_nodes_keep_the_total() {
     let (ground, prefix) = (Ground::new(), fresh_prefix());
     let mut nodes = Vec::new();
     for _ in 0..2 {
@@ -107,7 +107,7 @@ async fn fifty_payments_on_two_nodes_neither_make_nor_lose_money() {
 }
 
 #[tokio::test]
-async fn what_is_returned_is_of_the_run_that_was_written() {
+async fn a_transaction_returns_the_result_of_the_run_that_was_committed() {
     let mut visit = in_memory().await;
     let tab = visit.clone();
     visit
@@ -125,7 +125,7 @@ async fn what_is_returned_is_of_the_run_that_was_written() {
 }
 
 #[tokio::test]
-async fn an_aborted_one_writes_nothing_and_leaves_what_was_changed_before() {
+async fn an_aborted_transaction_writes_nothing_and_keeps_earlier_changes() {
     // Refused by what was loaded; then only by what another request has made of it.
     for overtaken in [false, true] {
         let mut visit = in_memory().await;
@@ -161,7 +161,7 @@ async fn an_aborted_one_writes_nothing_and_leaves_what_was_changed_before() {
 }
 
 #[tokio::test]
-async fn what_was_changed_before_goes_along_and_is_seen_inside() {
+async fn a_transaction_sees_and_commits_earlier_changes() {
     let mut visit = in_memory().await;
     visit
         .page(|session| async move {
@@ -180,7 +180,7 @@ async fn what_was_changed_before_goes_along_and_is_seen_inside() {
 }
 
 #[tokio::test]
-async fn it_is_merged_under_every_policy() {
+async fn a_transaction_is_merged_under_every_policy() {
     let minute = Duration::from_secs(60);
     let exclusive = Concurrency::Exclusive(Exclusive::new(minute).with_lease(minute));
     for policy in [
@@ -206,7 +206,7 @@ async fn it_is_merged_under_every_policy() {
 
 /// What goes along is under the layer's policy all the same.
 #[tokio::test]
-async fn reject_refuses_what_was_written_before_a_transaction_on_what_has_changed() {
+async fn under_reject_a_transaction_fails_if_earlier_changes_conflict() {
     let merging = in_memory().await;
     let mut visit = merging.clone();
     visit.layer = visit.layer.with_concurrency(Concurrency::Reject);
@@ -229,7 +229,7 @@ async fn reject_refuses_what_was_written_before_a_transaction_on_what_has_change
 
 /// It has merged what others have done, and what was read before is as old as it was.
 #[tokio::test]
-async fn reject_refuses_what_is_written_after_a_transaction_that_has_met_changes() {
+async fn under_reject_changes_after_a_merged_transaction_fail() {
     for reloads in [false, true] {
         let merging = in_memory().await;
         let mut visit = merging.clone();
@@ -258,7 +258,7 @@ async fn reject_refuses_what_is_written_after_a_transaction_that_has_met_changes
 
 /// The same if it is in the primary, and the handler does not mind that too few replicas have it.
 #[tokio::test(start_paused = true)]
-async fn reject_refuses_what_is_written_after_one_that_too_few_replicas_have() {
+async fn under_reject_changes_after_a_transaction_short_of_replicas_fail() {
     let late = Late::before(MemoryStore::new()).with_replicas();
     let one_replica = Durability::Replicas {
         n: 1,
@@ -288,7 +288,7 @@ async fn reject_refuses_what_is_written_after_one_that_too_few_replicas_have() {
 }
 
 #[tokio::test]
-async fn one_whose_answer_is_lost_is_done_once() {
+async fn a_transaction_whose_answer_is_lost_is_applied_once() {
     let late = Late::before(MemoryStore::new());
     let mut visit = accounts(SessionLayer::new(late.clone())).await;
     let plan = late.clone();
@@ -304,7 +304,7 @@ async fn one_whose_answer_is_lost_is_done_once() {
 }
 
 #[tokio::test]
-async fn of_one_whose_outcome_is_unknown_nobody_gets_the_result_and_the_response_finds_out() {
+async fn the_response_resolves_a_transaction_of_unknown_outcome() {
     // It arrives before the response goes; it is sent again by then; it can never arrive, since another request was faster.
     for (last, overtaken, expected) in [
         (Post::Hold, false, [9, 11]),
@@ -341,7 +341,7 @@ async fn of_one_whose_outcome_is_unknown_nobody_gets_the_result_and_the_response
 }
 
 #[tokio::test]
-async fn after_the_response_it_is_decided_by_what_is_stored_now() {
+async fn after_the_response_a_transaction_runs_on_the_stored_values() {
     let mut visit = in_memory().await;
     let kept = visit.keep().await;
     meanwhile(&visit, 30).await;
@@ -364,7 +364,7 @@ async fn after_the_response_it_is_decided_by_what_is_stored_now() {
 }
 
 #[tokio::test]
-async fn a_new_visitor_gets_a_session_by_it_and_an_aborted_one_none() {
+async fn a_transaction_of_a_new_visitor_creates_a_session_unless_it_aborts() {
     let mut visit = Visit::in_memory();
     let page = visit
         .page(|session| async move {
@@ -392,7 +392,7 @@ async fn a_new_visitor_gets_a_session_by_it_and_an_aborted_one_none() {
 }
 
 #[tokio::test]
-async fn its_closure_may_use_the_session_and_panic() {
+async fn the_closure_of_a_transaction_may_use_the_session_and_panic() {
     let mut visit = in_memory().await;
     let page = visit
         .page(|session| async move {
@@ -420,7 +420,7 @@ async fn its_closure_may_use_the_session_and_panic() {
 }
 
 #[tokio::test]
-async fn its_values_have_the_limits_of_all_others() {
+async fn values_in_a_transaction_have_the_usual_limits() {
     let config = SessionConfig::default().with_max_size(4096);
     let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
     let mut visit = accounts(layer).await;

@@ -28,7 +28,7 @@ fn address(session: &Session, street: &str, city: &str) {
 }
 
 #[tokio::test]
-async fn of_two_forms_saved_at_once_the_later_is_stored_whole() {
+async fn the_later_of_two_concurrent_forms_is_stored_whole() {
     let (_ground, mut one, other) = two_nodes().await;
     one.request(move |session| async move {
         let mut other = other;
@@ -162,7 +162,7 @@ fn minutes(session: &Session) -> String {
 
 /// Whether the call is there as if it had come last, or, alone, as a read that came first.
 #[tokio::test]
-async fn a_call_that_changes_nothing_it_sees_counts_with_the_rest_of_its_request() {
+async fn a_call_without_effect_is_replayed_with_the_rest_of_its_request() {
     for (name, call, meanwhile, facts, expected) in CALLS {
         let mut visit = prepared().await;
         let tab = visit.clone();
@@ -200,7 +200,7 @@ async fn prepared() -> Visit {
 }
 
 #[tokio::test]
-async fn a_guard_that_keeps_what_it_saw_is_asked_again_at_the_commit() {
+async fn a_guard_that_changes_nothing_runs_again_at_the_commit() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("stock", 1).unwrap() })
@@ -223,7 +223,7 @@ async fn a_guard_that_keeps_what_it_saw_is_asked_again_at_the_commit() {
 }
 
 #[tokio::test]
-async fn a_request_whose_calls_change_nothing_together_writes_nothing() {
+async fn a_request_whose_calls_cancel_out_writes_nothing() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let mut visit = Visit::with(SessionLayer::new(spy));
@@ -265,7 +265,7 @@ async fn a_request_whose_calls_change_nothing_together_writes_nothing() {
 
 /// What a handle has seen that outlives its response says nothing of what is stored now.
 #[tokio::test]
-async fn after_the_response_what_is_saved_is_written_though_it_equals_what_was_seen() {
+async fn a_save_after_the_response_writes_values_equal_to_the_loaded_ones() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -283,7 +283,7 @@ async fn after_the_response_what_is_saved_is_written_though_it_equals_what_was_s
 }
 
 #[tokio::test]
-async fn a_retired_token_may_still_remove_nothing_and_not_write() {
+async fn a_retired_token_allows_calls_without_effect_but_no_writes() {
     let mut visit = prepared().await;
     let mut late = visit.clone();
     visit
@@ -300,7 +300,7 @@ async fn a_retired_token_may_still_remove_nothing_and_not_write() {
 }
 
 #[tokio::test]
-async fn an_error_of_a_call_leaves_what_it_looked_at_as_it_was() {
+async fn a_failed_call_leaves_its_value_unchanged() {
     let mut visit = prepared().await;
     visit
         .request(|session| async move {

@@ -14,7 +14,7 @@ use crate::support::app::app;
 use crate::support::{Browser, Visit};
 
 #[tokio::test]
-async fn values_come_back_in_the_next_request() {
+async fn the_next_request_reads_stored_values() {
     const NAMES: Key<Vec<String>> = Key::new("names");
     let mut visit = Visit::in_memory();
     visit
@@ -92,7 +92,7 @@ async fn typed_keys_name_counters_and_lists() {
 }
 
 #[tokio::test]
-async fn what_is_of_another_type_is_named_and_kept() {
+async fn a_value_of_another_type_is_an_error_and_is_kept() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -130,7 +130,7 @@ async fn what_is_of_another_type_is_named_and_kept() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_json_is_an_error_and_no_change() {
+async fn a_value_that_json_cannot_hold_is_an_error_and_changes_nothing() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
@@ -145,7 +145,7 @@ async fn what_cannot_be_json_is_an_error_and_no_change() {
 }
 
 #[tokio::test]
-async fn a_closure_runs_once_if_nobody_else_writes() {
+async fn a_closure_runs_once_without_a_conflict() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -168,7 +168,7 @@ async fn a_closure_runs_once_if_nobody_else_writes() {
 }
 
 #[tokio::test]
-async fn an_update_returns_what_its_closure_returns_on_what_the_request_sees() {
+async fn an_update_returns_the_result_of_its_closure_on_the_loaded_value() {
     const QUEUE: Key<Vec<String>> = Key::new("queue");
     let mut visit = Visit::in_memory();
     visit
@@ -203,7 +203,7 @@ async fn an_update_returns_what_its_closure_returns_on_what_the_request_sees() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_there_is_returned_and_another_one_put_there_if_none_is() {
+async fn get_or_insert_returns_the_stored_value_or_inserts_one() {
     const NAME: Key<String> = Key::new("name");
     let mut visit = Visit::in_memory();
     visit
@@ -237,7 +237,7 @@ async fn a_value_that_is_there_is_returned_and_another_one_put_there_if_none_is(
 
 /// Byte for byte, also what the type of this request does not have.
 #[tokio::test]
-async fn of_two_requests_that_find_no_value_the_first_commit_puts_it_there() {
+async fn the_first_commit_of_two_concurrent_get_or_inserts_stores_its_value() {
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
     struct Named {
         name: String,
@@ -268,7 +268,7 @@ async fn of_two_requests_that_find_no_value_the_first_commit_puts_it_there() {
 }
 
 #[tokio::test]
-async fn all_values_are_read_at_once() {
+async fn values_returns_all_values_at_once() {
     #[derive(Debug, PartialEq, serde::Deserialize)]
     struct Profile {
         name: String,
@@ -312,7 +312,7 @@ async fn all_values_are_read_at_once() {
 }
 
 #[tokio::test]
-async fn an_update_may_refuse() {
+async fn try_update_can_refuse() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("stock", 1_u32).unwrap() })
@@ -329,7 +329,7 @@ async fn an_update_may_refuse() {
 }
 
 #[tokio::test]
-async fn a_stock_of_ten_is_sold_ten_times_to_fifty_at_once() {
+async fn fifty_concurrent_buyers_get_a_stock_of_ten_ten_times() {
     let app = app(SessionLayer::new(MemoryStore::new()));
     let mut browser = Browser::default();
     for _ in 0..10 {
@@ -343,7 +343,7 @@ async fn a_stock_of_ten_is_sold_ten_times_to_fifty_at_once() {
 }
 
 #[tokio::test]
-async fn a_closure_may_use_the_session_and_a_panic_in_it_harms_nothing() {
+async fn a_closure_may_use_the_session_and_its_panic_changes_nothing() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
@@ -367,7 +367,7 @@ async fn a_closure_may_use_the_session_and_a_panic_in_it_harms_nothing() {
 }
 
 #[tokio::test]
-async fn save_and_reload_show_what_others_have_done() {
+async fn save_and_reload_show_the_changes_of_others() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -423,7 +423,7 @@ async fn clones_share_one_session() {
 }
 
 #[tokio::test]
-async fn keys_and_values_that_are_too_large_are_refused_at_once() {
+async fn keys_and_values_that_are_too_large_are_rejected_at_once() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("name", "mia").unwrap() })
@@ -486,7 +486,7 @@ async fn a_session_outlives_its_layer() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_too_large_is_an_error_and_the_store_keeps_what_it_had() {
+async fn a_session_that_is_too_large_is_an_error_and_the_stored_one_is_kept() {
     let config = SessionConfig::default().with_max_size(4096);
     let app = app(SessionLayer::try_new(MemoryStore::new(), config).unwrap());
     let mut browser = Browser::default();
@@ -539,7 +539,7 @@ async fn after_the_response_only_save_reaches_the_store() {
 }
 
 #[tokio::test]
-async fn the_facts_of_a_session_are_right() {
+async fn a_session_reports_its_metadata() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
@@ -566,7 +566,7 @@ async fn the_facts_of_a_session_are_right() {
 }
 
 #[tokio::test]
-async fn a_float_that_json_cannot_hold_is_refused_by_every_call() {
+async fn every_call_rejects_a_float_that_json_cannot_hold() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move { session.insert("price", 1.5).unwrap() })
@@ -598,7 +598,7 @@ async fn a_float_that_json_cannot_hold_is_refused_by_every_call() {
 }
 
 #[tokio::test]
-async fn what_would_be_too_deep_to_be_read_again_is_refused_and_what_is_there_stays() {
+async fn a_value_nested_too_deeply_is_rejected_and_the_stored_one_is_kept() {
     fn nested(levels: usize) -> serde_json::Value {
         (1..levels).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]))
     }
@@ -773,7 +773,7 @@ enum Choice {
 }
 
 #[tokio::test]
-async fn errors_show_nothing_of_a_value() {
+async fn errors_never_show_a_value() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {

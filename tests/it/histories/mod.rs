@@ -110,12 +110,12 @@ fn many() -> Load {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_breaks_nothing_is_lost_or_done_twice_and_a_logout_is_final() {
+async fn under_all_failures_no_change_is_lost_or_applied_twice_and_a_logout_is_final() {
     let seed =
         from_environment("SESSILE_HISTORY_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     let seconds = from_environment("SESSILE_HISTORY_SECONDS").unwrap_or(20);
     let again = format!(
-        "SESSILE_HISTORY_SEED={seed} SESSILE_HISTORY_SECONDS={seconds} ./scripts/test --test it whatever_breaks -- --nocapture"
+        "SESSILE_HISTORY_SEED={seed} SESSILE_HISTORY_SECONDS={seconds} ./scripts/test --test it under_all_failures -- --nocapture"
     );
     println!("{again}");
     let mut past = Past::default();
@@ -264,44 +264,44 @@ async fn finds(control: &str, evils: &[Evil], rules: &[Rule]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_writes_over_others_is_found_out() {
+async fn the_checker_detects_a_store_that_overwrites_other_changes() {
     let rules = [Rule::LostUpdate, Rule::Torn];
     finds("last_write_wins", &[], &rules).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_revives_sessions_is_found_out() {
+async fn the_checker_detects_a_store_that_revives_sessions() {
     finds("revives", &[], &[Rule::NothingAfterLogout]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_resends_blindly_is_found_out() {
+async fn the_checker_detects_a_store_that_resends_blindly() {
     let rules = [Rule::CountedTwice];
     finds("resends_blindly", &[Evil::LoseAnswers], &rules).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_writes_only_the_fields_that_differ_is_found_out() {
+async fn the_checker_detects_a_store_that_writes_only_changed_fields() {
     finds("patches", &[], &[Rule::Mixed]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_forgets_the_rest_of_a_transaction_is_found_out() {
+async fn the_checker_detects_a_store_that_writes_a_part_of_a_transaction() {
     let rules = [Rule::Unbalanced, Rule::StaleResult];
     finds("halves", &[], &rules).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_lets_in_the_token_of_a_dead_login_is_found_out() {
+async fn the_checker_detects_a_store_that_accepts_a_revoked_token() {
     finds("keeps_logins", &[], &[Rule::DeadLoginJoins]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_forgets_deletions_is_found_out() {
+async fn the_checker_detects_a_store_that_forgets_deletions() {
     finds("forgets_deletions", &[], &[Rule::LogoutForgotten]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_layer_that_says_nothing_was_done_of_what_was_done_by_half_is_found_out() {
+async fn the_checker_detects_a_layer_that_denies_a_partial_commit() {
     finds("hides_halves", &[], &[Rule::RefusedButDone]).await;
 }

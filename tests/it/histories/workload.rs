@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_mean_what_the_crate_documents() {
+    fn answers_are_classified_as_documented() {
         let ok = |owner: &str, seen: Seen| Ending::Done {
             owner: Some(owner.into()),
             seen,

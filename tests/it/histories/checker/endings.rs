@@ -10,10 +10,12 @@ pub fn check(life: &Life) -> Vec<Violation> {
     violations.extend(forgotten(life));
     violations.extend(forgotten_logout(life));
     violations.extend(life.ops.iter().filter_map(|op| dead_login(life, op)));
-    let strangers = life.ops.iter();
-    let strangers = strangers.filter(|op| op.what == What::Rival && op.given.is_some());
+    let data_of_other_sessions = life.ops.iter();
+    let data_of_other_sessions =
+        data_of_other_sessions.filter(|op| op.what == What::Rival && op.given.is_some());
     let text = "another principal got a token of this session";
-    violations.extend(strangers.map(|op| Violation::of(Rule::StrangerJoins, op, text)));
+    violations
+        .extend(data_of_other_sessions.map(|op| Violation::of(Rule::StrangerJoins, op, text)));
     let silent = life.ops.iter().filter(|op| {
         let brings = op.what.rotates() || op.what == What::Open;
         brings && op.is_done_for(&life.tag) && op.given.is_none()

@@ -13,7 +13,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
         let Ending::Done { owner, seen } = &op.ending else {
             continue;
         };
-        let mut strangers: Vec<&str> = match seen {
+        let mut data_of_other_sessions: Vec<&str> = match seen {
             Seen::Nothing | Seen::Number(_) | Seen::Absent | Seen::Taken(None) => Vec::new(),
             Seen::Form(fields) => fields.iter().flatten().map(String::as_str).collect(),
             Seen::Moved(one, other) => [&one.last, &other.last]
@@ -26,12 +26,15 @@ pub fn check(life: &Life) -> Vec<Violation> {
             Seen::Taken(Some(token)) => vec![token],
             Seen::Page(page) => words(page),
         };
-        strangers.extend(owner.as_deref());
+        data_of_other_sessions.extend(owner.as_deref());
         let is_ours = |word: &str| {
             let rest = word.strip_prefix(life.tag.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if let Some(word) = strangers.into_iter().find(|word| !is_ours(word)) {
+        if let Some(word) = data_of_other_sessions
+            .into_iter()
+            .find(|word| !is_ours(word))
+        {
             violations.push(Violation::of(Rule::Isolation, op, format!("sees {word:?}")));
         }
     }

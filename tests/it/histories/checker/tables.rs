@@ -616,7 +616,7 @@ fn registers() {
 }
 
 #[test]
-fn both_or_neither() {
+fn pairs_are_written_whole() {
     let pair = What::Pair {
         value: "s1.1".into(),
     };
@@ -1122,7 +1122,7 @@ fn logins() {
 }
 
 #[test]
-fn logins_that_meet_their_own_login() {
+fn logins_that_join_the_same_login() {
     let sight = |token, began| {
         let page = Page {
             principal: Some(TAG.into()),
@@ -1467,7 +1467,7 @@ fn transactions() {
 }
 
 #[test]
-fn requests_that_are_done_by_half() {
+fn partial_commits() {
     let half = || partly(10, 20, early("s1.1"));
     let whole = || ok(10, 20, early("s1.1"));
     let shows = |began, parts: &[&str]| {
@@ -1538,7 +1538,7 @@ fn requests_that_are_done_by_half() {
 
 /// A page that takes its time shows any moment of it, and one moment.
 #[test]
-fn pages_of_one_moment() {
+fn pages_show_one_moment() {
     let page = |data| look(5, 100, data);
     let (first, second) = (|| ok(10, 20, add("s1.1")), || ok(30, 40, add("s1.2")));
     judge(&[
@@ -1659,7 +1659,7 @@ fn sessions_that_vanish() {
 }
 
 #[test]
-fn strangers() {
+fn data_of_other_sessions() {
     let sight = |data| look(10, 20, data);
     judge(&[
         (
@@ -1707,13 +1707,13 @@ fn strangers() {
 }
 
 #[test]
-fn answers_that_no_session_gives() {
+fn undocumented_answers() {
     let odd = op(10, 20, What::Look, Ending::Wrong("500".into()));
     judge(&[("500", &[odd], &[Rule::OddAnswer])]);
 }
 
 #[test]
-fn a_wrong_history_is_made_small() {
+fn an_invalid_history_is_minimized() {
     let mut ops = vec![open()];
     for round in 1..40 {
         let at = round * 100;
@@ -1750,7 +1750,7 @@ fn a_wrong_history_is_made_small() {
 }
 
 #[test]
-fn making_small_leaves_out_nothing_that_explains() {
+fn minimizing_keeps_operations_that_explain_others() {
     let ops = vec![
         open(),
         ok(10, 20, What::Count),
@@ -1792,7 +1792,7 @@ fn some_order_is_right(
 proptest! {
     /// The zones say the same as the search.
     #[test]
-    fn zones_decide_as_a_search_does(
+    fn zones_agree_with_an_exhaustive_search(
         writes in prop::collection::vec((1..30_u64, 0..12_u64), 1..4),
         reads in prop::collection::vec((1..30_u64, 0..12_u64, 0..4_usize), 0..5),
     ) {
