@@ -1,4 +1,4 @@
-//! A Redis Cluster: slots that move, and primaries that join, leave, hang and die.
+//! Redis Cluster: migrating slots, and primaries that join, leave, hang and die.
 
 use std::time::{Duration, Instant};
 
@@ -11,28 +11,28 @@ use crate::support::app::app;
 use crate::support::cluster::{ask, is_primary};
 use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::{unhurried, until_blocking};
-use crate::support::server::{free_port, ways};
+use crate::support::server::{free_port, strategies};
 use crate::support::{
     Browser, Cluster, PATIENCE, Proxy, Server, by_protocol, connect, fresh_prefix, store_with,
     until,
 };
 
-/// Six servers at a time are enough for one machine.
+/// One machine runs at most six servers at a time.
 pub static TURN: Mutex<()> = Mutex::const_new(());
 
-/// What a slow machine does is not taken for a dead server, and a dead server is given up in the end.
+/// Timeouts that are long enough for a slow machine, and short enough to give up a dead server.
 pub fn patient(config: &mut RedisConfig) {
     config.command_timeout = Duration::from_secs(4);
     config.request_budget = Duration::from_secs(8);
 }
 
-/// The permissions of the documentation, and no more.
-fn allow(cluster: &Cluster, way: CompareAndSet) {
-    allow_without(cluster, way, "");
+/// Grants the documented permissions only.
+fn allow(cluster: &Cluster, strategy: CompareAndSet) {
+    allow_without(cluster, strategy, "");
 }
 
-fn allow_without(cluster: &Cluster, way: CompareAndSet, missing: &str) {
-    let of_way = match way {
+fn allow_without(cluster: &Cluster, strategy: CompareAndSet, missing: &str) {
+    let of_strategy = match strategy {
         CompareAndSet::Script => &["+getrange", "+evalsha", "+eval"][..],
         CompareAndSet::Watch => &["+getrange", "+watch", "+multi", "+exec", "+discard"],
         _ => &[],
@@ -52,7 +52,7 @@ fn allow_without(cluster: &Cluster, way: CompareAndSet, missing: &str) {
         let grants = ["+get", "+pttl", "+set", "+pexpire", "+unlink", "+time"];
         let of_cluster = ["+asking", "+cluster|slots"];
         let of_durability = ["+wait"];
-        let mut words = [&user[..], &grants, of_way, &of_cluster, &of_durability].concat();
+        let mut words = [&user[..], &grants, of_strategy, &of_cluster, &of_durability].concat();
         words.retain(|word| *word != missing);
         ask::<()>(server, &words);
     }
@@ -63,10 +63,10 @@ async fn a_cluster_passes_the_conformance_suite() {
     let _turn = TURN.lock().await;
     let cluster = Cluster::start();
     let url = cluster.url().replace("://", "://app:secret@");
-    for way in ways(&cluster.servers[0]) {
-        allow(&cluster, way);
-        let store = store_with(&url, |config| config.compare_and_set = way).await;
-        assert_eq!(store.compare_and_set(), Some(way));
+    for strategy in strategies(&cluster.servers[0]) {
+        allow(&cluster, strategy);
+        let store = store_with(&url, |config| config.compare_and_set = strategy).await;
+        assert_eq!(store.compare_and_set(), Some(strategy));
         sessile::conformance::check(store).await;
     }
     let store = store_with(&cluster.url(), |config| {
@@ -90,13 +90,13 @@ async fn sessions_in_migrating_slots_work_with_every_compare_and_set() {
     let _turn = TURN.lock().await;
     let cluster = Cluster::start();
     let url = cluster.url().replace("://", "://app:secret@");
-    // A third of the sessions are asked for at one primary and made at another.
-    cluster.set_out(0..5461, 0, 1);
+    // A third of the sessions is loaded through one primary and was created on another.
+    cluster.start_migrating(0..5461, 0, 1);
     for protocol in ["", "?protocol=resp3"] {
-        for way in ways(&cluster.servers[0]) {
-            allow(&cluster, way);
+        for strategy in strategies(&cluster.servers[0]) {
+            allow(&cluster, strategy);
             let store = store_with(&format!("{url}{protocol}"), |config| {
-                config.compare_and_set = way;
+                config.compare_and_set = strategy;
             })
             .await;
             sessile::conformance::check(store.clone()).await;
@@ -111,14 +111,14 @@ fn value(text: &str) -> Bytes {
     Bytes::from(format!("{text:0<24}"))
 }
 
-/// Each primary has one replica.
+/// Checks that writes wait for the replica of their primary. Each primary has one.
 pub async fn changes_wait_for_replicas(store: &RedisStore) {
     let ttl = Duration::from_secs(60);
     let durability = Durability::Replicas {
         n: 1,
         timeout: PATIENCE,
     };
-    // Some of them are on their way.
+    // Some of these slots are migrating.
     for _ in 0..12 {
         let key = Handle::random();
         let (first, second) = (value("first"), value("second"));
@@ -143,7 +143,7 @@ async fn sessions_survive_when_primaries_join_and_leave() {
     let load = Load::start(nodes, sessions(45)).await;
     load.more(100).await;
     let slots = cluster.used_slots(0);
-    // The first primary's replica takes its place by and by.
+    // The replica of the first primary migrates to it.
     tokio::task::block_in_place(|| {
         cluster.join_as_primary(3);
         for some in slots.chunks(5) {
@@ -156,7 +156,7 @@ async fn sessions_survive_when_primaries_join_and_leave() {
     load.more(300).await;
     let outcome = load.check(None).await;
     assert_eq!(
-        (outcome.lost, outcome.unhurt),
+        (outcome.lost, outcome.unaffected),
         (0, sessions(45)),
         "{outcome}"
     );
@@ -169,7 +169,7 @@ async fn a_dead_primary_without_a_replica_affects_only_its_own_sessions() {
     for dead in [3, 0] {
         cluster.servers[dead].kill();
     }
-    // Each has keys of its own to try at the start.
+    // Each store probes the server with its own keys at startup.
     for _ in 0..4 {
         for lazy in [false, true] {
             let mut config = RedisConfig::new(by_protocol(&cluster.url()));
@@ -183,7 +183,7 @@ async fn a_dead_primary_without_a_replica_affects_only_its_own_sessions() {
             let (first, second) = (value("first"), value("second"));
             let ttl = Duration::from_secs(60);
             let mut lived = 0;
-            until("sessions of the others work", async || {
+            until("sessions of the other primaries work", async || {
                 let key = Handle::random();
                 let stored = Stored::new(first.clone(), None);
                 let done = store.create(&key, Write::new(&first, ttl)).await.is_ok()
@@ -202,7 +202,7 @@ async fn a_dead_primary_without_a_replica_affects_only_its_own_sessions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_creation_does_not_revive_a_session() {
-    let server = alone();
+    let server = single_node();
     let proxy = Proxy::before(server.address()).await;
     let port = proxy.address().port().to_string();
     ask::<()>(&server, &["CONFIG", "SET", "cluster-announce-port", &port]);
@@ -215,13 +215,13 @@ async fn a_late_creation_does_not_revive_a_session() {
     let app = app(SessionLayer::new(store));
     let hold = proxy.hold("NX");
     let mut browser = Browser::default();
-    until("a session is made", async || {
+    until("a session is created", async || {
         browser.get(&app, "/set?k=name&v=mia").await.status == 200
     })
     .await;
     hold.arrived().await;
     let before = browser.clone();
-    // One of the connections is silent, so a request may have to be repeated.
+    // One connection is silent, so a request may have to be retried.
     until("it is there", async || reads(&before, &app, "name").await).await;
     until("it is ended", async || {
         browser.get(&app, "/logout").await.status == 200
@@ -229,9 +229,12 @@ async fn a_late_creation_does_not_revive_a_session() {
     .await;
     let sets = server.counts().of("set");
     hold.release();
-    // It makes a session whose token nobody has.
+    // The late creation creates a session whose token nobody has.
     until("it has arrived", async || server.counts().of("set") > sets).await;
-    until("it is not back", async || reads(&before, &app, "").await).await;
+    until("the ended session is not back", async || {
+        reads(&before, &app, "").await
+    })
+    .await;
 }
 
 async fn reads(browser: &Browser, app: &axum::Router, text: &str) -> bool {
@@ -239,8 +242,8 @@ async fn reads(browser: &Browser, app: &axum::Router, text: &str) -> bool {
     page.status == 200 && page.text == text
 }
 
-/// A cluster of one node.
-pub fn alone() -> Server {
+/// A cluster of a single node.
+pub fn single_node() -> Server {
     let server = Server::start_by(|| {
         let bus = free_port().to_string();
         let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus];
@@ -256,8 +259,8 @@ pub fn alone() -> Server {
 
 #[tokio::test]
 async fn a_hanging_node_of_the_url_does_not_block_startup() {
-    let server = alone();
-    // The system accepts for it, and nobody answers.
+    let server = single_node();
+    // The operating system accepts connections to this port, and nothing answers on them.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = silent.local_addr().unwrap();
     let url = format!("redis+cluster://{silent},{silent},{}/", server.address());
@@ -275,7 +278,10 @@ async fn sessions_are_counted_on_all_primaries(cluster: &Cluster, store: &RedisS
         Browser::default().get(&app, "/set?k=name&v=mia").await.ok();
     }
     for primary in 0..3 {
-        assert!(cluster.used_slots(primary).len() > 20, "on all of them");
+        assert!(
+            cluster.used_slots(primary).len() > 20,
+            "the sessions are on all primaries"
+        );
     }
     let mut last = None;
     let stats = store
@@ -287,7 +293,7 @@ async fn sessions_are_counted_on_all_primaries(cluster: &Cluster, store: &RedisS
     assert_eq!((stats.sessions, stats.time_left.half_hour), (200, 200));
     let last = last.unwrap();
     assert_eq!(last.sessions, 200);
-    // Keys whose time is up are counted until the server drops them, which it does at any moment.
+    // The count includes expired keys until the server removes them, which may happen at any time.
     let keys = u64::try_from(cluster.keys()).unwrap();
     assert!(
         keys <= last.of && last.of < keys + 50 && last.keys >= 200,
@@ -303,14 +309,14 @@ async fn urls_of_the_wrong_kind_are_rejected(cluster: &Cluster) {
         text.contains("not a cluster") && text.contains("redis://"),
         "{text}"
     );
-    // A node of a cluster knows where a key is, and a client that does not ask where goes wrong two times of three.
-    let mut told = String::new();
+    // A client without cluster support reaches the right node for one key in three.
+    let mut text = String::new();
     for primary in cluster.primaries() {
         if let Err(error) = connect(primary.url()).await {
-            told = error.to_string();
+            text = error.to_string();
         }
     }
-    assert!(told.contains("redis+cluster://"), "{told}");
+    assert!(text.contains("redis+cluster://"), "{text}");
     let nowhere = format!(
         "redis+cluster://127.0.0.1:{}/",
         crate::support::server::free_port()
@@ -337,7 +343,7 @@ async fn no_change_is_lost_or_applied_twice_while_slots_move() {
     load.more(500).await;
     let outcome = load.check(None).await;
     println!("{} slots moved: {outcome}", slots.len());
-    assert_eq!(outcome.unhurt, sessions(60), "{outcome}");
+    assert_eq!(outcome.unaffected, sessions(60), "{outcome}");
     let left = cluster.used_slots(0);
     assert!(slots.len() > 8 && !slots.iter().any(|slot| left.contains(slot)));
     assert_eq!(outcome.lost, 0);
@@ -348,7 +354,7 @@ async fn a_replica_takes_over_from_a_primary_that_dies_or_hangs() {
     let _turn = TURN.lock().await;
     let mut cluster = Cluster::start();
     let nodes = nodes(3, &cluster.url(), patient).await;
-    // Nobody asks it for sessions.
+    // No request uses this primary.
     let idle = store_with(&cluster.url(), patient).await;
     for hangs in [false, true] {
         let began = Instant::now();
@@ -363,7 +369,7 @@ async fn a_replica_takes_over_from_a_primary_that_dies_or_hangs() {
             true => cluster.servers[primary].freeze(),
         }
         let replica = &cluster.servers[3 + primary];
-        until("its replica has taken over", async || is_primary(replica)).await;
+        until("the replica has taken over", async || is_primary(replica)).await;
         let taken_over = struck.elapsed();
         let back = load.all_work().await;
         let calm = Instant::now();
@@ -373,7 +379,7 @@ async fn a_replica_takes_over_from_a_primary_that_dies_or_hangs() {
         println!(
             "a primary {how}: taken over after {taken_over:?}, all sessions work {back:?} later; {outcome}"
         );
-        assert!(outcome.unhurt >= sessions(45) - concerned, "{outcome}");
+        assert!(outcome.unaffected >= sessions(45) - concerned, "{outcome}");
         until("the store is healthy again", async || {
             idle.health().await.is_ok()
         })

@@ -1,4 +1,4 @@
-//! The three ways to replace a session on Redis only if nobody else has changed it meanwhile.
+//! The three compare-and-set strategies, which replace a session in Redis only if no other request has changed it.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use sessile::{
 };
 
 use crate::support::app::app;
-use crate::support::patience::{looked_at, unhurried};
+use crate::support::patience::{poll_at_most, unhurried};
 use crate::support::proxy::Fault;
-use crate::support::server::ways;
+use crate::support::server::strategies;
 use crate::support::{Browser, Proxy, Server, fresh_prefix, store_with, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A value whose version is this number.
+/// A value with this version number.
 fn value(version: u64) -> Bytes {
     format!("{{\"version\":\"{version:016x}\",\"rest\":{version}}}").into()
 }
@@ -44,7 +44,7 @@ async fn replace(
         .await
 }
 
-/// The version that is stored.
+/// The stored version.
 async fn version(store: &RedisStore, key: &Handle) -> u64 {
     let Loaded::Found(stored) = store.load(key, Freshness::Latest).await.unwrap() else {
         panic!("the session is there");
@@ -55,21 +55,24 @@ async fn version(store: &RedisStore, key: &Handle) -> u64 {
     version
 }
 
-async fn store_by(way: CompareAndSet, url: &str) -> RedisStore {
-    let store = store_with(url, |config| config.compare_and_set = way).await;
-    assert_eq!(store.compare_and_set(), Some(way));
+async fn store_by(strategy: CompareAndSet, url: &str) -> RedisStore {
+    let store = store_with(url, |config| config.compare_and_set = strategy).await;
+    assert_eq!(store.compare_and_set(), Some(strategy));
     store
 }
 
-/// A store by each of these ways, all with the same sessions.
-async fn nodes_by(ways: impl IntoIterator<Item = CompareAndSet>, url: &str) -> Vec<RedisStore> {
+/// Stores with these strategies, all with the same sessions.
+async fn nodes_by(
+    strategies: impl IntoIterator<Item = CompareAndSet>,
+    url: &str,
+) -> Vec<RedisStore> {
     let prefix = fresh_prefix();
     let mut stores = Vec::new();
-    for way in ways {
+    for strategy in strategies {
         let prefix = prefix.clone();
         let store = store_with(url, |config| {
             config.key_prefix = prefix;
-            config.compare_and_set = way;
+            config.compare_and_set = strategy;
         });
         stores.push(store.await);
     }
@@ -83,20 +86,20 @@ fn key_of(store: &RedisStore, handle: &Handle) -> String {
 #[tokio::test]
 async fn every_compare_and_set_passes_the_conformance_suite() {
     let server = Server::start();
-    for way in ways(&server) {
-        sessile::conformance::check(store_by(way, &server.url()).await).await;
+    for strategy in strategies(&server) {
+        sessile::conformance::check(store_by(strategy, &server.url()).await).await;
     }
 }
 
-/// Tells scripts/test what there is to be tested.
+/// Prints the strategies for `scripts/test`, which runs the tests with each of them.
 #[test]
 fn prints_the_compare_and_sets_of_this_server() {
-    let names: Vec<String> = ways(&Server::start())
+    let names: Vec<String> = strategies(&Server::start())
         .into_iter()
-        .map(|way| serde_json::to_value(way).unwrap())
+        .map(|strategy| serde_json::to_value(strategy).unwrap())
         .map(|name| name.as_str().unwrap().to_owned())
         .collect();
-    println!("ways of this server: {}", names.join(" "));
+    println!("strategies of this server: {}", names.join(" "));
     assert!(names.len() >= 2, "every server has scripts and WATCH");
 }
 
@@ -107,7 +110,7 @@ async fn a_compare_and_set_that_the_server_lacks_is_an_error() {
     config.compare_and_set = CompareAndSet::IfEq;
     unhurried(&mut config);
     let made = RedisStore::from_config(config).await;
-    if ways(&server).contains(&CompareAndSet::IfEq) {
+    if strategies(&server).contains(&CompareAndSet::IfEq) {
         assert_eq!(made.unwrap().compare_and_set(), Some(CompareAndSet::IfEq));
     } else {
         let text = made.unwrap_err().to_string();
@@ -117,13 +120,13 @@ async fn a_compare_and_set_that_the_server_lacks_is_an_error() {
     let keys: usize = redis::cmd("DBSIZE")
         .query(&mut server.connection())
         .unwrap();
-    assert_eq!(keys, 0, "asking leaves nothing behind");
+    assert_eq!(keys, 0, "the detection must leave no key behind");
 }
 
 #[tokio::test]
 async fn auto_selects_the_best_compare_and_set_that_the_user_may_run() {
     let server = Server::start();
-    let without_scripts = match ways(&server).contains(&CompareAndSet::IfEq) {
+    let without_scripts = match strategies(&server).contains(&CompareAndSet::IfEq) {
         true => CompareAndSet::IfEq,
         false => CompareAndSet::Watch,
     };
@@ -159,20 +162,20 @@ async fn auto_selects_the_best_compare_and_set_that_the_user_may_run() {
 #[tokio::test]
 async fn a_lazy_store_selects_its_compare_and_set_once_it_connects() {
     let mut server = Server::start();
-    for way in ways(&server) {
+    for strategy in strategies(&server) {
         server.kill();
         let mut config = RedisConfig::new(server.url());
         config.key_prefix = fresh_prefix();
-        config.compare_and_set = way;
+        config.compare_and_set = strategy;
         let store = RedisStore::lazy(config).unwrap();
         let error = replace(&store, &Handle::random(), 1, 2).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{error}");
         assert_eq!(store.compare_and_set(), None);
         server.restart();
-        until("it is there", async || store.health().await.is_ok()).await;
+        until("the server is up", async || store.health().await.is_ok()).await;
         let key = stored(&store, 1).await;
         assert_eq!(replace(&store, &key, 1, 2).await.unwrap(), Replaced::Done);
-        assert_eq!(store.compare_and_set(), Some(way));
+        assert_eq!(store.compare_and_set(), Some(strategy));
     }
 }
 
@@ -181,8 +184,8 @@ async fn each_compare_and_set_sends_the_documented_commands() {
     const TIMES: u64 = 100;
     type Cost<'a> = (&'a [&'a str], u64);
     let server = Server::start();
-    for way in ways(&server) {
-        let (done, conflict, release): (Cost<'_>, Cost<'_>, Cost<'_>) = match way {
+    for strategy in strategies(&server) {
+        let (done, conflict, release): (Cost<'_>, Cost<'_>, Cost<'_>) = match strategy {
             CompareAndSet::Script => (
                 (&["evalsha", "getrange", "set"], 1),
                 (&["evalsha", "get", "getrange", "pttl"], 1),
@@ -201,7 +204,7 @@ async fn each_compare_and_set_sends_the_documented_commands() {
         };
         let proxy = Proxy::before(server.address()).await;
         let store = store_with(&proxy.url(), |config| {
-            config.compare_and_set = way;
+            config.compare_and_set = strategy;
             config.pool_size = 1;
         })
         .await;
@@ -209,9 +212,9 @@ async fn each_compare_and_set_sends_the_documented_commands() {
         let costs = |before: u64, (commands, round_trips): Cost<'_>, what: &str| {
             let counts = server.counts();
             let expected: Vec<_> = commands.iter().map(|command| (*command, TIMES)).collect();
-            assert_eq!(counts.seen(), expected, "{way:?}: {what}");
+            assert_eq!(counts.seen(), expected, "{strategy:?}: {what}");
             let trips = proxy.round_trips() - before;
-            assert_eq!(trips, round_trips * TIMES, "{way:?}: {what}");
+            assert_eq!(trips, round_trips * TIMES, "{strategy:?}: {what}");
         };
         let begin = || {
             server.reset_counts();
@@ -251,8 +254,8 @@ async fn each_compare_and_set_sends_the_documented_commands() {
 #[tokio::test]
 async fn unreadable_values_are_not_replaced() {
     let server = Server::start();
-    for way in ways(&server) {
-        let store = store_by(way, &server.url()).await;
+    for strategy in strategies(&server) {
+        let store = store_by(strategy, &server.url()).await;
         let handle = Handle::random();
         let key = key_of(&store, &handle);
         let pushed: i64 = redis::cmd("LPUSH")
@@ -261,20 +264,20 @@ async fn unreadable_values_are_not_replaced() {
             .unwrap();
         assert_eq!(pushed, 1);
         let loaded = store.load(&handle, Freshness::Latest).await.unwrap();
-        assert_eq!(loaded, Loaded::Unreadable, "{way:?}");
+        assert_eq!(loaded, Loaded::Unreadable, "{strategy:?}");
         let nothing = Stored::new("", None);
         for expected in [Stored::new(value(1), None), nothing.clone()] {
             let two = value(2);
             let replaced = store.replace(&handle, &expected, Write::new(&two, LONG));
             let replaced = replaced.await.unwrap();
-            assert_eq!(replaced, Replaced::Unreadable, "{way:?}");
+            assert_eq!(replaced, Replaced::Unreadable, "{strategy:?}");
         }
         let length: i64 = redis::cmd("LLEN")
             .arg(&key)
             .query(&mut server.connection())
             .unwrap();
-        assert_eq!(length, 1, "{way:?}");
-        // Nor what is empty, which has no version either.
+        assert_eq!(length, 1, "{strategy:?}");
+        // Nor is an empty value replaced, which has no version either.
         let empty: () = redis::pipe()
             .cmd("DEL")
             .arg(&key)
@@ -288,17 +291,17 @@ async fn unreadable_values_are_not_replaced() {
         let two = value(2);
         let replaced = store.replace(&handle, &nothing, Write::new(&two, LONG));
         let Replaced::Conflict(present) = replaced.await.unwrap() else {
-            panic!("{way:?}");
+            panic!("{strategy:?}");
         };
-        assert!(present.value().is_empty(), "{way:?}");
+        assert!(present.value().is_empty(), "{strategy:?}");
     }
 }
 
 #[tokio::test]
 async fn nodes_with_different_compare_and_sets_lose_no_change() {
     let server = Server::start();
-    let ways = ways(&server).into_iter().cycle().take(6);
-    let nodes = nodes_by(ways, &server.url()).await;
+    let strategies = strategies(&server).into_iter().cycle().take(6);
+    let nodes = nodes_by(strategies, &server.url()).await;
     count_to(60, nodes).await;
 }
 
@@ -308,7 +311,7 @@ async fn fifty_writers_over_watch_lose_no_change() {
     let nodes = nodes_by([CompareAndSet::Watch; 5], &server.url()).await;
     count_to(50, nodes).await;
 
-    // Without the queue that a layer has, and more of them than connections.
+    // Without the queue of a layer, and with more writers than connections.
     let store = store_by(CompareAndSet::Watch, &server.url()).await;
     let key = stored(&store, 0).await;
     let writers = (0..50).map(|_| async {
@@ -323,7 +326,7 @@ async fn fifty_writers_over_watch_lose_no_change() {
     assert_eq!(version(&store, &key).await, 50);
 }
 
-/// This many requests at once, over all nodes, each of which counts.
+/// Sends this many increments at once, spread over all nodes.
 async fn count_to(number: usize, nodes: Vec<RedisStore>) {
     let node = |store| app(SessionLayer::new(store));
     let nodes: Vec<_> = nodes.into_iter().map(node).collect();
@@ -344,7 +347,7 @@ async fn count_to(number: usize, nodes: Vec<RedisStore>) {
 #[tokio::test]
 async fn nodes_with_different_compare_and_sets_share_leases() {
     let server = Server::start();
-    let stores = nodes_by(ways(&server), &server.url()).await;
+    let stores = nodes_by(strategies(&server), &server.url()).await;
     let key = Handle::random();
     let owner = Owner::random();
     for holder in &stores {
@@ -356,7 +359,7 @@ async fn nodes_with_different_compare_and_sets_share_leases() {
             let leased = other.acquire(&key, Owner::random(), LONG).await.unwrap();
             assert!(matches!(leased, Leased::Taken { .. }), "{leased:?}");
         }
-        // Renewed by one node, given up by another, and free at once for a third.
+        // One node renews the lease, another releases it, and a third acquires it at once.
         for next in &stores {
             let owner = Owner::random();
             let handle = Handle::random();
@@ -411,8 +414,8 @@ async fn a_write_between_watch_and_exec_conflicts_and_a_renewal_does_not() {
     }
 }
 
-/// No server that is known to us executes a transaction whose key has expired since it was watched; by `XX` none could bring a
-/// session back.
+/// Every known server aborts a transaction whose key has expired since `WATCH`. `XX` makes sure that no server can
+/// bring the session back.
 #[tokio::test]
 async fn a_commit_over_watch_replaces_only_an_existing_key() {
     let server = Server::start();
@@ -431,7 +434,7 @@ async fn a_commit_over_watch_replaces_only_an_existing_key() {
         .unwrap();
     assert!(set.contains(r#" "XX" "PX" "#), "{set}");
 
-    // It expires unseen: nobody asks for it.
+    // The key expires without a request for it.
     let mut connection = server.connection();
     let now = |connection: &mut redis::Connection| -> u64 {
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(connection).unwrap();
@@ -448,10 +451,10 @@ async fn a_commit_over_watch_replaces_only_an_existing_key() {
         exec.release();
         std::future::pending::<()>().await;
     };
-    // On a busy machine it may expire before it is watched, which ends the same.
+    // On a busy machine the key may expire before `WATCH`, with the same result.
     let replaced = tokio::select! {
         replaced = replace(&store, &handle, 2, 3) => replaced,
-        () = expiry => unreachable!("it has no end"),
+        () = expiry => unreachable!("never ends"),
     };
     assert_eq!(replaced.unwrap(), Replaced::Gone);
 }
@@ -468,7 +471,7 @@ async fn a_commit_over_watch_gives_up_if_renewals_never_stop() {
     let handle = stored(&store, 1).await;
     let key = key_of(&store, &handle);
     let mut connection = server.connection();
-    // Renewed between every look and its EXEC.
+    // A renewal arrives between every `WATCH` and its `EXEC`.
     let renewing = async {
         loop {
             let exec = proxy.hold("EXEC");
@@ -481,7 +484,7 @@ async fn a_commit_over_watch_gives_up_if_renewals_never_stop() {
     };
     let error = tokio::select! {
         replaced = replace(&store, &handle, 1, 2) => replaced.unwrap_err(),
-        () = renewing => unreachable!("it has no end"),
+        () = renewing => unreachable!("never ends"),
     };
     assert_eq!(error.kind(), StoreErrorKind::Refused, "{error}");
     assert_eq!(version(&store, &handle).await, 1);
@@ -502,17 +505,17 @@ async fn a_dropped_commit_over_watch_leaves_its_connection_clean() {
     let mut finished = 0;
     for round in 0..500 {
         let seen = version(&store, &dropped).await;
-        // From not begun to done: two round trips take a few looks, however long the machine takes for each.
-        let looks = match round % 4 {
+        // From zero polls to completion: two round trips take a few polls, on a machine of any speed.
+        let polls = match round % 4 {
             0 => u32::MAX,
             _ => rand::random_range(1..6),
         };
         let replaced = replace(&store, &dropped, seen, seen + 1);
-        if let Some(replaced) = looked_at(looks, replaced).await {
+        if let Some(replaced) = poll_at_most(polls, replaced).await {
             assert_eq!(replaced.unwrap(), Replaced::Done);
             finished += 1;
         }
-        // On the connection that was given up, if it is still there.
+        // On the connection of the dropped commit, if the pool kept it.
         let replaced = replace(&store, &other, round, round + 1).await;
         assert_eq!(replaced.unwrap(), Replaced::Done, "round {round}");
         assert_eq!(version(&store, &other).await, round + 1);
@@ -547,7 +550,7 @@ async fn only_an_unanswered_exec_leaves_the_outcome_unknown() {
         }
     };
     let store = by_watch(LONG).await;
-    // For answers that never come.
+    // For answers that never arrive.
     let hurried = by_watch(Duration::from_secs(2)).await;
     let (unavailable, unknown) = (StoreErrorKind::Unavailable, StoreErrorKind::Unknown);
     for (word, fault, times, expected, after) in [
@@ -570,15 +573,15 @@ async fn only_an_unanswered_exec_leaves_the_outcome_unknown() {
         assert_eq!(kind, expected, "{word} {fault:?} {times}");
         assert_eq!(proxy.faults_left(), 0);
         assert_eq!(version(&store, &key).await, after, "{word} {fault:?}");
-        // Sent again, it tells what had happened.
+        // A resend shows whether the first one was applied.
         let again = replace(&store, &key, 1, 2).await.unwrap();
-        let told = match after {
+        let is_consistent = match after {
             1 => again == Replaced::Done,
             _ => matches!(&again, Replaced::Conflict(present) if present.value() == &value(2)),
         };
-        assert!(told, "{word} {fault:?}: {again:?}");
+        assert!(is_consistent, "{word} {fault:?}: {again:?}");
     }
-    // The answer to a look that found another value may be lost too.
+    // The answer to a comparison that found another value may be lost, too.
     let key = stored(&store, 1).await;
     proxy.inject("DISCARD", Fault::LoseAnswer, 1);
     let error = replace(&store, &key, 5, 6).await.unwrap_err();
@@ -605,8 +608,8 @@ async fn a_commit_over_watch_whose_answer_is_lost_is_applied_once() {
 #[tokio::test]
 async fn a_read_only_server_rejects_writes_and_changes_nothing() {
     let server = Server::start();
-    for way in ways(&server) {
-        let store = store_by(way, &server.url()).await;
+    for strategy in strategies(&server) {
+        let store = store_by(strategy, &server.url()).await;
         let key = stored(&store, 1).await;
         let set = |bytes: &str| {
             let done: () = redis::cmd("CONFIG")
@@ -617,16 +620,20 @@ async fn a_read_only_server_rejects_writes_and_changes_nothing() {
         };
         set("1mb");
         let error = replace(&store, &key, 1, 2).await.unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Refused, "{way:?}: {error}");
-        assert!(error.to_string().contains("OOM"), "{way:?}: {error}");
+        assert_eq!(
+            error.kind(),
+            StoreErrorKind::Refused,
+            "{strategy:?}: {error}"
+        );
+        assert!(error.to_string().contains("OOM"), "{strategy:?}: {error}");
         assert_eq!(version(&store, &key).await, 1);
-        // Neither is it a server to refuse to start for.
-        let late = store_with(&server.url(), |config| config.compare_and_set = way).await;
+        // A store can still connect to such a server.
+        let late = store_with(&server.url(), |config| config.compare_and_set = strategy).await;
         set("0");
         assert_eq!(replace(&store, &key, 1, 2).await.unwrap(), Replaced::Done);
         let key = stored(&late, 1).await;
         assert_eq!(replace(&late, &key, 1, 2).await.unwrap(), Replaced::Done);
-        assert_eq!(late.compare_and_set(), Some(way));
+        assert_eq!(late.compare_and_set(), Some(strategy));
     }
 }
 

@@ -1,11 +1,11 @@
-//! What can go wrong before the first request, and what it says.
+//! Errors before the first request, and their messages.
 
 use std::time::Duration;
 
 use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
 use crate::support::patience::unhurried;
-use crate::support::server::{free_port, ways};
+use crate::support::server::{free_port, strategies};
 use crate::support::{Sentinels, Server, connect, until};
 
 async fn refused(url: String) -> String {
@@ -88,8 +88,8 @@ async fn the_documented_permissions_are_sufficient_and_necessary() {
         let done: () = command.query(&mut server.connection()).unwrap();
         done
     };
-    for way in ways(&server) {
-        let own: &[&str] = match way {
+    for strategy in strategies(&server) {
+        let own: &[&str] = match strategy {
             CompareAndSet::Script => &["getrange", "evalsha", "eval"],
             CompareAndSet::Watch => &["getrange", "watch", "multi", "exec", "discard"],
             _ => &[],
@@ -97,12 +97,13 @@ async fn the_documented_permissions_are_sufficient_and_necessary() {
         let grants = ["get", "pttl", "set", "pexpire", "unlink", "time"];
         let grants = [&grants, own].concat();
         let mut config = RedisConfig::new(format!("redis://app:secret@{}/", server.address()));
-        config.compare_and_set = way;
+        config.compare_and_set = strategy;
         unhurried(&mut config);
         set_user(&grants, "");
         let store = RedisStore::from_config(config.clone()).await.unwrap();
         sessile::conformance::check(store).await;
-        // Every one is tried at the start, and its absence named with all that this way needs.
+        // The startup probes every command, and the error names a missing permission with all others that the strategy
+        // needs.
         for missing in &grants {
             set_user(&grants, missing);
             let text = refused_with(config.clone()).await;
@@ -112,14 +113,14 @@ async fn the_documented_permissions_are_sufficient_and_necessary() {
     }
 }
 
-/// None is found missing by a logout.
+/// The startup reports each of these, so that no logout fails later.
 #[tokio::test]
 async fn a_server_that_lacks_a_required_command_is_rejected() {
     for command in ["GET", "PTTL", "SET", "PEXPIRE", "UNLINK", "TIME"] {
         let server = Server::start_with(&["--rename-command", command, ""]);
         let text = refused(server.url()).await;
-        for told in [command, "`rename-command`"] {
-            assert!(text.contains(told), "{command}: {text}");
+        for name in [command, "`rename-command`"] {
+            assert!(text.contains(name), "{command}: {text}");
         }
     }
 }
@@ -237,7 +238,7 @@ async fn the_store_uses_the_clock_of_the_server() {
     let before = theirs();
     let store = crate::support::store_with(&server.url(), |_| ()).await;
     let ours = sessile::SessionStore::now(&store);
-    // Two clocks of one machine may run a little apart.
+    // Two readings of one machine's clock may differ a little.
     let slack = Duration::from_millis(5);
     assert!((before - slack..=theirs() + slack).contains(&ours));
 }

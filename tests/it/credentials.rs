@@ -12,7 +12,7 @@ use sessile::{
     SessionLayer, SessionStore as _,
 };
 
-use crate::cluster::alone;
+use crate::cluster::single_node;
 use crate::support::app::app;
 use crate::support::patience::unhurried;
 use crate::support::server::free_port;
@@ -349,7 +349,7 @@ async fn an_application_can_start_before_its_provider_works() {
 
 #[tokio::test]
 async fn every_node_of_a_cluster_gets_the_credentials_of_the_provider() {
-    let server = alone();
+    let server = single_node();
     acl(&server, &["app", "on", ">first", "~*", "+@all"]);
     let provider = Provider::new(Answer::Of("app", "first", None));
     let url = format!("redis+cluster://{}/", server.address());

@@ -18,7 +18,7 @@ use crate::support::app::app;
 use crate::support::late::{Late, Post};
 use crate::support::patience::unhurried;
 use crate::support::proxy::Fault;
-use crate::support::server::{free_port, ways};
+use crate::support::server::{free_port, strategies};
 use crate::support::{Browser, PATIENCE, Proxy, Server, Visit, store_with, until};
 
 /// Waits for as long as a replica that answers may take on a busy machine.
@@ -133,8 +133,11 @@ fn value(server: &Server, store: &RedisStore, handle: &Handle) -> Option<Vec<u8>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_success_means_that_the_replica_has_the_change_and_costs_one_round_trip() {
     let pair = Pair::start().await;
-    for way in ways(&pair.primary) {
-        let store = store_with(&pair.address.url(), |config| config.compare_and_set = way).await;
+    for strategy in strategies(&pair.primary) {
+        let store = store_with(&pair.address.url(), |config| {
+            config.compare_and_set = strategy
+        })
+        .await;
         let visit = &mut Visit::with(layer(store.clone(), everything));
         let copies = |handle: Handle| {
             (
@@ -154,15 +157,15 @@ async fn a_success_means_that_the_replica_has_the_change_and_costs_one_round_tri
                 .request(|session| async move { add(&session, 1) })
                 .await;
             let (primary, replica) = copies(handle);
-            assert!(primary.is_some() && primary == replica, "{way:?}");
+            assert!(primary.is_some() && primary == replica, "{strategy:?}");
             let taken = pair.address.round_trips() - before;
-            let write = u64::from(way == sessile::CompareAndSet::Watch) + 1;
+            let write = u64::from(strategy == sessile::CompareAndSet::Watch) + 1;
             // The first opens the connection, and asks for the time.
             if n > 1 {
-                assert_eq!(taken, 1 + write + 1, "{way:?}");
+                assert_eq!(taken, 1 + write + 1, "{strategy:?}");
             }
         }
-        assert_eq!(pair.primary.counts().of("wait"), 5, "{way:?}");
+        assert_eq!(pair.primary.counts().of("wait"), 5, "{strategy:?}");
         visit
             .request(|session| async move { drop(session.keys()) })
             .await;
@@ -174,8 +177,8 @@ async fn a_success_means_that_the_replica_has_the_change_and_costs_one_round_tri
         visit
             .request(|session| async move { session.destroy() })
             .await;
-        assert_eq!(copies(handle), (None, None), "{way:?}");
-        assert_eq!(pair.primary.counts().of("wait"), 6, "{way:?}");
+        assert_eq!(copies(handle), (None, None), "{strategy:?}");
+        assert_eq!(pair.primary.counts().of("wait"), 6, "{strategy:?}");
     }
 }
 
@@ -454,11 +457,11 @@ async fn a_version_lost_in_a_failover_never_overwrites_later_commits() {
 
     // The store itself, whatever the commit would make of it.
     let bytes = lost.value().clone();
-    for way in ways(&pair.replica) {
+    for strategy in strategies(&pair.replica) {
         let mut config = sessile::RedisConfig::new(pair.address.url());
         unhurried(&mut config);
         config.key_prefix = store.namespace().to_owned();
-        config.compare_and_set = way;
+        config.compare_and_set = strategy;
         let store = RedisStore::from_config(config).await.unwrap();
         let write = Write::new(&bytes, Duration::from_secs(60));
         let replaced = store.replace(&handle, &lost, write).await.unwrap();

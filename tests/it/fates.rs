@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::app::{app, routes};
 use crate::support::late::{Late, Post};
-use crate::support::patience::looked_at;
+use crate::support::patience::poll_at_most;
 use crate::support::{Browser, Server, Spy, Visit, store_with, until};
 
 struct Room {
@@ -209,7 +209,7 @@ async fn a_thousand_disconnecting_clients_leave_no_partial_commit() {
                 _ => rand::random_range(1..12),
             };
             let asked = browser.peek(&app, "/two-keys?ms=1");
-            looked_at(looks, asked).await.map(|page| page.status)
+            poll_at_most(looks, asked).await.map(|page| page.status)
         }
     });
     // Not all at once, so that commits of some meet the loads of others.

@@ -13,7 +13,7 @@ use sessile::{
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
-use crate::support::patience::{looked_at, until_seen};
+use crate::support::patience::{poll_at_most, until_seen};
 use crate::support::proxy::Fault;
 use crate::support::spy::Calls;
 use crate::support::{Browser, Proxy, Server, Spy, Visit, store_with, until};
@@ -168,7 +168,7 @@ async fn a_dropped_reload_still_resolves_the_outcome() {
         .request(|session| async move {
             count_unanswered(&session).await;
             late.plan(&[Post::Slow(Duration::from_millis(100))]);
-            assert!(looked_at(1, session.reload()).await.is_none());
+            assert!(poll_at_most(1, session.reload()).await.is_none());
         })
         .await;
     visit

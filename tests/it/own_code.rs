@@ -1,5 +1,6 @@
-//! Code of the application that sessile runs, or drops, and that uses the session meanwhile: closures and what they have
-//! captured, observers, hooks, and the `Deserialize` of a value. Nothing waits for itself, and nothing is left behind.
+//! Code of the application that sessile runs or drops, and that uses the session meanwhile: closures and their
+//! captures, observers, hooks, and the `Deserialize` implementation of a value. It must not deadlock, and sessile must
+//! drop it.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,10 +18,10 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::late::{Late, Post};
-use crate::support::patience::looked_at;
+use crate::support::patience::poll_at_most;
 use crate::support::{Visit, until};
 
-/// What a closure has captured: it uses its own session when it is dropped.
+/// A capture of a closure, which uses the session of the closure when it is dropped.
 struct Captured {
     session: Session,
     alive: Arc<()>,
@@ -38,7 +39,7 @@ fn use_session(session: &Session) {
     let _ = (session.keys(), session.is_modified(), session.principal());
 }
 
-/// Counts by a closure that has captured its session.
+/// Increments a counter by a closure that captures its own session.
 fn count(session: &Session, alive: &Arc<()>) {
     let captured = Captured {
         session: session.clone(),
@@ -51,7 +52,7 @@ fn count(session: &Session, alive: &Arc<()>) {
     counted.unwrap();
 }
 
-/// A visitor whose compare-and-sets are lost or late as planned.
+/// A visitor, and a store that loses or delays compare-and-sets as planned.
 async fn scene() -> (Late, Visit) {
     let late = Late::before(MemoryStore::new());
     let mut visit = Visit::with(SessionLayer::new(late.clone()));
@@ -61,8 +62,9 @@ async fn scene() -> (Late, Visit) {
     (late, visit)
 }
 
-/// Runs a handler, which may be left after a moment, and sees that nothing of its closures is left. `None` if it was left.
-async fn nothing_is_left<F, Fut>(visit: &mut Visit, handler: F) -> Option<u16>
+/// Runs a handler, which may be dropped before its end, and asserts that its closures are dropped. Returns `None` if
+/// the handler was dropped.
+async fn assert_closures_are_dropped<F, Fut>(visit: &mut Visit, handler: F) -> Option<u16>
 where
     F: FnOnce(Session, Arc<()>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = StatusCode> + Send + 'static,
@@ -82,7 +84,7 @@ where
 }
 
 async fn is_dropped(left: &Weak<()>) {
-    until("what closures have captured is dropped", async || {
+    until("the captures of closures are dropped", async || {
         left.strong_count() == 0
     })
     .await;
@@ -91,7 +93,7 @@ async fn is_dropped(left: &Weak<()>) {
 #[tokio::test(start_paused = true)]
 async fn a_commit_drops_its_closures() {
     let (_, mut visit) = scene().await;
-    let status = nothing_is_left(&mut visit, |session, alive| async move {
+    let status = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         session.save().await.unwrap();
         count(&session, &alive);
@@ -108,7 +110,7 @@ async fn a_commit_drops_its_closures() {
 async fn a_replay_after_a_conflict_drops_its_closures() {
     let (_, mut visit) = scene().await;
     let mut tab = visit.clone();
-    let status = nothing_is_left(&mut visit, |session, alive| async move {
+    let status = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         tab.request(|session| async move { session.insert("n", 10).unwrap() })
             .await;
@@ -123,22 +125,22 @@ async fn a_replay_after_a_conflict_drops_its_closures() {
 #[tokio::test(start_paused = true)]
 async fn destroy_and_discard_drop_closures() {
     let (_, mut visit) = scene().await;
-    let discarded = nothing_is_left(&mut visit, |session, alive| async move {
+    let discarded = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         session.discard_changes();
         StatusCode::OK
     });
     assert_eq!(discarded.await, Some(200));
-    // While its commit is under way.
+    // While its commit is in flight.
     let (late, _) = scene().await;
     let mut slow = Visit::with(SessionLayer::new(late.clone()));
     slow.request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
     for destroys in [false, true] {
         late.plan(&[Post::LoseSlowly(Duration::from_millis(10))]);
-        let status = nothing_is_left(&mut slow, move |session, alive| async move {
+        let status = assert_closures_are_dropped(&mut slow, move |session, alive| async move {
             count(&session, &alive);
-            assert!(looked_at(1, session.save()).await.is_none());
+            assert!(poll_at_most(1, session.save()).await.is_none());
             tokio::task::yield_now().await;
             count(&session, &alive);
             match destroys {
@@ -149,7 +151,7 @@ async fn destroy_and_discard_drop_closures() {
         });
         assert_eq!(status.await, Some(200), "{destroys}");
     }
-    let destroyed = nothing_is_left(&mut visit, |session, alive| async move {
+    let destroyed = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         session.destroy();
         StatusCode::OK
@@ -161,16 +163,16 @@ async fn destroy_and_discard_drop_closures() {
 async fn a_failed_call_drops_its_closures() {
     let (late, mut visit) = scene().await;
     late.plan(&[Post::Lose; 3]);
-    let status = nothing_is_left(&mut visit, |session, alive| async move {
+    let status = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         let counted = session.increment_now("tickets", 1).await;
         assert!(matches!(counted, Err(SessionError::OutcomeUnknown)));
         StatusCode::OK
     });
     assert_eq!(status.await, Some(200));
-    // Discarded before anybody has found out.
+    // Discarded before the outcome is known.
     late.plan(&[Post::Lose; 3]);
-    let status = nothing_is_left(&mut visit, |session, alive| async move {
+    let status = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         assert!(session.save().await.is_err());
         session.discard_changes();
@@ -182,18 +184,18 @@ async fn a_failed_call_drops_its_closures() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_response_drops_its_closures() {
     let (late, mut visit) = scene().await;
-    let failed = nothing_is_left(&mut visit, |session, alive| async move {
+    let failed = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         StatusCode::INTERNAL_SERVER_ERROR
     });
     assert_eq!(failed.await, Some(500));
-    let panicked = nothing_is_left(&mut visit, |session, alive| async move {
+    let panicked = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         panic!("in the handler");
     });
     assert_eq!(panicked.await, Some(500));
     late.plan(&[Post::Lose; 3]);
-    let unanswered = nothing_is_left(&mut visit, |session, alive| async move {
+    let unanswered = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         StatusCode::OK
     });
@@ -204,7 +206,7 @@ async fn a_failed_response_drops_its_closures() {
 async fn a_closure_that_panics_during_replay_is_dropped() {
     let (_, mut visit) = scene().await;
     let mut tab = visit.clone();
-    let status = nothing_is_left(&mut visit, |session, alive| async move {
+    let status = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         let runs = AtomicU32::new(0);
         let captured = Captured {
@@ -228,18 +230,18 @@ async fn a_closure_that_panics_during_replay_is_dropped() {
 async fn an_abandoned_request_drops_its_closures() {
     const SLOW: Duration = Duration::from_millis(200);
     let (late, mut visit) = scene().await;
-    let left = nothing_is_left(&mut visit, |session, alive| async move {
+    let left = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
         std::future::pending().await
     });
     assert_eq!(left.await, None);
-    // While its commit is under way, which succeeds or does not.
+    // While its commit is in flight, which succeeds or fails.
     let plans: [&[Post]; 3] = [&[Post::Slow(SLOW)], &[Post::LoseSlowly(SLOW); 3], &[]];
     for plan in plans {
         late.plan(plan);
-        let left = nothing_is_left(&mut visit, |session, alive| async move {
+        let left = assert_closures_are_dropped(&mut visit, |session, alive| async move {
             count(&session, &alive);
-            assert!(looked_at(1, session.save()).await.is_none());
+            assert!(poll_at_most(1, session.save()).await.is_none());
             tokio::task::yield_now().await;
             count(&session, &alive);
             std::future::pending().await
@@ -249,14 +251,14 @@ async fn an_abandoned_request_drops_its_closures() {
     assert!(late.is_done());
 }
 
-/// What somebody has begun to save when the request is abandoned is saved, and a logout carried out.
+/// sessile completes a save that began before the request was abandoned, and then the logout.
 #[tokio::test(start_paused = true)]
 async fn a_request_abandoned_during_a_save_still_ends_its_session() {
     let (late, mut visit) = scene().await;
     late.plan(&[Post::Slow(Duration::from_millis(200))]);
-    let left = nothing_is_left(&mut visit, |session, alive| async move {
+    let left = assert_closures_are_dropped(&mut visit, |session, alive| async move {
         count(&session, &alive);
-        assert!(looked_at(1, session.save()).await.is_none());
+        assert!(poll_at_most(1, session.save()).await.is_none());
         tokio::task::yield_now().await;
         session.destroy();
         count(&session, &alive);
@@ -293,7 +295,7 @@ async fn after_the_response_a_closure_is_kept_until_it_is_saved_or_discarded() {
 }
 
 thread_local! {
-    /// The session that code of the application uses which is given none.
+    /// The session for application code that gets none as an argument.
     static CURRENT: RefCell<Option<Session>> = const { RefCell::new(None) };
 }
 
@@ -304,7 +306,7 @@ fn use_current() {
     }
 }
 
-/// Its own serde, `Into` and `Drop` use the session.
+/// A value whose serde, `From` and `Drop` implementations use the session.
 #[derive(Debug, PartialEq, Default)]
 struct Nosy(u32);
 
@@ -365,16 +367,16 @@ async fn values_that_use_the_session_do_not_deadlock() {
 
 #[tokio::test(start_paused = true)]
 async fn observers_and_hooks_may_use_the_session() {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let hears = Arc::clone(&told);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let observed = Arc::clone(&seen);
     let late = Late::before(MemoryStore::new());
     let layer = SessionLayer::new(late.clone())
         .with_observer(move |event: &Event| {
             use_current();
             if let Some(session) = CURRENT.with_borrow(Clone::clone) {
-                session.insert("told", true).unwrap();
+                session.insert("seen", true).unwrap();
             }
-            hears.lock().unwrap().push(event.name());
+            observed.lock().unwrap().push(event.name());
         })
         .with_client_ip(|_| {
             use_current();
@@ -407,7 +409,7 @@ async fn observers_and_hooks_may_use_the_session() {
         .page(|session| async move { session.increment("n", 1).map(drop).unwrap() })
         .await;
     CURRENT.set(None);
-    let told = told.lock().unwrap();
+    let seen = seen.lock().unwrap();
     for event in [
         "created",
         "committed",
@@ -416,7 +418,7 @@ async fn observers_and_hooks_may_use_the_session() {
         "outcome_unknown",
         "destroyed",
     ] {
-        assert!(told.contains(&event), "{event}: {told:?}");
+        assert!(seen.contains(&event), "{event}: {seen:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Encrypted connections, with authorities and certificates made on the spot.
+//! TLS connections, with authorities and certificates that the tests create.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn config(url: String, ca: Option<PathBuf>) -> RedisConfig {
     config
 }
 
-/// What a store that cannot connect says.
+/// The error of a store that cannot connect.
 async fn refused(config: RedisConfig) -> String {
     match RedisStore::from_config(config).await {
         Err(error @ ConfigError::Connect { .. }) => error.to_string(),
@@ -29,7 +29,7 @@ async fn refused(config: RedisConfig) -> String {
     }
 }
 
-/// The setting that a store complains of, and the whole complaint.
+/// The invalid setting, and the whole error.
 fn invalid(config: RedisConfig) -> (&'static str, String) {
     match RedisStore::lazy(config) {
         Err(error) => match error {
@@ -44,9 +44,9 @@ fn invalid(config: RedisConfig) -> (&'static str, String) {
 async fn sessions_work_over_tls_with_every_compare_and_set() {
     let authority = Authority::new();
     let (server, port) = authority.server("localhost", "no");
-    for way in crate::support::server::ways(&server) {
+    for strategy in crate::support::server::strategies(&server) {
         let mut config = config(format!("rediss://localhost:{port}/"), Some(authority.ca()));
-        config.compare_and_set = way;
+        config.compare_and_set = strategy;
         let store = RedisStore::from_config(config).await.unwrap();
         sessile::conformance::check(store.clone()).await;
         let app = app(SessionLayer::new(store));
@@ -55,7 +55,7 @@ async fn sessions_work_over_tls_with_every_compare_and_set() {
             assert_eq!(
                 visitor.get(&app, "/incr?k=n").await.ok(),
                 n.to_string(),
-                "{way:?}"
+                "{strategy:?}"
             );
         }
         visitor.get(&app, "/logout").await.ok();
@@ -85,7 +85,7 @@ async fn an_untrusted_authority_is_rejected_with_advice() {
     }
 }
 
-/// `SSL_CERT_FILE` takes the place of the operating system's authorities, for a whole process.
+/// `SSL_CERT_FILE` replaces the authorities of the operating system, for a whole process.
 #[tokio::test]
 async fn authorities_of_the_operating_system_are_trusted() {
     let authority = Authority::new();
@@ -200,7 +200,7 @@ async fn tls_on_one_side_only_is_an_error_with_advice() {
     let (server, port) = authority.server("localhost", "no");
     let plain = server.address().port();
     let mut towards_plain = config(format!("rediss://localhost:{plain}/"), Some(authority.ca()));
-    // Redis takes the greeting for half of a command, and waits for the rest.
+    // Redis reads the TLS greeting as an incomplete command, and waits for the rest.
     towards_plain.connection_timeout = Duration::from_millis(300);
     let text = refused(towards_plain).await;
     assert!(text.contains("TLS"), "{text}");
@@ -230,7 +230,7 @@ async fn a_cluster_works_over_tls() {
     load.more(100).await;
     let outcome = load.check(None).await;
     assert_eq!(
-        (outcome.lost, outcome.unhurt),
+        (outcome.lost, outcome.unaffected),
         (0, sessions(30)),
         "{outcome}"
     );
@@ -262,7 +262,7 @@ async fn sentinels_can_use_tls_when_the_primary_does_not() {
     tls.ca = Some(authority.ca());
     config.sentinel.tls = Some(tls);
     RedisStore::from_config(config.clone()).await.unwrap();
-    // A sentinel takes the greeting for half of a command, and waits for the rest.
+    // A sentinel reads the TLS greeting as an incomplete command, and waits for the rest.
     config.url = format!("redis+sentinel://{}/mymaster", sentinel.address());
     config.connection_timeout = Duration::from_millis(400);
     let text = said(&config).await;
@@ -293,7 +293,7 @@ async fn a_primary_that_is_announced_by_name_needs_a_certificate_for_that_name()
             assert!(text.contains("`announce-hostnames`"), "{text}");
             continue;
         }
-        // What is said of the primary holds for the sentinels too, unless something else is said of them.
+        // The settings of the primary apply to the sentinels, too, unless these have their own.
         RedisStore::from_config(config.clone()).await.unwrap();
         config.sentinel.encrypted = Some(false);
         config.url = format!("rediss+sentinel://{}/mymaster", sentinel.address());

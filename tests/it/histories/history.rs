@@ -1,4 +1,4 @@
-//! What was asked of the nodes, and what became of it.
+//! Histories: the requests that the nodes got, and their outcomes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,70 +8,70 @@ use serde_json::Value;
 use super::workload::LOGOUTS;
 use crate::support::ledger::{Bank, FORM};
 
-/// Microseconds since the run began, by the clock of the harness.
+/// Microseconds since the start of the run, by the clock of the harness.
 pub type Moment = u64;
 
-/// Everything that happened to one session, from its first write to after its end.
+/// The history of one session, from its first write to after its end.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
-    /// The owner's mark: every value that is written in this life is, or begins with, this.
+    /// The owner's tag. Every value that a request of this session writes equals the tag or starts with it.
     pub tag: String,
     pub ops: Vec<Op>,
 }
 
-/// One request, or a look at what is stored.
+/// One request, or one inspection of the store.
 #[derive(Clone, Debug)]
 pub struct Op {
-    /// Counted over the whole run.
+    /// Unique in the whole run.
     pub number: u64,
     pub browser: usize,
     pub tab: usize,
     pub node: usize,
-    /// The token that was sent: the how many-th of this life.
+    /// The token of the request, as an index into the session's tokens.
     pub token: Option<usize>,
     pub what: What,
     pub began: Moment,
     pub ended: Moment,
     pub ending: Ending,
-    /// The new token of this session that the response brought.
+    /// The index of the new token in the response, if there is one.
     pub given: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
-    /// The first write, which names the owner.
+    /// The first write, which stores the owner's tag.
     Open,
     Count,
-    /// Counts at once, and gives the number.
+    /// Calls `increment_now`.
     Number,
-    /// Puts a value into a register, in place of what is there.
+    /// Replaces the value of a register.
     Write {
         key: String,
         value: String,
     },
-    /// Puts a key of its own.
+    /// Inserts a unique key.
     Add {
         item: String,
     },
     Push {
         item: String,
     },
-    /// A line of the cart, by a closure.
+    /// Adds an item to the cart, by the closure of `update`.
     Line {
         item: String,
         quantity: u64,
     },
-    /// The same value under two keys.
+    /// Inserts the same value under two keys.
     Pair {
         value: String,
     },
-    /// Leaves a message.
+    /// Adds a flash message.
     Say {
         text: String,
     },
-    /// Takes the messages.
+    /// Takes the flash messages.
     Show,
-    /// Lays out a one-time token.
+    /// Stores a one-time token.
     Offer {
         key: String,
         token: String,
@@ -81,36 +81,36 @@ pub enum What {
     },
     /// Reads everything.
     Look,
-    /// Reads what is stored, past all nodes.
+    /// Reads the record in the store, without a node.
     Inspect,
-    /// Saves both fields of a form, of which those that it does not change are saved as they were loaded.
+    /// Saves both fields of a form: the changed ones, and the others as they were loaded.
     Form {
         value: String,
         changes: Fields,
     },
-    /// Moves an amount from one account to the other, in a transaction that aborts if there is not as much.
+    /// Moves an amount between the accounts, in a transaction that aborts if the balance does not suffice.
     Move {
         name: String,
         from: usize,
         amount: i64,
     },
-    /// Commits one thing before its end and another at its end, unless that is refused: by the handler, or because another
-    /// request of this kind has been faster.
+    /// Commits one item early and another at the end of the request. The handler may reject the second one, and it
+    /// fails if another request of this kind was faster.
     Early {
         item: String,
         refuse: bool,
     },
     Rotate,
     Login,
-    /// Another principal signs in, with a token that has been replaced.
+    /// A login of another principal, with a replaced token.
     Rival,
-    /// By one of [`LOGOUTS`].
+    /// A logout by one of [`LOGOUTS`].
     Logout {
         route: &'static str,
     },
 }
 
-/// Which fields of a form a request changes.
+/// The fields of a form that a request changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fields {
     First,
@@ -121,21 +121,21 @@ pub enum Fields {
 /// How an operation ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ending {
-    /// Answered with success. `owner` is whose session the handler saw.
+    /// A success. `owner` is the owner of the session that the handler saw.
     Done { owner: Option<String>, seen: Seen },
-    /// Refused: it has not happened and never will.
+    /// Rejected: it is not applied and never will be.
     NotDone(&'static str),
-    /// It may have happened, or happen yet.
+    /// It may have been applied, or may be applied later.
     Unknown(&'static str),
-    /// What it has committed before its end has happened, and the rest has not and never will.
+    /// The early commit is applied. The final one is not and never will be.
     Partly,
-    /// A logout that has failed, and that its node carries out before it ends.
+    /// A failed logout, which its node retries before it exits.
     Later,
-    /// No answer that a session ever gives.
+    /// A response that the crate does not document.
     Wrong(String),
 }
 
-/// What a success showed.
+/// The content of a successful response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
     Nothing,
@@ -147,13 +147,13 @@ pub enum Seen {
     Form([Option<String>; 2]),
     /// The accounts, before and after.
     Moved(Bank, Bank),
-    /// The accounts, of which one had too little.
+    /// The accounts, whose balance did not suffice.
     Aborted(Bank),
-    /// Nothing is stored.
+    /// The store has no such session.
     Absent,
 }
 
-/// A session as somebody saw it.
+/// The contents of a session, as a request or an inspection saw them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     pub data: BTreeMap<String, Value>,
@@ -189,7 +189,7 @@ impl What {
         }
     }
 
-    /// Whether a success means a new token.
+    /// Whether the session gets a new token on success.
     pub fn rotates(&self) -> bool {
         matches!(self, Self::Rotate | Self::Login)
     }
@@ -198,7 +198,7 @@ impl What {
         matches!(self, Self::Logout { .. })
     }
 
-    /// Whether its answer cannot say whose session it was, since it does not load it.
+    /// Whether the answer does not name the session's owner, since the request does not load the session.
     pub fn is_blind(&self) -> bool {
         let looks = |route| LOGOUTS.iter().any(|(name, looks)| *name == route && *looks);
         matches!(self, Self::Logout { route } if !looks(*route))
@@ -206,7 +206,7 @@ impl What {
 }
 
 impl Fields {
-    /// What is saved in place of what was loaded.
+    /// The fields after the save.
     pub fn saved<'a>(
         self,
         loaded: &'a [Option<String>; 2],
@@ -245,38 +245,38 @@ impl Ending {
 }
 
 impl Op {
-    /// Answered with success, to the owner of this life.
+    /// It succeeded in the session of this owner.
     pub fn is_done_for(&self, tag: &str) -> bool {
         matches!(&self.ending, Ending::Done { owner: Some(owner), .. } if owner == tag)
     }
 
-    /// Answered with success to a stranger: the token opened nothing.
+    /// It succeeded in a new session, since the token was rejected.
     pub fn is_shut_out(&self) -> bool {
         self.what != What::Inspect && matches!(&self.ending, Ending::Done { owner: None, .. })
     }
 
-    /// Answered with success, or with what a request is answered that has committed only a part.
+    /// It succeeded, or committed a part: the token was accepted.
     pub fn is_let_in(&self, tag: &str) -> bool {
         self.is_done_for(tag) || self.ending == Ending::Partly
     }
 
-    /// It may have happened, or happen yet.
+    /// It may have been applied, or may be applied later.
     pub fn is_unknown(&self) -> bool {
         matches!(self.ending, Ending::Unknown(_) | Ending::Later)
             || (self.what.is_blind() && self.is_shut_out())
     }
 
-    /// It has not happened to the session of this life, and never will.
+    /// It was not applied to this session, and never will be.
     pub fn is_refused(&self) -> bool {
         matches!(self.ending, Ending::NotDone(_)) || (self.is_shut_out() && !self.what.is_blind())
     }
 
-    /// A login that was answered with a token of this session, though the one it carried opened nothing.
+    /// A login that joined: the response has a token of this session, although the request's token had been revoked.
     pub fn is_joined(&self) -> bool {
         self.what == What::Login && self.is_shut_out() && self.given.is_some()
     }
 
-    /// It has committed something, and not only looked.
+    /// It committed a change.
     pub fn has_changed(&self, tag: &str) -> bool {
         let changes = match (&self.what, self.seen()) {
             (What::Look | What::Inspect | What::Rival | What::Logout { .. }, _) => false,
@@ -287,12 +287,12 @@ impl Op {
         changes && self.is_let_in(tag)
     }
 
-    /// It has happened to the session of this life, or may have.
+    /// It was or may have been applied to this session.
     pub fn may_have_happened(&self, tag: &str) -> bool {
         self.is_let_in(tag) || self.is_unknown()
     }
 
-    /// It was over before the other began.
+    /// It ended before the other began.
     pub fn precedes(&self, other: &Self) -> bool {
         self.ended < other.began
     }
@@ -310,7 +310,7 @@ impl Op {
 }
 
 impl Life {
-    /// Every sight of the whole session. The first write is one too: of nothing but the owner.
+    /// Every read of the whole session. The first write is one, too: it sees only the owner.
     pub fn pages(&self) -> impl Iterator<Item = (&Op, &Page)> {
         self.ops.iter().filter_map(|op| match op.seen() {
             Some(Seen::Page(page)) if op.is_done_for(&self.tag) => Some((op, page)),
@@ -380,8 +380,8 @@ impl fmt::Display for Op {
             }
             Ending::NotDone(why) => write!(f, " → not done: {why}")?,
             Ending::Unknown(why) => write!(f, " → unknown: {why}")?,
-            Ending::Partly => write!(f, " → a part of it")?,
-            Ending::Later => write!(f, " → to be done later")?,
+            Ending::Partly => write!(f, " → partly")?,
+            Ending::Later => write!(f, " → to be retried")?,
             Ending::Wrong(what) => write!(f, " → {what}")?,
         }
         if self.given.is_some() {

@@ -1,9 +1,12 @@
-//! Many browsers, three nodes and one Redis, all of which break again and again; and a checker that decides afterwards
-//! whether what happened is what the crate promises.
+//! Histories: many browsers use sessions on three nodes and one Redis, all of which fail again and again. Afterwards, a
+//! checker decides whether the responses satisfy the guarantees.
+//! To read: `workload.rs` (the requests, and the meaning of their responses), `run.rs` (the browsers), `site.rs` and
+//! `nemesis.rs` (the servers and their failures), `history.rs` (the record of all that), `checker/` (one file for each
+//! group of rules), `report.rs`.
 //!
-//! - `SESSILE_HISTORY_SECONDS`: how long it takes, 20 by default.
-//! - `SESSILE_HISTORY_SEED`: which choices are made; a new one each time by default. The seed does not decide what the
-//!   scheduler does, so a seed that has found something may have to be tried a few times.
+//! - `SESSILE_HISTORY_SECONDS`: the length of a run, 20 seconds by default.
+//! - `SESSILE_HISTORY_SEED`: the seed of all random choices; a new one for each run by default. It does not decide what
+//! the scheduler does, so it may take several runs to reproduce a failure.
 
 mod checker;
 mod history;
@@ -22,22 +25,22 @@ use rand::rngs::StdRng;
 
 use checker::{Rule, Violation, words};
 use history::Life;
-use nemesis::{Evil, Nemesis, Outages};
-use report::{Logins, Tally, explain, wrong};
+use nemesis::{Failure, Nemesis, Outages};
+use report::{Logins, Tally, explain, violations};
 use run::{Load, Run};
 use site::{Remains, Site};
 
 use crate::support::PATIENCE;
 
-/// What is left of a run, or of several.
+/// The result of one or more runs.
 #[derive(Default)]
 struct Past {
     lives: Vec<Life>,
-    evils: BTreeMap<Evil, u64>,
+    failures: BTreeMap<Failure, u64>,
     events: BTreeMap<String, u64>,
-    /// What is stored as nothing may be.
-    odd_remains: Vec<String>,
-    /// Logouts while the store was away, by how they ended.
+    /// Records that must not be in the store.
+    invalid_remains: Vec<String>,
+    /// Logouts during outages, by their endings.
     outage_logouts: BTreeMap<&'static str, u64>,
 }
 
@@ -53,7 +56,7 @@ fn from_environment(name: &str) -> Option<u64> {
 async fn run(
     seed: u64,
     control: Option<&str>,
-    evils: &[Evil],
+    failures: &[Failure],
     load: Load,
     length: Duration,
 ) -> Past {
@@ -63,39 +66,39 @@ async fn run(
     let run = Run::new(site.bases(), Arc::clone(&outages), seed, load, began, end);
     let browsers = Arc::new(run);
     let nemesis = Nemesis::of(site, StdRng::seed_from_u64(seed), Arc::clone(&outages));
-    let (nemesis, ()) = tokio::join!(nemesis.rage(evils, began, end), browsers.browse());
+    let (nemesis, ()) = tokio::join!(nemesis.rage(failures, began, end), browsers.browse());
     let mut site = nemesis.site;
-    site.settle().await;
+    site.drain().await;
     let mut lives = browsers.finish(|| site.remains()).await;
-    let odd_remains = odd_remains(&site.remains());
-    outages.forget_what_was_put_off(&mut lives);
+    let invalid_remains = invalid_remains(&site.remains());
+    outages.forget_pending_logouts(&mut lives);
     Past {
         outage_logouts: outages.logouts(&lives),
         lives,
-        evils: nemesis.done,
+        failures: nemesis.done,
         events: site.events(),
-        odd_remains,
+        invalid_remains,
     }
 }
 
-/// What does not hold of everything that is stored, also of sessions that nobody knows: that it ends, and is one owner's.
-fn odd_remains(remains: &BTreeMap<String, Remains>) -> Vec<String> {
-    let odd = |(handle, remains): (&String, &Remains)| {
+/// Records in the store that never expire or that mix several owners, unknown sessions included.
+fn invalid_remains(remains: &BTreeMap<String, Remains>) -> Vec<String> {
+    let check = |(handle, remains): (&String, &Remains)| {
         let page = workload::stored(&remains.record).expect("a record");
         let owners: BTreeSet<&str> = words(&page)
             .into_iter()
             .filter_map(|word| word.split('.').next())
             .collect();
-        let is_odd = remains.time_left <= 0 || owners.len() > 1;
+        let is_invalid = remains.time_left <= 0 || owners.len() > 1;
         let text = || {
             format!(
-                "{handle} ends in {} ms and is {owners:?}'s",
+                "{handle} expires in {} ms and belongs to {owners:?}",
                 remains.time_left
             )
         };
-        is_odd.then(text)
+        is_invalid.then(text)
     };
-    remains.iter().filter_map(odd).collect()
+    remains.iter().filter_map(check).collect()
 }
 
 /// Browsers with a few tabs each, and one session that twelve tabs share.
@@ -120,24 +123,28 @@ async fn under_all_failures_no_change_is_lost_or_applied_twice_and_a_logout_is_f
     println!("{again}");
     let mut past = Past::default();
     let began = Instant::now();
-    // On a slow machine less happens in a second, so it goes on until enough has happened.
+    // A slow machine needs more rounds until enough has happened.
     for round in 0.. {
         let length = Duration::from_secs(seconds);
-        let more = run(seed + round, None, &Evil::ALL, many(), length).await;
-        let violations = wrong(&more.lives);
+        let more = run(seed + round, None, &Failure::ALL, many(), length).await;
+        let violations = violations(&more.lives);
         assert!(
             violations.is_empty(),
-            "{}all of it: {}\nagain: {again}",
+            "{}full history: {}\nto repeat: {again}",
             explain(&violations),
             keep(&violations, seed)
         );
-        assert_eq!(more.odd_remains, Vec::<String>::new(), "again: {again}");
+        assert_eq!(
+            more.invalid_remains,
+            Vec::<String>::new(),
+            "to repeat: {again}"
+        );
         past.add(more);
         let tally = Tally::of(&past.lives);
         println!(
             "{tally}{} sessions\n{:?}\n{:?}\nlogouts in outages: {:?}\n{:?}",
             past.lives.len(),
-            past.evils,
+            past.failures,
             past.events,
             past.outage_logouts,
             Logins::of(&past.lives)
@@ -146,7 +153,7 @@ async fn under_all_failures_no_change_is_lost_or_applied_twice_and_a_logout_is_f
         if missing.is_empty() {
             return;
         }
-        println!("not yet enough: {missing:?}");
+        println!("another round, since these were too rare: {missing:?}");
         assert!(began.elapsed() < 10 * length + PATIENCE, "{missing:?}");
     }
 }
@@ -154,8 +161,8 @@ async fn under_all_failures_no_change_is_lost_or_applied_twice_and_a_logout_is_f
 impl Past {
     fn add(&mut self, other: Self) {
         self.lives.extend(other.lives);
-        for (evil, times) in other.evils {
-            *self.evils.entry(evil).or_default() += times;
+        for (failure, times) in other.failures {
+            *self.failures.entry(failure).or_default() += times;
         }
         for (event, times) in other.events {
             *self.events.entry(event).or_default() += times;
@@ -166,7 +173,7 @@ impl Past {
     }
 }
 
-/// Writes down all that happened to the sessions that are wrong, and says where.
+/// Writes the whole history of all invalid sessions to a file, and returns its path.
 fn keep(violations: &[(&Life, Violation)], seed: u64) -> String {
     let lives: BTreeMap<&str, &Life> = violations
         .iter()
@@ -181,11 +188,11 @@ fn keep(violations: &[(&Life, Violation)], seed: u64) -> String {
         lines.extend(life.ops.iter().map(ToString::to_string));
     }
     let path = std::env::temp_dir().join(format!("sessile-history-{seed}.txt"));
-    std::fs::write(&path, lines.join("\n")).expect("a place for the history");
+    std::fs::write(&path, lines.join("\n")).expect("a writable temporary folder");
     path.display().to_string()
 }
 
-/// What has not happened often enough: a history in which nothing happens proves nothing.
+/// The operations that were too rare, since a history without operations proves nothing.
 fn missing(past: &Past, tally: &Tally, seconds: u64) -> Vec<String> {
     let mut missing = Vec::new();
     let mut want = |what: &str, times: u64, least: u64| {
@@ -200,40 +207,52 @@ fn missing(past: &Past, tally: &Tally, seconds: u64) -> Vec<String> {
         want(what, tally.count(what, "ok"), 3 * seconds);
     }
     want("early", tally.count("early", "ok"), seconds);
-    want("half done", tally.count("early", "partly"), seconds / 2);
+    want(
+        "partly committed",
+        tally.count("early", "partly"),
+        seconds / 2,
+    );
     for what in ["open", "rotate", "login"] {
         want(what, tally.count(what, "ok"), seconds / 2);
     }
     for what in ["logout", "sign-out"] {
         want(what, tally.count(what, "ok"), seconds / 4);
     }
-    want("refused", tally.all("fail"), seconds);
+    want("rejected", tally.all("fail"), seconds);
     want("unknown", tally.all("unknown"), seconds);
     for event in ["Merged", "Together"] {
         let times = past.events.get(event).copied().unwrap_or_default();
         want(event, times, seconds / 4);
     }
     let logins = Logins::of(&past.lives);
-    want("logins that have joined", logins.joined, seconds / 4);
+    want("logins that joined", logins.joined, seconds / 4);
     want(
-        "logins again after a lost answer",
+        "logins retried after a lost answer",
         logins.again,
         seconds / 20,
     );
-    want("sessions that two logins opened", logins.twins, seconds / 4);
+    want(
+        "sessions with two tokens of one login",
+        logins.twins,
+        seconds / 4,
+    );
     let in_outages = past.outage_logouts.values().sum();
     want("logouts in outages", in_outages, seconds / 2);
     let later = past.outage_logouts.get("later").copied();
     let later = later.unwrap_or_default();
-    // One whose node is killed later on does not count.
-    want("logouts done after an outage", later, (seconds / 40).max(1));
+    // A logout whose node is killed later does not count.
+    want(
+        "logouts retried after an outage",
+        later,
+        (seconds / 40).max(1),
+    );
     let kinds = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let all = kinds(Evil::ALL.len());
-    want("evils", kinds(past.evils.len()), all.min(seconds / 4));
+    let all = kinds(Failure::ALL.len());
+    want("failures", kinds(past.failures.len()), all.min(seconds / 4));
     missing
 }
 
-/// Fewer requests a session and hardly a rest, so that every session meets its end in a crowd.
+/// Few requests for each session with little time between them, so that every session ends among concurrent requests.
 fn crowd() -> Load {
     Load {
         tabs: vec![4; 8],
@@ -242,23 +261,30 @@ fn crowd() -> Load {
     }
 }
 
-/// Runs with stores that are broken on purpose, until each of the rules is seen broken.
-async fn finds(control: &str, evils: &[Evil], rules: &[Rule]) {
+/// Runs with a faulty store or layer until each of these rules was broken.
+async fn assert_detects(control: &str, failures: &[Failure], rules: &[Rule]) {
     let began = Instant::now();
-    let mut hold: BTreeSet<Rule> = rules.iter().copied().collect();
+    let mut unbroken: BTreeSet<Rule> = rules.iter().copied().collect();
     for seed in 1.. {
-        let past = run(seed, Some(control), evils, crowd(), Duration::from_secs(4)).await;
-        let violations = wrong(&past.lives);
+        let past = run(
+            seed,
+            Some(control),
+            failures,
+            crowd(),
+            Duration::from_secs(4),
+        )
+        .await;
+        let violations = violations(&past.lives);
         println!("{}{}", Tally::of(&past.lives), explain(&violations));
         for (_, violation) in &violations {
-            hold.remove(&violation.rule);
+            unbroken.remove(&violation.rule);
         }
-        if hold.is_empty() {
+        if unbroken.is_empty() {
             return;
         }
         assert!(
             began.elapsed() < PATIENCE,
-            "{control} is not found out: {hold:?} hold"
+            "{control} was not detected: no history broke {unbroken:?}"
         );
     }
 }
@@ -266,42 +292,42 @@ async fn finds(control: &str, evils: &[Evil], rules: &[Rule]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_overwrites_other_changes() {
     let rules = [Rule::LostUpdate, Rule::Torn];
-    finds("last_write_wins", &[], &rules).await;
+    assert_detects("last_write_wins", &[], &rules).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_revives_sessions() {
-    finds("revives", &[], &[Rule::NothingAfterLogout]).await;
+    assert_detects("revives", &[], &[Rule::NothingAfterLogout]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_resends_blindly() {
     let rules = [Rule::CountedTwice];
-    finds("resends_blindly", &[Evil::LoseAnswers], &rules).await;
+    assert_detects("resends_blindly", &[Failure::LoseAnswers], &rules).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_writes_only_changed_fields() {
-    finds("patches", &[], &[Rule::Mixed]).await;
+    assert_detects("patches", &[], &[Rule::Mixed]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_writes_a_part_of_a_transaction() {
     let rules = [Rule::Unbalanced, Rule::StaleResult];
-    finds("halves", &[], &rules).await;
+    assert_detects("halves", &[], &rules).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_accepts_a_revoked_token() {
-    finds("keeps_logins", &[], &[Rule::DeadLoginJoins]).await;
+    assert_detects("keeps_logins", &[], &[Rule::DeadLoginJoins]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_store_that_forgets_deletions() {
-    finds("forgets_deletions", &[], &[Rule::LogoutForgotten]).await;
+    assert_detects("forgets_deletions", &[], &[Rule::LogoutForgotten]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_layer_that_denies_a_partial_commit() {
-    finds("hides_halves", &[], &[Rule::RefusedButDone]).await;
+    assert_detects("hides_halves", &[], &[Rule::RefusedButDone]).await;
 }

@@ -1,4 +1,4 @@
-//! What goes wrong: one thing after the other, in an order that the seed decides, with quiet times in between.
+//! The nemesis: causes one failure after the other, in an order that depends on the seed, with pauses.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,9 @@ use super::history::{Ending, Life, Moment, Op};
 use super::site::{NODES, Site};
 use crate::support::proxy::{Fault, Weather};
 
-/// Something that goes wrong.
+/// A failure of a server, a node or their connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Evil {
+pub enum Failure {
     FreezeServer,
     KillServer,
     FreezeNode,
@@ -31,7 +31,7 @@ pub enum Evil {
     Cut,
 }
 
-impl Evil {
+impl Failure {
     pub const ALL: [Self; 11] = [
         Self::FreezeServer,
         Self::KillServer,
@@ -46,21 +46,21 @@ impl Evil {
         Self::Cut,
     ];
 
-    /// The store cannot be reached meanwhile.
+    /// Whether it makes the store unavailable.
     fn is_outage(self) -> bool {
         matches!(self, Self::FreezeServer | Self::KillServer | Self::Cut)
     }
 
-    /// Of which lines lose what they carry.
+    /// The random faults of the connections during this failure.
     fn weather(self, dice: &mut StdRng) -> Option<Weather> {
-        let lines_that = |fault, of_a_thousand| Weather {
-            fault: Some((fault, of_a_thousand)),
+        let faults_of = |fault, per_thousand| Weather {
+            fault: Some((fault, per_thousand)),
             delay: Duration::ZERO,
         };
         match self {
-            Self::LoseRequests => Some(lines_that(Fault::LoseRequest, 80)),
-            Self::LoseAnswers => Some(lines_that(Fault::LoseAnswer, 80)),
-            Self::SwallowAnswers => Some(lines_that(Fault::SwallowAnswer, 15)),
+            Self::LoseRequests => Some(faults_of(Fault::LoseRequest, 80)),
+            Self::LoseAnswers => Some(faults_of(Fault::LoseAnswer, 80)),
+            Self::SwallowAnswers => Some(faults_of(Fault::SwallowAnswer, 15)),
             Self::Delay => Some(Weather {
                 fault: None,
                 delay: Duration::from_millis(dice.random_range(5..800)),
@@ -70,10 +70,10 @@ impl Evil {
     }
 }
 
-/// When the store was away, and when nodes were killed.
+/// The times of outages of the store, and of kills of nodes.
 pub struct Outages {
     began: Instant,
-    /// The store will be away in a moment.
+    /// Set shortly before an outage.
     near: AtomicBool,
     past: Mutex<Vec<(Moment, Moment)>>,
     kills: Mutex<Vec<(usize, Moment)>>,
@@ -93,7 +93,7 @@ impl Outages {
         self.near.load(Ordering::Relaxed)
     }
 
-    /// Logouts that were under way during an outage, by how they ended.
+    /// Logouts in flight during an outage, by their endings.
     pub fn logouts(&self, lives: &[Life]) -> BTreeMap<&'static str, u64> {
         let past = self.past.lock().unwrap();
         let in_outage = |op: &&Op| {
@@ -112,11 +112,11 @@ impl Outages {
         endings
     }
 
-    /// What a node has put off when it is killed may never be done.
-    pub fn forget_what_was_put_off(&self, lives: &mut [Life]) {
+    /// Marks the pending logouts of killed nodes as unknown, since nobody retries them.
+    pub fn forget_pending_logouts(&self, lives: &mut [Life]) {
         let kills = self.kills.lock().unwrap();
-        let put_off = lives.iter_mut().flat_map(|life| &mut life.ops);
-        for op in put_off.filter(|op| op.ending == Ending::Later) {
+        let pending = lives.iter_mut().flat_map(|life| &mut life.ops);
+        for op in pending.filter(|op| op.ending == Ending::Later) {
             if kills
                 .iter()
                 .any(|(node, at)| *node == op.node && *at >= op.began)
@@ -143,8 +143,8 @@ impl Outages {
 pub struct Nemesis {
     pub site: Site,
     pub dice: StdRng,
-    /// What has gone wrong so far.
-    pub done: BTreeMap<Evil, u64>,
+    /// The failures so far.
+    pub done: BTreeMap<Failure, u64>,
     outages: Arc<Outages>,
 }
 
@@ -158,8 +158,8 @@ impl Nemesis {
         }
     }
 
-    /// Lets everything of a choice go wrong, again and again, until the end; then all is well.
-    pub async fn rage(mut self, choice: &[Evil], began: Instant, end: Instant) -> Self {
+    /// Causes the failures of this choice in random order until `end`, and then stops all of them.
+    pub async fn rage(mut self, choice: &[Failure], began: Instant, end: Instant) -> Self {
         let mut bag = Vec::new();
         while !choice.is_empty() {
             self.pause(200..900).await;
@@ -170,101 +170,104 @@ impl Nemesis {
                 bag = choice.to_vec();
                 bag.shuffle(&mut self.dice);
             }
-            let Some(evil) = bag.pop() else { break };
-            println!("{:8.3} s  {evil:?}", began.elapsed().as_secs_f64());
-            *self.done.entry(evil).or_default() += 1;
-            // Sometimes the lines lose answers beside it.
+            let Some(failure) = bag.pop() else { break };
+            println!("{:8.3} s  {failure:?}", began.elapsed().as_secs_f64());
+            *self.done.entry(failure).or_default() += 1;
+            // Sometimes the connections lose answers at the same time.
             let beside = self.dice.random_bool(0.3);
             if beside {
-                self.set_weather(Evil::LoseAnswers);
+                self.set_weather(Failure::LoseAnswers);
             }
-            if evil.is_outage() {
-                // In time for requests that have their session loaded before it.
+            if failure.is_outage() {
+                // Early enough for requests that load their session before the outage.
                 self.outages.near.store(true, Ordering::Relaxed);
                 self.pause(20..100).await;
                 self.outages.near.store(false, Ordering::Relaxed);
             }
             let from = self.outages.now();
-            self.strike(evil).await;
-            if evil.is_outage() {
+            self.cause(failure).await;
+            if failure.is_outage() {
                 self.outages.note_outage(from);
             }
-            self.calm();
+            self.stop_faults();
         }
         self
     }
 
-    async fn strike(&mut self, evil: Evil) {
+    async fn cause(&mut self, failure: Failure) {
         let node = self.dice.random_range(0..NODES);
-        match evil {
-            Evil::FreezeServer => {
+        match failure {
+            Failure::FreezeServer => {
                 self.site.server.freeze();
                 self.pause(200..2000).await;
                 self.site.server.thaw();
             }
-            Evil::KillServer => {
+            Failure::KillServer => {
                 block_in_place(|| self.site.server.kill());
                 self.pause(50..2000).await;
                 block_in_place(|| self.site.server.restart());
             }
-            Evil::FreezeNode => {
+            Failure::FreezeNode => {
                 self.site.nodes[node].freeze();
                 self.pause(200..2500).await;
                 self.site.nodes[node].thaw();
             }
-            Evil::KillNode => {
+            Failure::KillNode => {
                 block_in_place(|| self.site.nodes[node].kill());
                 self.outages.note_kill(node);
                 self.pause(50..1000).await;
-                // It needs its line to start.
-                self.calm();
+                // The node needs its connection to start.
+                self.stop_faults();
                 block_in_place(|| self.site.nodes[node].restart());
             }
-            Evil::FlushScripts => {
+            Failure::FlushScripts => {
                 for _ in 0..self.dice.random_range(10..60) {
-                    self.tell(&["SCRIPT", "FLUSH"]);
+                    self.send(&["SCRIPT", "FLUSH"]);
                     self.pause(5..30).await;
                 }
             }
-            Evil::KillClients => {
+            Failure::KillClients => {
                 for _ in 0..self.dice.random_range(1..6) {
-                    self.tell(&["CLIENT", "KILL", "TYPE", "normal"]);
+                    self.send(&["CLIENT", "KILL", "TYPE", "normal"]);
                     self.pause(10..300).await;
                 }
             }
-            Evil::Cut => {
+            Failure::Cut => {
                 for _ in 0..self.dice.random_range(2..10) {
                     let line = self.dice.random_range(0..NODES);
                     self.site.lines[line].cut();
                     self.pause(10..200).await;
                 }
             }
-            Evil::LoseRequests | Evil::LoseAnswers | Evil::SwallowAnswers | Evil::Delay => {
-                self.set_weather(evil);
+            Failure::LoseRequests
+            | Failure::LoseAnswers
+            | Failure::SwallowAnswers
+            | Failure::Delay => {
+                self.set_weather(failure);
                 self.pause(300..2000).await;
             }
         }
     }
 
-    fn set_weather(&mut self, evil: Evil) {
+    fn set_weather(&mut self, failure: Failure) {
         for line in &self.site.lines {
-            if let Some(weather) = evil.weather(&mut self.dice) {
+            if let Some(weather) = failure.weather(&mut self.dice) {
                 line.set_weather(weather);
             }
         }
     }
 
-    fn calm(&self) {
+    fn stop_faults(&self) {
         for line in &self.site.lines {
             line.set_weather(Weather::default());
         }
     }
 
-    fn tell(&self, words: &[&str]) {
+    fn send(&self, words: &[&str]) {
         block_in_place(|| {
             let mut command = redis::cmd(words[0]);
             command.arg(&words[1..]);
-            // What kills every client may kill the one that says so before it is answered.
+            // `CLIENT KILL` may close the connection that sent it before the answer.
             let _ = command.query::<redis::Value>(&mut self.site.server.connection());
         });
     }

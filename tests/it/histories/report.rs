@@ -1,4 +1,4 @@
-//! What a run says at its end: what was done, and the smallest wrong history if there is one.
+//! The report of a run: the number of operations, and the smallest invalid history if there is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::checker::{Rule, Violation, check, projected, smallest};
 use super::history::{Life, Op, What};
 
-/// How many wrong histories are made small to find the smallest.
+/// The number of invalid histories to minimize, of which the report shows the smallest.
 const TRIED: usize = 20;
 
 /// Requests by kind and ending.
@@ -58,14 +58,14 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// Logins that met their own login.
+/// The number of logins that met the same login.
 #[derive(Debug)]
 pub struct Logins {
-    /// Of a token that opened nothing any more, and that have brought another one.
+    /// Logins with a revoked token that returned a new token of the session.
     pub joined: u64,
-    /// Done with the token of an earlier login whose answer was lost.
+    /// Successful logins with the token of an earlier login whose answer was lost.
     pub again: u64,
-    /// Pairs of tokens of the same login that have both opened the session.
+    /// Pairs of tokens of joined logins that both were valid.
     pub twins: u64,
 }
 
@@ -98,8 +98,8 @@ impl Logins {
     }
 }
 
-/// Everything that is wrong, each life by itself.
-pub fn wrong(lives: &[Life]) -> Vec<(&Life, Violation)> {
+/// All violations, session by session.
+pub fn violations(lives: &[Life]) -> Vec<(&Life, Violation)> {
     lives
         .iter()
         .flat_map(|life| {
@@ -110,7 +110,7 @@ pub fn wrong(lives: &[Life]) -> Vec<(&Life, Violation)> {
         .collect()
 }
 
-/// The smallest wrong history, and how often each rule was broken.
+/// The smallest invalid history, and the number of violations of each rule.
 pub fn explain(violations: &[(&Life, Violation)]) -> String {
     let mut text = String::new();
     let mut rules: BTreeMap<Rule, u64> = BTreeMap::new();
@@ -128,7 +128,7 @@ pub fn explain(violations: &[(&Life, Violation)]) -> String {
         let same = |found: &Violation| {
             (found.rule, &found.subject) == (violation.rule, &violation.subject)
         };
-        // In the words of what is left.
+        // The violation as the minimized history shows it.
         let found = check(&small).into_iter().find(same);
         let _ = writeln!(text, "{}", found.as_ref().unwrap_or(violation));
         for op in &projected(small, violation).ops {

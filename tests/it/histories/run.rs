@@ -1,4 +1,4 @@
-//! Browsers at work: tabs that share a cookie jar, each request to a node of its own choice.
+//! Browsers: tabs that share a cookie jar, and send each request to a random node.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,46 +18,46 @@ use tokio::time::{sleep, timeout};
 use super::history::{Ending, Life, Moment, Op, Seen, What};
 use super::nemesis::Outages;
 use super::site::Remains;
-use super::workload::{Reply, Workload, judge, logout, path, stored};
+use super::workload::{Reply, Workload, classify, logout, path, stored};
 
-/// How long a browser waits for an answer; longer than any node is frozen.
+/// The time that a browser waits for an answer, which is longer than any freeze of a node.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many in a thousand requests are given up soon, as when somebody clicks on.
+/// The rate per thousand of requests that the browser soon gives up, as when a user navigates away.
 const HANG_UPS: u32 = 50;
 
-/// How many in a thousand requests carry a token that the browser has had before.
+/// The rate per thousand of requests with an old token of the browser.
 const OLD_TOKENS: u32 = 30;
 
-/// How many in a thousand requests take their time, with the session loaded.
+/// The rate per thousand of requests whose handler waits with the session loaded.
 const SLOW: u32 = 100;
 
-/// Requests of a session that come after the logout, if there is one.
+/// The number of a session's requests after the logout, if there is one.
 const AFTER_LOGOUT: usize = 8;
 
-/// How often a session is asked for after its browser is done with it.
+/// The number of requests to a session after its browser stopped using it.
 const HAUNTINGS: usize = 6;
 
-/// How many in a thousand requests log out when the store is about to be away.
+/// The rate per thousand of logouts just before an outage.
 const OUTAGE_LOGOUTS: u32 = 300;
 
-/// How often a login is tried again whose answer was lost.
+/// The number of retries of a login whose answer was lost.
 const LOGINS_AGAIN: usize = 2;
 
-/// How many sessions are looked at together in the end.
+/// The number of sessions that are read concurrently at the end.
 const LOOKS: usize = 16;
 
-/// The characters of a token that name the session: 16 of 32 bytes, so 21 characters and a bit.
+/// The characters of a token that name the session. The handle is 16 of 32 bytes: 21 characters and a part of the next.
 const HANDLE: usize = 21;
 
-/// How much is asked for.
+/// The amount of load.
 #[derive(Clone)]
 pub struct Load {
-    /// The tabs of each browser. Those of one entry share a session.
+    /// The number of tabs of each browser. The tabs of one browser share a session.
     pub tabs: Vec<usize>,
-    /// Requests in the life of one session, for each of its tabs.
+    /// The number of requests of one session, per tab.
     pub requests: Range<usize>,
-    /// How long a tab rests between requests, in milliseconds.
+    /// The pause of a tab between requests, in milliseconds.
     pub rest: Range<u64>,
 }
 
@@ -72,43 +72,43 @@ pub struct Run {
     requests: AtomicU64,
     opened: AtomicU64,
     lives: Mutex<Vec<Arc<Living>>>,
-    /// Requests to sessions that the browsers are done with.
+    /// Requests to sessions whose browsers no longer use them.
     hauntings: Mutex<JoinSet<()>>,
 }
 
-/// A session while it is in use.
+/// A session in use.
 struct Living {
     tag: String,
     jar: Jar,
-    /// Every token it has had, in the order in which the browser got them.
+    /// All tokens of the session, in the order in which the browser got them.
     tokens: Mutex<Vec<String>>,
     ops: Mutex<Vec<Op>>,
     workload: Workload,
     left: AtomicUsize,
     logs_out: bool,
-    /// The browser has found itself locked out.
+    /// Whether the browser's token was rejected.
     is_over: AtomicBool,
 }
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Copy)]
 struct Seat {
     browser: usize,
     tab: usize,
 }
 
-/// Which token a request carries.
+/// The token of a request: the one in the jar, or an older one by its index.
 #[derive(Clone, Copy)]
 enum Carry {
     Jar,
     Old(usize),
 }
 
-/// What somebody who asks makes of the answer.
-struct Told {
+/// The result of a request for the browser.
+struct Asked {
     locked_out: bool,
     unknown: bool,
-    /// The token that was sent.
+    /// The index of the request's token.
     token: Option<usize>,
 }
 
@@ -150,15 +150,15 @@ impl Run {
             });
         }
         while let Some(browsed) = browsers.join_next().await {
-            browsed.expect("a browser that does not panic");
+            browsed.expect("browsers do not panic");
         }
         let mut hauntings = std::mem::take(&mut *self.hauntings.lock().unwrap());
         while let Some(haunted) = hauntings.join_next().await {
-            haunted.expect("a request that does not panic");
+            haunted.expect("requests do not panic");
         }
     }
 
-    /// Looks at every session once more, with every token that it had, and then at what is stored of it.
+    /// Reads every session once more with each of its tokens, and then in the store.
     pub async fn finish(&self, remains: impl FnOnce() -> BTreeMap<String, Remains>) -> Vec<Life> {
         let lives = std::mem::take(&mut *self.lives.lock().unwrap());
         stream::iter(lives.iter().enumerate())
@@ -190,7 +190,7 @@ impl Run {
         lives.iter().map(ended).collect()
     }
 
-    /// What is left of a session in the store.
+    /// Reads a session in the store.
     fn inspect(&self, remains: &BTreeMap<String, Remains>, handle: &str, at: Moment) -> Op {
         let found = remains.iter().find(|(key, _)| key.starts_with(handle));
         let page = found.map(|(_, remains)| stored(&remains.record).unwrap_or_default());
@@ -230,7 +230,7 @@ impl Run {
             .expect("a short run")
     }
 
-    /// One session, from its first request to after its last.
+    /// The life of one session, from its first request to after its last.
     async fn live(self: &Arc<Self>, browser: usize, tabs: usize, dice: &mut StdRng) {
         let living = Arc::new(Living {
             tag: format!("s{}", self.opened.fetch_add(1, Ordering::Relaxed)),
@@ -246,7 +246,7 @@ impl Run {
         self.ask(&living, seat(0), What::Open, Carry::Jar, PATIENCE, dice)
             .await;
         if living.handle().is_none() {
-            // Nobody has it; the next one then.
+            // The browser never got this session, so it starts another one.
             self.lives.lock().unwrap().push(living);
             sleep(Duration::from_millis(50)).await;
             return;
@@ -258,7 +258,7 @@ impl Run {
             work.spawn(async move { run.sit(&living, seat(tab), &mut dice).await });
         }
         while let Some(worked) = work.join_next().await {
-            worked.expect("a tab that does not panic");
+            worked.expect("tabs do not panic");
         }
         let (run, mut dice) = (Arc::clone(self), StdRng::seed_from_u64(dice.random()));
         self.lives.lock().unwrap().push(Arc::clone(&living));
@@ -266,7 +266,7 @@ impl Run {
         self.hauntings.lock().unwrap().spawn(haunting);
     }
 
-    /// For a while, whoever has a token of the session tries it once more.
+    /// For a while, sends a request with each token of an abandoned session.
     async fn haunt(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
         for _ in 0..HAUNTINGS {
             let mut token = dice.random_range(0..living.tokens.lock().unwrap().len());
@@ -284,7 +284,7 @@ impl Run {
         }
     }
 
-    /// One tab, until the session is used up or the browser has lost it.
+    /// Sends the requests of one tab, until none is left or the browser has lost the session.
     async fn sit(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
         while !self.is_over() && living.is_in_use() {
             let one_less = |left: usize| left.checked_sub(1);
@@ -292,7 +292,7 @@ impl Run {
                 .left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
             let Ok(left) = left else { return };
-            // A word of its own: no other request of the session has this many left.
+            // A unique name: no other request of the session has this number left.
             let name = format!("{}.{left}", living.tag);
             let mut what = living.workload.choose(dice, name);
             if left == AFTER_LOGOUT && living.logs_out {
@@ -318,8 +318,8 @@ impl Run {
             let locked_out = match what {
                 What::Login => self.sign_in(living, seat, carry, patience, dice).await,
                 what => {
-                    let told = self.ask(living, seat, what, carry, patience, dice).await;
-                    told.locked_out
+                    let asked = self.ask(living, seat, what, carry, patience, dice).await;
+                    asked.locked_out
                 }
             };
             if locked_out && matches!(carry, Carry::Jar) && dice.random_bool(0.3) {
@@ -330,7 +330,7 @@ impl Run {
         }
     }
 
-    /// A login as somebody does it who clicks twice, or once more since no answer comes; true if it was not let in.
+    /// A login of a user who clicks twice, or retries it after a lost answer. Returns true if the token was rejected.
     async fn sign_in(
         &self,
         living: &Living,
@@ -347,19 +347,19 @@ impl Run {
             );
             return one.locked_out && other.locked_out;
         }
-        let mut told = self
+        let mut asked = self
             .ask(living, seat, What::Login, carry, patience, dice)
             .await;
-        let again = told.token.filter(|_| !told.locked_out);
+        let again = asked.token.filter(|_| !asked.locked_out);
         for _ in 0..LOGINS_AGAIN {
-            if !told.unknown {
+            if !asked.unknown {
                 break;
             }
-            told = self
+            asked = self
                 .ask(living, seat, What::Login, carry, PATIENCE, dice)
                 .await;
         }
-        // The second of two clicks, after the answer to the first.
+        // The second click, after the answer to the first one.
         if let Some(token) = again.filter(|_| dice.random_bool(0.6)) {
             let wait = if dice.random_bool(0.5) {
                 dice.random_range(0..200)
@@ -370,10 +370,10 @@ impl Run {
             self.ask(living, seat, What::Login, Carry::Old(token), PATIENCE, dice)
                 .await;
         }
-        told.locked_out
+        asked.locked_out
     }
 
-    /// One request, and what becomes of it.
+    /// Sends one request, and records its outcome.
     async fn ask(
         &self,
         living: &Living,
@@ -382,11 +382,11 @@ impl Run {
         carry: Carry,
         patience: Duration,
         dice: &mut StdRng,
-    ) -> Told {
+    ) -> Asked {
         let node = dice.random_range(0..self.bases.len());
         let is_long = what.is_logout() && self.outages.is_near();
         let slow = match dice.random_range(0..1000) < SLOW {
-            // Loaded before it, and carried out meanwhile.
+            // Loads its session before the outage, and logs out during it.
             _ if is_long => dice.random_range(50..250),
             true => dice.random_range(1..60),
             false => 0,
@@ -422,7 +422,7 @@ impl Run {
                 removes: cookies.any(str::is_empty),
                 text: &text,
             };
-            Ok::<_, reqwest::Error>(judge(&what, &reply))
+            Ok::<_, reqwest::Error>(classify(&what, &reply))
         };
         let ending = match timeout(patience, exchange).await {
             Ok(Ok(ending)) => ending,
@@ -443,25 +443,25 @@ impl Run {
             ending,
             given: given.into_inner(),
         };
-        let told = Told {
-            // A login that was let in though its token was dead has brought another one.
+        let asked = Asked {
+            // A login that joined has brought a new token although its own was revoked.
             locked_out: op.is_shut_out() && !op.is_joined(),
             unknown: op.is_unknown(),
             token,
         };
         living.ops.lock().unwrap().push(op);
-        told
+        asked
     }
 }
 
 impl Living {
-    /// Names the session; `None` if the browser never got its token.
+    /// The handle of the session. `None` if the browser never got its token.
     fn handle(&self) -> Option<String> {
         let tokens = self.tokens.lock().unwrap();
         Some(tokens.first()?[..HANDLE].to_owned())
     }
 
-    /// Whether the browser still has a token of this session: a logout takes it away, and a stranger gets another one.
+    /// Whether the browser still has a token of this session. A logout removes it, and a new session replaces it.
     fn is_in_use(&self) -> bool {
         let anywhere: Url = "http://127.0.0.1/".parse().expect("an address");
         let cookie = self.jar.cookies(&anywhere);
@@ -472,7 +472,7 @@ impl Living {
             })
     }
 
-    /// A token that has certainly been replaced.
+    /// The index of a token that has certainly been replaced.
     fn dead_token(&self, dice: &mut StdRng) -> Option<usize> {
         let ops = self.ops.lock().unwrap();
         let replaced = ops
@@ -488,13 +488,13 @@ impl Living {
         HeaderValue::from_str(&format!("id={}", tokens[token])).ok()
     }
 
-    /// Which of the session's tokens a cookie carries.
+    /// The index of the token in a cookie.
     fn token(&self, cookie: &HeaderValue) -> Option<usize> {
         let tokens = self.tokens.lock().unwrap();
         tokens.iter().position(|token| token == value(cookie))
     }
 
-    /// Takes the cookies of a response as a browser does, and says which new token of this session is among them.
+    /// Stores the cookies of a response as a browser does, and returns the index of a new token of this session.
     fn keep(&self, headers: &HeaderMap, url: &Url) -> Option<usize> {
         let given = self.given(headers);
         let mut cookies = headers.get_all(SET_COOKIE).iter();

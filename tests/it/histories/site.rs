@@ -1,4 +1,4 @@
-//! Three nodes and one durable Redis, each node behind a line of its own.
+//! Three nodes and one durable Redis. Each node has its own proxy.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ pub struct Site {
     prefix: String,
 }
 
-/// A session as it is stored.
+/// A session in the store.
 pub struct Remains {
     pub record: Value,
-    /// Milliseconds that it has left; negative if it never ends.
+    /// The remaining time to live in milliseconds. Negative if it never expires.
     pub time_left: i64,
 }
 
 impl Site {
-    /// `control` names what is wrong with the nodes' stores, if anything.
+    /// Starts the servers. `control` names the fault of the nodes' stores, if they have one.
     pub async fn start(seed: u64, control: Option<&str>) -> Self {
         let (server, prefix) = (Server::start_durable(), fresh_prefix());
         let (mut lines, mut nodes) = (Vec::new(), Vec::new());
@@ -36,7 +36,7 @@ impl Site {
                 ("NODE_HURRIES", "yes"),
             ];
             environment.extend(control.map(|control| ("NODE_CONTROL", control)));
-            // Waits for the node, which connects through the line.
+            // Blocks until the node is up, which connects through the proxy.
             nodes.push(tokio::task::block_in_place(|| {
                 Node::start_to_die(&environment)
             }));
@@ -50,9 +50,9 @@ impl Site {
         }
     }
 
-    /// Waits for requests that are still at work though nobody waits for them: nodes end when they have finished what they
-    /// have begun, and lines are clear when they have passed on what they held back.
-    pub async fn settle(&mut self) {
+    /// Waits for work in flight that no client waits for: nodes exit after they have finished it, and proxies are clear
+    /// once they have forwarded all held requests.
+    pub async fn drain(&mut self) {
         for node in &self.nodes {
             node.terminate();
         }
@@ -74,7 +74,7 @@ impl Site {
             .collect()
     }
 
-    /// How often each event has happened, on all nodes.
+    /// The number of events of each kind, on all nodes.
     pub fn events(&self) -> BTreeMap<String, u64> {
         let mut events = BTreeMap::new();
         for (event, count) in self.nodes.iter().flat_map(Node::events) {
@@ -83,7 +83,7 @@ impl Site {
         events
     }
 
-    /// Every session that is stored, by its handle.
+    /// All sessions in the store, by their handles.
     pub fn remains(&self) -> BTreeMap<String, Remains> {
         let mut connection = self.server.connection();
         let pattern = format!("{}*", self.prefix);

@@ -1,4 +1,4 @@
-//! What browsers ask for, how it is asked, and what the answers mean.
+//! The workload: which requests browsers send, and what the responses mean.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,19 +13,20 @@ use super::checker::SET;
 use super::history::{Ending, Fields, Page, Seen, What};
 use crate::support::ledger::{Bank, START};
 
-/// Writes to one register before the next key is taken, so that old and new values meet often and keys are many.
+/// The number of writes to one register before the next one, so that old and new values often meet and there are many
+/// keys.
 const WRITES_PER_KEY: usize = 30;
 
-/// More are dropped from the session by themselves.
+/// The limit of flash messages. The session drops the oldest one above it.
 const MESSAGES_MOST: usize = 40;
 
-/// The routes that log out, and whether their answers say whose session it was.
+/// The routes that log out, and whether their answers name the session's owner.
 pub const LOGOUTS: &[(&str, bool)] = &[("logout", true), ("sign-out", false)];
 
-/// The default body of a response whose request was done by half.
+/// The start of the default body of a response to a partly committed request.
 const PARTLY: &str = "A part of this was done and the rest was not.";
 
-/// What was asked for in one session so far.
+/// The state of one session's workload.
 #[derive(Default)]
 pub struct Workload {
     writes: AtomicUsize,
@@ -34,7 +35,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// What is asked for next. `name` is a word that nobody else writes.
+    /// Chooses the next request. `name` is unique.
     pub fn choose(&self, dice: &mut StdRng, name: String) -> What {
         match dice.random_range(0..122) {
             0..14 => What::Count,
@@ -65,7 +66,7 @@ impl Workload {
                 What::Offer { key, token: name }
             }
             75..81 => {
-                // One of the last, so that several ask for the same.
+                // One of the latest tokens, so that several requests compete for it.
                 let offered = self.offered.lock().unwrap();
                 let back = dice.random_range(1..=2_usize).min(offered.len());
                 match offered.get(offered.len() - back) {
@@ -93,14 +94,14 @@ impl Workload {
     }
 }
 
-/// One of the ways to log out.
+/// A logout by a random route.
 pub fn logout(dice: &mut StdRng) -> What {
     let (route, _) = LOGOUTS[dice.random_range(0..LOGOUTS.len())];
     What::Logout { route }
 }
 
-/// The request for it; `tag` is the owner of the session. The handler is to wait for some milliseconds with the session
-/// loaded.
+/// The path and query of a request. `tag` is the session's owner. The handler waits for `slow` milliseconds with the
+/// session loaded.
 pub fn path(what: &What, tag: &str, slow: u64) -> String {
     let (route, query) = match what {
         What::Open | What::Login => (what.kind(), format!("value={tag}")),
@@ -127,7 +128,7 @@ pub fn path(what: &What, tag: &str, slow: u64) -> String {
             let refuse = if *refuse { "&key=refuse" } else { "" };
             ("early", format!("value={item}&quantity={slow}{refuse}"))
         }
-        // Nobody whom the session has belonged to.
+        // A principal that never signed in to the session.
         What::Rival => ("login", format!("value=rival-of-{tag}")),
         What::Count
         | What::Number
@@ -140,17 +141,17 @@ pub fn path(what: &What, tag: &str, slow: u64) -> String {
     format!("/ledger/{route}?{query}&slow={slow}")
 }
 
-/// An answer that has come whole.
+/// A complete response.
 pub struct Reply<'a> {
     pub status: StatusCode,
     pub retry_after: bool,
-    /// It takes the cookie away.
+    /// Whether it removes the cookie.
     pub removes: bool,
     pub text: &'a str,
 }
 
-/// What an answer says of what has happened.
-pub fn judge(what: &What, reply: &Reply<'_>) -> Ending {
+/// The outcome that a response reports.
+pub fn classify(what: &What, reply: &Reply<'_>) -> Ending {
     let Reply { status, text, .. } = *reply;
     match status {
         _ if status.is_success() => match read(what, text) {
@@ -158,7 +159,7 @@ pub fn judge(what: &What, reply: &Reply<'_>) -> Ending {
             None => Ending::Wrong(format!("{status} and {text:?}")),
         },
         StatusCode::CONFLICT => Ending::NotDone("409"),
-        // Every other change is not done then, but a deletion may be, or is done later.
+        // No other change is applied then, but the deletion may be, or is retried.
         StatusCode::SERVICE_UNAVAILABLE if reply.retry_after && !what.is_logout() => {
             Ending::NotDone("503 with Retry-After")
         }
@@ -206,7 +207,7 @@ fn moved(seen: &Value) -> Option<Seen> {
     }
 }
 
-/// A record as Redis keeps it.
+/// The contents of a record in Redis.
 pub fn stored(record: &Value) -> Option<Page> {
     let flash = record.get("flash").and_then(Value::as_array);
     let text = |flash: &Value| Some(flash.get("text")?.as_str()?.to_owned());
@@ -260,7 +261,7 @@ mod tests {
             (What::Login, down(true, false), refused()),
             (early(), down(true, false), refused()),
             (What::Count, down(false, false), maybe()),
-            // It has never come to the handler, or it has.
+            // Without and with the handler's own error.
             (logout(), down(true, false), maybe()),
             (logout(), down(true, true), Ending::Later),
             (logout(), down(false, true), Ending::Later),
@@ -270,7 +271,7 @@ mod tests {
                 Ending::Partly,
             ),
         ] {
-            assert_eq!(judge(&what, &reply), expected, "{what:?}");
+            assert_eq!(classify(&what, &reply), expected, "{what:?}");
         }
         let half = "A part of this was done and the rest was not.";
         for (what, status, text) in [
@@ -280,7 +281,7 @@ mod tests {
             (What::Number, 200, "{"),
             (What::Number, 200, r#"{"owner":"s1"}"#),
         ] {
-            let ending = judge(&what, &reply(status, text));
+            let ending = classify(&what, &reply(status, text));
             assert!(matches!(ending, Ending::Wrong(_)), "{what:?} {status}");
         }
     }

@@ -1,5 +1,5 @@
-//! The application under test: one route for each thing a session can do. Runs inside a test, and as a process of its
-//! own (`tests/node/main.rs`).
+//! The application under test: one route for each call of a session. It runs inside a test, and as a separate process
+//! (`tests/node/main.rs`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -119,7 +119,7 @@ async fn take(session: Session, params: Params) -> Answer {
     Ok(value.unwrap_or_default())
 }
 
-/// Takes one of a stock that must not go below zero.
+/// Takes one item from a stock that must not go below zero.
 async fn buy(session: Session) -> Answer {
     let left = session.try_update("stock", |stock: Option<u32>| {
         stock.unwrap_or_default().checked_sub(1)
@@ -127,7 +127,7 @@ async fn buy(session: Session) -> Answer {
     Ok(left.to_string())
 }
 
-/// The same, with a receipt that may be too large.
+/// Buys one item and inserts a receipt that may be too large.
 async fn buy_much(session: Session, params: Params) -> Answer {
     session.insert("receipt", param(&params, "v"))?;
     buy(session).await
@@ -158,7 +158,7 @@ async fn logout(session: Session, params: Params) -> Response {
     }
 }
 
-/// Without a session at hand.
+/// Logs out by the `Logout` extractor, without a session.
 async fn sign_out(logout: Logout, params: Params) -> Response {
     logout.end_session();
     match param(&params, "then") {
@@ -179,7 +179,7 @@ async fn logout_and_say(session: Session) -> Answer {
     Ok(String::new())
 }
 
-/// Waits where it is told to: for some time, or at a gate.
+/// Waits for `ms` milliseconds, then at `gate`, as far as the request names them.
 async fn linger(params: &Params) {
     tokio::time::sleep(Duration::from_millis(number_param(params, "ms"))).await;
     if let Some(gate) = params.get("gate") {
@@ -197,7 +197,7 @@ async fn slow(session: Session, params: Params) -> Answer {
     Ok(String::new())
 }
 
-/// Counts under two keys, and waits in between.
+/// Increments two keys, and waits in between.
 async fn two_keys(session: Session, params: Params) -> Answer {
     session.increment("first", 1)?;
     linger(&params).await;
@@ -205,14 +205,15 @@ async fn two_keys(session: Session, params: Params) -> Answer {
     Ok(String::new())
 }
 
-/// Logs out after waiting with the session loaded.
+/// Waits with the session loaded, then logs out.
 async fn slow_logout(session: Session, params: Params) -> Answer {
     linger(&params).await;
     session.destroy();
     Ok(String::new())
 }
 
-/// Saves in the handler, forgets whether that worked, writes on, and answers with a status of choice.
+/// Saves in the handler, ignores an error of that, changes the session again if asked to, and answers with the given
+/// status.
 async fn save_then(session: Session, params: Params) -> Response {
     let saved = async {
         session.increment("saved", 1)?;
@@ -227,7 +228,7 @@ async fn save_then(session: Session, params: Params) -> Response {
     (StatusCode::from_u16(status).unwrap_or(StatusCode::OK), text).into_response()
 }
 
-/// Saves, waits, and saves again whatever came of it.
+/// Saves, waits, and saves again, even if the first save failed.
 async fn save_twice(session: Session, params: Params) -> Answer {
     session.increment("saved", 1)?;
     let first = session.save().await;
@@ -239,7 +240,7 @@ async fn save_twice(session: Session, params: Params) -> Answer {
     Ok(format!("{} {}", text(first), text(second)))
 }
 
-/// Changes the session by a closure that panics when it is done again.
+/// Changes the session by a closure that panics when it is replayed.
 async fn panic_again(session: Session) -> Answer {
     let runs = AtomicU32::new(0);
     session.insert("half", true)?;
@@ -299,7 +300,7 @@ async fn flash(session: Session, params: Params) -> Answer {
     Ok(String::new())
 }
 
-/// Shows the messages, and says so.
+/// Takes the flash messages, and answers with their texts.
 async fn flashes(session: Session) -> Answer {
     let flashes = session.take_flashes().await?;
     Ok(flashes
@@ -309,7 +310,7 @@ async fn flashes(session: Session) -> Answer {
         .join(","))
 }
 
-/// Signs in for thirty days, or for as many seconds as asked for.
+/// Signs in with timeouts of thirty days, and with a persistent cookie unless `not=persistent`.
 async fn remember(session: Session, params: Params) -> Answer {
     let days = Duration::from_secs(30 * 24 * 60 * 60);
     session.set_principal("mia").await?;

@@ -1,4 +1,4 @@
-//! Certificates for the encrypted connections of tests, made on the spot.
+//! Certificates for TLS connections of tests, created by the test.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::Server;
 use super::server::free_port;
 
-/// Issues certificates, and keeps all files.
+/// A certificate authority, with its files.
 pub struct Authority {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -19,7 +19,7 @@ impl Authority {
         let directory = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Of authorities with one name, the wrong one would be tried.
+        // Authorities need different names, or a client would try the wrong one.
         let name = format!("authority of {}", directory.path().display());
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
@@ -39,7 +39,7 @@ impl Authority {
         self.path("ca.pem")
     }
 
-    /// A certificate for a host, and its key.
+    /// Issues a certificate for a host; returns its path and that of its key.
     pub fn issue(&self, host: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
@@ -54,7 +54,7 @@ impl Authority {
         paths
     }
 
-    /// A server whose certificate is for this host, and its port for TLS.
+    /// Starts a server with a certificate for this host; returns it and its TLS port.
     pub fn server(&self, host: &str, clients: &str) -> (Server, u16) {
         let mut port = 0;
         let server = Server::start_by(|| {
@@ -64,13 +64,13 @@ impl Authority {
         (server, port)
     }
 
-    /// What a server or a sentinel with such a certificate is started with.
+    /// The arguments of a server or a sentinel with such a certificate.
     pub fn arguments(&self, host: &str, port: u16, clients: &str) -> Vec<String> {
         let port = ["--tls-port".to_owned(), port.to_string()];
         [&port[..], &self.certificate(host, clients)].concat()
     }
 
-    /// The same without a port.
+    /// The same arguments without the port.
     pub fn certificate(&self, host: &str, clients: &str) -> Vec<String> {
         let ((cert, key), ca) = (self.issue(host), self.ca());
         let text = |path: &Path| path.to_str().unwrap().to_owned();

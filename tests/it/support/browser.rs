@@ -1,4 +1,4 @@
-//! A browser without a window: keeps the session cookie as browsers do, and asks a router in this process.
+//! A client that keeps the session cookie as browsers do, and sends its requests to a router in this process.
 
 use axum::Router;
 use axum::body::Body;
@@ -26,7 +26,7 @@ impl Page {
             .collect()
     }
 
-    /// The text of a page that must have been found.
+    /// The text of the page. Panics unless the status is 200.
     pub fn ok(self) -> String {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text);
         self.text
@@ -34,7 +34,7 @@ impl Page {
 }
 
 impl Browser {
-    /// Asks, and keeps or drops the cookie as the answer says.
+    /// Sends a request, and stores or removes the cookie as the response says.
     pub async fn get(&mut self, app: &Router, path: &str) -> Page {
         let page = self.peek(app, path).await;
         for cookie in page.set_cookies() {
@@ -43,7 +43,7 @@ impl Browser {
         page
     }
 
-    /// Asks, and leaves the cookie as it is: a request beside others.
+    /// Sends a request without changing the cookie, as for one of several concurrent requests.
     pub async fn peek(&self, app: &Router, path: &str) -> Page {
         let mut request = Request::get(path);
         if let Some(cookie) = &self.cookie {
@@ -59,7 +59,7 @@ impl Browser {
         self.cookie = (!removed).then(|| pair.to_owned());
     }
 
-    /// The value of the cookie.
+    /// The value of the cookie, which is the session's token.
     pub fn token(&self) -> &str {
         self.cookie
             .as_ref()
@@ -69,7 +69,8 @@ impl Browser {
             .1
     }
 
-    /// The part of the token that names the session: 16 of 32 bytes, so 21 characters and a bit.
+    /// Whether the token names this handle. The handle is 16 of the token's 32 bytes: 21 characters and a part of the
+    /// next.
     pub fn carries(&self, handle: &str) -> bool {
         self.token().starts_with(&handle[..21])
     }

@@ -1,4 +1,4 @@
-//! A cluster of the test's own: three primaries, each with a replica.
+//! A cluster for one test: three primaries, each with a replica.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::{Authority, Server};
 const PRIMARIES: usize = 3;
 const SLOTS: u16 = 16384;
 
-/// After how long a server that does not answer is given up; one that is only slow must not be.
+/// The `cluster-node-timeout`: long enough for a slow server, after which the others fail over.
 const NODE_TIMEOUT: &str = "5000";
 
 pub struct Cluster {
-    /// The primaries first.
+    /// The primaries, then the replicas.
     pub servers: Vec<Server>,
     buses: Vec<String>,
-    /// By which the nodes know each other.
+    /// The ids of the nodes.
     ports: Vec<String>,
     encrypted: bool,
 }
@@ -28,7 +28,7 @@ impl Cluster {
         Self::start_with(None)
     }
 
-    /// One whose nodes encrypt what they say to each other too.
+    /// Starts a cluster whose nodes use TLS among themselves, too.
     pub fn start_encrypted(authority: &Authority) -> Self {
         Self::start_with(Some(&authority.certificate("127.0.0.1", "no")))
     }
@@ -45,7 +45,7 @@ impl Cluster {
                     ["--cluster-node-timeout", NODE_TIMEOUT],
                     ["--cluster-port", &bus],
                     ["--cluster-replica-validity-factor", "0"],
-                    // Otherwise all of them refuse to serve while one is missing.
+                    // Otherwise all primaries reject requests while one is down.
                     ["--cluster-require-full-coverage", "no"],
                     ["--repl-diskless-sync-delay", "0"],
                 ];
@@ -92,7 +92,7 @@ impl Cluster {
             let range = ["CLUSTER", "ADDSLOTSRANGE", &first, &last];
             ask::<()>(&cluster.servers[number], &range);
         }
-        cluster.wait_for("all know each other", |server| {
+        cluster.wait_for("all nodes know each other", |server| {
             let info: String = answer(server, &["CLUSTER", "INFO"])?;
             Ok(info.contains("cluster_known_nodes:6"))
         });
@@ -123,7 +123,7 @@ impl Cluster {
         ask::<()>(&self.servers[0], &meet);
     }
 
-    /// Names all primaries.
+    /// A URL with all primaries.
     pub fn url(&self) -> String {
         let ports = self.ports[..PRIMARIES].iter();
         let addresses: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
@@ -131,11 +131,11 @@ impl Cluster {
         format!("{scheme}+cluster://{}/", addresses.join(","))
     }
 
-    /// Makes a replica forget whose it is, and join anew as a primary of nothing.
+    /// Resets a replica, and lets it join as a primary without slots.
     pub fn join_as_primary(&self, number: usize) {
         ask::<()>(&self.servers[number], &["CLUSTER", "RESET", "HARD"]);
         self.meet(number);
-        self.wait_for("all know the new primary", |server| {
+        self.wait_for("all nodes know the new primary", |server| {
             let info: String = answer(server, &["CLUSTER", "INFO"])?;
             let nodes: String = answer(server, &["CLUSTER", "NODES"])?;
             let mut nodes = nodes.lines();
@@ -145,8 +145,8 @@ impl Cluster {
         });
     }
 
-    /// Lets many slots be on their way, with their keys at the old place still.
-    pub fn set_out(&self, slots: std::ops::Range<u16>, from: usize, to: usize) {
+    /// Starts the migration of slots, and leaves their keys on the old primary.
+    pub fn start_migrating(&self, slots: std::ops::Range<u16>, from: usize, to: usize) {
         let (old, new) = (self.name(from), self.name(to));
         for (server, state, name) in [
             (&self.servers[to], "IMPORTING", &old),
@@ -167,13 +167,13 @@ impl Cluster {
         &self.servers[..PRIMARIES]
     }
 
-    /// How many keys the primaries have.
+    /// The number of keys on all primaries.
     pub fn keys(&self) -> usize {
         let size = |server: &Server| ask::<usize>(server, &["DBSIZE"]);
         self.primaries().iter().map(size).sum()
     }
 
-    /// How many sessions a primary has, by the names of its keys.
+    /// The number of sessions on a primary, by the names of its keys.
     pub fn handles(&self, primary: usize) -> usize {
         let keys: Vec<String> = ask(&self.servers[primary], &["KEYS", "*"]);
         let is_session = |key: &&String| {
@@ -183,7 +183,7 @@ impl Cluster {
         keys.iter().filter(is_session).count()
     }
 
-    /// The slots of a primary that have keys.
+    /// The slots of a primary that contain keys.
     pub fn used_slots(&self, primary: usize) -> Vec<u16> {
         let server = &self.servers[primary];
         let keys: Vec<String> = ask(server, &["KEYS", "*"]);
@@ -194,8 +194,8 @@ impl Cluster {
         slots
     }
 
-    /// Moves slots from one primary to another, and lets them be on their way for a while, with all of their keys at the
-    /// new place already.
+    /// Migrates slots from one primary to another. For a while, they are migrating, with all keys on the new primary
+    /// already.
     pub fn move_slots(&self, slots: &[u16], from: usize, to: usize, pause: Duration) {
         let (here, there) = (&self.servers[from], &self.servers[to]);
         let (old, new) = (self.name(from), self.name(to));
@@ -232,7 +232,7 @@ impl Cluster {
     }
 }
 
-/// Whether a server has taken over.
+/// Whether a server is a primary.
 pub fn is_primary(server: &Server) -> bool {
     let replication: RedisResult<String> = answer(server, &["INFO", "replication"]);
     replication.is_ok_and(|text| text.contains("role:master"))
@@ -242,7 +242,7 @@ pub fn ask<T: FromRedisValue>(server: &Server, words: &[&str]) -> T {
     answer(server, words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
-/// What a server says that may hang up: one whose role changes closes its connections.
+/// Sends a command to a server that may close the connection, as one does whose role changes.
 pub fn answer<T: FromRedisValue>(server: &Server, words: &[&str]) -> RedisResult<T> {
     let mut connection = redis::Client::open(server.url())?.get_connection()?;
     redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)

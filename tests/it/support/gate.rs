@@ -1,5 +1,5 @@
-//! A gate in the middle of a handler: the test learns that a request has come to it, and says when it may go on. It is a
-//! folder, so that the handler may run in another process.
+//! A gate that holds handlers: the test waits until requests have arrived at it, and opens it. It is a folder, so that
+//! the handler can run in another process.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::patience::PATIENCE;
 
-const LOOK: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(2);
 
 pub struct Gate(TempDir);
 
@@ -17,33 +17,33 @@ impl Gate {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    /// What a request says to be held here: a part of its query.
+    /// The part of a request's query that holds its handler at this gate.
     pub fn query(&self) -> String {
         format!("gate={}", self.0.path().display())
     }
 
-    /// Waits until so many requests in all have come to the gate.
+    /// Waits until this many requests in all have arrived at the gate.
     pub async fn arrived(&self, requests: usize) {
         let began = Instant::now();
         while std::fs::read_dir(self.0.path()).expect("the gate").count() < requests {
             assert!(began.elapsed() < PATIENCE, "{requests} have not arrived");
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Lets everybody through, from now on.
+    /// Lets all requests through, those that arrive later included.
     pub fn open(&self) {
         std::fs::write(self.0.path().join("open"), "").expect("the gate");
     }
 }
 
-/// The handler's side.
+/// Waits at a gate, in a handler.
 pub async fn pass(gate: &str) {
     let gate = Path::new(gate);
-    let mark = format!("request-{:x}", rand::random::<u64>());
-    std::fs::write(gate.join(mark), "").expect("a gate");
-    // A gate that is gone holds nobody.
+    let name = format!("request-{:x}", rand::random::<u64>());
+    std::fs::write(gate.join(name), "").expect("a gate");
+    // A gate that was dropped holds no request.
     while gate.exists() && !gate.join("open").exists() {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A store between a node and its sessions that loses compare-and-sets, or delivers them late, as a plan says.
+//! A store in front of a `MemoryStore` that loses, delays or holds compare-and-sets as planned.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,28 +12,28 @@ use sessile::store::{
 };
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
-/// What becomes of a compare-and-set.
+/// The fate of a compare-and-set.
 #[derive(Clone, Copy, Debug)]
 pub enum Post {
-    /// It arrives and is answered. What is not planned for does.
+    /// It arrives and is answered. This is the default.
     Deliver,
-    /// It takes its time; others wait meanwhile.
+    /// It arrives after this time, during which others wait.
     Slow(Duration),
     /// It never arrives.
     Lose,
-    /// It arrives, is on no replica in time, and goes with its primary.
+    /// It arrives at the primary, reaches no replica, and is lost in the failover that follows.
     LoseByFailover,
-    /// It never arrives, and that takes its time.
+    /// It never arrives, and fails after this time.
     LoseSlowly(Duration),
-    /// It arrives later, and is not answered.
+    /// It is not answered, and arrives later.
     Hold,
-    /// It arrives just after what was held.
+    /// It arrives just after the held one.
     DeliverAfterHeld,
-    /// It takes its time and arrives, and too few replicas have it.
+    /// It arrives after this time, and too few replicas acknowledge it.
     DeliverShort(Duration),
 }
 
-/// A compare-and-set that is on its way.
+/// A compare-and-set in flight.
 struct Held {
     key: Handle,
     expected: Stored,
@@ -71,29 +71,29 @@ impl Late {
         }
     }
 
-    /// As a store that has none.
+    /// Reports that the store has no leases.
     pub fn without_leases(self) -> Self {
         let leases = false;
         Self { leases, ..self }
     }
 
-    /// As a store whose writes can wait for replicas, which have all that is delivered in full.
+    /// Reports that the store can wait for replicas. They acknowledge every delivered write.
     pub fn with_replicas(self) -> Self {
         let replicas = true;
         Self { replicas, ..self }
     }
 
-    /// Leases that are held go to somebody else.
+    /// From now on, another owner has every lease.
     pub fn lose_leases(&self) {
         self.lost_leases.store(true, Ordering::SeqCst);
     }
 
-    /// The next load that is not slow already takes its time.
+    /// Delays the next load that no earlier call delays.
     pub fn slow_load(&self, wait: Duration) {
         self.slow_loads.lock().unwrap().push_back(wait);
     }
 
-    /// Answers no loads and no compare-and-sets any more.
+    /// From now on, loads and compare-and-sets get no answer.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::SeqCst);
     }
@@ -104,17 +104,17 @@ impl Late {
         }
     }
 
-    /// The next renewal takes its time.
+    /// Delays the next renewal.
     pub fn slow_touch(&self, wait: Duration) {
         *self.slow_touch.lock().unwrap() = Some(wait);
     }
 
-    /// What becomes of the next compare-and-sets.
+    /// Plans the fates of the next compare-and-sets.
     pub fn plan(&self, plan: &[Post]) {
         self.plan.lock().unwrap().extend(plan);
     }
 
-    /// The values of all compare-and-sets so far, whatever became of them.
+    /// The values of all compare-and-sets so far, lost ones included.
     pub fn sent(&self) -> Vec<Bytes> {
         self.sent.lock().unwrap().clone()
     }
@@ -123,7 +123,7 @@ impl Late {
         self.plan.lock().unwrap().is_empty() && self.held.lock().unwrap().is_none()
     }
 
-    /// What was held arrives.
+    /// Delivers the held compare-and-set.
     pub async fn deliver_held(&self) {
         let held = self.held.lock().unwrap().take();
         if let Some(held) = held {
@@ -132,12 +132,16 @@ impl Late {
                 .replace(&held.key, &held.expected, Write::new(&held.value, held.ttl))
                 .await
                 .unwrap();
-            assert_eq!(late, Replaced::Done, "the plan has it arrive in time");
+            assert_eq!(
+                late,
+                Replaced::Done,
+                "the held compare-and-set must arrive in time"
+            );
         }
     }
 }
 
-/// The store itself has no replicas and refuses to wait for any.
+/// The memory store has no replicas and rejects writes that wait for them.
 fn in_memory(write: Write<'_>) -> Write<'_> {
     write.with_durability(Durability::Primary)
 }

@@ -1,4 +1,4 @@
-//! Many sessions that are changed all the time, over several nodes, with what their requests were told.
+//! Constant load on many sessions over several nodes, with a record of all responses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use sessile::{RedisConfig, SessionLayer};
 use super::app::app;
 use super::{Browser, fresh_prefix, store_with, until};
 
-/// A node each: an application with a store of its own.
+/// Applications of the same sessions, each with its own store.
 pub async fn nodes(count: usize, url: &str, change: impl Fn(&mut RedisConfig)) -> Vec<Router> {
     let prefix = fresh_prefix();
     let mut nodes = Vec::new();
@@ -27,11 +27,11 @@ pub async fn nodes(count: usize, url: &str, change: impl Fn(&mut RedisConfig)) -
     nodes
 }
 
-/// What one request was told.
+/// The outcome that a response reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Told {
+enum Reported {
     Done,
-    /// In another session: the one that the browser had was gone.
+    /// Committed to a new session, since the browser's was gone.
     Elsewhere,
     NotDone,
     Unknown,
@@ -41,7 +41,7 @@ enum Told {
 struct Push {
     session: usize,
     value: u64,
-    told: Told,
+    reported: Reported,
     began: Instant,
     ended: Instant,
 }
@@ -53,12 +53,12 @@ struct Failure {
     ended: Instant,
 }
 
-/// Requests that go on until they are stopped. Half of them push a value that no other pushes, half count.
+/// Requests that continue until they are stopped. Half of them push a unique value, the others increment a counter.
 pub struct Load {
     nodes: Vec<Router>,
     browsers: Vec<Browser>,
     pushes: Arc<Mutex<Vec<Push>>>,
-    /// Done and unknown increments of each session.
+    /// Per session, the number of increments that were committed, and of those with an unknown outcome.
     counts: Arc<Mutex<Vec<(u64, u64)>>>,
     failures: Arc<Mutex<Vec<Failure>>>,
     next: Arc<AtomicU64>,
@@ -66,25 +66,25 @@ pub struct Load {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-const WRITERS_MOST: usize = 120;
+const MAX_WRITERS: usize = 120;
 
-/// How many sessions there are: `SESSILE_TEST_SESSIONS`, or as many as a test needs.
+/// The number of sessions: `SESSILE_TEST_SESSIONS`, or `least` if that is larger.
 pub fn sessions(least: usize) -> usize {
     let wanted = std::env::var("SESSILE_TEST_SESSIONS").ok();
     let wanted = wanted.map(|wanted| wanted.parse().expect("SESSILE_TEST_SESSIONS: a number"));
     wanted.map_or(least, |wanted: usize| wanted.max(least))
 }
 
-/// What is left of the changes afterwards.
+/// A summary of the changes, compared with the stored sessions.
 pub struct Outcome {
     done: usize,
     not_done: usize,
     unknown: usize,
-    /// Acknowledged pushes and counts that are not there.
+    /// Acknowledged pushes and increments that the sessions lack.
     pub lost: usize,
-    /// Sessions all of whose requests were done.
-    pub unhurt: usize,
-    /// From the first request that failed to the end of the last.
+    /// Sessions without a failed request.
+    pub unaffected: usize,
+    /// From the start of the first failed request to the end of the last one.
     window: Option<Duration>,
 }
 
@@ -92,20 +92,21 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} pushes done, {} refused, {} requests unknown, {} acknowledged changes lost, {} sessions unhurt, errors for \
+            "{} pushes done, {} refused, {} requests unknown, {} acknowledged changes lost, {} sessions unaffected, errors for \
              {:?}",
             self.done,
             self.not_done,
             self.unknown,
             self.lost,
-            self.unhurt,
+            self.unaffected,
             self.window.unwrap_or_default()
         )
     }
 }
 
 impl Load {
-    /// Two writers a session, on different nodes; or so many as the machine can bear, that go from one session to the next.
+    /// Starts two writers for each session, on different nodes. Above [`MAX_WRITERS`], the writers alternate between
+    /// sessions.
     pub async fn start(nodes: Vec<Router>, sessions: usize) -> Self {
         let mut browsers = vec![Browser::default(); sessions];
         for browser in &mut browsers {
@@ -121,7 +122,7 @@ impl Load {
             stop: Arc::default(),
             tasks: Vec::new(),
         };
-        let writers = WRITERS_MOST.min(2 * sessions);
+        let writers = MAX_WRITERS.min(2 * sessions);
         for writer in 0..writers {
             let task = load.writer(writer, writers);
             load.tasks.push(tokio::spawn(task));
@@ -148,15 +149,15 @@ impl Load {
                 let began = Instant::now();
                 let page = browser.peek(&nodes[turn % nodes.len()], &path).await;
                 let ended = Instant::now();
-                let told = match page.status.as_u16() {
-                    200 if !page.set_cookies().is_empty() => Told::Elsewhere,
-                    200 => Told::Done,
-                    409 => Told::NotDone,
-                    503 if page.headers.contains_key("retry-after") => Told::NotDone,
-                    503 => Told::Unknown,
+                let reported = match page.status.as_u16() {
+                    200 if !page.set_cookies().is_empty() => Reported::Elsewhere,
+                    200 => Reported::Done,
+                    409 => Reported::NotDone,
+                    503 if page.headers.contains_key("retry-after") => Reported::NotDone,
+                    503 => Reported::Unknown,
                     status => panic!("{status}: {}", page.text),
                 };
-                if told != Told::Done {
+                if reported != Reported::Done {
                     let failure = Failure {
                         session,
                         began,
@@ -168,24 +169,24 @@ impl Load {
                     let push = Push {
                         session,
                         value,
-                        told,
+                        reported,
                         began,
                         ended,
                     };
                     pushes.lock().unwrap().push(push);
                 } else {
                     let count = &mut counts.lock().unwrap()[session];
-                    count.0 += u64::from(told == Told::Done);
-                    count.1 += u64::from(told == Told::Unknown);
+                    count.0 += u64::from(reported == Reported::Done);
+                    count.1 += u64::from(reported == Reported::Unknown);
                 }
-                // The servers have two cores to share with us.
+                // The servers share a few cores with these writers.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     }
 
-    /// Stops, and checks that nothing is there twice, nor what was said not to be; `may_lose` tells the moments between
-    /// which what was acknowledged may be lost.
+    /// Stops the load, and checks that no change was applied twice and that no rejected change was stored. Acknowledged
+    /// changes may be lost only within `may_lose`.
     pub async fn check(self, may_lose: Option<(Instant, Instant)>) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -224,42 +225,47 @@ impl Load {
         let pushes = self.pushes.lock().unwrap().clone();
         for push in &pushes {
             let there = lists[push.session].contains_key(&push.value);
-            match push.told {
-                Told::Done if there => {}
-                Told::Done => {
-                    let window = may_lose.expect("an acknowledged change is lost");
+            match push.reported {
+                Reported::Done if there => {}
+                Reported::Done => {
+                    let window = may_lose.expect("an acknowledged change was lost");
                     assert!(
                         push.began < window.1 && push.ended > window.0,
-                        "lost long before or after: {push:?}, {window:?}"
+                        "an acknowledged change was lost outside the window {window:?}: {push:?}"
                     );
                     lost += 1;
                 }
-                Told::Elsewhere => {
-                    assert!(may_lose.is_some(), "its session is gone: {push:?}");
+                Reported::Elsewhere => {
+                    assert!(may_lose.is_some(), "the session was lost: {push:?}");
                     lost += 1;
                 }
-                Told::NotDone => assert!(!there, "said not to be done: {push:?}"),
-                Told::Unknown => {}
+                Reported::NotDone => assert!(!there, "a rejected change was stored: {push:?}"),
+                Reported::Unknown => {}
             }
         }
-        let of = |told| pushes.iter().filter(|push| push.told == told).count();
+        let of = |reported| {
+            pushes
+                .iter()
+                .filter(|push| push.reported == reported)
+                .count()
+        };
         let failures = self.failures.lock().unwrap();
         let first = failures.iter().map(|failure| failure.began).min();
         let last = failures.iter().map(|failure| failure.ended).max();
         let hit: BTreeSet<_> = failures.iter().map(|failure| failure.session).collect();
         Outcome {
-            done: of(Told::Done),
-            not_done: of(Told::NotDone),
-            unknown: of(Told::Unknown) + unknown,
+            done: of(Reported::Done),
+            not_done: of(Reported::NotDone),
+            unknown: of(Reported::Unknown) + unknown,
             lost,
-            unhurt: self.browsers.len() - hit.len(),
+            unaffected: self.browsers.len() - hit.len(),
             window: last
                 .zip(first)
                 .map(|(last, first)| last.duration_since(first)),
         }
     }
 
-    /// How long it takes from now until every session can be changed, each on one of the nodes.
+    /// Waits until every session can be changed, each on one of the nodes; returns how long that took.
     pub async fn all_work(&self) -> Duration {
         let began = Instant::now();
         for (browser, node) in self.browsers.iter().zip(self.nodes.iter().cycle()) {
@@ -271,11 +277,14 @@ impl Load {
         began.elapsed()
     }
 
-    /// Goes on until so many more pushes are done.
+    /// Waits until this many more pushes are committed.
     pub async fn more(&self, pushes: usize) {
         let done = || {
             let pushes = self.pushes.lock().unwrap();
-            pushes.iter().filter(|push| push.told == Told::Done).count()
+            pushes
+                .iter()
+                .filter(|push| push.reported == Reported::Done)
+                .count()
         };
         let enough = done() + pushes;
         until("enough is done", async || done() >= enough).await;

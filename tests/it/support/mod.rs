@@ -1,4 +1,4 @@
-//! Real servers, real processes and a proxy that breaks connections, for all tests.
+//! Support for all tests: real servers, real processes, and a proxy that breaks connections.
 
 pub mod app;
 pub mod authority;
@@ -32,7 +32,7 @@ pub use visit::Visit;
 
 use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
-/// Where a test that may share a server runs: the one of `REDIS_URL`, or one of its own.
+/// The Redis server of a test that can share one: the server of `REDIS_URL`, or one that the test starts.
 pub enum Ground {
     Own(Server),
     Shared(String),
@@ -72,14 +72,16 @@ impl Ground {
     }
 }
 
-/// How the stores of the tests compare and set, where a test does not say: `script`, `watch` or `if_eq`.
+/// The compare-and-set of the stores under test, unless a test selects one: `script`, `watch` or `if_eq` by
+/// `SESSILE_TEST_COMPARE_AND_SET`, otherwise `auto`.
 pub fn compare_and_set() -> CompareAndSet {
     let name = std::env::var("SESSILE_TEST_COMPARE_AND_SET").unwrap_or_else(|_| "auto".to_owned());
     serde_json::from_value(name.into())
         .unwrap_or_else(|error| panic!("SESSILE_TEST_COMPARE_AND_SET: {error}"))
 }
 
-/// A URL by which stores speak what the tests are to speak: `resp2`, which they do where a test does not say, or `resp3`.
+/// Adds the protocol of `SESSILE_TEST_PROTOCOL`, `resp2` or `resp3`, to a URL that selects none. Without it, the
+/// store's default applies, which is `resp2`.
 pub fn by_protocol(url: &str) -> String {
     match std::env::var("SESSILE_TEST_PROTOCOL") {
         Ok(protocol) if url.starts_with("redis") && !url.contains('?') => {
@@ -89,7 +91,8 @@ pub fn by_protocol(url: &str) -> String {
     }
 }
 
-/// A store of a prefix of its own, since servers are shared. It is in no hurry, where a test does not say.
+/// A store with its own key prefix, since tests share servers, and with long timeouts (`unhurried`), unless `change`
+/// says otherwise.
 pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> RedisStore {
     let mut config = RedisConfig::new(by_protocol(url));
     config.key_prefix = fresh_prefix();
@@ -101,7 +104,7 @@ pub async fn store_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> Red
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A store of the default prefix, in no hurry either; or why there is none.
+/// A store with the default key prefix and long timeouts, or the error of its startup.
 pub async fn connect(url: impl Into<String>) -> Result<RedisStore, ConfigError> {
     let mut config = RedisConfig::new(url);
     patience::unhurried(&mut config);
@@ -112,7 +115,7 @@ pub fn fresh_prefix() -> String {
     format!("test:{}:", sessile::Handle::random())
 }
 
-/// Counts for the summary of `scripts/test` where a test ran.
+/// Records for the summary of `scripts/test` where a test ran.
 fn report(place: &str) {
     let Ok(path) = std::env::var("SESSILE_TEST_REPORT") else {
         return;
@@ -121,7 +124,7 @@ fn report(place: &str) {
         .create(true)
         .append(true)
         .open(&path);
-    // One write, so that tests which end together do not share a line.
+    // A single write, so that the lines of concurrent tests do not mix.
     let written = file.and_then(|mut file| {
         file.write_all(
             format!(

@@ -1,4 +1,4 @@
-//! A node of the application: a process of its own, as behind a load balancer.
+//! A node of the application: a separate process, as behind a load balancer.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -22,7 +22,7 @@ pub struct Node {
     events: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
-/// What a node answered.
+/// The response of a node.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -31,12 +31,12 @@ pub struct Answer {
 }
 
 impl Node {
-    /// The application under test.
+    /// Starts the application under test.
     pub fn start(redis: &str, key_prefix: &str) -> Self {
         Self::example("node", &[("REDIS_URL", redis), ("KEY_PREFIX", key_prefix)])
     }
 
-    /// The same with the timeouts that users get, for a store that does not answer.
+    /// Starts the application under test with the default timeouts, for a store that does not answer.
     pub fn start_hurried(redis: &str, key_prefix: &str) -> Self {
         let environment = [
             ("REDIS_URL", redis),
@@ -46,9 +46,9 @@ impl Node {
         Self::example("node", &environment)
     }
 
-    /// The application under test, on a port that it can have again after it was killed.
+    /// Starts the application under test on a port that a restart after a kill can reuse.
     pub fn start_to_die(environment: &[(&str, &str)]) -> Self {
-        // Another process may take the port between our look and the node's bind.
+        // Another process may take the port before the node binds it.
         for _ in 0..10 {
             let port = free_port().to_string();
             let mut environment = environment.to_vec();
@@ -60,7 +60,7 @@ impl Node {
         panic!("the node did not start: see its message above");
     }
 
-    /// An example, on a free port, in an environment without a Redis unless told otherwise.
+    /// Starts an example on a free port, without `REDIS_URL` unless `environment` sets it.
     pub fn example(name: &str, environment: &[(&str, &str)]) -> Self {
         let mut environment = environment.to_vec();
         environment.push(("PORT", "0"));
@@ -76,7 +76,7 @@ impl Node {
         let environment: Vec<_> = environment.iter().map(owned).collect();
         let events = Arc::default();
         let (process, address) = spawn(name, &environment, &events)?;
-        // Cookies and redirects are the tests' business.
+        // The tests handle cookies and redirects themselves.
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         Some(Self {
             name: name.to_owned(),
@@ -88,7 +88,7 @@ impl Node {
         })
     }
 
-    /// Stops answering, with all connections open.
+    /// Stops the process by SIGSTOP. All connections stay open.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -97,19 +97,19 @@ impl Node {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Dies without saying good-bye.
+    /// Kills the process by SIGKILL.
     pub fn kill(&mut self) {
         let process = self.process.get_mut().expect("no panic while waiting");
-        process.kill().expect("the end of our own child");
+        process.kill().expect("the child can be killed");
         process.wait().expect("the node's end");
     }
 
-    /// Asked to end, as by whoever deploys.
+    /// Sends SIGTERM, as a deployment does.
     pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);
     }
 
-    /// Waits until it has ended by itself, and says how.
+    /// Waits until the process has exited by itself, and returns its status.
     pub async fn end(&self) -> ExitStatus {
         let mut ended = None;
         until(&format!("the end of {}", self.name), async || {
@@ -120,7 +120,7 @@ impl Node {
         ended.expect("it has ended")
     }
 
-    /// Starts again where it was, once it can: it needs its port and its Redis.
+    /// Restarts the node on its port. Waits for the port and for its Redis.
     pub fn restart(&mut self) {
         until_blocking("a node that has started again", || {
             let started = spawn(&self.name, &self.environment, &self.events);
@@ -131,7 +131,7 @@ impl Node {
         });
     }
 
-    /// How often it has told of each event.
+    /// The number of events so far, by name.
     pub fn events(&self) -> BTreeMap<String, u64> {
         self.events.lock().expect("no panic while counting").clone()
     }
@@ -185,7 +185,7 @@ impl Drop for Node {
     }
 }
 
-/// Starts it and waits until it says where it listens; `None` if it ends before.
+/// Starts the process and waits until it prints its address. Returns `None` if it exits before.
 fn spawn(
     name: &str,
     environment: &[(String, String)],
@@ -207,13 +207,13 @@ fn spawn(
             return None;
         }
     }
-    // What it logs is read, so that it can go on logging.
+    // Its output must be read, or it could not go on logging.
     let events = Arc::clone(events);
     std::thread::spawn(move || {
         for line in output.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             if let Some(event) = line.strip_prefix("event ") {
-                // A name, and how much it counts if not one.
+                // The name of an event, and a number if it counts for more than one.
                 let (name, count) = event.split_once(' ').unwrap_or((event, "1"));
                 let mut events = events.lock().expect("no panic while counting");
                 *events.entry(name.to_owned()).or_default() += count.parse().unwrap_or(1);
@@ -224,12 +224,13 @@ fn spawn(
     Some((process, address.to_owned()))
 }
 
-/// The program of an example.
+/// The executable of an example.
 pub fn binary(name: &str) -> PathBuf {
     binaries().join(name)
 }
 
-/// Built now, unless whoever runs the tests has done so and says it: a test process each would ask cargo otherwise.
+/// Builds the examples, unless `scripts/test` has done so and says so in the environment: otherwise each test process
+/// would call cargo.
 fn binaries() -> &'static PathBuf {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {

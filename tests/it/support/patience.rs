@@ -1,4 +1,5 @@
-//! Waiting for what must come, on a machine as busy as may be: a test fails since something is wrong, not since it is late.
+//! Waiting for events, on a machine that may be busy: a test fails because something is wrong, never because it is
+//! slow.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,46 +8,46 @@ use std::time::{Duration, Instant};
 
 use sessile::RedisConfig;
 
-/// Longer than anything takes that comes at all.
+/// The time after which a test gives up waiting. Nothing that works takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-const LOOK: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(10);
 
-/// Waits until something holds.
+/// Waits until a condition holds. Panics after [`PATIENCE`].
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < PATIENCE, "not yet: {what}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
 }
 
-/// The same of what is seen without waiting, for tasks that may move between threads.
+/// Like [`until`] for a synchronous condition, in tasks that may move between threads.
 pub async fn until_seen(what: &str, mut holds: impl FnMut() -> bool + Send) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "not yet: {what}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL).await;
     }
 }
 
-/// The same where no runtime is.
+/// Like [`until`], on a thread without a runtime.
 pub fn until_blocking(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "not yet: {what}");
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL);
     }
 }
 
-/// Timeouts that no busy machine uses up, for tests that are not about them.
+/// Timeouts of a minute, which even a busy machine does not use up, for tests that are not about timeouts.
 pub fn unhurried(config: &mut RedisConfig) {
     config.connection_timeout = Duration::from_secs(60);
     config.command_timeout = Duration::from_secs(60);
     config.request_budget = Duration::from_secs(60);
 }
 
-/// The timeouts that users get, for tests in which the server does not answer.
+/// The default timeouts, for tests in which the server does not answer.
 pub fn by_default(config: &mut RedisConfig) {
     let default = RedisConfig::default();
     config.connection_timeout = default.connection_timeout;
@@ -54,18 +55,19 @@ pub fn by_default(config: &mut RedisConfig) {
     config.request_budget = default.request_budget;
 }
 
-/// Somebody who leaves: drops what was begun after looking at it so many times. `None` if it was not done by then.
+/// Polls a future at most this many times, and then drops it, as when a client disconnects. Returns `None` if the
+/// future was not ready by then.
 ///
-/// How far it gets by a number of looks does not depend on how fast the machine is.
-pub async fn looked_at<F: Future>(times: u32, begun: F) -> Option<F::Output> {
-    let mut begun = pin!(begun);
+/// The progress of a future after a number of polls does not depend on the speed of the machine.
+pub async fn poll_at_most<F: Future>(times: u32, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
     let mut left = times;
     std::future::poll_fn(move |context| {
         if left == 0 {
             return Poll::Ready(None);
         }
         left -= 1;
-        match begun.as_mut().poll(context) {
+        match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if left == 0 => Poll::Ready(None),
             Poll::Pending => Poll::Pending,

@@ -14,27 +14,27 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use sessile::CompareAndSet;
 
-/// What to do with requests that contain a word.
+/// The fault that a request suffers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// The server never gets the request; the connection is closed.
+    /// The server never gets the request, and the connection is closed.
     LoseRequest,
-    /// The server does what it is asked; the connection is closed instead of the answer.
+    /// The server executes the request, and the connection is closed instead of the answer.
     LoseAnswer,
-    /// The server does what it is asked; the answer never comes, and the connection stays open.
+    /// The server executes the request, the answer never arrives, and the connection stays open.
     SwallowAnswer,
 }
 
-/// How a line misbehaves, by chance.
+/// Random faults of the connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Weather {
-    /// The fault, and how many of a thousand requests suffer it.
+    /// The fault, and its rate per thousand requests.
     pub fault: Option<(Fault, u32)>,
-    /// Every request is held back for up to this long, and arrives even if its sender has given it up meanwhile.
+    /// Every request is delayed by up to this long, and arrives even if its sender has given up.
     pub delay: Duration,
 }
 
-/// A request that the proxy has, and the server has not got yet.
+/// A request that has reached the proxy and not the server.
 #[derive(Clone)]
 pub struct Hold(Arc<Held>);
 
@@ -45,12 +45,12 @@ struct Held {
 }
 
 impl Hold {
-    /// Waits until there is such a request.
+    /// Waits until such a request has arrived.
     pub async fn arrived(&self) {
         self.0.arrived.acquire().await.unwrap().forget();
     }
 
-    /// Lets it go on.
+    /// Forwards the request.
     pub fn release(&self) {
         self.0.released.add_permits(1);
     }
@@ -59,18 +59,18 @@ impl Hold {
 struct Shared {
     server: Mutex<SocketAddr>,
     round_trips: AtomicU64,
-    /// The first suffers until its number is used up.
+    /// Faults to inject, in order: the word, the fault, and how often it still happens.
     faults: Mutex<VecDeque<(&'static str, Fault, usize)>>,
     delay: AtomicU64,
     weather: Mutex<(Weather, StdRng)>,
-    /// What is held back until the test says so.
+    /// The request that the proxy holds until the test releases it.
     hold: Mutex<Option<Hold>>,
-    /// Requests that have not been passed on yet.
-    under_way: AtomicU64,
-    passed_on: Notify,
-    /// Grows when all connections are to be closed.
+    /// Requests that have not been forwarded yet.
+    in_flight: AtomicU64,
+    forwarded: Notify,
+    /// Incremented to close all connections.
     cuts: watch::Sender<u64>,
-    /// Grows when all connections go silent.
+    /// Incremented to make all connections silent.
     silences: AtomicU64,
 }
 
@@ -85,7 +85,7 @@ impl Proxy {
         Self::seeded(server, 0).await
     }
 
-    /// A proxy whose weather comes from a seed.
+    /// A proxy whose random faults depend on a seed.
     pub async fn seeded(server: SocketAddr, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Shared {
@@ -95,8 +95,8 @@ impl Proxy {
             delay: AtomicU64::default(),
             weather: Mutex::new((Weather::default(), StdRng::seed_from_u64(seed))),
             hold: Mutex::default(),
-            under_way: AtomicU64::default(),
-            passed_on: Notify::new(),
+            in_flight: AtomicU64::default(),
+            forwarded: Notify::new(),
             cuts: watch::Sender::default(),
             silences: AtomicU64::default(),
         };
@@ -129,13 +129,13 @@ impl Proxy {
         self.address
     }
 
-    /// Closes all connections; new ones lead to another server, as after a failover.
+    /// Closes all connections. New ones lead to another server, as after a failover.
     pub fn lead_to(&self, server: SocketAddr) {
         *self.shared.server.lock().unwrap() = server;
         self.cut();
     }
 
-    /// How often a connection has asked and then waited for the answer.
+    /// The number of round trips: requests after which a connection waited for an answer.
     pub fn round_trips(&self) -> u64 {
         self.shared.round_trips.load(Ordering::SeqCst)
     }
@@ -145,12 +145,12 @@ impl Proxy {
         self.inject_in_order([(word, fault, times)]);
     }
 
-    /// The same of one kind of requests after the other.
+    /// Like [`inject`](Self::inject), for one kind of requests after the other.
     pub fn inject_in_order<const N: usize>(&self, faults: [(&'static str, Fault, usize); N]) {
         *self.shared.faults.lock().unwrap() = faults.into();
     }
 
-    /// Holds back the next request that contains `word`; nothing else goes over its connection meanwhile.
+    /// Holds the next request that contains `word`. Its connection forwards nothing else meanwhile.
     pub fn hold(&self, word: &'static str) -> Hold {
         let hold = Hold(Arc::new(Held {
             word,
@@ -161,56 +161,56 @@ impl Proxy {
         hold
     }
 
-    /// Holds back the next compare-and-set.
+    /// Holds the next compare-and-set.
     pub fn hold_commit(&self) -> Hold {
         self.hold(commit_word())
     }
 
-    /// Waits until every request that came so far has been passed on, or lost.
+    /// Waits until every request so far has been forwarded or lost.
     pub async fn is_clear(&self) {
         loop {
-            let passed_on = self.shared.passed_on.notified();
-            if self.shared.under_way.load(Ordering::SeqCst) == 0 {
+            let forwarded = self.shared.forwarded.notified();
+            if self.shared.in_flight.load(Ordering::SeqCst) == 0 {
                 return;
             }
-            passed_on.await;
+            forwarded.await;
         }
     }
 
-    /// The next compare-and-set suffers `fault`, and so do its repetitions, up to this many times in all.
+    /// The next compare-and-set and its resends suffer `fault`, up to this many times in all.
     pub fn inject_commits(&self, fault: Fault, times: usize) {
         let word = commit_word();
         if word != "EXEC" || times == 0 {
             return self.inject(word, fault, times);
         }
-        // A repetition looks first, and once more if the connection is closed.
-        let looks = match fault {
+        // A resend starts with `WATCH`, and does so once more if the connection is closed.
+        let watches = match fault {
             Fault::SwallowAnswer => 1,
             Fault::LoseRequest | Fault::LoseAnswer => 2,
         };
-        let repetitions = ("WATCH", fault, looks * (times - 1));
+        let repetitions = ("WATCH", fault, watches * (times - 1));
         self.inject_in_order([(word, fault, 1), repetitions]);
     }
 
-    /// How many of the faults have not happened yet.
+    /// The number of injected faults that have not happened yet.
     pub fn faults_left(&self) -> usize {
         let faults = self.shared.faults.lock().unwrap();
         faults.iter().map(|(_, _, times)| times).sum()
     }
 
-    /// Holds every request back for this long.
+    /// Delays every request by this long.
     pub fn delay(&self, by: Duration) {
         self.shared
             .delay
             .store(by.as_micros().try_into().unwrap(), Ordering::SeqCst);
     }
 
-    /// How it misbehaves from now on.
+    /// Sets the random faults from now on.
     pub fn set_weather(&self, weather: Weather) {
         self.shared.weather.lock().unwrap().0 = weather;
     }
 
-    /// Nothing goes over the connections that there are any more, and nobody is told; new ones work.
+    /// Makes all open connections silent, without closing them. New ones work.
     pub fn silence(&self) {
         self.shared.silences.fetch_add(1, Ordering::SeqCst);
     }
@@ -221,7 +221,7 @@ impl Proxy {
     }
 }
 
-/// What every compare-and-set contains.
+/// A word that every compare-and-set contains.
 fn commit_word() -> &'static str {
     match super::compare_and_set() {
         CompareAndSet::Watch => "EXEC",
@@ -230,7 +230,7 @@ fn commit_word() -> &'static str {
     }
 }
 
-/// Whether the word is an argument: a handle may hold any two letters.
+/// Whether the word is a whole argument. A handle may contain the same letters.
 fn contains(request: &[u8], word: &str) -> bool {
     let word = format!("\r\n{word}\r\n");
     request
@@ -238,23 +238,23 @@ fn contains(request: &[u8], word: &str) -> bool {
         .any(|part| part == word.as_bytes())
 }
 
-/// A request between its arrival and its being passed on.
-struct UnderWay<'a>(&'a Shared);
+/// A request that has arrived and has not been forwarded yet.
+struct InFlight<'a>(&'a Shared);
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
-        self.0.passed_on.notify_waiters();
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.0.forwarded.notify_waiters();
     }
 }
 
 impl Shared {
-    fn under_way(&self) -> UnderWay<'_> {
-        self.under_way.fetch_add(1, Ordering::SeqCst);
-        UnderWay(self)
+    fn in_flight(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        InFlight(self)
     }
 
-    /// Takes the hold that is meant for this request.
+    /// Takes the hold for this request, if there is one.
     fn hold(&self, request: &[u8]) -> Option<Hold> {
         let mut hold = self.hold.lock().unwrap();
         hold.take_if(|hold| contains(request, hold.0.word))
@@ -271,12 +271,12 @@ impl Shared {
         })
     }
 
-    /// What chance brings to one request.
+    /// The random fault and delay of one request.
     fn chance(&self) -> (Option<Fault>, Duration) {
         let mut weather = self.weather.lock().unwrap();
         let (Weather { fault, delay }, dice) = &mut *weather;
-        let fault = fault.and_then(|(fault, of_a_thousand)| {
-            (dice.random_range(0..1000) < of_a_thousand).then_some(fault)
+        let fault = fault.and_then(|(fault, per_thousand)| {
+            (dice.random_range(0..1000) < per_thousand).then_some(fault)
         });
         (fault, delay.mul_f64(dice.random()))
     }
@@ -303,7 +303,7 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
                     shared.round_trips.fetch_add(1, Ordering::SeqCst);
                     waiting = true;
                 }
-                let _under_way = shared.under_way();
+                let _in_flight = shared.in_flight();
                 let hold = shared.hold(&request[..length]);
                 if let Some(Hold(held)) = hold {
                     held.arrived.add_permits(1);
@@ -322,7 +322,7 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
                     return;
                 }
                 if fault == Some(Fault::LoseAnswer) {
-                    // The server has done it once it has answered.
+                    // Once the server has answered, it has executed the request.
                     let _ = server.read(&mut answer).await;
                     return;
                 }

@@ -36,7 +36,7 @@ impl Sentinels {
         all
     }
 
-    /// Whether all know each other, and the replica.
+    /// Whether all sentinels know each other and the replica.
     fn are_ready(&self) -> RedisResult<bool> {
         let replication: String = answer(&self.replica, &["INFO", "replication"])?;
         let mut ready = replication.contains("master_link_status:up");

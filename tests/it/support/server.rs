@@ -1,4 +1,4 @@
-//! A redis-server of the test's own, on a free port, which can be frozen, killed and started again.
+//! A redis-server for one test, on a free port. The test can freeze, kill and restart it.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::patience::PATIENCE;
 
-/// Which server to start; `redis-server` by default. Any version of Redis or Valkey.
+/// The server to start, `redis-server` by default. Any supported version of Redis or Valkey works.
 const VARIABLE: &str = "SESSILE_TEST_SERVER";
 
 pub struct Server {
@@ -20,17 +20,17 @@ pub struct Server {
     port: u16,
     directory: TempDir,
     arguments: Vec<String>,
-    /// A configuration file, where arguments do not do.
+    /// The content of the configuration file of a sentinel.
     config: Option<String>,
 }
 
 impl Server {
-    /// A server that forgets everything when it ends.
+    /// Starts a server without persistence.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
-    /// A server that has every acknowledged write on disk.
+    /// Starts a server that writes to disk before it acknowledges (`appendfsync always`).
     pub fn start_durable() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
@@ -39,18 +39,19 @@ impl Server {
         Self::start_by(|| arguments.iter().map(ToString::to_string).collect())
     }
 
-    /// One whose arguments are made anew for each attempt, since they name ports too.
+    /// Starts a server whose arguments are created for each attempt, since they contain ports.
     pub fn start_by(arguments: impl FnMut() -> Vec<String>) -> Self {
         super::report("a server of its own");
         Self::start_as(arguments, None)
     }
 
-    /// A sentinel with this configuration.
+    /// Starts a sentinel with this configuration.
     pub fn start_sentinel(config: &str) -> Self {
         Self::start_sentinel_by(config, Vec::new)
     }
 
-    /// The same with arguments that are made anew for each attempt, since they name ports too.
+    /// Like [`start_sentinel`](Self::start_sentinel), with arguments that are created for each attempt, since they
+    /// contain ports.
     pub fn start_sentinel_by(config: &str, mut arguments: impl FnMut() -> Vec<String>) -> Self {
         super::report("a sentinel of its own");
         let arguments = || [arguments(), vec!["--sentinel".to_owned()]].concat();
@@ -66,7 +67,7 @@ impl Server {
             arguments: Vec::new(),
             config,
         };
-        // Another process may take the port between our look and the server's bind.
+        // Another process may take the port before the server binds it.
         for _ in 0..10 {
             (server.port, server.arguments) = (free_port(), arguments());
             server.launch();
@@ -96,7 +97,7 @@ impl Server {
             .unwrap()
     }
 
-    /// Stops answering, with all connections open.
+    /// Stops the server by SIGSTOP. All connections stay open.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -105,20 +106,20 @@ impl Server {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Dies without saying good-bye.
+    /// Kills the server by SIGKILL.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("a server that runs");
-        process.kill().expect("the end of our own child");
+        process.kill().expect("the child can be killed");
         process.wait().expect("the server's end");
     }
 
-    /// Follows the primary at this address, and returns once the primary knows that it has all that is there.
+    /// Makes the server a replica of this primary. Returns once the primary counts it as in sync.
     pub fn follow(&self, primary: SocketAddr) {
         let (host, port) = (primary.ip().to_string(), primary.port().to_string());
         self.replicaof(&host, &port);
         let client = redis::Client::open(format!("redis://{primary}/")).unwrap();
         let mut primary = client.get_connection().unwrap();
-        // The first may come with the snapshot; only the second shows that the stream behind it flows.
+        // The first acknowledgement may belong to the snapshot. Only the second shows that the stream after it works.
         for _ in 0..2 {
             let wait = PATIENCE.as_millis().to_string();
             let (_, replicas): ((), u32) = redis::pipe()
@@ -132,7 +133,7 @@ impl Server {
         }
     }
 
-    /// Follows nobody any more: a failover.
+    /// Makes the server a primary, as a failover does.
     pub fn promote(&self) {
         self.replicaof("NO", "ONE");
     }
@@ -145,7 +146,7 @@ impl Server {
         done
     }
 
-    /// Starts again on the same port with what is on disk.
+    /// Restarts the server on the same port, with its data on disk.
     pub fn restart(&mut self) {
         if self.process.is_some() {
             self.kill();
@@ -154,7 +155,7 @@ impl Server {
         assert!(self.answers(), "no restart; the log:\n{}", self.log());
     }
 
-    /// How often each command was called, inside of scripts too, since [`reset_counts`](Self::reset_counts).
+    /// The calls of each command, including those inside scripts, since [`reset_counts`](Self::reset_counts).
     pub fn counts(&self) -> Counts {
         counts(&mut self.connection())
     }
@@ -199,7 +200,7 @@ impl Server {
         }));
     }
 
-    /// Waits until it answers; false if it has ended instead, since its port is taken.
+    /// Waits until the server answers. Returns false if it has exited, because its port is taken.
     fn answers(&mut self) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -242,7 +243,7 @@ impl Drop for Server {
     }
 }
 
-/// Calls by command.
+/// The calls of each command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Counts(Vec<Count>);
 
@@ -259,9 +260,9 @@ impl Counts {
         self.find(command).map_or(0, |count| count.calls)
     }
 
-    /// How long Redis was busy with one call of a command.
+    /// The mean time that Redis spent on one call of a command.
     pub fn mean(&self, command: &str) -> Duration {
-        self.find(command).expect("a command that was called").mean
+        self.find(command).expect("the command was called").mean
     }
 
     /// The calls of all commands.
@@ -273,7 +274,7 @@ impl Counts {
         self.0.iter().find(|count| count.command == command)
     }
 
-    /// Every command that was called and is none of our looking.
+    /// Every command that was called, except those of this measurement.
     pub fn seen<'a>(&'a self) -> Vec<(&'a str, u64)> {
         let ours = [
             "info",
@@ -313,21 +314,21 @@ pub fn counts(connection: &mut redis::Connection) -> Counts {
     Counts(info.lines().filter_map(parse).collect())
 }
 
-/// How a store may compare and set on this server.
-pub fn ways(server: &Server) -> Vec<CompareAndSet> {
-    let mut ways = vec![CompareAndSet::Script, CompareAndSet::Watch];
-    // Changes nothing, as there is no such key.
+/// The compare-and-set strategies that this server supports.
+pub fn strategies(server: &Server) -> Vec<CompareAndSet> {
+    let mut strategies = vec![CompareAndSet::Script, CompareAndSet::Watch];
+    // The key does not exist, so this changes nothing.
     let probe: redis::RedisResult<()> = redis::cmd("SET")
         .arg(&["probe", "", "IFEQ", "none", "GET", "PX", "1"])
         .query(&mut server.connection());
     if probe.is_ok() {
-        ways.push(CompareAndSet::IfEq);
+        strategies.push(CompareAndSet::IfEq);
     }
-    ways
+    strategies
 }
 
-/// Below those that outgoing connections get, so that a server that is down finds its port free when it comes back, and
-/// nobody who looks for it there meets himself.
+/// Returns a free port below the range of outgoing connections. So the port is still free when a server restarts, and
+/// no client connects to itself by accident.
 pub fn free_port() -> u16 {
     std::iter::repeat_with(|| rand::random_range(10_000..30_000))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

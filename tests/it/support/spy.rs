@@ -1,4 +1,4 @@
-//! A store that counts what it is asked, so that a test can see what was not.
+//! A store that counts its calls, so that a test can assert that some were not made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// load, create, replace, touch, delete.
+    /// The calls so far of load, create, replace, touch and delete, in this order.
     pub fn so_far(&self) -> [u64; 5] {
         [
             &self.load,
@@ -48,7 +48,7 @@ impl<S> Spy<S> {
         }
     }
 
-    /// As a store that says something else of itself.
+    /// Reports these capabilities instead of the store's own.
     pub fn with_capabilities(self, capabilities: Capabilities) -> Self {
         let capabilities = Some(capabilities);
         Self {
@@ -57,7 +57,7 @@ impl<S> Spy<S> {
         }
     }
 
-    /// What the store itself is asked for: what it cannot do, it is only said to be able to.
+    /// The durability that the inner store can provide. The spy only claims to support the rest.
     fn durability(&self, asked: Durability) -> Durability
     where
         S: SessionStore,

@@ -1,4 +1,4 @@
-//! Handlers written where they are tested, each run in a request of its own, all in one session.
+//! A visitor whose handlers are closures in the test. Each runs in a request of its own, all in one session.
 
 use std::future::Future;
 
@@ -10,7 +10,7 @@ use sessile::{MemoryStore, Session, SessionLayer};
 use super::Browser;
 use super::browser::Page;
 
-/// A clone is another tab of the same browser.
+/// A browser with its layer. A clone is another tab of the same browser.
 #[derive(Clone)]
 pub struct Visit {
     pub layer: SessionLayer,
@@ -29,7 +29,7 @@ impl Visit {
         }
     }
 
-    /// Runs a handler and returns what the browser got.
+    /// Runs a handler in a request, and returns the response.
     pub async fn page<F, Fut, R>(&mut self, handler: F) -> Page
     where
         F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
@@ -43,7 +43,7 @@ impl Visit {
         self.browser.get(&app, "/").await
     }
 
-    /// Runs a handler whose page must have been found.
+    /// Runs a handler in a request, whose status must be 200.
     pub async fn request<F, Fut>(&mut self, handler: F)
     where
         F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
@@ -52,7 +52,7 @@ impl Visit {
         self.page(handler).await.ok();
     }
 
-    /// Runs a handler and hands its session out, as a WebSocket or a spawned task would keep it.
+    /// Returns the session of a request after its response, as a WebSocket or a spawned task keeps it.
     pub async fn keep(&mut self) -> Session {
         let (send, receive) = tokio::sync::oneshot::channel();
         let send = std::sync::Arc::new(std::sync::Mutex::new(Some(send)));

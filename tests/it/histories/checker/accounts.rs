@@ -1,7 +1,7 @@
-//! Two accounts between which transactions move money: none is made or lost, and what a transaction returns is what it has
-//! done.
+//! Transactions that move money between two accounts: the total stays the same, and a transaction returns the result of
+//! its committed run.
 //!
-//! Each transaction leaves its name, so what is in the accounts names the last one, and the names are a register.
+//! Each transaction stores its name, so the accounts name the last transaction, and these names form a register.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const SUBJECT: &str = "accounts";
 pub fn check(life: &Life) -> Vec<Violation> {
     let violation = |rule, text| Violation::new(rule, SUBJECT, text);
     let moves: Vec<Move<'_>> = life.ops.iter().filter_map(Move::of).collect();
-    let mut sights: Vec<(&Op, Bank)> = life.pages().map(|(op, page)| (op, page.bank())).collect();
+    let mut reads: Vec<(&Op, Bank)> = life.pages().map(|(op, page)| (op, page.bank())).collect();
     let nothing = Bank {
         balances: [START; 2],
         last: None,
@@ -32,22 +32,22 @@ pub fn check(life: &Life) -> Vec<Violation> {
             Some(Seen::Moved(before, after)) => {
                 known.insert(Some(*name), after.balances);
                 clusters.insert(Some(*name), Cluster::write(op.began, op.ended));
-                sights.push((op, before.clone()));
-                sights.push((op, after.clone()));
+                reads.push((op, before.clone()));
+                reads.push((op, after.clone()));
                 if let Some(other) = next.insert(before.last.as_deref(), op) {
                     let text = format!(
-                        "#{} and #{} both come next to {:?}",
+                        "#{} and #{} both follow {:?}",
                         other.number, op.number, before.last
                     );
                     violations.push(violation(Rule::StaleResult, text));
                 }
             }
-            Some(Seen::Aborted(bank)) => sights.push((op, bank.clone())),
+            Some(Seen::Aborted(bank)) => reads.push((op, bank.clone())),
             _ => {}
         }
     }
-    violations.extend(moves.iter().filter_map(|moved| moved.had_enough(life)));
-    for (op, bank) in &sights {
+    violations.extend(moves.iter().filter_map(|moved| moved.wrong_result(life)));
+    for (op, bank) in &reads {
         let text = format!("{:?} in #{}", bank.balances, op.number);
         if bank.balances.iter().any(|left| *left < 0) || total(bank.balances) != 2 * START {
             violations.push(violation(Rule::Unbalanced, text.clone()));
@@ -58,9 +58,9 @@ pub fn check(life: &Life) -> Vec<Violation> {
             let (rule, why) = match refused {
                 Some(moved) => (
                     Rule::RefusedButDone,
-                    format!("not done in #{}", moved.op.number),
+                    format!("rejected in #{}", moved.op.number),
                 ),
-                None => (Rule::NeverWritten, "moved by nobody".to_owned()),
+                None => (Rule::NeverWritten, "no transaction of this name".to_owned()),
             };
             violations.push(violation(
                 rule,
@@ -68,14 +68,14 @@ pub fn check(life: &Life) -> Vec<Violation> {
             ));
             continue;
         };
-        // What a transaction leaves is no sight of it.
+        // The state that a transaction leaves is not a read of it.
         let own = matches!(&op.what, What::Move { name, .. } if Some(name.as_str()) == last);
         if !own {
             cluster.read(op.began, op.ended);
         }
         let balances = *known.entry(last).or_insert(bank.balances);
         if balances != bank.balances {
-            let text = format!("after {last:?} there are {balances:?}, and {text}");
+            let text = format!("after {last:?} both {balances:?} and {text}");
             violations.push(violation(Rule::StaleResult, text));
         }
     }
@@ -110,8 +110,8 @@ impl<'a> Move<'a> {
         })
     }
 
-    /// Aborted although there was as much, or done with another amount.
-    fn had_enough(&self, life: &Life) -> Option<Violation> {
+    /// A violation if the transaction aborted although the balance sufficed, or moved another amount.
+    fn wrong_result(&self, life: &Life) -> Option<Violation> {
         let right = match self.op.seen().filter(|_| self.op.is_done_for(&life.tag))? {
             Seen::Aborted(bank) => bank.balances[self.from] < self.amount,
             Seen::Moved(before, after) => {

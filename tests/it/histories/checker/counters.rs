@@ -1,4 +1,4 @@
-//! Counters: between any two sights of one, it has grown by what was counted in between.
+//! Counters: between any two reads, a counter has grown by the number of increments between them.
 
 use super::{Rule, Violation};
 use crate::histories::history::{Life, Op, Seen, What};
@@ -15,15 +15,15 @@ pub fn check(life: &Life) -> Vec<Violation> {
 }
 
 fn sums(life: &Life, key: &str, counted: &[&Op]) -> Vec<Violation> {
-    let mut sights: Vec<(&Op, i64)> = life
+    let mut reads: Vec<(&Op, i64)> = life
         .pages()
         .map(|(op, page)| (op, page.count(key)))
         .collect();
-    sights.sort_by_key(|(op, _)| op.ended);
+    reads.sort_by_key(|(op, _)| op.ended);
     let mut violations = Vec::new();
-    for (at, &(later, seen)) in sights.iter().enumerate() {
-        // The last sight before it has the fewest requests in between, the first one the most.
-        let mut before = sights[..at]
+    for (at, &(later, seen)) in reads.iter().enumerate() {
+        // The last earlier read has the fewest increments in between, the first one the most.
+        let mut before = reads[..at]
             .iter()
             .filter(|(earlier, _)| earlier.precedes(later));
         let first = before.next();
@@ -38,7 +38,7 @@ fn sums(life: &Life, key: &str, counted: &[&Op]) -> Vec<Violation> {
             });
             let (least, most) = (surely.count(), perhaps.count());
             let text = format!(
-                "{base} in #{} and {seen} in #{}, with {least} to {most} counted in between",
+                "{base} in #{} and {seen} in #{}, with {least} to {most} increments in between",
                 earlier.number, later.number
             );
             if grown < least.try_into().unwrap_or(i64::MAX) {
@@ -64,7 +64,7 @@ fn numbers(life: &Life) -> Vec<Violation> {
     given.sort_by_key(|(number, op)| (*number, op.began));
     let mut violations = Vec::new();
     let mut give = |rule, text: String| violations.push(Violation::new(rule, "number", text));
-    // The latest beginning of those with lower numbers.
+    // The latest start of a request with a lower number.
     let mut latest: Option<(i64, &Op)> = None;
     let mut last = None;
     for &(number, op) in &given {
@@ -82,16 +82,13 @@ fn numbers(life: &Life) -> Vec<Violation> {
             .filter(|(_, before)| before.began >= op.began)
             .or(last);
     }
-    for (sight, page) in life.pages() {
+    for (read, page) in life.pages() {
         let seen = page.count("number");
         for &(number, op) in &given {
-            let text = format!(
-                "{number} to #{}, and {seen} in #{}",
-                op.number, sight.number
-            );
-            if op.precedes(sight) && seen < number {
+            let text = format!("{number} to #{}, and {seen} in #{}", op.number, read.number);
+            if op.precedes(read) && seen < number {
                 give(Rule::LostUpdate, text);
-            } else if sight.precedes(op) && seen >= number {
+            } else if read.precedes(op) && seen >= number {
                 give(Rule::NumberGivenTwice, text);
             }
         }

@@ -1,4 +1,4 @@
-//! Logouts, rotations and logins: what ends stays ended, and nothing ends by itself.
+//! Logouts, rotations and logins: a session or token that has ended stays ended, and none ends by itself.
 
 use super::{Rule, Violation};
 use crate::histories::history::{Ending, Life, Moment, Op, Seen, What};
@@ -10,17 +10,15 @@ pub fn check(life: &Life) -> Vec<Violation> {
     violations.extend(forgotten(life));
     violations.extend(forgotten_logout(life));
     violations.extend(life.ops.iter().filter_map(|op| dead_login(life, op)));
-    let data_of_other_sessions = life.ops.iter();
-    let data_of_other_sessions =
-        data_of_other_sessions.filter(|op| op.what == What::Rival && op.given.is_some());
+    let foreign_logins = life.ops.iter();
+    let foreign_logins = foreign_logins.filter(|op| op.what == What::Rival && op.given.is_some());
     let text = "another principal got a token of this session";
-    violations
-        .extend(data_of_other_sessions.map(|op| Violation::of(Rule::StrangerJoins, op, text)));
+    violations.extend(foreign_logins.map(|op| Violation::of(Rule::StrangerJoins, op, text)));
     let silent = life.ops.iter().filter(|op| {
         let brings = op.what.rotates() || op.what == What::Open;
         brings && op.is_done_for(&life.tag) && op.given.is_none()
     });
-    let text = "a new token, and no cookie";
+    let text = "a new token without a cookie";
     violations.extend(silent.map(|op| Violation::of(Rule::TokenNotGiven, op, text)));
     violations
 }
@@ -43,31 +41,31 @@ fn after_logout(life: &Life) -> Option<Violation> {
     Some(Violation::of(Rule::NothingAfterLogout, seen, text))
 }
 
-/// Whether a logout was of this session for certain. One that does not say whose session it was has ended nothing if its
-/// token had been replaced.
+/// Whether a logout certainly ended this session. One whose answer does not name its session ended nothing if its token
+/// had been replaced.
 fn is_of(life: &Life, logout: &Op, until: Moment) -> bool {
     let replaces = |op: &Op| {
         op.what.rotates()
             && op.may_have_happened(&life.tag)
             && op.began <= until
-            && live_together(life, op.token, logout.token)
+            && are_joined(life, op.token, logout.token)
     };
     !logout.what.is_blind() || (logout.token.is_some() && !life.ops.iter().any(replaces))
 }
 
-/// A logout that was to be done later, of a session that is there in the end.
+/// A logout that was to be retried, of a session that is in the store at the end.
 fn forgotten_logout(life: &Life) -> Option<Violation> {
-    let put_off = life.ops.iter().filter(|op| op.ending == Ending::Later);
-    let logout = { put_off }.find(|op| is_of(life, op, Moment::MAX))?;
+    let pending = life.ops.iter().filter(|op| op.ending == Ending::Later);
+    let logout = { pending }.find(|op| is_of(life, op, Moment::MAX))?;
     let is_stored = |op: &&Op| op.what == What::Inspect && op.is_done_for(&life.tag);
     let stored = life.ops.iter().find(is_stored)?;
-    let text = format!("still there in #{}", stored.number);
+    let text = format!("still stored in #{}", stored.number);
     logout
         .precedes(stored)
         .then(|| Violation::of(Rule::LogoutForgotten, logout, text))
 }
 
-/// A login with a token that an earlier one has replaced, after whose answer something else was committed.
+/// A login with a token that an earlier login replaced, although another commit followed that login.
 fn dead_login(life: &Life, login: &Op) -> Option<Violation> {
     if !login.is_joined() {
         return None;
@@ -81,11 +79,11 @@ fn dead_login(life: &Life, login: &Op) -> Option<Violation> {
         let is_of_it = op.token.is_some_and(|token| tokens.contains(&token));
         is_of_it && op.has_changed(&life.tag) && op.precedes(login)
     })?;
-    let text = format!("#{} had been committed since", meanwhile.number);
+    let text = format!("#{} was committed in between", meanwhile.number);
     Some(Violation::of(Rule::DeadLoginJoins, login, text))
 }
 
-/// Tokens that were replaced, or have opened nothing.
+/// Requests that were accepted with a token that had been replaced or rejected before.
 fn dead_tokens(life: &Life) -> Vec<Violation> {
     let is_over = |op: &&Op| {
         let replaced = op.what.rotates() && op.is_done_for(&life.tag);
@@ -99,14 +97,14 @@ fn dead_tokens(life: &Life) -> Vec<Violation> {
         .max()
         .map_or(0, |last| last + 1);
     for token in 0..tokens {
-        let with_it = || life.ops.iter().filter(|op| op.token == Some(token));
-        let Some(end) = with_it().filter(is_over).min_by_key(|op| op.ended) else {
+        let with_token = || life.ops.iter().filter(|op| op.token == Some(token));
+        let Some(end) = with_token().filter(is_over).min_by_key(|op| op.ended) else {
             continue;
         };
-        let open = with_it().find(|op| end.precedes(op) && op.is_let_in(&life.tag));
+        let open = with_token().find(|op| end.precedes(op) && op.is_let_in(&life.tag));
         violations.extend(open.map(|op| {
             let text = format!(
-                "let in with token {token}, which was dead since #{}",
+                "accepted with token {token}, which was revoked in #{}",
                 end.number
             );
             Violation::of(Rule::DeadTokenOpens, op, text)
@@ -115,8 +113,8 @@ fn dead_tokens(life: &Life) -> Vec<Violation> {
     violations
 }
 
-/// Whether two tokens open the session at once, and are ended at once: one, or those of logins that were carried by such.
-fn live_together(life: &Life, one: Option<usize>, other: Option<usize>) -> bool {
+/// Whether two tokens are valid together and are revoked together: the same token, or those of joined logins.
+fn are_joined(life: &Life, one: Option<usize>, other: Option<usize>) -> bool {
     let parent = |token: Option<usize>| {
         token?;
         let login = |op: &&Op| op.what == What::Login && op.given == token && op.token < token;
@@ -125,10 +123,10 @@ fn live_together(life: &Life, one: Option<usize>, other: Option<usize>) -> bool 
     one == other
         || parent(one)
             .zip(parent(other))
-            .is_some_and(|(one, other)| live_together(life, one, other))
+            .is_some_and(|(one, other)| are_joined(life, one, other))
 }
 
-/// Requests that were not let in, and sessions that are not there, without anything that explains it.
+/// Rejected requests and missing sessions that no operation explains.
 fn forgotten(life: &Life) -> Vec<Violation> {
     let ends = |op: &Op| op.may_have_happened(&life.tag);
     let logged_out_by = |seen: &Op| {
@@ -137,7 +135,7 @@ fn forgotten(life: &Life) -> Vec<Violation> {
     };
     let replaced_by = |seen: &Op| {
         life.ops.iter().any(|op| {
-            let same = live_together(life, op.token, seen.token);
+            let same = are_joined(life, op.token, seen.token);
             op.what.rotates() && same && ends(op) && op.began <= seen.ended
         })
     };
@@ -154,11 +152,11 @@ fn forgotten(life: &Life) -> Vec<Violation> {
             violations.push(Violation::of(
                 Rule::Forgotten,
                 op,
-                "nothing is stored, and nobody logged out",
+                "the session is missing, and no request logged out",
             ));
         }
         if op.is_shut_out() && !logged_out_by(op) && !replaced_by(op) {
-            let text = "not let in, and nobody logged out or rotated";
+            let text = "rejected, and no request logged out or rotated";
             violations.push(Violation::of(Rule::Forgotten, op, text));
         }
     }

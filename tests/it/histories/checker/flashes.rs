@@ -1,4 +1,4 @@
-//! Messages: shown at most once, and exactly once where every outcome is known.
+//! Flash messages: shown at most once, and exactly once if every outcome is known.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ pub fn check(life: &Life) -> Vec<Violation> {
         _ => None,
     });
     let all: BTreeMap<&str, &Op> = all.collect();
-    let told = all.iter();
-    let told = told.filter_map(|(text, op)| said(life, op, text, &shows, &pages, &all));
-    let mut violations: Vec<Violation> = told.collect();
+    let broken = all.iter();
+    let broken = broken.filter_map(|(text, op)| added(life, op, text, &shows, &pages, &all));
+    let mut violations: Vec<Violation> = broken.collect();
     let lists = shows.iter().map(|op| (*op, shown(op)));
     let lists = lists.chain(
         pages
@@ -24,25 +24,25 @@ pub fn check(life: &Life) -> Vec<Violation> {
             .map(|(op, page)| (*op, page.flashes.as_slice())),
     );
     violations.extend(lists.filter_map(|(op, list)| {
-        let told = list
+        let ops = list
             .iter()
             .filter_map(|text| all.get(text.as_str()).copied());
-        out_of_order(told).map(|text| Violation::of(Rule::OutOfOrder, op, text))
+        out_of_order(ops).map(|text| Violation::of(Rule::OutOfOrder, op, text))
     }));
     violations
 }
 
-/// A moment before which a request cannot have seen what it saw.
+/// The earliest moment at which a request can have read its messages: the last of them must have been added.
 fn since(op: &Op, all: &BTreeMap<&str, &Op>) -> Moment {
     let waiting = match op.seen() {
         Some(Seen::Page(page)) => page.flashes.as_slice(),
         _ => shown(op),
     };
-    let told = waiting.iter().filter_map(|text| all.get(text.as_str()));
-    told.map(|said| said.began).fold(op.began, Moment::max)
+    let ops = waiting.iter().filter_map(|text| all.get(text.as_str()));
+    ops.map(|op| op.began).fold(op.began, Moment::max)
 }
 
-/// What a request showed.
+/// The messages that a request showed.
 pub fn shown(op: &Op) -> &[String] {
     match op.seen() {
         Some(Seen::Texts(texts)) => texts,
@@ -50,9 +50,9 @@ pub fn shown(op: &Op) -> &[String] {
     }
 }
 
-fn said(
+fn added(
     life: &Life,
-    said: &Op,
+    added: &Op,
     text: &str,
     shows: &[&Op],
     pages: &[(&Op, &Page)],
@@ -69,55 +69,58 @@ fn said(
     let all_times: usize = showing.iter().map(|op| times(op)).sum();
     if all_times > 1 {
         let numbers: Vec<u64> = showing.iter().map(|op| op.number).collect();
-        let told = format!("shown {all_times} times, in {numbers:?}");
-        return Some(Violation::new(Rule::ShownTwice, text, told));
+        let reason = format!("shown {all_times} times, in {numbers:?}");
+        return Some(Violation::new(Rule::ShownTwice, text, reason));
     }
     if let Some((page, _)) = pages.iter().find(|(_, page)| waits(page) > 1) {
-        let told = format!("waits more than once in #{}", page.number);
-        return Some(Violation::new(Rule::CountedTwice, text, told));
+        let reason = format!("stored more than once in #{}", page.number);
+        return Some(Violation::new(Rule::CountedTwice, text, reason));
     }
     if let [show] = showing[..] {
         let again = pages
             .iter()
             .find(|(op, page)| show.precedes(op) && waits(page) > 0);
         if let Some((page, _)) = again {
-            let told = format!(
-                "shown in #{} and still waiting in #{}",
+            let reason = format!(
+                "shown in #{} and still stored in #{}",
                 show.number, page.number
             );
-            return Some(Violation::new(Rule::ShownTwice, text, told));
+            return Some(Violation::new(Rule::ShownTwice, text, reason));
         }
     }
-    let early = showing.iter().find(|op| op.precedes(said));
+    let early = showing.iter().find(|op| op.precedes(added));
     let waited = pages.iter().filter(|(_, page)| waits(page) > 0);
-    let early = early.or(waited.map(|(op, _)| op).find(|op| op.precedes(said)));
+    let early = early.or(waited.map(|(op, _)| op).find(|op| op.precedes(added)));
     if let Some(early) = early {
-        let told = format!(
-            "in #{}, before it was left in #{}",
-            early.number, said.number
+        let reason = format!(
+            "in #{}, before it was added in #{}",
+            early.number, added.number
         );
-        return Some(Violation::new(Rule::NeverWritten, text, told));
+        return Some(Violation::new(Rule::NeverWritten, text, reason));
     }
-    if said.is_refused() {
+    if added.is_refused() {
         let waiting = pages
             .iter()
             .find(|(_, page)| waits(page) > 0)
             .map(|(op, _)| *op);
         let seen = showing.first().copied().or(waiting)?;
-        let told = format!("refused in #{} and there in #{}", said.number, seen.number);
-        return Some(Violation::new(Rule::RefusedButDone, text, told));
+        let reason = format!(
+            "rejected in #{} and present in #{}",
+            added.number, seen.number
+        );
+        return Some(Violation::new(Rule::RefusedButDone, text, reason));
     }
-    if !said.is_done_for(&life.tag) {
+    if !added.is_done_for(&life.tag) {
         return None;
     }
-    // Who saw that it does not wait any more, although nobody can have taken it.
+    // A request that did not find the message, although no other can have taken it.
     let taken_before = |seen: &Op| {
         shows.iter().any(|show| {
             let may = show.is_unknown() || times(show) > 0;
             may && show.number != seen.number && show.began <= seen.ended
         })
     };
-    let missed = |op: &&Op| said.ended < since(op, all) && !taken_before(op);
+    let missed = |op: &&Op| added.ended < since(op, all) && !taken_before(op);
     let pages = pages
         .iter()
         .filter(|(_, page)| waits(page) == 0)
@@ -127,9 +130,9 @@ fn said(
         .copied()
         .filter(|op| op.is_done_for(&life.tag) && times(op) == 0);
     let lost = pages.chain(empty).find(missed)?;
-    let told = format!(
-        "left in #{}, shown by none, and not there in #{}",
-        said.number, lost.number
+    let reason = format!(
+        "added in #{}, shown by no request, and missing in #{}",
+        added.number, lost.number
     );
-    Some(Violation::new(Rule::MessageLost, text, told))
+    Some(Violation::new(Rule::MessageLost, text, reason))
 }

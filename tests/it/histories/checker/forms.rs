@@ -1,6 +1,6 @@
-//! Forms: whoever saves one has saved both of its fields, also the one that stays as it was loaded.
+//! Forms: a save stores both fields, also one that stays as it was loaded.
 //!
-//! Each request saves a value of its own, so a pair names the request that has saved it, and the pairs are a register.
+//! Each request saves a unique value, so a pair of values names its request, and the pairs form a register.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,7 +17,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
 
 fn broken(life: &Life) -> Option<Violation> {
     let saves: Vec<Save<'_>> = life.ops.iter().filter_map(Save::of).collect();
-    // Before anything was saved there was nothing.
+    // The form is empty at first.
     let mut clusters = BTreeMap::from([([None; 2], Cluster::write(0, 0))]);
     let mut reads: Vec<(&Op, Pair<'_>)> =
         life.pages().map(|(op, page)| (op, page.form())).collect();
@@ -32,7 +32,7 @@ fn broken(life: &Life) -> Option<Violation> {
     for (op, pair) in reads {
         let cluster = match clusters.entry(pair) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => match not_answered(&saves, pair) {
+            Entry::Vacant(unknown) => match unacknowledged(&saves, pair) {
                 Ok(began) => unknown.insert(Cluster::write(began, Moment::MAX)),
                 Err((rule, why)) => {
                     let text = format!("{pair:?} in #{}: {why}", op.number);
@@ -67,8 +67,8 @@ impl<'a> Save<'a> {
     }
 }
 
-/// Since when a pair may be there that nobody has saved who was answered; or why nobody can have.
-fn not_answered(saves: &[Save<'_>], pair: Pair<'_>) -> Result<Moment, (Rule, String)> {
+/// The moment since which a pair can be stored if no acknowledged request saved it, or the reason why it cannot be.
+fn unacknowledged(saves: &[Save<'_>], pair: Pair<'_>) -> Result<Moment, (Rule, String)> {
     let began = |save: &Save<'_>| save.op.began;
     let unknown = saves.iter().filter(|save| save.op.is_unknown());
     if let Some(first) = unknown.filter(|save| save.may_be(pair)).map(began).min() {
@@ -77,13 +77,13 @@ fn not_answered(saves: &[Save<'_>], pair: Pair<'_>) -> Result<Moment, (Rule, Str
     let wrote = |value: &str| saves.iter().find(|save| save.value == value);
     for value in pair.into_iter().flatten() {
         match wrote(value) {
-            None => return Err((Rule::NeverWritten, format!("nobody saved {value:?}"))),
+            None => return Err((Rule::NeverWritten, format!("no request saved {value:?}"))),
             Some(save) if save.op.is_refused() => {
-                let text = format!("{value:?} was refused in #{}", save.op.number);
+                let text = format!("{value:?} was rejected in #{}", save.op.number);
                 return Err((Rule::RefusedButDone, text));
             }
             Some(_) => {}
         }
     }
-    Err((Rule::Mixed, "nobody saved both".to_owned()))
+    Err((Rule::Mixed, "no request saved both".to_owned()))
 }

@@ -1,4 +1,4 @@
-//! Everything that anybody sees bears its owner's mark.
+//! Isolation: every value that a request sees has its owner's tag.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
         let Ending::Done { owner, seen } = &op.ending else {
             continue;
         };
-        let mut data_of_other_sessions: Vec<&str> = match seen {
+        let mut tagged: Vec<&str> = match seen {
             Seen::Nothing | Seen::Number(_) | Seen::Absent | Seen::Taken(None) => Vec::new(),
             Seen::Form(fields) => fields.iter().flatten().map(String::as_str).collect(),
             Seen::Moved(one, other) => [&one.last, &other.last]
@@ -26,22 +26,19 @@ pub fn check(life: &Life) -> Vec<Violation> {
             Seen::Taken(Some(token)) => vec![token],
             Seen::Page(page) => words(page),
         };
-        data_of_other_sessions.extend(owner.as_deref());
+        tagged.extend(owner.as_deref());
         let is_ours = |word: &str| {
             let rest = word.strip_prefix(life.tag.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if let Some(word) = data_of_other_sessions
-            .into_iter()
-            .find(|word| !is_ours(word))
-        {
+        if let Some(word) = tagged.into_iter().find(|word| !is_ours(word)) {
             violations.push(Violation::of(Rule::Isolation, op, format!("sees {word:?}")));
         }
     }
     violations
 }
 
-/// Every word of a page that bears somebody's mark.
+/// Every value and key of a page that has a tag.
 pub fn words(page: &Page) -> Vec<&str> {
     let mut words: Vec<&str> = page.flashes.iter().map(String::as_str).collect();
     words.extend(page.principal.as_deref());
@@ -53,7 +50,7 @@ pub fn words(page: &Page) -> Vec<&str> {
         match value {
             Value::String(word) => words.push(word),
             Value::Array(items) => values.extend(items),
-            // The lines of the cart.
+            // The items of the cart.
             Value::Object(entries) => words.extend(entries.keys().map(String::as_str)),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }

@@ -1,4 +1,5 @@
-//! Sets, lists and carts: everything acknowledged is there, nothing refused is, nothing vanishes, and lists keep order.
+//! Sets, lists and carts: they contain every acknowledged item and no rejected one, lose none, and lists keep their
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,7 @@ use super::{Rule, Violation};
 use crate::histories::history::{Ending, Life, Op, Page, What};
 use crate::support::ledger::{EARLY, GUARD, LATE};
 
-/// What the keys of sets begin with.
+/// The prefix of the keys of sets.
 pub const SET: &str = "set:";
 
 pub fn check(life: &Life) -> Vec<Violation> {
@@ -31,7 +32,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
     violations
 }
 
-/// A page, and what is on it.
+/// A page and its items.
 struct Sight<'a> {
     op: &'a Op,
     page: &'a Page,
@@ -54,7 +55,7 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// Everything on a page that stays there.
+/// Every item on a page. Items are never removed.
 pub fn on_page(page: &Page) -> BTreeSet<String> {
     let set = page.data.keys().filter_map(|key| key.strip_prefix(SET));
     let parts = page.data.keys().map(String::as_str);
@@ -68,10 +69,10 @@ pub fn on_page(page: &Page) -> BTreeSet<String> {
         .collect()
 }
 
-/// Something that a request puts into a session, where it stays.
+/// An item that a request adds to a session, which stays there.
 pub struct Item {
     pub name: String,
-    /// It is committed before the end of the request.
+    /// Whether it is committed before the end of its request.
     early: bool,
 }
 
@@ -101,18 +102,19 @@ pub fn items(op: &Op) -> Vec<Item> {
 
 fn membership(life: &Life, item: &Item, op: &Op, pages: &[Sight<'_>]) -> Option<Violation> {
     let violation = |rule, text: String| Some(Violation::new(rule, &item.name, text));
-    // Since when it must be there: its acknowledgement, or the end of a request that saw it.
+    // The operation after which the item must be present: the one that added it, if acknowledged, or the first one that
+    // saw it.
     let mut since = item.is_done(&life.tag, op).then_some(op);
     let mut in_order: Vec<&Sight<'_>> = pages.iter().collect();
     in_order.sort_by_key(|sight| sight.op.ended);
     for sight in in_order.iter().filter(|sight| sight.has(&item.name)) {
         let seen = sight.op.number;
         if item.is_refused(op) {
-            let text = format!("refused in #{} and there in #{seen}", op.number);
+            let text = format!("rejected in #{} and present in #{seen}", op.number);
             return violation(Rule::RefusedButDone, text);
         }
         if sight.op.precedes(op) {
-            let text = format!("in #{seen}, before it was asked for in #{}", op.number);
+            let text = format!("in #{seen}, before the request in #{}", op.number);
             return violation(Rule::NeverWritten, text);
         }
         if since.is_none_or(|since| sight.op.ended < since.ended) {
@@ -124,13 +126,13 @@ fn membership(life: &Life, item: &Item, op: &Op, pages: &[Sight<'_>]) -> Option<
         .iter()
         .find(|sight| since.precedes(sight.op) && !sight.has(&item.name))?;
     let text = format!(
-        "there since #{} and not in #{}",
+        "present since #{} and missing in #{}",
         since.number, missing.op.number
     );
     violation(Rule::LostUpdate, text)
 }
 
-/// What is committed at the end of a request is nowhere without what was committed before, and comes whole.
+/// A final commit that is visible without the early commit of its request, or only in part.
 fn half_early(sight: &Sight<'_>) -> Option<Violation> {
     let without = |name: &str, part: &str| !sight.has(&format!("{part}{name}"));
     let late = sight
@@ -139,11 +141,14 @@ fn half_early(sight: &Sight<'_>) -> Option<Violation> {
         .filter_map(|item| item.strip_prefix(LATE));
     let end = sight.page.text(GUARD).filter(|name| without(name, LATE));
     let name = late.clone().find(|name| without(name, EARLY)).or(end)?;
-    let text = format!("the end and not the rest, in #{}", sight.op.number);
+    let text = format!(
+        "the final commit without the early one, in #{}",
+        sight.op.number
+    );
     Some(Violation::new(Rule::HalfDone, name, text))
 }
 
-/// Items of a list that are there more than once.
+/// Items that a list contains more than once.
 fn twice(sight: &Sight<'_>) -> Vec<Violation> {
     let mut seen = BTreeSet::new();
     let again = sight.list.iter().filter(|item| !seen.insert(**item));
@@ -172,7 +177,7 @@ fn lines(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
             };
             if quantity != Some(*wanted) {
                 let text = format!(
-                    "{wanted} were wanted, and #{} has {quantity:?}",
+                    "{wanted} were added, and #{} has {quantity:?}",
                     sight.op.number
                 );
                 let rule = match quantity > Some(*wanted) {
@@ -194,7 +199,7 @@ fn order(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
         let [short, long] = pair else { continue };
         if !long.list.starts_with(&short.list) {
             let text = format!(
-                "that of #{} is no beginning of that of #{}",
+                "the list of #{} is not a prefix of that of #{}",
                 short.op.number, long.op.number
             );
             violations.push(Violation::new(Rule::OutOfOrder, "list", text));
@@ -217,15 +222,15 @@ fn order(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
     violations
 }
 
-/// Somebody who was over before another began, and comes after it. What ended with an unknown outcome may have happened
-/// later, and was never over.
+/// An operation that ended before another began, and comes after it. One with an unknown outcome may have been applied
+/// later, so it never counts as ended.
 pub fn out_of_order<'a>(ops: impl Iterator<Item = &'a Op>) -> Option<String> {
-    // The latest beginning so far.
+    // The operation with the latest start so far.
     let mut latest: Option<&Op> = None;
     for op in ops {
         if let Some(latest) = latest.filter(|latest| !op.is_unknown() && op.precedes(latest)) {
             return Some(format!(
-                "#{} was over before #{} began, and comes after it",
+                "#{} ended before #{} began, and comes after it",
                 op.number, latest.number
             ));
         }
@@ -236,7 +241,7 @@ pub fn out_of_order<'a>(ops: impl Iterator<Item = &'a Op>) -> Option<String> {
     None
 }
 
-/// Items that were not there when their token was dead already, and came later.
+/// Items that appeared after the token of their request had been revoked.
 fn overtaken(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
     let rotations: Vec<&Op> = life
         .ops
@@ -252,10 +257,10 @@ fn overtaken(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
             .find(|sight| rotation.precedes(sight.op) && !sight.has(item))?;
         let after = pages.iter().find(|sight| sight.has(item))?;
         let text = format!(
-            "of a token that was dead since #{}, not there in #{}, and there in #{}",
+            "by a token that was revoked in #{}, missing in #{}, and present in #{}",
             rotation.number, before.op.number, after.op.number
         );
-        // What was there and is lost breaks another rule.
+        // The loss of an item that was present breaks another rule.
         (!after.op.precedes(before.op)).then(|| Violation::new(Rule::DeadTokenWrites, item, text))
     };
     let all = life.ops.iter().flat_map(|op| {
@@ -265,7 +270,7 @@ fn overtaken(life: &Life, pages: &[Sight<'_>]) -> Vec<Violation> {
     all.filter_map(|(op, name)| late(op, &name)).collect()
 }
 
-/// Who signed in stays signed in.
+/// A session that was signed in stays signed in.
 fn principals(life: &Life) -> Option<Violation> {
     let login = life
         .ops

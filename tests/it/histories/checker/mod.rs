@@ -1,8 +1,8 @@
-//! Decides whether a history is one that the crate promises: a pure function, life by life and rule by rule.
+//! Decides whether a history satisfies the guarantees: a pure function, session by session and rule by rule.
 //!
-//! Operations that ended with an unknown outcome may have happened at any time since they began, also after they ended,
-//! or never. Those that were refused must never be seen. What was acknowledged must be seen by everything that began
-//! later, and whatever is seen must have begun by then.
+//! An operation with an unknown outcome may have been applied at any time since it began, even after it ended, or
+//! never. The effects of a rejected operation must never be visible. Those of an acknowledged operation must be visible
+//! to every operation that began later. No effect may be visible before its operation began.
 
 mod accounts;
 mod counters;
@@ -26,62 +26,62 @@ pub use isolation::words;
 pub use items::SET;
 pub use smallest::{projected, smallest};
 
-/// What a history can break.
+/// The rules that a history can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// What was answered with success stays.
+    /// Acknowledged changes stay.
     LostUpdate,
-    /// What was done once counts once.
+    /// A change is applied once.
     CountedTwice,
-    /// What was refused has not happened.
+    /// A rejected change is not applied.
     RefusedButDone,
-    /// What nobody wrote is not there.
+    /// Every stored value was written by a request.
     NeverWritten,
-    /// Each register is one that takes its writes one at a time, between question and answer.
+    /// Each register is linearizable: its operations take effect one at a time, each between its start and its end.
     NotLinearizable,
-    /// A list grows at its end, in the order of what was acknowledged.
+    /// A list grows at its end, in the order of acknowledged requests.
     OutOfOrder,
-    /// What one request changes is there at once.
+    /// The changes of one request become visible together.
     HalfDone,
-    /// What one request saves together is stored as it was saved, also what it has not changed.
+    /// A form is stored as one request saved it, unchanged fields included.
     Mixed,
-    /// What a page shows was there at one moment.
+    /// A page shows the state of one moment.
     Torn,
-    /// What transactions move is neither made nor lost, and no account goes below zero.
+    /// Transactions keep the total, and no account goes below zero.
     Unbalanced,
-    /// What a transaction returns is of the run that was written.
+    /// A transaction returns the result of its committed run.
     StaleResult,
-    /// A number is given once, and later callers get higher ones.
+    /// `increment_now` returns each number once, and higher numbers to later callers.
     NumberGivenTwice,
-    /// A message is shown once.
+    /// A flash message is shown at most once.
     ShownTwice,
-    /// A message waits until it is shown.
+    /// A flash message stays until it is shown.
     MessageLost,
-    /// A one-time token is given to one.
+    /// One request takes a one-time token.
     TakenTwice,
-    /// After a logout nothing of the session is left.
+    /// After a logout, nothing of the session is accessible.
     NothingAfterLogout,
-    /// A logout that has failed is carried out later.
+    /// A failed logout is retried with success.
     LogoutForgotten,
-    /// A token that opens nothing any more never opens anything again.
+    /// A revoked token stays revoked.
     DeadTokenOpens,
-    /// A login joins another one only as long as nothing else was committed.
+    /// A login joins another one only if no other commit came between.
     DeadLoginJoins,
-    /// A login joins none of another principal.
+    /// A login does not join one of another principal.
     StrangerJoins,
-    /// A request that was overtaken by a rotation writes nothing into the session of after.
+    /// A request with a token from before a rotation writes nothing after it.
     DeadTokenWrites,
-    /// A session ends only by a logout, and for a browser when its token was replaced.
+    /// A session ends only by a logout, and a token only by a rotation.
     Forgotten,
-    /// A new token reaches the browser.
+    /// The response of a rotation or login sets the new cookie.
     TokenNotGiven,
-    /// Nobody sees what is another's.
+    /// No session shows data of another one.
     Isolation,
-    /// Only answers that the crate documents.
-    OddAnswer,
+    /// Every response is documented.
+    UndocumentedAnswer,
 }
 
-/// A rule that was broken, and by what: a key, an item, a message, or a request.
+/// A broken rule, with its subject: a key, an item, a message, or a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
@@ -111,7 +111,7 @@ impl fmt::Display for Violation {
 
 pub fn check(life: &Life) -> Vec<Violation> {
     let rules: [fn(&Life) -> Vec<Violation>; 11] = [
-        odd_answers,
+        undocumented_answers,
         accounts::check,
         counters::check,
         endings::check,
@@ -126,9 +126,9 @@ pub fn check(life: &Life) -> Vec<Violation> {
     rules.iter().flat_map(|rule| rule(life)).collect()
 }
 
-fn odd_answers(life: &Life) -> Vec<Violation> {
+fn undocumented_answers(life: &Life) -> Vec<Violation> {
     let odd = |op: &Op| match &op.ending {
-        Ending::Wrong(answer) => Some(Violation::of(Rule::OddAnswer, op, answer)),
+        Ending::Wrong(answer) => Some(Violation::of(Rule::UndocumentedAnswer, op, answer)),
         Ending::Done { .. }
         | Ending::NotDone(_)
         | Ending::Unknown(_)

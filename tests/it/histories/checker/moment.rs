@@ -1,6 +1,7 @@
-//! A page shows one moment: whatever it shows of a request, it shows of every request that was answered before that one began.
+//! A page shows one moment: if it shows the effect of a request, it shows those of every request that was answered
+//! before that one began.
 //!
-//! Of pages that take their time neither their beginning nor their end says when that moment was; what is on them does.
+//! Neither the start nor the end of a slow request says when that moment was, but the contents of its page do.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
 fn torn(life: &Life, sight: &Op, page: &Page) -> Option<Violation> {
     let there = on_page(page);
     let others = || life.ops.iter().filter(|op| op.number != sight.number);
-    // It is of a moment after this one began, and before that one ended.
+    // The moment is after the start of `after`, and before the end of `before`.
     let after = others()
         .filter(|op| op.may_have_happened(&life.tag) && shows(page, &there, op))
         .max_by_key(|op| op.began)?;
@@ -26,8 +27,8 @@ fn torn(life: &Life, sight: &Op, page: &Page) -> Option<Violation> {
         .filter(|op| misses(life, page, &there, op))
         .min_by_key(|op| op.ended)?;
     let text = format!(
-        "#{} is there, and what #{} did is not, which was over before",
-        after.number, before.number
+        "shows #{} but not #{}, which ended before #{} began",
+        after.number, before.number, after.number
     );
     before
         .precedes(after)
@@ -49,7 +50,7 @@ fn shows(page: &Page, there: &BTreeSet<String>, op: &Op) -> bool {
     }
 }
 
-/// What it has done would be on every later page, and is not on this one.
+/// Whether the effect of an operation, which every later page shows, is missing on this page.
 fn misses(life: &Life, page: &Page, there: &BTreeSet<String>, op: &Op) -> bool {
     if !op.is_let_in(&life.tag) {
         return false;

@@ -1,10 +1,10 @@
-//! Registers: writes in place of what is there, each of a value of its own, and reads.
+//! Registers: each write replaces the value by a unique one.
 //!
-//! With a value of its own for each write, linearizability can be decided without search (Gibbons and Korach, "Testing
-//! Shared Memories", 1997). All operations on one value form a cluster. Where one of them ends before another begins, the
-//! register holds the value from that end to the last beginning: a forward zone. If they all overlap, the value is held
-//! at some moment of the time that they share: a backward zone. The history is linearizable if no two forward zones
-//! overlap, no backward zone lies inside of a forward one, and nothing is read that was written later.
+//! With unique values, linearizability can be decided without search (Gibbons and Korach, "Testing Shared Memories",
+//! 1997). All operations on one value form a cluster. If one of them ends before another begins, the register holds the
+//! value from the first end to the last start: a forward zone. If they all overlap, the register holds the value at
+//! some moment of their overlap: a backward zone. The history is linearizable if no two forward zones overlap, no
+//! backward zone lies inside a forward one, and no value is read before it is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ fn half((op, page): (&Op, &Page)) -> Option<Violation> {
 fn write(what: &What) -> Option<(&str, &str)> {
     match what {
         What::Write { key, value } => Some((key, value)),
-        // That both are the same is a rule of its own.
+        // Another rule checks that both keys have the same value.
         What::Pair { value } => Some((PAIR[0], value)),
         _ => None,
     }
@@ -42,18 +42,18 @@ fn write(what: &What) -> Option<(&str, &str)> {
 /// The operations on one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cluster {
-    /// When its write began.
+    /// The start of its write.
     pub written: Moment,
     /// The first end of any of its operations.
     pub first_end: Moment,
-    /// The last beginning of any of its operations.
+    /// The last start of any of its operations.
     pub last_begin: Moment,
     /// The first end of any of its reads.
     pub first_read: Moment,
 }
 
 impl Cluster {
-    /// A write; one of unknown outcome has no end.
+    /// A cluster of one write. A write with an unknown outcome ends at `Moment::MAX`.
     pub fn write(began: Moment, ended: Moment) -> Self {
         Self {
             written: began,
@@ -73,14 +73,14 @@ impl Cluster {
         self.first_end < self.last_begin
     }
 
-    /// From the lower to the higher bound, whichever they are.
+    /// Both bounds, the lower one first.
     fn zone(&self) -> (Moment, Moment) {
         let (one, other) = (self.first_end, self.last_begin);
         (one.min(other), one.max(other))
     }
 }
 
-/// Whether the clusters contradict each other or themselves, and how.
+/// The contradiction between clusters, or inside one, if there is any.
 pub fn contradiction(clusters: &[Cluster]) -> Option<&'static str> {
     if clusters
         .iter()
@@ -95,10 +95,10 @@ pub fn contradiction(clusters: &[Cluster]) -> Option<&'static str> {
         .collect();
     forward.sort_unstable();
     if forward.windows(2).any(|pair| pair[1].0 < pair[0].1) {
-        return Some("two values must have been there at the same time");
+        return Some("two values at the same time");
     }
     let inside = |(from, to): (Moment, Moment)| {
-        // The zone that begins last before this one is the only one that it can lie in.
+        // Only the last zone that begins before this one can contain it.
         let before = forward.partition_point(|zone| zone.0 < from);
         before.checked_sub(1).is_some_and(|at| to < forward[at].1)
     };
@@ -106,12 +106,12 @@ pub fn contradiction(clusters: &[Cluster]) -> Option<&'static str> {
         .iter()
         .filter(|cluster| !cluster.is_forward())
         .any(|cluster| inside(cluster.zone()))
-        .then_some("one value must have been there all the time, and another meanwhile")
+        .then_some("a value inside the time of another value")
 }
 
 fn register(life: &Life, key: &str) -> Option<Violation> {
     let mut clusters: BTreeMap<Option<&str>, Cluster> = BTreeMap::new();
-    // Before anything was written there was nothing.
+    // The register is empty at first.
     clusters.insert(None, Cluster::write(0, 0));
     let mut refused: BTreeMap<&str, &Op> = BTreeMap::new();
     for op in &life.ops {
@@ -136,12 +136,15 @@ fn register(life: &Life, key: &str) -> Option<Violation> {
             cluster.read(op.began, op.ended);
         } else if let Some(refused) = value.and_then(|value| refused.get(value)) {
             let text = format!(
-                "{value:?} was refused in #{} and is there in #{}",
+                "{value:?} was rejected in #{} and is present in #{}",
                 refused.number, op.number
             );
             return Some(Violation::new(Rule::RefusedButDone, key, text));
         } else {
-            let text = format!("nobody wrote {value:?}, and it is there in #{}", op.number);
+            let text = format!(
+                "no request wrote {value:?}, which is present in #{}",
+                op.number
+            );
             return Some(Violation::new(Rule::NeverWritten, key, text));
         }
     }

@@ -1,12 +1,12 @@
-//! Makes a wrong history small: leaves out what the broken rule does not need.
+//! Minimizes an invalid history: drops operations that the broken rule does not need.
 
 use super::flashes::shown;
 use super::tokens::taken;
 use super::{Rule, Violation, check};
 use crate::histories::history::{Ending, Life, Op, Page, Seen, What};
 
-/// The smallest part of a life found that still breaks the rule. Only operations are left out without which a right
-/// history stays right; so what is left is wrong by itself, and not for want of what is missing.
+/// A minimal part of a session's history that still breaks the rule. It drops only operations without which a valid
+/// history stays valid, so the rest is invalid by itself and not for lack of a dropped operation.
 pub fn smallest(life: &Life, violation: &Violation) -> Life {
     let mut life = life.clone();
     let mut chunk = life.ops.len().div_ceil(2).max(1);
@@ -40,7 +40,7 @@ pub fn smallest(life: &Life, violation: &Violation) -> Life {
     life
 }
 
-/// The same life with only that on its pages which the violation is about.
+/// The same history, with its pages reduced to the subject of the violation.
 pub fn projected(mut life: Life, violation: &Violation) -> Life {
     for op in &mut life.ops {
         project(op, &violation.subject);
@@ -48,7 +48,7 @@ pub fn projected(mut life: Life, violation: &Violation) -> Life {
     life
 }
 
-/// The operations without those of a range that may be left out.
+/// The operations without those of a range that can be dropped.
 fn left_over(ops: &[Op], from: usize, to: usize, violation: &Violation) -> Vec<Op> {
     let in_range = |at: usize| (from..to).contains(&at);
     let kept = ops.iter().enumerate();
@@ -56,7 +56,7 @@ fn left_over(ops: &[Op], from: usize, to: usize, violation: &Violation) -> Vec<O
     kept.map(|(_, op)| op.clone()).collect()
 }
 
-/// Whether the history could be wrong only for want of this operation, since it may explain what others saw.
+/// Whether dropping this operation could make a valid history invalid, since it may explain the results of others.
 fn is_needed(op: &Op, ops: &[Op], violation: &Violation) -> bool {
     let happened = matches!(
         op.ending,
@@ -75,17 +75,17 @@ fn is_needed(op: &Op, ops: &[Op], violation: &Violation) -> bool {
     }
 }
 
-/// Every sight of the counter that is left has it counted, or every one was over before.
+/// Whether every remaining read of the counter began after the operation, or every one ended before it.
 fn is_counted_by_all(op: &Op, ops: &[Op]) -> bool {
-    let sights = || {
+    let reads = || {
         ops.iter()
-            .filter(|sight| matches!(sight.seen(), Some(Seen::Page(_))))
+            .filter(|read| matches!(read.seen(), Some(Seen::Page(_))))
     };
-    let counted = !op.is_unknown() && sights().all(|sight| op.precedes(sight));
-    counted || sights().all(|sight| sight.precedes(op))
+    let counted = !op.is_unknown() && reads().all(|read| op.precedes(read));
+    counted || reads().all(|read| read.precedes(op))
 }
 
-/// Leaves on a page only what the violation is about.
+/// Reduces a page to the subject of the violation.
 fn project(op: &mut Op, subject: &str) {
     let Ending::Done {
         seen: Seen::Page(page),

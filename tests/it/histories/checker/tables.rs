@@ -1,4 +1,4 @@
-//! Each rule: a right history, and one that is wrong by a little.
+//! Tables of the rules: valid histories, and histories that break one rule.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::support::ledger::Bank;
 const TAG: &str = "s1";
 
 const LOGOUT: What = What::Logout { route: "logout" };
-/// Does not say whose session it was.
+/// A logout route whose answer does not name the owner.
 const SIGN_OUT: What = What::Logout { route: "sign-out" };
 
 fn op(began: Moment, ended: Moment, what: What, ending: Ending) -> Op {
@@ -36,7 +36,7 @@ fn done(seen: Seen) -> Ending {
     }
 }
 
-/// Acknowledged.
+/// An acknowledged operation.
 fn ok(began: Moment, ended: Moment, what: What) -> Op {
     op(began, ended, what, done(Seen::Nothing))
 }
@@ -57,7 +57,7 @@ fn shut_out(began: Moment, ended: Moment, what: What) -> Op {
     op(began, ended, what, ending)
 }
 
-/// A sight of the session's data.
+/// A read of the session's data.
 fn look(began: Moment, ended: Moment, data: serde_json::Value) -> Op {
     let page = Page {
         data: serde_json::from_value(data).unwrap(),
@@ -162,7 +162,7 @@ fn form(changes: Fields, value: &str) -> What {
     What::Form { value, changes }
 }
 
-/// A form that was saved, and what it had loaded.
+/// A saved form, with the fields that it had loaded.
 fn saved(began: Moment, ended: Moment, form: What, loaded: [Option<&str>; 2]) -> Op {
     let loaded = loaded.map(|field| field.map(str::to_owned));
     op(began, ended, form, done(Seen::Form(loaded)))
@@ -187,7 +187,7 @@ fn bank(balances: [i64; 2], last: Option<&str>) -> Bank {
     Bank { balances, last }
 }
 
-/// Five that were moved from the first account to the second.
+/// A transaction that moved five from the first account to the second.
 fn moved(began: Moment, ended: Moment, name: &str, before: Bank) -> Op {
     let [one, other] = before.balances;
     let after = bank([one - 5, other + 5], Some(name));
@@ -228,7 +228,7 @@ fn signed_in(began: Moment, ended: Moment, given: usize) -> Op {
     }
 }
 
-/// A login with a token that opens nothing any more.
+/// A login with a revoked token that joined.
 fn joined(began: Moment, ended: Moment, given: usize) -> Op {
     Op {
         given: Some(given),
@@ -244,7 +244,7 @@ fn open() -> Op {
     }
 }
 
-/// What the checker finds, each rule once.
+/// The broken rules, each once.
 fn broken(ops: &[Op]) -> Vec<Rule> {
     let life = Life {
         tag: TAG.into(),
@@ -259,7 +259,7 @@ fn broken(ops: &[Op]) -> Vec<Rule> {
     rules
 }
 
-fn judge(table: &[(&str, &[Op], &[Rule])]) {
+fn assert_rules(table: &[(&str, &[Op], &[Rule])]) {
     for (name, ops, expected) in table {
         assert_eq!(broken(ops), *expected, "{name}");
     }
@@ -270,7 +270,7 @@ fn counters() {
     use What::Count;
     let ok = |began, ended| ok(began, ended, Count);
     let n = |began, ended, n: i64| look(began, ended, json!({ "count": n }));
-    judge(&[
+    assert_rules(&[
         (
             "counted",
             &[open(), ok(10, 20), ok(10, 20), n(30, 40, 2)],
@@ -342,7 +342,7 @@ fn counters() {
 
 #[test]
 fn numbers() {
-    judge(&[
+    assert_rules(&[
         (
             "one each",
             &[
@@ -396,7 +396,7 @@ fn items_of_sets_lists_and_carts() {
     let set = |began, item: &str| look(began, began + 5, json!({ (format!("set:{item}")): item }));
     let cart = |began, item: &str, n: u64| look(began, began + 5, json!({ "cart": { (item): n } }));
     let none = |began| look(began, began + 5, json!({}));
-    judge(&[
+    assert_rules(&[
         ("a set", &[ok(10, 20, add("s1.1")), set(30, "s1.1")], &[]),
         (
             "a set, lost",
@@ -516,7 +516,7 @@ fn items_of_sets_lists_and_carts() {
 fn registers() {
     let read = |began, ended, value: &str| look(began, ended, json!({ "reg:0": value }));
     let none = |began, ended| look(began, ended, json!({}));
-    judge(&[
+    assert_rules(&[
         (
             "written and read",
             &[none(1, 2), ok(10, 20, write("s1.1")), read(30, 40, "s1.1")],
@@ -621,7 +621,7 @@ fn pairs_are_written_whole() {
         value: "s1.1".into(),
     };
     let both = json!({ "pair.left": "s1.1", "pair.right": "s1.1" });
-    judge(&[
+    assert_rules(&[
         ("both", &[ok(10, 20, pair.clone()), look(30, 40, both)], &[]),
         (
             "neither",
@@ -643,7 +643,7 @@ fn pairs_are_written_whole() {
 fn messages() {
     let said = || ok(10, 20, say("s1.1"));
     let shown = |began| show(began, began + 5, &["s1.1"]);
-    judge(&[
+    assert_rules(&[
         (
             "shown once",
             &[
@@ -790,7 +790,7 @@ fn one_time_tokens() {
     let there = |began| look(began, began + 5, json!({ "token:0": "s1.1" }));
     let gone = |began| look(began, began + 5, json!({}));
     let won = |began| taken(began, began + 5, Some("s1.1"));
-    judge(&[
+    assert_rules(&[
         (
             "one winner",
             &[offered(), there(25), won(30), taken(32, 36, None), gone(50)],
@@ -845,7 +845,7 @@ fn logouts() {
     };
     let sight = |began| look(began, began + 5, json!({}));
     let stranger = |began| shut_out(began, began + 5, What::Look);
-    judge(&[
+    assert_rules(&[
         (
             "final",
             &[logout(), sight(15), stranger(30), nothing_stored(50)],
@@ -972,7 +972,7 @@ fn rotations() {
     };
     let sight = |began| look(began, began + 5, json!({}));
     let stranger = |began| shut_out(began, began + 5, What::Look);
-    judge(&[
+    assert_rules(&[
         (
             "the new one opens",
             &[rotated(10, 20), stranger(30), with_token(1, sight(40))],
@@ -1049,7 +1049,7 @@ fn requests_overtaken_by_a_rotation() {
         )
     };
     let none = |began| with_token(1, look(began, began + 5, json!({})));
-    judge(&[
+    assert_rules(&[
         (
             "faster after all",
             &[rotated(10, 20), ok(5, 30, add("s1.1")), sight(25, "s1.1")],
@@ -1106,7 +1106,7 @@ fn logins() {
         };
         with_token(1, op(30, 40, What::Look, done(Seen::Page(page))))
     };
-    judge(&[
+    assert_rules(&[
         ("signed in", &[login(), page(Some(TAG))], &[]),
         (
             "signed out by itself",
@@ -1138,7 +1138,7 @@ fn logins_that_join_the_same_login() {
         given,
         ..shut_out(30, 40, What::Rival)
     };
-    judge(&[
+    assert_rules(&[
         (
             "at once: both work",
             &[
@@ -1239,7 +1239,7 @@ fn forms() {
     let both = || saved(10, 20, form(Both, "s1.1"), [None; 2]);
     let first = |began, ended| saved(began, ended, form(First, "s1.2"), [one, one]);
     let second = |began, ended| saved(began, ended, form(Second, "s1.3"), [one, one]);
-    judge(&[
+    assert_rules(&[
         ("both fields", &[both(), filled(30, 40, [one, one])], &[]),
         (
             "of two at once the later is there, the one or the other",
@@ -1352,7 +1352,7 @@ fn transactions() {
     let first = || moved(10, 20, "s1.1", start());
     let then = || bank([15, 25], Some("s1.1"));
     let name = |balances, name| bank(balances, Some(name));
-    judge(&[
+    assert_rules(&[
         (
             "one after the other",
             &[
@@ -1475,7 +1475,7 @@ fn partial_commits() {
         look(began, began + 5, serde_json::Value::Object(parts.collect()))
     };
     let (first, rest) = ("early:s1.1", "late:s1.1");
-    judge(&[
+    assert_rules(&[
         ("by half", &[half(), shows(30, &[first])], &[]),
         ("whole", &[whole(), shows(30, &[first, rest, "guard"])], &[]),
         (
@@ -1536,12 +1536,12 @@ fn partial_commits() {
     ]);
 }
 
-/// A page that takes its time shows any moment of it, and one moment.
+/// A slow page shows any moment of its request, but only one.
 #[test]
 fn pages_show_one_moment() {
     let page = |data| look(5, 100, data);
     let (first, second) = (|| ok(10, 20, add("s1.1")), || ok(30, 40, add("s1.2")));
-    judge(&[
+    assert_rules(&[
         ("before both", &[first(), second(), page(json!({}))], &[]),
         (
             "in between",
@@ -1623,7 +1623,7 @@ fn pages_show_one_moment() {
 #[test]
 fn sessions_that_vanish() {
     let stranger = || shut_out(30, 35, What::Look);
-    judge(&[
+    assert_rules(&[
         (
             "a logout",
             &[
@@ -1661,7 +1661,7 @@ fn sessions_that_vanish() {
 #[test]
 fn data_of_other_sessions() {
     let sight = |data| look(10, 20, data);
-    judge(&[
+    assert_rules(&[
         (
             "ours",
             &[sight(
@@ -1709,7 +1709,7 @@ fn data_of_other_sessions() {
 #[test]
 fn undocumented_answers() {
     let odd = op(10, 20, What::Look, Ending::Wrong("500".into()));
-    judge(&[("500", &[odd], &[Rule::OddAnswer])]);
+    assert_rules(&[("500", &[odd], &[Rule::UndocumentedAnswer])]);
 }
 
 #[test]
@@ -1767,8 +1767,8 @@ fn minimizing_keeps_operations_that_explain_others() {
     assert_eq!(smallest(&life, twice).ops.len(), 5);
 }
 
-/// Tries every order, as a register would take its operations: slow, and plainly right.
-fn some_order_is_right(
+/// Tries every order of the operations: slow, and obviously correct.
+fn some_order_is_valid(
     ops: &[(Moment, Moment, Option<usize>, usize)],
     left: u32,
     value: usize,
@@ -1785,18 +1785,18 @@ fn some_order_is_right(
     (0..ops.len()).filter(is_left).any(|at| {
         let (began, _, write, read) = ops[at];
         let fits = began <= first_end && (write.is_some() || read == value);
-        fits && some_order_is_right(ops, left & !(1 << at), write.unwrap_or(value))
+        fits && some_order_is_valid(ops, left & !(1 << at), write.unwrap_or(value))
     })
 }
 
 proptest! {
-    /// The zones say the same as the search.
+    /// The zones and the search agree.
     #[test]
     fn zones_agree_with_an_exhaustive_search(
         writes in prop::collection::vec((1..30_u64, 0..12_u64), 1..4),
         reads in prop::collection::vec((1..30_u64, 0..12_u64, 0..4_usize), 0..5),
     ) {
-        // Twice the time, so that no two moments are the same: beginnings are even, ends odd.
+        // Doubled times, so that no two moments are equal: starts are even, ends odd.
         let span = |began: Moment, took: Moment| (began * 2, (began + took) * 2 + 1);
         let mut clusters = vec![Cluster::write(0, 0)];
         let mut ops = Vec::new();
@@ -1811,7 +1811,7 @@ proptest! {
             clusters[value].read(began, ended);
             ops.push((began, ended, None, value));
         }
-        let right = some_order_is_right(&ops, (1 << ops.len()) - 1, 0);
+        let right = some_order_is_valid(&ops, (1 << ops.len()) - 1, 0);
         prop_assert_eq!(contradiction(&clusters).is_none(), right, "{:?}", ops);
     }
 }

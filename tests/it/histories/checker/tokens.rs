@@ -1,4 +1,4 @@
-//! One-time tokens: one of all who ask gets one, and then it is gone.
+//! One-time tokens: one of all requests takes a token, and then it is gone.
 
 use super::{Rule, Violation};
 use crate::histories::history::{Life, Op, Page, Seen, What};
@@ -14,7 +14,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
         .collect()
 }
 
-/// What a request took.
+/// The token that a request took.
 pub fn taken(op: &Op) -> Option<&str> {
     match op.seen() {
         Some(Seen::Taken(token)) => token.as_deref(),
@@ -40,10 +40,10 @@ fn offered(
         .copied()
         .filter(|op| taken(op).is_some())
         .collect();
-    if let Some(odd) = winners.iter().find(|op| taken(op) != Some(token)) {
+    if let Some(wrong) = winners.iter().find(|op| taken(op) != Some(token)) {
         return violation(
             Rule::NeverWritten,
-            format!("{:?} in #{}", taken(odd), odd.number),
+            format!("{:?} in #{}", taken(wrong), wrong.number),
         );
     }
     if let [one, other, ..] = winners[..] {
@@ -55,7 +55,7 @@ fn offered(
     if let [winner] = winners[..] {
         let there = |(op, page): &&(&Op, &Page)| winner.precedes(op) && page.data.contains_key(key);
         if let Some((page, _)) = pages.iter().find(there) {
-            let text = format!("by #{} and still there in #{}", winner.number, page.number);
+            let text = format!("by #{} and still stored in #{}", winner.number, page.number);
             return violation(Rule::TakenTwice, text);
         }
     }
@@ -63,7 +63,7 @@ fn offered(
     let mut seen = winners.iter().copied().chain(there.map(|(op, _)| *op));
     if let Some(early) = seen.find(|op| op.precedes(offer)) {
         let text = format!(
-            "in #{}, before it was offered in #{}",
+            "in #{}, before it was stored in #{}",
             early.number, offer.number
         );
         return violation(Rule::NeverWritten, text);
@@ -71,13 +71,16 @@ fn offered(
     if offer.is_refused() {
         let page = pages.iter().find(|(_, page)| page.data.contains_key(key));
         let seen = winners.first().copied().or(page.map(|(op, _)| *op))?;
-        let text = format!("refused in #{} and there in #{}", offer.number, seen.number);
+        let text = format!(
+            "rejected in #{} and present in #{}",
+            offer.number, seen.number
+        );
         return violation(Rule::RefusedButDone, text);
     }
     if !offer.is_done_for(&life.tag) {
         return None;
     }
-    let gone_for = |seen: &Op| {
+    let may_be_taken_before = |seen: &Op| {
         let may = |op: &&&Op| op.is_unknown() || taken(op).is_some();
         takes
             .iter()
@@ -94,9 +97,9 @@ fn offered(
         .filter(|op| op.is_done_for(&life.tag) && taken(op).is_none());
     let lost = pages
         .chain(losers)
-        .find(|op| offer.precedes(op) && !gone_for(op))?;
+        .find(|op| offer.precedes(op) && !may_be_taken_before(op))?;
     let text = format!(
-        "offered in #{}, taken by none, and not there in #{}",
+        "stored in #{}, taken by no request, and missing in #{}",
         offer.number, lost.number
     );
     violation(Rule::LostUpdate, text)
