@@ -1,10 +1,10 @@
-//! Settings that cannot work are refused with what to write instead, and that works.
+//! Error messages for invalid settings suggest a valid value, and that value is accepted.
 
 use serde_json::{Value, json};
 use sessile::{RedisConfig, RedisStore, SessionConfig, SessionLayer};
 
-/// What is said of these settings, if anything is wrong.
-fn refusal(settings: &Value) -> Option<String> {
+/// The error for these settings, if one is invalid.
+fn config_error(settings: &Value) -> Option<String> {
     let redis: Result<RedisConfig, _> = serde_json::from_value(settings["store"].clone());
     let session: Result<SessionConfig, _> = serde_json::from_value(settings["session"].clone());
     let (redis, session) = match (redis, session) {
@@ -19,7 +19,7 @@ fn refusal(settings: &Value) -> Option<String> {
     layer.err().map(|error| error.to_string())
 }
 
-/// All of the settings, with this one set.
+/// A valid configuration with one setting replaced.
 fn with(path: &str, value: &Value) -> Value {
     let timeout = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
     let mut settings = json!({
@@ -53,7 +53,7 @@ const DURATIONS: [&str; 9] = [
     "store.request_budget",
 ];
 
-/// What stands between quotes.
+/// The quoted parts of a text.
 fn quoted(text: &str, quote: char) -> Vec<&str> {
     text.split(quote).skip(1).step_by(2).collect()
 }
@@ -62,33 +62,36 @@ fn quoted(text: &str, quote: char) -> Vec<&str> {
 async fn durations_suggested_by_error_messages_are_accepted() {
     for path in DURATIONS {
         for bad in ["0s", "1ns", "100000000h", "36501d", "x", "30", "1mo", "-1s"] {
-            let Some(told) = refusal(&with(path, &json!(bad))) else {
+            let Some(error) = config_error(&with(path, &json!(bad))) else {
                 assert!(path.ends_with("wait"), "{path} = {bad} was accepted");
                 continue;
             };
-            assert!(!told.contains("jiff") && !told.contains("Span"), "{told}");
-            let advice = told.split_once(": write ").expect(&told).1;
-            let of_the_setting = advice.starts_with("a duration");
+            assert!(
+                !error.contains("jiff") && !error.contains("Span"),
+                "{error}"
+            );
+            let advice = error.split_once(": write ").expect(&error).1;
+            let is_specific = advice.starts_with("a duration");
             let named = quoted(advice, '"');
-            assert!(named.len() >= 2, "{told}");
+            assert!(named.len() >= 2, "{error}");
             for value in named {
                 let mut settings = with(path, &json!(value));
-                // The limit is that of the budget, of which the default is less.
+                // A durability timeout may be as long as the request budget, whose default is shorter than a minute.
                 if path.contains("durability") && value == "1m" {
                     settings["store"]["request_budget"] = json!("1m");
                 }
-                let again = refusal(&settings);
-                // What is no duration at all is answered without knowing which setting it is of.
-                if of_the_setting {
-                    assert_eq!(again, None, "{told}");
+                let again = config_error(&settings);
+                // A text that is not a duration gets a general answer, which does not depend on the setting.
+                if is_specific {
+                    assert_eq!(again, None, "{error}");
                 } else {
                     let again = again.unwrap_or_default();
-                    assert!(!again.contains("with a unit"), "{told} {again}");
+                    assert!(!again.contains("with a unit"), "{error} {again}");
                 }
             }
         }
-        let told = refusal(&with(path, &json!(30))).unwrap();
-        assert!(told.contains("in quotes with its unit"), "{told}");
+        let error = config_error(&with(path, &json!(30))).unwrap();
+        assert!(error.contains("in quotes with its unit"), "{error}");
     }
 }
 
@@ -103,15 +106,15 @@ async fn numbers_and_names_suggested_by_error_messages_are_accepted() {
         ("store.pool_size", json!(0)),
         ("store.exclusive_pool_size", json!(2000)),
     ] {
-        let told = refusal(&with(path, &bad)).unwrap();
-        let advice = told.split_once(": write ").expect(&told).1;
+        let error = config_error(&with(path, &bad)).unwrap();
+        let advice = error.split_once(": write ").expect(&error).1;
         let numbers: Vec<u64> = advice
             .split(|letter: char| !letter.is_ascii_digit())
             .filter_map(|number| number.parse().ok())
             .collect();
-        assert!(numbers.len() >= 2, "{told}");
+        assert!(numbers.len() >= 2, "{error}");
         for number in numbers {
-            assert_eq!(refusal(&with(path, &json!(number))), None, "{told}");
+            assert_eq!(config_error(&with(path, &json!(number))), None, "{error}");
         }
     }
     for (path, bad) in [
@@ -122,18 +125,18 @@ async fn numbers_and_names_suggested_by_error_messages_are_accepted() {
         ("session.cookie.domain", "127.0.0.1"),
         ("store.key_prefix", "a{b}"),
     ] {
-        let told = refusal(&with(path, &json!(bad))).unwrap();
-        let named = quoted(told.split_once("such as ").expect(&told).1, '"');
-        assert_eq!(named.len(), 1, "{told}");
-        assert_eq!(refusal(&with(path, &json!(named[0]))), None, "{told}");
+        let error = config_error(&with(path, &json!(bad))).unwrap();
+        let named = quoted(error.split_once("such as ").expect(&error).1, '"');
+        assert_eq!(named.len(), 1, "{error}");
+        assert_eq!(config_error(&with(path, &json!(named[0]))), None, "{error}");
     }
-    // The name that is advised goes with the other settings of the cookie.
+    // The suggested name must fit the other settings of the cookie.
     let mut settings = with("session.cookie.domain", &json!("example.org"));
     settings["session"]["cookie"]["name"] = json!("a b");
-    let told = refusal(&settings).unwrap();
-    let name = quoted(told.split_once("such as ").unwrap().1, '"')[0];
+    let error = config_error(&settings).unwrap();
+    let name = quoted(error.split_once("such as ").unwrap().1, '"')[0];
     settings["session"]["cookie"]["name"] = json!(name);
-    assert_eq!(refusal(&settings), None, "{told}");
+    assert_eq!(config_error(&settings), None, "{error}");
 }
 
 #[tokio::test]
@@ -150,15 +153,19 @@ async fn urls_suggested_by_error_messages_are_accepted() {
         "redis+sentinel://a:1/",
         "redis+sentinel://a:1,,b/mymaster",
     ] {
-        let told = refusal(&with("store.url", &json!(bad))).unwrap();
-        let advice = told.split_once(": ").expect(&told).1;
+        let error = config_error(&with("store.url", &json!(bad))).unwrap();
+        let advice = error.split_once(": ").expect(&error).1;
         let urls: Vec<_> = quoted(advice, '`')
             .into_iter()
             .filter(|quoted| quoted.contains("://"))
             .collect();
-        assert!(!urls.is_empty(), "{told}");
+        assert!(!urls.is_empty(), "{error}");
         for url in urls {
-            assert_eq!(refusal(&with("store.url", &json!(url))), None, "{told}");
+            assert_eq!(
+                config_error(&with("store.url", &json!(url))),
+                None,
+                "{error}"
+            );
         }
     }
 }

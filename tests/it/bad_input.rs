@@ -1,5 +1,5 @@
-//! Cookies of any bytes and stored values of any kind: an anonymous visitor or the genuine session, never a panic, never
-//! lost data.
+//! Arbitrary cookies and arbitrary stored values: the visitor is anonymous or has the genuine session. No request
+//! panics, and no data is lost.
 
 use std::sync::{Arc, Mutex};
 
@@ -48,11 +48,7 @@ async fn forged_and_malformed_cookies_do_not_affect_the_genuine_one() {
             "{forged:.60}"
         );
     }
-    assert_eq!(
-        calls.so_far()[0],
-        before,
-        "the store was not asked for any of them"
-    );
+    assert_eq!(calls.so_far()[0], before, "no load for a malformed cookie");
     for forged in &forged {
         for cookies in [
             [forged.as_bytes(), genuine.as_bytes()],
@@ -86,7 +82,7 @@ async fn forged_and_malformed_cookies_do_not_affect_the_genuine_one() {
     assert_eq!(
         fetch(&app, url).await.ok(),
         "",
-        "a token counts only in the cookie"
+        "only a cookie can carry a token"
     );
 }
 
@@ -159,7 +155,7 @@ impl Tampered {
         )
     }
 
-    fn has_told(&self, kind: &str) -> bool {
+    fn has_event(&self, kind: &str) -> bool {
         std::mem::take(&mut *self.events.lock().unwrap())
             .iter()
             .any(|event| event.starts_with(kind))
@@ -191,15 +187,15 @@ async fn a_value_that_is_not_a_record_makes_the_visitor_anonymous_and_is_kept() 
             (0, ""),
             "{bad}"
         );
-        assert!(tampered.has_told("UnreadableRecord"), "{bad}");
+        assert!(tampered.has_event("UnreadableRecord"), "{bad}");
         let mut visitor = tampered.browser.clone();
         visitor.get(&tampered.app, "/incr?k=n").await.ok();
         assert_ne!(
             visitor.token()[..21],
             tampered.browser.token()[..21],
-            "a session of their own"
+            "the visitor gets a new session"
         );
-        assert_eq!(tampered.value(), bad, "left as it was");
+        assert_eq!(tampered.value(), bad, "the value is kept");
     }
     tampered.set(&good);
     assert_eq!(
@@ -214,7 +210,7 @@ async fn a_redis_list_under_the_key_makes_the_visitor_anonymous_and_is_kept() {
     let _: () = tampered.run(redis::cmd("DEL").arg(&tampered.key));
     let _: () = tampered.run(redis::cmd("RPUSH").arg(&tampered.key).arg("a").arg("b"));
     assert_eq!(tampered.browser.peek(&tampered.app, "/read").await.ok(), "");
-    assert!(tampered.has_told("UnreadableRecord"));
+    assert!(tampered.has_event("UnreadableRecord"));
     tampered.browser.peek(&tampered.app, "/incr?k=n").await.ok();
     let length: u32 = tampered.run(redis::cmd("LLEN").arg(&tampered.key));
     assert_eq!(length, 2);
@@ -260,7 +256,7 @@ async fn a_record_of_a_newer_format_is_not_modified_and_its_cookie_is_kept() {
         .replace("\"epoch\"", "\"era\"");
     tampered.set(&newer);
     assert_eq!(tampered.browser.peek(&tampered.app, "/read").await.ok(), "");
-    assert!(tampered.has_told("UnreadableRecord"));
+    assert!(tampered.has_event("UnreadableRecord"));
     for path in ["/incr?k=n", "/logout", "/login?u=eve"] {
         let page = tampered.browser.peek(&tampered.app, path).await;
         assert_eq!(
@@ -300,7 +296,7 @@ async fn messages_of_a_later_version_are_kept_and_shown_as_far_as_possible() {
 
     let browser = &tampered.browser;
     assert_eq!(browser.peek(&tampered.app, "/read").await.ok(), "name");
-    assert!(!tampered.has_told("UnreadableRecord"));
+    assert!(!tampered.has_event("UnreadableRecord"));
     browser.peek(&tampered.app, "/incr?k=n").await.ok();
     let value = tampered.value();
     assert!(value.contains(&flashes[..flashes.len() - 8]), "{value}");
@@ -330,7 +326,7 @@ async fn messages_of_a_later_version_are_kept_and_shown_as_far_as_possible() {
         let add = format!("/flash?text={number}");
         browser.peek(&tampered.app, &add).await.ok();
         let waits = tampered.value().contains(unreadable);
-        assert_eq!(waits, number < 63, "the oldest of 64 goes");
+        assert_eq!(waits, number < 63, "the oldest of 64 messages is dropped");
     }
 }
 

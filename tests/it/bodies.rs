@@ -1,4 +1,4 @@
-//! The bodies of responses: the layer takes any, and passes them on as they are.
+//! Response bodies: the layer accepts any body type, and passes bodies on unchanged.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -26,7 +26,7 @@ use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 
-/// Counts the requests of a session in the header `n`, and answers with this body.
+/// A handler that counts the session's requests in the header `n`, and answers with this body.
 fn counting<B: Send + 'static>(
     body: fn() -> B,
 ) -> impl Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send
@@ -46,7 +46,7 @@ fn layer() -> SessionLayer {
     SessionLayer::new(MemoryStore::new())
 }
 
-/// A layer that cannot load a session, and does not let a request in without it.
+/// A layer whose store is unavailable, and which rejects requests with a session cookie for that reason.
 fn layer_without_a_store() -> SessionLayer {
     let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
     let exclusive = Exclusive::new(Duration::from_secs(1));
@@ -71,7 +71,7 @@ where
     service.clone().oneshot(request).await.unwrap()
 }
 
-/// Reads a body to its end, whose size is known before.
+/// Reads a body, whose size must be known in advance.
 async fn read<B: Body<Data = Bytes, Error: Debug>>(response: Response<B>) -> Bytes {
     let body = response.into_body();
     let said = body.size_hint().exact();
@@ -80,7 +80,7 @@ async fn read<B: Body<Data = Bytes, Error: Debug>>(response: Response<B>) -> Byt
     read
 }
 
-/// Sends requests whose response is the inner service's, and one whose response is the layer's.
+/// Sends requests that the inner service answers, and one that the layer answers.
 async fn serves<S, B>(service: S, text: &str)
 where
     S: Service<Request<()>, Response = Response<ResponseBody<B>>, Error = Infallible> + Clone,
@@ -114,7 +114,7 @@ async fn a_response_may_have_a_body_of_any_type() {
     serves(layer().layer(counting(String::new)), "").await;
     serves(layer().layer(counting(|| AxumBody::from("axum"))), "axum").await;
 
-    // Not even one that can be sent.
+    // Not even a body that is `Send`.
     struct Unsent;
     let response = get(&layer().layer(counting(|| Unsent)), "/", None).await;
     assert!(cookie(&response).is_some());
@@ -201,7 +201,7 @@ async fn frames_trailers_and_errors_of_the_body_pass_through() {
     assert_eq!(data.unwrap(), "one");
     assert_eq!(body.frame().await.unwrap().unwrap_err(), "broken");
 
-    /// Says only between which limits its size is.
+    /// A body that knows only bounds of its size.
     struct Vague;
     impl Body for Vague {
         type Data = Bytes;
@@ -243,7 +243,7 @@ async fn nested_layers_wrap_the_body_twice() {
     }
 }
 
-/// A gRPC service with one method, which adds to the count of a session, and fails if that is more than 100.
+/// A gRPC service with one method, which increments a counter of the session by the given amount and fails above 100.
 #[derive(Clone)]
 struct Counter;
 
@@ -276,7 +276,7 @@ impl Service<Request<tonic::body::Body>> for Counter {
     }
 }
 
-/// Bytes as messages.
+/// A codec whose messages are bytes.
 #[derive(Clone)]
 struct Raw;
 
@@ -315,7 +315,7 @@ impl Decoder for Raw {
     }
 }
 
-/// Calls the method as a gRPC client; returns the count and the cookie that was set.
+/// Calls the method as a gRPC client. Returns the counter and the cookie of the response.
 async fn call<S, B>(
     service: &S,
     by: i64,
@@ -358,7 +358,7 @@ async fn calls_of_a_tonic_service_have_a_session() {
     counts(Routes::new(Counter).into_axum_router().layer(layer())).await;
 }
 
-/// Its response has the HTTP status 200.
+/// The response of a failed method has the HTTP status 200.
 #[tokio::test]
 async fn changes_of_a_failed_tonic_method_are_committed() {
     let service = layer().layer(Counter);
@@ -369,7 +369,7 @@ async fn changes_of_a_failed_tonic_method_are_committed() {
     assert_eq!(taken_back.unwrap().0, "1");
 }
 
-/// A layer around a service hides its name from tonic.
+/// Restores the name of the service, which a layer hides from tonic.
 #[derive(Clone)]
 struct Named<S>(S);
 
@@ -391,7 +391,7 @@ impl<S: Service<Request<tonic::body::Body>>> Service<Request<tonic::body::Body>>
     }
 }
 
-/// Trailers alone, which a gRPC client understands.
+/// A response of trailers only, which gRPC clients understand.
 #[tokio::test]
 async fn the_error_hook_can_answer_a_tonic_client_with_a_status() {
     let layer = layer_without_a_store().with_on_error(|error, _| {

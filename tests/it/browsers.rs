@@ -1,4 +1,4 @@
-//! What browsers and caches are told, and what they do with it.
+//! Headers for browsers and caches, and how browsers handle them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::support::app::routes;
 
 const FORGED: &[u8] = b"__Host-id=forged\xff; Path=/";
 
-/// A response that sets the session cookie itself, twice, between two cookies of its own.
+/// A response that sets a cookie of the session cookie's name twice, between two other cookies.
 fn forging(status: u16) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -82,7 +82,7 @@ impl Events {
         layer.with_observer(move |event: &Event| seen.lock().unwrap().push(event.name().to_owned()))
     }
 
-    /// How many of this name there were since it was asked last.
+    /// The number of events of this name since the last call.
     fn take(&self, name: &str) -> usize {
         let mut seen = self.0.lock().unwrap();
         let count = seen.iter().filter(|event| *event == name).count();
@@ -91,7 +91,7 @@ impl Events {
     }
 }
 
-/// The cookies of the session's name; the others must have stayed.
+/// The values of the session cookie in a response. Asserts that the other cookies are unchanged.
 fn ours(headers: &HeaderMap, path: &str) -> BTreeSet<Vec<u8>> {
     let all = headers.get_all(header::SET_COOKIE).iter();
     let all: Vec<_> = all.map(|cookie| cookie.as_bytes().to_vec()).collect();
@@ -153,10 +153,10 @@ async fn only_the_layer_sets_a_cookie_of_its_name() {
                 ours.iter()
                     .all(|cookie| !cookie.starts_with(b"=") && !cookie.starts_with(FORGED))
             );
-            let told = events.take("foreign_set_cookie");
-            // The hook's response and the one that it replaces.
+            let removed = events.take("foreign_set_cookie");
+            // Both the hook's response and the replaced one set the cookie.
             let both = path.starts_with("/hooked");
-            assert_eq!(told, 1 + usize::from(both), "{load:?} {path}");
+            assert_eq!(removed, 1 + usize::from(both), "{load:?} {path}");
         }
         Browser::default().get(&app, "/app/incr?k=n").await.ok();
         assert_eq!(events.take("foreign_set_cookie"), 0);
@@ -180,7 +180,7 @@ async fn a_hook_cannot_set_the_cookie_when_the_session_cannot_be_loaded() {
     assert_eq!(events.take("foreign_set_cookie"), 1);
 }
 
-/// A page that asks for the session and an asset that does not, both with these headers.
+/// A page that uses the session and an asset that does not, both with these headers.
 fn pages(lines: &'static [(&'static str, &'static str)]) -> Router {
     let page = move || {
         let mut headers = HeaderMap::new();
@@ -318,7 +318,7 @@ async fn responses_that_sign_in_or_out_are_not_cached() {
     let page = mia.get(&app, "/read").await;
     assert!(!page.headers.contains_key("cache-control"), "signed out");
     mia.get(&app, "/login?u=mia").await.ok();
-    // The answer to a request that meets its own logout is about a signed-in session too.
+    // The response to a request during its own logout belongs to a signed-in session, too.
     let late = mia.clone();
     let logout = async {
         entered.notified().await;
@@ -346,7 +346,11 @@ async fn a_dead_or_malformed_cookie_stays_in_the_browser() {
         assert_eq!(page.set_cookies(), Vec::<&str>::new());
         let before = browser.cookie.clone();
         let page = browser.get(&app, "/incr?k=n").await;
-        assert_eq!(page.set_cookies().len(), 1, "the first change replaces it");
+        assert_eq!(
+            page.set_cookies().len(),
+            1,
+            "the first change sets a new cookie"
+        );
         assert_ne!(browser.cookie, before);
     }
 }
@@ -360,7 +364,7 @@ async fn the_path_of_the_request_is_not_compared_with_the_path_of_the_cookie() {
     let mut browser = Browser::default();
     let page = browser.get(&app, "/set?k=name&v=mia").await;
     assert!(page.set_cookies()[0].contains("; Path=/app"));
-    // A browser would not send it here.
+    // A browser would not send the cookie to this path.
     assert_eq!(browser.get(&app, "/read").await.ok(), "name");
     assert_eq!(browser.get(&app, "/app/read").await.ok(), "name");
 }
@@ -373,7 +377,7 @@ async fn two_concurrent_first_requests_create_two_sessions() {
     let cookies = [one.set_cookies()[0], other.set_cookies()[0]];
     assert_ne!(cookies[0], cookies[1], "two sessions");
     assert_eq!((one.text.as_str(), other.text.as_str()), ("1", "1"));
-    // One page that changes the session before the others are asked for: then there is one session.
+    // If one page changes the session before the other requests, they share its session.
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=visited&v=yes").await.ok();
     let _ = tokio::join!(
@@ -430,7 +434,7 @@ async fn a_replaced_response_has_only_the_headers_of_outer_layers() {
             .layer(CorsLayer::permissive())
             .layer(security())
     };
-    // The same order as `outside`, of which the first is the outermost.
+    // The same order as `outside`, which starts with the outermost layer.
     let built = |sessions: SessionLayer| {
         let layers = tower::ServiceBuilder::new()
             .layer(security())
@@ -452,7 +456,7 @@ async fn a_replaced_response_has_only_the_headers_of_outer_layers() {
             (&up, &browser, "/incr?k=n", 200, true),
             (&up, &retired, "/incr?k=n", 409, has),
             (&down, &browser, "/sign-out", 503, has),
-            // The handler's own, since it has asked for a session that could not be loaded.
+            // The handler's own response, since it used a session that could not be loaded.
             (&down, &browser, "/incr?k=n", 503, true),
         ] {
             let page = browser.peek(app, path).await;

@@ -1,4 +1,4 @@
-//! Both stores run the suite that is public; stores that break a rule of it are told which.
+//! Both stores pass the public conformance suite, and the suite names the rule that a flawed store breaks.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -48,37 +48,37 @@ async fn the_suite_names_the_rule_that_a_store_breaks() {
     ] {
         let checked = tokio::spawn(check(Flawed::with(flaw)));
         let panic = checked.await.expect_err("a flaw").into_panic();
-        let told = panic.downcast::<String>().expect("a message");
-        assert!(told.contains(rule), "{flaw:?}: {told}");
+        let message = panic.downcast::<String>().expect("a message");
+        assert!(message.contains(rule), "{flaw:?}: {message}");
     }
 }
 
-/// What is wrong with a store.
+/// The flaw of a store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Flaw {
-    /// A copy of the creation arrives after the deletion.
+    /// A copy of the creation arrives again after the deletion.
     CreatesAgain,
-    /// It shows what it has shown first.
+    /// Loads return the value of the first load.
     ShowsTheFirst,
-    /// To touch what was deleted brings it back.
+    /// Touching a deleted session restores it.
     RevivesByTouching,
-    /// A session that was deleted is taken for another one with the same bytes.
+    /// A compare-and-set does not distinguish a deleted session from another one with the same bytes.
     SharesBytes,
     FailsToDeleteNothing,
-    /// It says that it has deleted what was not there.
+    /// It reports the deletion of a missing session.
     DeletesAnything,
-    /// Extensions at once add up.
+    /// Concurrent renewals add up.
     AddsUp,
     NeverCuts,
     IgnoresDurability,
-    /// It says that it can wait for replicas, and does not.
+    /// It claims to wait for replicas, and does not.
     ClaimsDurability,
 }
 
 struct Flawed {
     store: MemoryStore,
     flaw: Flaw,
-    /// The first value of each session.
+    /// The first loaded value of each session.
     first: Mutex<HashMap<Handle, Stored>>,
 }
 
@@ -102,7 +102,7 @@ impl Flawed {
         }
     }
 
-    /// What the store under it is asked for.
+    /// The durability that the inner store can provide.
     fn durability(&self, asked: Durability) -> Durability {
         match self.flaw {
             Flaw::IgnoresDurability | Flaw::ClaimsDurability => Durability::Primary,
@@ -127,7 +127,7 @@ impl SessionStore for Flawed {
 
     async fn load(&self, key: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
         let loaded = self.store.load(key, want).await?;
-        // Those that the suite replaces again and again.
+        // The values that the suite replaces repeatedly.
         let many = match &loaded {
             Loaded::Found(stored) => stored.value().len() == Stored::VERSION_LEN,
             _ => false,

@@ -1,4 +1,4 @@
-//! Passwords and tokens that change while the store is in use.
+//! Passwords and access tokens that change while the store is in use.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -18,7 +18,7 @@ use crate::support::patience::unhurried;
 use crate::support::server::free_port;
 use crate::support::{Browser, Proxy, Server, by_protocol, compare_and_set, fresh_prefix, until};
 
-/// Answers as the test says.
+/// A provider whose answers the test sets.
 #[derive(Clone)]
 struct Provider(Arc<Inner>);
 
@@ -29,7 +29,7 @@ struct Inner {
 
 #[derive(Clone, Copy)]
 enum Answer {
-    /// User and password, and how long they are valid.
+    /// The user, the password, and the lifetime of both.
     Of(&'static str, &'static str, Option<Duration>),
     Fail,
     Hang,
@@ -72,7 +72,7 @@ impl CredentialsProvider for Provider {
     }
 }
 
-/// Logins end soon, so that connections have to log in again and again.
+/// Credentials with a short lifetime, so that connections log in again and again.
 const SOON: Option<Duration> = Some(Duration::from_secs(4));
 const LATE: Option<Duration> = Some(Duration::from_secs(3600));
 
@@ -104,7 +104,7 @@ fn server(password: &str) -> Server {
     server
 }
 
-/// The connections of a user.
+/// The ids of a user's connections.
 fn clients(server: &Server, user: &str) -> BTreeSet<String> {
     let list: String = redis::cmd("CLIENT")
         .arg("LIST")
@@ -133,7 +133,7 @@ async fn refused(config: &RedisConfig, provider: Provider) -> String {
     format!("{error} {error:?}")
 }
 
-/// Why a load fails; `None` if it does not.
+/// The error of a load. `None` if it succeeds.
 async fn failure(store: &RedisStore) -> Option<String> {
     let error = store
         .load(&Handle::random(), Freshness::Latest)
@@ -163,7 +163,7 @@ async fn the_next_connection_uses_a_rotated_password() {
         assert_eq!(visitor.get(&app, "/incr?k=n").await.ok(), "1");
 
         acl(&server, &["app", ">new-one", "<old-one"]);
-        // Connections that are there stay logged in.
+        // Open connections stay logged in.
         assert_eq!(visitor.get(&app, "/incr?k=n").await.ok(), "2");
         kill(&server, "app");
         until("the old password is refused", async || {
@@ -180,7 +180,7 @@ async fn the_next_connection_uses_a_rotated_password() {
         .await;
         assert_eq!(visitor.get(&app, "/incr?k=n").await.ok(), "3");
 
-        // Nobody has to fail first, though what was known is refused.
+        // No request has to fail first, although the store knows only the rejected password.
         until("all connections are open", async || store.pool().open == 2).await;
         acl(&server, &["app", ">third-one", "<new-one"]);
         provider.set(Answer::Of("app", "third-one", valid_for));
@@ -195,19 +195,19 @@ async fn open_connections_log_in_again_before_their_credentials_expire() {
     acl(&server, &["next", "on", ">secret", "~*", "+@all"]);
     let provider = Provider::new(Answer::Of("app", "secret", SOON));
     let mut config = config(&server.url());
-    // One of the connections is for transactions.
+    // One connection is exclusive, for transactions.
     config.compare_and_set = CompareAndSet::Watch;
     let store = RedisStore::from_config_with_credentials(config, provider.clone())
         .await
         .unwrap();
-    // Two for all, and the one for transactions. The first that was made is closed again.
+    // Two shared connections and the exclusive one. The very first connection was closed after startup.
     until("all connections are open", async || {
         store.pool().open == 2 && clients(&server, "app").len() == 3
     })
     .await;
     let open = clients(&server, "app");
     provider.set(Answer::Of("next", "secret", SOON));
-    until("all have logged in again", async || {
+    until("all connections have logged in again", async || {
         clients(&server, "app").is_empty()
     })
     .await;
@@ -215,7 +215,7 @@ async fn open_connections_log_in_again_before_their_credentials_expire() {
     sessile::conformance::check(store).await;
 }
 
-/// In a transaction the log-in would be one of its commands, and what comes after it would be done by the new user.
+/// Inside a transaction, the login would be one of its commands, and the new user would execute those after it.
 #[tokio::test]
 async fn a_new_login_of_a_connection_waits_for_the_end_of_its_transaction() {
     let server = server("secret");
@@ -240,20 +240,22 @@ async fn a_new_login_of_a_connection_waits_for_the_end_of_its_transaction() {
     let held = tokio::spawn(async move { held.peek(&held_app, "/incr?k=n").await });
     hold.arrived().await;
     provider.set(Answer::Of("reader", "secret", SOON));
-    until("the other two are readers", async || {
-        clients(&server, "reader").len() == 2
-    })
+    until(
+        "the two shared connections belong to `reader`",
+        async || clients(&server, "reader").len() == 2,
+    )
     .await;
     server.reset_counts();
-    until("they have logged in once more", async || {
-        server.counts().of("auth") >= 2
-    })
+    until(
+        "the shared connections have logged in once more",
+        async || server.counts().of("auth") >= 2,
+    )
     .await;
     hold.release();
     assert_eq!(held.await.unwrap().ok(), "2");
 
     provider.set(Answer::Of("app", "secret", SOON));
-    until("all three are back", async || {
+    until("all three connections are back", async || {
         clients(&server, "app").len() == 3
     })
     .await;
@@ -303,7 +305,7 @@ async fn while_a_provider_fails_open_connections_stay_and_none_is_opened() {
         let store = RedisStore::from_config_with_credentials(config, provider.clone())
             .await
             .unwrap();
-        // For compare-and-set by WATCH there is one more.
+        // A compare-and-set by `WATCH` needs one more connection.
         let exclusive = usize::from(compare_and_set() == CompareAndSet::Watch);
         until("all connections are open", async || {
             store.pool().open == 2 && clients(&server, "app").len() == 2 + exclusive
@@ -312,7 +314,7 @@ async fn while_a_provider_fails_open_connections_stay_and_none_is_opened() {
         let open = clients(&server, "app");
         provider.set(failing);
         let asked = provider.asked();
-        until("it has failed twice", async || {
+        until("the provider has failed twice", async || {
             provider.asked() >= asked + 2
         })
         .await;
@@ -320,9 +322,9 @@ async fn while_a_provider_fails_open_connections_stay_and_none_is_opened() {
         assert_eq!(clients(&server, "app"), open);
 
         kill(&server, "app");
-        until("the provider is blamed", async || {
-            let told = failure(&store).await;
-            told.is_some_and(|text| text.contains("the credentials provider failed"))
+        until("the error names the provider", async || {
+            let error = failure(&store).await;
+            error.is_some_and(|text| text.contains("the credentials provider failed"))
         })
         .await;
         provider.set(Answer::Of("app", "secret", SOON));
@@ -341,10 +343,7 @@ async fn an_application_can_start_before_its_provider_works() {
     let store = RedisStore::lazy_with_credentials(config, provider.clone()).unwrap();
     assert!(failure(&store).await.unwrap().contains("no token today"));
     provider.set(Answer::Of("app", "secret", None));
-    until("the store is there", async || {
-        failure(&store).await.is_none()
-    })
-    .await;
+    until("the store is up", async || failure(&store).await.is_none()).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What the documents say is there.
+//! The tests, files and headings that the documents name exist, and public types keep their conventions.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// Whether this is the file of a module: `NAME.rs`, or `NAME/mod.rs`.
+/// Whether this is the file of a module, `NAME.rs` or `NAME/mod.rs`.
 fn is_module(path: &Path, name: &str) -> bool {
     let is_its_folder = || path.parent().is_some_and(|folder| folder.ends_with(name));
     path.ends_with(format!("{name}.rs")) || path.ends_with("mod.rs") && is_its_folder()
@@ -62,10 +62,10 @@ fn every_guarantee_names_tests_that_exist() {
             .any(|path| read(path).contains(&format!("fn {name}(")));
         assert!(
             there,
-            "the documents name {module}::{name}, and there is no such test"
+            "the documents name {module}::{name}, which does not exist"
         );
     }
-    // Up to what is not promised, each point of a list ends with its tests.
+    // Before the section of what is not promised, each list item ends with its tests.
     let guarantees = read("docs/guarantees.md");
     let promised = guarantees.split("## What is not promised").next().unwrap();
     for point in promised.split("\n- ").skip(1) {
@@ -99,7 +99,7 @@ fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
     }
 }
 
-/// The name by which a link finds a heading.
+/// The anchor of a heading.
 fn anchor(heading: &str) -> String {
     let words = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = words
@@ -117,7 +117,7 @@ fn the_readme_and_the_guide_for_contributors_link_every_document() {
     }
 }
 
-/// So that a field may be added without a new major version. Enums that applications make values of are not among them.
+/// A new field then needs no new major version. Enums that applications create are excluded.
 #[test]
 fn variants_that_applications_only_read_are_non_exhaustive() {
     let enums = [

@@ -1,4 +1,4 @@
-//! Writes that count once replicas have them, and what becomes of those that count before.
+//! Writes that wait for replicas, and the fate of those that do not.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,27 +21,27 @@ use crate::support::proxy::Fault;
 use crate::support::server::{free_port, strategies};
 use crate::support::{Browser, PATIENCE, Proxy, Server, Visit, store_with, until};
 
-/// Waits for as long as a replica that answers may take on a busy machine.
+/// A timeout that is long enough for a replica that answers, even on a busy machine.
 const ONE: Durability = Durability::Replicas {
     n: 1,
     timeout: Duration::from_secs(50),
 };
-/// Waits for a replica that may answer or not.
+/// A timeout for a replica that may not answer.
 const FOR_A_WHILE: Durability = Durability::Replicas {
     n: 1,
     timeout: Duration::from_secs(3),
 };
-/// Waits in vain, where the replica does not answer.
-const IN_VAIN: Durability = Durability::Replicas {
+/// A short timeout, for a replica that does not answer.
+const BRIEFLY: Durability = Durability::Replicas {
     n: 1,
     timeout: Duration::from_millis(300),
 };
 
-/// A primary and its replica, each behind a line that can be led elsewhere.
+/// A primary and its replica, each behind a proxy that can lead elsewhere.
 struct Pair {
     primary: Server,
     replica: Server,
-    /// From the application to whichever is the primary.
+    /// From the application to the current primary.
     address: Proxy,
     /// From the replica to the primary.
     stream: Proxy,
@@ -54,7 +54,7 @@ impl Pair {
         let address = Proxy::before(primary.address()).await;
         let stream = Proxy::before(primary.address()).await;
         let following = stream.address();
-        // Waits, and the line is of this runtime.
+        // Blocks, and the proxy runs on this runtime.
         let replica = tokio::task::spawn_blocking(move || {
             replica.follow(following);
             replica
@@ -75,12 +75,12 @@ impl Pair {
         layer(self.store().await, change)
     }
 
-    /// The replica hears nothing from now on.
+    /// Stops the replication to the replica.
     fn cut_stream(&self) {
         self.stream.lead_to(nowhere());
     }
 
-    /// The primary is gone for good, and the replica takes over.
+    /// Kills the primary for good, and promotes the replica.
     fn fail_over(&mut self) {
         self.primary.kill();
         self.replica.promote();
@@ -106,9 +106,9 @@ fn revocations(config: &mut SessionConfig) {
     config.durability.revocations = Some(ONE);
 }
 
-/// The same sessions, where nobody answers any more.
-fn everything_in_vain(config: &mut SessionConfig) {
-    config.durability.commits = IN_VAIN;
+/// Like [`everything`], for a replica that no longer answers.
+fn everything_briefly(config: &mut SessionConfig) {
+    config.durability.commits = BRIEFLY;
 }
 
 async fn signed_in(app: &axum::Router) -> Browser {
@@ -160,7 +160,7 @@ async fn a_success_means_that_the_replica_has_the_change_and_costs_one_round_tri
             assert!(primary.is_some() && primary == replica, "{strategy:?}");
             let taken = pair.address.round_trips() - before;
             let write = u64::from(strategy == sessile::CompareAndSet::Watch) + 1;
-            // The first opens the connection, and asks for the time.
+            // The first request opens the connection, and asks the server for its time.
             if n > 1 {
                 assert_eq!(taken, 1 + write + 1, "{strategy:?}");
             }
@@ -172,7 +172,7 @@ async fn a_success_means_that_the_replica_has_the_change_and_costs_one_round_tri
         assert_eq!(
             pair.primary.counts().of("wait"),
             5,
-            "a read waits for nobody"
+            "a read does not wait for replicas"
         );
         visit
             .request(|session| async move { session.destroy() })
@@ -189,22 +189,22 @@ async fn a_change_that_no_replica_acknowledges_gets_503_and_is_applied_once() {
     let mut visitor = Browser::default();
     let waits = app(layer(store.clone(), everything));
     visitor.get(&waits, "/set?k=name&v=mia").await.ok();
-    let app = app(layer(store, everything_in_vain));
+    let app = app(layer(store, everything_briefly));
     pair.replica.freeze();
     for path in ["/incr?k=a", "/incr-now?k=b", "/cycle"] {
-        // It ends although the replica stays frozen.
+        // The request ends although the replica stays frozen.
         let page = visitor.peek(&app, path).await;
         assert_eq!(page.status, 503, "{path}");
         assert!(!page.headers.contains_key("retry-after"), "{path}");
         if path == "/cycle" {
             break;
         }
-        // It is there all the same, and once.
+        // The change is on the primary nevertheless, and once.
         let key = &path[path.len() - 1..];
         let path = format!("/number?k={key}");
         assert_eq!(visitor.peek(&app, &path).await.ok(), "1");
     }
-    // A session that is new has nothing to lose, and whoever asked may ask again.
+    // A new session has nothing to lose, and the client may retry.
     let page = Browser::default().get(&app, "/set?k=name&v=leo").await;
     assert_eq!(page.status, 503);
     assert!(page.headers.contains_key("retry-after"));
@@ -249,11 +249,12 @@ async fn a_save_short_of_replicas_is_checked_again_before_the_response() {
 async fn a_lost_answer_does_not_prove_that_a_replica_has_the_change() {
     let pair = Pair::start().await;
     let store = pair.store().await;
-    let in_vain = app(layer(store.clone(), everything_in_vain));
+    let in_vain = app(layer(store.clone(), everything_briefly));
     let app = app(layer(store, everything));
     let mut visitor = Browser::default();
     visitor.get(&app, "/set?k=name&v=mia").await.ok();
-    // Found in the primary on another connection, it is written once more and waited for there.
+    // sessile finds the commit on the primary through another connection, writes it again, and waits for replicas
+    // there.
     pair.primary.reset_counts();
     pair.address.inject_commits(Fault::LoseAnswer, 1);
     assert_eq!(visitor.get(&app, "/incr?k=n").await.ok(), "1");
@@ -265,8 +266,9 @@ async fn a_lost_answer_does_not_prove_that_a_replica_has_the_change() {
     assert_eq!(visitor.get(&app, "/number?k=n").await.ok(), "2");
 }
 
-/// What was found in the primary is written once more, to hear of replicas: for the whole idle timeout if it is the commit itself,
-/// and for no longer than it was to live if others have committed since, since their timeouts hold.
+/// sessile rewrites a commit that it found on the primary, to wait for replicas. If the record is the commit itself,
+/// the rewrite lasts for the whole idle timeout. If others have committed since, it keeps the remaining time, since
+/// their timeouts apply.
 #[tokio::test(start_paused = true)]
 async fn a_commit_rewritten_for_replicas_keeps_the_timeouts_of_later_commits() {
     const MINUTE: Duration = Duration::from_secs(60);
@@ -274,7 +276,7 @@ async fn a_commit_rewritten_for_replicas_keeps_the_timeouts_of_later_commits() {
         let clock = ManualClock::new();
         let store = MemoryStore::new().with_clock(clock.clone());
         let late = Late::before(store.clone()).with_replicas();
-        let mut visit = Visit::with(layer(late.clone(), everything_in_vain));
+        let mut visit = Visit::with(layer(late.clone(), everything_briefly));
         visit
             .request(|session| async move { session.insert("name", "mia").unwrap() })
             .await;
@@ -318,7 +320,7 @@ async fn a_replicated_logout_survives_the_primary() {
     assert_eq!(visitor.get(&app, "/whoami").await.ok(), "mia");
     let before = visitor.clone();
     visitor.get(&app, "/logout").await.ok();
-    // At once: the replica has it, or the answer was wrong.
+    // Immediately, since the answer means that the replica has the logout.
     pair.fail_over();
     assert_eq!(before.peek(&app, "/whoami").await.ok(), "");
     assert_eq!(before.peek(&app, "/read").await.ok(), "");
@@ -340,40 +342,37 @@ async fn a_replicated_login_survives_the_primary_and_the_old_token_stays_revoked
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_that_no_replica_acknowledges_gets_503_and_is_retried() {
-    repeats_until_a_replica_has_it(Load::Inbound, "/logout").await;
-    // Whose session nobody has loaded before.
-    repeats_until_a_replica_has_it(Load::OnExtract, "/sign-out").await;
+    retries_until_a_replica_acknowledges(Load::Inbound, "/logout").await;
+    // No request has loaded this session before.
+    retries_until_a_replica_acknowledges(Load::OnExtract, "/sign-out").await;
 }
 
-async fn repeats_until_a_replica_has_it(load: Load, path: &str) {
+async fn retries_until_a_replica_acknowledges(load: Load, path: &str) {
     let mut pair = Pair::start().await;
     let store = pair.store().await;
     let mut visitor = signed_in(&app(layer(store.clone(), revocations))).await;
     let layer = layer(store, |config| {
         config.durability.revocations = Some(FOR_A_WHILE);
     });
-    let told = Arc::new(AtomicBool::new(false));
-    let tells = Arc::clone(&told);
+    let destroyed = Arc::new(AtomicBool::new(false));
+    let observed = Arc::clone(&destroyed);
     let app = app(layer.with_load(load).with_observer(move |event: &Event| {
         if let Event::Destroyed { .. } = event {
-            tells.store(true, Ordering::SeqCst);
+            observed.store(true, Ordering::SeqCst);
         }
     }));
-    let destroyed = || told.load(Ordering::SeqCst);
+    let destroyed = || destroyed.load(Ordering::SeqCst);
     let before = visitor.clone();
     pair.cut_stream();
     let page = visitor.get(&app, path).await;
     assert_eq!(page.status, 503);
-    assert_eq!(
-        visitor.cookie, None,
-        "the cookie is taken away all the same"
-    );
+    assert_eq!(visitor.cookie, None, "the cookie is removed nevertheless");
     assert_eq!(before.peek(&app, "/whoami").await.ok(), "");
 
     assert!(!destroyed());
     pair.stream.lead_to(pair.primary.address());
-    // The key is missing already, and so each repetition writes a mark to wait for.
-    until("a repetition has been waited for", async || destroyed()).await;
+    // The key is missing already, so each retry writes a marker to wait for.
+    until("a replica has acknowledged a retry", async || destroyed()).await;
     pair.fail_over();
     assert_eq!(before.peek(&app, "/whoami").await.ok(), "");
 }
@@ -396,7 +395,7 @@ async fn a_failover_can_undo_a_logout_that_did_not_wait_for_replicas() {
     visitor.get(&app, "/logout").await.ok();
     pair.fail_over();
     let page = before.peek(&app, "/whoami").await;
-    // Redis promises nothing here, so neither does this.
+    // Redis guarantees nothing here, so this test asserts nothing.
     println!("after the failover: {} {:?}", page.status, page.text);
 }
 
@@ -412,7 +411,7 @@ async fn a_version_lost_in_a_failover_never_overwrites_later_commits() {
     let handle = visit.keep().await.handle().unwrap();
     pair.cut_stream();
 
-    // Acknowledged by the old primary, and lost with it.
+    // The old primary acknowledges these, and they are lost with it.
     for _ in 0..3 {
         visit
             .request(|session| async move { add(&session, 100) })
@@ -438,7 +437,7 @@ async fn a_version_lost_in_a_failover_never_overwrites_later_commits() {
     has_loaded.await.unwrap();
     pair.fail_over();
 
-    // What has been committed since.
+    // Commits on the new primary.
     until("the new primary is found", async || {
         let add = |session: Session| async move { add(&session, 1000) };
         visit.page(add).await.status == 200
@@ -447,7 +446,7 @@ async fn a_version_lost_in_a_failover_never_overwrites_later_commits() {
     go.send(()).unwrap();
     let status = slow.await.unwrap().status;
     let expected = match status.as_u16() {
-        // Done again, on what the new primary has.
+        // Replayed on the version of the new primary.
         200 => 1011,
         409 | 503 => 1010,
         _ => panic!("{status}"),
@@ -455,7 +454,7 @@ async fn a_version_lost_in_a_failover_never_overwrites_later_commits() {
     let session = visit.keep().await;
     assert_eq!(session.get("n").unwrap(), Some(expected), "{status}");
 
-    // The store itself, whatever the commit would make of it.
+    // The store alone, without the commit protocol.
     let bytes = lost.value().clone();
     for strategy in strategies(&pair.replica) {
         let mut config = sessile::RedisConfig::new(pair.address.url());
@@ -507,7 +506,7 @@ async fn the_error_reports_a_primary_without_replicas() {
     let server = Server::start();
     let store = store_with(&server.url(), |_| ()).await;
     let bytes = bytes::Bytes::from_static(b"{}");
-    let write = Write::new(&bytes, Duration::from_secs(60)).with_durability(IN_VAIN);
+    let write = Write::new(&bytes, Duration::from_secs(60)).with_durability(BRIEFLY);
     let error = store.create(&Handle::random(), write).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::NotDurable);
     assert!(error.to_string().contains("0 of the 1 replicas"), "{error}");
@@ -531,7 +530,7 @@ async fn a_rotation_that_no_replica_acknowledges_gets_503_with_the_new_cookie() 
     let store = pair.store().await;
     let waits = app(layer(store.clone(), everything));
     let app = app(layer(store, |config| {
-        config.durability.revocations = Some(IN_VAIN)
+        config.durability.revocations = Some(BRIEFLY)
     }));
     for (path, who) in [
         ("/login?u=mia", "mia"),
@@ -570,7 +569,7 @@ async fn a_change_short_of_replicas_is_visible_and_a_later_save_does_not_repeat_
     visit
         .request(|session| async move { session.insert("n", 0).unwrap() })
         .await;
-    visit.layer = layer(store, everything_in_vain);
+    visit.layer = layer(store, everything_briefly);
     for (round, thaw) in [(1, false), (2, true)] {
         let servers = Arc::clone(&pair);
         let page = visit
@@ -584,12 +583,12 @@ async fn a_change_short_of_replicas_is_visible_and_a_later_save_does_not_repeat_
                 shows(round);
                 assert!(
                     session.save().await.is_err(),
-                    "it still has to be confirmed"
+                    "the change is not confirmed yet"
                 );
                 shows(round);
                 if thaw {
                     servers.replica.thaw();
-                    // How long the replica takes to hear of it is not said.
+                    // The replica may take any time to receive it.
                     let began = std::time::Instant::now();
                     while session.save().await.is_err() {
                         assert!(began.elapsed() < PATIENCE, "not durable yet");
@@ -615,7 +614,7 @@ async fn a_later_save_replays_changes_that_a_failover_lost_after_a_503() {
         visit
             .request(|session| async move { session.insert("n", 0).unwrap() })
             .await;
-        visit.layer = layer(store.clone(), everything_in_vain);
+        visit.layer = layer(store.clone(), everything_briefly);
         pair.cut_stream();
         let before = visit.browser.clone();
         let (reached, has_reached) = tokio::sync::oneshot::channel();
@@ -635,7 +634,7 @@ async fn a_later_save_replays_changes_that_a_failover_lost_after_a_503() {
                         assert_eq!(session.get("n").unwrap(), Some(1));
                         reached.send(()).unwrap();
                         may_go.await.unwrap();
-                        // Nobody has replicas any more, so it is in doubt again each time.
+                        // The new primary has no replicas, so the outcome stays unconfirmed each time.
                         let saved = session.save().await;
                         assert!(
                             matches!(saved, Err(SessionError::OutcomeUnknown)),
@@ -664,7 +663,7 @@ async fn a_later_save_replays_changes_that_a_failover_lost_after_a_503() {
     }
 }
 
-/// How many sessions the server has.
+/// The number of sessions on the server.
 fn sessions(server: &Server) -> usize {
     let keys: Vec<String> = redis::cmd("KEYS")
         .arg("test:*")
@@ -678,12 +677,12 @@ fn sessions(server: &Server) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_session_that_no_replica_acknowledges_is_deleted() {
     let pair = Pair::start().await;
-    let app = app(pair.layer(everything_in_vain).await);
+    let app = app(pair.layer(everything_briefly).await);
     pair.replica.freeze();
     let page = Browser::default().get(&app, "/set?k=name&v=leo").await;
     assert_eq!(page.status, 503);
     assert_eq!(page.set_cookies(), Vec::<&str>::new());
-    until("nobody's session is gone", async || {
+    until("the orphaned session is gone", async || {
         sessions(&pair.primary) == 0
     })
     .await;
@@ -692,7 +691,8 @@ async fn a_new_session_that_no_replica_acknowledges_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_whose_answer_is_lost_leaves_no_orphaned_session() {
-    // Answers to its creation, and then requests to delete it, so many that all its repetitions may be among them.
+    // Loses answers to the creation, and then requests to delete it: so many that these may include all retries of a
+    // deletion.
     for (lost, undeleted, left) in [(1, 0, 1), (3, 0, 0), (3, 9, 0)] {
         let server = Server::start();
         let proxy = crate::support::Proxy::before(server.address()).await;
@@ -704,14 +704,14 @@ async fn a_creation_whose_answer_is_lost_leaves_no_orphaned_session() {
         let page = Browser::default().get(&app, "/set?k=name&v=leo").await;
         assert_eq!(page.status, if left == 1 { 200 } else { 503 });
         assert_eq!(page.set_cookies().len(), left);
-        until("nobody's sessions are gone", async || {
+        until("the orphaned sessions are gone", async || {
             sessions(&server) == left
         })
         .await;
     }
 }
 
-/// Sessions that are all signed in.
+/// Creates this many signed-in sessions.
 async fn many_signed_in(app: &axum::Router, many: usize) -> Vec<Browser> {
     let mut browsers = Vec::new();
     for _ in 0..many {
@@ -720,7 +720,7 @@ async fn many_signed_in(app: &axum::Router, many: usize) -> Vec<Browser> {
     browsers
 }
 
-/// Reads until the others are through, and a few times more; each must be answered.
+/// Reads until the others are done, and a few times more. Each read must succeed.
 async fn reads_beside<F: Future>(app: &axum::Router, reader: &Browser, others: F) -> F::Output {
     let mut others = std::pin::pin!(others);
     let mut pace = tokio::time::interval(Duration::from_millis(20));
@@ -759,7 +759,7 @@ async fn logouts_that_wait_for_replicas_do_not_block_reads() {
     };
     let mut browsers = browsers.into_iter();
     let first = logout(browsers.next().unwrap());
-    // The only connection is waiting from now on.
+    // From now on, the only exclusive connection waits.
     wait.arrived().await;
     wait.release();
     let others = futures_util::future::join_all(browsers.map(logout));
@@ -808,7 +808,7 @@ async fn unanswered_waits_do_not_block_reads() {
     .await;
     let plain = app(layer(store.clone(), |_| ()));
     let waits = app(layer(store, |config| {
-        config.durability.revocations = Some(IN_VAIN);
+        config.durability.revocations = Some(BRIEFLY);
     }));
     let reader = signed_in(&plain).await;
     let browsers = many_signed_in(&plain, 200).await;

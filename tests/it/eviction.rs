@@ -1,4 +1,4 @@
-//! Who stays signed in while visitors without cookies fill a memory store.
+//! Evictions: who stays signed in while visitors without cookies fill a memory store.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -13,10 +13,10 @@ use crate::support::Browser;
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
 
-/// More than any store of these tests has room for.
+/// More sessions than any store of these tests has room for.
 const BOTS: usize = 100;
 
-/// Visitors who keep no cookies. Each gets a session.
+/// Sends requests of visitors without cookies. Each creates a session.
 async fn flood(app: &Router) {
     for _ in 0..BOTS {
         let mut bot = Browser::default();
@@ -49,7 +49,7 @@ async fn a_flood_of_bots_signs_nobody_out() {
         ];
         let mut left = visitor(&app, &["/login?u=mia", "/set?k=page&v=1", "/step-down"]).await;
         assert_eq!(left.get(&app, "/read").await.ok(), "page");
-        // So late that what the users do renews their sessions, which does not make them anonymous.
+        // So late that the users' requests renew their sessions. A renewal must not make them anonymous.
         clock.advance(Duration::from_secs(20 * 60));
         for user in &mut users {
             assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
@@ -85,7 +85,7 @@ async fn a_flood_takes_the_room_of_one_session_from_users_who_fill_the_store() {
     assert_eq!((signed_in, store.stats().evicted.signed_in), (9, 1));
 }
 
-/// A commit whose answer was lost is found in the store and written once more.
+/// sessile finds a commit whose answer was lost in the store, and writes it once more.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_written_twice_is_not_evicted_as_anonymous() {
     let store = MemoryStore::with_capacity(10);
@@ -98,7 +98,7 @@ async fn a_login_that_is_written_twice_is_not_evicted_as_anonymous() {
     let config = SessionConfig::default().with_durability(durability);
     let app = app(SessionLayer::try_new(late.clone(), config).unwrap());
     let mut user = visitor(&app, &["/set?k=page&v=1"]).await;
-    // What arrives late says nothing of who is signed in, so that the second write has to.
+    // The late delivery does not mark the session as signed in, so the second write has to.
     late.plan(&[Post::Hold, Post::DeliverAfterHeld]);
     user.get(&app, "/login?u=mia").await.ok();
     assert!(late.is_done());
@@ -109,11 +109,11 @@ async fn a_login_that_is_written_twice_is_not_evicted_as_anonymous() {
 
 #[tokio::test]
 async fn a_session_larger_than_the_store_gets_503_and_the_error_names_the_limit() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (send, receive) = std::sync::mpsc::channel();
     let store = MemoryStore::new().with_max_bytes(5_000);
     let layer = SessionLayer::new(store.clone()).with_observer(move |event: &Event| {
         if let Event::StoreFailed { error, .. } = event {
-            tell.send(error.to_string()).unwrap();
+            send.send(error.to_string()).unwrap();
         }
     });
     let app = app(layer);
@@ -125,14 +125,14 @@ async fn a_session_larger_than_the_store_gets_503_and_the_error_names_the_limit(
     ] {
         assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(page.set_cookies().is_empty());
-        let error = told.try_recv().expect("an event");
+        let error = receive.try_recv().expect("an event");
         assert!(error.contains("`MemoryStore::with_max_bytes`"), "{error}");
     }
     assert_eq!(user.get(&app, "/whoami").await.ok(), "mia");
     assert_eq!(store.stats().evicted.signed_in, 0);
 }
 
-/// What is written to the log, by somebody who asks the store besides.
+/// A log writer that also queries the store.
 struct Reader {
     store: MemoryStore,
     lines: Arc<Mutex<Vec<String>>>,
@@ -167,10 +167,10 @@ async fn evictions_are_logged_once_a_second_and_a_subscriber_may_use_the_store()
         .with_writer(reader)
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
-    // See `secrets`: with one subscriber alone, events may be off for all.
+    // See `secrets`: a single subscriber could disable the events for all threads.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let app = app(SessionLayer::new(store.clone()));
-    // The 11th is the first to need room.
+    // The 11th session is the first that needs an eviction.
     flood(&app).await;
     clock.advance(Duration::from_secs(1));
     flood(&app).await;

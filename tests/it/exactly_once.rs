@@ -1,4 +1,4 @@
-//! Answers that never come: a commit counts once, or the client is told that it may not have.
+//! Lost answers: a commit is applied once, or the response says that it may not be.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::app::app;
 use crate::support::proxy::Fault;
 use crate::support::{Browser, Proxy, Server, store_with, until};
 
-/// How many losses one visitor meets after the other.
+/// The number of lost answers for each visitor, one after the other.
 const LOSSES_OF_ONE: usize = 20;
 
 struct Line {
@@ -39,7 +39,8 @@ impl Line {
         }
     }
 
-    /// Asks until a connection answers: those whose answer was swallowed are silent until they are replaced.
+    /// Retries until a connection answers. A connection whose answer was swallowed stays silent until the pool replaces
+    /// it.
     async fn get(&self, path: &str) -> String {
         let mut found = None;
         until("a connection answers", async || {
@@ -64,22 +65,22 @@ impl Line {
 
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_applied_once() {
-    // `SESSILE_TEST_LOSSES=1000` for more.
+    // `SESSILE_TEST_LOSSES=1000` runs more.
     let losses = std::env::var("SESSILE_TEST_LOSSES");
     let losses = losses.map_or(200, |losses| losses.parse().expect("a number"));
     let visitors = (0..losses).step_by(LOSSES_OF_ONE).map(|_| lose());
-    let told: usize = join_all(visitors).await.into_iter().sum();
-    // A busy machine may make a second answer late too; without sending again none would be told.
+    let succeeded: usize = join_all(visitors).await.into_iter().sum();
+    // On a busy machine, the answer to the resend may be late, too. Without resends, no request would succeed.
     assert!(
-        told * 2 >= losses,
-        "sending again should have saved most of {losses}, not {told}"
+        succeeded * 2 >= losses,
+        "resends should answer most of {losses} requests, not {succeeded}"
     );
 }
 
-/// One visitor whose answers are lost; returns how many were told all the same.
+/// Sends requests of one visitor whose answers are lost. Returns the number of requests that succeeded nevertheless.
 async fn lose() -> usize {
     let mut line = Line::new().await;
-    let (mut counted, mut told) = (0, 0);
+    let (mut counted, mut succeeded) = (0, 0);
     let mut swallowed = 0;
     while swallowed < LOSSES_OF_ONE {
         let fault = match swallowed % 2 {
@@ -88,19 +89,19 @@ async fn lose() -> usize {
         };
         line.proxy.inject_commits(fault, 1);
         let page = line.browser.get(&line.app, "/incr?k=n").await;
-        // A connection that is silent since an earlier round may have kept the request from being loaded.
+        // A connection that is silent since an earlier round may have failed the load, so the fault did not happen.
         swallowed += 1 - line.proxy.faults_left();
         line.proxy.inject_commits(fault, 0);
         let now = line.count().await;
         match page.status.as_u16() {
-            200 => assert_eq!(now, counted + 1, "counted once"),
-            503 => assert!(now == counted || now == counted + 1, "counted at most once"),
+            200 => assert_eq!(now, counted + 1, "applied once"),
+            503 => assert!(now == counted || now == counted + 1, "applied at most once"),
             status => panic!("{status}: {}", page.text),
         }
-        told += usize::from(page.status == 200);
+        succeeded += usize::from(page.status == 200);
         counted = now;
     }
-    told
+    succeeded
 }
 
 #[tokio::test]
@@ -121,7 +122,7 @@ async fn a_commit_that_is_never_answered_gets_503_without_retry_after() {
     assert_eq!(page.status, 503);
     assert!(!page.headers.contains_key("retry-after"));
     assert_eq!(page.set_cookies(), Vec::<&str>::new());
-    // It had arrived the first time, and the repetitions changed nothing.
+    // The first send had arrived, and the resends changed nothing.
     assert_eq!(line.count().await, 1);
 }
 
@@ -133,8 +134,8 @@ async fn a_creation_whose_answer_is_lost_is_retried_under_a_fresh_handle() {
         line.proxy.inject("NX", fault, 1);
         let mut browser = Browser::default();
         browser.get(&line.app, "/incr?k=n").await.ok();
-        // The first one may be there too; nobody holds its token, and it is deleted.
-        until("one of them is left", async || {
+        // The first session may exist, too. Nobody has its token, and sessile deletes it.
+        until("one session is left", async || {
             line.sessions() - before == 1
         })
         .await;
@@ -145,7 +146,7 @@ async fn a_creation_whose_answer_is_lost_is_retried_under_a_fresh_handle() {
 #[tokio::test]
 async fn a_save_whose_error_is_ignored_is_not_applied_twice() {
     let mut line = Line::new().await;
-    // The handler's own save fails after three sends; the commit after the handler finds it applied.
+    // The save in the handler fails after three sends. The final commit finds it applied.
     line.proxy.inject_commits(Fault::LoseAnswer, 3);
     let page = line.browser.get(&line.app, "/save-then?also=write").await;
     assert_eq!(

@@ -1,8 +1,8 @@
-//! The examples, used as their reader would.
+//! The examples, used as a reader would use them.
 
 use crate::support::{Ground, Node};
 
-/// In memory, and on Redis.
+/// An example on the memory store, and on Redis.
 fn both(example: &str) -> [(Option<Ground>, Node); 2] {
     let ground = Ground::new();
     let on_redis = Node::example(example, &[("REDIS_URL", &ground.url())]);
@@ -53,7 +53,11 @@ async fn users_sign_in_and_out() {
 
         let logout = node.post("/logout", "", Some(&mia)).await;
         assert_eq!(logout.status, 303);
-        assert_eq!(logout.cookie.as_deref(), Some("id="), "it is taken away");
+        assert_eq!(
+            logout.cookie.as_deref(),
+            Some("id="),
+            "the logout removes the cookie"
+        );
         assert_eq!(node.get("/whoami", Some(&mia)).await.status, 401);
         let page = node.get("/", None).await.text;
         assert!(page.contains("Sign in"), "{page}");
@@ -98,7 +102,7 @@ async fn two_websockets_count_together_until_the_session_ends() {
     }
 }
 
-/// A cookie jar for one browser at the shop, which may be open on several ports.
+/// The cookie of one browser at the shop, which may listen on several ports.
 struct Customer<'a> {
     shops: Vec<&'a Node>,
     cookie: Option<String>,
@@ -185,7 +189,7 @@ async fn a_customer_shops_signs_in_orders_and_signs_out() {
         customer.cookie = mia;
         assert!(
             !customer.page(0, "/").await.contains("Mia"),
-            "the old cookie is dead"
+            "the old cookie is revoked"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Settings as far out as they can be: refused when a layer or a store is made, or harmless in every request.
+//! Extreme settings: each is an error at startup, or harmless in every request.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ const EXTREMES: [Duration; 5] = [
     Duration::MAX,
 ];
 
-/// Requests of every kind are served.
+/// Asserts that a layer serves requests of every kind.
 async fn serves(layer: SessionLayer) {
     let mut visit = Visit::with(layer.clone());
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    // Who waits for nothing must not meet a lease that is being given up.
+    // With a wait of zero, a request must not meet a lease that is still being released.
     layer.drained().await;
     visit
         .request(|session| async move {
@@ -115,7 +115,7 @@ async fn a_memory_store_of_any_capacity_serves_requests() {
     }
 }
 
-/// Two sessions fit where very many are to fit.
+/// Two sessions fit into a store with room for very many.
 #[tokio::test]
 async fn a_memory_store_with_its_own_clock_keeps_its_capacity() {
     let store = MemoryStore::with_capacity(usize::MAX).with_clock(ManualClock::new());
@@ -155,7 +155,7 @@ async fn an_extreme_redis_config_is_rejected() {
     }
 }
 
-/// Whatever a store is asked for by itself, it answers.
+/// Asserts that a store answers every call.
 async fn answers(store: &impl SessionStore) {
     for time in EXTREMES {
         let key = Handle::random();

@@ -1,4 +1,4 @@
-//! How requests end: errors, panics, clients that leave.
+//! Ends of requests: errors, panics, and clients that disconnect.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ struct Room {
 async fn room() -> Room {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
-    // A panic is caught outside of the layer, so that it goes through it as it does without any net.
+    // The panic is caught outside the layer, so it passes through the layer.
     let layers = ServiceBuilder::new()
         .layer(CatchPanicLayer::new())
         .layer(SessionLayer::new(spy));
@@ -41,7 +41,7 @@ impl Room {
         self.browser.peek(&self.app, "/read").await.ok()
     }
 
-    /// Waits for what is done in the background.
+    /// Waits until the background deletion is done.
     async fn gone(&self) {
         until("the session is gone", async || self.keys().await.is_empty()).await;
     }
@@ -96,7 +96,7 @@ async fn a_server_error_commits_if_the_layer_is_configured_to() {
     assert_eq!(browser.get(&app, "/read").await.ok(), "failed");
 }
 
-/// Whatever its status, and whatever the layer says of statuses: the error says that it was not done.
+/// This holds for every status and every setting of the layer: the error says that nothing was committed.
 #[tokio::test]
 async fn a_session_error_that_the_handler_returns_commits_no_data() {
     for commit_on_server_error in [false, true] {
@@ -189,8 +189,8 @@ async fn a_dropped_handler_commits_nothing() {
     assert_eq!(room.keys().await, "name");
 }
 
-/// The client goes away at any moment: while the session is loaded, in the handler, in the middle of the commit. Moments are
-/// counted in looks at the request, of which a whole one takes a few.
+/// Clients disconnect at random moments: during the load, in the handler, in the middle of the commit. A moment is a
+/// number of polls of the request, which takes a few polls in all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_disconnecting_clients_leave_no_partial_commit() {
     let server = Server::start();
@@ -203,16 +203,16 @@ async fn a_thousand_disconnecting_clients_leave_no_partial_commit() {
     let clients = (0..1000_u64).map(|number| {
         let (app, browser) = (app.clone(), browsers[number as usize % 20].clone());
         async move {
-            // Some stay to the end, however many looks it takes.
-            let looks = match number % 4 {
+            // Some clients stay to the end, which may take any number of polls.
+            let polls = match number % 4 {
                 0 => u32::MAX,
                 _ => rand::random_range(1..12),
             };
-            let asked = browser.peek(&app, "/two-keys?ms=1");
-            poll_at_most(looks, asked).await.map(|page| page.status)
+            let request = browser.peek(&app, "/two-keys?ms=1");
+            poll_at_most(polls, request).await.map(|page| page.status)
         }
     });
-    // Not all at once, so that commits of some meet the loads of others.
+    // Not all at once, so that some commits overlap with the loads of others.
     let answers: Vec<_> = futures_util::stream::iter(clients)
         .buffer_unordered(60)
         .collect()
@@ -220,7 +220,7 @@ async fn a_thousand_disconnecting_clients_leave_no_partial_commit() {
     let stayed = answers.iter().filter(|answer| answer.is_some()).count();
     assert!(
         (250..1000).contains(&stayed),
-        "{stayed} of 1000 have stayed"
+        "{stayed} of 1000 clients stayed"
     );
     assert!(answers.iter().flatten().all(|status| *status == 200));
     let mut counted = 0;
@@ -242,7 +242,7 @@ async fn a_thousand_disconnecting_clients_leave_no_partial_commit() {
     println!("{stayed} of 1000 stayed, {counted} counted, {pool:?}");
 }
 
-/// At the end of a process: nothing that has begun is cut off.
+/// At the end of a process, work in flight is completed.
 #[tokio::test(start_paused = true)]
 async fn drained_waits_for_background_work() {
     let late = Late::before(MemoryStore::new());
@@ -251,15 +251,15 @@ async fn drained_waits_for_background_work() {
     let mut browser = Browser::default();
     browser.get(&app, "/set?k=name&v=mia").await.ok();
     late.plan(&[Post::Slow(Duration::from_millis(200))]);
-    let asked = browser.peek(&app, "/incr?k=n");
-    let left = tokio::time::timeout(Duration::from_millis(50), asked).await;
+    let request = browser.peek(&app, "/incr?k=n");
+    let left = tokio::time::timeout(Duration::from_millis(50), request).await;
     assert!(left.is_err());
     let began = tokio::time::Instant::now();
     layer.drained().await;
     assert!(began.elapsed() >= Duration::from_millis(100));
     assert_eq!(browser.peek(&app, "/number?k=n").await.ok(), "1");
-    let asked = browser.peek(&app, "/logout?then=hang");
-    let left = tokio::time::timeout(Duration::from_millis(50), asked).await;
+    let request = browser.peek(&app, "/logout?then=hang");
+    let left = tokio::time::timeout(Duration::from_millis(50), request).await;
     assert!(left.is_err());
     layer.drained().await;
     assert_eq!(browser.peek(&app, "/read").await.ok(), "");
@@ -293,7 +293,7 @@ async fn a_request_that_writes_nothing_only_loads() {
     room.browser.get(&room.app, "/clear").await.ok();
     assert_eq!(room.keys().await, "");
     let after = room.calls.so_far();
-    // Three loads, and the one write that `clear` is.
+    // Three loads, and the one write of `clear`.
     assert_eq!(
         [
             after[0] - before[0],
@@ -307,7 +307,7 @@ async fn a_request_that_writes_nothing_only_loads() {
     assert_eq!(
         room.calls.so_far()[2],
         after[2],
-        "there was nothing to remove"
+        "the session had nothing to remove"
     );
 }
 
@@ -335,6 +335,6 @@ async fn a_replaced_response_keeps_the_cookies_of_others() {
     assert_eq!(late.set_cookies(), ["theme=dark"]);
     assert!(
         !late.headers.contains_key("etag"),
-        "it described another body"
+        "the header described the replaced body"
     );
 }

@@ -1,4 +1,4 @@
-//! A session used from another network.
+//! Fingerprints: a session that is used from another network.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -39,7 +39,7 @@ impl Site {
             .layer(MockConnectInfo(SocketAddr::new(address, 4242)))
     }
 
-    fn told(&self, kind: &str) -> usize {
+    fn events(&self, kind: &str) -> usize {
         self.events
             .lock()
             .unwrap()
@@ -74,7 +74,7 @@ async fn soft_allows_the_request_and_emits_one_event_per_network() {
         facts(&browser, &site.from("::ffff:203.0.113.9")).await,
         "Match"
     );
-    assert_eq!(site.told("FingerprintMismatch"), 0);
+    assert_eq!(site.events("FingerprintMismatch"), 0);
     for _ in 0..3 {
         let away = facts(&browser, &site.from("198.51.100.7")).await;
         assert_eq!(
@@ -82,10 +82,10 @@ async fn soft_allows_the_request_and_emits_one_event_per_network() {
             r#"Mismatch { bound: "203.0.113.0/24", seen: "198.51.100.0/24" }"#
         );
     }
-    assert_eq!(site.told("FingerprintMismatch"), 1);
+    assert_eq!(site.events("FingerprintMismatch"), 1);
     let six = facts(&browser, &site.from("2001:db8::1")).await;
     assert!(six.contains("2001:db8::/64"), "{six}");
-    assert_eq!(site.told("FingerprintMismatch"), 2);
+    assert_eq!(site.events("FingerprintMismatch"), 2);
     assert_eq!(facts(&browser, &site.app).await, "Unknown");
     assert_eq!(
         browser.peek(&site.from("198.51.100.7"), "/read").await.ok(),
@@ -131,8 +131,8 @@ async fn strict_hides_the_session_and_keeps_it_and_its_cookie() {
         let after = site.calls.so_far();
         assert_eq!(before[1..], after[1..], "nothing but loads");
     }
-    assert!(site.told("AddressUnknown") == 1 && site.told("FingerprintMismatch") == 2);
-    assert!(site.told("Denied") > 0 && site.told("Refused") == 0);
+    assert!(site.events("AddressUnknown") == 1 && site.events("FingerprintMismatch") == 2);
+    assert!(site.events("Denied") > 0 && site.events("Refused") == 0);
     assert_eq!(browser.peek(&home, "/get?k=name").await.ok(), "\"mia\"");
 }
 

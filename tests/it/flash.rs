@@ -1,4 +1,4 @@
-//! Messages for the next page: none lost, none shown twice.
+//! Flash messages: none is lost, and none is shown twice.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -157,7 +157,7 @@ async fn one_message_too_many_displaces_the_oldest() {
             let waiting: Vec<_> = (16..80).map(|number| number.to_string()).collect();
             assert_eq!(texts(&session.peek_flashes()), waiting);
             assert_eq!(texts(&session.take_flashes().await.unwrap()), waiting);
-            // Those of the session and those for this page, as many as there is room for.
+            // Messages of the session and of the current page, up to the limit of both.
             session.flash_now(Level::Info, "80");
             session.take_flashes().await.unwrap();
             session.keep_flashes().unwrap();

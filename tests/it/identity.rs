@@ -1,4 +1,4 @@
-//! Who may use a session: tokens, rotation, login, logout.
+//! Authentication: tokens, rotation, login and logout.
 
 use axum::http::StatusCode;
 use sessile::{CookieConfig, MemoryStore, SessionConfig, SessionLayer};
@@ -58,7 +58,7 @@ async fn a_login_issues_a_new_token_and_revokes_the_old_one() {
     assert_eq!(
         browser.get(&app, "/read").await.ok(),
         "name",
-        "a visitor's data is kept"
+        "a login keeps the visitor's data"
     );
     assert_eq!(
         handle(browser.get(&app, "/facts").await.ok()),
@@ -89,7 +89,7 @@ async fn a_retired_token_cannot_read_or_write_and_gets_no_cookie() {
         assert_eq!(
             page.set_cookies(),
             Vec::<&str>::new(),
-            "{path} must not push the new cookie out"
+            "{path} must not replace the new cookie"
         );
     }
     assert_eq!(late.peek(&app, "/read").await.ok(), "");
@@ -104,7 +104,7 @@ async fn a_token_that_was_never_issued_is_never_adopted() {
     let handle_of = |token: &str| token[..21].to_owned();
     let genuine = browser.token().to_owned();
     let other = visitor(&app).await.token().to_owned();
-    // A right handle with a wrong secret; another session's secret; nothing that was ever issued.
+    // A valid handle with a wrong secret, with another session's secret, and a token that was never issued.
     let mut wrong_secret = genuine.clone().into_bytes();
     wrong_secret[30] = if wrong_secret[30] == b'A' { b'B' } else { b'A' };
     let mixed = format!("{}{}", &genuine[..22], &other[22..]);
@@ -118,7 +118,7 @@ async fn a_token_that_was_never_issued_is_never_adopted() {
         assert_ne!(
             handle_of(thief.token()),
             handle_of(&token),
-            "a presented handle is not adopted"
+            "the new session has a handle of its own"
         );
     }
     assert_eq!(browser.get(&app, "/get?k=name").await.ok(), "\"mia\"");
@@ -167,7 +167,7 @@ async fn a_logout_is_final_and_removes_the_cookie() {
     assert_ne!(
         again.token()[..21],
         kept.token()[..21],
-        "a destroyed handle is not used again"
+        "the new session has a new handle"
     );
 }
 
@@ -179,7 +179,7 @@ async fn a_logout_without_a_session_only_removes_the_cookie() {
     let page = Browser::default().get(&app, "/logout").await;
     assert_eq!((page.status.as_u16(), page.set_cookies().len()), (200, 0));
     assert_eq!(calls.so_far(), [0; 5]);
-    // A cookie of a session that has expired is taken away.
+    // A logout removes the cookie of an expired session.
     let mut stale = Browser {
         cookie: Some(format!("__Host-id={}", "A".repeat(43))),
     };

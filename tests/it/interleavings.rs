@@ -1,5 +1,5 @@
-//! Interleavings of one request with others, with its own clones and with a store that fails, each of which has a wrong
-//! outcome that is easy to get.
+//! Interleavings of one request with others, with its own clones, and with a store that fails. Each has a wrong outcome
+//! that is easy to get.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, Weak};
@@ -76,7 +76,7 @@ async fn resuming_an_unresolved_commit_overwrites_no_change() {
                 session.save().await,
                 Err(SessionError::OutcomeUnknown)
             ));
-            // Another request of this process commits; its id hides whether ours ever arrived.
+            // Another request of this process commits. Its id hides whether the first one ever arrived.
             let mut tab = Visit { layer, browser };
             tab.request(|session| async move { session.insert("theirs", true).unwrap() })
                 .await;
@@ -96,7 +96,7 @@ async fn resuming_an_unresolved_commit_overwrites_no_change() {
     );
 }
 
-/// A visitor whose compare-and-sets are lost or late as planned, in a store that counts what it is asked.
+/// A visitor whose compare-and-sets are lost or delayed as planned, in a store that counts its calls.
 async fn late_visit() -> (Late, Arc<Calls>, Visit) {
     let late = Late::before(MemoryStore::new());
     let spy = Spy::on(late.clone());
@@ -108,7 +108,7 @@ async fn late_visit() -> (Late, Arc<Calls>, Visit) {
     (late, calls, visit)
 }
 
-/// Counts, and saves without an answer.
+/// Increments `n`, and calls `save`, which gets no answer.
 async fn count_unanswered(session: &Session) {
     session.increment("n", 1).unwrap();
     assert!(matches!(
@@ -159,7 +159,7 @@ async fn a_reload_that_cannot_resolve_the_outcome_changes_nothing() {
         .await;
 }
 
-/// Whoever leaves while a reload finds out leaves it to go on, and the response waits for that.
+/// A dropped reload continues in the background, and the response waits for it.
 #[tokio::test(start_paused = true)]
 async fn a_dropped_reload_still_resolves_the_outcome() {
     let (late, _, mut visit) = late_visit().await;
@@ -176,10 +176,10 @@ async fn a_dropped_reload_still_resolves_the_outcome() {
         .await;
 }
 
-/// How long a request may wait for a store in memory.
+/// The time that a request may wait for a memory store.
 const BUDGET: Duration = Duration::from_secs(1);
 
-/// In paused time, which passes only while everybody waits.
+/// Compares two durations in paused time, which passes only while all tasks wait.
 fn assert_about(expected: Duration, waited: Duration) {
     let rounding = Duration::from_millis(20);
     assert!(
@@ -204,7 +204,11 @@ async fn reloads_and_commits_of_a_store_that_hangs_share_one_budget() {
             session.increment("n", 1).unwrap();
             assert!(session.save().await.is_err());
             let after = asked.so_far();
-            assert_eq!(after[0] - before[0], 1, "the first takes all of the budget");
+            assert_eq!(
+                after[0] - before[0],
+                1,
+                "the first reload uses up the budget"
+            );
             assert_eq!(after[2], before[2]);
         })
         .await;
@@ -212,7 +216,7 @@ async fn reloads_and_commits_of_a_store_that_hangs_share_one_budget() {
     assert_about(BUDGET, began.elapsed());
 }
 
-/// How long a request takes whose store hangs from its handler on.
+/// The duration of a request whose store hangs since its handler began.
 async fn hangs_for<F, Fut>(late: &Late, visit: &mut Visit, handler: F) -> Duration
 where
     F: FnOnce(Session) -> Fut + Clone + Send + Sync + 'static,
@@ -248,7 +252,7 @@ async fn slow_loads_leave_their_request_less_time_to_commit() {
     let exclusive = Concurrency::Exclusive(Exclusive::new(WAIT).with_lease(WAIT));
     for (concurrency, loads) in [
         (Concurrency::Merge, &[600][..]),
-        // Behind its lease it loads once more.
+        // After it has acquired the lease, it loads again.
         (exclusive, &[600, 0]),
         (exclusive, &[0, 600]),
         (exclusive, &[300, 300]),
@@ -263,7 +267,7 @@ async fn slow_loads_leave_their_request_less_time_to_commit() {
     }
 }
 
-/// What its request has used up is no concern of a connection that stays open.
+/// After the response, the time that its request used no longer counts.
 #[tokio::test(start_paused = true)]
 async fn after_the_response_each_save_has_the_whole_budget() {
     let (late, _, mut visit) = late_visit().await;
@@ -293,9 +297,9 @@ async fn a_request_writes_nothing_to_the_login_that_followed_its_commit() {
         .page(move |session| async move {
             session.insert("mine", true).unwrap();
             proxy.inject_commits(Fault::SwallowAnswer, 1);
-            // The first send is applied; while its answer is waited for, another node signs the visitor in.
+            // The first send is applied. While its answer is missing, another node signs the visitor in.
             let login = async {
-                until_seen("it has been sent", || proxy.faults_left() == 0).await;
+                until_seen("the commit has been sent", || proxy.faults_left() == 0).await;
                 signed_in.get(&other, "/login?u=mia").await.ok();
                 signed_in.get(&other, "/set?k=private&v=x").await.ok();
             };
@@ -303,15 +307,15 @@ async fn a_request_writes_nothing_to_the_login_that_followed_its_commit() {
             saved.unwrap();
             assert_eq!(session.principal(), None);
             assert!(!session.contains_key("private"));
-            session.insert("evil", true).unwrap();
+            session.insert("later", true).unwrap();
         })
         .await;
-    // What was saved is there, and the rest is not.
+    // The saved change is in the store, and the later one is not.
     assert_eq!((page.status.as_u16(), page.set_cookies().len()), (500, 0));
     assert_eq!(
         browser.peek(&scene.other, "/read").await.ok(),
         "",
-        "the old token is dead"
+        "the old token is revoked"
     );
 }
 
@@ -323,7 +327,7 @@ async fn the_response_waits_for_a_dropped_save() {
             session.insert("name", "mia").unwrap();
             let creation = proxy.hold("NX");
             tokio::select! {
-                saved = session.save() => panic!("{saved:?} before it was sent"),
+                saved = session.save() => panic!("{saved:?} before the creation was sent"),
                 () = creation.arrived() => creation.release(),
             }
         })
@@ -376,7 +380,7 @@ async fn a_destroy_by_a_clone_during_the_commit_is_committed() {
     assert_eq!((sessions, visit.browser.cookie), (0, None));
 }
 
-/// The session's token was never sent to anybody.
+/// No browser ever got the token of this session.
 #[tokio::test]
 async fn a_session_destroyed_during_its_creation_leaves_nothing_behind() {
     let (server, proxy, mut visit) = behind_proxy().await;
@@ -399,7 +403,7 @@ async fn a_session_destroyed_during_its_creation_leaves_nothing_behind() {
     assert_eq!(sessions, 0);
 }
 
-/// What the handler has done is in the store by then, and the logout is not.
+/// By then, the handler's changes are in the store, and the logout is not.
 #[tokio::test]
 async fn a_logout_that_fails_after_the_commit_gets_503_and_is_retried() {
     let (_server, proxy, mut visit) = behind_proxy().await;
@@ -442,7 +446,7 @@ async fn a_clone_that_cannot_commit_does_not_fail_a_committed_response() {
             session.insert("saved", true).unwrap();
             tokio::spawn(async move {
                 commit.arrived().await;
-                // Each fits, both do not.
+                // One of them fits into the session, and both do not.
                 session.insert("one", "x".repeat(40_000)).unwrap();
                 session.insert("other", "x".repeat(40_000)).unwrap();
                 commit.release();
@@ -464,7 +468,7 @@ async fn unsaved_changes_after_the_response_emit_an_event() {
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    let told = || {
+    let has_lost_changes = || {
         events
             .lock()
             .unwrap()
@@ -475,11 +479,11 @@ async fn unsaved_changes_after_the_response_emit_an_event() {
     late.insert("n", 2).unwrap();
     late.save().await.unwrap();
     drop(late);
-    assert!(!told());
+    assert!(!has_lost_changes());
     let late = visit.keep().await;
     late.insert("n", 3).unwrap();
     drop(late);
-    assert!(told());
+    assert!(has_lost_changes());
 }
 
 #[tokio::test]
@@ -555,7 +559,7 @@ async fn a_change_reported_as_failed_is_not_committed_later() {
                 tokio::join!(session.increment_now("n", 1), session.increment_now("n", 1));
             assert!(one.is_err() && other.is_err());
             assert!(session.take::<String>("name").await.is_err());
-            assert!(!session.is_modified(), "nothing is left to be done");
+            assert!(!session.is_modified(), "no change is left");
             assert_eq!(
                 session.get::<String>("name").unwrap().as_deref(),
                 Some("mia")
@@ -682,7 +686,7 @@ async fn a_closure_that_panics_during_replay_fails_the_request() {
             let mut tab = tab;
             tab.request(|session| async move { session.insert("n", 10).unwrap() })
                 .await;
-            // The panic reaches whoever saves; here a task of the handler's, which does not care.
+            // The panic reaches the caller of `save`, here a task that ignores it.
             assert!(
                 tokio::spawn(async move { session.save().await })
                     .await
@@ -696,7 +700,7 @@ async fn a_closure_that_panics_during_replay_fails_the_request() {
         .await;
 }
 
-/// A visitor whose compare-and-sets go as planned, and the store behind.
+/// A visitor whose compare-and-sets have planned fates, and the store behind them.
 async fn planned() -> (Late, MemoryStore, Visit) {
     let store = MemoryStore::new();
     let late = Late::before(store.clone());
@@ -710,7 +714,7 @@ async fn planned() -> (Late, MemoryStore, Visit) {
     (late, store, visit)
 }
 
-/// Another node does something in the same session.
+/// Sends a request in the same session to another node.
 async fn elsewhere(store: &MemoryStore, visit: &Visit, path: &str) {
     let other = app(SessionLayer::new(store.clone()));
     visit.browser.peek(&other, path).await.ok();
@@ -724,7 +728,7 @@ async fn increment_now_returns_the_committed_number() {
     visit
         .request(move |session| async move {
             elsewhere(&others, &tab, "/incr?k=n").await;
-            // A conflict; then what is sent arrives late, just before somebody asks again.
+            // A conflict, then a commit that arrives late, just before the second call checks again.
             plan.plan(&[
                 Post::Deliver,
                 Post::Hold,
@@ -755,7 +759,7 @@ async fn a_value_whose_take_was_not_committed_can_be_taken_again() {
             late.plan(&[Post::Lose; 3]);
             let unknown = session.take::<String>("token").await;
             assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
-            // What another node writes proves that nothing had arrived.
+            // The commit of another node proves that the first one never arrived.
             elsewhere(&store, &tab, "/incr?k=n").await;
             let token = session.take::<String>("token").await.unwrap();
             assert_eq!(token.as_deref(), Some("once"));
@@ -775,7 +779,7 @@ async fn messages_whose_take_was_not_committed_are_shown_later() {
             late.plan(&[Post::Lose; 3]);
             let unknown = session.take_flashes().await;
             assert!(matches!(unknown, Err(SessionError::OutcomeUnknown)));
-            // What another node writes proves that nothing had arrived.
+            // The commit of another node proves that the first one never arrived.
             elsewhere(&store, &tab, "/incr?k=n").await;
         })
         .await;
@@ -893,7 +897,7 @@ async fn changes_discarded_during_a_rejected_commit_are_not_written_later() {
         .await;
 }
 
-/// Runs `save` and, in the middle of its compare-and-set, `discard_changes`.
+/// Runs `save`, and calls `discard_changes` during its compare-and-set.
 async fn save_and_discard(session: &Session) -> Result<(), SessionError> {
     let discard = async {
         tokio::time::sleep(SLOW / 2).await;
@@ -902,7 +906,7 @@ async fn save_and_discard(session: &Session) -> Result<(), SessionError> {
     tokio::join!(session.save(), discard).0
 }
 
-/// Twice the time after which [`save_and_discard`] discards.
+/// Twice the delay of the discard in [`save_and_discard`].
 const SLOW: Duration = Duration::from_millis(20);
 
 #[tokio::test(start_paused = true)]
@@ -917,7 +921,7 @@ async fn changes_discarded_during_a_commit_that_never_arrived_are_not_written_la
                 session.save().await,
                 Err(SessionError::OutcomeUnknown)
             ));
-            // What another node writes proves that nothing had arrived.
+            // The commit of another node proves that the first one never arrived.
             elsewhere(&store, &tab, "/incr?k=n").await;
             late.plan(&[Post::Slow(SLOW)]);
             save_and_discard(&session).await.unwrap();
@@ -932,7 +936,7 @@ async fn changes_discarded_during_a_commit_that_never_arrived_are_not_written_la
         .await;
 }
 
-/// Adds an item by a closure, of which nothing is left once what is returned is gone.
+/// Adds an item by a closure. The returned pointer dangles once the closure is dropped.
 fn add_item(session: &Session) -> Weak<()> {
     let captured = Arc::new(());
     let left = Arc::downgrade(&captured);
@@ -941,7 +945,7 @@ fn add_item(session: &Session) -> Weak<()> {
     left
 }
 
-/// `discard_changes` promises to let go of closures, and of those that are under way as soon as they are not any more.
+/// `discard_changes` drops closures, and those of a commit in flight as soon as that ends.
 #[tokio::test(start_paused = true)]
 async fn changes_discarded_during_an_unanswered_commit_are_not_shown_or_kept() {
     let (late, store, mut visit) = planned().await;
@@ -983,9 +987,12 @@ async fn changes_discarded_while_short_of_replicas_are_not_replayed_after_a_fail
     late.plan(&[Post::DeliverShort(SLOW)]);
     let saved = save_and_discard(&session).await;
     assert!(matches!(saved, Err(SessionError::OutcomeUnknown)));
-    assert!(session.contains_key("dropped"), "the primary has it");
+    assert!(
+        session.contains_key("dropped"),
+        "the primary has the change"
+    );
     assert_eq!(left.strong_count(), 0);
-    // The primary is gone; the one that follows has what was there before, and what comes then.
+    // After the failover, the new primary has the earlier version and later commits.
     let write = Write::new(before.value(), BUDGET * 60);
     let lost = store.replace(&handle, &load().await, write).await.unwrap();
     assert_eq!(lost, Replaced::Done);
@@ -998,7 +1005,7 @@ async fn changes_discarded_while_short_of_replicas_are_not_replayed_after_a_fail
 
 #[tokio::test]
 async fn every_clone_gets_the_error_of_lost_changes() {
-    // A closure panics when it is done again, in a commit that holds another clone's change too.
+    // A closure panics during replay, in a commit that includes the changes of other clones.
     let (_late, store, mut visit) = planned().await;
     let session = visit.keep().await;
     let (first, second, third) = (session.clone(), session.clone(), session.clone());
@@ -1014,14 +1021,14 @@ async fn every_clone_gets_the_error_of_lost_changes() {
     third.insert("y", 1).unwrap();
     elsewhere(&store, &visit, "/incr?k=n").await;
     let first = tokio::spawn(async move { first.save().await });
-    assert!(first.await.is_err(), "it panics");
+    assert!(first.await.is_err(), "the closure panics");
     for clone in [&second, &third] {
         assert!(matches!(clone.save().await, Err(SessionError::Discarded)));
         clone.save().await.unwrap();
     }
     assert!(!session.contains_key("x"));
 
-    // Nobody will ever know, since the session has ended.
+    // The outcome can no longer be determined, since the session has ended.
     let (late, store, mut visit) = planned().await;
     let session = visit.keep().await;
     let clones = [session.clone(), session.clone(), session.clone()];
@@ -1042,7 +1049,7 @@ async fn every_clone_gets_the_error_of_lost_changes() {
     }
 }
 
-/// The client leaves while a save is under way whose outcome stays unknown: nobody has forgotten to save anything.
+/// The client disconnects during a save whose outcome stays unknown. The application did not forget to save anything.
 #[tokio::test(start_paused = true)]
 async fn a_dropped_save_emits_no_event_of_unsaved_changes() {
     let (late, _store, visit) = planned().await;
@@ -1088,7 +1095,7 @@ async fn a_take_during_a_failing_response_returns_a_token_only_if_committed() {
             injected.inject_commits(Fault::LoseRequest, 3);
             let commit = injected.hold_commit();
             tokio::spawn(async move {
-                // The response's commit is under way, and will fail.
+                // The response's commit is in flight, and will fail.
                 commit.arrived().await;
                 let fails = async { commit.release() };
                 let take = session.take::<String>("token");
@@ -1151,7 +1158,7 @@ async fn a_failed_save_of_a_clone_does_not_fail_a_take() {
         .page(move |session| async move {
             let large = async {
                 commit.arrived().await;
-                // Each fits, both do not.
+                // One of them fits into the session, and both do not.
                 session.insert("one", "x".repeat(40_000)).unwrap();
                 session.insert("other", "x".repeat(40_000)).unwrap();
                 commit.release();
@@ -1178,7 +1185,7 @@ async fn a_call_that_undoes_an_unresolved_change_is_committed() {
             assert_eq!(
                 session.principal().as_deref(),
                 Some("mia"),
-                "it may have happened"
+                "the login may be committed"
             );
             session.discard("k");
             session.clear_principal().unwrap();
@@ -1235,7 +1242,7 @@ async fn an_old_connection_that_keeps_a_session_alive_does_not_shorten_a_new_log
     visit
         .request(|session| async move { session.set_principal("mia").await.unwrap() })
         .await;
-    // The old deadline is a minute away, and over soon.
+    // The old deadline is a minute away, and passes soon.
     for _ in 0..47 {
         clock.advance(Duration::from_secs(60));
         old.touch();
@@ -1248,7 +1255,7 @@ async fn an_old_connection_that_keeps_a_session_alive_does_not_shorten_a_new_log
     }
 }
 
-/// A node whose compare-and-sets may be lost or late, and another whose are not.
+/// A node whose compare-and-sets can be lost or delayed, and another one without faults.
 async fn late_node() -> (Late, Visit, axum::Router) {
     let store = MemoryStore::new();
     let late = Late::before(store.clone());
@@ -1265,7 +1272,7 @@ async fn a_resent_commit_does_not_hide_a_later_one_of_its_node() {
 
     let (late, mut visit, other) = late_node().await;
     let (first, second) = (visit.keep().await, visit.keep().await);
-    // The first request's commit is lost, and another node's follows.
+    // The first request's commit is lost, and another node commits.
     first.increment("n", 1).unwrap();
     late.plan(&[Lose; 3]);
     assert!(matches!(
@@ -1273,18 +1280,18 @@ async fn a_resent_commit_does_not_hide_a_later_one_of_its_node() {
         Err(SessionError::OutcomeUnknown)
     ));
     visit.browser.peek(&other, "/incr?k=n").await.ok();
-    // The second request's is on its way for long.
+    // The second request's commit stays in flight.
     second.increment("n", 10).unwrap();
     late.plan(&[Deliver, Hold, Lose, Lose]);
     assert!(matches!(
         second.save().await,
         Err(SessionError::OutcomeUnknown)
     ));
-    // The first is proved lost and sent anew; just before, the second one's arrives.
+    // The first commit turns out to be lost and is sent again. Just before, the second one arrives.
     late.plan(&[Deliver, DeliverAfterHeld]);
     first.save().await.unwrap();
     assert!(late.is_done());
-    // The second's is in the store, below the first's: that cannot be known, and must not be guessed.
+    // The second commit is in the store, below the first. sessile cannot know that and must not guess.
     assert!(matches!(
         second.save().await,
         Err(SessionError::OutcomeUnknown)
@@ -1294,7 +1301,7 @@ async fn a_resent_commit_does_not_hide_a_later_one_of_its_node() {
         .await;
 }
 
-/// One number stands for one set of bytes: found in the store, it must say which of them arrived.
+/// A commit number stands for one sequence of bytes: found in the store, it must show which of them arrived.
 #[tokio::test]
 async fn resent_bytes_keep_their_commit_number_and_other_bytes_get_a_new_one() {
     let (late, store, mut visit) = planned().await;
@@ -1304,7 +1311,7 @@ async fn resent_bytes_keep_their_commit_number_and_other_bytes_get_a_new_one() {
         .request(move |session| async move {
             session.increment("n", 1).unwrap();
             elsewhere(&store, &tab, "/incr?k=n").await;
-            // The second meets what the other node has written, and the third is made from that.
+            // The second send meets the other node's commit, and the third is based on that.
             plan.plan(&[Post::Lose, Post::Deliver, Post::Deliver]);
         })
         .await;
@@ -1352,7 +1359,7 @@ async fn a_late_commit_is_found_below_seven_of_other_nodes_but_not_below_eight()
             .ok()
             .parse()
             .unwrap();
-        assert_eq!(n, 100 + others, "counted once, known or not");
+        assert_eq!(n, 100 + others, "applied once, whether known or not");
     }
 }
 
@@ -1385,7 +1392,7 @@ async fn increment_now_returns_no_number_if_a_clone_discards_the_change() {
         .await;
 }
 
-/// What too few replicas have is looked for again, and the next primary does not have it.
+/// sessile looks for changes that too few replicas acknowledged, and the new primary lacks them.
 #[tokio::test(start_paused = true)]
 async fn changes_discarded_while_their_outcome_is_resolved_are_not_replayed() {
     let late = Late::before(MemoryStore::new());
@@ -1406,10 +1413,10 @@ async fn changes_discarded_while_their_outcome_is_resolved_are_not_replayed() {
                 .await;
             late.plan(&[Post::Slow(Duration::from_millis(10))]);
             let clone = session.clone();
-            let looking = tokio::spawn(async move { clone.save().await });
+            let resolving = tokio::spawn(async move { clone.save().await });
             tokio::time::sleep(Duration::from_millis(5)).await;
             session.discard_changes();
-            looking.await.unwrap().unwrap();
+            resolving.await.unwrap().unwrap();
         })
         .await;
     visit

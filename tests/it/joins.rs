@@ -1,4 +1,4 @@
-//! Logins that meet their own login: a double click on "sign in", or one that is tried again.
+//! Logins that join the same login: a double click on "sign in", or a retry.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,7 @@ impl Shop {
         browser.peek(&self.nodes[1], path).await.ok()
     }
 
-    /// Signs in with the cookie as it is, and returns the browser with the cookie of the answer.
+    /// Signs in with the browser's cookie. Returns a browser with the new cookie.
     async fn signed_in(&self, browser: &Browser) -> Browser {
         self.on(0, browser, "/sign-in?u=mia").await
     }
@@ -63,7 +63,7 @@ impl Shop {
         browser
     }
 
-    /// Asks a node each for something, both with the session loaded before either goes on.
+    /// Sends a request to each node. Both load the session before either continues.
     async fn at_once(&self, paths: [&str; 2]) -> [Page; 2] {
         self.at_once_on([0, 1], paths).await
     }
@@ -82,7 +82,7 @@ impl Shop {
         [one, other]
     }
 
-    /// Asks for something, and lets something else happen on the other node while its session is loaded.
+    /// Sends a request, and does something on the other node while the request has its session loaded.
     async fn overtaken(&self, path: &str, meanwhile: impl Future<Output = ()>) -> Page {
         let gate = Gate::new();
         let path = format!("{path}&{}", gate.query());
@@ -94,20 +94,20 @@ impl Shop {
         page
     }
 
-    async fn is_signed_in(&self, browser: &Browser, logins: usize) {
+    async fn assert_signed_in(&self, browser: &Browser, logins: usize) {
         assert_eq!(self.ask(browser, "/whoami").await, "mia");
         assert_eq!(self.ask(browser, "/get?k=cart").await, r#"["tulip"]"#);
         let counted = self.ask(browser, "/number?k=logins").await;
         assert_eq!(counted, logins.to_string());
     }
 
-    async fn is_nobody(&self, browser: &Browser) {
+    async fn assert_anonymous(&self, browser: &Browser) {
         assert_eq!(self.ask(browser, "/whoami").await, "");
         assert_eq!(self.ask(browser, "/read").await, "");
     }
 }
 
-/// Signs in, and counts it; says which keys it saw before.
+/// Signs in, and counts the logins. Answers with the keys that it saw before.
 async fn sign_in(
     session: Session,
     Query(params): Query<HashMap<String, String>>,
@@ -117,8 +117,8 @@ async fn sign_in(
     if let Some(path) = params.get("gate") {
         gate::pass(path).await;
     }
-    // What comes of these is not looked at, as by a handler that is careless.
-    match param("besides") {
+    // Ignores the results of these calls, as a careless handler does.
+    match param("also") {
         "cycle" => drop(session.cycle_id()),
         "clear" => drop(session.clear_principal()),
         "destroy" => session.destroy(),
@@ -130,7 +130,7 @@ async fn sign_in(
     Ok(seen)
 }
 
-/// A browser with the cookie of this page, if there is one.
+/// A browser with the cookie of this response, if it sets one.
 fn taken(page: &Page) -> Option<Browser> {
     let cookies = page.set_cookies();
     assert!(cookies.len() < 2);
@@ -140,7 +140,7 @@ fn taken(page: &Page) -> Option<Browser> {
     })
 }
 
-fn is_refused(page: &Page) {
+fn assert_rejected(page: &Page) {
     assert_eq!(page.status, StatusCode::CONFLICT, "{}", page.text);
     assert_eq!(page.set_cookies(), Vec::<&str>::new());
 }
@@ -156,11 +156,11 @@ async fn two_concurrent_logins_on_two_nodes_both_succeed() {
     });
     assert_ne!(one.token(), other.token());
     for browser in [&one, &other] {
-        shop.is_signed_in(browser, 2).await;
+        shop.assert_signed_in(browser, 2).await;
         assert_eq!(browser.token()[..21], shop.visitor.token()[..21]);
     }
-    shop.is_nobody(&shop.visitor).await;
-    // Each keeps its own, though what they write travels together.
+    shop.assert_anonymous(&shop.visitor).await;
+    // Each keeps its own cookie, although their changes are committed together.
     let writes = (0..20).map(|number| {
         let browser = [&one, &other][number % 2];
         browser.peek(&shop.nodes[number % 4 / 2], "/incr?k=n")
@@ -170,7 +170,7 @@ async fn two_concurrent_logins_on_two_nodes_both_succeed() {
         page.ok();
     }
     assert_eq!(shop.ask(&one, "/number?k=n").await, "20");
-    shop.is_signed_in(&other, 2).await;
+    shop.assert_signed_in(&other, 2).await;
 }
 
 #[tokio::test]
@@ -179,9 +179,10 @@ async fn two_concurrent_logins_on_one_node_both_succeed() {
     let pages = shop.at_once_on([1, 1], ["/sign-in?u=mia"; 2]).await;
     for page in &pages {
         assert_eq!(page.status, 200, "{}", page.text);
-        shop.is_signed_in(&taken(page).expect("a cookie"), 2).await;
+        shop.assert_signed_in(&taken(page).expect("a cookie"), 2)
+            .await;
     }
-    shop.is_nobody(&shop.visitor).await;
+    shop.assert_anonymous(&shop.visitor).await;
 }
 
 #[tokio::test]
@@ -191,14 +192,14 @@ async fn a_login_with_the_replaced_token_joins_and_sees_no_data_before() {
         let visitor = Browser::default();
         let visitor = shop.on(0, &visitor, "/push?k=cart&v=tulip").await;
         let one = shop.signed_in(&visitor).await;
-        // A page that changes nothing is in nobody's way.
-        shop.is_signed_in(&one, 1).await;
+        // A request without changes does not prevent a join.
+        shop.assert_signed_in(&one, 1).await;
         let page = visitor.peek(&shop.nodes[node], "/sign-in?u=mia").await;
         let other = taken(&page).expect("a cookie");
         assert_eq!(page.ok(), "");
-        shop.is_signed_in(&one, 2).await;
-        shop.is_signed_in(&other, 2).await;
-        shop.is_nobody(&visitor).await;
+        shop.assert_signed_in(&one, 2).await;
+        shop.assert_signed_in(&other, 2).await;
+        shop.assert_anonymous(&visitor).await;
     }
 }
 
@@ -211,7 +212,7 @@ async fn a_retried_login_whose_answer_was_lost_succeeds() {
     shop.proxy.inject_commits(Fault::LoseAnswer, 0);
     for node in [0, 1] {
         let browser = shop.on(node, &shop.visitor, "/sign-in?u=mia").await;
-        shop.is_signed_in(&browser, 2 + node).await;
+        shop.assert_signed_in(&browser, 2 + node).await;
     }
 }
 
@@ -223,10 +224,10 @@ async fn a_third_login_joins_and_a_fourth_is_rejected() {
         browsers.push(shop.on(node, &shop.visitor, "/sign-in?u=mia").await);
     }
     for node in &shop.nodes {
-        is_refused(&shop.visitor.peek(node, "/sign-in?u=mia").await);
+        assert_rejected(&shop.visitor.peek(node, "/sign-in?u=mia").await);
     }
     for browser in &browsers {
-        shop.is_signed_in(browser, 3).await;
+        shop.assert_signed_in(browser, 3).await;
     }
 }
 
@@ -236,11 +237,11 @@ async fn another_principal_does_not_join() {
     let pages = shop.at_once(["/sign-in?u=mia", "/sign-in?u=leo"]).await;
     let (won, lost): (Vec<_>, Vec<_>) = pages.iter().partition(|page| page.status == 200);
     let winner = taken(won[0]).expect("a cookie");
-    is_refused(lost[0]);
+    assert_rejected(lost[0]);
     let who = shop.ask(&winner, "/whoami").await;
     let another = if who == "mia" { "leo" } else { "mia" };
     let path = format!("/sign-in?u={another}");
-    is_refused(&shop.visitor.peek(&shop.nodes[1], &path).await);
+    assert_rejected(&shop.visitor.peek(&shop.nodes[1], &path).await);
     assert_eq!(shop.ask(&winner, "/whoami").await, who);
 }
 
@@ -262,9 +263,9 @@ async fn no_login_joins_after_another_commit() {
                 one.get(&shop.nodes[1], path).await.ok();
             })
             .await;
-        is_refused(&page);
+        assert_rejected(&page);
         for node in &shop.nodes {
-            is_refused(&shop.visitor.peek(node, "/sign-in?u=mia").await);
+            assert_rejected(&shop.visitor.peek(node, "/sign-in?u=mia").await);
         }
         assert_eq!(shop.ask(&one, "/number?k=logins").await, "1", "{path}");
     }
@@ -278,12 +279,12 @@ async fn the_next_rotation_revokes_all_tokens_and_the_next_login_accepts_all_of_
     let third = shop.signed_in(&shop.visitor).await;
     let before = one.clone();
     one.get(&shop.nodes[1], "/cycle").await.ok();
-    shop.is_signed_in(&one, 3).await;
+    shop.assert_signed_in(&one, 3).await;
     for browser in [&shop.visitor, &before, &other, &third] {
-        shop.is_nobody(browser).await;
-        // They are known for a while, so that none of them pushes the new cookie out.
-        is_refused(&browser.peek(&shop.nodes[0], "/incr?k=n").await);
-        is_refused(&browser.peek(&shop.nodes[0], "/sign-in?u=mia").await);
+        shop.assert_anonymous(browser).await;
+        // They stay known as retired tokens for a while, so that none of them replaces the new cookie.
+        assert_rejected(&browser.peek(&shop.nodes[0], "/incr?k=n").await);
+        assert_rejected(&browser.peek(&shop.nodes[0], "/sign-in?u=mia").await);
     }
 
     let visitor = Browser::default();
@@ -294,12 +295,12 @@ async fn the_next_rotation_revokes_all_tokens_and_the_next_login_accepts_all_of_
     );
     let again = shop.signed_in(&one).await;
     let joined = shop.signed_in(&other).await;
-    is_refused(&visitor.peek(&shop.nodes[1], "/sign-in?u=mia").await);
+    assert_rejected(&visitor.peek(&shop.nodes[1], "/sign-in?u=mia").await);
     for browser in [&again, &joined] {
-        shop.is_signed_in(browser, 4).await;
+        shop.assert_signed_in(browser, 4).await;
     }
     for browser in [&one, &other] {
-        shop.is_nobody(browser).await;
+        shop.assert_anonymous(browser).await;
     }
 }
 
@@ -310,33 +311,33 @@ async fn a_logout_revokes_all_tokens() {
     let other = shop.signed_in(&shop.visitor).await;
     one.get(&shop.nodes[1], "/logout").await.ok();
     for browser in [&one, &other, &shop.visitor] {
-        shop.is_nobody(browser).await;
+        shop.assert_anonymous(browser).await;
     }
 }
 
 #[tokio::test]
 async fn a_login_that_also_revokes_its_token_does_not_join() {
-    for besides in ["cycle", "clear", "destroy"] {
+    for also in ["cycle", "clear", "destroy"] {
         let shop = Shop::new().await;
-        let path = format!("/sign-in?u=mia&besides={besides}");
+        let path = format!("/sign-in?u=mia&also={also}");
         let mut one = None;
         let page = shop
             .overtaken(&path, async {
                 one = Some(shop.on(1, &shop.visitor, "/sign-in?u=mia").await);
-                is_refused(&shop.visitor.peek(&shop.nodes[1], &path).await);
+                assert_rejected(&shop.visitor.peek(&shop.nodes[1], &path).await);
             })
             .await;
         let one = one.unwrap();
-        match besides {
-            // A logout is one whoever is signed in meanwhile, and what follows it is a session of its own.
+        match also {
+            // A logout ends the session whoever is signed in, and later changes go into a new session.
             "destroy" => {
                 let fresh = taken(&page).expect("a cookie");
                 assert_ne!(fresh.token()[..21], one.token()[..21]);
-                shop.is_nobody(&one).await;
+                shop.assert_anonymous(&one).await;
             }
             _ => {
-                is_refused(&page);
-                shop.is_signed_in(&one, 1).await;
+                assert_rejected(&page);
+                shop.assert_signed_in(&one, 1).await;
             }
         }
     }
@@ -344,10 +345,10 @@ async fn a_login_that_also_revokes_its_token_does_not_join() {
 
 #[tokio::test]
 async fn changes_to_the_session_of_another_principal_do_not_join() {
-    for (besides, joins) in [("write", false), ("", true)] {
+    for (also, joins) in [("write", false), ("", true)] {
         let mut shop = Shop::new().await;
         shop.visitor = shop.on(0, &shop.visitor, "/login?u=leo").await;
-        let path = format!("/sign-in?u=mia&besides={besides}");
+        let path = format!("/sign-in?u=mia&also={also}");
         let mut one = None;
         let page = shop
             .overtaken(&path, async {
@@ -356,7 +357,7 @@ async fn changes_to_the_session_of_another_principal_do_not_join() {
             .await;
         let one = one.unwrap();
         if !joins {
-            is_refused(&page);
+            assert_rejected(&page);
         }
         assert_eq!(taken(&page).is_some(), joins);
         assert_eq!(shop.ask(&one, "/read").await, "logins");
@@ -376,7 +377,7 @@ async fn a_login_joins_under_every_policy_except_reject() {
     ] {
         let shop = Shop::with(SessionConfig::default().with_concurrency(concurrency)).await;
         let (one, other) = match concurrency {
-            // The second is loaded once the first is through.
+            // The second request loads once the first has finished.
             Concurrency::Exclusive(_) => tokio::join!(
                 shop.visitor.peek(&shop.nodes[0], "/sign-in?u=mia"),
                 shop.visitor.peek(&shop.nodes[1], "/sign-in?u=mia"),

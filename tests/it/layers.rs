@@ -1,4 +1,4 @@
-//! The layer among others: nested, absent, loading late; caches, hooks and other people's cookies.
+//! The layer among other layers: nested, absent, loading late; caches, hooks, and cookies of others.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -49,35 +49,35 @@ async fn an_inner_layer_of_the_same_name_joins_the_outer_session() {
     assert_eq!(browser.get(&app, "/inner/read").await.ok(), "name");
 }
 
-type Told = Arc<Mutex<Vec<String>>>;
+type Reports = Arc<Mutex<Vec<String>>>;
 
-/// An observer of settings that are ignored.
-fn ignored() -> (Told, impl Fn(&Event) + Send + Sync + 'static) {
-    let told = Told::default();
-    let hears = Arc::clone(&told);
+/// An observer that records ignored settings.
+fn ignored() -> (Reports, impl Fn(&Event) + Send + Sync + 'static) {
+    let reports = Reports::default();
+    let observed = Arc::clone(&reports);
     let observe = move |event: &Event| {
         if let Event::SettingsIgnored {
             cookie, settings, ..
         } = event
         {
-            let told = format!("{cookie}: {}", settings.join(", "));
-            hears.lock().unwrap().push(told);
+            let reports = format!("{cookie}: {}", settings.join(", "));
+            observed.lock().unwrap().push(reports);
         }
     };
-    (told, observe)
+    (reports, observe)
 }
 
-/// What is told of one layer inside another, in two requests.
-async fn told_of(outer: SessionLayer, inner: SessionLayer) -> Vec<String> {
-    let (told, observe) = ignored();
+/// The ignored settings that two requests report for one layer inside another.
+async fn reports_of(outer: SessionLayer, inner: SessionLayer) -> Vec<String> {
+    let (reports, observe) = ignored();
     let inner = Router::new().nest("/inner", routes().layer(inner));
     let app = inner.merge(routes()).layer(outer.with_observer(observe));
     for _ in 0..2 {
         Browser::default().get(&app, "/inner/read").await.ok();
         Browser::default().get(&app, "/read").await.ok();
     }
-    let told = told.lock().unwrap();
-    told.clone()
+    let reports = reports.lock().unwrap();
+    reports.clone()
 }
 
 fn configured(store: &MemoryStore, change: impl FnOnce(&mut SessionConfig)) -> SessionLayer {
@@ -117,19 +117,19 @@ async fn ignored_settings_of_an_inner_layer_are_reported_once() {
     ];
     let store = MemoryStore::new();
     for (setting, set) in settings {
-        let told = told_of(configured(&store, |_| ()), configured(&store, set)).await;
-        assert_eq!(told, [format!("__Host-id: {setting}")]);
-        // The other way round, it is the outer one that is stricter.
-        let told = told_of(configured(&store, set), configured(&store, |_| ())).await;
-        assert_eq!(told, [format!("__Host-id: {setting}")]);
-        let told = told_of(configured(&store, set), configured(&store, set)).await;
-        assert_eq!(told, Vec::<String>::new());
+        let reports = reports_of(configured(&store, |_| ()), configured(&store, set)).await;
+        assert_eq!(reports, [format!("__Host-id: {setting}")]);
+        // In the other order, the outer layer has the setting.
+        let reports = reports_of(configured(&store, set), configured(&store, |_| ())).await;
+        assert_eq!(reports, [format!("__Host-id: {setting}")]);
+        let reports = reports_of(configured(&store, set), configured(&store, set)).await;
+        assert_eq!(reports, Vec::<String>::new());
     }
     let hooked = configured(&store, |config| config.max_size = 4096)
         .with_client_ip(|_| None)
         .with_on_error(|_, _| Response::new(Bytes::new()));
-    let told = told_of(configured(&store, |_| ()), hooked).await;
-    assert_eq!(told, ["__Host-id: max_size, client_ip, on_error"]);
+    let reports = reports_of(configured(&store, |_| ()), hooked).await;
+    assert_eq!(reports, ["__Host-id: max_size, client_ip, on_error"]);
 }
 
 #[tokio::test]
@@ -137,23 +137,23 @@ async fn an_ignored_store_of_an_inner_layer_is_reported() {
     let store = MemoryStore::new();
     let layer = SessionLayer::new(store.clone());
     for same in [layer.clone(), SessionLayer::new(store)] {
-        assert_eq!(told_of(layer.clone(), same).await, Vec::<String>::new());
+        assert_eq!(reports_of(layer.clone(), same).await, Vec::<String>::new());
     }
-    let told = told_of(layer.clone(), SessionLayer::new(MemoryStore::new())).await;
-    assert_eq!(told, ["__Host-id: store"]);
+    let reports = reports_of(layer.clone(), SessionLayer::new(MemoryStore::new())).await;
+    assert_eq!(reports, ["__Host-id: store"]);
     let other_type = SessionLayer::new(Spy::on(MemoryStore::new()));
-    assert_eq!(told_of(layer, other_type).await, ["__Host-id: store"]);
+    assert_eq!(reports_of(layer, other_type).await, ["__Host-id: store"]);
 }
 
-/// Whoever has made the inner layer hears of it too.
+/// The observer of the inner layer gets the event, too.
 #[tokio::test]
 async fn an_ignored_observer_of_an_inner_layer_gets_the_report() {
     let store = MemoryStore::new();
-    let (told, observe) = ignored();
+    let (reports, observe) = ignored();
     let inner = SessionLayer::new(store.clone()).with_observer(observe);
     let expected = ["__Host-id: observer"];
-    assert_eq!(told_of(SessionLayer::new(store), inner).await, expected);
-    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(reports_of(SessionLayer::new(store), inner).await, expected);
+    assert_eq!(*reports.lock().unwrap(), expected);
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn loading_on_extract_loads_nothing_for_pages_without_a_session() {
     assert_eq!(calls.so_far()[0], before + 1);
 }
 
-/// Its client has gone away by then, so no response brings a cookie.
+/// Its client has disconnected by then, so no response carries the cookie.
 #[tokio::test(start_paused = true)]
 async fn a_session_loaded_after_its_request_was_abandoned_cannot_set_a_cookie() {
     let (send, mut receive) = tokio::sync::mpsc::channel(1);
@@ -269,7 +269,7 @@ async fn a_tower_service_that_keeps_the_request_finds_its_session() {
 
 #[tokio::test]
 async fn the_service_that_was_polled_ready_is_called() {
-    /// Panics if it is called without having been polled ready.
+    /// A service that panics if it is called before it was polled ready.
     struct Strict(bool);
     impl Clone for Strict {
         fn clone(&self) -> Self {
@@ -288,7 +288,7 @@ async fn the_service_that_was_polled_ready_is_called() {
             std::task::Poll::Ready(Ok(()))
         }
         fn call(&mut self, _: Request<Body>) -> Self::Future {
-            assert!(self.0, "called without being ready");
+            assert!(self.0, "called before it was ready");
             std::future::ready(Ok(Response::default()))
         }
     }
@@ -334,13 +334,13 @@ async fn responses_that_set_the_cookie_are_not_cached() {
     assert_eq!(read.headers["vary"], "cookie");
     assert!(
         !read.headers.contains_key("cache-control"),
-        "a read leaves it to the handler"
+        "a read does not change the header"
     );
     let asset = browser.get(&app, "/asset").await;
     assert_eq!(asset.headers["cache-control"], "public, max-age=600");
     assert!(
         !asset.headers.contains_key("vary"),
-        "the session was not looked at"
+        "the session was not used"
     );
 }
 
@@ -384,7 +384,7 @@ async fn the_error_hook_builds_the_response_of_a_session_error() {
     browser.get(&app, "/set?k=name&v=mia").await.ok();
     let late = browser.clone();
     browser.get(&app, "/cycle").await.ok();
-    // One error of the commit after the handler, and one that the handler returned.
+    // An error of the final commit, and one that the handler returned.
     for path in ["/incr?k=n", "/incr-now?k=n"] {
         let page = late.peek(&app, path).await;
         assert_eq!(
@@ -409,7 +409,7 @@ async fn the_error_hook_builds_the_response_of_a_session_error() {
     }
 }
 
-/// A layer that answers with JSON whoever asks for it, and with HTML everybody else.
+/// A layer whose hook answers with JSON if the request accepts that, and with HTML otherwise.
 fn negotiating(layer: SessionLayer) -> SessionLayer {
     layer.with_on_error(|error, request| {
         let accept = request.headers.get("accept");
@@ -439,7 +439,7 @@ async fn the_error_hook_can_answer_in_the_format_that_the_request_accepts() {
         session.insert("late", true).unwrap();
     };
     let cases = [
-        // The session cannot be loaded, and no handler runs.
+        // The session cannot be loaded, so no handler runs.
         (
             app(negotiating(
                 SessionLayer::new(lazy()).with_concurrency(exclusive),
@@ -447,7 +447,7 @@ async fn the_error_hook_can_answer_in_the_format_that_the_request_accepts() {
             "/read",
             503,
         ),
-        // The handler fails, since its session was not loaded.
+        // The handler fails, because its session was not loaded.
         (app(negotiating(SessionLayer::new(lazy()))), "/read", 503),
         // The commit fails.
         (
@@ -660,7 +660,7 @@ async fn tower_http_layers_work_inside_and_outside() {
         assert_eq!(
             browser.get(&app, "/read").await.ok(),
             "name",
-            "neither panic nor timeout has written"
+            "neither the panic nor the timeout committed anything"
         );
     }
 }

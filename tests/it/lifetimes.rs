@@ -1,4 +1,4 @@
-//! Idle and absolute timeouts, and how seldom a key is renewed.
+//! Idle and absolute timeouts, and how rarely a key is renewed.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -43,11 +43,11 @@ impl Watch {
         }
     }
 
-    /// Reads after some time has passed; true if the session was still there.
+    /// Reads after this time. Returns true if the session still exists.
     async fn hit_after(&mut self, passed: Duration) -> bool {
         self.clock.advance(passed);
         let alive = self.browser.get(&self.app, "/read").await.ok() == "name";
-        // The renewal runs beside the handler.
+        // The renewal runs in the background.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -124,7 +124,7 @@ async fn a_session_expires_at_its_absolute_timeout_even_if_it_is_used() {
     for _ in 0..24 * 6 - 1 {
         assert!(watch.hit_after(MINUTE * 10).await);
     }
-    // Signing in again starts the day anew; a rotation does not.
+    // A login restarts the day, and a rotation does not.
     watch.browser.get(&watch.app, "/cycle").await.ok();
     let mut signed_in = watch.browser.clone();
     assert!(!watch.hit_after(MINUTE * 10).await);
@@ -152,7 +152,7 @@ async fn timeouts_of_a_session_apply_to_later_requests_on_every_node() {
     for _ in 0..29 {
         assert!(watch.hit_after(day).await);
     }
-    assert!(!watch.hit_after(day).await, "thirty days are over");
+    assert!(!watch.hit_after(day).await, "thirty days have passed");
 }
 
 #[tokio::test]
@@ -183,24 +183,24 @@ async fn a_persistent_cookie_lives_as_long_as_the_session_and_is_sent_when_that_
         .browser
         .get(&watch.app, "/remember?not=persistent")
         .await;
-    assert_eq!(max_age(&page), None, "ends with the browser again");
+    assert_eq!(max_age(&page), None, "a session cookie again");
     let page = watch.browser.get(&watch.app, "/remember").await;
     assert_eq!(max_age(&page), Some(month));
-    // Somebody else who signs in on this browser is not remembered.
+    // Another user who signs in with this browser gets no persistent cookie.
     let page = watch.browser.get(&watch.app, "/login?u=noa").await;
     assert_eq!(max_age(&page), None);
     assert!(!watch.hit_after(MINUTE * 31).await);
 }
 
-/// A browser that drops a persistent cookie when its `Max-Age` is over.
+/// A browser that drops a persistent cookie after its `Max-Age`.
 struct Jar {
     browser: Browser,
-    /// Days left of the cookie.
+    /// The remaining days of the cookie.
     left: Option<u64>,
 }
 
 impl Jar {
-    /// Asks `days` after it has asked last; true if that has brought a cookie.
+    /// Sends a request `days` after the last one. Returns true if the response sets a cookie.
     async fn get_after(
         &mut self,
         days: u64,
@@ -229,7 +229,7 @@ impl Jar {
     }
 }
 
-/// An app whose sessions may live for ten years, and somebody who is remembered there.
+/// An application with sessions of up to ten years, and a browser with a persistent cookie.
 async fn remembered() -> (ManualClock, Arc<Calls>, Router, Jar) {
     let remember = |session: sessile::Session| async move {
         session.set_principal("mia").await?;
@@ -250,7 +250,7 @@ async fn remembered() -> (ManualClock, Arc<Calls>, Router, Jar) {
         left: None,
     };
     assert!(jar.get_after(0, &clock, &app, "/remember-for-years").await);
-    assert_eq!(jar.left, Some(400), "no browser keeps it for longer");
+    assert_eq!(jar.left, Some(400), "no browser keeps a cookie for longer");
     (clock, calls, app, jar)
 }
 
@@ -266,9 +266,13 @@ async fn the_persistent_cookie_of_a_visitor_who_only_reads_is_renewed() {
         let page = jar.browser.peek(&app, "/whoami").await;
         assert_eq!(page.ok(), "mia", "after {} days", visit * 30);
     }
-    assert_eq!(sent.first(), Some(&210), "not before half of its life");
-    assert_eq!(calls.so_far()[1..3], written, "nothing was written for it");
-    assert!(jar.left <= Some(20), "it ends with the session");
+    assert_eq!(sent.first(), Some(&210), "not before half of its lifetime");
+    assert_eq!(
+        calls.so_far()[1..3],
+        written,
+        "the new cookie needed no write"
+    );
+    assert!(jar.left <= Some(20), "the cookie expires with the session");
 }
 
 #[tokio::test]
@@ -284,7 +288,7 @@ async fn the_next_change_records_when_the_cookie_was_sent() {
             }
         }
     }
-    // Every 203 days, until the last one lasts as long as the session.
+    // Every 203 days, until the last cookie lasts as long as the session.
     let expected: Vec<_> = (1..=17).map(|times| times * 203).collect();
     assert_eq!(sent, expected);
 }
@@ -335,7 +339,7 @@ async fn invalid_timeouts_are_rejected() {
         .request(|session| async move {
             assert!(
                 session.set_absolute_timeout(MINUTE * 10).is_err(),
-                "it would be over already"
+                "the timeout would have passed already"
             );
             session.set_absolute_timeout(MINUTE * 11).unwrap();
             session.set_idle_timeout(MINUTE * 5).unwrap();
@@ -366,8 +370,8 @@ async fn a_touch_renews_a_session_without_other_requests() {
         .await;
 }
 
-/// A session of half an hour, and a handle of it that outlives its request. Then another request changes the session; the
-/// handle renews it, and the session is looked for after some time.
+/// Creates a session of half an hour, and keeps a handle that outlives its request. Then another request changes the
+/// session, the handle touches it, and the result is whether the session still exists after some time.
 async fn alive_after(
     change: impl FnOnce(Session) + Clone + Send + Sync + 'static,
     touched_after: Duration,
@@ -419,7 +423,7 @@ async fn a_touch_from_a_denied_network_does_not_renew_the_session() {
     visit
         .request(|session| async move { session.insert("n", 1).unwrap() })
         .await;
-    // It belongs to no network yet, and the next to write takes it.
+    // The session has no network yet, and the next write binds it.
     visit.layer = soft.with_fingerprinting(Fingerprinting::Strict);
     *address.lock().unwrap() = "203.0.113.7".parse().ok();
     let stream = visit.keep().await;
@@ -450,8 +454,8 @@ async fn a_touch_loads_once_and_renews_once() {
     assert_eq!(watch.calls.so_far(), expected);
 }
 
-/// A load finds little time left and renews the session beside its handler, which takes a while. Meanwhile a shorter
-/// timeout is committed.
+/// A load renews a session with little time left in the background, which is slow. Meanwhile, a commit sets a shorter
+/// timeout.
 #[tokio::test(start_paused = true)]
 async fn the_next_load_corrects_a_renewal_that_overtook_a_shorter_timeout() {
     let clock = ManualClock::new();
@@ -467,7 +471,7 @@ async fn the_next_load_corrects_a_renewal_that_overtook_a_shorter_timeout() {
         .request(|session| async move { session.set_idle_timeout(MINUTE).unwrap() })
         .await;
     layer.drained().await;
-    // Just after the renewal that was too long.
+    // Just after the renewal, which was too long.
     visit.request(|_| async {}).await;
     layer.drained().await;
     clock.advance(MINUTE);
@@ -523,7 +527,7 @@ impl Keys {
         assert_eq!(done, 1);
     }
 
-    /// Reads until the key has about this much time left: what was renewed just now is not renewed again for a second.
+    /// Reads until the key has about this much time left. A key is renewed at most once a second.
     async fn read_and_expect(&mut self, expected: Duration) {
         let expected = i64::try_from(expected.as_millis()).unwrap();
         let what = format!("about {expected} ms left");
@@ -543,7 +547,7 @@ async fn redis_keys_are_renewed_at_half_of_their_life_and_always_expire() {
     keys.read_and_expect(MINUTE * 16).await;
     keys.set_left(MINUTE * 15);
     keys.read_and_expect(MINUTE * 30).await;
-    // Somebody else's doing: a key without end, and one that lives too long.
+    // Changes by another program: a key without expiry, and one that lives too long.
     let persisted: i64 = redis::cmd("PERSIST")
         .arg(&keys.key)
         .query(&mut keys.ground.connection())
@@ -579,7 +583,7 @@ async fn a_thousand_concurrent_reads_renew_the_key_once() {
         assert_eq!(page.ok(), "name");
     }
     layer.drained().await;
-    // Once a second, should they take longer.
+    // Or once a second, if the reads take longer.
     let seconds = began.elapsed().as_secs();
     let renewals = server.counts().of("pexpire");
     assert!((1..=1 + seconds).contains(&renewals), "{renewals}");

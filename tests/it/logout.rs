@@ -1,4 +1,4 @@
-//! Logouts without a session at hand: the store is away, nobody has loaded it, or the thread has no runtime.
+//! Logouts without a loaded session: during an outage, by the `Logout` extractor, or on a thread without a runtime.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::support::{
     Browser, Gate, Ground, Proxy, Server, Visit, fresh_prefix, store_with, until,
 };
 
-/// What happened, each as `Debug` writes it.
+/// The events, formatted by `Debug`.
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<String>>>);
 
@@ -40,7 +40,7 @@ impl Events {
     }
 }
 
-/// A server that comes and goes, a layer with the timeouts that users get, and an application that is in no hurry.
+/// A server that can fail, an application with the default timeouts, and one with long timeouts.
 struct Site {
     server: Server,
     layer: SessionLayer,
@@ -113,11 +113,11 @@ async fn a_logout_during_an_outage_removes_the_cookie_and_is_retried() {
             assert_eq!(page.status, 500, "{path}");
             continue;
         }
-        assert_eq!(page.status, 503, "{path}: it is not done");
+        assert_eq!(page.status, 503, "{path}: the logout is not committed");
         assert!(page.headers.contains_key("retry-after"), "{path}");
         assert_eq!(page.headers["cache-control"], "no-store", "{path}");
         assert_eq!(page.set_cookies().len(), 1, "{path}");
-        assert_eq!(visitor.cookie, None, "{path}: the cookie is taken away");
+        assert_eq!(visitor.cookie, None, "{path}: the cookie is removed");
     }
     site.server.restart();
     for visitor in &stolen {
@@ -184,7 +184,7 @@ async fn an_exclusive_request_does_not_run_during_an_outage() {
         let page = visitor.peek(&apps[0], path).await;
         assert_eq!((page.status.as_u16(), page.set_cookies().len()), (503, 0));
     }
-    // Nobody has asked for the session here, and a logout does not.
+    // No request has used the session here, and a logout does not.
     assert_eq!(visitor.peek(&apps[1], "/plain").await.ok(), "plain");
     let page = visitor.peek(&apps[1], "/sign-out").await;
     assert_eq!((page.status.as_u16(), page.set_cookies().len()), (503, 1));
@@ -224,7 +224,7 @@ async fn a_logout_sends_only_a_load_and_a_deletion() {
     }
 }
 
-/// With the session loaded on the way in, and not at all.
+/// With a loaded session, and without one.
 #[tokio::test]
 async fn a_logout_ends_only_a_session_whose_current_or_recent_secret_it_has() {
     for load in [Load::Inbound, Load::OnExtract] {
@@ -265,7 +265,7 @@ async fn a_logout_does_not_delete_a_session_that_it_cannot_read() {
         logout.end_session();
         let (mut parts, _) = std::mem::take(&mut request).into_parts();
         let session = Session::from_parts(&parts).await.unwrap();
-        // It fails, and the handler goes on.
+        // The load fails, and the handler continues.
         let _ = session.save().await;
     };
     for load in [Load::Inbound, Load::OnExtract] {
@@ -306,7 +306,7 @@ async fn a_logout_beside_a_session_is_a_destroy() {
         logout.end_session();
         session.insert("notice", "signed out").unwrap();
     };
-    // The session is asked for only after its end, and is a fresh one.
+    // The handler extracts the session only after its end, and gets a new one.
     let asked_after = |logout: Logout, mut request: Request<Body>| async move {
         logout.end_session();
         let (mut parts, _) = std::mem::take(&mut request).into_parts();
@@ -400,7 +400,7 @@ async fn if_too_many_logouts_are_pending_the_oldest_is_dropped_with_an_event() {
     let layer = SessionLayer::new(store).with_load(Load::OnExtract);
     let app = app(events.observe(layer));
     let sign_out = async |handle: Handle| {
-        // The name of a session, and any secret.
+        // The handle of a session, and an arbitrary secret.
         let handle = handle.to_string();
         let browser = Browser {
             cookie: Some(format!("__Host-id={}A{}", &handle[..21], "A".repeat(21))),
@@ -414,14 +414,14 @@ async fn if_too_many_logouts_are_pending_the_oldest_is_dropped_with_an_event() {
     let handles: Vec<Handle> = (0..1026).map(|_| Handle::random()).collect();
     for handle in &handles[..1024] {
         sign_out(*handle).await;
-        // Again, which is no other.
+        // The same logout again is not another one.
         sign_out(*handle).await;
     }
     assert_eq!(events.count("DestroyFailed"), 0);
     for number in 0..2 {
         sign_out(handles[1024 + number]).await;
         let oldest = name(&handles[number]);
-        until("the oldest is given up", async || {
+        until("the oldest logout is dropped", async || {
             events.count(&oldest) == 1
         })
         .await;
@@ -429,7 +429,7 @@ async fn if_too_many_logouts_are_pending_the_oldest_is_dropped_with_an_event() {
     }
 }
 
-/// Sessions are kept by threads of their own too, such as of a pool for blocking work.
+/// Threads outside the runtime may hold sessions, such as those of a pool for blocking work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_works_on_a_thread_without_a_runtime() {
     let mut visit = Visit::in_memory();
@@ -462,7 +462,7 @@ async fn a_session_works_on_a_thread_without_a_runtime() {
     .await;
 }
 
-/// Waits on a thread that has no runtime.
+/// Blocks on a future, on a thread without a runtime.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
@@ -508,7 +508,7 @@ fn a_logout_whose_runtime_has_ended_emits_an_event() {
     let failed = format!("DestroyFailed {{ handle: {handle:?}");
     assert_eq!(events.count(&failed), 1);
 
-    // One that waits for the store.
+    // A logout that waits for the store.
     let waits = runtime();
     waits.block_on(async {
         let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();
@@ -521,10 +521,10 @@ fn a_logout_whose_runtime_has_ended_emits_an_event() {
     assert_eq!(events.count("DestroyFailed"), 1);
     drop(waits);
     until_blocking("the event", || events.count("DestroyFailed") == 2);
-    let told = "handle: Handle(AAAAAAAAAAAAAAAAAAAAAA)";
-    assert_eq!(events.count(&format!("DestroyFailed {{ {told}")), 1);
+    let expected = "handle: Handle(AAAAAAAAAAAAAAAAAAAAAA)";
+    assert_eq!(events.count(&format!("DestroyFailed {{ {expected}")), 1);
 
-    // One that is on its way.
+    // A logout in flight.
     let (server, sends) = (Server::start(), runtime());
     let hold = sends.block_on(async {
         let proxy = Proxy::before(server.address()).await;
@@ -541,7 +541,7 @@ fn a_logout_whose_runtime_has_ended_emits_an_event() {
     drop(hold);
 }
 
-/// A hook's response for an error, and a handler's, keep the removal of the cookie.
+/// The removal of the cookie stays on a hook's response, and on a handler's own.
 #[tokio::test]
 async fn a_replaced_response_still_removes_the_cookie() {
     let store = RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap();

@@ -1,4 +1,5 @@
-//! The tests that need a store: one module a subject.
+//! Integration tests: real requests through the layer to a store. Each module has one subject; `support` has the
+//! servers, the proxy and the application under test.
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod advice;

@@ -1,4 +1,4 @@
-//! Figures for the `metrics` facade.
+//! Metrics through the `metrics` facade.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::support::Visit;
 fn events_are_counted_and_commits_measured() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    // The recorder holds for this thread, so all tasks must run on it.
+    // The recorder applies to this thread only, so all tasks must run on it.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

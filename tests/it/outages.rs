@@ -1,4 +1,4 @@
-//! Redis dies, hangs, and says no.
+//! Outages: Redis that dies, hangs or rejects writes.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use crate::support::proxy::Fault;
 use crate::support::server::free_port;
 use crate::support::{Browser, Gate, PATIENCE, Proxy, Server, fresh_prefix, store_with, until};
 
-/// One server and two applications on the same sessions: one with the timeouts that users get, and one that is in no hurry,
-/// to see what is stored however busy the machine is.
+/// One server and two applications with the same sessions: `app` has the default timeouts, and `calm` has long ones, to
+/// read the store on a busy machine.
 struct Site {
     server: Server,
     store: RedisStore,
@@ -62,15 +62,15 @@ async fn browsers(app: &Router, count: usize) -> Vec<Browser> {
     browsers
 }
 
-/// Every browser asks at once; all must get 503, and keep their cookies.
-async fn all_turned_away(app: &Router, browsers: &[Browser], path: &str) {
+/// Sends a request of every browser at once. All must get 503, and keep their cookies.
+async fn assert_all_get_503(app: &Router, browsers: &[Browser], path: &str) {
     let pages = join_all(browsers.iter().map(|browser| browser.peek(app, path))).await;
     for page in pages {
         assert_eq!(page.status, 503, "{path}");
         assert_eq!(
             page.set_cookies(),
             Vec::<&str>::new(),
-            "an outage logs nobody out"
+            "an outage signs nobody out"
         );
         assert!(page.headers.contains_key("retry-after"));
         assert!(
@@ -86,9 +86,9 @@ async fn a_killed_server_signs_nobody_out() {
     let mut site = Site::on(Server::start_durable()).await;
     let mut visitors = site.browsers(100).await;
     site.server.kill();
-    all_turned_away(&site.app, &visitors, "/read").await;
-    all_turned_away(&site.app, &visitors, "/incr?k=n").await;
-    // Who carries no session is served all the same.
+    assert_all_get_503(&site.app, &visitors, "/read").await;
+    assert_all_get_503(&site.app, &visitors, "/incr?k=n").await;
+    // A request without a session succeeds.
     assert_eq!(
         Browser::default().get(&site.app, "/plain").await.ok(),
         "plain"
@@ -111,12 +111,12 @@ async fn a_restart_between_two_requests_causes_no_error() {
         server.restart();
         assert_eq!(visitor.get(&app, "/incr?k=n").await.ok(), round.to_string());
     }
-    // A first write has no load before it that would find the dead connections.
+    // A first write has no load before it that would notice the dead connections.
     server.restart();
     Browser::default().get(&app, "/set?k=name&v=noa").await.ok();
 }
 
-/// Beside it an application with a budget that is not used up: its requests wait until the server goes on, and are served.
+/// An application with a long budget works meanwhile: its requests wait until the server continues, and succeed.
 #[tokio::test]
 async fn a_frozen_server_delays_no_request_beyond_its_budget() {
     let site = Site::on(Server::start()).await;
@@ -124,8 +124,8 @@ async fn a_frozen_server_delays_no_request_beyond_its_budget() {
     site.server.freeze();
     let (patient, calm) = (visitors[0].clone(), site.calm.clone());
     let patient = tokio::spawn(async move { patient.peek(&calm, "/read").await });
-    all_turned_away(&site.app, &visitors, "/read").await;
-    all_turned_away(&site.app, &visitors, "/read").await;
+    assert_all_get_503(&site.app, &visitors, "/read").await;
+    assert_all_get_503(&site.app, &visitors, "/read").await;
     let first_write = Browser::default().get(&site.app, "/set?k=name&v=noa").await;
     assert_eq!(
         (first_write.status.as_u16(), first_write.set_cookies().len()),
@@ -168,13 +168,13 @@ async fn anonymous_pages_are_served_during_an_outage_and_write_nothing() {
     .await;
 }
 
-/// Five calls in a row, however few there are in all.
+/// Five failures in a row open the breaker, however rare they are.
 #[tokio::test]
 async fn the_breaker_opens_for_a_hanging_server_even_with_few_requests() {
     let site = Site::on(Server::start()).await;
     let visitor = site.browsers(1).await.remove(0);
     site.server.freeze();
-    until("the server is left alone", async || {
+    until("the breaker is open", async || {
         assert_eq!(visitor.peek(&site.app, "/read").await.status, 503);
         site.store.pool().breaker_open
     })
@@ -183,7 +183,7 @@ async fn the_breaker_opens_for_a_hanging_server_even_with_few_requests() {
     site.is_back(&visitor).await;
 }
 
-/// Neither a FIN nor a RST tells of it.
+/// Neither a FIN nor a RST reports that the connection is dead.
 #[tokio::test]
 async fn silent_connections_are_replaced() {
     const COMMAND: Duration = Duration::from_millis(200);
@@ -197,7 +197,7 @@ async fn silent_connections_are_replaced() {
     let app = app(SessionLayer::new(store));
     let visitor = browsers(&app, 1).await.remove(0);
     proxy.silence();
-    until("new lines are used", async || {
+    until("new connections are in use", async || {
         visitor.peek(&app, "/read").await.status == 200
     })
     .await;
@@ -212,11 +212,11 @@ async fn one_silent_connection_is_replaced_and_the_others_stay() {
         config.command_timeout = Duration::from_secs(3);
     })
     .await;
-    until("all connections are there", async || store.pool().open == 4).await;
+    until("all connections are open", async || store.pool().open == 4).await;
     let app = app(SessionLayer::new(store.clone()));
     let visitor = browsers(&app, 1).await.remove(0);
     proxy.inject("PTTL", Fault::SwallowAnswer, 1);
-    until("the silent one is gone", async || {
+    until("the silent connection is closed", async || {
         assert_eq!(visitor.peek(&app, "/read").await.ok(), "name");
         store.pool().broken > 0
     })
@@ -227,7 +227,7 @@ async fn one_silent_connection_is_replaced_and_the_others_stay() {
     assert_eq!(store.pool().broken, 1);
 }
 
-/// While the breaker is open requests fail at once: a thousand of them, one after the other, in less time than a tenth of
+/// While the breaker is open, requests fail at once: a thousand of them, one after the other, take less than a tenth of
 /// their budgets.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_breaker_stays_open_until_a_hanging_server_answers() {
@@ -235,12 +235,12 @@ async fn the_breaker_stays_open_until_a_hanging_server_answers() {
     let site = Site::on(Server::start()).await;
     let visitor = site.browsers(1).await.remove(0);
     site.server.freeze();
-    let (mut told, mut asked) = (0, 0);
+    let (mut acknowledged, mut sent) = (0, 0);
     until("the breaker is open", async || {
         let pages = (0..50).map(|_| visitor.peek(&site.app, "/incr?k=n"));
         let pages = join_all(pages).await;
-        asked += pages.len();
-        told += pages.iter().filter(|page| page.status == 200).count();
+        sent += pages.len();
+        acknowledged += pages.iter().filter(|page| page.status == 200).count();
         site.store.pool().breaker_open
     })
     .await;
@@ -252,17 +252,20 @@ async fn the_breaker_stays_open_until_a_hanging_server_answers() {
     }
     let (took, budget) = (began.elapsed(), RedisConfig::default().request_budget);
     assert!(took < budget * REQUESTS / 10, "{took:?}");
-    assert!(site.store.pool().breaker_open, "no request has closed it");
+    assert!(
+        site.store.pool().breaker_open,
+        "the requests do not close the breaker"
+    );
     site.server.thaw();
-    // Reads only, so that what was counted stays comparable.
+    // Only reads, so that the counter stays comparable.
     site.is_back(&visitor).await;
-    let counted: usize = visitor
+    let total: usize = visitor
         .peek(&site.calm, "/number?k=n")
         .await
         .ok()
         .parse()
         .unwrap();
-    assert!((told..=asked).contains(&counted), "{counted} of {asked}");
+    assert!((acknowledged..=sent).contains(&total), "{total} of {sent}");
 }
 
 #[tokio::test]
@@ -286,7 +289,7 @@ async fn a_failed_logout_gets_503_and_is_retried() {
     let mut site = Site::on(Server::start_durable()).await;
     let mut visitor = site.browsers(1).await.remove(0);
     let stolen = visitor.clone();
-    // Loaded while the server was there, and destroyed when it is not.
+    // The session is loaded before the outage, and destroyed during it.
     let gate = Gate::new();
     let path = format!("/slow-logout?{}", gate.query());
     let logout = visitor.get(&site.app, &path);
@@ -297,10 +300,7 @@ async fn a_failed_logout_gets_503_and_is_retried() {
     };
     let (page, ()) = tokio::join!(logout, dies);
     assert_eq!(page.status, 503);
-    assert_eq!(
-        visitor.cookie, None,
-        "the cookie is taken away all the same"
-    );
+    assert_eq!(visitor.cookie, None, "the cookie is removed nevertheless");
     site.server.restart();
     until("the session is gone", async || {
         let page = stolen.peek(&site.calm, "/read").await;
@@ -329,7 +329,7 @@ async fn a_full_server_still_reads_and_logs_out() {
     assert_eq!(page.status, 503);
     assert!(
         page.headers.contains_key("retry-after"),
-        "nothing was written, so it may be repeated"
+        "nothing was written, so the client may retry"
     );
     assert_eq!(Browser::default().get(&app, "/incr?k=n").await.status, 503);
     visitor.get(&app, "/logout").await.ok();
@@ -354,7 +354,7 @@ async fn connections_to_a_demoted_primary_are_replaced() {
     replica_of("127.0.0.1", &free_port().to_string());
     assert_eq!(visitor.get(&app, "/read").await.ok(), "name");
     assert_eq!(visitor.get(&app, "/incr?k=n").await.status, 503);
-    // All connections are made anew, so that the address may lead to the new primary.
+    // sessile replaces all connections, so that the address can lead to the new primary.
     for _ in 0..4 {
         visitor.get(&app, "/read").await.ok();
     }
@@ -396,7 +396,7 @@ async fn requests_wait_for_a_slow_network_up_to_their_budget() {
     proxy.delay(Duration::from_millis(200));
     assert_eq!(visitor.get(&patient, "/incr?k=n").await.ok(), "1");
     proxy.delay(PATIENCE);
-    all_turned_away(&hurried, &[visitor], "/read").await;
+    assert_all_get_503(&hurried, &[visitor], "/read").await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Requests of which a part is in the store and the rest is not: nobody is told that nothing was done.
+//! Partial commits: requests whose early commit is in the store and whose final commit is not. No response may claim
+//! that nothing was committed.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::support::late::{Late, Post};
 use crate::support::proxy::Fault;
 use crate::support::{Proxy, Server, Visit, store_with};
 
-/// What a handler commits before its end, by whichever call.
+/// Commits a change before the end of the handler, by the call of this name.
 const EARLY: [&str; 5] = [
     "save",
     "increment_now",
@@ -64,15 +65,15 @@ fn buy(session: &Session) -> Result<i64, SessionError> {
     session.try_update("stock", one_less)
 }
 
-fn is_refused(answer: Result<(), SessionError>) -> bool {
+fn is_unavailable(answer: Result<(), SessionError>) -> bool {
     let Err(SessionError::Store(error)) = answer else {
         return false;
     };
     error.kind() == StoreErrorKind::Unavailable
 }
 
-/// Status, whether the client may repeat it, and cookies.
-fn told(page: &Page) -> (u16, bool, usize) {
+/// The status, whether the client may retry, and the number of cookies.
+fn summary(page: &Page) -> (u16, bool, usize) {
     let repeat = page.headers.contains_key("retry-after");
     assert_eq!(page.headers["cache-control"], "no-store");
     (page.status.as_u16(), repeat, page.set_cookies().len())
@@ -96,7 +97,7 @@ async fn a_refusal_at_the_final_commit_after_an_early_one_gets_500() {
             "nothing" => (409, 0),
             _ => (500, 1),
         };
-        assert_eq!(told(&page), (status, false, 0), "{how}");
+        assert_eq!(summary(&page), (status, false, 0), "{how}");
         assert_eq!(orders(&visit).await, done, "{how}");
     }
 }
@@ -116,7 +117,7 @@ async fn an_error_that_the_handler_returns_after_an_early_commit_gets_500() {
             "nothing" => (409, 0),
             _ => (500, 1),
         };
-        assert_eq!(told(&page), (status, false, 0), "{how}");
+        assert_eq!(summary(&page), (status, false, 0), "{how}");
         assert_eq!(orders(&visit).await, done, "{how}");
     }
 }
@@ -137,8 +138,8 @@ async fn an_outage_after_an_early_commit_gets_no_retry_after() {
                 commit_early(&session, how).await;
                 session.insert("more", 1).unwrap();
                 server.lock().unwrap().kill();
-                // Until the line is known to be dead, nobody can tell what became of what is sent.
-                while !is_refused(session.reload().await) {
+                // Until the connection is known to be dead, the outcome of a send is unknown.
+                while !is_unavailable(session.reload().await) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 match returned {
@@ -151,7 +152,7 @@ async fn an_outage_after_an_early_commit_gets_no_retry_after() {
             "nothing" => (503, true, 0),
             _ => (500, false, 0),
         };
-        assert_eq!(told(&page), expected, "{how}, returned: {returned}");
+        assert_eq!(summary(&page), expected, "{how}, returned: {returned}");
     }
 }
 
@@ -166,7 +167,7 @@ async fn an_unanswered_final_commit_may_be_in_the_store() {
             late.plan(&[Post::Lose; 3]);
         })
         .await;
-    assert_eq!(told(&page), (503, false, 0));
+    assert_eq!(summary(&page), (503, false, 0));
     assert_eq!(orders(&visit).await, 1);
 }
 
@@ -183,7 +184,7 @@ async fn a_logout_that_overtakes_the_final_commit_does_not_change_the_cookie() {
             session.insert("more", 1).unwrap();
         })
         .await;
-    assert_eq!(told(&page), (500, false, 0));
+    assert_eq!(summary(&page), (500, false, 0));
 }
 
 #[tokio::test]
@@ -199,8 +200,8 @@ async fn a_logout_that_fails_after_an_early_commit_gets_no_retry_after() {
                 server.lock().unwrap().kill();
             })
             .await;
-        // The cookie is taken away in any case.
-        assert_eq!(told(&page), (503, how == "nothing", 1), "{how}");
+        // The cookie is removed in any case.
+        assert_eq!(summary(&page), (503, how == "nothing", 1), "{how}");
         assert_eq!(visit.browser.cookie, None, "{how}");
     }
 }
@@ -231,7 +232,7 @@ async fn the_error_hook_and_outer_layers_get_the_cause() {
     assert!(matches!(**rest, SessionError::Refused { .. }), "{rest:?}");
 }
 
-/// What a failed request does all the same may be done again.
+/// A client may repeat changes that a failed request commits in any case, such as a rotation.
 #[tokio::test]
 async fn a_rotation_alone_is_not_a_partial_commit() {
     for save in [false, true] {
@@ -246,12 +247,12 @@ async fn a_rotation_alone_is_not_a_partial_commit() {
                 buy(&session).map(drop)
             })
             .await;
-        assert_eq!(told(&page), (409, false, 1), "saved: {save}");
+        assert_eq!(summary(&page), (409, false, 1), "saved: {save}");
         assert_eq!(orders(&visit).await, 0);
     }
 }
 
-/// A commit whose answer is lost counts as one that is there once it is found.
+/// A commit whose answer is lost counts as committed once it is found.
 #[tokio::test]
 async fn an_early_commit_that_is_found_later_counts_as_committed() {
     let server = Server::start();
@@ -269,11 +270,11 @@ async fn an_early_commit_that_is_found_later_counts_as_committed() {
                 .await;
         })
         .await;
-    assert_eq!(told(&page), (500, false, 0));
+    assert_eq!(summary(&page), (500, false, 0));
     assert_eq!(orders(&visit).await, 1);
 }
 
-/// Its handler has ignored that, and returned an error of its own.
+/// The handler ignores the outcome, and returns an error of its own.
 #[tokio::test]
 async fn an_early_commit_of_unknown_outcome_counts_once_found() {
     for arrives in [true, false] {
@@ -289,7 +290,7 @@ async fn an_early_commit_of_unknown_outcome_counts_once_found() {
                 if arrives {
                     late.deliver_held().await;
                 } else {
-                    // What was held can never arrive any more.
+                    // The held commit can no longer arrive.
                     let mut tab = tab;
                     tab.layer = SessionLayer::new(late.clone());
                     tab.request(|session| async move { session.insert("other", 1).unwrap() })
@@ -299,12 +300,12 @@ async fn an_early_commit_of_unknown_outcome_counts_once_found() {
             })
             .await;
         let (status, done) = if arrives { (500, 1) } else { (409, 0) };
-        assert_eq!(told(&page), (status, false, 0));
+        assert_eq!(summary(&page), (status, false, 0));
         assert_eq!(orders(&visit).await, done);
     }
 }
 
-/// Too few replicas had it in time, and the next primary is one that does not have it.
+/// Too few replicas acknowledged the early commit, and the new primary lacks it.
 #[tokio::test]
 async fn an_early_commit_that_a_failover_undid_does_not_count() {
     let late = Late::before(MemoryStore::new());
@@ -323,11 +324,11 @@ async fn an_early_commit_that_a_failover_undid_does_not_count() {
             Err::<(), _>(SessionError::Aborted)
         })
         .await;
-    assert_eq!(told(&page), (409, false, 0));
+    assert_eq!(summary(&page), (409, false, 0));
     assert_eq!(orders(&visit).await, 0);
 }
 
-/// Everything in one step has no half-way.
+/// A single step cannot be committed in part.
 #[tokio::test]
 async fn one_transaction_commits_everything_or_nothing() {
     let mut visit = scene(SessionLayer::new(MemoryStore::new())).await;
@@ -350,6 +351,6 @@ async fn one_transaction_commits_everything_or_nothing() {
             refused
         })
         .await;
-    assert_eq!(told(&page), (409, false, 0));
+    assert_eq!(summary(&page), (409, false, 0));
     assert_eq!(orders(&visit).await, 0);
 }

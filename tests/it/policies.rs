@@ -1,4 +1,4 @@
-//! `Concurrency`: what becomes of a request's changes if others have changed the session meanwhile.
+//! `Concurrency`: the policies for requests whose session others have changed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ fn exclusive(wait: u64, lease: u64) -> Concurrency {
     Concurrency::Exclusive(exclusive.with_lease(Duration::from_millis(lease)))
 }
 
-/// A visitor of one layer, and the same session under a clone of it that merges.
+/// A visitor under this policy, and the same session under a clone of the layer that merges.
 async fn scene(concurrency: Concurrency) -> (Visit, Visit) {
     let mut merging = Visit::in_memory();
     merging
@@ -40,7 +40,7 @@ async fn scene(concurrency: Concurrency) -> (Visit, Visit) {
     (visit, merging)
 }
 
-/// Runs a handler, with another request in between.
+/// Runs a handler, and another request before its commit.
 async fn overtaken(
     visit: &mut Visit,
     by: &Visit,
@@ -72,7 +72,7 @@ async fn reject_writes_only_to_the_version_that_the_request_loaded() {
     let late = overtaken(&mut visit, &merging, "/set?k=other&v=x", write).await;
     assert_eq!(late, (409, 0));
     assert_eq!(see(&merging, "/get?k=name").await, r#""mia""#);
-    // Whoever only reads is never late, and whoever is not overtaken writes.
+    // A request that only reads never conflicts, nor does one that was not overtaken.
     let read = |session: &Session| drop(session.keys());
     let reader = overtaken(&mut visit, &merging, "/set?k=more&v=x", read).await;
     assert_eq!(reader, (200, 0));
@@ -80,7 +80,7 @@ async fn reject_writes_only_to_the_version_that_the_request_loaded() {
         .request(move |session| async move { write(&session) })
         .await;
     assert_eq!(see(&merging, "/get?k=name").await, r#""noa""#);
-    // Its own commits are none of others'.
+    // The request's own commits do not conflict with it.
     visit
         .request(|session| async move {
             for name in ["leo", "ada", "kim"] {
@@ -105,11 +105,11 @@ async fn reject_lets_one_of_many_concurrent_requests_write() {
         let path = format!("/slow?k=key{n}&{}", gate.query());
         async move { browser.peek(app, &path).await }
     }));
-    let all_have_seen = async {
+    let all_have_loaded = async {
         gate.arrived(20).await;
         gate.open();
     };
-    let (pages, ()) = tokio::join!(pages, all_have_seen);
+    let (pages, ()) = tokio::join!(pages, all_have_loaded);
     let statuses: Vec<u16> = pages.iter().map(|page| page.status.as_u16()).collect();
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1);
     assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 19);
@@ -140,10 +140,10 @@ async fn last_write_wins_replaces_all_data_and_nothing_else() {
     assert_eq!(
         see(&merging, "/read").await,
         "name,token",
-        "the others' key is gone"
+        "the key of the other request is gone"
     );
     let done = overtaken(&mut visit, &merging, "/flash?text=new", write).await;
-    assert_eq!(done, (200, 0), "an equal value is no change");
+    assert_eq!(done, (200, 0), "an equal value is not a change");
     let rewrite = |session: &Session| session.insert("name", "lea").unwrap();
     let done = overtaken(&mut visit, &merging, "/flash?text=newer", rewrite).await;
     assert_eq!(done, (200, 0));
@@ -175,7 +175,7 @@ async fn a_last_write_without_data_replaces_no_data() {
     }
 }
 
-/// Another clone saves, and takes the change along that is to give something.
+/// Another clone's `save` commits the change that is to return a value.
 #[tokio::test]
 async fn a_take_under_last_write_wins_returns_the_stored_value() {
     let (mut visit, merging) = scene(Concurrency::LastWriteWins).await;
@@ -223,7 +223,7 @@ async fn under_every_policy_a_result_is_returned_once() {
     }
 }
 
-/// Two nodes, each with an application that reads, waits and writes: the way that loses updates everywhere.
+/// Two nodes, each with an application that reads, waits and writes, which loses updates without a lease.
 struct Sites {
     ground: Ground,
     apps: [Router; 2],
@@ -233,7 +233,7 @@ struct Sites {
     handle: String,
 }
 
-/// How many handlers run at once, and how many did at most.
+/// The number of handlers that run now, and its maximum.
 #[derive(Clone, Default)]
 struct Gauge(Arc<[AtomicUsize; 2]>);
 
@@ -244,7 +244,7 @@ impl Gauge {
         Entered(self.clone())
     }
 
-    fn most(&self) -> usize {
+    fn max(&self) -> usize {
         self.0[1].load(Ordering::SeqCst)
     }
 }
@@ -271,7 +271,7 @@ impl Sites {
                 .with_concurrency(concurrency)
                 .with_observer(move |event: &Event| seen.lock().unwrap().push(event.clone()));
             apps.push(
-                alone(gauge.clone())
+                exclusive_routes(gauge.clone())
                     .merge(crate::support::app::routes())
                     .layer(layer)
                     .layer(CatchPanicLayer::new()),
@@ -297,7 +297,7 @@ impl Sites {
         self.browser.peek(&self.apps[node], path).await
     }
 
-    /// A store of the same sessions.
+    /// Another store of the same sessions.
     async fn store(&self) -> RedisStore {
         store_with(&self.ground.url(), |config| {
             config.key_prefix = self.prefix.clone()
@@ -305,7 +305,7 @@ impl Sites {
         .await
     }
 
-    /// What a route that takes no lease says.
+    /// The text of a route that takes no lease.
     async fn get_unleased(&self, path: &str) -> String {
         let merging = app(SessionLayer::new(self.store().await));
         self.browser.peek(&merging, path).await.ok()
@@ -315,7 +315,7 @@ impl Sites {
         format!("{}{}:lease", self.prefix, self.handle)
     }
 
-    /// The milliseconds that the lease has left; negative if there is none.
+    /// The remaining milliseconds of the lease. Negative if there is none.
     fn lease_left(&self) -> i64 {
         redis::cmd("PTTL")
             .arg(self.lease_key())
@@ -323,24 +323,24 @@ impl Sites {
             .unwrap()
     }
 
-    /// As if the time of the lease were over.
+    /// Ends the lease as if it had expired.
     fn end_lease(&self) {
         let ended: usize = redis::cmd("DEL")
             .arg(self.lease_key())
             .query(&mut self.ground.connection())
             .unwrap();
-        assert_eq!(ended, 1, "a lease is held");
+        assert_eq!(ended, 1, "there is a lease");
     }
 }
 
-/// A path whose request is held until the gate opens.
+/// A gate, and a path whose request waits at it.
 fn gated(path: &str) -> (Gate, String) {
     let gate = Gate::new();
     let path = format!("{path}&{}", gate.query());
     (gate, path)
 }
 
-fn alone(gauge: Gauge) -> Router {
+fn exclusive_routes(gauge: Gauge) -> Router {
     let add = move |session: Session| {
         let entered = gauge.enter();
         async move {
@@ -363,22 +363,22 @@ async fn exclusive_requests_run_one_at_a_time_on_all_nodes() {
         page.ok();
     }
     assert_eq!(sites.get(0, "/number?k=n").await.ok(), "40");
-    assert_eq!(gauge.most(), 1, "one at a time");
+    assert_eq!(gauge.max(), 1, "one at a time");
 }
 
 #[tokio::test]
 async fn a_lease_is_released_if_the_handler_panics_or_the_client_disconnects() {
-    // A lease that is not given up outlasts the wait for it.
+    // A lease that is not released would outlast the wait for it.
     let sites = Sites::new(exclusive(30_000, 600_000), &Gauge::default()).await;
     assert_eq!(sites.get(0, "/panic").await.status, 500);
     sites.get(1, "/add").await.ok();
     let (gate, path) = gated("/slow?k=late");
     tokio::select! {
-        _ = sites.get(0, &path) => panic!("it was not held"),
+        _ = sites.get(0, &path) => panic!("the gate did not hold the request"),
         () = gate.arrived(1) => {}
     }
     sites.get(1, "/add").await.ok();
-    // And one that was waiting leaves nothing behind either.
+    // A request that was waiting leaves no lease behind, either.
     let (gate, path) = gated("/slow?k=x");
     let busy = sites.get(0, &path);
     let waiting = async {
@@ -437,8 +437,9 @@ async fn a_request_with_a_wrong_secret_takes_no_lease() {
     tokio::join!(slow, holder).0.ok();
 }
 
-/// The busy node always has requests that wait. It may have four turns in a row; then it pauses for longer than the others take
-/// to look. Without that pause they would not get in at all: here a turn follows the other without any time between.
+/// The busy node always has waiting requests. It may hold the lease four times in a row, and then pauses for longer
+/// than the others' polling interval. Without that pause, they would never get the lease, since here each request
+/// follows the previous one immediately.
 #[tokio::test(start_paused = true)]
 async fn a_busy_node_does_not_starve_the_others() {
     let store = MemoryStore::new();
@@ -457,17 +458,17 @@ async fn a_busy_node_does_not_starve_the_others() {
     let so_far = || turns.load(Ordering::SeqCst);
     let rounds = async {
         for _ in 0..10 {
-            // The crowd has its turns again, one after the other.
+            // The busy node's requests run again, one after the other.
             let again = so_far() + 8;
             until("the node is busy", async || so_far() >= again).await;
             let before = so_far();
             visitor.peek(&other, "/read").await.ok();
             let passed = so_far() - before;
-            assert!(passed <= 4, "{passed} turns of the busy node");
+            assert!(passed <= 4, "{passed} requests of the busy node");
         }
     };
     tokio::select! {
-        _ = crowd => unreachable!("it has no end"),
+        _ = crowd => unreachable!("never ends"),
         () = rounds => {}
     }
 }
@@ -499,7 +500,7 @@ async fn a_lease_is_renewed_while_its_request_runs() {
     let keeps = async {
         gate.arrived(1).await;
         tokio::time::sleep(Duration::from_millis(LEASE * 3 / 2)).await;
-        assert!(sites.lease_left() > 0, "it is still held");
+        assert!(sites.lease_left() > 0, "the lease is still held");
         assert_eq!(sites.get_unleased("/number?k=n").await, "0");
         gate.open();
     };
@@ -518,7 +519,7 @@ async fn a_lease_is_renewed_while_its_request_runs() {
 
 #[tokio::test]
 async fn an_expired_lease_loses_no_change() {
-    // Another request changes what it writes itself, or something else.
+    // Another request changes the same key, or another one.
     for (path, status) in [("/slow?k=n", 409), ("/slow?k=other", 200)] {
         let sites = Sites::new(exclusive(60_000, 60_000), &Gauge::default()).await;
         let (gate, path) = gated(path);
@@ -550,24 +551,24 @@ async fn a_lost_lease_emits_an_event() {
         sites.end_lease();
         sites.get(1, &second).await
     };
-    let told = async {
+    let release = async {
         second_gate.arrived(1).await;
-        until("the loss is told", async || lost() > 0).await;
+        until("the event is emitted", async || lost() > 0).await;
         first_gate.open();
         second_gate.open();
     };
-    let (slow, other, ()) = tokio::join!(slow, other, told);
+    let (slow, other, ()) = tokio::join!(slow, other, release);
     slow.ok();
     other.ok();
-    let told: Vec<_> = sites.events.lock().unwrap().clone();
-    let handles = told.iter().filter_map(|event| match event {
+    let events: Vec<_> = sites.events.lock().unwrap().clone();
+    let handles = events.iter().filter_map(|event| match event {
         Event::LeaseLost { handle, .. } => Some(handle.to_string()),
         _ => None,
     });
     assert!(handles.into_iter().all(|handle| handle == sites.handle));
 }
 
-/// Routes that merge take no lease, so they can come between.
+/// Routes that merge take no lease, so they can commit in between.
 #[tokio::test]
 async fn without_its_lease_a_request_fails_if_anything_it_read_has_changed() {
     type Handler = fn(&Session);
@@ -575,7 +576,7 @@ async fn without_its_lease_a_request_fails_if_anything_it_read_has_changed() {
         session.get::<String>("name").unwrap();
         session.insert("mine", 1).unwrap();
     };
-    let looks: Handler = |session| {
+    let polls: Handler = |session| {
         assert!(!session.contains_key("new"));
         session.insert("mine", 1).unwrap();
     };
@@ -602,8 +603,8 @@ async fn without_its_lease_a_request_fails_if_anything_it_read_has_changed() {
         (refuses, "/set?k=new&v=x", 200),
         (reads, "/set?k=name&v=x", 409),
         (reads, "/set?k=new&v=x", 200),
-        (looks, "/set?k=new&v=x", 409),
-        (looks, "/set?k=name&v=x", 200),
+        (polls, "/set?k=new&v=x", 409),
+        (polls, "/set?k=name&v=x", 200),
         (lists, "/set?k=new&v=x", 409),
         (reads_all, "/set?k=new&v=x", 409),
         (reads_all, "/set?k=name&v=x", 409),
@@ -625,7 +626,7 @@ fn refuse(session: &Session) {
     assert!(matches!(refused, Err(SessionError::Refused { .. })));
 }
 
-/// What only reads sends nothing that would find out.
+/// A read-only request sends no write that would detect the loss.
 #[tokio::test(start_paused = true)]
 async fn without_its_lease_a_read_only_request_fails_if_its_reads_are_stale() {
     type Handler = fn(&Session);
@@ -673,13 +674,13 @@ async fn without_its_lease_a_read_only_request_fails_if_its_reads_are_stale() {
                 })
                 .await;
             let expected = if lapses { status } else { 200 };
-            let told = (page.status.as_u16(), page.set_cookies().len());
-            assert_eq!(told, (expected, 0), "{path}, lapses: {lapses}");
+            let got = (page.status.as_u16(), page.set_cookies().len());
+            assert_eq!(got, (expected, 0), "{path}, lapses: {lapses}");
         }
     }
 }
 
-/// That commit has proved what was seen before it.
+/// The early commit validated the reads before it.
 #[tokio::test(start_paused = true)]
 async fn without_its_lease_reads_after_an_early_commit_are_validated() {
     type Handler = fn(&Session);
@@ -739,12 +740,16 @@ async fn requests_that_wait_for_a_lease_rarely_poll_the_store() {
         page.ok();
     }
     let asked = asked_so_far() - before;
-    // The first of each node looks every 16 ms, by up to six commands with those inside of a script or a transaction; then
-    // come ten to thirty commands a request. If all fifty looked it would be 25 times the looks.
-    let looks = u64::try_from(began.elapsed().as_millis()).unwrap() / 16 + 10;
-    let most = 2 * 6 * looks + 30 * (CROWD as u64 + 1);
-    assert!(asked < most, "{asked} commands, {looks} looks");
-    assert!(most < CROWD as u64 * looks, "all fifty would be told apart");
+    // The first waiting request of each node polls every 16 ms, with up to six commands including those inside a script
+    // or transaction. Each request then needs ten to thirty commands. If all fifty polled, there would be 25 times as
+    // many polls.
+    let polls = u64::try_from(began.elapsed().as_millis()).unwrap() / 16 + 10;
+    let max = 2 * 6 * polls + 30 * (CROWD as u64 + 1);
+    assert!(asked < max, "{asked} commands, {polls} polls");
+    assert!(
+        max < CROWD as u64 * polls,
+        "the limit would not detect fifty polling requests"
+    );
 }
 
 #[tokio::test]
@@ -753,7 +758,7 @@ async fn logouts_and_new_visitors_need_no_lease() {
     let sites = Sites::new(exclusive(200, 60_000), &gauge).await;
     let mut newcomer = Browser::default();
     newcomer.get(&sites.apps[0], "/incr?k=n").await.ok();
-    // On a route that merges, beside one that runs alone.
+    // On a route that merges, next to an exclusive one.
     let merging = app(SessionLayer::new(sites.store().await));
     let (gate, path) = gated("/slow?k=late");
     let slow = sites.get(0, &path);

@@ -1,4 +1,4 @@
-//! Many requests, two processes, one session.
+//! Races: many concurrent requests of one session, on two processes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
@@ -40,7 +40,7 @@ impl Site {
         self.nodes[0].get(path, Some(&self.cookie)).await
     }
 
-    /// All requests at once, to both nodes in turn.
+    /// Sends all requests at once, alternating between the nodes.
     async fn at_once(&self, path: impl Fn(usize) -> String) -> Vec<Answer> {
         let answers = join_all((0..REQUESTS).map(|number| {
             let path = path(number);
@@ -49,12 +49,15 @@ impl Site {
         let answers = answers.await;
         for answer in &answers {
             assert_eq!(answer.status, 200, "{}", answer.text);
-            assert_eq!(answer.cookie, None, "the browser's cookie has not changed");
+            assert_eq!(
+                answer.cookie, None,
+                "no response changes the browser's cookie"
+            );
         }
         answers
     }
 
-    /// How many there are, wherever they are.
+    /// The number of sessions in the store.
     async fn sessions(&self) -> usize {
         let own = |config: &mut RedisConfig| config.key_prefix = self.prefix.clone();
         let store = store_with(&self.ground.url(), own).await;
@@ -63,7 +66,7 @@ impl Site {
     }
 }
 
-/// Everything that merges, by five hundred at once on three nodes.
+/// Every call that merges, by five hundred concurrent writers on three nodes.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_writers_on_three_nodes_lose_nothing() {
     const WRITERS: usize = 500;
@@ -71,7 +74,7 @@ async fn five_hundred_writers_on_three_nodes_lose_nothing() {
     let nodes = [(); 3].map(|()| Node::start(&ground.url(), &prefix));
     let cookie = nodes[0].get("/set?k=name&v=mia", None).await.cookie;
     let cookie = cookie.expect("a cookie");
-    // Connections are opened first: it is the session that is to be crowded.
+    // Opens the connections first, since the test is about contention for the session.
     let all = |path: fn(usize) -> String| {
         let (nodes, cookie) = (&nodes, &cookie);
         join_all((0..WRITERS).map(move |number| async move {
@@ -190,8 +193,7 @@ async fn one_of_fifty_requests_takes_the_token() {
     );
 }
 
-/// Holds a request back once it has its session, does something else on the other node meanwhile, and returns how both
-/// ended.
+/// Holds a request after its load, sends another one to the other node meanwhile, and returns both responses.
 async fn held_back(site: &Site, path: &str, by: &str) -> (Answer, Answer) {
     let gate = Gate::new();
     let path = format!("{path}&{}", gate.query());
@@ -205,7 +207,7 @@ async fn held_back(site: &Site, path: &str, by: &str) -> (Answer, Answer) {
     tokio::join!(slow, fast)
 }
 
-/// The same with a request that writes.
+/// Like [`held_back`], with a request that writes.
 async fn overtaken(site: &Site, by: &str) -> (Answer, Answer) {
     held_back(site, "/slow?k=late", by).await
 }
@@ -247,7 +249,11 @@ async fn a_slow_write_overtaken_by_a_login_is_rejected() {
         site.nodes[0].get("/whoami", Some(&signed_in)).await.text,
         "mia"
     );
-    assert_eq!(site.get("/whoami").await.text, "", "the old token is dead");
+    assert_eq!(
+        site.get("/whoami").await.text,
+        "",
+        "the old token is revoked"
+    );
 }
 
 #[tokio::test]
@@ -289,7 +295,7 @@ async fn one_of_several_concurrent_logins_succeeds_and_its_cookie_works() {
         .filter_map(|answer| answer.cookie.as_deref())
         .collect();
     let [winner] = winners[..] else {
-        panic!("{} tabs have got a cookie", winners.len());
+        panic!("{} tabs got a cookie", winners.len());
     };
     assert!(
         answers
@@ -306,7 +312,7 @@ async fn one_of_several_concurrent_logins_succeeds_and_its_cookie_works() {
     assert_eq!(
         site.get("/whoami").await.text,
         "",
-        "the token of before is dead"
+        "the old token is revoked"
     );
     assert_eq!(site.sessions().await, 1);
 }

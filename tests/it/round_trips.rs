@@ -1,4 +1,4 @@
-//! What a request costs, counted by Redis itself and by a proxy in between.
+//! The cost of a request: commands counted by Redis, and round trips counted by a proxy.
 
 use sessile::{CompareAndSet, SessionLayer};
 
@@ -30,7 +30,7 @@ impl Bench {
         }
     }
 
-    /// The commands and the round trips of 1000 requests, one after the other.
+    /// The commands and the round trips of 1000 sequential requests.
     async fn measure(&self, path: &str, browsers: impl Fn(u64) -> Browser) -> (Counts, u64) {
         self.server.reset_counts();
         let before = self.proxy.round_trips();
@@ -151,7 +151,7 @@ async fn requests_of_one_process_conflict_at_most_once() {
         page.ok();
     }
     assert_eq!(visitor.peek(&bench.app, "/number?k=n").await.ok(), "50");
-    // Each is loaded before any is committed, meets one conflict and no second.
+    // All are loaded before the first commit, so each meets one conflict and no second one.
     let sent = bench.server.counts().of("evalsha");
     assert!(sent <= 100, "{sent} compare-and-sets for 50 requests");
 }

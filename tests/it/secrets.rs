@@ -1,4 +1,4 @@
-//! Nothing that could be replayed is ever stored or logged.
+//! No secret that opens a session is ever stored or logged.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -39,8 +39,8 @@ async fn no_token_is_stored_or_logged() {
         .with_writer(log.clone())
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
-    // While there is but one subscriber, `tracing` asks that of the thread which comes upon an event first, and if it has none
-    // the event is off for all.
+    // With a single subscriber, `tracing` asks the subscriber of the thread that first meets an event, and disables the
+    // event for all threads if that one has none.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let server = Server::start_with(&[
         "--slowlog-log-slower-than",
@@ -93,9 +93,13 @@ async fn no_token_is_stored_or_logged() {
         "{logged}"
     );
     tokens.dedup();
-    assert_eq!(tokens.len(), 5, "all but increment_now changed the token");
+    assert_eq!(
+        tokens.len(),
+        5,
+        "every step but increment_now changes the token"
+    );
     for token in tokens {
-        // The second half is the secret; the first names the session and may be seen.
-        assert!(!kept.contains(&token[23..]), "a secret is kept somewhere");
+        // The second half of a token is the secret. The first half names the session and may appear.
+        assert!(!kept.contains(&token[23..]), "a secret is stored or logged");
     }
 }

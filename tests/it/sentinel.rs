@@ -1,4 +1,4 @@
-//! A primary that sentinels watch over, and the replica that takes over.
+//! Sentinels: a monitored primary, and a replica that takes over.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ async fn after_a_failover_sessions_continue_on_the_new_primary() {
     load.more(300).await;
     let outcome = load.check(Some((began, calm))).await;
     println!("taken over after {taken_over:?}, all sessions work {back:?} later; {outcome}");
-    what_sentinels_do_not_know_is_said(&servers).await;
+    errors_name_unknown_primaries_and_unreachable_sentinels(&servers).await;
 }
 
 async fn refused(url: String) -> String {
@@ -40,11 +40,11 @@ async fn refused(url: String) -> String {
     error.to_string()
 }
 
-async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
+async fn errors_name_unknown_primaries_and_unreachable_sentinels(servers: &Sentinels) {
     let text = refused(servers.url().replace("mymaster", "shop")).await;
     for sentinel in &servers.sentinels {
-        let said = format!("{} does not know `shop`", sentinel.address());
-        assert!(text.contains(&said), "{text}");
+        let load_error = format!("{} does not know `shop`", sentinel.address());
+        assert!(text.contains(&load_error), "{text}");
     }
     let nowhere = format!("127.0.0.1:{}", free_port());
     let text = refused(format!("redis+sentinel://{nowhere}/mymaster")).await;
@@ -52,7 +52,7 @@ async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
         text.contains(&nowhere) && text.contains("refused"),
         "{text}"
     );
-    // One that is there is enough.
+    // One reachable sentinel is enough.
     let some = format!(
         "redis+sentinel://{nowhere},{}/mymaster",
         servers.sentinels[0].address()
@@ -64,7 +64,7 @@ async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
         RedisStore::from_config(config)
     };
     patient(some).await.unwrap();
-    // One that hangs leaves time for the others.
+    // A hanging sentinel leaves time for the others.
     servers.sentinels[0].freeze();
     patient(servers.url()).await.unwrap();
     let mut config = RedisConfig::new(format!(
@@ -80,7 +80,7 @@ async fn what_sentinels_do_not_know_is_said(servers: &Sentinels) {
     servers.sentinels[0].thaw();
 }
 
-/// One sentinel, which decides nothing, of a primary at this port.
+/// Starts a single sentinel without a quorum, for a primary at this port.
 fn sentinel_of(host: &str, port: u16) -> Server {
     Server::start_sentinel(&watching(host, port))
 }
@@ -98,14 +98,14 @@ fn acl(server: &Server, words: &[&str]) {
     done
 }
 
-/// The settings for a primary behind this sentinel.
+/// The settings for a primary that this sentinel monitors.
 pub fn behind(sentinel: &Server) -> RedisConfig {
     let mut config = RedisConfig::new(format!("redis+sentinel://{}/mymaster", sentinel.address()));
     unhurried(&mut config);
     config
 }
 
-pub async fn said(config: &RedisConfig) -> String {
+pub async fn load_error(config: &RedisConfig) -> String {
     let error = RedisStore::from_config(config.clone()).await.unwrap_err();
     assert!(matches!(error, ConfigError::Connect { .. }), "{error}");
     format!("{error} {error:?} {config:?}")
@@ -125,7 +125,7 @@ async fn sentinels_and_the_primary_each_get_their_own_password() {
         );
         for wrong in [None, Some("of-the-primary"), Some("wrong-one")] {
             config.sentinel.password = wrong.map(str::to_owned);
-            let text = said(&config).await;
+            let text = load_error(&config).await;
             assert!(text.contains("`sentinel.password`"), "{text}");
             assert!(text.contains(&sentinel.address().to_string()), "{text}");
             for hidden in ["`url`", "of-the-primary", "wrong-one"] {
@@ -136,9 +136,9 @@ async fn sentinels_and_the_primary_each_get_their_own_password() {
         let store = RedisStore::from_config(config.clone()).await.unwrap();
         sessile::conformance::check(store.clone()).await;
         assert!(!format!("{store:?}").contains("of-sentinels"));
-        // The primary's log-in is still that of the URL.
+        // The primary still gets the credentials of the URL.
         config.url = config.url.replace("of-the-primary", "wrong-one");
-        let text = said(&config).await;
+        let text = load_error(&config).await;
         assert!(
             text.contains("`url`") && !text.contains("wrong-one"),
             "{text}"
@@ -146,7 +146,7 @@ async fn sentinels_and_the_primary_each_get_their_own_password() {
     }
 }
 
-/// Or else the sentinel would refuse them.
+/// Otherwise the sentinel would reject them.
 #[tokio::test]
 async fn the_credentials_of_a_provider_go_only_to_the_primary() {
     let primary = Server::start();
@@ -178,9 +178,9 @@ async fn a_sentinel_user_needs_one_permission() {
     config.sentinel.username = Some("asker".to_owned());
     config.sentinel.password = Some("secret".to_owned());
     let permission = "+sentinel|get-master-addr-by-name";
-    let text = said(&config).await;
+    let text = load_error(&config).await;
     assert!(text.contains(&format!("`{permission}`")), "{text}");
-    // It is not about the primary.
+    // The error is not about the primary.
     assert!(!text.contains("+pttl"), "{text}");
     let login = format!("redis://:another@{}/", sentinel.address());
     let mut admin = redis::Client::open(login)

@@ -1,4 +1,4 @@
-//! Several cookies of the session cookie's name: its path or domain was changed, or another application has one too.
+//! Several cookies of the session cookie's name: its path or domain has changed, or another application has one, too.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -54,7 +54,7 @@ impl Window {
         page
     }
 
-    /// How many cookies it sends.
+    /// The number of cookies that the browser sends.
     fn sends(&self, url: &str) -> usize {
         let cookies = self.0.cookies(&url.parse().unwrap());
         cookies.map_or(0, |cookies| cookies.to_str().unwrap().split("; ").count())
@@ -70,7 +70,7 @@ impl Events {
         layer.with_observer(move |event: &Event| seen.lock().unwrap().push(event.name().to_owned()))
     }
 
-    /// Those that tell of cookies, since this was asked last.
+    /// The events about cookies since the last call.
     fn take(&self) -> Vec<String> {
         let mut seen = std::mem::take(&mut *self.0.lock().unwrap());
         seen.retain(|event| event.ends_with("cookie") || event.ends_with("cookies"));
@@ -78,13 +78,13 @@ impl Events {
     }
 }
 
-/// Asks with these cookies, in this order.
+/// Sends a request with these cookies, in this order.
 async fn ask(app: &Router, path: &str, cookies: &[&str]) -> Page {
     let request = Request::get(path).header("cookie", cookies.join("; "));
     fetch(app, request.body(Body::empty()).unwrap()).await
 }
 
-/// The cookie of a new session of which this is a key.
+/// The cookie of a new session with this key.
 async fn session(app: &Router, key: &str) -> String {
     let mut browser = Browser::default();
     browser.get(app, &format!("/set?k={key}&v=x")).await.ok();
@@ -105,7 +105,7 @@ async fn after_a_change_of_path_or_domain_visitors_can_sign_in_and_out_again() {
     const URL: &str = "https://shop.example.org/app";
     for old in PLACES {
         for new in PLACES {
-            // Another application's, whose sessions are none here, or the same one's.
+            // The old layer belongs to another application with other sessions, or to the same one.
             for shared in [false, true] {
                 let store = MemoryStore::new();
                 let other = MemoryStore::new();
@@ -117,7 +117,7 @@ async fn after_a_change_of_path_or_domain_visitors_can_sign_in_and_out_again() {
                     .get(&before, &format!("{URL}/login?u=old"))
                     .await
                     .ok();
-                // As it is if both are in use.
+                // As while both are in use.
                 let mut other = Browser::default();
                 let set = other.get(&now, "/app/set?k=name&v=mia").await;
                 let set: Vec<_> = set.headers.get_all("set-cookie").iter().collect();
@@ -181,11 +181,11 @@ async fn the_one_valid_session_is_used_in_any_order_of_the_cookies() {
     ];
     let [one, two, three] = &others;
     let wrong = format!("id={}{}", &mia[3..25], "A".repeat(21));
-    for (cookies, keys, events_told, loads) in [
+    for (cookies, keys, expected_events, loads) in [
         (&[&mia[..]][..], "mia", &[][..], 1),
         (&[&mia, &mia], "mia", &[], 1),
         (&[&mia, one], "mia", &["several_cookies"], 2),
-        // Once for a session.
+        // One load per session.
         (&[&mia, two], "mia", &[], 2),
         (&[&mia, &retired], "mia", &[], 1),
         (&[&mia, &wrong], "mia", &[], 1),
@@ -212,18 +212,18 @@ async fn the_one_valid_session_is_used_in_any_order_of_the_cookies() {
                 let before = calls.so_far()[0];
                 assert_eq!(ask(&app, "/read", &cookies).await.ok(), keys);
                 assert_eq!(calls.so_far()[0] - before, loads, "{}", cookies.len());
-                let told = events.take();
-                if events_told != ["several_cookies"] || !told.is_empty() {
-                    assert_eq!(told, events_told);
+                let seen = events.take();
+                if expected_events != ["several_cookies"] || !seen.is_empty() {
+                    assert_eq!(seen, expected_events);
                 }
             }
         }
     }
-    // Whoever carries a retired token of another session too is not kept from writing.
+    // A retired token of another session does not prevent writes.
     let late = ask(&app, "/incr?k=n", &[&retired, &noa]).await;
     assert_eq!(late.set_cookies(), Vec::<&str>::new());
     assert_eq!(late.ok(), "1");
-    // And whoever carries nothing but a retired one is.
+    // Retired tokens alone do.
     let late = ask(&app, "/incr?k=n", &[&retired, one]).await;
     assert_eq!((late.status.as_u16(), late.set_cookies().len()), (409, 0));
 }
@@ -368,7 +368,7 @@ async fn the_other_cookies_are_removed_before_the_new_one_is_set() {
             assert_eq!(kept.count(), usize::from(!removed));
             assert_eq!(set.last().unwrap().contains("Max-Age=0"), removed);
         }
-        // One cookie, or a page that sets none: none is removed.
+        // With one cookie, or on a page that sets none, none is removed.
         let page = fetch(&app, request("/cycle", &session(&app, "lea").await)).await;
         assert_eq!(page.set_cookies().len(), 1);
         let page = fetch(&app, request("/read", &two)).await;
@@ -387,7 +387,7 @@ fn place(cookie: &str) -> (Option<String>, String) {
     (says("Domain="), says("Path=").expect("a path"))
 }
 
-/// By the clock of the store, on which each load takes a second.
+/// Measured by the store's clock, on which each load takes a second.
 #[tokio::test(start_paused = true)]
 async fn all_tokens_are_loaded_concurrently() {
     const LOAD: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! A node that is asked to end finishes what it has begun.
+//! Shutdown: on SIGTERM, a node finishes the requests in flight.
 
 use std::future::Future;
 
@@ -14,7 +14,7 @@ async fn visitors(node: &Node, count: usize) -> Vec<String> {
     cookies.map(|cookie| cookie.expect("a cookie")).collect()
 }
 
-/// Asks the node to end once it is at work, lets the work go on, and waits for both.
+/// Sends SIGTERM once the work is in flight, lets the work continue, and waits for both.
 async fn terminated_during(
     node: &Node,
     work: impl Future<Output = Vec<Answer>>,
@@ -38,7 +38,7 @@ async fn requests_in_flight_are_answered_and_their_changes_are_stored() {
     let cookies = visitors(&node, 20).await;
     let gate = Gate::new();
     let work = join_all(cookies.iter().enumerate().map(|(number, cookie)| {
-        // Some of them log out.
+        // Some of the requests log out.
         let path = match number % 5 {
             0 => format!("/slow-logout?{}", gate.query()),
             _ => format!("/slow?k=late&{}", gate.query()),
@@ -63,11 +63,11 @@ async fn requests_in_flight_are_answered_and_their_changes_are_stored() {
 async fn commits_in_flight_arrive_and_are_answered() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let line = Proxy::before(server.address()).await;
-    // Waits for the node, which connects through the line.
+    // Blocks until the node is up, which connects through the proxy.
     let node = tokio::task::block_in_place(|| Node::start(&line.url(), &prefix));
     let cookies = visitors(&node, 10).await;
-    // Four requests of each session, and ten first visits, at a gate just before their commits. The first commit that
-    // comes is held; behind it some are on their way, and others have not been sent.
+    // Four requests of each session, and ten first visits, wait at a gate just before their commits. The proxy holds
+    // the first commit. Behind it, some commits are in flight, and others have not been sent.
     let gate = Gate::new();
     let path = format!("/two-keys?{}", gate.query());
     let work = join_all((0..50).map(|number| {
@@ -108,7 +108,7 @@ async fn a_hanging_store_delays_shutdown_by_at_most_the_budget() {
         gate.arrived(10).await;
         server.freeze();
     };
-    // It ends although the server stays frozen.
+    // The node exits although the server stays frozen.
     let answers = terminated_during(&node, work, at_work, || gate.open()).await;
     for answer in answers {
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -120,7 +120,7 @@ async fn a_hanging_store_delays_shutdown_by_at_most_the_budget() {
 async fn shutdown_refuses_new_requests_and_does_not_wait_for_idle_connections() {
     let (server, prefix) = (Server::start(), fresh_prefix());
     let node = Node::start(&server.url(), &prefix);
-    // The client keeps the connections of these.
+    // The client keeps the connections of these requests open.
     visitors(&node, 10).await;
     let no_work = async { Vec::new() };
     terminated_during(&node, no_work, async {}, || ()).await;

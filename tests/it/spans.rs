@@ -1,4 +1,4 @@
-//! The spans of a request, as a subscriber of the application records them.
+//! The spans of a request, as the application's subscriber records them.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::support::Browser;
 use crate::support::app::app;
 
-/// The spans of sessile that were closed, each with its fields in the order in which they were recorded.
+/// The closed spans of sessile, each with its fields in the order in which they were recorded.
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<Vec<String>>>);
 
@@ -69,8 +69,8 @@ impl Spans {
         let spans = Self::default();
         let subscriber = tracing_subscriber::registry().with(spans.clone());
         let recording = tracing::subscriber::set_default(subscriber);
-        // While there is but one subscriber, `tracing` asks that of the thread which comes upon a span first, and if it has
-        // none the span is off for all.
+        // With a single subscriber, `tracing` asks the subscriber of the thread that first meets a span, and disables
+        // the span for all threads if that one has none.
         let second = Dispatch::new(tracing_subscriber::registry());
         (spans, recording, second)
     }
@@ -96,7 +96,7 @@ fn exclusive(wait: Duration) -> Concurrency {
     Concurrency::Exclusive(Exclusive::new(wait))
 }
 
-/// What `/facts` says of the session's handle.
+/// The session's handle, from `/facts`.
 async fn handle(app: &Router, browser: &Browser) -> String {
     let facts = browser.peek(app, "/facts").await.ok();
     let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
@@ -176,7 +176,7 @@ async fn a_load_that_waits_too_long_for_the_lease_is_recorded_as_busy() {
     assert_eq!(spans.len(), 2);
 }
 
-/// Neither a lease that is kept for the request nor a renewal beside it is a part of the load.
+/// The span excludes the renewal of the lease and of the session during the request.
 #[tokio::test]
 async fn the_span_of_a_load_has_ended_when_the_handler_begins() {
     let clock = ManualClock::new();
@@ -190,7 +190,7 @@ async fn the_span_of_a_load_has_ended_when_the_handler_begins() {
         .get(&app(layer.clone()), "/set?k=name&v=mia")
         .await
         .ok();
-    // Less than half of the idle time is left, so that the load renews.
+    // Less than half of the idle timeout is left, so the load renews the session.
     clock.advance(Duration::from_secs(20 * 60));
     let (spans, _recording, _second) = Spans::record();
     for (layer, round_trips) in [(layer, 1), (exclusive, 2)] {

@@ -1,4 +1,4 @@
-//! Counting sessions, and whether the store is well.
+//! Session counts and the health check of a store.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ async fn two_hundred_thousand_keys_are_counted_without_blocking_the_server() {
         config.key_prefix = "app:".to_owned()
     })
     .await;
-    // Half of the keys are sessions, of 100 bytes; the other half belongs to others, some under names that look like ours.
+    // Half of the keys are sessions of 100 bytes. The others belong to other applications, some under names that look
+    // like those of sessions.
     let fill: i64 = redis::Script::new(
         r"
         local letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
@@ -59,7 +60,7 @@ async fn two_hundred_thousand_keys_are_counted_without_blocking_the_server() {
         (last.keys, last.of, last.sessions),
         (200_000, 200_000, 100_000)
     );
-    // Beside it, one look at all keys at once, which keeps Redis from all others for as long.
+    // For comparison, one call for all keys, which blocks Redis for the whole time.
     let _: Vec<String> = redis::cmd("KEYS")
         .arg("*")
         .query(&mut server.connection())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sessile::{ConfigError, RedisConfig, RedisStore, SessionLayer};
 
 use crate::cluster::{TURN, changes_wait_for_replicas, patient};
-use crate::sentinel::{behind, said, watching};
+use crate::sentinel::{behind, load_error, watching};
 use crate::support::app::app;
 use crate::support::load::{Load, nodes, sessions};
 use crate::support::patience::unhurried;
@@ -187,10 +187,10 @@ async fn errors_name_missing_and_invalid_files() {
         let mut config = config("rediss://localhost:1/".to_owned(), ca.cloned());
         config.tls.client_cert = client_cert.cloned();
         config.tls.client_key = client_key.cloned();
-        let (named, said) = invalid(config);
-        assert_eq!(named, setting, "{said}");
-        assert!(said.contains(path.to_str().unwrap()), "{said}");
-        assert!(said.contains("path"), "{said}");
+        let (named, text) = invalid(config);
+        assert_eq!(named, setting, "{text}");
+        assert!(text.contains(path.to_str().unwrap()), "{text}");
+        assert!(text.contains("path"), "{text}");
     }
 }
 
@@ -248,14 +248,14 @@ async fn sentinels_can_use_tls_when_the_primary_does_not() {
     });
     let mut config = behind(&sentinel);
     config.url = format!("redis+sentinel://localhost:{port}/mymaster");
-    let text = said(&config).await;
+    let text = load_error(&config).await;
     assert!(text.contains("`sentinel.encrypted = true`"), "{text}");
     config.sentinel.encrypted = Some(true);
     let mut tls = sessile::TlsConfig::default();
     for ca in [None, Some(other.ca())] {
         tls.ca = ca;
         config.sentinel.tls = Some(tls.clone());
-        let text = said(&config).await;
+        let text = load_error(&config).await;
         assert!(text.contains("`sentinel.tls.ca`"), "{text}");
         assert!(text.contains(&format!("localhost:{port}")), "{text}");
     }
@@ -265,7 +265,7 @@ async fn sentinels_can_use_tls_when_the_primary_does_not() {
     // A sentinel reads the TLS greeting as an incomplete command, and waits for the rest.
     config.url = format!("redis+sentinel://{}/mymaster", sentinel.address());
     config.connection_timeout = Duration::from_millis(400);
-    let text = said(&config).await;
+    let text = load_error(&config).await;
     assert!(text.contains("`sentinel.encrypted = false`"), "{text}");
 }
 
@@ -288,7 +288,7 @@ async fn a_primary_that_is_announced_by_name_needs_a_certificate_for_that_name()
         config.url = format!("rediss+sentinel://localhost:{port}/mymaster");
         config.tls.ca = Some(authority.ca());
         if !works {
-            let text = said(&config).await;
+            let text = load_error(&config).await;
             assert!(text.contains("for another host"), "{text}");
             assert!(text.contains("`announce-hostnames`"), "{text}");
             continue;

@@ -1,6 +1,7 @@
-//! Requests of one process that wait for one session, and travel to the store together.
+//! Batches: requests of one process that wait for the same session are committed together.
 //!
-//! In memory, the clock stands still while anybody has something to do: what comes first does not depend on the machine.
+//! With paused time, the clock stands still while any task can run, so the order of events does not depend on the
+//! machine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use crate::support::{Browser, Gate, Proxy, Server, Spy, Visit, store_with};
 
 const SLOW: Duration = Duration::from_millis(100);
 
-/// A session whose next compare-and-set takes so long that everything asked for after it waits and travels together.
+/// A session whose next compare-and-set is so slow that later requests wait and form a batch.
 struct Queue {
     store: MemoryStore,
     late: Late,
@@ -59,16 +60,16 @@ impl Queue {
         }
     }
 
-    /// Asks for all paths while the session is busy; returns the status of each.
+    /// Sends all requests while a commit of the session is in flight. Returns their statuses.
     async fn at_once(&self, paths: &[&str]) -> Vec<u16> {
         self.with_plan(&[], paths).await
     }
 
-    /// The same, and what they send together suffers what is planned.
+    /// Like [`at_once`](Self::at_once), with these fates for the compare-and-sets of the batch.
     async fn with_plan(&self, plan: &[Post], paths: &[&str]) -> Vec<u16> {
         self.late.plan(&[Post::Slow(SLOW)]);
         self.late.plan(plan);
-        // A closure that panics at the commit does so in the layer.
+        // A closure that panics at the commit panics inside the layer.
         let app = app(self.visit.layer.clone()).layer(CatchPanicLayer::new());
         let first = self.visit.browser.peek(&app, "/incr?k=first");
         let rest = async {
@@ -109,7 +110,7 @@ async fn waiting_requests_share_one_compare_and_set() {
 #[tokio::test(start_paused = true)]
 async fn a_closure_that_refuses_or_panics_fails_only_its_own_request() {
     let queue = Queue::new().await;
-    // The stock is 1 when they are loaded, so all but one are refused at the commit.
+    // The requests load a stock of 1, so the commit rejects all but one.
     let statuses = queue
         .at_once(&[
             "/buy",
@@ -127,7 +128,7 @@ async fn a_closure_that_refuses_or_panics_fails_only_its_own_request() {
     assert_eq!(
         queue.see("/get?k=half").await,
         "",
-        "a log is done whole or not at all"
+        "a log is applied whole or not at all"
     );
 }
 
@@ -148,7 +149,7 @@ async fn above_a_lowered_limit_a_request_can_shrink_the_session() {
     let unlimited = app(SessionLayer::new(queue.store.clone()));
     let large = "x".repeat(2000);
     let fill = format!("/set?k=fill&v={large}");
-    // The first counter keeps its one digit.
+    // The first counter keeps a single digit.
     for path in ["/incr?k=first", &fill] {
         queue.visit.browser.peek(&unlimited, path).await.ok();
     }
@@ -163,11 +164,12 @@ async fn above_a_lowered_limit_a_request_can_shrink_the_session() {
     assert_eq!(statuses, [200, 500, 200, 200]);
 }
 
-/// Only if all of them were made on the very record that they are done to could one be taken for all.
+/// A batch must apply all logs one after the other. It could take one result for all only if each was computed on the
+/// record that it is applied to.
 #[tokio::test(start_paused = true)]
 async fn requests_that_loaded_the_same_record_are_all_in_the_next_one() {
     let queue = Queue::new().await;
-    // The first one is lost, so that the others start from what they loaded.
+    // The first commit is lost, so the others start from the record that they loaded.
     let lost = Post::LoseSlowly(SLOW);
     queue.late.plan(&[lost, lost, lost]);
     let app = app(queue.visit.layer.clone());
@@ -206,7 +208,7 @@ async fn a_request_near_its_deadline_does_not_shorten_the_time_of_others() {
     let (hurried, first, patient) = tokio::join!(hurried, first, patient);
     first.ok();
     patient.ok();
-    // It had waited for its load most of its time, and was not sent.
+    // Its load used up most of its budget, and its commit was never sent.
     assert_eq!(hurried.status, 503);
     assert!(hurried.headers.contains_key("retry-after"));
     assert_eq!(queue.see("/number?k=n").await, "2");
@@ -216,7 +218,7 @@ async fn a_request_near_its_deadline_does_not_shorten_the_time_of_others() {
 async fn a_refusal_depends_on_committed_changes_not_on_refused_ones() {
     let queue = Queue::with(SessionConfig::default().with_max_size(2048)).await;
     let much = format!("/buy-much?v={}", "x".repeat(3000));
-    // Of one in stock; the first would be sold it if its receipt were not too large.
+    // The stock is one. The first request would get it if its receipt were not too large.
     let statuses = queue.at_once(&[&much[..much.len() - 2000], "/buy"]).await;
     assert_eq!(statuses, [200, 409]);
     let queue = Queue::with(SessionConfig::default().with_max_size(1500)).await;
@@ -259,7 +261,7 @@ async fn a_rotation_is_not_batched_and_requests_behind_it_are_rejected() {
     let statuses = queue
         .at_once(&["/incr?k=n", "/login?u=mia", "/incr?k=n", "/set?k=late&v=x"])
         .await;
-    // What was loaded before the login and waits for the same turn goes before it, or not at all.
+    // Requests that loaded before the login and wait in the same queue are committed before it, or not at all.
     assert_eq!(statuses, [200, 200, 200, 200]);
     assert_eq!(queue.commits(), 3);
     let queue = Queue::new().await;
@@ -286,12 +288,13 @@ async fn a_batch_whose_answer_is_lost_is_applied_once() {
     }
 }
 
-/// Nobody may join bytes that may have arrived already: the copy that arrives would be done without them, or they twice.
+/// No request may join a batch whose bytes may have arrived already: that copy lacks the request's changes, and a
+/// resend could apply them twice.
 #[tokio::test(start_paused = true)]
 async fn no_request_joins_a_batch_that_was_already_sent() {
     let queue = Queue::new().await;
     let app = app(queue.visit.layer.clone());
-    // Held, then repeated, slowly: the second request comes between.
+    // The batch is held, then resent slowly. The second request arrives in between.
     queue
         .late
         .plan(&[Post::Hold, Post::Slow(SLOW), Post::Deliver]);
@@ -311,7 +314,7 @@ async fn no_request_joins_a_batch_that_was_already_sent() {
     assert_eq!(queue.see("/number?k=n").await, "2");
 }
 
-/// Nobody answers, and each request has its own time: none is told a failure that is none.
+/// The store never answers, and each request has its own deadline. No response claims that its changes failed.
 #[tokio::test(start_paused = true)]
 async fn if_the_store_never_answers_the_whole_batch_is_of_unknown_outcome() {
     let queue = Queue::new().await;
@@ -326,8 +329,8 @@ async fn if_the_store_never_answers_the_whole_batch_is_of_unknown_outcome() {
     assert_eq!(queue.see("/number?k=n").await, "2");
 }
 
-/// The handler swallows the error of `save`, and the commit that follows finds out what became of the bytes, which are not
-/// its own alone.
+/// The handler ignores the error of `save`. Its final commit resolves the outcome of the bytes, which also contain the
+/// changes of others.
 #[tokio::test(start_paused = true)]
 async fn a_repeated_save_resolves_the_outcome_of_its_whole_batch() {
     for arrives in [true, false] {
@@ -363,11 +366,11 @@ async fn a_repeated_save_resolves_the_outcome_of_its_whole_batch() {
 async fn layers_with_different_settings_are_not_batched_and_lose_no_change() {
     let queue = Queue::new().await;
     let mut other = queue.visit.clone();
-    let heard = Arc::new(AtomicU64::new(0));
-    let hears = Arc::clone(&heard);
+    let observed = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&observed);
     other.layer = other.layer.with_observer(move |event: &Event| {
         if let Event::Committed { requests, .. } = event {
-            hears.fetch_add(u64::from(*requests), Ordering::SeqCst);
+            counter.fetch_add(u64::from(*requests), Ordering::SeqCst);
         }
     });
     queue.late.plan(&[Post::Slow(SLOW)]);
@@ -381,7 +384,11 @@ async fn layers_with_different_settings_are_not_batched_and_lose_no_change() {
         page.ok();
     }
     assert_eq!(queue.see("/number?k=n").await, "20");
-    assert_eq!(heard.load(Ordering::SeqCst), 10, "each hears of its own");
+    assert_eq!(
+        observed.load(Ordering::SeqCst),
+        10,
+        "each layer observes its own requests"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -395,7 +402,7 @@ async fn requests_beyond_the_queue_limit_are_rejected_and_all_others_are_committ
     assert_eq!(queue.see("/number?k=n").await, done.to_string());
 }
 
-/// All of them are loaded before the first commit is let through to the server; whoever comes meanwhile waits.
+/// All requests load before the proxy forwards the first commit, and then wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_writers_need_only_a_few_compare_and_sets() {
     const WRITERS: u64 = 500;
@@ -431,7 +438,7 @@ async fn five_hundred_writers_need_only_a_few_compare_and_sets() {
     );
 }
 
-/// What it rests on is in the primary, and too few replicas have it.
+/// The refusal depends on a change that is on the primary, although too few replicas acknowledged it.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_can_depend_on_a_change_short_of_replicas() {
     let one_replica = Durability::Replicas {
@@ -450,14 +457,15 @@ async fn a_refusal_can_depend_on_a_change_short_of_replicas() {
     assert_eq!(queue.see("/read").await, "first,name,one,stock");
 }
 
-/// It waits for what it rests on: the other's changes are not in the store yet, and then are done to another session.
+/// The refusal waits for the change that it depends on: that change is not stored yet, and is then replayed on another
+/// version.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_depends_on_stored_changes_not_on_changes_in_flight() {
     let queue = Queue::new().await;
     let elsewhere = app(SessionLayer::new(queue.store.clone()));
     let delivery = async {
         tokio::time::sleep(SLOW + SLOW / 2).await;
-        // Two in stock, before either of those who travel together has bought one.
+        // The stock grows to two before the batch has bought any.
         let browser = &queue.visit.browser;
         browser.peek(&elsewhere, "/incr?k=stock").await.ok();
     };

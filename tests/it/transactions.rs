@@ -1,4 +1,4 @@
-//! `session.transaction`: several values in one step.
+//! `session.transaction`: several values change in one step.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ impl From<SessionError> for Refusal {
     }
 }
 
-/// Moves an amount from one account to the other, and says what is left.
+/// Moves an amount between two accounts, and returns the remaining balance.
 fn pay(data: &mut Data, from: &str, to: &str, amount: i64) -> Result<i64, Refusal> {
     let left = data.increment(from, -amount)?;
     data.increment(to, amount)?;
@@ -64,7 +64,7 @@ async fn see(visit: &mut Visit) -> [i64; 2] {
     *seen.lock().unwrap()
 }
 
-/// Another request of the same browser that sets an account while a handler runs.
+/// Sets an account in another request of the same browser, while a handler runs.
 async fn meanwhile(tab: &Visit, a: i64) {
     let mut tab = tab.clone();
     tab.request(move |session| async move { session.insert("a", a).unwrap() })
@@ -116,7 +116,7 @@ async fn a_transaction_returns_the_result_of_the_run_that_was_committed() {
             meanwhile(&tab, 7).await;
             let left = session.transaction(|data| pay(data, "a", "b", 2)).await;
             assert_eq!(left.unwrap(), 5);
-            // It is in the store, and this request sees it.
+            // The change is in the store, and this request sees it.
             assert!(!session.is_modified());
             assert_eq!(balance(&session), [5, 12]);
         })
@@ -126,7 +126,7 @@ async fn a_transaction_returns_the_result_of_the_run_that_was_committed() {
 
 #[tokio::test]
 async fn an_aborted_transaction_writes_nothing_and_keeps_earlier_changes() {
-    // Refused by what was loaded; then only by what another request has made of it.
+    // First the loaded value makes the closure refuse, then only the value that another request committed.
     for overtaken in [false, true] {
         let mut visit = in_memory().await;
         let tab = visit.clone();
@@ -169,7 +169,7 @@ async fn a_transaction_sees_and_commits_earlier_changes() {
             session.flash_info("paid").unwrap();
             let left = session.transaction(|data| pay(data, "a", "b", 15)).await;
             assert_eq!(left.unwrap(), 0);
-            // What an early commit has written stays, whatever the handler answers.
+            // An early commit stays, whatever the handler returns.
             axum::http::StatusCode::INTERNAL_SERVER_ERROR
         })
         .await;
@@ -204,7 +204,7 @@ async fn a_transaction_is_merged_under_every_policy() {
     }
 }
 
-/// What goes along is under the layer's policy all the same.
+/// Earlier changes that the transaction commits are subject to the layer's policy.
 #[tokio::test]
 async fn under_reject_a_transaction_fails_if_earlier_changes_conflict() {
     let merging = in_memory().await;
@@ -227,7 +227,7 @@ async fn under_reject_a_transaction_fails_if_earlier_changes_conflict() {
     assert_eq!(see(&mut visit).await, [7, 10]);
 }
 
-/// It has merged what others have done, and what was read before is as old as it was.
+/// The transaction has merged the changes of others, but earlier reads are still of the old version.
 #[tokio::test]
 async fn under_reject_changes_after_a_merged_transaction_fail() {
     for reloads in [false, true] {
@@ -256,7 +256,7 @@ async fn under_reject_changes_after_a_merged_transaction_fail() {
     }
 }
 
-/// The same if it is in the primary, and the handler does not mind that too few replicas have it.
+/// The same holds if the transaction is on the primary, and the handler ignores that too few replicas acknowledged it.
 #[tokio::test(start_paused = true)]
 async fn under_reject_changes_after_a_transaction_short_of_replicas_fail() {
     let late = Late::before(MemoryStore::new()).with_replicas();
@@ -305,7 +305,8 @@ async fn a_transaction_whose_answer_is_lost_is_applied_once() {
 
 #[tokio::test]
 async fn the_response_resolves_a_transaction_of_unknown_outcome() {
-    // It arrives before the response goes; it is sent again by then; it can never arrive, since another request was faster.
+    // The commit arrives before the response; or sessile resends it before the response; or it can never arrive, since
+    // another request was faster.
     for (last, overtaken, expected) in [
         (Post::Hold, false, [9, 11]),
         (Post::Lose, false, [9, 11]),
@@ -332,7 +333,7 @@ async fn the_response_resolves_a_transaction_of_unknown_outcome() {
                 }
             })
             .await;
-        assert_eq!(page.status, 200, "it is known by then");
+        assert_eq!(page.status, 200, "the outcome is known by then");
         assert_eq!(see(&mut visit).await, expected, "{last:?}");
         visit
             .request(|session| async move { assert!(session.contains_key("before")) })
@@ -346,7 +347,7 @@ async fn after_the_response_a_transaction_runs_on_the_stored_values() {
     let kept = visit.keep().await;
     meanwhile(&visit, 30).await;
     let left = kept.transaction(|data| pay(data, "a", "b", 20)).await;
-    assert_eq!(left.unwrap(), 10, "it has seen no more than ten");
+    assert_eq!(left.unwrap(), 10, "the request has loaded a balance of ten");
     meanwhile(&visit, 1).await;
     let refused = kept.transaction(|data| pay(data, "a", "b", 2)).await;
     assert!(matches!(
@@ -354,7 +355,7 @@ async fn after_the_response_a_transaction_runs_on_the_stored_values() {
         Err(TransactionError::Aborted(Refusal::Short { by: 1 }))
     ));
     assert_eq!(see(&mut visit).await, [1, 30]);
-    // There is no cookie any more for a session that is not stored.
+    // It is too late to set a cookie for a session that is not stored.
     let new = Visit::in_memory().keep().await;
     let late = new.transaction(|data| data.insert("n", 1)).await;
     assert!(matches!(

@@ -1,4 +1,4 @@
-//! Calls that leave the session as their request sees it, and what becomes of them if others have changed it meanwhile.
+//! Calls that do not change the session as their request sees it, and their effect if others have changed it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use sessile::{MemoryStore, Session, SessionError, SessionLayer};
 use crate::support::app::app;
 use crate::support::{Ground, Spy, Visit, fresh_prefix, store_with};
 
-/// Two nodes, and a browser whose address has been saved.
+/// Two nodes, and a browser with a saved address.
 async fn two_nodes() -> (Ground, Visit, Visit) {
     let (ground, prefix) = (Ground::new(), fresh_prefix());
     let layer = async || {
@@ -35,7 +35,7 @@ async fn the_later_of_two_concurrent_forms_is_stored_whole() {
         other
             .request(|session| async move { address(&session, "Oak", "Oslo") })
             .await;
-        // The street is the one that this request has loaded.
+        // The street is the loaded one.
         address(&session, "Elm", "Paris");
     })
     .await;
@@ -49,8 +49,8 @@ async fn the_later_of_two_concurrent_forms_is_stored_whole() {
 type Call = fn(&Session);
 type Facts = fn(&Session) -> String;
 
-/// A call that changes nothing of what is loaded, what another request does meanwhile, and what is then to be there: as if
-/// the call had come after the other request.
+/// A call without effect on the loaded session, a concurrent request, and the expected result: as if the call had come
+/// after the other request.
 const CALLS: [(&str, Call, Call, Facts, &str); 11] = [
     (
         "insert",
@@ -67,28 +67,28 @@ const CALLS: [(&str, Call, Call, Facts, &str); 11] = [
         "[1]",
     ),
     (
-        "remove of what is not there",
+        "remove of a missing key",
         |session| assert_eq!(session.remove::<i64>("new").unwrap(), None),
         |session| session.insert("new", 1).unwrap(),
         keys,
         "list,mine,n",
     ),
     (
-        "discard of what is not there",
+        "discard of a missing key",
         |session| session.discard("new"),
         |session| session.insert("new", 1).unwrap(),
         keys,
         "list,mine,n",
     ),
     (
-        "update to the same",
+        "update to the same value",
         |session| assert_eq!(session.update("n", |n: &mut i64| *n = 1).unwrap(), 1),
         |session| session.insert("n", 5).unwrap(),
         number,
         "1",
     ),
     (
-        "update that keeps what is small",
+        "update that keeps a small value",
         |session| assert_eq!(session.update("n", at_most_three).unwrap(), 1),
         |session| session.insert("n", 5).unwrap(),
         number,
@@ -152,7 +152,7 @@ fn keys(session: &Session) -> String {
     session.keys().join(",")
 }
 
-/// How long the session lives if it is not used, rounded up to minutes.
+/// The idle time that the session has left, rounded up to minutes.
 fn minutes(session: &Session) -> String {
     let left = session
         .expires_at()
@@ -160,7 +160,7 @@ fn minutes(session: &Session) -> String {
     left.unwrap().as_secs().div_ceil(60).to_string()
 }
 
-/// Whether the call is there as if it had come last, or, alone, as a read that came first.
+/// The call has an effect as if it had come last, or, if the request makes no other, as a read that came first.
 #[tokio::test]
 async fn a_call_without_effect_is_replayed_with_the_rest_of_its_request() {
     for (name, call, meanwhile, facts, expected) in CALLS {
@@ -177,7 +177,7 @@ async fn a_call_without_effect_is_replayed_with_the_rest_of_its_request() {
             .await;
         assert_eq!(page.status, 200, "{name}");
         if name == "persistence" {
-            // The browser, too, is told of what was committed last.
+            // The browser's cookie, too, reflects the last commit.
             assert!(!page.set_cookies()[0].contains("Max-Age"), "{name}");
         }
         visit
@@ -227,7 +227,7 @@ async fn a_request_whose_calls_cancel_out_writes_nothing() {
     let spy = Spy::on(MemoryStore::new());
     let calls = spy.calls.clone();
     let mut visit = Visit::with(SessionLayer::new(spy));
-    // Of a new visitor, who needs no session for it.
+    // A new visitor gets no session for this.
     let page = visit
         .page(|session| async move {
             session.insert("n", 1).unwrap();
@@ -263,7 +263,7 @@ async fn a_request_whose_calls_cancel_out_writes_nothing() {
     assert_eq!(load, before[0] + 2);
 }
 
-/// What a handle has seen that outlives its response says nothing of what is stored now.
+/// A session that outlives its response may show values that differ from the stored ones.
 #[tokio::test]
 async fn a_save_after_the_response_writes_values_equal_to_the_loaded_ones() {
     let mut visit = Visit::in_memory();

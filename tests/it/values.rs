@@ -1,4 +1,4 @@
-//! The calls on a session, within one request and from one to the next.
+//! The calls on a session, within one request and across requests.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -226,7 +226,7 @@ async fn get_or_insert_returns_the_stored_value_or_inserts_one() {
                 inside.insert("color", "red").unwrap();
                 "blue".to_owned()
             });
-            assert_eq!(color.unwrap(), "red", "a clone was faster");
+            assert_eq!(color.unwrap(), "red", "another clone was faster");
             session.discard("color");
             assert!(!session.is_modified());
             let odd = session.get_or_insert("odd", f64::NAN);
@@ -235,7 +235,7 @@ async fn get_or_insert_returns_the_stored_value_or_inserts_one() {
         .await;
 }
 
-/// Byte for byte, also what the type of this request does not have.
+/// The stored value stays as it is, byte for byte, including fields that this request's type lacks.
 #[tokio::test]
 async fn the_first_commit_of_two_concurrent_get_or_inserts_stores_its_value() {
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -534,7 +534,7 @@ async fn after_the_response_only_save_reaches_the_store() {
     let error = late.save().await.unwrap_err();
     assert!(
         matches!(error, SessionError::ResponseSent),
-        "nobody would have the cookie: {error:?}"
+        "no response can set the cookie: {error:?}"
     );
 }
 
@@ -654,7 +654,7 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
                     seen.lock().unwrap().push((handle.is_some(), *part));
                 }
             });
-    let told = |expected: &[(bool, LimitedPart)]| {
+    let assert_events = |expected: &[(bool, LimitedPart)]| {
         assert_eq!(std::mem::take(&mut *events.lock().unwrap()), expected);
     };
 
@@ -674,13 +674,13 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
             assert_eq!(session.take_flashes().await.unwrap().len(), 1);
         })
         .await;
-    told(&[]);
+    assert_events(&[]);
 
     let grown = visit
         .page(|session| async move { session.insert("more", 1).unwrap() })
         .await;
     assert_eq!(grown.status, 500);
-    told(&[(true, LimitedPart::Session)]);
+    assert_events(&[(true, LimitedPart::Session)]);
     visit
         .request(|session| async move {
             assert!(session.insert("more", "x".repeat(1025)).is_err());
@@ -689,14 +689,14 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
             assert!(session.set_principal("x".repeat(1025)).await.is_err());
         })
         .await;
-    told(&[
+    assert_events(&[
         (true, LimitedPart::Value),
         (true, LimitedPart::Key),
         (true, LimitedPart::Value),
         (true, LimitedPart::Principal),
     ]);
 
-    // Smaller, and still above the limit; then by a closure; then by removing.
+    // Smaller, but still above the limit; then by a closure; then by removing a key.
     visit
         .request(|session| async move {
             session.insert("large", vec!["x".repeat(900); 3]).unwrap();
@@ -721,14 +721,14 @@ async fn a_session_above_its_limit_can_be_signed_in_and_out_rotated_shrunk_and_e
     visit
         .request(|session| async move { session.destroy() })
         .await;
-    told(&[]);
+    assert_events(&[]);
 }
 
 #[tokio::test]
 async fn only_data_and_messages_count_towards_the_limit() {
     let config = SessionConfig::default().with_max_size(1024);
     let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
-    // Keys and values with their quotes, and a message as it is stored.
+    // Keys and values count with their quotes, and a message as it is stored.
     let others = r#""key""n"7"""#.len() + r#"{"level":"info","text":"hello"}"#.len();
     for (letters, status) in [(1024 - others, 200), (1025 - others, 500)] {
         let page = Visit::with(layer.clone())
@@ -742,14 +742,14 @@ async fn only_data_and_messages_count_towards_the_limit() {
     }
 }
 
-/// A type whose messages quote what they have found, as many do.
+/// A type whose error messages quote the value, as those of many types do.
 #[derive(Debug)]
 struct Quoting;
 
 impl<'de> serde::Deserialize<'de> for Quoting {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let found = String::deserialize(deserializer)?;
-        Err(serde::de::Error::custom(format!("{found} is not for me")))
+        Err(serde::de::Error::custom(format!("{found} is invalid")))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Stores that are broken on purpose, in ways that session libraries are: what checks histories must find each of them.
+//! Stores with deliberate faults, as session libraries have them. The checker of the histories must detect each of
+//! them.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -13,24 +14,24 @@ use sessile::store::{
 };
 use sessile::{Handle, SessionStore, StoreError};
 
-/// What is wrong with it.
+/// The fault of a store, or of the layer.
 #[derive(Clone, Copy, Debug)]
 pub enum Control {
-    /// It writes whatever has been written meanwhile.
+    /// It overwrites concurrent commits.
     LastWriteWins,
-    /// It stores sessions that have ended again.
+    /// It stores sessions again that have ended.
     Revives,
-    /// It takes a lost answer for a sign that nothing has happened.
+    /// It resends a commit whose answer was lost without checking whether it was applied.
     ResendsBlindly,
-    /// It writes those fields alone that the request has given another value.
+    /// It writes only the fields that the request has changed.
     Patches,
-    /// Of several fields that a request has given another value it writes the first.
+    /// Of several changed fields, it writes only the first.
     Halves,
-    /// It takes every commit after a login for that login.
+    /// It records every commit after a login as that login.
     KeepsLogins,
-    /// A deletion that has failed is never done, though it says so.
+    /// It never retries a failed deletion, although it claims to.
     ForgetsDeletions,
-    /// It is not the store: a layer says that nothing was done of what was done by half.
+    /// Not a fault of the store: the response to a partial commit claims that nothing was committed.
     HidesHalves,
 }
 
@@ -49,7 +50,7 @@ impl Control {
         }
     }
 
-    /// What is wrong with the layer around the application.
+    /// Applies the fault of the layer to a response.
     pub fn distort(self, mut response: Response) -> Response {
         let half = response.status() == StatusCode::INTERNAL_SERVER_ERROR;
         if half && matches!(self, Self::HidesHalves) {
@@ -65,7 +66,7 @@ pub struct Broken<S> {
     failed_deletions: Mutex<HashSet<Handle>>,
 }
 
-/// A record in two: what comes before its data, and the data. Every record of the application ends with it.
+/// Splits a record into the part before its data, and the data. Every record of the application ends with the data.
 fn parts(record: &[u8]) -> (String, Map<String, Value>) {
     let text = String::from_utf8_lossy(record);
     let (head, data) = text.split_once(DATA).expect("a record");
@@ -92,7 +93,7 @@ fn changed(base: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
     keys
 }
 
-/// Gives `to` what `from` has under these keys.
+/// Copies the values of these keys from `from` to `to`.
 fn copy(keys: &[String], from: &Map<String, Value>, to: &mut Map<String, Value>) {
     for key in keys {
         match from.get(key) {
@@ -102,7 +103,7 @@ fn copy(keys: &[String], from: &Map<String, Value>, to: &mut Map<String, Value>)
     }
 }
 
-/// What a commit has changed, and the rest as it is in the store.
+/// The stored record with the changes of a commit.
 fn patched(base: &Stored, new: &[u8], present: &Stored) -> bytes::Bytes {
     let ((_, base), (head, new)) = (parts(base.value()), parts(new));
     let (_, mut data) = parts(present.value());
@@ -110,7 +111,7 @@ fn patched(base: &Stored, new: &[u8], present: &Stored) -> bytes::Bytes {
     whole(&head, &data)
 }
 
-/// The first of what a commit has changed.
+/// The base with the first change of a commit.
 fn halved(base: &Stored, new: &[u8]) -> bytes::Bytes {
     let ((_, base), (head, new)) = (parts(base.value()), parts(new));
     let mut data = base.clone();
@@ -145,7 +146,7 @@ impl<S: SessionStore> Broken<S> {
         }
     }
 
-    /// What is there, without the commits that it names.
+    /// The stored record, without the ids of its commits.
     async fn forgetful(&self, key: &Handle) -> Result<Replaced, StoreError> {
         let Loaded::Found(stored) = self.store.load(key, Freshness::Latest).await? else {
             return Ok(Replaced::Gone);

@@ -1,11 +1,11 @@
-//! The application under test as a process of its own: `REDIS_URL=… node` prints the address it listens on, and then the
-//! name of every event; `Merged` if other nodes were faster, `Together` if one commit was for several requests.
-//! On SIGTERM it finishes what it has begun. With `NODE_HURRIES` it has the timeouts that users get.
+//! The application under test as a separate process: `REDIS_URL=… node` prints its address, and then the name of every
+//! event, with `Merged` for a commit with a conflict and `Together` for one of several requests. On SIGTERM it finishes
+//! the requests in flight. With `NODE_HURRIES` it has the default timeouts.
 
 #![allow(unreachable_pub, reason = "a program exports nothing")]
 #![allow(
     dead_code,
-    reason = "the support of the tests has more than a node needs"
+    reason = "the tests' support code has more than a node needs"
 )]
 
 use sessile::{Event, RedisConfig, RedisStore, SessionLayer};
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(control) => SessionLayer::new(controls::Broken::new(store, control)),
         None => SessionLayer::new(store),
     };
-    let layer = layer.insecure_for_localhost().with_observer(tell);
+    let layer = layer.insecure_for_localhost().with_observer(print_event);
     let background = layer.clone();
     let port: u16 = std::env::var("PORT").map_or(Ok(0), |port| port.parse())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
@@ -53,16 +53,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let app = app::app(layer).layer(axum::middleware::map_response(distort));
     let server = axum::serve(listener, app);
-    let mut asked_to_end = signal(SignalKind::terminate())?;
+    let mut sigterm = signal(SignalKind::terminate())?;
     let end = async move {
-        asked_to_end.recv().await;
+        sigterm.recv().await;
     };
     server.with_graceful_shutdown(end).await?;
     background.drained().await;
     Ok(())
 }
 
-fn tell(event: &Event) {
+fn print_event(event: &Event) {
     let text = format!("{event:?}");
     let name = text.split(' ').next().unwrap_or_default();
     println!("event {name}");

@@ -1,4 +1,5 @@
-//! Routes that do one thing each and say whose session they did it to, so that every answer can be checked afterwards.
+//! Routes that each make one call and answer with the session's owner, so that the checker of the histories can verify
+//! every response.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,25 +18,25 @@ type Answer = Result<Json<Value>, SessionError>;
 /// The fields of the form.
 pub const FORM: [&str; 2] = ["form.first", "form.second"];
 
-/// What is in each account before anything is moved.
+/// The initial balance of each account.
 pub const START: i64 = 20;
 
 /// The keys of two accounts.
 const ACCOUNTS: [&str; 2] = ["account:0", "account:1"];
 
-/// The key of what was moved last.
+/// The key of the last transaction's name.
 const LAST: &str = "account:last";
 
-/// What the keys begin with of what is committed before the end of a request.
+/// The prefix of keys that a request commits early.
 pub const EARLY: &str = "early:";
 
-/// What the keys begin with of what is committed at its end.
+/// The prefix of keys that a request commits at its end.
 pub const LATE: &str = "late:";
 
-/// Whose end was the last: the key of a name.
+/// The key of the name of the request that committed last.
 pub const GUARD: &str = "guard";
 
-/// Two accounts, and the name of what was moved last between them.
+/// Two accounts, and the name of the last transaction between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bank {
     pub balances: [i64; 2],
@@ -43,7 +44,7 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Read from a session, or from a look at one.
+    /// Reads the accounts from a session or from a stored record.
     pub fn of<'a>(value: impl Fn(&str) -> Option<&'a Value>) -> Self {
         let balance = |key| value(key).map_or(Some(START), Value::as_i64);
         Self {
@@ -52,7 +53,7 @@ impl Bank {
         }
     }
 
-    /// After an amount was moved; `None` if there is not as much.
+    /// The accounts after a transfer. `None` if the balance does not suffice.
     fn moved(&self, from: usize, amount: i64, name: &str) -> Option<Self> {
         let mut balances = self.balances;
         balances[from] -= amount;
@@ -64,7 +65,7 @@ impl Bank {
     }
 }
 
-/// Why nothing was moved.
+/// The reason why a transfer failed.
 enum NotMoved {
     TooLittle(Bank),
     Failed(SessionError),
@@ -76,7 +77,7 @@ impl From<SessionError> for NotMoved {
     }
 }
 
-/// What is to be done: to which key, with which value.
+/// The parameters of a request.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(default)]
@@ -107,11 +108,11 @@ pub fn routes() -> Router {
         .route("/login", get(login))
         .route("/logout", get(logout))
         .route("/sign-out", get(sign_out));
-    Router::new().nest("/ledger", routes.layer(from_fn(dawdle)))
+    Router::new().nest("/ledger", routes.layer(from_fn(delay)))
 }
 
-/// Waits with the session loaded, if asked to, so that others may be faster.
-async fn dawdle(request: Request, next: Next) -> Response {
+/// Waits for `slow` milliseconds with the session loaded, so that others can be faster.
+async fn delay(request: Request, next: Next) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let slow = query.split('&').find_map(|part| part.strip_prefix("slow="));
     if let Some(millis) = slow.and_then(|millis| millis.parse().ok()) {
@@ -120,7 +121,7 @@ async fn dawdle(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Whose session it is; nobody's if it is a new one.
+/// The owner of the session. `None` if the session is new.
 fn owner(session: &Session) -> Result<Option<String>, SessionError> {
     session.get("owner")
 }
@@ -192,7 +193,7 @@ async fn take(session: Session, Query(entry): Query<Entry>) -> Answer {
     answer(owner, token)
 }
 
-/// Everything at one moment: the session shows what was loaded.
+/// Everything at one moment, since a session shows the record that was loaded.
 async fn look(session: Session) -> Answer {
     let owner = owner(&session)?;
     let mut data = BTreeMap::new();
@@ -212,7 +213,7 @@ async fn look(session: Session) -> Answer {
     )
 }
 
-/// Both fields are saved; one that the request does not change, as it was loaded.
+/// Saves both fields: the changed one, and the other as it was loaded.
 async fn form(session: Session, Query(entry): Query<Entry>) -> Answer {
     let owner = owner(&session)?;
     let mut loaded = Vec::new();
@@ -260,11 +261,12 @@ async fn transfer(session: Session, Query(entry): Query<Entry>) -> Answer {
     }
 }
 
-/// Commits one thing, waits if asked to, and goes on; the rest is refused if another request has done the same meanwhile.
+/// Makes an early commit, waits if asked to, and continues. The final commit is rejected if another request has made
+/// one meanwhile.
 async fn early(session: Session, Query(entry): Query<Entry>) -> Answer {
     let owner = owner(&session)?;
     if owner.is_none() {
-        // What is half done is answered without saying whose session it is.
+        // The response to a partial commit does not name the owner.
         return answer(owner, Value::Null);
     }
     let guard: Option<String> = session.get(GUARD)?;
