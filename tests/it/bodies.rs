@@ -74,9 +74,9 @@ where
 /// Reads a body, whose size must be known in advance.
 async fn read<B: Body<Data = Bytes, Error: Debug>>(response: Response<B>) -> Bytes {
     let body = response.into_body();
-    let said = body.size_hint().exact();
+    let size = body.size_hint().exact();
     let read = body.collect().await.unwrap().to_bytes();
-    assert_eq!(said, Some(read.len() as u64));
+    assert_eq!(size, Some(read.len() as u64));
     read
 }
 

@@ -242,7 +242,7 @@ async fn pages_for_signed_in_users_are_not_cached() {
         visitor.get(&app, "/set?k=name&v=mia").await.ok();
         let mut mia = Browser::default();
         mia.get(&app, "/login?u=mia").await.ok();
-        let said = |headers: &HeaderMap, name: &str| {
+        let header = |headers: &HeaderMap, name: &str| {
             headers
                 .get(name)
                 .map(|value| value.to_str().unwrap().to_owned())
@@ -256,7 +256,7 @@ async fn pages_for_signed_in_users_are_not_cached() {
         events.take("");
         let page = mia.peek(&app, "/page").await;
         assert_eq!(
-            said(&page.headers, "cache-control").as_deref(),
+            header(&page.headers, "cache-control").as_deref(),
             cache_control,
             "{lines:?}"
         );
@@ -274,7 +274,7 @@ async fn pages_for_signed_in_users_are_not_cached() {
         ] {
             let page = browser.peek(app, path).await;
             for name in ["cache-control", KEPT] {
-                assert_eq!(said(&page.headers, name), own(name), "{path} {lines:?}");
+                assert_eq!(header(&page.headers, name), own(name), "{path} {lines:?}");
             }
             assert_eq!(page.headers.contains_key("vary"), path == "/page");
         }

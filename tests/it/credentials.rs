@@ -236,8 +236,8 @@ async fn a_new_login_of_a_connection_waits_for_the_end_of_its_transaction() {
     .await;
 
     let hold = proxy.hold("MULTI");
-    let (held, held_app) = (visitor.clone(), app.clone());
-    let held = tokio::spawn(async move { held.peek(&held_app, "/incr?k=n").await });
+    let (waiting, waiting_app) = (visitor.clone(), app.clone());
+    let waiting = tokio::spawn(async move { waiting.peek(&waiting_app, "/incr?k=n").await });
     hold.arrived().await;
     provider.set(Answer::Of("reader", "secret", SOON));
     until(
@@ -252,7 +252,7 @@ async fn a_new_login_of_a_connection_waits_for_the_end_of_its_transaction() {
     )
     .await;
     hold.release();
-    assert_eq!(held.await.unwrap().ok(), "2");
+    assert_eq!(waiting.await.unwrap().ok(), "2");
 
     provider.set(Answer::Of("app", "secret", SOON));
     until("all three connections are back", async || {

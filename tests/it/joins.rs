@@ -345,7 +345,7 @@ async fn a_login_that_also_revokes_its_token_does_not_join() {
 
 #[tokio::test]
 async fn changes_to_the_session_of_another_principal_do_not_join() {
-    for (also, joins) in [("write", false), ("", true)] {
+    for (also, can_join) in [("write", false), ("", true)] {
         let mut shop = Shop::new().await;
         shop.visitor = shop.on(0, &shop.visitor, "/login?u=leo").await;
         let path = format!("/sign-in?u=mia&also={also}");
@@ -356,12 +356,12 @@ async fn changes_to_the_session_of_another_principal_do_not_join() {
             })
             .await;
         let one = one.unwrap();
-        if !joins {
+        if !can_join {
             assert_rejected(&page);
         }
-        assert_eq!(taken(&page).is_some(), joins);
+        assert_eq!(taken(&page).is_some(), can_join);
         assert_eq!(shop.ask(&one, "/read").await, "logins");
-        let logins = if joins { "2" } else { "1" };
+        let logins = if can_join { "2" } else { "1" };
         assert_eq!(shop.ask(&one, "/number?k=logins").await, logins);
     }
 }
@@ -370,7 +370,7 @@ async fn changes_to_the_session_of_another_principal_do_not_join() {
 async fn a_login_joins_under_every_policy_except_reject() {
     let wait = std::time::Duration::from_secs(50);
     let exclusive = Concurrency::Exclusive(Exclusive::new(wait).with_lease(wait));
-    for (concurrency, joins) in [
+    for (concurrency, can_join) in [
         (Concurrency::LastWriteWins, true),
         (Concurrency::Reject, false),
         (exclusive, true),
@@ -385,7 +385,7 @@ async fn a_login_joins_under_every_policy_except_reject() {
             _ => shop.at_once(["/sign-in?u=mia"; 2]).await.into(),
         };
         let statuses = [one.status, other.status].map(|status| status.as_u16());
-        match joins {
+        match can_join {
             true => assert_eq!(statuses, [200, 200], "{concurrency:?}"),
             false => assert_eq!(statuses.into_iter().max(), Some(409), "{concurrency:?}"),
         }

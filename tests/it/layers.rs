@@ -244,8 +244,8 @@ async fn a_tower_service_that_keeps_the_request_finds_its_session() {
         }
         let session = ReadSession::from_extensions(extensions).await.unwrap();
         let name: Option<String> = session.get("name").unwrap();
-        let said = format!("{} {}", request.method(), name.unwrap_or_default());
-        Ok::<_, std::convert::Infallible>(said.into_response())
+        let answer = format!("{} {}", request.method(), name.unwrap_or_default());
+        Ok::<_, std::convert::Infallible>(answer.into_response())
     });
     let app = Router::new()
         .fallback_service(echo)

@@ -158,8 +158,8 @@ async fn leases_are_not_counted() {
     let store = store_with(&server.url(), |_| ()).await;
     let lease = Duration::from_secs(60);
     let handle = Handle::random();
-    let held = store.acquire(&handle, Owner::random(), lease);
-    assert_eq!(held.await.unwrap(), Leased::Held);
+    let acquired = store.acquire(&handle, Owner::random(), lease);
+    assert_eq!(acquired.await.unwrap(), Leased::Held);
     let stats = store.stats(StatsOptions::new(), |_| ()).await.unwrap();
     assert_eq!((stats.sessions, stats.bytes), (0, 0));
     let keys: usize = redis::cmd("DBSIZE")

@@ -134,10 +134,10 @@ async fn a_value_that_json_cannot_hold_is_an_error_and_changes_nothing() {
     let mut visit = Visit::in_memory();
     visit
         .request(|session| async move {
-            let odd = BTreeMap::from([((1, 2), 3)]);
-            let error = session.insert("odd", &odd).unwrap_err();
+            let map = BTreeMap::from([((1, 2), 3)]);
+            let error = session.insert("odd", &map).unwrap_err();
             assert!(matches!(error, SessionError::Encode { .. }), "{error:?}");
-            assert!(session.push("odd", &odd).is_err());
+            assert!(session.push("odd", &map).is_err());
             assert!(!session.is_modified());
         })
         .await;

@@ -66,7 +66,7 @@ async fn run(
     let run = Run::new(site.bases(), Arc::clone(&outages), seed, load, began, end);
     let browsers = Arc::new(run);
     let nemesis = Nemesis::of(site, StdRng::seed_from_u64(seed), Arc::clone(&outages));
-    let (nemesis, ()) = tokio::join!(nemesis.rage(failures, began, end), browsers.browse());
+    let (nemesis, ()) = tokio::join!(nemesis.run(failures, began, end), browsers.browse());
     let mut site = nemesis.site;
     site.drain().await;
     let mut lives = browsers.finish(|| site.remains()).await;

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::history::{Ending, Life, Moment, Op};
 use super::site::{NODES, Site};
-use crate::support::proxy::{Fault, Weather};
+use crate::support::proxy::{Fault, RandomFaults};
 
 /// A failure of a server, a node or their connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,8 +52,8 @@ impl Failure {
     }
 
     /// The random faults of the connections during this failure.
-    fn weather(self, dice: &mut StdRng) -> Option<Weather> {
-        let faults_of = |fault, per_thousand| Weather {
+    fn random_faults(self, rng: &mut StdRng) -> Option<RandomFaults> {
+        let faults_of = |fault, per_thousand| RandomFaults {
             fault: Some((fault, per_thousand)),
             delay: Duration::ZERO,
         };
@@ -61,9 +61,9 @@ impl Failure {
             Self::LoseRequests => Some(faults_of(Fault::LoseRequest, 80)),
             Self::LoseAnswers => Some(faults_of(Fault::LoseAnswer, 80)),
             Self::SwallowAnswers => Some(faults_of(Fault::SwallowAnswer, 15)),
-            Self::Delay => Some(Weather {
+            Self::Delay => Some(RandomFaults {
                 fault: None,
-                delay: Duration::from_millis(dice.random_range(5..800)),
+                delay: Duration::from_millis(rng.random_range(5..800)),
             }),
             _ => None,
         }
@@ -142,24 +142,24 @@ impl Outages {
 
 pub struct Nemesis {
     pub site: Site,
-    pub dice: StdRng,
+    pub rng: StdRng,
     /// The failures so far.
     pub done: BTreeMap<Failure, u64>,
     outages: Arc<Outages>,
 }
 
 impl Nemesis {
-    pub fn of(site: Site, dice: StdRng, outages: Arc<Outages>) -> Self {
+    pub fn of(site: Site, rng: StdRng, outages: Arc<Outages>) -> Self {
         Self {
             site,
-            dice,
+            rng,
             outages,
             done: BTreeMap::new(),
         }
     }
 
     /// Causes the failures of this choice in random order until `end`, and then stops all of them.
-    pub async fn rage(mut self, choice: &[Failure], began: Instant, end: Instant) -> Self {
+    pub async fn run(mut self, choice: &[Failure], began: Instant, end: Instant) -> Self {
         let mut bag = Vec::new();
         while !choice.is_empty() {
             self.pause(200..900).await;
@@ -168,15 +168,15 @@ impl Nemesis {
             }
             if bag.is_empty() {
                 bag = choice.to_vec();
-                bag.shuffle(&mut self.dice);
+                bag.shuffle(&mut self.rng);
             }
             let Some(failure) = bag.pop() else { break };
             println!("{:8.3} s  {failure:?}", began.elapsed().as_secs_f64());
             *self.done.entry(failure).or_default() += 1;
             // Sometimes the connections lose answers at the same time.
-            let beside = self.dice.random_bool(0.3);
-            if beside {
-                self.set_weather(Failure::LoseAnswers);
+            let with_lost_answers = self.rng.random_bool(0.3);
+            if with_lost_answers {
+                self.set_random_faults(Failure::LoseAnswers);
             }
             if failure.is_outage() {
                 // Early enough for requests that load their session before the outage.
@@ -195,7 +195,7 @@ impl Nemesis {
     }
 
     async fn cause(&mut self, failure: Failure) {
-        let node = self.dice.random_range(0..NODES);
+        let node = self.rng.random_range(0..NODES);
         match failure {
             Failure::FreezeServer => {
                 self.site.server.freeze();
@@ -221,21 +221,21 @@ impl Nemesis {
                 block_in_place(|| self.site.nodes[node].restart());
             }
             Failure::FlushScripts => {
-                for _ in 0..self.dice.random_range(10..60) {
+                for _ in 0..self.rng.random_range(10..60) {
                     self.send(&["SCRIPT", "FLUSH"]);
                     self.pause(5..30).await;
                 }
             }
             Failure::KillClients => {
-                for _ in 0..self.dice.random_range(1..6) {
+                for _ in 0..self.rng.random_range(1..6) {
                     self.send(&["CLIENT", "KILL", "TYPE", "normal"]);
                     self.pause(10..300).await;
                 }
             }
             Failure::Cut => {
-                for _ in 0..self.dice.random_range(2..10) {
-                    let line = self.dice.random_range(0..NODES);
-                    self.site.lines[line].cut();
+                for _ in 0..self.rng.random_range(2..10) {
+                    let proxy = self.rng.random_range(0..NODES);
+                    self.site.proxies[proxy].cut();
                     self.pause(10..200).await;
                 }
             }
@@ -243,23 +243,23 @@ impl Nemesis {
             | Failure::LoseAnswers
             | Failure::SwallowAnswers
             | Failure::Delay => {
-                self.set_weather(failure);
+                self.set_random_faults(failure);
                 self.pause(300..2000).await;
             }
         }
     }
 
-    fn set_weather(&mut self, failure: Failure) {
-        for line in &self.site.lines {
-            if let Some(weather) = failure.weather(&mut self.dice) {
-                line.set_weather(weather);
+    fn set_random_faults(&mut self, failure: Failure) {
+        for proxy in &self.site.proxies {
+            if let Some(random_faults) = failure.random_faults(&mut self.rng) {
+                proxy.set_random_faults(random_faults);
             }
         }
     }
 
     fn stop_faults(&self) {
-        for line in &self.site.lines {
-            line.set_weather(Weather::default());
+        for proxy in &self.site.proxies {
+            proxy.set_random_faults(RandomFaults::default());
         }
     }
 
@@ -273,6 +273,6 @@ impl Nemesis {
     }
 
     async fn pause(&mut self, millis: std::ops::Range<u64>) {
-        sleep(Duration::from_millis(self.dice.random_range(millis))).await;
+        sleep(Duration::from_millis(self.rng.random_range(millis))).await;
     }
 }

@@ -45,7 +45,7 @@ const OUTAGE_LOGOUTS: u32 = 300;
 const LOGINS_AGAIN: usize = 2;
 
 /// The number of sessions that are read concurrently at the end.
-const LOOKS: usize = 16;
+const CONCURRENT_READS: usize = 16;
 
 /// The characters of a token that name the session. The handle is 16 of 32 bytes: 21 characters and a part of the next.
 const HANDLE: usize = 21;
@@ -71,13 +71,13 @@ pub struct Run {
     client: reqwest::Client,
     requests: AtomicU64,
     opened: AtomicU64,
-    lives: Mutex<Vec<Arc<Living>>>,
+    lives: Mutex<Vec<Arc<ActiveSession>>>,
     /// Requests to sessions whose browsers no longer use them.
-    hauntings: Mutex<JoinSet<()>>,
+    revisits: Mutex<JoinSet<()>>,
 }
 
 /// A session in use.
-struct Living {
+struct ActiveSession {
     tag: String,
     jar: Jar,
     /// All tokens of the session, in the order in which the browser got them.
@@ -92,14 +92,14 @@ struct Living {
 
 /// The sender of a request.
 #[derive(Clone, Copy)]
-struct Seat {
+struct Sender {
     browser: usize,
     tab: usize,
 }
 
 /// The token of a request: the one in the jar, or an older one by its index.
 #[derive(Clone, Copy)]
-enum Carry {
+enum TokenChoice {
     Jar,
     Old(usize),
 }
@@ -133,7 +133,7 @@ impl Run {
             requests: AtomicU64::new(1),
             opened: AtomicU64::new(1),
             lives: Mutex::default(),
-            hauntings: Mutex::default(),
+            revisits: Mutex::default(),
         }
     }
 
@@ -143,18 +143,18 @@ impl Run {
         for (browser, tabs) in self.load.tabs.iter().copied().enumerate() {
             let run = Arc::clone(self);
             browsers.spawn(async move {
-                let mut dice = run.dice(browser as u64);
+                let mut rng = run.rng(browser as u64);
                 while !run.is_over() {
-                    run.live(browser, tabs, &mut dice).await;
+                    run.run_session(browser, tabs, &mut rng).await;
                 }
             });
         }
         while let Some(browsed) = browsers.join_next().await {
             browsed.expect("browsers do not panic");
         }
-        let mut hauntings = std::mem::take(&mut *self.hauntings.lock().unwrap());
-        while let Some(haunted) = hauntings.join_next().await {
-            haunted.expect("requests do not panic");
+        let mut revisits = std::mem::take(&mut *self.revisits.lock().unwrap());
+        while let Some(revisited) = revisits.join_next().await {
+            revisited.expect("requests do not panic");
         }
     }
 
@@ -162,28 +162,28 @@ impl Run {
     pub async fn finish(&self, remains: impl FnOnce() -> BTreeMap<String, Remains>) -> Vec<Life> {
         let lives = std::mem::take(&mut *self.lives.lock().unwrap());
         stream::iter(lives.iter().enumerate())
-            .for_each_concurrent(LOOKS, |(at, life)| async move {
-                let mut dice = self.dice(u64::MAX - at as u64);
+            .for_each_concurrent(CONCURRENT_READS, |(at, life)| async move {
+                let mut rng = self.rng(u64::MAX - at as u64);
                 let tokens = life.tokens.lock().unwrap().len();
                 for token in 0..tokens {
-                    let (seat, carry) = (Seat { browser: 0, tab: 0 }, Carry::Old(token));
-                    self.ask(life, seat, What::Look, carry, PATIENCE, &mut dice)
+                    let (sender, choice) = (Sender { browser: 0, tab: 0 }, TokenChoice::Old(token));
+                    self.ask(life, sender, What::Look, choice, PATIENCE, &mut rng)
                         .await;
                 }
             })
             .await;
         let at = self.now();
         let remains = remains();
-        let ended = |living: &Arc<Living>| {
-            let mut ops = living.ops.lock().unwrap().clone();
+        let ended = |session: &Arc<ActiveSession>| {
+            let mut ops = session.ops.lock().unwrap().clone();
             ops.extend(
-                living
+                session
                     .handle()
                     .map(|handle| self.inspect(&remains, &handle, at)),
             );
             ops.sort_by_key(|op| op.began);
             Life {
-                tag: living.tag.clone(),
+                tag: session.tag.clone(),
                 ops,
             }
         };
@@ -214,7 +214,7 @@ impl Run {
         }
     }
 
-    fn dice(&self, of: u64) -> StdRng {
+    fn rng(&self, of: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed.wrapping_mul(0x9e37_79b9).wrapping_add(of))
     }
 
@@ -231,101 +231,115 @@ impl Run {
     }
 
     /// The life of one session, from its first request to after its last.
-    async fn live(self: &Arc<Self>, browser: usize, tabs: usize, dice: &mut StdRng) {
-        let living = Arc::new(Living {
+    async fn run_session(self: &Arc<Self>, browser: usize, tabs: usize, rng: &mut StdRng) {
+        let session = Arc::new(ActiveSession {
             tag: format!("s{}", self.opened.fetch_add(1, Ordering::Relaxed)),
             jar: Jar::default(),
             tokens: Mutex::default(),
             ops: Mutex::default(),
             workload: Workload::default(),
-            left: AtomicUsize::new(dice.random_range(self.load.requests.clone()) * tabs),
-            logs_out: dice.random_bool(0.75),
+            left: AtomicUsize::new(rng.random_range(self.load.requests.clone()) * tabs),
+            logs_out: rng.random_bool(0.75),
             is_over: AtomicBool::new(false),
         });
-        let seat = move |tab| Seat { browser, tab };
-        self.ask(&living, seat(0), What::Open, Carry::Jar, PATIENCE, dice)
-            .await;
-        if living.handle().is_none() {
+        let sender = move |tab| Sender { browser, tab };
+        self.ask(
+            &session,
+            sender(0),
+            What::Open,
+            TokenChoice::Jar,
+            PATIENCE,
+            rng,
+        )
+        .await;
+        if session.handle().is_none() {
             // The browser never got this session, so it starts another one.
-            self.lives.lock().unwrap().push(living);
+            self.lives.lock().unwrap().push(session);
             sleep(Duration::from_millis(50)).await;
             return;
         }
         let mut work = JoinSet::new();
         for tab in 0..tabs {
-            let (run, living) = (Arc::clone(self), Arc::clone(&living));
-            let mut dice = StdRng::seed_from_u64(dice.random());
-            work.spawn(async move { run.sit(&living, seat(tab), &mut dice).await });
+            let (run, session) = (Arc::clone(self), Arc::clone(&session));
+            let mut rng = StdRng::seed_from_u64(rng.random());
+            work.spawn(async move { run.run_tab(&session, sender(tab), &mut rng).await });
         }
         while let Some(worked) = work.join_next().await {
             worked.expect("tabs do not panic");
         }
-        let (run, mut dice) = (Arc::clone(self), StdRng::seed_from_u64(dice.random()));
-        self.lives.lock().unwrap().push(Arc::clone(&living));
-        let haunting = async move { run.haunt(&living, seat(0), &mut dice).await };
-        self.hauntings.lock().unwrap().spawn(haunting);
+        let (run, mut rng) = (Arc::clone(self), StdRng::seed_from_u64(rng.random()));
+        self.lives.lock().unwrap().push(Arc::clone(&session));
+        let haunting = async move { run.revisit(&session, sender(0), &mut rng).await };
+        self.revisits.lock().unwrap().spawn(haunting);
     }
 
     /// For a while, sends a request with each token of an abandoned session.
-    async fn haunt(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
+    async fn revisit(&self, session: &ActiveSession, sender: Sender, rng: &mut StdRng) {
         for _ in 0..HAUNTINGS {
-            let mut token = dice.random_range(0..living.tokens.lock().unwrap().len());
-            let mut what = match dice.random_range(0..100) {
+            let mut token = rng.random_range(0..session.tokens.lock().unwrap().len());
+            let mut what = match rng.random_range(0..100) {
                 0..25 => What::Count,
                 25..40 => What::Login,
                 _ => What::Look,
             };
-            if let Some(dead) = living.dead_token(dice).filter(|_| dice.random_bool(0.15)) {
+            if let Some(dead) = session.dead_token(rng).filter(|_| rng.random_bool(0.15)) {
                 (token, what) = (dead, What::Rival);
             }
-            self.ask(living, seat, what, Carry::Old(token), PATIENCE, dice)
-                .await;
-            sleep(Duration::from_millis(dice.random_range(0..400))).await;
+            self.ask(
+                session,
+                sender,
+                what,
+                TokenChoice::Old(token),
+                PATIENCE,
+                rng,
+            )
+            .await;
+            sleep(Duration::from_millis(rng.random_range(0..400))).await;
         }
     }
 
     /// Sends the requests of one tab, until none is left or the browser has lost the session.
-    async fn sit(&self, living: &Living, seat: Seat, dice: &mut StdRng) {
-        while !self.is_over() && living.is_in_use() {
+    async fn run_tab(&self, session: &ActiveSession, sender: Sender, rng: &mut StdRng) {
+        while !self.is_over() && session.is_in_use() {
             let one_less = |left: usize| left.checked_sub(1);
-            let left = living
+            let left = session
                 .left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
             let Ok(left) = left else { return };
             // A unique name: no other request of the session has this number left.
-            let name = format!("{}.{left}", living.tag);
-            let mut what = living.workload.choose(dice, name);
-            if left == AFTER_LOGOUT && living.logs_out {
-                what = logout(dice);
+            let name = format!("{}.{left}", session.tag);
+            let mut what = session.workload.choose(rng, name);
+            if left == AFTER_LOGOUT && session.logs_out {
+                what = logout(rng);
             }
             if self.outages.is_near()
-                && living.logs_out
-                && dice.random_range(0..1000) < OUTAGE_LOGOUTS
+                && session.logs_out
+                && rng.random_range(0..1000) < OUTAGE_LOGOUTS
             {
-                what = logout(dice);
-                living.left.fetch_min(AFTER_LOGOUT - 1, Ordering::SeqCst);
+                what = logout(rng);
+                session.left.fetch_min(AFTER_LOGOUT - 1, Ordering::SeqCst);
             }
-            let impatient = dice.random_range(0..1000) < HANG_UPS;
+            let impatient = rng.random_range(0..1000) < HANG_UPS;
             let patience = match impatient {
-                true => Duration::from_millis(dice.random_range(0..50)),
+                true => Duration::from_millis(rng.random_range(0..50)),
                 false => PATIENCE,
             };
-            let tokens = living.tokens.lock().unwrap().len();
-            let carry = match dice.random_range(0..1000) < OLD_TOKENS {
-                true => Carry::Old(dice.random_range(0..tokens)),
-                false => Carry::Jar,
+            let tokens = session.tokens.lock().unwrap().len();
+            let choice = match rng.random_range(0..1000) < OLD_TOKENS {
+                true => TokenChoice::Old(rng.random_range(0..tokens)),
+                false => TokenChoice::Jar,
             };
             let locked_out = match what {
-                What::Login => self.sign_in(living, seat, carry, patience, dice).await,
+                What::Login => self.sign_in(session, sender, choice, patience, rng).await,
                 what => {
-                    let asked = self.ask(living, seat, what, carry, patience, dice).await;
+                    let asked = self.ask(session, sender, what, choice, patience, rng).await;
                     asked.locked_out
                 }
             };
-            if locked_out && matches!(carry, Carry::Jar) && dice.random_bool(0.3) {
-                living.is_over.store(true, Ordering::Relaxed);
+            if locked_out && matches!(choice, TokenChoice::Jar) && rng.random_bool(0.3) {
+                session.is_over.store(true, Ordering::Relaxed);
             }
-            let rest = dice.random_range(self.load.rest.clone());
+            let rest = rng.random_range(self.load.rest.clone());
             sleep(Duration::from_millis(rest)).await;
         }
     }
@@ -333,22 +347,22 @@ impl Run {
     /// A login of a user who clicks twice, or retries it after a lost answer. Returns true if the token was rejected.
     async fn sign_in(
         &self,
-        living: &Living,
-        seat: Seat,
-        carry: Carry,
+        session: &ActiveSession,
+        sender: Sender,
+        choice: TokenChoice,
         patience: Duration,
-        dice: &mut StdRng,
+        rng: &mut StdRng,
     ) -> bool {
-        if dice.random_bool(0.5) {
-            let mut other = StdRng::seed_from_u64(dice.random());
+        if rng.random_bool(0.5) {
+            let mut other = StdRng::seed_from_u64(rng.random());
             let (one, other) = tokio::join!(
-                self.ask(living, seat, What::Login, carry, patience, dice),
-                self.ask(living, seat, What::Login, carry, patience, &mut other)
+                self.ask(session, sender, What::Login, choice, patience, rng),
+                self.ask(session, sender, What::Login, choice, patience, &mut other)
             );
             return one.locked_out && other.locked_out;
         }
         let mut asked = self
-            .ask(living, seat, What::Login, carry, patience, dice)
+            .ask(session, sender, What::Login, choice, patience, rng)
             .await;
         let again = asked.token.filter(|_| !asked.locked_out);
         for _ in 0..LOGINS_AGAIN {
@@ -356,19 +370,26 @@ impl Run {
                 break;
             }
             asked = self
-                .ask(living, seat, What::Login, carry, PATIENCE, dice)
+                .ask(session, sender, What::Login, choice, PATIENCE, rng)
                 .await;
         }
         // The second click, after the answer to the first one.
-        if let Some(token) = again.filter(|_| dice.random_bool(0.6)) {
-            let wait = if dice.random_bool(0.5) {
-                dice.random_range(0..200)
+        if let Some(token) = again.filter(|_| rng.random_bool(0.6)) {
+            let wait = if rng.random_bool(0.5) {
+                rng.random_range(0..200)
             } else {
                 0
             };
             sleep(Duration::from_millis(wait)).await;
-            self.ask(living, seat, What::Login, Carry::Old(token), PATIENCE, dice)
-                .await;
+            self.ask(
+                session,
+                sender,
+                What::Login,
+                TokenChoice::Old(token),
+                PATIENCE,
+                rng,
+            )
+            .await;
         }
         asked.locked_out
     }
@@ -376,29 +397,29 @@ impl Run {
     /// Sends one request, and records its outcome.
     async fn ask(
         &self,
-        living: &Living,
-        seat: Seat,
+        session: &ActiveSession,
+        sender: Sender,
         what: What,
-        carry: Carry,
+        choice: TokenChoice,
         patience: Duration,
-        dice: &mut StdRng,
+        rng: &mut StdRng,
     ) -> Asked {
-        let node = dice.random_range(0..self.bases.len());
+        let node = rng.random_range(0..self.bases.len());
         let is_long = what.is_logout() && self.outages.is_near();
-        let slow = match dice.random_range(0..1000) < SLOW {
+        let slow = match rng.random_range(0..1000) < SLOW {
             // Loads its session before the outage, and logs out during it.
-            _ if is_long => dice.random_range(50..250),
-            true => dice.random_range(1..60),
+            _ if is_long => rng.random_range(50..250),
+            true => rng.random_range(1..60),
             false => 0,
         };
-        let url: Url = format!("{}{}", self.bases[node], path(&what, &living.tag, slow))
+        let url: Url = format!("{}{}", self.bases[node], path(&what, &session.tag, slow))
             .parse()
             .expect("an address");
-        let cookie = match carry {
-            Carry::Jar => living.jar.cookies(&url),
-            Carry::Old(token) => living.cookie(token),
+        let cookie = match choice {
+            TokenChoice::Jar => session.jar.cookies(&url),
+            TokenChoice::Old(token) => session.cookie(token),
         };
-        let token = cookie.as_ref().and_then(|cookie| living.token(cookie));
+        let token = cookie.as_ref().and_then(|cookie| session.token(cookie));
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let mut request = self.client.get(url.clone());
         if let Some(cookie) = cookie {
@@ -408,9 +429,9 @@ impl Run {
         let began = self.now();
         let exchange = async {
             let response = request.send().await?;
-            let token = match carry {
-                Carry::Jar => living.keep(response.headers(), &url),
-                Carry::Old(_) => living.given(response.headers()),
+            let token = match choice {
+                TokenChoice::Jar => session.keep(response.headers(), &url),
+                TokenChoice::Old(_) => session.given(response.headers()),
             };
             token.map(|token| given.set(token));
             let (status, headers) = (response.status(), response.headers().clone());
@@ -433,8 +454,8 @@ impl Run {
         };
         let op = Op {
             number,
-            browser: seat.browser,
-            tab: seat.tab,
+            browser: sender.browser,
+            tab: sender.tab,
             node,
             token,
             what,
@@ -449,12 +470,12 @@ impl Run {
             unknown: op.is_unknown(),
             token,
         };
-        living.ops.lock().unwrap().push(op);
+        session.ops.lock().unwrap().push(op);
         asked
     }
 }
 
-impl Living {
+impl ActiveSession {
     /// The handle of the session. `None` if the browser never got its token.
     fn handle(&self) -> Option<String> {
         let tokens = self.tokens.lock().unwrap();
@@ -473,14 +494,14 @@ impl Living {
     }
 
     /// The index of a token that has certainly been replaced.
-    fn dead_token(&self, dice: &mut StdRng) -> Option<usize> {
+    fn dead_token(&self, rng: &mut StdRng) -> Option<usize> {
         let ops = self.ops.lock().unwrap();
         let replaced = ops
             .iter()
             .filter(|op| op.what.rotates() && op.is_done_for(&self.tag))
             .filter_map(|op| op.token);
         let dead: Vec<usize> = replaced.collect();
-        (!dead.is_empty()).then(|| dead[dice.random_range(0..dead.len())])
+        (!dead.is_empty()).then(|| dead[rng.random_range(0..dead.len())])
     }
 
     fn cookie(&self, token: usize) -> Option<HeaderValue> {

@@ -10,7 +10,7 @@ pub const NODES: usize = 3;
 
 pub struct Site {
     pub server: Server,
-    pub lines: Vec<Proxy>,
+    pub proxies: Vec<Proxy>,
     pub nodes: Vec<Node>,
     prefix: String,
 }
@@ -26,10 +26,10 @@ impl Site {
     /// Starts the servers. `control` names the fault of the nodes' stores, if they have one.
     pub async fn start(seed: u64, control: Option<&str>) -> Self {
         let (server, prefix) = (Server::start_durable(), fresh_prefix());
-        let (mut lines, mut nodes) = (Vec::new(), Vec::new());
-        for line in 0..NODES {
-            let line = Proxy::seeded(server.address(), seed.wrapping_add(line as u64)).await;
-            let url = line.url();
+        let (mut proxies, mut nodes) = (Vec::new(), Vec::new());
+        for proxy in 0..NODES {
+            let proxy = Proxy::seeded(server.address(), seed.wrapping_add(proxy as u64)).await;
+            let url = proxy.url();
             let mut environment = vec![
                 ("REDIS_URL", url.as_str()),
                 ("KEY_PREFIX", &prefix),
@@ -40,11 +40,11 @@ impl Site {
             nodes.push(tokio::task::block_in_place(|| {
                 Node::start_to_die(&environment)
             }));
-            lines.push(line);
+            proxies.push(proxy);
         }
         Self {
             server,
-            lines,
+            proxies,
             nodes,
             prefix,
         }
@@ -59,8 +59,8 @@ impl Site {
         for node in &self.nodes {
             node.end().await;
         }
-        for line in &self.lines {
-            line.is_clear().await;
+        for proxy in &self.proxies {
+            proxy.is_clear().await;
         }
         for node in &mut self.nodes {
             tokio::task::block_in_place(|| node.restart());

@@ -36,19 +36,19 @@ pub struct Workload {
 
 impl Workload {
     /// Chooses the next request. `name` is unique.
-    pub fn choose(&self, dice: &mut StdRng, name: String) -> What {
-        match dice.random_range(0..122) {
+    pub fn choose(&self, rng: &mut StdRng, name: String) -> What {
+        match rng.random_range(0..122) {
             0..14 => What::Count,
             14..22 => What::Number,
             22..32 => {
                 let at = self.writes.fetch_add(1, Ordering::Relaxed) / WRITES_PER_KEY * 2;
-                let key = format!("reg:{}", at + dice.random_range(0..2));
+                let key = format!("reg:{}", at + rng.random_range(0..2));
                 What::Write { key, value: name }
             }
             32..40 => What::Add { item: name },
             40..48 => What::Push { item: name },
             48..54 => {
-                let quantity = dice.random_range(1..10);
+                let quantity = rng.random_range(1..10);
                 What::Line {
                     item: name,
                     quantity,
@@ -68,7 +68,7 @@ impl Workload {
             75..81 => {
                 // One of the latest tokens, so that several requests compete for it.
                 let offered = self.offered.lock().unwrap();
-                let back = dice.random_range(1..=2_usize).min(offered.len());
+                let back = rng.random_range(1..=2_usize).min(offered.len());
                 match offered.get(offered.len() - back) {
                     Some(key) => What::Take { key: key.clone() },
                     None => What::Look,
@@ -78,16 +78,16 @@ impl Workload {
             82..85 => What::Login,
             85..93 => What::Form {
                 value: name,
-                changes: [Fields::First, Fields::Second, Fields::Both][dice.random_range(0..3)],
+                changes: [Fields::First, Fields::Second, Fields::Both][rng.random_range(0..3)],
             },
             93..101 => What::Move {
                 name,
-                from: dice.random_range(0..2),
-                amount: dice.random_range(1..START),
+                from: rng.random_range(0..2),
+                amount: rng.random_range(1..START),
             },
             101..105 => What::Early {
                 item: name,
-                refuse: dice.random_bool(0.3),
+                refuse: rng.random_bool(0.3),
             },
             _ => What::Look,
         }
@@ -95,8 +95,8 @@ impl Workload {
 }
 
 /// A logout by a random route.
-pub fn logout(dice: &mut StdRng) -> What {
-    let (route, _) = LOGOUTS[dice.random_range(0..LOGOUTS.len())];
+pub fn logout(rng: &mut StdRng) -> What {
+    let (route, _) = LOGOUTS[rng.random_range(0..LOGOUTS.len())];
     What::Logout { route }
 }
 

@@ -27,7 +27,7 @@ pub enum Fault {
 
 /// Random faults of the connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Weather {
+pub struct RandomFaults {
     /// The fault, and its rate per thousand requests.
     pub fault: Option<(Fault, u32)>,
     /// Every request is delayed by up to this long, and arrives even if its sender has given up.
@@ -62,7 +62,7 @@ struct Shared {
     /// Faults to inject, in order: the word, the fault, and how often it still happens.
     faults: Mutex<VecDeque<(&'static str, Fault, usize)>>,
     delay: AtomicU64,
-    weather: Mutex<(Weather, StdRng)>,
+    random_faults: Mutex<(RandomFaults, StdRng)>,
     /// The request that the proxy holds until the test releases it.
     hold: Mutex<Option<Hold>>,
     /// Requests that have not been forwarded yet.
@@ -93,7 +93,7 @@ impl Proxy {
             round_trips: AtomicU64::default(),
             faults: Mutex::default(),
             delay: AtomicU64::default(),
-            weather: Mutex::new((Weather::default(), StdRng::seed_from_u64(seed))),
+            random_faults: Mutex::new((RandomFaults::default(), StdRng::seed_from_u64(seed))),
             hold: Mutex::default(),
             in_flight: AtomicU64::default(),
             forwarded: Notify::new(),
@@ -206,8 +206,8 @@ impl Proxy {
     }
 
     /// Sets the random faults from now on.
-    pub fn set_weather(&self, weather: Weather) {
-        self.shared.weather.lock().unwrap().0 = weather;
+    pub fn set_random_faults(&self, random_faults: RandomFaults) {
+        self.shared.random_faults.lock().unwrap().0 = random_faults;
     }
 
     /// Makes all open connections silent, without closing them. New ones work.
@@ -273,12 +273,12 @@ impl Shared {
 
     /// The random fault and delay of one request.
     fn chance(&self) -> (Option<Fault>, Duration) {
-        let mut weather = self.weather.lock().unwrap();
-        let (Weather { fault, delay }, dice) = &mut *weather;
+        let mut random_faults = self.random_faults.lock().unwrap();
+        let (RandomFaults { fault, delay }, rng) = &mut *random_faults;
         let fault = fault.and_then(|(fault, per_thousand)| {
-            (dice.random_range(0..1000) < per_thousand).then_some(fault)
+            (rng.random_range(0..1000) < per_thousand).then_some(fault)
         });
-        (fault, delay.mul_f64(dice.random()))
+        (fault, delay.mul_f64(rng.random()))
     }
 }
 

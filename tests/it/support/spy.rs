@@ -63,7 +63,7 @@ impl<S> Spy<S> {
         S: SessionStore,
     {
         let can = self.store.capabilities().durability;
-        match self.capabilities.is_some_and(|said| said.durability) && !can {
+        match self.capabilities.is_some_and(|claimed| claimed.durability) && !can {
             true => Durability::Primary,
             false => asked,
         }

@@ -127,7 +127,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
 }
 
 fn undocumented_answers(life: &Life) -> Vec<Violation> {
-    let odd = |op: &Op| match &op.ending {
+    let violation = |op: &Op| match &op.ending {
         Ending::Wrong(answer) => Some(Violation::of(Rule::UndocumentedAnswer, op, answer)),
         Ending::Done { .. }
         | Ending::NotDone(_)
@@ -135,5 +135,5 @@ fn undocumented_answers(life: &Life) -> Vec<Violation> {
         | Ending::Partly
         | Ending::Later => None,
     };
-    life.ops.iter().filter_map(odd).collect()
+    life.ops.iter().filter_map(violation).collect()
 }

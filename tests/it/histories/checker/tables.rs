@@ -277,17 +277,17 @@ fn counters() {
             &[],
         ),
         (
-            "not yet answered, seen or not",
+            "unanswered, visible or not",
             &[open(), ok(10, 30), n(20, 25, 1), n(20, 25, 0)],
             &[],
         ),
         (
-            "unknown: none",
+            "unknown and not applied",
             &[open(), unknown(10, 20, Count), n(30, 40, 0)],
             &[],
         ),
         (
-            "unknown: later",
+            "unknown and applied later",
             &[open(), unknown(10, 20, Count), n(30, 40, 0), n(50, 60, 1)],
             &[],
         ),
@@ -297,7 +297,7 @@ fn counters() {
             &[Rule::LostUpdate],
         ),
         (
-            "lost again",
+            "visible, then lost",
             &[open(), ok(10, 20), n(30, 40, 1), n(50, 60, 0)],
             &[Rule::LostUpdate],
         ),
@@ -312,22 +312,22 @@ fn counters() {
             &[Rule::CountedTwice],
         ),
         (
-            "refused and counted",
+            "rejected but applied",
             &[open(), refused(10, 20, Count), n(30, 40, 1), ok(50, 60)],
             &[Rule::CountedTwice],
         ),
         (
-            "twice in the middle",
+            "applied twice in between",
             &[open(), ok(10, 20), n(30, 40, 1), ok(50, 60), n(70, 80, 3)],
             &[Rule::CountedTwice],
         ),
         (
-            "lost, then twice",
+            "lost, then applied twice",
             &[open(), ok(10, 20), n(30, 40, 0), ok(50, 60), n(70, 80, 2)],
             &[Rule::LostUpdate, Rule::CountedTwice],
         ),
         (
-            "unknown, and lost again",
+            "unknown, visible, then lost",
             &[
                 open(),
                 ok(10, 20),
@@ -344,7 +344,7 @@ fn counters() {
 fn numbers() {
     assert_rules(&[
         (
-            "one each",
+            "one number each",
             &[
                 number(10, 20, 1),
                 number(15, 25, 3),
@@ -369,17 +369,17 @@ fn numbers() {
             &[Rule::NumberGivenTwice],
         ),
         (
-            "given, and not there",
+            "returned but not stored",
             &[number(10, 20, 2), look(30, 40, json!({ "number": 1 }))],
             &[Rule::LostUpdate],
         ),
         (
-            "there before it is given",
+            "stored before it is returned",
             &[look(10, 20, json!({ "number": 2 })), number(30, 40, 2)],
             &[Rule::NumberGivenTwice],
         ),
         (
-            "given and not yet there, or there and not yet given",
+            "returned and not yet read, or read and not yet returned",
             &[
                 number(10, 40, 2),
                 look(20, 25, json!({ "number": 1 })),
@@ -409,22 +409,22 @@ fn items_of_sets_lists_and_carts() {
             &[],
         ),
         (
-            "a set, seen and lost",
+            "a set, visible and then lost",
             &[unknown(10, 20, add("s1.1")), set(30, "s1.1"), none(40)],
             &[Rule::LostUpdate],
         ),
         (
-            "a set, refused",
+            "a set, rejected",
             &[refused(10, 20, add("s1.1")), none(30)],
             &[],
         ),
         (
-            "a set, refused and there",
+            "a set, rejected but present",
             &[refused(10, 20, add("s1.1")), set(30, "s1.1")],
             &[Rule::RefusedButDone],
         ),
         (
-            "a set, before it was asked for",
+            "a set, visible before its request",
             &[set(10, "s1.1"), ok(30, 40, add("s1.1"))],
             &[Rule::NeverWritten],
         ),
@@ -462,7 +462,7 @@ fn items_of_sets_lists_and_carts() {
             &[],
         ),
         (
-            "a list, together in any order",
+            "a list, concurrent pushes in any order",
             &[
                 ok(10, 40, push("s1.1")),
                 ok(30, 40, push("s1.2")),
@@ -490,7 +490,7 @@ fn items_of_sets_lists_and_carts() {
             &[Rule::OutOfOrder],
         ),
         (
-            "a list, changed at its beginning",
+            "a list, changed at its start",
             &[
                 ok(10, 40, push("s1.1")),
                 ok(10, 40, push("s1.2")),
@@ -523,7 +523,7 @@ fn registers() {
             &[],
         ),
         (
-            "read meanwhile, old or new",
+            "concurrent read, old or new",
             &[
                 ok(10, 30, write("s1.1")),
                 none(20, 25),
@@ -532,7 +532,7 @@ fn registers() {
             &[],
         ),
         (
-            "the later wins",
+            "the later write wins",
             &[
                 ok(10, 30, write("s1.1")),
                 ok(10, 30, write("s1.2")),
@@ -546,7 +546,7 @@ fn registers() {
             &[Rule::NotLinearizable],
         ),
         (
-            "an older one comes back",
+            "an older value returns",
             &[
                 ok(10, 20, write("s1.1")),
                 ok(30, 40, write("s1.2")),
@@ -555,7 +555,7 @@ fn registers() {
             &[Rule::NotLinearizable],
         ),
         (
-            "to and fro",
+            "alternating values",
             &[
                 ok(10, 20, write("s1.1")),
                 ok(10, 20, write("s1.2")),
@@ -566,7 +566,7 @@ fn registers() {
             &[Rule::NotLinearizable],
         ),
         (
-            "new, then old again",
+            "new, then old",
             &[
                 ok(10, 60, write("s1.1")),
                 read(20, 25, "s1.1"),
@@ -575,7 +575,7 @@ fn registers() {
             &[Rule::NotLinearizable],
         ),
         (
-            "unknown and late",
+            "unknown and applied late",
             &[
                 unknown(10, 20, write("s1.1")),
                 none(30, 40),
@@ -584,12 +584,12 @@ fn registers() {
             &[],
         ),
         (
-            "unknown and never",
+            "unknown and never applied",
             &[unknown(10, 20, write("s1.1")), none(30, 40), none(50, 60)],
             &[],
         ),
         (
-            "unknown, and overwritten",
+            "unknown and overwritten",
             &[
                 unknown(10, 20, write("s1.1")),
                 ok(30, 40, write("s1.2")),
@@ -598,12 +598,12 @@ fn registers() {
             &[],
         ),
         (
-            "before it was asked for",
+            "read before its request",
             &[read(10, 20, "s1.1"), ok(30, 40, write("s1.1"))],
             &[Rule::NotLinearizable],
         ),
         (
-            "refused and read",
+            "rejected but read",
             &[refused(10, 20, write("s1.1")), read(30, 40, "s1.1")],
             &[Rule::RefusedButDone],
         ),
@@ -641,13 +641,13 @@ fn pairs_are_written_whole() {
 
 #[test]
 fn messages() {
-    let said = || ok(10, 20, say("s1.1"));
+    let added = || ok(10, 20, say("s1.1"));
     let shown = |began| show(began, began + 5, &["s1.1"]);
     assert_rules(&[
         (
             "shown once",
             &[
-                said(),
+                added(),
                 waiting(25, 26, &["s1.1"]),
                 shown(30),
                 waiting(40, 45, &[]),
@@ -655,14 +655,14 @@ fn messages() {
             ],
             &[],
         ),
-        ("still waits", &[said(), waiting(30, 40, &["s1.1"])], &[]),
+        ("still stored", &[added(), waiting(30, 40, &["s1.1"])], &[]),
         (
-            "unknown: taken or not",
-            &[said(), unknown(30, 40, What::Show), waiting(50, 60, &[])],
+            "unknown, taken or not",
+            &[added(), unknown(30, 40, What::Show), waiting(50, 60, &[])],
             &[],
         ),
         (
-            "unknown: left or not",
+            "unknown, stored or not",
             &[
                 unknown(10, 20, say("s1.1")),
                 waiting(30, 40, &[]),
@@ -672,57 +672,57 @@ fn messages() {
         ),
         (
             "twice",
-            &[said(), shown(30), shown(32)],
+            &[added(), shown(30), shown(32)],
             &[Rule::ShownTwice],
         ),
         (
             "twice on one page",
-            &[said(), show(30, 40, &["s1.1", "s1.1"])],
+            &[added(), show(30, 40, &["s1.1", "s1.1"])],
             &[Rule::ShownTwice],
         ),
         (
-            "shown, and waits",
-            &[said(), shown(30), waiting(50, 60, &["s1.1"])],
+            "shown and still stored",
+            &[added(), shown(30), waiting(50, 60, &["s1.1"])],
             &[Rule::ShownTwice],
         ),
         (
-            "waits twice",
-            &[said(), waiting(50, 60, &["s1.1", "s1.1"])],
+            "stored twice",
+            &[added(), waiting(50, 60, &["s1.1", "s1.1"])],
             &[Rule::CountedTwice],
         ),
         (
             "lost",
-            &[said(), waiting(30, 40, &[])],
+            &[added(), waiting(30, 40, &[])],
             &[Rule::MessageLost],
         ),
         (
             "lost, while another request shows others",
-            &[said(), show(5, 15, &[]), waiting(30, 40, &[])],
+            &[added(), show(5, 15, &[]), waiting(30, 40, &[])],
             &[Rule::MessageLost],
         ),
         (
             "lost, and a page shows none",
-            &[said(), show(30, 40, &[])],
+            &[added(), show(30, 40, &[])],
             &[Rule::MessageLost],
         ),
         (
-            "taken later than it was missed",
-            &[said(), waiting(30, 40, &[]), shown(50)],
+            "taken after it was missing",
+            &[added(), waiting(30, 40, &[]), shown(50)],
             &[Rule::MessageLost],
         ),
         (
             "in order",
             &[
-                said(),
+                added(),
                 ok(30, 40, say("s1.2")),
                 show(50, 60, &["s1.1", "s1.2"]),
             ],
             &[],
         ),
         (
-            "together, in any order",
+            "concurrent, in any order",
             &[
-                said(),
+                added(),
                 ok(15, 40, say("s1.2")),
                 show(50, 60, &["s1.2", "s1.1"]),
             ],
@@ -731,14 +731,14 @@ fn messages() {
         (
             "out of order",
             &[
-                said(),
+                added(),
                 ok(30, 40, say("s1.2")),
                 show(50, 60, &["s1.2", "s1.1"]),
             ],
             &[Rule::OutOfOrder],
         ),
         (
-            "after a later one, since it came later than its browser waited",
+            "after a later one, since it arrived after its browser had given up",
             &[
                 unknown(10, 20, say("s1.1")),
                 ok(30, 40, say("s1.2")),
@@ -748,36 +748,36 @@ fn messages() {
             &[],
         ),
         (
-            "out of order, after one with an unknown outcome that had not begun",
+            "out of order, after an unknown one that had not begun",
             &[
-                said(),
+                added(),
                 unknown(30, 40, say("s1.2")),
                 show(50, 60, &["s1.2", "s1.1"]),
             ],
             &[Rule::OutOfOrder],
         ),
         (
-            "lost, though the page began before it",
-            &[said(), ok(30, 40, say("s1.2")), show(5, 60, &["s1.2"])],
+            "missing from a page that began before it and shows a later one",
+            &[added(), ok(30, 40, say("s1.2")), show(5, 60, &["s1.2"])],
             &[Rule::MessageLost],
         ),
         (
-            "not yet there for a page that began before it",
-            &[said(), show(5, 60, &[])],
+            "not yet on a page that began before it",
+            &[added(), show(5, 60, &[])],
             &[],
         ),
         (
-            "before it was left",
-            &[shown(1), said()],
+            "visible before its request",
+            &[shown(1), added()],
             &[Rule::NeverWritten],
         ),
         (
-            "refused and shown",
+            "rejected but shown",
             &[refused(10, 20, say("s1.1")), shown(30)],
             &[Rule::RefusedButDone],
         ),
         (
-            "refused and waits",
+            "rejected but stored",
             &[refused(10, 20, say("s1.1")), waiting(30, 40, &["s1.1"])],
             &[Rule::RefusedButDone],
         ),
@@ -797,7 +797,7 @@ fn one_time_tokens() {
             &[],
         ),
         (
-            "unknown: taken or not",
+            "unknown, taken or not",
             &[offered(), unknown(30, 40, take()), gone(50)],
             &[],
         ),
@@ -807,23 +807,23 @@ fn one_time_tokens() {
             &[Rule::TakenTwice],
         ),
         (
-            "taken and there",
+            "taken and still stored",
             &[offered(), won(30), there(50)],
             &[Rule::TakenTwice],
         ),
         ("lost", &[offered(), gone(30)], &[Rule::LostUpdate]),
         (
-            "lost for who asks",
+            "missing for a request",
             &[offered(), taken(30, 35, None)],
             &[Rule::LostUpdate],
         ),
         (
-            "refused and taken",
+            "rejected but taken",
             &[refused(10, 20, offer("s1.1")), won(30)],
             &[Rule::RefusedButDone],
         ),
         (
-            "before it was offered",
+            "taken before it was stored",
             &[won(1), offered()],
             &[Rule::NeverWritten],
         ),
@@ -853,37 +853,37 @@ fn logouts() {
         ),
         ("refused", &[refused(10, 20, LOGOUT), sight(30)], &[]),
         (
-            "unknown: gone",
+            "unknown, session gone",
             &[unknown(10, 20, LOGOUT), stranger(30), nothing_stored(50)],
             &[],
         ),
         (
-            "unknown: there, then gone",
+            "unknown, session present, then gone",
             &[unknown(10, 20, LOGOUT), sight(30), stranger(40)],
             &[],
         ),
         (
-            "to be done later, and done",
+            "pending, then done",
             &[later(), sight(30), stranger(40), nothing_stored(50)],
             &[],
         ),
         (
-            "to be done later, and forgotten",
+            "pending and forgotten",
             &[later(), sight(30), stored(50)],
             &[Rule::LogoutForgotten],
         ),
         (
-            "written to by halves",
+            "partial commit after the logout",
             &[logout(), partly(30, 40, early("s1.1"))],
             &[Rule::NothingAfterLogout],
         ),
         (
-            "let in",
+            "request accepted after the logout",
             &[logout(), sight(30)],
             &[Rule::NothingAfterLogout],
         ),
         (
-            "written to",
+            "write accepted after the logout",
             &[logout(), ok(30, 40, What::Count)],
             &[Rule::NothingAfterLogout],
         ),
@@ -893,7 +893,7 @@ fn logouts() {
             &[Rule::NothingAfterLogout],
         ),
         (
-            "of a token that opens nothing",
+            "logout with a revoked token",
             &[
                 rotated(1, 5),
                 shut_out(10, 20, LOGOUT),
@@ -902,22 +902,22 @@ fn logouts() {
             &[],
         ),
         (
-            "without a look: final",
+            "blind: final",
             &[shut_out(10, 20, SIGN_OUT), sight(15), stranger(30)],
             &[],
         ),
         (
-            "without a look: let in",
+            "blind: request accepted after the logout",
             &[shut_out(10, 20, SIGN_OUT), sight(30)],
             &[Rule::NothingAfterLogout, Rule::DeadTokenOpens],
         ),
         (
-            "without a look: still stored",
+            "blind: still stored",
             &[shut_out(10, 20, SIGN_OUT), without_token(stored(50))],
             &[Rule::NothingAfterLogout],
         ),
         (
-            "without a look, with a token that may have been replaced: still stored",
+            "blind, with a token that may have been replaced: still stored",
             &[
                 unknown(5, 15, What::Rotate),
                 shut_out(10, 20, SIGN_OUT),
@@ -926,12 +926,12 @@ fn logouts() {
             &[],
         ),
         (
-            "without a look, with no token of the session: let in",
+            "blind, without a token of the session: request accepted",
             &[without_token(shut_out(10, 20, SIGN_OUT)), sight(30)],
             &[],
         ),
         (
-            "without a look, to be done later, and forgotten",
+            "blind, pending and forgotten",
             &[
                 op(10, 20, SIGN_OUT, Ending::Later),
                 without_token(stored(50)),
@@ -939,7 +939,7 @@ fn logouts() {
             &[Rule::LogoutForgotten],
         ),
         (
-            "without a look, to be done later, with a token that was replaced before",
+            "blind, pending, with a token that was replaced before",
             &[
                 rotated(1, 5),
                 op(10, 20, SIGN_OUT, Ending::Later),
@@ -948,7 +948,7 @@ fn logouts() {
             &[],
         ),
         (
-            "without a look, to be done later, with a token that is replaced meanwhile",
+            "blind, pending, with a token that is replaced meanwhile",
             &[
                 op(10, 20, SIGN_OUT, Ending::Later),
                 rotated(30, 35),
@@ -957,7 +957,7 @@ fn logouts() {
             &[],
         ),
         (
-            "unknown: gone, then there",
+            "unknown, session gone, then present",
             &[unknown(10, 20, LOGOUT), stranger(30), sight(40)],
             &[Rule::DeadTokenOpens],
         ),
@@ -974,7 +974,7 @@ fn rotations() {
     let stranger = |began| shut_out(began, began + 5, What::Look);
     assert_rules(&[
         (
-            "the new one opens",
+            "the new token is accepted",
             &[rotated(10, 20), stranger(30), with_token(1, sight(40))],
             &[],
         ),
@@ -984,22 +984,22 @@ fn rotations() {
             &[],
         ),
         (
-            "unknown: the old one",
+            "unknown, the old token is accepted",
             &[unknown(10, 20, What::Login), sight(30)],
             &[],
         ),
         (
-            "unknown: neither",
+            "unknown, neither token is accepted",
             &[unknown(10, 20, What::Login), stranger(30)],
             &[],
         ),
         (
-            "the old one opens",
+            "the old token is accepted",
             &[rotated(10, 20), sight(30)],
             &[Rule::DeadTokenOpens],
         ),
         (
-            "of two logins at once, both are ended by the next",
+            "the next rotation revokes both of two concurrent logins",
             &[
                 login(0, 1),
                 login(0, 2),
@@ -1009,7 +1009,7 @@ fn rotations() {
             &[],
         ),
         (
-            "of two logins one after the other, one is forgotten",
+            "one of two sequential logins is forgotten",
             &[
                 login(0, 1),
                 with_token(1, login(30, 2)),
@@ -1018,12 +1018,12 @@ fn rotations() {
             &[Rule::Forgotten],
         ),
         (
-            "the old one writes",
+            "the old token writes",
             &[rotated(10, 20), ok(30, 40, What::Count)],
             &[Rule::DeadTokenOpens],
         ),
         (
-            "opens again",
+            "a revoked token is accepted",
             &[unknown(10, 20, What::Rotate), stranger(30), sight(40)],
             &[Rule::DeadTokenOpens],
         ),
@@ -1033,7 +1033,7 @@ fn rotations() {
             &[Rule::TokenNotGiven],
         ),
         (
-            "begun without a cookie",
+            "first write without a cookie",
             &[op(1, 2, What::Open, done(Seen::Nothing))],
             &[Rule::TokenNotGiven],
         ),
@@ -1051,12 +1051,12 @@ fn requests_overtaken_by_a_rotation() {
     let none = |began| with_token(1, look(began, began + 5, json!({})));
     assert_rules(&[
         (
-            "faster after all",
+            "committed before the rotation",
             &[rotated(10, 20), ok(5, 30, add("s1.1")), sight(25, "s1.1")],
             &[],
         ),
         (
-            "not overtaken",
+            "not overtaken by the rotation",
             &[
                 rotated(10, 20),
                 with_token(1, ok(22, 40, add("s1.1"))),
@@ -1071,7 +1071,7 @@ fn requests_overtaken_by_a_rotation() {
             &[],
         ),
         (
-            "written all the same",
+            "written after the rotation",
             &[
                 rotated(10, 20),
                 ok(5, 30, add("s1.1")),
@@ -1081,7 +1081,7 @@ fn requests_overtaken_by_a_rotation() {
             &[Rule::DeadTokenWrites],
         ),
         (
-            "unknown, and late",
+            "unknown and applied late",
             &[
                 rotated(10, 20),
                 unknown(5, 8, add("s1.1")),
@@ -1109,12 +1109,12 @@ fn logins() {
     assert_rules(&[
         ("signed in", &[login(), page(Some(TAG))], &[]),
         (
-            "signed out by itself",
+            "signed out without a logout",
             &[login(), page(None)],
             &[Rule::LostUpdate],
         ),
         (
-            "somebody else",
+            "signed in as another principal",
             &[login(), page(Some("s2"))],
             &[Rule::LostUpdate, Rule::Isolation],
         ),
@@ -1140,7 +1140,7 @@ fn logins_that_join_the_same_login() {
     };
     assert_rules(&[
         (
-            "at once: both work",
+            "concurrent: both tokens work",
             &[
                 signed_in(10, 20, 1),
                 signed_in(10, 20, 2),
@@ -1150,7 +1150,7 @@ fn logins_that_join_the_same_login() {
             &[],
         ),
         (
-            "one after the other: both work",
+            "sequential: both tokens work",
             &[
                 signed_in(10, 20, 1),
                 joined(30, 40, 2),
@@ -1160,7 +1160,7 @@ fn logins_that_join_the_same_login() {
             &[],
         ),
         (
-            "again after a lost answer",
+            "retried after a lost answer",
             &[
                 unknown(10, 20, What::Login),
                 joined(30, 40, 1),
@@ -1169,7 +1169,7 @@ fn logins_that_join_the_same_login() {
             &[],
         ),
         (
-            "one of them does not work",
+            "one of the tokens does not work",
             &[
                 signed_in(10, 20, 1),
                 joined(30, 40, 2),
@@ -1178,22 +1178,22 @@ fn logins_that_join_the_same_login() {
             &[Rule::Forgotten],
         ),
         (
-            "while something is committed",
+            "during another commit",
             &[signed_in(10, 20, 1), write(30), joined(33, 40, 2)],
             &[],
         ),
         (
-            "after a look",
+            "after a read",
             &[signed_in(10, 20, 1), sight(1, 30), joined(40, 50, 2)],
             &[],
         ),
         (
-            "after something was committed",
+            "after another commit",
             &[signed_in(10, 20, 1), write(30), joined(40, 50, 2)],
             &[Rule::DeadLoginJoins],
         ),
         (
-            "after something was committed by half",
+            "after a partial commit",
             &[
                 signed_in(10, 20, 1),
                 with_token(1, partly(30, 35, early("s1.1"))),
@@ -1211,7 +1211,7 @@ fn logins_that_join_the_same_login() {
             &[Rule::DeadLoginJoins],
         ),
         (
-            "after something was committed, and refused",
+            "after another commit, rejected",
             &[
                 signed_in(10, 20, 1),
                 write(30),
@@ -1242,7 +1242,7 @@ fn forms() {
     assert_rules(&[
         ("both fields", &[both(), filled(30, 40, [one, one])], &[]),
         (
-            "of two at once the later is there, the one or the other",
+            "one of two concurrent saves is stored",
             &[
                 both(),
                 first(30, 40),
@@ -1252,7 +1252,7 @@ fn forms() {
             &[],
         ),
         (
-            "one after the other, the later having loaded the earlier",
+            "sequential, and the later one loaded the earlier",
             &[
                 both(),
                 first(30, 40),
@@ -1262,7 +1262,7 @@ fn forms() {
             &[],
         ),
         (
-            "a field of each",
+            "one field of each save",
             &[
                 both(),
                 first(30, 40),
@@ -1272,7 +1272,7 @@ fn forms() {
             &[Rule::Mixed],
         ),
         (
-            "a field of each, for somebody who saves it again",
+            "one field of each save, loaded by another save",
             &[
                 both(),
                 first(30, 40),
@@ -1282,12 +1282,12 @@ fn forms() {
             &[Rule::Mixed],
         ),
         (
-            "half of one",
+            "half of one save",
             &[both(), filled(30, 40, [one, None])],
             &[Rule::Mixed],
         ),
         (
-            "unknown, and perhaps the one of both",
+            "unknown, and either save may be stored",
             &[
                 both(),
                 first(30, 40),
@@ -1297,7 +1297,7 @@ fn forms() {
             &[],
         ),
         (
-            "unknown, and never",
+            "unknown and never applied",
             &[
                 both(),
                 unknown(30, 40, form(Second, "s1.3")),
@@ -1306,7 +1306,7 @@ fn forms() {
             &[],
         ),
         (
-            "not that of the last",
+            "not the last save",
             &[
                 both(),
                 first(30, 40),
@@ -1316,7 +1316,7 @@ fn forms() {
             &[Rule::NotLinearizable],
         ),
         (
-            "loaded what had been replaced",
+            "loaded a replaced value",
             &[both(), first(30, 40), second(50, 60)],
             &[Rule::NotLinearizable],
         ),
@@ -1330,7 +1330,7 @@ fn forms() {
             &[],
         ),
         (
-            "refused and there",
+            "rejected but present",
             &[
                 both(),
                 refused(30, 40, form(First, "s1.2")),
@@ -1354,7 +1354,7 @@ fn transactions() {
     let name = |balances, name| bank(balances, Some(name));
     assert_rules(&[
         (
-            "one after the other",
+            "sequential",
             &[
                 first(),
                 moved(30, 40, "s1.2", then()),
@@ -1363,7 +1363,7 @@ fn transactions() {
             &[],
         ),
         (
-            "at once, in any order",
+            "concurrent, in any order",
             &[
                 moved(10, 40, "s1.2", then()),
                 moved(10, 40, "s1.1", start()),
@@ -1372,7 +1372,7 @@ fn transactions() {
             &[],
         ),
         (
-            "unknown: done or not",
+            "unknown, applied or not",
             &[
                 first(),
                 unknown(30, 40, transfer("s1.2", 0, 5)),
@@ -1382,7 +1382,7 @@ fn transactions() {
             &[],
         ),
         (
-            "too little",
+            "aborted for lack of money",
             &[
                 first(),
                 aborted(30, 40, 16, then()),
@@ -1391,7 +1391,7 @@ fn transactions() {
             &[],
         ),
         (
-            "too little, and yet done",
+            "committed despite lack of money",
             &[
                 first(),
                 aborted(30, 40, 16, then()),
@@ -1400,12 +1400,12 @@ fn transactions() {
             &[Rule::RefusedButDone, Rule::Unbalanced],
         ),
         (
-            "aborted, though there was enough",
+            "aborted although the balance sufficed",
             &[first(), aborted(30, 40, 15, then())],
             &[Rule::StaleResult],
         ),
         (
-            "aborted for what had been before",
+            "aborted because of an old balance",
             &[
                 first(),
                 moved(30, 40, "s1.2", then()),
@@ -1414,7 +1414,7 @@ fn transactions() {
             &[Rule::NotLinearizable],
         ),
         (
-            "half of it",
+            "half of a transfer",
             &[first(), accounts(30, 40, &bank([15, 20], None))],
             &[Rule::NotLinearizable, Rule::Unbalanced, Rule::StaleResult],
         ),
@@ -1432,7 +1432,7 @@ fn transactions() {
             &[Rule::Unbalanced],
         ),
         (
-            "of another run than it says",
+            "the result of another run",
             &[
                 first(),
                 moved(30, 40, "s1.2", then()),
@@ -1441,7 +1441,7 @@ fn transactions() {
             &[Rule::StaleResult],
         ),
         (
-            "two upon the same",
+            "two transfers from the same state",
             &[first(), moved(10, 20, "s1.2", start())],
             &[Rule::StaleResult],
         ),
@@ -1451,7 +1451,7 @@ fn transactions() {
             &[Rule::NotLinearizable],
         ),
         (
-            "refused and done",
+            "rejected but committed",
             &[
                 refused(10, 20, transfer("s1.1", 0, 5)),
                 accounts(30, 40, &then()),
@@ -1459,7 +1459,7 @@ fn transactions() {
             &[Rule::RefusedButDone],
         ),
         (
-            "moved by nobody",
+            "a transfer without a request",
             &[accounts(30, 40, &then())],
             &[Rule::NeverWritten],
         ),
@@ -1476,15 +1476,15 @@ fn partial_commits() {
     };
     let (first, rest) = ("early:s1.1", "late:s1.1");
     assert_rules(&[
-        ("by half", &[half(), shows(30, &[first])], &[]),
+        ("partly committed", &[half(), shows(30, &[first])], &[]),
         ("whole", &[whole(), shows(30, &[first, rest, "guard"])], &[]),
         (
-            "half of it meanwhile",
+            "the early commit alone, during the request",
             &[ok(10, 40, early("s1.1")), shows(20, &[first])],
             &[],
         ),
         (
-            "unknown: none, half, whole",
+            "unknown: nothing, the early commit, everything",
             &[
                 unknown(10, 20, early("s1.1")),
                 shows(30, &[]),
@@ -1499,37 +1499,37 @@ fn partial_commits() {
             &[],
         ),
         (
-            "said to be there",
+            "reported as committed, but missing",
             &[half(), shows(30, &[])],
             &[Rule::LostUpdate],
         ),
         (
-            "said not to be there",
+            "reported as not committed, but present",
             &[half(), shows(30, &[first, rest])],
             &[Rule::RefusedButDone],
         ),
         (
-            "said to be nothing",
+            "reported as rejected, but partly committed",
             &[refused(10, 20, early("s1.1")), shows(30, &[first])],
             &[Rule::RefusedButDone],
         ),
         (
-            "whole, without its end",
+            "reported as committed, without the final commit",
             &[whole(), shows(30, &[first])],
             &[Rule::LostUpdate],
         ),
         (
-            "the end alone",
+            "the final commit alone",
             &[unknown(10, 20, early("s1.1")), shows(30, &[rest])],
             &[Rule::HalfDone],
         ),
         (
-            "half of the end",
+            "half of the final commit",
             &[unknown(10, 20, early("s1.1")), shows(30, &[first, "guard"])],
             &[Rule::HalfDone],
         ),
         (
-            "with a dead token",
+            "with a revoked token",
             &[rotated(1, 2), half()],
             &[Rule::DeadTokenOpens],
         ),
@@ -1549,12 +1549,12 @@ fn pages_show_one_moment() {
             &[],
         ),
         (
-            "the later and not the earlier",
+            "the later write without the earlier one",
             &[first(), second(), page(json!({ "set:s1.2": "s1.2" }))],
             &[Rule::Torn],
         ),
         (
-            "the later, which began before the earlier was over",
+            "the later write, which began before the earlier one ended",
             &[
                 first(),
                 ok(15, 40, add("s1.2")),
@@ -1563,7 +1563,7 @@ fn pages_show_one_moment() {
             &[],
         ),
         (
-            "the later and not the earlier, which is unknown",
+            "the later write without the earlier one, which is unknown",
             &[
                 unknown(10, 20, add("s1.1")),
                 second(),
@@ -1572,7 +1572,7 @@ fn pages_show_one_moment() {
             &[],
         ),
         (
-            "the later, which is unknown, and not the earlier",
+            "the later write, which is unknown, without the earlier one",
             &[
                 first(),
                 unknown(30, 40, add("s1.2")),
@@ -1581,7 +1581,7 @@ fn pages_show_one_moment() {
             &[Rule::Torn],
         ),
         (
-            "of two kinds: a value and not what was pushed before",
+            "a value without an earlier push",
             &[
                 ok(10, 20, push("s1.1")),
                 ok(30, 40, write("s1.2")),
@@ -1590,7 +1590,7 @@ fn pages_show_one_moment() {
             &[Rule::Torn],
         ),
         (
-            "of two kinds: a value, and a token that was taken before",
+            "a value with a token that was taken earlier",
             &[
                 ok(6, 7, offer("s1.1")),
                 taken(10, 20, Some("s1.1")),
@@ -1600,7 +1600,7 @@ fn pages_show_one_moment() {
             &[Rule::Torn],
         ),
         (
-            "of two kinds: a value, and not the number that was given before",
+            "a value without a number that was returned earlier",
             &[
                 number(10, 20, 1),
                 ok(30, 40, write("s1.2")),
@@ -1609,7 +1609,7 @@ fn pages_show_one_moment() {
             &[Rule::Torn],
         ),
         (
-            "of two kinds: a value of one who was signed in, and nobody is",
+            "a value written after a login, without the principal",
             &[
                 signed_in(10, 20, 1),
                 with_token(1, ok(30, 40, write("s1.2"))),
@@ -1635,7 +1635,7 @@ fn sessions_that_vanish() {
             &[],
         ),
         (
-            "a refused logout",
+            "a rejected logout",
             &[open(), refused(10, 20, LOGOUT), stranger()],
             &[Rule::Forgotten],
         ),
@@ -1646,12 +1646,12 @@ fn sessions_that_vanish() {
             &[Rule::Forgotten],
         ),
         (
-            "nothing is stored",
+            "the session is missing",
             &[open(), nothing_stored(50)],
             &[Rule::Forgotten],
         ),
         (
-            "nothing is stored after a rotation",
+            "the session is missing after a rotation",
             &[open(), unknown(10, 20, What::Rotate), nothing_stored(50)],
             &[Rule::Forgotten],
         ),
