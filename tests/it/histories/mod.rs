@@ -1,12 +1,13 @@
 //! Histories: many browsers use sessions on three nodes and one Redis, all of which fail again and again. Afterwards, a
 //! checker decides whether the responses satisfy the guarantees.
+//!
 //! To read: `workload.rs` (the requests, and the meaning of their responses), `run.rs` (the browsers), `site.rs` and
 //! `nemesis.rs` (the servers and their failures), `history.rs` (the record of all that), `checker/` (one file for each
 //! group of rules), `report.rs`.
 //!
 //! - `SESSILE_HISTORY_SECONDS`: the length of a run, 20 seconds by default.
 //! - `SESSILE_HISTORY_SEED`: the seed of all random choices; a new one for each run by default. It does not decide what
-//! the scheduler does, so it may take several runs to reproduce a failure.
+//!   the scheduler does, so it may take several runs to reproduce a failure.
 
 mod checker;
 mod history;

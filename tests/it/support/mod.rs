@@ -1,4 +1,10 @@
 //! Support for all tests: real servers, real processes, and a proxy that breaks connections.
+//!
+//! - The application: `app.rs`, and `ledger.rs` for the histories. `visit.rs` runs handlers that are closures in a test.
+//! - Clients: `browser.rs` in this process, `node.rs` for an application in another one, `load.rs` for constant load.
+//! - Servers: `server.rs`, `cluster.rs`, `sentinel.rs`, with certificates by `authority.rs`.
+//! - Faults: `proxy.rs` between a store and Redis, `late.rs` in front of a memory store. `spy.rs` counts the calls of a store.
+//! - Waiting: `patience.rs` for events, `gate.rs` to hold handlers.
 
 pub mod app;
 pub mod authority;
