@@ -32,7 +32,7 @@ fn counting<B: Send + 'static>(
 ) -> impl Service<Request<()>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send
 {
     tower::service_fn(move |request: Request<()>| async move {
-        let (mut parts, ()) = request.into_parts();
+        let (parts, ()) = request.into_parts();
         let session = Session::from_parts(&parts).await.unwrap();
         if parts.uri.path() == "/cycle" {
             session.cycle_id().unwrap();

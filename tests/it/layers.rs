@@ -196,7 +196,7 @@ async fn a_session_loaded_after_its_request_was_abandoned_cannot_set_a_cookie() 
     let handler = |request: Request<Body>| async move {
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let (mut parts, _) = request.into_parts();
+            let (parts, _) = request.into_parts();
             let session = Session::from_parts(&parts).await.unwrap();
             session.insert("n", 1).unwrap();
             send.send(session.save().await).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_session_loaded_after_its_request_was_abandoned_cannot_set_a_cookie() 
 #[tokio::test]
 async fn any_tower_service_can_use_the_session() {
     let service = tower::service_fn(|request: Request<String>| async move {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let session = Session::from_parts(&parts).await.unwrap();
         session.insert("body", body).unwrap();
         Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::<Bytes>::default()))

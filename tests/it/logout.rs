@@ -133,7 +133,6 @@ async fn a_page_that_does_not_use_its_session_is_served_during_an_outage() {
     let mut site = Site::start().await;
     let visitor = site.visitor().await;
     let asked_twice = |parts: axum::http::request::Parts| async move {
-        let mut parts = parts;
         let first = Session::from_parts(&parts).await.unwrap_err();
         let second = Session::from_parts(&parts).await.unwrap_err();
         assert!(matches!(first, SessionError::Store(_)));
@@ -263,7 +262,7 @@ async fn a_logout_does_not_delete_a_session_that_it_cannot_read() {
     let layer = SessionLayer::new(store);
     let saved = |logout: Logout, mut request: Request<Body>| async move {
         logout.end_session();
-        let (mut parts, _) = std::mem::take(&mut request).into_parts();
+        let (parts, _) = std::mem::take(&mut request).into_parts();
         let session = Session::from_parts(&parts).await.unwrap();
         // The load fails, and the handler continues.
         let _ = session.save().await;
@@ -309,7 +308,7 @@ async fn a_logout_beside_a_session_is_a_destroy() {
     // The handler extracts the session only after its end, and gets a new one.
     let asked_after = |logout: Logout, mut request: Request<Body>| async move {
         logout.end_session();
-        let (mut parts, _) = std::mem::take(&mut request).into_parts();
+        let (parts, _) = std::mem::take(&mut request).into_parts();
         let session = Session::from_parts(&parts).await.unwrap();
         assert!(session.is_new() && session.keys().is_empty());
         session.insert("notice", "signed out").unwrap();
