@@ -66,6 +66,20 @@ use crate::store::contract::SessionStore;
 /// that change the body may therefore be inside or outside of this one, and a tonic service can be wrapped like any other. A gRPC
 /// status is not an HTTP status: if a method returns an error status in a response with HTTP status 200, the layer commits its
 /// changes, unless the method calls [`discard_changes`](crate::Session::discard_changes).
+///
+/// # Spans
+///
+/// For [`tracing`](https://docs.rs/tracing), target `sessile`, level DEBUG. A subscriber that does not want them costs a look at
+/// the level. No field contains a token.
+///
+/// | span | around | fields |
+/// |---|---|---|
+/// | `session.load` | the load of a session | `handle`, `round_trips`, `outcome`: `new`, `loaded`, `denied`, `busy` or `failed` |
+/// | `session.commit` | a commit of changes, or a logout; a request that only reads has none | `handle`, `attempts` (compare-and-sets), `round_trips`, `outcome`: `committed`, `destroyed`, `conflict`, `gone`, `denied`, `busy`, `unknown`, `store_failed`, `refused` or `panicked` |
+/// | `session.revoke` | a deletion that is retried in the background, after the commit that failed to do it | `handle` |
+///
+/// `round_trips` counts calls of the store that follow one another. Each is one round trip to Redis, unless the table at
+/// [`RedisStore`](crate::RedisStore) says otherwise; the wait for a lease is not among them.
 #[derive(Clone, Debug)]
 pub struct SessionLayer {
     parts: LayerParts,
