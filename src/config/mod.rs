@@ -57,7 +57,7 @@ pub struct SessionConfig {
     /// to ten years.
     ///
     /// It is the TTL of the session's key, and is renewed only once half of it has passed: a session may expire after being
-    /// unused for half of this time. To guarantee a time, set twice as much.
+    /// unused for half of this time. To guarantee a minimum, set twice that time.
     #[serde(with = "duration")]
     #[doc(alias = "ttl")]
     pub idle_timeout: Duration,

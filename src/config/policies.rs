@@ -1,7 +1,9 @@
 //! The policies of a layer: when it loads a session, and how it handles failures, concurrent changes and caches.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::config::{ConfigError, check_duration};
@@ -45,7 +47,7 @@ pub enum OnStoreError {
 ///
 /// Under every policy a destroyed session stays destroyed, and a rotation is not undone.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[doc(alias("SaveStrategy", "lock", "optimistic", "pessimistic"))]
 pub enum Concurrency {
@@ -62,13 +64,56 @@ pub enum Concurrency {
     /// The requests of one session run one after the other, across all nodes: for handlers that call external services, and must
     /// not do so concurrently.
     ///
-    /// A request waits for its turn before its handler sees the session, and keeps it until its changes are committed. If it is
+    /// A request waits for its turn before its handler sees the session, and keeps its turn until its changes are committed. If it is
     /// stalled for so long that its lease expires, another request runs beside it. Its own changes are then rejected with 409
     /// if another request has changed something that it read (values, keys, messages, the principal) or wrote, and merged
     /// otherwise. This policy costs three more round trips per request, and more while a request waits. With
     /// [`Load::Inbound`] no handler runs without its turn, even if the store is unavailable.
     #[doc(alias("mutex", "session_locking", "session_lock", "block"))]
     Exclusive(Exclusive),
+}
+
+/// A name, or a table for `exclusive`. Written by hand for the error of `"exclusive"` alone, which lacks its `wait`.
+impl<'de> Deserialize<'de> for Concurrency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const NAMES: [&str; 4] = ["merge", "last_write_wins", "reject", "exclusive"];
+
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = Concurrency;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"merge\", \"last_write_wins\", \"reject\" or { exclusive = { wait = \"5s\" } }")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Concurrency, E> {
+                match name {
+                    "merge" => Ok(Concurrency::Merge),
+                    "last_write_wins" => Ok(Concurrency::LastWriteWins),
+                    "reject" => Ok(Concurrency::Reject),
+                    "exclusive" => Err(E::custom(
+                        "concurrency = \"exclusive\": say how long a request waits, such as { exclusive = { wait = \"5s\" } }",
+                    )),
+                    name => Err(E::unknown_variant(name, &NAMES)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Concurrency, A::Error> {
+                let exclusive = match map.next_key::<String>()?.as_deref() {
+                    Some("exclusive") => map.next_value()?,
+                    Some(name) => return Err(A::Error::unknown_variant(name, &NAMES)),
+                    None => return Err(A::Error::missing_field("exclusive")),
+                };
+                match map.next_key::<String>()? {
+                    None => Ok(Concurrency::Exclusive(exclusive)),
+                    Some(other) => Err(A::Error::unknown_field(&other, &["exclusive"])),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
 }
 
 /// How long requests wait for their turn under [`Concurrency::Exclusive`], and how long the lease of a node that died remains.
@@ -226,6 +271,36 @@ mod tests {
             let text = duration::text(value);
             let read = read(&text, &text);
             assert_eq!(read.is_ok(), value == wait && value == lease, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn a_config_file_names_a_policy_and_the_wait_of_an_exclusive_one() {
+        let read = |json: &str| serde_json::from_str::<Concurrency>(json);
+        for (json, expected) in [
+            (r#""merge""#, Concurrency::Merge),
+            (r#""reject""#, Concurrency::Reject),
+            (r#""last_write_wins""#, Concurrency::LastWriteWins),
+        ] {
+            assert_eq!(read(json).unwrap(), expected);
+            assert_eq!(serde_json::to_string(&expected).unwrap(), json);
+        }
+        for (json, expected) in [
+            (
+                r#""exclusive""#,
+                r#"such as { exclusive = { wait = "5s" } }"#,
+            ),
+            (r#""lock""#, "expected one of `merge`"),
+            (r#"{"lock": {}}"#, "expected one of `merge`"),
+            (
+                r#"{"exclusive": {"wait": "5s"}, "lease": "5s"}"#,
+                "unknown field `lease`",
+            ),
+            ("{}", "missing field `exclusive`"),
+            ("5", r#"expected "merge""#),
+        ] {
+            let error = read(json).unwrap_err().to_string();
+            assert!(error.contains(expected), "{json}: {error}");
         }
     }
 

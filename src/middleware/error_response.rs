@@ -35,8 +35,10 @@ impl SessionError {
         }
     }
 
-    /// The default response: the status and one plain sentence, with `Cache-Control: no-store`.
-    pub(crate) fn response(&self) -> Response<Bytes> {
+    /// The default response: the [`status`](Self::status) and one sentence of plain text, with `Cache-Control: no-store`, and with
+    /// `Retry-After` where a retry of the request is safe. A hook of
+    /// [`SessionLayer::with_on_error`](crate::SessionLayer::with_on_error) may begin with it.
+    pub fn response(&self) -> Response<Bytes> {
         let text: &'static str = match self {
             Self::OutcomeUnknown => {
                 "It is unknown whether this was done. Check before you repeat it.\n"

@@ -44,7 +44,7 @@ use crate::store::contract::SessionStore;
 ///
 /// # Order of layers
 ///
-/// A response that this layer replaces, with 409 or 503, has only the headers that layers outside of this one add. Put CORS,
+/// A response that this layer replaces, with 409, 500 or 503, has only the headers that layers outside of this one add. Put CORS,
 /// security headers, compression and tracing outside: in axum with a `.layer()` after the one for this layer, in a
 /// `ServiceBuilder` before it.
 ///
@@ -69,8 +69,8 @@ use crate::store::contract::SessionStore;
 ///
 /// # Spans
 ///
-/// For [`tracing`](https://docs.rs/tracing), target `sessile`, level DEBUG. A subscriber that does not want them costs a look at
-/// the level. No field contains a token.
+/// For [`tracing`](https://docs.rs/tracing), target `sessile`, level DEBUG. If no subscriber enables them, they cost one
+/// check of the level. No field contains a token.
 ///
 /// | span | around | fields |
 /// |---|---|---|
@@ -209,31 +209,26 @@ impl SessionLayer {
     }
 
     /// Sets the hook that builds the response for a session that could not be loaded or committed, and for a [`SessionError`]
-    /// that a handler returned. By default the response has [`SessionError::status`] and one sentence of plain text, with
-    /// `Cache-Control: no-store`, and with `Retry-After` where a retry of the request is safe; the hook's response has only the
-    /// headers that the hook sets. Cookies that the handler set are kept, except one of the session cookie's name.
+    /// that a handler returned. By default it is [`SessionError::response`]; the hook's response has only the headers that the
+    /// hook sets, so begin with that one. Cookies that the handler set are kept, except one of the session cookie's name.
     ///
     /// The hook receives the error and the head of the request: its method, URI, version and headers as this layer received them.
     /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the head of every
     /// request, since the request itself goes to the handler; without one, it copies nothing.
     ///
     /// ```
-    /// use axum::http::{Response, header};
+    /// use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
     /// use bytes::Bytes;
     /// use sessile::{MemoryStore, SessionLayer};
     ///
     /// let layer = SessionLayer::new(MemoryStore::new()).with_on_error(|error, request| {
-    ///     let accept = request.headers.get(header::ACCEPT);
-    ///     let json = accept.is_some_and(|accept| accept.as_bytes().starts_with(b"application/json"));
-    ///     let (content_type, body) = match json {
-    ///         true => ("application/json", r#"{"error":"session"}"#),
-    ///         false => ("text/html", "<p>Please load the page again.</p>"),
-    ///     };
-    ///     let mut response = Response::new(Bytes::from_static(body.as_bytes()));
-    ///     *response.status_mut() = error.status();
-    ///     let headers = response.headers_mut();
-    ///     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    ///     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    ///     let mut response = error.response();
+    ///     let accept = request.headers.get(ACCEPT);
+    ///     if accept.is_some_and(|accept| accept.as_bytes().starts_with(b"application/json")) {
+    ///         *response.body_mut() = Bytes::from_static(br#"{"error":"session"}"#);
+    ///         let json = HeaderValue::from_static("application/json");
+    ///         response.headers_mut().insert(CONTENT_TYPE, json);
+    ///     }
     ///     response
     /// });
     /// ```
@@ -254,7 +249,8 @@ impl SessionLayer {
     }
 
     /// Makes the cookie work over plain HTTP on `localhost`, for development. It removes `Secure`, the name prefixes such as
-    /// `__Host-` and `__Secure-`, which require it, and `Domain`, since `localhost` does not belong to a domain.
+    /// `__Host-` and `__Secure-`, which require it, and `Domain`, since `localhost` does not belong to a domain. `Partitioned` goes
+    /// too, and `SameSite=None` becomes `Lax`, since both require `Secure`.
     ///
     /// # Security
     ///

@@ -92,22 +92,25 @@ impl Session {
     /// use std::convert::Infallible;
     ///
     /// use axum::body::Body;
-    /// use axum::http::{Request, Response};
+    /// use axum::http::{Extensions, Request, Response};
+    /// use axum::Router;
     /// use sessile::{MemoryStore, Session, SessionError, SessionLayer};
     /// use tower::ServiceBuilder;
     ///
-    /// async fn count(request: &Request<String>) -> Result<String, SessionError> {
-    ///     let session = Session::from_extensions(request.extensions()).await?;
-    ///     let n = session.increment("visits", 1)?;
-    ///     Ok(format!("visit {n} of {}", request.uri()))
+    /// // The extensions alone: a reference to a request must not live across an `await`, since axum's body is not `Sync`.
+    /// async fn count(extensions: &Extensions) -> Result<String, SessionError> {
+    ///     let session = Session::from_extensions(extensions).await?;
+    ///     Ok(format!("visit {}", session.increment("visits", 1)?))
     /// }
     ///
     /// let service = ServiceBuilder::new()
     ///     .layer(SessionLayer::new(MemoryStore::new()))
-    ///     .service_fn(|request: Request<String>| async move {
-    ///         let text = count(&request).await.unwrap_or_else(|error| error.to_string());
-    ///         Ok::<_, Infallible>(Response::new(text))
+    ///     .service_fn(|request: Request<Body>| async move {
+    ///         let counted = count(request.extensions()).await;
+    ///         let text = counted.unwrap_or_else(|error| error.to_string());
+    ///         Ok::<_, Infallible>(Response::new(Body::from(text)))
     ///     });
+    /// let app: Router = Router::new().fallback_service(service);
     /// ```
     ///
     /// # Redis

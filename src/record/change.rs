@@ -289,7 +289,7 @@ impl Change {
     }
 }
 
-/// Sets the begin of the absolute timeout, and computes the deadline from it.
+/// Sets the start of the absolute timeout, and computes the deadline from it.
 fn restart(record: &mut Record, at: Millis, apply_context: &ApplyContext) {
     record.started = at;
     let timeout = record

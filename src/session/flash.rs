@@ -121,7 +121,7 @@ impl Session {
         known(&state.view.flash).chain(for_this_page).collect()
     }
 
-    /// Leaves the messages that this request has taken for the next page after all, including those of
+    /// Puts the messages that this request has taken back, for the next page, including those of
     /// [`flash_now`](Self::flash_now). After a [`destroy`](Self::destroy) or the login of another principal it leaves none,
     /// since they were for another user.
     ///

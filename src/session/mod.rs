@@ -69,7 +69,7 @@ use crate::token::Handle;
 /// sessile records each operation, not its result. If another request, on any node, has changed the session meanwhile, the
 /// operations are replayed on the newer version:
 ///
-/// | call | if another request was faster |
+/// | call | if another request committed first |
 /// |---|---|
 /// | [`insert`](Self::insert), [`remove`](Self::remove), [`discard`](Self::discard) | the later commit wins, key by key |
 /// | [`increment`](Self::increment), [`decrement`](Self::decrement), [`push`](Self::push) | both are applied: numbers add up, and the list has both items |

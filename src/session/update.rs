@@ -1,4 +1,4 @@
-//! The calls by which a handler changes values in place, such that the changes of concurrent requests merge.
+//! The calls by which a handler changes values in place, so that the changes of concurrent requests merge.
 
 use std::sync::Arc;
 

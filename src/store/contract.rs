@@ -121,7 +121,7 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(unsupported()))
     }
 
-    /// The store itself, also where `self` only points to it, so that two stores can be compared.
+    /// The store itself, even if `self` only points to it, so that two stores can be compared.
     #[doc(hidden)]
     fn as_any(&self) -> &dyn Any
     where

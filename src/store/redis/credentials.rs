@@ -35,7 +35,7 @@ impl Credentials {
         }
     }
 
-    /// Sets that the credentials expire this long after this call.
+    /// Makes the credentials expire this long after this call.
     ///
     /// For three quarters of that time, every new connection uses them. Then the store requests new ones, and open connections
     /// log in again with these. Less than four seconds count as four.
