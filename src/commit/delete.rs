@@ -353,4 +353,24 @@ mod tests {
         assert_eq!(fill(MAX_UNCLAIMED), 512);
         assert_eq!(fill(MAX_PENDING_DELETIONS), 512);
     }
+
+    #[test]
+    fn a_deletion_that_the_runtime_drops_gives_its_place_back() {
+        let (context, handle) = (context(), Handle::random());
+        let begin = || {
+            context
+                .backend
+                .begin_deletion(handle, MAX_PENDING_DELETIONS)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        {
+            let _entered = runtime.enter();
+            delete_unclaimed(&context, handle);
+        }
+        assert!(matches!(begin(), Deletion::Pending));
+        drop(runtime);
+        assert!(matches!(begin(), Deletion::Started));
+    }
 }

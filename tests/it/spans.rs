@@ -9,7 +9,7 @@ use axum::routing::get;
 use sessile::store::ManualClock;
 use sessile::{
     Concurrency, Exclusive, Fingerprinting, Load, MemoryStore, OnStoreError, RedisConfig,
-    RedisStore, Session, SessionLayer,
+    RedisStore, Session, SessionError, SessionLayer,
 };
 use tracing::field::{Field, Visit as FieldVisit};
 use tracing::span::{Attributes, Id, Record};
@@ -20,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::support::Browser;
 use crate::support::app::app;
+use crate::support::late::{Late, Post};
 
 /// The closed spans of sessile, each with its fields in the order in which they were recorded.
 #[derive(Clone, Default)]
@@ -282,4 +283,57 @@ async fn the_span_of_a_commit_closes_although_its_deletion_is_retried_in_the_bac
     let spans = spans.take();
     let ended = |it: &String| it.starts_with("session.commit") && it.ends_with("store_failed");
     assert!(spans.iter().any(ended), "{spans:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_commit_that_resolves_an_earlier_one_has_a_span_of_its_own() {
+    let late = Late::before(MemoryStore::new());
+    let layer = SessionLayer::new(late.clone());
+    let mut browser = Browser::default();
+    browser.get(&app(layer.clone()), "/incr?k=n").await.ok();
+    let handle = handle(&app(layer.clone()), &browser).await;
+    let saves = async |session: Session| {
+        session.increment("n", 1).unwrap();
+        let saved = session.save().await;
+        assert!(matches!(saved, Err(SessionError::OutcomeUnknown)));
+    };
+    let app = Router::new().route("/", get(saves)).layer(layer);
+    late.plan(&[Post::Lose, Post::Lose, Post::Lose]);
+    let (spans, _recording, _second) = Spans::record();
+    browser.peek(&app, "/").await.ok();
+    let commits = spans.take().into_iter();
+    let commits: Vec<_> = commits
+        .filter(|it| it.starts_with("session.commit"))
+        .collect();
+    let expected = [
+        "attempts=1 round_trips=3 outcome=unknown",
+        "attempts=0 round_trips=1 outcome=committed",
+    ];
+    let expected = expected.map(|it| format!("session.commit handle={handle} {it}"));
+    assert_eq!(commits, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_of_a_batch_has_a_span_with_the_cost_of_the_batch() {
+    let late = Late::before(MemoryStore::new());
+    let app = app(SessionLayer::new(late.clone()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/incr?k=n").await.ok();
+    // The first has the turn, so that the others wait and travel together.
+    late.plan(&[Post::Slow(Duration::from_millis(100))]);
+    let (spans, _recording, _second) = Spans::record();
+    let counts = || browser.peek(&app, "/incr?k=n");
+    let (one, two, three) = tokio::join!(counts(), counts(), counts());
+    for response in [one, two, three] {
+        assert_eq!(response.status.as_u16(), 200);
+    }
+    let commits = spans.take().into_iter();
+    let commits: Vec<_> = commits
+        .filter(|it| it.starts_with("session.commit"))
+        .collect();
+    let cost = |it: &String| it.ends_with("attempts=1 round_trips=1 outcome=committed");
+    assert!(
+        commits.len() == 3 && commits.iter().all(cost),
+        "{commits:?}"
+    );
 }
