@@ -14,7 +14,7 @@ use crate::event::{Event, Log, Observer};
 use crate::lock::assert_none_held;
 use crate::record::Record;
 use crate::record::context::ApplyContext;
-use crate::record::fingerprint::Fingerprinting;
+use crate::record::fingerprint::{Fingerprinting, Network};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
@@ -75,7 +75,7 @@ impl fmt::Debug for Policy {
 pub(crate) struct CommitContext {
     pub(crate) backend: Arc<Backend>,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) network: Option<Arc<str>>,
+    pub(crate) network: Option<Network>,
 }
 
 impl CommitContext {
@@ -90,17 +90,17 @@ impl CommitContext {
         ApplyContext {
             now,
             absolute_timeout: config.absolute_timeout,
-            network: self.network.as_deref().filter(|_| bind).map(str::to_owned),
+            network: self.network.filter(|_| bind),
         }
     }
 
     /// A login of this principal, by a request that carries this token.
     pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
         Joining {
-            who: who.to_owned(),
+            who: who.into(),
             secret: self.hash(&token.secret),
             fingerprinting: self.policy.config.fingerprinting,
-            network: self.network.clone(),
+            network: self.network,
         }
     }
 

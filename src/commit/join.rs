@@ -5,10 +5,10 @@
 //! joins only a login of the same principal, only if that login has retired the secret that it carries, and only while
 //! nothing but such logins has been committed since: whoever still has the old secret must not get what was written later.
 
-use std::sync::Arc;
+use bytestring::ByteString;
 
 use crate::commit::decide::Entry;
-use crate::record::fingerprint::{Fingerprinting, admits, compare};
+use crate::record::fingerprint::{Fingerprinting, Network, admits, compare};
 use crate::record::version::Epoch;
 use crate::record::{Login, Record};
 use crate::token::SecretHash;
@@ -19,10 +19,10 @@ const MAX_SECRETS: usize = 3;
 /// A login that may join another one: the principal, the secret that its request carried, and the client's network.
 #[derive(Clone, Debug)]
 pub(crate) struct Joining {
-    pub(crate) who: String,
+    pub(crate) who: ByteString,
     pub(crate) secret: SecretHash,
     pub(crate) fingerprinting: Fingerprinting,
-    pub(crate) network: Option<Arc<str>>,
+    pub(crate) network: Option<Network>,
 }
 
 /// Whether changes may be applied to this record. `made_in` is the epoch in which they were made, or `None` if the secret of
@@ -52,13 +52,14 @@ impl Joining {
         let bound = record.fingerprint.as_deref();
         record.principal.as_ref() == Some(&self.who)
             && record.secrets().count() < MAX_SECRETS
-            && admits(mode, &compare(mode, bound, self.network.as_deref()))
+            && admits(mode, &compare(mode, bound, self.network))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::fingerprint::tests::of;
     use crate::record::tests::record;
     use crate::record::version::Version;
     use crate::token::Secret;
@@ -71,17 +72,17 @@ mod tests {
     fn a_login_joins_only_the_same_login_and_only_before_any_other_commit() {
         let old = secret();
         let mut login = record();
-        login.principal = Some("mia".to_owned());
-        login.fingerprint = Some("203.0.113.0/24".to_owned());
+        login.principal = Some("mia".into());
+        login.fingerprint = Some("203.0.113.0/24".into());
         login.login = Some(Login {
             version: login.version,
             retired: vec![secret(), old.clone()],
         });
         let joining = || Joining {
-            who: "mia".to_owned(),
+            who: "mia".into(),
             secret: old.clone(),
             fingerprinting: Fingerprinting::Strict,
-            network: Some("203.0.113.0/24".into()),
+            network: Some(of("203.0.113.7")),
         };
         let fresh = Entry::SameLogin { fresh: true };
         type Case = (&'static str, fn(&mut Record), fn(&mut Joining), Entry);
@@ -120,7 +121,7 @@ mod tests {
             (
                 "another principal",
                 |_| (),
-                |joining| joining.who = "leo".to_owned(),
+                |joining| joining.who = "leo".into(),
                 Entry::OtherEpoch,
             ),
             (
@@ -132,7 +133,7 @@ mod tests {
             (
                 "another network",
                 |_| (),
-                |joining| joining.network = Some("198.51.100.0/24".into()),
+                |joining| joining.network = Some(of("198.51.100.7")),
                 Entry::OtherEpoch,
             ),
             (
@@ -140,7 +141,7 @@ mod tests {
                 |_| (),
                 |joining| {
                     joining.fingerprinting = Fingerprinting::Soft;
-                    joining.network = Some("198.51.100.0/24".into());
+                    joining.network = Some(of("198.51.100.7"));
                 },
                 fresh,
             ),

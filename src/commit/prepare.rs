@@ -16,6 +16,7 @@ use crate::commit::work::Work;
 use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::{Gone, LimitedPart, SessionError};
 use crate::record::context::ApplyContext;
+use crate::record::fingerprint::Network;
 use crate::record::lifetime::ttl;
 use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch, Version};
@@ -207,7 +208,8 @@ impl Preparation<'_> {
         record.note_applied(self.id);
         record.last_accessed = now;
         if record.fingerprint.is_none() {
-            record.fingerprint = work.context.apply_context_at(now).network;
+            let network = work.context.apply_context_at(now).network;
+            record.fingerprint = network.map(Network::to_text);
         }
         let idle = self.context.policy.idle_timeout(&record);
         let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
@@ -317,12 +319,12 @@ mod tests {
     #[test]
     fn a_batch_fits_if_the_session_fits_once_all_of_it_is_applied() {
         let insert = |key: &str| Change::Insert {
-            key: key.to_owned(),
+            key: key.into(),
             value: json("x".repeat(2_000)),
         };
         let mut base = base(None, &[]);
         let mut record = Record::clone(&base.record);
-        record.data.insert("a".to_owned(), json("x".repeat(2_000)));
+        record.data.insert("a".into(), json("x".repeat(2_000)));
         record.deadline = Millis::MAX;
         base.record = Arc::new(record);
         for (over, kept) in [(0, 2), (1, 1)] {

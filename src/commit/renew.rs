@@ -96,7 +96,7 @@ impl Requester {
         let fingerprint = compare(
             config.fingerprinting,
             bound,
-            self.context.network.as_deref(),
+            self.context.network,
         );
         if record.epoch != self.epoch
             || check_token(&record, &self.secret, now) != TokenCheck::Valid

@@ -133,7 +133,7 @@ fn to_record(data: Data) -> Record {
     let mut record = record();
     let values = KEYS.iter().zip(data);
     record.data = values
-        .map(|(key, value)| ((*key).to_owned(), encode(key, &value).unwrap()))
+        .map(|(key, value)| ((*key).into(), encode(key, &value).unwrap()))
         .collect();
     record
 }
@@ -147,11 +147,11 @@ fn change(call: Call, ignores_aborts: bool) -> (Change, Option<Deferred<i64>>) {
     let key = |key: usize| KEYS[key].to_owned();
     let change = match call {
         Set(at, value) => Change::Insert {
-            key: key(at),
+            key: key(at).into(),
             value: encode(KEYS[at], &value).unwrap(),
         },
         Count(at) => Change::Increment {
-            key: key(at),
+            key: key(at).into(),
             by: 1,
             deferred: None,
         },
@@ -165,7 +165,7 @@ fn change(call: Call, ignores_aborts: bool) -> (Change, Option<Deferred<i64>>) {
                 }
             });
             Change::Update {
-                key: key(at),
+                key: key(at).into(),
                 rewrite,
             }
         }

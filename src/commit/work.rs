@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytestring::ByteString;
+
 use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
 use crate::commit::join::Joining;
@@ -44,14 +46,14 @@ pub(crate) enum ReadSet {
 /// The parts of a session that a handler has read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
-    pub(crate) keys: BTreeSet<String>,
+    pub(crate) keys: BTreeSet<ByteString>,
     pub(crate) principal: bool,
     pub(crate) flashes: bool,
 }
 
 impl Seen {
     fn has_changed(&self, own: &Record, newer: &Record) -> bool {
-        let value = |key| own.data.get(key) != newer.data.get(key);
+        let value = |key: &ByteString| own.data.get(key) != newer.data.get(key);
         (self.principal && own.principal != newer.principal)
             || (self.flashes && own.flash != newer.flash)
             || self.keys.iter().any(value)

@@ -84,7 +84,7 @@ impl SessionSlot {
         compare(
             self.context.policy.config.fingerprinting,
             bound,
-            self.context.network.as_deref(),
+            self.context.network,
         )
     }
 

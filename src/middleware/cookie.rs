@@ -9,6 +9,7 @@ use std::time::Duration;
 use cookie::time::{Duration as CookieDuration, OffsetDateTime};
 use cookie::{Cookie, Expiration};
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use smallvec::SmallVec;
 
 use crate::config::cookie::{CookieConfig, SameSite, has_prefix};
 use crate::config::domain::domains;
@@ -26,7 +27,7 @@ const MAX_TOKENS: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Presented {
     /// The different tokens; empty if there are more than [`MAX_TOKENS`].
-    pub(crate) tokens: Vec<Token>,
+    pub(crate) tokens: SmallVec<[Token; 1]>,
     /// How many cookies hold a token, duplicates included.
     count: usize,
     /// Whether one of the cookies is not a token.

@@ -1,6 +1,5 @@
 //! The way out: commits the session, sets the cookie, and keeps private responses out of caches.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
@@ -12,7 +11,7 @@ use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
-use crate::middleware::cookie::{Presented, Scope, remove_from, strip, write};
+use crate::middleware::cookie::{Presented, remove_from, strip, write};
 use crate::middleware::slot::SessionSlot;
 use crate::record::lifetime::cookie_end;
 use crate::session::save::{Trigger, commit_pending};
@@ -47,9 +46,7 @@ pub(crate) async fn finish<B>(
             // the handler returned must report.
             Ok(()) => replace_session_error(slot, response),
         };
-        let now = slot.context.backend.now();
-        let (scopes, headers) = (&slot.other_scopes, response.headers_mut());
-        write_headers(policy, action, scopes, now, signed_in, headers);
+        write_headers(slot, action, signed_in, response.headers_mut());
     } else {
         response = replace_session_error(slot, response);
     }
@@ -166,13 +163,12 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
 /// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1). Before the session cookie come the removals
 /// of the cookies of its name in other scopes.
 fn write_headers(
-    policy: &Policy,
+    slot: &SessionSlot,
     action: CookieAction,
-    other_scopes: &[Scope],
-    now: Millis,
     signed_in: bool,
     headers: &mut HeaderMap,
 ) {
+    let policy = &slot.context.policy;
     let config = &policy.config.cookie;
     let why = match (&action, policy.config.signed_in_caching) {
         (CookieAction::Set(..) | CookieAction::Remove, _) => Private::SetsCookie,
@@ -182,13 +178,14 @@ fn write_headers(
     let cookie = match action {
         CookieAction::Unchanged => None,
         CookieAction::Set(token, ends) => {
+            let now = slot.context.backend.now();
             let max_age = ends.map(|ends| Duration::from_millis(ends.saturating_sub(now)));
             write(config, Some((&token, max_age)))
         }
         CookieAction::Remove => write(config, None),
     };
     if let Some(cookie) = cookie {
-        let others = other_scopes.iter();
+        let others = slot.other_scopes.iter();
         let removals = others.filter_map(|scope| remove_from(config, scope));
         for cookie in removals.chain([cookie]) {
             headers.append(SET_COOKIE, cookie);
@@ -215,10 +212,10 @@ fn varies_by(headers: &HeaderMap, name: &str) -> bool {
 
 /// Drops the changes and carries out a `destroy` if the inner service panics, fails without a response, or is dropped.
 #[derive(Debug)]
-pub(crate) struct AbandonGuard(Option<Arc<SessionSlot>>);
+pub(crate) struct AbandonGuard<'a>(Option<&'a SessionSlot>);
 
-impl AbandonGuard {
-    pub(crate) fn new(slot: Arc<SessionSlot>) -> Self {
+impl<'a> AbandonGuard<'a> {
+    pub(crate) fn new(slot: &'a SessionSlot) -> Self {
         Self(Some(slot))
     }
 
@@ -228,10 +225,10 @@ impl AbandonGuard {
     }
 }
 
-impl Drop for AbandonGuard {
+impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         // A task that loads the session later must also find that no response follows.
-        if let Some(session) = self.0.as_ref().and_then(|slot| slot.send_head()) {
+        if let Some(session) = self.0.and_then(SessionSlot::send_head) {
             session.shared().abandon();
         }
     }

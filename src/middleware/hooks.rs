@@ -12,7 +12,7 @@ use crate::config::SessionConfig;
 use crate::error::session::SessionError;
 use crate::lock::assert_none_held;
 use crate::middleware::client_ip::peer;
-use crate::record::fingerprint::{Fingerprinting, network};
+use crate::record::fingerprint::{Fingerprinting, Network};
 
 /// The hooks of a layer.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ type OnError = dyn Fn(&SessionError, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Hooks {
     /// The network of the request's client, or `None` if fingerprinting is off or the address is unknown.
-    pub(crate) fn network(&self, config: &SessionConfig, parts: &Parts) -> Option<String> {
+    pub(crate) fn network(&self, config: &SessionConfig, parts: &Parts) -> Option<Network> {
         if config.fingerprinting == Fingerprinting::Off {
             return None;
         }
@@ -35,7 +35,7 @@ impl Hooks {
             Some(client_ip) => client_ip(parts),
             None => peer(&parts.extensions),
         };
-        network(address?, config.ipv4_prefix, config.ipv6_prefix)
+        Network::of(address?, config.ipv4_prefix, config.ipv6_prefix)
     }
 
     /// The error hook for this request, with a copy of the request's head. Without a hook, copies nothing.

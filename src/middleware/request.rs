@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -33,6 +34,9 @@ use crate::store::{Freshness, Loaded};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Handle, Token};
+
+/// The tokens of a request, each with what the store has under its handle.
+type Fetched<'a> = SmallVec<[(&'a Token, Loaded); 1]>;
 
 impl SessionSlot {
     /// Loads the session, in the span `session.load`.
@@ -140,7 +144,7 @@ impl SessionSlot {
     }
 
     /// Authenticates the tokens against the fetched records, and creates the session; renews it if that is due.
-    fn open(&self, fetched: Vec<(&Token, Loaded)>, now: Millis, span: &Span) -> Session {
+    fn open(&self, fetched: Fetched<'_>, now: Millis, span: &Span) -> Session {
         let (backing, fingerprint, revocable) = span.in_scope(|| self.pick(fetched, now));
         if let Backing::Loaded(base) = &backing {
             renew_if_due(&self.context, base, now);
@@ -150,25 +154,33 @@ impl SessionSlot {
         session
     }
 
+    fn examine(&self, token: &Token, loaded: Loaded, now: Millis) -> (Backing, Fingerprint) {
+        match loaded {
+            Loaded::Found(stored) => self.authenticate(token, stored, now),
+            Loaded::Unreadable => {
+                let event = Event::unreadable(token.handle, &Unreadable::NotBytes);
+                self.context.emit(&event);
+                (Backing::New, self.compare(None))
+            }
+            Loaded::Missing => (Backing::New, self.compare(None)),
+        }
+    }
+
     /// Picks the session of the request. If it carries several tokens, also returns the sessions that a logout ends with it.
     fn pick(
         &self,
-        fetched: Vec<(&Token, Loaded)>,
+        fetched: Fetched<'_>,
         now: Millis,
     ) -> (Backing, Fingerprint, Vec<Revocation>) {
-        let several = fetched.len() > 1;
-        let mut authenticated: Vec<_> = fetched
+        let mut authenticated: SmallVec<[_; 1]> = fetched
             .into_iter()
-            .map(|(token, loaded)| match loaded {
-                Loaded::Found(stored) => self.authenticate(token, stored, now),
-                Loaded::Unreadable => {
-                    let event = Event::unreadable(token.handle, &Unreadable::NotBytes);
-                    self.context.emit(&event);
-                    (Backing::New, self.compare(None))
-                }
-                Loaded::Missing => (Backing::New, self.compare(None)),
-            })
+            .map(|(token, loaded)| self.examine(token, loaded, now))
             .collect();
+        if authenticated.len() <= 1 {
+            let only = authenticated.pop();
+            let (backing, fingerprint) = only.unwrap_or_else(|| (Backing::New, self.compare(None)));
+            return (backing, fingerprint, Vec::new());
+        }
         let candidates: Vec<_> = authenticated
             .iter()
             .map(|(backing, _)| candidate(backing))
@@ -181,9 +193,6 @@ impl SessionSlot {
                 (Backing::New, self.compare(None))
             }
         };
-        if !several {
-            return (backing, fingerprint, Vec::new());
-        }
         if let Backing::Loaded(base) = &backing {
             let handle = base.token.handle;
             let reported = &self.context.backend.reported;
@@ -202,23 +211,34 @@ impl SessionSlot {
         &self,
         freshness: Freshness,
         deadline: Instant,
-    ) -> Result<Vec<(&Token, Loaded)>, StoreError> {
+    ) -> Result<Fetched<'_>, StoreError> {
         let tokens = &self.presented.tokens;
+        if let [token] = &tokens[..] {
+            let loaded = self.fetch_one(&token.handle, freshness, deadline).await?;
+            return Ok(smallvec![(token, loaded)]);
+        }
         let mut handles: Vec<Handle> = tokens.iter().map(|token| token.handle).collect();
         handles.sort_unstable();
         handles.dedup();
-        let loads = handles.iter().map(|handle| async move {
-            let load = self.context.backend.store.load(handle, freshness);
-            within(deadline, load).await.inspect_err(|error| {
-                let (handle, error) = (Some(*handle), error.clone());
-                self.context.emit(&Event::StoreFailed { handle, error });
-            })
-        });
+        let loads = handles.iter().map(|handle| self.fetch_one(handle, freshness, deadline));
         let loaded = join_all(loads).await.into_iter();
         let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
         let index_of = |token: &Token| handles.iter().position(|handle| *handle == token.handle);
         let value = |token| index_of(token).map_or(Loaded::Missing, |index| loaded[index].clone());
         Ok(tokens.iter().map(|token| (token, value(token))).collect())
+    }
+
+    async fn fetch_one(
+        &self,
+        handle: &Handle,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<Loaded, StoreError> {
+        let load = self.context.backend.store.load(handle, freshness);
+        within(deadline, load).await.inspect_err(|error| {
+            let (handle, error) = (Some(*handle), error.clone());
+            self.context.emit(&Event::StoreFailed { handle, error });
+        })
     }
 
     /// Acquires the session's lease, under `Concurrency::Exclusive` only. The token's secret must be valid: a handle is not

@@ -62,18 +62,18 @@ where
     S: Service<Request<B>, Response = Response<R>>,
 {
     let (mut head, body) = request.into_parts();
-    let Some(slot) = SessionSlot::begin(&layer, &mut head) else {
+    let Some(slot) = SessionSlot::begin(layer, &mut head) else {
         let response = inner.call(Request::from_parts(head, body)).await?;
         return Ok(response.map(ResponseBody::inner));
     };
-    if layer.policy.config.load == Load::Inbound
+    if slot.context.policy.config.load == Load::Inbound
         && let Err(error) = slot.session().await
         && slot.is_exclusive()
     {
         // In all other cases the slot keeps the error for a handler or middleware that asks for the session.
         return Ok(reject(&slot, &error));
     }
-    let guard = AbandonGuard::new(slot.clone());
+    let guard = AbandonGuard::new(&slot);
     let response = inner.call(Request::from_parts(head, body)).await?;
     let response = finish(&slot, response.map(ResponseBody::inner)).await;
     guard.disarm();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
 use http::{Extensions, HeaderValue, Method};
+use smallvec::SmallVec;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
 
@@ -53,7 +54,7 @@ pub(crate) struct LoadFailure {
 
 /// The slots of a request, one for each layer around the handler, the innermost last. The request's extensions hold it.
 #[derive(Clone, Debug)]
-pub(crate) struct SessionSlots(Vec<Arc<SessionSlot>>);
+pub(crate) struct SessionSlots(SmallVec<[Arc<SessionSlot>; 1]>);
 
 impl SessionSlots {
     /// Returns the slot of the innermost layer. From then on the response counts as dependent on the session.
@@ -128,20 +129,20 @@ impl Session {
 impl SessionSlot {
     /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie name: the request then
     /// uses the session of that layer.
-    pub(crate) fn begin(layer: &LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
+    pub(crate) fn begin(layer: LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
         let config = &layer.policy.config;
         let name = &config.cookie.name;
         let mut slots = parts
             .extensions
             .get::<SessionSlots>()
-            .map_or_else(Vec::new, |slots| slots.0.clone());
+            .map_or_else(SmallVec::new, |slots| slots.0.clone());
         let outer = slots
             .iter()
             .position(|slot| slot.context.policy.config.cookie.name == *name);
         if let Some(outer) = outer {
             // `SessionSlots::of` returns the last slot, which must be that of the innermost layer.
             let outer = slots.remove(outer);
-            report_ignored_settings(layer, &outer.parts());
+            report_ignored_settings(&layer, &outer.parts());
             slots.push(outer);
             parts.extensions.insert(SessionSlots(slots));
             return None;
@@ -162,15 +163,16 @@ impl SessionSlot {
             true => other_scopes(&config.cookie, host(parts), path(parts)),
             false => Vec::new(),
         };
+        let network = layer.hooks.network(config, parts);
         let slot = Arc::new(Self {
-            engine: Arc::clone(&layer.engine),
             context: CommitContext {
                 backend: Arc::clone(&layer.engine.backend),
-                policy: Arc::clone(&layer.policy),
-                network: layer.hooks.network(config, parts).map(Arc::from),
+                policy: layer.policy,
+                network,
             },
-            hooks: Arc::clone(&layer.hooks),
+            engine: layer.engine,
             error_hook: layer.hooks.error_hook(parts),
+            hooks: layer.hooks,
             presented,
             other_scopes,
             shows_flashes: is_shown(parts),

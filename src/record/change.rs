@@ -17,9 +17,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytestring::ByteString;
+
 use crate::error::session::SessionError;
 use crate::record::context::ApplyContext;
 use crate::record::deferred::{Deferred, DeferredId};
+use crate::record::fingerprint::Network;
 use crate::record::flash::{Flash, add, take};
 use crate::record::json::Json;
 use crate::record::kept::Kept;
@@ -62,30 +65,30 @@ pub(crate) struct Lifetimes {
 #[derive(Clone)]
 pub(crate) enum Change {
     Insert {
-        key: String,
+        key: ByteString,
         value: Json,
     },
     Remove {
-        key: String,
+        key: ByteString,
     },
     Clear {
-        keys: Vec<String>,
+        keys: Vec<ByteString>,
     },
     Increment {
-        key: String,
+        key: ByteString,
         by: i64,
         deferred: Option<Deferred<i64>>,
     },
     Push {
-        key: String,
+        key: ByteString,
         value: Json,
     },
     Update {
-        key: String,
+        key: ByteString,
         rewrite: Rewrite,
     },
     Take {
-        key: String,
+        key: ByteString,
         check: Check,
         deferred: Deferred<Json>,
     },
@@ -97,7 +100,7 @@ pub(crate) enum Change {
     Lifetimes(Lifetimes),
     Rotate(Rotation),
     SetPrincipal {
-        who: String,
+        who: ByteString,
         rotation: Rotation,
     },
     ClearPrincipal(Rotation),
@@ -187,7 +190,7 @@ impl Change {
                 record.former_principal = None;
                 record.principal = Some(who.clone());
                 restart(record, apply_context.now, apply_context);
-                record.fingerprint.clone_from(&apply_context.network);
+                record.fingerprint = apply_context.network.map(Network::to_text);
                 rotate(record, rotation, apply_context.now);
             }
             Self::ClearPrincipal(rotation) => {
@@ -247,7 +250,7 @@ impl Change {
     }
 
     /// The keys that this change may modify; none for a transaction, whose closure decides them as it runs.
-    pub(crate) fn keys(&self) -> &[String] {
+    pub(crate) fn keys(&self) -> &[ByteString] {
         #[cfg(test)]
         tests::LOOKED_AT.with(|looked| looked.set(looked.get() + 1));
         match self {
@@ -328,7 +331,7 @@ pub(crate) mod tests {
         ApplyContext {
             now: 5_000,
             absolute_timeout: Duration::from_secs(100),
-            network: Some("203.0.113.0/24".to_owned()),
+            network: Some(crate::record::fingerprint::tests::of("203.0.113.7")),
         }
     }
 
@@ -338,14 +341,14 @@ pub(crate) mod tests {
 
     fn insert(key: &str, value: impl serde::Serialize) -> Change {
         Change::Insert {
-            key: key.to_owned(),
+            key: key.into(),
             value: json(value),
         }
     }
 
     fn increment(key: &str, by: i64) -> Change {
         Change::Increment {
-            key: key.to_owned(),
+            key: key.into(),
             by,
             deferred: None,
         }
@@ -363,7 +366,7 @@ pub(crate) mod tests {
 
     fn login(who: &str) -> Change {
         Change::SetPrincipal {
-            who: who.to_owned(),
+            who: who.into(),
             rotation: rotation(),
         }
     }

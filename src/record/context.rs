@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use crate::record::fingerprint::Network;
 use crate::time::Millis;
 
 /// The inputs of a change that are not in the record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ApplyContext {
     pub(crate) now: Millis,
     pub(crate) absolute_timeout: Duration,
     /// The client's network, to which a login binds the session, and so does any commit if the session is not bound yet.
-    pub(crate) network: Option<String>,
+    pub(crate) network: Option<Network>,
 }

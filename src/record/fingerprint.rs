@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use bytestring::ByteString;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -54,32 +55,47 @@ pub enum Fingerprint {
     },
 }
 
-/// The network of an address. An IPv4-mapped IPv6 address counts as IPv4: otherwise the /64 of `::ffff:203.0.113.7` would be one
-/// network for all of IPv4.
-pub(crate) fn network(address: IpAddr, ipv4_prefix: u8, ipv6_prefix: u8) -> Option<String> {
-    let address = address.to_canonical();
-    let prefix = if address.is_ipv4() {
-        ipv4_prefix
-    } else {
-        ipv6_prefix
-    };
-    let network = IpNet::new(address, prefix).ok()?;
-    Some(network.trunc().to_string())
+/// A network that clients come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Network(IpNet);
+
+impl Network {
+    /// The network of an address. An IPv4-mapped IPv6 address counts as IPv4: otherwise the /64 of `::ffff:203.0.113.7` would be
+    /// one network for all of IPv4.
+    pub(crate) fn of(address: IpAddr, ipv4_prefix: u8, ipv6_prefix: u8) -> Option<Self> {
+        let address = address.to_canonical();
+        let prefix = if address.is_ipv4() {
+            ipv4_prefix
+        } else {
+            ipv6_prefix
+        };
+        let network = IpNet::new(address, prefix).ok()?;
+        Some(Self(network.trunc()))
+    }
+
+    /// As records and events show it, such as `203.0.113.0/24`.
+    pub(crate) fn to_text(self) -> ByteString {
+        self.0.to_string().into()
+    }
+
+    fn is(self, text: &str) -> bool {
+        text.parse() == Ok(self.0)
+    }
 }
 
 pub(crate) fn compare(
     mode: Fingerprinting,
     bound: Option<&str>,
-    seen: Option<&str>,
+    seen: Option<Network>,
 ) -> Fingerprint {
     match (mode, bound, seen) {
         (Fingerprinting::Off, ..) => Fingerprint::Off,
         (_, _, None) => Fingerprint::Unknown,
         (_, None, Some(_)) => Fingerprint::Unbound,
-        (_, Some(bound), Some(seen)) if bound == seen => Fingerprint::Match,
+        (_, Some(bound), Some(seen)) if seen.is(bound) => Fingerprint::Match,
         (_, Some(bound), Some(seen)) => Fingerprint::Mismatch {
             bound: bound.to_owned(),
-            seen: seen.to_owned(),
+            seen: seen.to_text().into(),
         },
     }
 }
@@ -91,30 +107,30 @@ pub(crate) fn admits(mode: Fingerprinting, fingerprint: &Fingerprint) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn of(address: &str) -> String {
-        network(address.parse().unwrap(), 24, 64).unwrap()
+    pub(crate) fn of(address: &str) -> Network {
+        Network::of(address.parse().unwrap(), 24, 64).unwrap()
     }
 
     #[test]
     fn addresses_are_compared_by_network() {
-        assert_eq!(of("203.0.113.1"), "203.0.113.0/24");
+        assert_eq!(of("203.0.113.1").to_text(), "203.0.113.0/24");
         assert_eq!(of("203.0.113.1"), of("203.0.113.254"));
         assert_ne!(of("203.0.113.1"), of("203.0.114.1"));
         assert_eq!(of("::ffff:203.0.113.9"), of("203.0.113.1"));
         assert_ne!(of("::ffff:203.0.113.9"), of("::ffff:198.51.100.9"));
-        assert_eq!(of("2001:db8:0:1::5"), "2001:db8:0:1::/64");
+        assert_eq!(of("2001:db8:0:1::5").to_text(), "2001:db8:0:1::/64");
         assert_eq!(of("2001:db8:0:1::5"), of("2001:db8:0:1:ffff::9"));
         assert_ne!(of("2001:db8:0:1::5"), of("2001:db8:0:2::5"));
-        assert_eq!(network("203.0.113.1".parse().unwrap(), 33, 64), None);
+        assert_eq!(Network::of("203.0.113.1".parse().unwrap(), 33, 64), None);
     }
 
     #[test]
     fn only_strict_hides_a_session_and_only_off_compares_nothing() {
         use Fingerprinting::{Off, Soft, Strict};
-        let (a, b) = (Some("203.0.113.0/24"), Some("198.51.100.0/24"));
+        let (a, b) = (Some("203.0.113.7"), Some("198.51.100.7"));
         for (mode, bound, seen, admitted) in [
             (Off, a, b, true),
             (Off, a, None, true),
@@ -126,7 +142,8 @@ mod tests {
             (Strict, a, None, false),
             (Strict, None, None, false),
         ] {
-            let fingerprint = compare(mode, bound, seen);
+            let text = bound.map(|bound| of(bound).to_text());
+            let fingerprint = compare(mode, text.as_deref(), seen.map(of));
             assert_eq!(
                 admits(mode, &fingerprint),
                 admitted,

@@ -8,14 +8,17 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
-use crate::error::json::JsonError;
+use crate::error::json::{JsonError, JsonErrorKind};
 use crate::record::flash::{self, Flash};
 use crate::record::json::Json;
 use crate::record::kept::Kept;
+use crate::record::text::Text;
 use crate::record::version::{CommitId, Epoch, Version};
 use crate::record::{Login, Record, Retired};
 use crate::time::{Millis, duration_millis};
@@ -125,7 +128,7 @@ impl Record {
         serde_json::to_writer(&mut json, &head)?;
         json.pop();
         json.extend_from_slice(b",\"data\":{");
-        write_entries(&mut json, &self.data)?;
+        write_entries(&mut json, self.data.iter())?;
         json.push(b'}');
         if !self.unknown.is_empty() {
             json.push(b',');
@@ -139,31 +142,27 @@ impl Record {
     }
 
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
-        let raw_record = match serde_json::from_slice::<RawRecord<'_>>(bytes) {
-            Ok(raw_record) => raw_record,
-            Err(error) => {
-                // A newer format may have changed any field, so read only the format's number.
-                return Err(match serde_json::from_slice::<FormatOnly>(bytes) {
-                    Ok(FormatOnly { format }) if format > FORMAT => Unreadable::Newer(format),
-                    _ => Unreadable::Malformed(JsonError::reading(&error)),
-                });
-            }
+        let Ok(document) = ByteString::try_from(bytes.clone()) else {
+            return Err(unreadable(bytes, JsonError::in_value(JsonErrorKind::Syntax)));
         };
+        let raw_record = serde_json::from_str::<RawRecord<'_>>(&document)
+            .map_err(|error| unreadable(bytes, JsonError::reading(&error)))?;
         if raw_record.format > FORMAT {
             return Err(Unreadable::Newer(raw_record.format));
         }
         let keep = |raw: &RawValue| Json::part_of(bytes, raw);
+        let keep_text = |text: Text<'_>| text.part_of(&document);
         let record = Self {
             data: raw_record
                 .data
                 .0
                 .into_iter()
-                .map(|(key, raw)| (key, keep(raw)))
+                .map(|(key, raw)| (keep_text(key), keep(raw)))
                 .collect(),
             unknown: raw_record
                 .unknown
                 .into_iter()
-                .map(|(key, raw)| (key, keep(raw)))
+                .map(|(key, raw)| (keep_text(key), keep(raw)))
                 .collect(),
             version: raw_record.version,
             applied: raw_record.applied,
@@ -184,32 +183,40 @@ impl Record {
             absolute_timeout: raw_record.absolute_timeout.map(Duration::from_millis),
             persistent: raw_record.persistent,
             cookie_sent: raw_record.cookie_sent,
-            principal: raw_record.principal,
-            former_principal: raw_record.former_principal,
-            fingerprint: raw_record.fingerprint,
+            principal: raw_record.principal.map(keep_text),
+            former_principal: raw_record.former_principal.map(keep_text),
+            fingerprint: raw_record.fingerprint.map(keep_text),
             flash: raw_record
                 .flash
                 .into_iter()
                 .map(|raw| Kept::read(keep(raw), flash::read))
                 .collect(),
         };
-        let prefix = record.version.prefix();
-        match bytes.starts_with(prefix.as_bytes()) {
+        match bytes.starts_with(&record.version.prefix()) {
             true => Ok(record),
             false => Err(Unreadable::NoVersion),
         }
     }
 }
 
+/// Why the bytes are not a record of a format that this version of sessile reads. A newer format may have changed any field, so
+/// only its number is read.
+fn unreadable(bytes: &[u8], error: JsonError) -> Unreadable {
+    match serde_json::from_slice::<FormatOnly>(bytes) {
+        Ok(FormatOnly { format }) if format > FORMAT => Unreadable::Newer(format),
+        _ => Unreadable::Malformed(error),
+    }
+}
+
 fn write_entries<'a>(
     json: &mut Vec<u8>,
-    entries: impl IntoIterator<Item = (&'a String, &'a Json)>,
+    entries: impl IntoIterator<Item = (&'a ByteString, &'a Json)>,
 ) -> Result<(), serde_json::Error> {
     for (index, (key, value)) in entries.into_iter().enumerate() {
         if index > 0 {
             json.push(b',');
         }
-        serde_json::to_writer(&mut *json, key)?;
+        serde_json::to_writer(&mut *json, &**key)?;
         json.push(b':');
         json.extend_from_slice(value.as_bytes());
     }
@@ -225,7 +232,7 @@ struct FormatOnly {
 struct RawRecord<'a> {
     version: Version,
     format: u32,
-    applied: Vec<CommitId>,
+    applied: SmallVec<[CommitId; 4]>,
     epoch: Epoch,
     secret: SecretHash,
     added: Vec<SecretHash>,
@@ -239,17 +246,17 @@ struct RawRecord<'a> {
     absolute_timeout: Option<Millis>,
     persistent: bool,
     cookie_sent: Option<Millis>,
-    principal: Option<String>,
-    former_principal: Option<String>,
-    fingerprint: Option<String>,
+    principal: Option<Text<'a>>,
+    former_principal: Option<Text<'a>>,
+    fingerprint: Option<Text<'a>>,
     data: Entries<'a>,
     flash: Vec<&'a RawValue>,
-    unknown: Vec<(String, &'a RawValue)>,
+    unknown: Vec<(Text<'a>, &'a RawValue)>,
 }
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
-enum Field {
+enum Field<'a> {
     Version,
     Format,
     Applied,
@@ -271,7 +278,8 @@ enum Field {
     Fingerprint,
     Flash,
     Data,
-    Unknown(String),
+    #[serde(borrow)]
+    Unknown(Text<'a>),
 }
 
 /// Written by hand, because serde's `flatten` cannot leave values raw.
@@ -368,7 +376,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
 }
 
 /// An object, split into its values, which are not parsed.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
+struct Entries<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -396,13 +404,13 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 
 impl Serialize for SecretHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.encode())
+        serializer.serialize_str(self.encode(&mut [0; 43]))
     }
 }
 
 impl<'de> Deserialize<'de> for SecretHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let Text(text) = Text::deserialize(deserializer)?;
         Self::decode(&text).ok_or_else(|| D::Error::custom("expected a hash in base64url"))
     }
 }
@@ -442,7 +450,7 @@ mod tests {
         let value = stored(record.encode().unwrap());
         let prefix = record.version.prefix();
         assert_eq!(prefix.len(), 29);
-        assert!(value.starts_with(prefix.as_bytes()));
+        assert!(value.starts_with(&prefix));
     }
 
     #[test]

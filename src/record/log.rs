@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use bytestring::ByteString;
+
 use crate::error::session::SessionError;
 use crate::record::Record;
 use crate::record::change::Change;
@@ -20,7 +22,7 @@ pub(crate) struct ChangeLog {
 /// The parts of the session that the changes of a log affect.
 #[derive(Clone, Debug, Default)]
 struct Summary {
-    keys: HashSet<String>,
+    keys: HashSet<ByteString>,
     principal: bool,
     secret: bool,
     deferred: bool,
@@ -170,7 +172,7 @@ impl ChangeLog {
     }
 
     /// The keys that the changes may modify; those of transactions are unknown.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &ByteString> {
         self.summary.keys.iter()
     }
 
@@ -267,7 +269,7 @@ mod tests {
         let mut log = ChangeLog::from(vec![
             Op::Insert("a", 1).change().0,
             Change::SetPrincipal {
-                who: "mia".to_owned(),
+                who: "mia".into(),
                 rotation: rotation(),
             },
             Change::Rotate(rotation()),
@@ -280,7 +282,7 @@ mod tests {
 
     fn set_principal(who: &str) -> Change {
         Change::SetPrincipal {
-            who: who.to_owned(),
+            who: who.into(),
             rotation: rotation(),
         }
     }
@@ -327,7 +329,7 @@ mod tests {
     fn a_dry_run_does_not_set_results() {
         let count = Deferred::new();
         let increment = Change::Increment {
-            key: "n".to_owned(),
+            key: "n".into(),
             by: 1,
             deferred: Some(count.clone()),
         };
@@ -436,7 +438,7 @@ mod tests {
                 },
                 Self::Remove(key) => Change::Remove { key: key.into() },
                 Self::Clear(keys) => Change::Clear {
-                    keys: keys.into_iter().map(str::to_owned).collect(),
+                    keys: keys.into_iter().map(ByteString::from).collect(),
                 },
                 Self::Increment(key, by) => Change::Increment {
                     key: key.into(),
@@ -533,8 +535,8 @@ mod tests {
         }
 
         fn of(record: &Record) -> Self {
-            let known = |key: &String| KEYS.into_iter().find(|known| known == key).unwrap();
-            let value = |(key, value): (&String, &Json)| (known(key), value.decode().unwrap());
+            let known = |key: &ByteString| KEYS.into_iter().find(|known| key == known).unwrap();
+            let value = |(key, value): (&ByteString, &Json)| (known(key), value.decode().unwrap());
             Self {
                 data: record.data.iter().map(value).collect(),
                 flashes: texts(&record.flash),

@@ -30,21 +30,24 @@ pub(crate) mod key;
 pub(crate) mod lifetime;
 pub(crate) mod limit;
 pub(crate) mod log;
+pub(crate) mod text;
 pub(crate) mod token_check;
 pub(crate) mod transaction;
 pub(crate) mod value;
 pub(crate) mod values;
 pub(crate) mod version;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::record::context::ApplyContext;
 use crate::record::flash::Flash;
 use crate::record::json::{Json, string_len};
 use crate::record::kept::Kept;
+use crate::record::values::Values;
 use crate::record::version::{CommitId, Epoch, Version};
 use crate::time::{Millis, after};
 use crate::token::SecretHash;
@@ -69,12 +72,12 @@ pub(crate) struct Login {
     pub(crate) retired: Vec<SecretHash>,
 }
 
-/// Everything that is stored of a session.
+/// Everything that is stored of a session. A clone shares the strings and values, and seldom allocates.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) version: Version,
     /// The last commit of each of the last [`WRITERS`] writers, the latest one last.
-    pub(crate) applied: Vec<CommitId>,
+    pub(crate) applied: SmallVec<[CommitId; 4]>,
     pub(crate) epoch: Epoch,
     pub(crate) secret: SecretHash,
     /// Further valid secrets, one for each login that joined the last one.
@@ -95,14 +98,14 @@ pub(crate) struct Record {
     pub(crate) persistent: bool,
     /// When a persistent cookie was last sent, as far as a commit has recorded it.
     pub(crate) cookie_sent: Option<Millis>,
-    pub(crate) principal: Option<String>,
+    pub(crate) principal: Option<ByteString>,
     /// The last principal who signed out: the data is theirs while `principal` is `None`. A login clears it.
-    pub(crate) former_principal: Option<String>,
-    pub(crate) fingerprint: Option<String>,
-    pub(crate) data: BTreeMap<String, Json>,
+    pub(crate) former_principal: Option<ByteString>,
+    pub(crate) fingerprint: Option<ByteString>,
+    pub(crate) data: Values,
     pub(crate) flash: Vec<Kept<Flash>>,
     /// Fields of a later version of sessile, preserved byte for byte.
-    pub(crate) unknown: Vec<(String, Json)>,
+    pub(crate) unknown: Vec<(ByteString, Json)>,
 }
 
 impl Record {
@@ -110,7 +113,7 @@ impl Record {
     pub(crate) fn new(apply_context: &ApplyContext) -> Self {
         Self {
             version: Version::none(),
-            applied: Vec::new(),
+            applied: SmallVec::new(),
             epoch: Epoch::none(),
             secret: SecretHash::of_nothing(),
             added: Vec::new(),
@@ -127,7 +130,7 @@ impl Record {
             principal: None,
             former_principal: None,
             fingerprint: None,
-            data: BTreeMap::new(),
+            data: Values::default(),
             flash: Vec::new(),
             unknown: Vec::new(),
         }
@@ -189,7 +192,7 @@ pub(crate) mod tests {
     pub(crate) fn record() -> Record {
         Record {
             version: Version::first(),
-            applied: vec![CommitId {
+            applied: smallvec::smallvec![CommitId {
                 writer: Writer(0xab),
                 sequence: 7,
             }],
@@ -210,7 +213,7 @@ pub(crate) mod tests {
             principal: None,
             former_principal: None,
             fingerprint: None,
-            data: BTreeMap::new(),
+            data: Values::default(),
             unknown: Vec::new(),
         }
     }

@@ -1,6 +1,5 @@
 //! Transactions: several values read and changed in one compare-and-set.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,12 +13,12 @@ use crate::record::json::Json;
 use crate::record::key::{KeyName, SessionKey};
 use crate::record::limit::check_size;
 use crate::record::value::{append, count, decode, encode, encode_item, negated};
-use crate::record::values::decode_all;
+use crate::record::values::{Values, decode_all};
 
 /// The values of a session inside a [`transaction`](crate::Session::transaction): those in the store, with the earlier changes
 /// of the request applied.
 pub struct Data {
-    values: BTreeMap<String, Json>,
+    values: Values,
     max_size: usize,
 }
 
@@ -81,7 +80,7 @@ impl Data {
         if value.len() > self.values.get(key).map_or(0, Json::len) {
             self.check(LimitedPart::Value, value.len())?;
         }
-        self.values.insert(key.to_owned(), value);
+        self.values.insert(key.into(), value);
         Ok(())
     }
 
@@ -112,7 +111,7 @@ impl Data {
 
     /// Returns the keys, in alphabetical order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
+        self.values.keys().map(|key| &**key)
     }
 
     /// Decodes all values at once, as [`Session::values`](crate::Session::values) does.
@@ -137,7 +136,7 @@ impl Data {
     pub fn increment(&mut self, key: impl SessionKey<i64>, by: i64) -> Result<i64, SessionError> {
         let key = key.name();
         self.check(LimitedPart::Key, key.len())?;
-        count(&mut self.values, key, by)
+        count(&mut self.values, &key.into(), by)
     }
 
     /// Subtracts from a counter and returns the difference; a missing counter starts at zero.
@@ -164,7 +163,7 @@ impl Data {
         let value = encode_item(key, &value)?;
         self.check(LimitedPart::Key, key.len())?;
         self.check(LimitedPart::Value, value.len())?;
-        append(&mut self.values, key, &value)
+        append(&mut self.values, &key.into(), &value)
     }
 
     fn check(&self, part: LimitedPart, size: usize) -> Result<(), SessionError> {
@@ -189,7 +188,7 @@ pub(crate) struct Transaction {
 
 impl Transaction {
     /// Runs the closure. On an error the data stays as it was.
-    pub(crate) fn run(&self, data: &mut BTreeMap<String, Json>) -> Result<(), SessionError> {
+    pub(crate) fn run(&self, data: &mut Values) -> Result<(), SessionError> {
         *data = self.closure.run(data.clone(), self.trial)?;
         Ok(())
     }
@@ -213,9 +212,9 @@ impl Transaction {
 pub(crate) trait Closure: Send + Sync {
     fn run(
         &self,
-        values: BTreeMap<String, Json>,
+        values: Values,
         trial: bool,
-    ) -> Result<BTreeMap<String, Json>, SessionError>;
+    ) -> Result<Values, SessionError>;
     fn deferred(&self) -> DeferredId;
     fn confirm(&self);
 }
@@ -234,8 +233,8 @@ where
 {
     pub(crate) fn attempt(
         &self,
-        values: BTreeMap<String, Json>,
-    ) -> Result<(BTreeMap<String, Json>, T), E> {
+        values: Values,
+    ) -> Result<(Values, T), E> {
         assert_none_held();
         let max_size = self.max_size;
         let mut data = Data { values, max_size };
@@ -256,9 +255,9 @@ where
 {
     fn run(
         &self,
-        values: BTreeMap<String, Json>,
+        values: Values,
         trial: bool,
-    ) -> Result<BTreeMap<String, Json>, SessionError> {
+    ) -> Result<Values, SessionError> {
         let attempt = self.attempt(values);
         if trial {
             let attempt = attempt.map(|(values, _)| values);

@@ -1,26 +1,27 @@
 //! Operations on the values of a session. Their errors name the key.
 
-use std::collections::BTreeMap;
+use bytestring::ByteString;
 
 use crate::error::json::JsonError;
 use crate::error::session::SessionError;
 use crate::record::json::Json;
+use crate::record::values::Values;
 
 /// Adds to a counter and returns the sum; a missing counter starts at zero.
 pub(crate) fn count(
-    data: &mut BTreeMap<String, Json>,
-    key: &str,
+    data: &mut Values,
+    key: &ByteString,
     by: i64,
 ) -> Result<i64, SessionError> {
     let sum = sum(key, data.get(key), by)?;
-    data.insert(key.to_owned(), encode(key, &sum)?);
+    data.insert(key.clone(), encode(key, &sum)?);
     Ok(sum)
 }
 
 /// Appends an item to a list; a missing list starts empty.
 pub(crate) fn append(
-    data: &mut BTreeMap<String, Json>,
-    key: &str,
+    data: &mut Values,
+    key: &ByteString,
     item: &Json,
 ) -> Result<(), SessionError> {
     let error = |source| decode_error::<Vec<()>>(key, source);
@@ -29,7 +30,7 @@ pub(crate) fn append(
     }
     let mut list = encode::<[(); 0]>(key, &[])?;
     list.push(item).map_err(error)?;
-    data.insert(key.to_owned(), list);
+    data.insert(key.clone(), list);
     Ok(())
 }
 

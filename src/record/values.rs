@@ -1,8 +1,11 @@
-//! Decodes all values of a session into one type of the application.
+//! The values of a session, and how to decode all of them into one type of the application.
 
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
+use bytestring::ByteString;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
@@ -12,11 +15,33 @@ use crate::error::session::SessionError;
 use crate::record::json::Json;
 use crate::record::json::map_key::MapKey;
 
+/// The values of a session, by key. Clones share them until one of the clones is changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Values(Arc<BTreeMap<ByteString, Json>>);
+
+impl Deref for Values {
+    type Target = BTreeMap<ByteString, Json>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Values {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl FromIterator<(ByteString, Json)> for Values {
+    fn from_iter<I: IntoIterator<Item = (ByteString, Json)>>(entries: I) -> Self {
+        Self(Arc::new(entries.into_iter().collect()))
+    }
+}
+
 /// Decodes the values as one object, without copying them. Each value may be nested as deeply as one that is decoded by itself.
-pub(crate) fn decode_all<T: DeserializeOwned>(
-    values: &BTreeMap<String, Json>,
-) -> Result<T, SessionError> {
-    T::deserialize(Values(values)).map_err(|failure| SessionError::DecodeAll {
+pub(crate) fn decode_all<T: DeserializeOwned>(values: &Values) -> Result<T, SessionError> {
+    T::deserialize(Object(values)).map_err(|failure| SessionError::DecodeAll {
         key: failure.key,
         type_name: std::any::type_name::<T>(),
         source: failure.source,
@@ -61,9 +86,9 @@ impl fmt::Display for Failure {
     }
 }
 
-struct Values<'de>(&'de BTreeMap<String, Json>);
+struct Object<'de>(&'de Values);
 
-impl<'de> Deserializer<'de> for Values<'de> {
+impl<'de> Deserializer<'de> for Object<'de> {
     type Error = Failure;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
@@ -97,7 +122,7 @@ impl<'de> Deserializer<'de> for Values<'de> {
     }
 }
 
-impl<'de> Values<'de> {
+impl<'de> Object<'de> {
     fn entries(self) -> Entries<'de> {
         Entries {
             rest: self.0.iter(),
@@ -107,9 +132,9 @@ impl<'de> Values<'de> {
 }
 
 struct Entries<'de> {
-    rest: btree_map::Iter<'de, String, Json>,
+    rest: btree_map::Iter<'de, ByteString, Json>,
     /// The entry whose key was read last.
-    entry: Option<(&'de String, &'de Json)>,
+    entry: Option<(&'de ByteString, &'de Json)>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'de> {
@@ -146,11 +171,11 @@ mod tests {
     use super::*;
     use crate::record::value::encode;
 
-    fn values(json: &Value) -> BTreeMap<String, Json> {
+    fn values(json: &Value) -> Values {
         let object = json.as_object().unwrap();
         let encoded = object
             .iter()
-            .map(|(key, value)| (key.clone(), encode(key, value).unwrap()));
+            .map(|(key, value)| (key.as_str().into(), encode(key, value).unwrap()));
         encoded.collect()
     }
 
@@ -198,7 +223,7 @@ mod tests {
         assert_eq!(raw["other"].get(), r#"[1,{"a":null}]"#);
         let flattened = decode_all::<Flattened>(&all).unwrap();
         assert_eq!((flattened.visits, flattened.rest.len()), (3, 2));
-        let empty = decode_all::<BTreeMap<String, Value>>(&BTreeMap::new());
+        let empty = decode_all::<BTreeMap<String, Value>>(&Values::default());
         assert_eq!(empty.unwrap(), BTreeMap::new());
     }
 

@@ -3,6 +3,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::record::text::Text;
 use crate::token::random_bytes;
 
 /// Identifies and orders the stored values of one session: a 24-bit counter, and 40 random bits that are drawn for every commit.
@@ -19,8 +20,10 @@ impl Version {
     }
 
     /// The first bytes of a stored value of this version.
-    pub(crate) fn prefix(self) -> String {
-        format!("{{\"version\":\"{:016x}\"", self.0)
+    pub(crate) fn prefix(self) -> [u8; 29] {
+        let mut prefix = *br#"{"version":"0000000000000000""#;
+        prefix[12..28].copy_from_slice(&hex_digits::<16>(self.0));
+        prefix
     }
 
     const RANDOM_BITS: u32 = 40;
@@ -32,7 +35,8 @@ impl Version {
 
     pub(crate) fn next(self) -> Self {
         let counter = ((self.0 >> Self::RANDOM_BITS) + 1) & Self::COUNTER;
-        let random = u64::from_be_bytes(random_bytes()) >> (64 - Self::RANDOM_BITS);
+        // Not a secret: no more than unlikely to be drawn twice.
+        let random = rand::random::<u64>() >> (64 - Self::RANDOM_BITS);
         Self(counter << Self::RANDOM_BITS | random)
     }
 
@@ -84,18 +88,17 @@ pub(crate) struct CommitId {
 }
 
 macro_rules! as_hex {
-    ($type:ident, $inner:ident, $digits:literal) => {
+    ($type:ident, $digits:literal) => {
         impl Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(&format_args!(concat!("{:0", $digits, "x}"), self.0))
+                serializer.serialize_str(text(&hex_digits::<$digits>(self.0)))
             }
         }
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
+                let Text(text) = Text::deserialize(deserializer)?;
                 hex(&text, $digits)
-                    .and_then(|number| $inner::try_from(number).ok())
                     .map(Self)
                     .ok_or_else(|| D::Error::custom(concat!("expected ", $digits, " hex digits")))
             }
@@ -103,26 +106,56 @@ macro_rules! as_hex {
     };
 }
 
-as_hex!(Version, u64, 16);
-as_hex!(Epoch, u64, 16);
+as_hex!(Version, 16);
+as_hex!(Epoch, 16);
 
+/// The value of up to 16 digits, of which there must be exactly this many.
 fn hex(text: &str, digits: usize) -> Option<u64> {
-    let plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    (text.len() == digits && text.bytes().all(plain))
-        .then(|| u64::from_str_radix(text, 16).ok())
-        .flatten()
+    if text.len() != digits || !(1..=16).contains(&digits) {
+        return None;
+    }
+    text.bytes().try_fold(0, |number, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u64::from(digit))
+    })
+}
+
+/// The last digits of the number, with zeros in front.
+fn hex_digits<const N: usize>(number: u64) -> [u8; N] {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let mut rest = number;
+    let mut text = [b'0'; N];
+    for digit in text.iter_mut().rev() {
+        *digit = DIGITS[(rest & 0xf) as usize];
+        rest >>= 4;
+    }
+    text
+}
+
+fn text(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).expect("hex digits are ASCII")
 }
 
 /// Writes 8 hex digits of the writer, then the sequence number.
 impl Serialize for CommitId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:08x}{:x}", self.writer.0, self.sequence))
+        let mut digits = [0; 24];
+        digits[..8].copy_from_slice(&hex_digits::<8>(self.writer.0.into()));
+        let sequence = hex_digits::<16>(self.sequence);
+        let zeros = (self.sequence | 1).leading_zeros() as usize / 4;
+        let end = 24 - zeros;
+        digits[8..end].copy_from_slice(&sequence[zeros..]);
+        serializer.serialize_str(text(&digits[..end]))
     }
 }
 
 impl<'de> Deserialize<'de> for CommitId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let Text(text) = Text::deserialize(deserializer)?;
         let parse = || {
             let (writer, sequence) = text.split_at_checked(8)?;
             let writer = Writer(u32::try_from(hex(writer, 8)?).ok()?);

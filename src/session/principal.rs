@@ -93,7 +93,7 @@ impl Session {
         }
         self.check_size(LimitedPart::Principal, who.len())?;
         self.change(Change::SetPrincipal {
-            who,
+            who: who.into(),
             rotation: self.rotation(),
         })
     }
@@ -120,7 +120,7 @@ impl Session {
     pub fn principal(&self) -> Option<String> {
         let mut state = self.shared().state();
         state.reads.note(|seen| seen.principal = true);
-        state.view.principal.clone()
+        state.view.principal.as_deref().map(str::to_owned)
     }
 
     /// Whether a login of this principal joins the login that has retired this request's token.

@@ -38,7 +38,7 @@ impl Session {
         self.check_size(LimitedPart::Key, key.len())?;
         let apply_context = self.shared().context.apply_context();
         let change = Change::Increment {
-            key: key.to_owned(),
+            key: key.into(),
             by,
             deferred: None,
         };
@@ -83,9 +83,8 @@ impl Session {
         by: i64,
     ) -> Result<i64, SessionError> {
         let deferred = Deferred::new();
-        let key = key.name().to_owned();
         self.change(Change::Increment {
-            key,
+            key: key.name().into(),
             by,
             deferred: Some(deferred.clone()),
         })?;
@@ -112,7 +111,7 @@ impl Session {
         let value = encode_item(key, &value)?;
         self.check_size(LimitedPart::Value, value.len())?;
         self.change(Change::Push {
-            key: key.to_owned(),
+            key: key.into(),
             value,
         })
     }
@@ -293,7 +292,7 @@ impl Session {
             let again = Arc::clone(&apply);
             let rewrite: Rewrite = Arc::new(move |json| again(json).map(|(_, json)| json));
             let change = Change::Update {
-                key: key.to_owned(),
+                key: key.into(),
                 rewrite,
             };
             state.note(change, key, json);
@@ -350,7 +349,7 @@ impl Session {
             let mut state = self.shared().state();
             if state.view.data.get(key) == Some(&seen) {
                 let change = Change::Take {
-                    key: key.to_owned(),
+                    key: key.into(),
                     check,
                     deferred: deferred.clone(),
                 };

@@ -61,7 +61,7 @@ impl Session {
         let value = encode(key, &value)?;
         self.check_value(key, &value)?;
         self.change(Change::Insert {
-            key: key.to_owned(),
+            key: key.into(),
             value,
         })
     }
@@ -89,7 +89,7 @@ impl Session {
     pub fn discard(&self, key: impl KeyName) {
         // Removing cannot fail: it reads nothing.
         let _ = self.change(Change::Remove {
-            key: key.name().to_owned(),
+            key: key.name().into(),
         });
     }
 
@@ -106,7 +106,7 @@ impl Session {
     pub fn keys(&self) -> Vec<String> {
         let mut state = self.shared().state();
         state.reads.note_all();
-        state.view.data.keys().cloned().collect()
+        state.view.data.keys().map(ToString::to_string).collect()
     }
 
     /// All values at once, as a struct with a field for each key, a map, or a `serde_json::Value`. Keys for which the struct

@@ -373,15 +373,15 @@ mod tests {
         let rewritten = value.clone();
         let log = ChangeLog::from(vec![
             Change::Insert {
-                key: key(),
+                key: key().into(),
                 value: encode("k", value).unwrap(),
             },
             Change::Push {
-                key: "list".to_owned(),
+                key: "list".into(),
                 value: encode_item("list", value).unwrap(),
             },
             Change::Update {
-                key: key(),
+                key: key().into(),
                 rewrite: std::sync::Arc::new(move |present| {
                     let present: Everything = decode("k", present.unwrap())?;
                     assert_eq!(format!("{present:?}"), format!("{rewritten:?}"));
@@ -389,7 +389,7 @@ mod tests {
                 }),
             },
             Change::Push {
-                key: "list".to_owned(),
+                key: "list".into(),
                 value: encode_item("list", value).unwrap(),
             },
         ]);

@@ -13,9 +13,11 @@ pub(crate) mod phase;
 pub(crate) mod reads;
 pub(crate) mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use bytestring::ByteString;
 
 use crate::commit::delete::Revocation;
 use crate::commit::lease::Lease;
@@ -32,6 +34,7 @@ use crate::record::json::Json;
 use crate::record::kept::Kept;
 use crate::record::lifetime::BrowserCookie;
 use crate::record::log::ChangeLog;
+use crate::record::values::Values;
 use crate::session::state::backing::Backing;
 use crate::session::state::ending::Ending;
 use crate::session::state::in_flight::InFlight;
@@ -109,9 +112,13 @@ impl DroppedChanges {
 
 impl State {
     pub(crate) fn new(backing: Backing, fingerprint: Fingerprint, fresh: &ApplyContext) -> Self {
+        let view = match &backing {
+            Backing::Loaded(base) => Arc::clone(&base.record),
+            Backing::New | Backing::Denied { .. } => Arc::new(Record::new(fresh)),
+        };
         let mut state = Self {
             backing,
-            view: Arc::new(Record::new(fresh)),
+            view,
             view_is: View::Exact,
             revision: 0,
             log: ChangeLog::default(),
@@ -136,7 +143,6 @@ impl State {
         if let Backing::Loaded(base) = &state.backing {
             state.was_signed_in = base.record.principal.is_some();
             state.cookie = BrowserCookie::of(&base.record, fresh.now);
-            state.view = Arc::clone(&base.record);
         }
         state
     }
@@ -169,12 +175,12 @@ impl State {
     pub(crate) fn note(&mut self, change: Change, key: &str, value: Json) {
         Arc::make_mut(&mut self.view)
             .data
-            .insert(key.to_owned(), value);
+            .insert(key.into(), value);
         self.push(change);
     }
 
     /// Notes a change of all data that a call has applied already, and its result.
-    pub(crate) fn note_all(&mut self, change: Change, data: BTreeMap<String, Json>) {
+    pub(crate) fn note_all(&mut self, change: Change, data: Values) {
         Arc::make_mut(&mut self.view).data = data;
         self.push(change);
     }
@@ -192,8 +198,8 @@ impl State {
     }
 
     /// The keys that exist, or that may exist if pending changes fail.
-    pub(crate) fn all_keys(&self) -> Vec<String> {
-        let mut keys: BTreeSet<&String> = self.view.data.keys().collect();
+    pub(crate) fn all_keys(&self) -> Vec<ByteString> {
+        let mut keys: BTreeSet<&ByteString> = self.view.data.keys().collect();
         if let Backing::Loaded(base) = &self.backing
             && (self.in_flight.log().is_some() || !self.log.is_empty())
         {
@@ -287,8 +293,10 @@ impl State {
             self.forget();
         }
         let rotations = self.log.take_rotations();
-        self.remove(rotations);
-        self.outdate_view();
+        if !rotations.is_empty() {
+            self.remove(rotations);
+            self.outdate_view();
+        }
     }
 
     /// Whether the changes, taken together, leave the session as this request read it: then it has only read, and nothing is
@@ -378,7 +386,10 @@ impl State {
     /// Drops changes that leave the session as it was: it was read and not written.
     pub(crate) fn remove_unchanging(&mut self) {
         let log = std::mem::take(&mut self.log);
-        self.remove(log);
+        if !log.is_empty() {
+            self.remove(log);
+            self.outdate_view();
+        }
     }
 
     /// Takes a log out of use. It must not be dropped here: its closures belong to the application, and dropping what they
@@ -417,8 +428,8 @@ pub(crate) mod tests {
     /// A session of this principal, with a value under each of these keys.
     pub(crate) fn base(principal: Option<&str>, keys: &[&str]) -> Base {
         let mut record = record();
-        record.principal = principal.map(str::to_owned);
-        let values = keys.iter().map(|key| ((*key).to_owned(), json(1)));
+        record.principal = principal.map(ByteString::from);
+        let values = keys.iter().map(|key| (ByteString::from(*key), json(1)));
         record.data = values.collect();
         Base {
             token: Token::random(),
@@ -463,7 +474,7 @@ pub(crate) mod tests {
     /// The same: each request inserts a value under its number.
     pub(crate) fn numbered_works(requests: usize) -> Vec<Work> {
         let insert = |number: usize| Change::Insert {
-            key: number.to_string(),
+            key: number.to_string().into(),
             value: json(number),
         };
         let changes = (0..requests).map(insert).collect();
@@ -625,7 +636,7 @@ pub(crate) mod tests {
     fn insert(state: &mut State, key: String, value: usize) -> Change {
         state.reads.note_key(&key);
         let value = json(value);
-        Change::Insert { key, value }
+        Change::Insert { key: key.into(), value }
     }
 
     /// What a call does before it makes its change.
@@ -636,7 +647,7 @@ pub(crate) mod tests {
             insert(state, n.to_string(), n)
         }),
         ("insert of one key", |state, n| insert(state, "k".into(), n)),
-        ("remove", |_, n| Change::Remove { key: n.to_string() }),
+        ("remove", |_, n| Change::Remove { key: n.to_string().into() }),
         ("push", |_, n| Change::Push {
             key: "k".into(),
             value: json(n),

@@ -40,7 +40,7 @@ impl Reads {
     pub(crate) fn note_key(&mut self, key: &str) {
         self.note(|seen| {
             if !seen.keys.contains(key) {
-                seen.keys.insert(key.to_owned());
+                seen.keys.insert(key.into());
             }
         });
     }

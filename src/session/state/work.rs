@@ -51,15 +51,18 @@ impl State {
     /// The values that were read, and the base they were read from, if they may have changed and no write would notice: the
     /// request was to have the session for itself, and its lease has expired.
     pub(crate) fn unverified_reads(&self) -> Option<(ReadSet, Base)> {
+        // Only a request that was to have the session for itself has a lease.
         let lapsed = self.lease.as_ref().is_some_and(|lease| !lease.is_held());
+        if !lapsed {
+            return None;
+        }
         let mut reads = self.reads.set.clone();
         if let ReadSet::These(seen) = &mut reads {
             seen.keys.extend(self.log.keys().cloned());
         }
         match &self.backing {
             Backing::Loaded(base)
-                if lapsed
-                    && !self.reads.are_verified()
+                if !self.reads.are_verified()
                     && !self.phase.is_head_sent()
                     && !reads.is_empty() =>
             {
