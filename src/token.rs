@@ -32,15 +32,21 @@ impl Handle {
     pub fn random() -> Self {
         Self(random_bytes())
     }
+
+    /// A number below `limit`; all are about equally likely, since handles are random.
+    pub(crate) fn modulo(&self, limit: usize) -> usize {
+        usize::from(u16::from_be_bytes([self.0[0], self.0[1]])) % limit
+    }
+
+    /// Writes 22 characters of base64url into the buffer.
+    pub(crate) fn encode<'a>(&self, text: &'a mut [u8; 22]) -> &'a str {
+        encode(&self.0, text)
+    }
 }
 
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 22];
-        let written = URL_SAFE_NO_PAD
-            .encode_slice(self.0, &mut text)
-            .map_err(|_| fmt::Error)?;
-        f.write_str(std::str::from_utf8(&text[..written]).map_err(|_| fmt::Error)?)
+        f.write_str(self.encode(&mut [0; 22]))
     }
 }
 
@@ -113,9 +119,7 @@ impl SecretHash {
 
     /// Writes 43 characters of base64url into the buffer.
     pub(crate) fn encode<'a>(&self, text: &'a mut [u8; 43]) -> &'a str {
-        let written = URL_SAFE_NO_PAD.encode_slice(self.0, text);
-        let written = written.expect("32 bytes are 43 characters of base64url");
-        std::str::from_utf8(&text[..written]).expect("base64url is ASCII")
+        encode(&self.0, text)
     }
 
     pub(crate) fn decode(text: &str) -> Option<Self> {
@@ -169,6 +173,12 @@ impl Token {
             secret: Secret(secret),
         })
     }
+}
+
+fn encode<'a>(bytes: &[u8], text: &'a mut [u8]) -> &'a str {
+    let written = URL_SAFE_NO_PAD.encode_slice(bytes, text);
+    let written = written.expect("the buffer holds four characters for three bytes");
+    std::str::from_utf8(&text[..written]).expect("base64url is ASCII")
 }
 
 fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {

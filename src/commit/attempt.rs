@@ -67,7 +67,7 @@ pub(crate) struct Attempt {
     state: State,
     /// The record that was found in place of the base. It becomes the base only when the changes are replayed on it, since
     /// the bytes that were sent compare against the base that they were made from.
-    newer: Option<(Stored, Record)>,
+    newer: Option<(Stored, Arc<Record>)>,
     failure: Option<StoreError>,
     /// The number of calls of the store so far.
     calls: u32,
@@ -124,7 +124,7 @@ impl Attempt {
         Some(match self.newer.take() {
             Some((stored, record)) => Base {
                 stored,
-                record: Arc::new(record),
+                record,
                 ..base
             },
             None => base,
@@ -304,7 +304,8 @@ impl Attempt {
         let Some(base) = &self.base else {
             return Event::Exists;
         };
-        let Ok(record) = Record::decode(newer.value()) else {
+        let records = &self.context.backend.records;
+        let Ok(record) = records.decode(base.token.handle, newer.value()) else {
             return Event::Unreadable;
         };
         let Origin {
@@ -348,9 +349,11 @@ impl Attempt {
             .take()
             .filter(|(_, newer)| newer.applied.contains(&self.id) && newer.epoch == record.epoch);
         let (stored, record) = match newer {
-            Some((stored, newer)) => (stored, Arc::new(newer)),
+            Some((stored, newer)) => (stored, newer),
             None => (Stored::new(value, Some(ttl)), record),
         };
+        let records = &self.context.backend.records;
+        records.note(token.handle, stored.value(), &record);
         Base {
             token,
             stored,

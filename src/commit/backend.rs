@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commit::logouts::Logouts;
 use crate::lock::Lock;
+use crate::record::cache::RecordCache;
 use crate::record::lifetime::Renewal;
 use crate::record::version::{CommitId, Writer};
 use crate::store::erased::AnyStore;
@@ -40,6 +41,7 @@ pub(crate) struct Backend {
     /// When each session was last renewed, and whether that has shortened its time to live.
     renewed: Lock<HashMap<Handle, (Millis, bool)>>,
     pub(crate) reported: Reported,
+    pub(crate) records: RecordCache,
 }
 
 /// What has been reported, and must not be reported again.
@@ -98,6 +100,7 @@ impl Backend {
             logouts: Logouts::default(),
             renewed: Lock::default(),
             reported: Reported::default(),
+            records: RecordCache::default(),
         }
     }
 

@@ -1,12 +1,9 @@
 //! Checks a token against its record: secret, deadline and fingerprint. The result says what the request may do with the session.
 
-use std::sync::Arc;
-
 use crate::commit::base::Base;
 use crate::error::session::{Denied, Gone, SessionError};
 use crate::event::Event;
 use crate::middleware::slot::SessionSlot;
-use crate::record::Record;
 use crate::record::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
 use crate::record::format::Unreadable;
 use crate::record::token_check::{TokenCheck, check_token};
@@ -25,7 +22,7 @@ impl SessionSlot {
     ) -> (Backing, Fingerprint) {
         let handle = token.handle;
         let config = &self.context.policy.config;
-        let record = match Record::decode(stored.value()) {
+        let record = match self.context.backend.records.decode(handle, stored.value()) {
             Ok(record) => record,
             Err(error) => {
                 self.context.emit(&Event::unreadable(handle, &error));
@@ -49,7 +46,7 @@ impl SessionSlot {
                 let base = Base {
                     token: token.clone(),
                     stored,
-                    record: Arc::new(record),
+                    record,
                 };
                 let backing = Backing::Denied {
                     handle: None,
@@ -69,7 +66,6 @@ impl SessionSlot {
                     };
                     return (backing, fingerprint);
                 }
-                let record = Arc::new(record);
                 let base = Base {
                     token: token.clone(),
                     stored,

@@ -20,7 +20,6 @@ use crate::event::Event;
 use crate::lock::assert_none_held;
 use crate::middleware::choose::{Choice, candidate, choose, verified_handles};
 use crate::middleware::slot::{LoadFailure, SessionSlot};
-use crate::record::Record;
 use crate::record::fingerprint::Fingerprint;
 use crate::record::format::Unreadable;
 use crate::record::token_check::{TokenCheck, check_token};
@@ -252,7 +251,8 @@ impl SessionSlot {
             let Loaded::Found(stored) = loaded else {
                 return None;
             };
-            let record = Record::decode(stored.value()).ok()?;
+            let records = &self.context.backend.records;
+            let record = records.decode(token.handle, stored.value()).ok()?;
             let is_valid =
                 check_token(&record, &self.context.hash(&token.secret), now) == TokenCheck::Valid;
             is_valid.then_some(token.handle)

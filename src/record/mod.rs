@@ -18,6 +18,7 @@
 //! 6. `token_check.rs: check_token`, `fingerprint.rs: compare`, `lifetime.rs: renewal` and `flash.rs: take`: the rules for tokens,
 //!    networks, lifetimes and flash messages.
 
+pub(crate) mod cache;
 pub(crate) mod change;
 pub(crate) mod context;
 pub(crate) mod deferred;

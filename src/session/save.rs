@@ -15,7 +15,6 @@ use crate::commit::queue::Ticket;
 use crate::commit::span::{self, Cost};
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
-use crate::record::Record;
 use crate::record::deferred::DeferredId;
 use crate::session::shared::Shared;
 use crate::session::state::State;
@@ -227,8 +226,10 @@ async fn verify_reads(shared: &Shared, deadline: Instant) -> Result<(), SessionE
     let stored = within(deadline, load).await?.bytes();
     let stored = stored.map_err(|_| SessionError::Gone(Gone::Unreadable))?;
     let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
-    let record =
-        Record::decode(stored.value()).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    let records = &shared.context.backend.records;
+    let record = records
+        .decode(base.token.handle, stored.value())
+        .map_err(|_| SessionError::Gone(Gone::Unreadable))?;
     if record.epoch != base.record.epoch {
         return Err(SessionError::Gone(Gone::Rotated));
     }
@@ -347,8 +348,10 @@ async fn reload_by(shared: &Shared, deadline: Instant) -> Result<(), SessionErro
     let stored = within(deadline, load).await?.bytes();
     let stored = stored.map_err(|_| SessionError::Gone(Gone::Unreadable))?;
     let stored = stored.ok_or(SessionError::Gone(Gone::Ended))?;
-    let record =
-        Record::decode(stored.value()).map_err(|_| SessionError::Gone(Gone::Unreadable))?;
+    let records = &shared.context.backend.records;
+    let record = records
+        .decode(handle, stored.value())
+        .map_err(|_| SessionError::Gone(Gone::Unreadable))?;
     if record.epoch != epoch {
         return Err(SessionError::Gone(Gone::Rotated));
     }

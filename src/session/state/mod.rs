@@ -275,12 +275,12 @@ impl State {
     }
 
     /// The session was read from the store again.
-    pub(crate) fn replace_base(&mut self, stored: Stored, record: Record) {
+    pub(crate) fn replace_base(&mut self, stored: Stored, record: Arc<Record>) {
         if let Backing::Loaded(base) = &mut self.backing {
             self.was_signed_in |= record.principal.is_some();
             self.reads.overtaken = false;
             base.stored = stored;
-            base.record = Arc::new(record);
+            base.record = record;
             self.outdate_view();
         }
     }
@@ -556,7 +556,7 @@ pub(crate) mod tests {
         state.apply_outcome(0, committed(base(Some("mia"), &[])));
         assert!(state.was_signed_in);
         state.apply_outcome(0, committed(base(None, &[])));
-        state.replace_base(Stored::new("", None), record());
+        state.replace_base(Stored::new("", None), record().into());
         assert!(state.was_signed_in);
 
         let mut state = loaded(None, &[]);

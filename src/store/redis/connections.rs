@@ -68,7 +68,7 @@ impl Connections {
     }
 
     async fn send_unchecked(&self, request: &Request<'_>) -> Result<Value, RequestError> {
-        let mut connection = Connection::clone(&*self.check_out().await?);
+        let mut connection = self.check_out().await?;
         self.send_on(&mut connection, request).await
     }
 
@@ -177,16 +177,22 @@ impl Connections {
 
     /// Records the outcome of a call in the breaker. If that opens it, starts a probe in the background.
     fn record(&self, call: Call, made: Instant) {
-        // Without a runtime no probe could close the breaker again.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
+        // Without a runtime no probe could close the breaker again. An answered call does not open it.
+        let runtime = match call {
+            Call::Answered => None,
+            Call::Failed | Call::Unanswered => match Handle::try_current() {
+                Ok(runtime) => Some(runtime),
+                Err(_) => return,
+            },
         };
         let Some(opening) = self.breaker.record(call, made) else {
             return;
         };
         tracing::warn!(target: "sessile", address = &*self.address, "the circuit breaker opens, since too many calls to Redis have failed: it closes when Redis answers a probe");
         let prober = Prober::new(self.clone(), opening);
-        runtime.spawn(prober.probe());
+        if let Some(runtime) = runtime {
+            runtime.spawn(prober.probe());
+        }
     }
 
     pub(crate) fn stats(&self) -> PoolStats {
@@ -202,18 +208,22 @@ impl Connections {
         self.pools.is_usable(connection)
     }
 
-    async fn check_out(&self) -> Result<Guard, RequestError> {
+    async fn check_out(&self) -> Result<Connection, RequestError> {
         let began = Instant::now();
-        let guard = self.pools.check_out().await;
+        let connection = self.pools.check_out(began).await;
+        if connection.is_ok() {
+            return connection;
+        }
         // A call that is refused at once did not wait.
         let refused = self
             .pools
             .cause()
             .is_some_and(|cause| is_persistent(&cause));
-        guard.inspect_err(|_| match refused {
+        match refused {
             true => self.record(Call::Failed, began),
             false => self.record(Call::Unanswered, began),
-        })
+        }
+        connection
     }
 
     /// Waits for the first connection, which may take longer to open than a request waits for one.

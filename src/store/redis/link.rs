@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, RedisError, Value};
 
 use crate::store::redis::credentials::{Credentials, log_in};
@@ -64,8 +64,11 @@ pub(crate) struct Link(MultiplexedConnection);
 impl Link {
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {
         match request {
-            Request::Command(command) => self.0.req_packed_command(command).await,
-            Request::Pipeline(pipeline) => pipeline.query_async(&mut self.0).await,
+            Request::Command(command) => self.0.send_packed_command(command).await,
+            Request::Pipeline(pipeline) => {
+                let replies = self.0.send_packed_commands(pipeline, 0, pipeline.len());
+                replies.await.map(Value::Array)
+            },
         }
     }
 }

@@ -33,6 +33,7 @@ pub(crate) struct Connection {
 }
 
 pub(crate) struct Health {
+    link: Link,
     /// Connections of an earlier generation than the pool's are retired.
     pub(crate) generation: u64,
     pub(crate) broken: Arc<AtomicBool>,
@@ -140,6 +141,7 @@ impl Manager {
         self.shared.failure.send_replace(None);
         let (auth_lock, broken) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let health = Health {
+            link: link.clone(),
             generation,
             _login: login.and_then(|(login, credentials)| {
                 login.keep_logged_in(&link, credentials, &auth_lock, &broken)
@@ -171,6 +173,14 @@ impl Clock {
 }
 
 impl Connection {
+    /// The connection that has this health.
+    pub(crate) fn of(health: Arc<Health>) -> Self {
+        Self {
+            link: health.link.clone(),
+            health,
+        }
+    }
+
     /// Sends a request without a timeout, and without the breaker.
     #[cfg(feature = "cluster")]
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Value, RedisError> {

@@ -46,6 +46,7 @@ mod manager;
 mod pool;
 mod probe;
 mod read;
+mod recent;
 mod replicas;
 mod reply;
 mod request;

@@ -1,7 +1,7 @@
 //! The connections to one server: a few sockets, each shared by many requests, and replaced when they are unusable.
 //!
 //! A connection is multiplexed, so it is cloned out of bb8's guard, which is returned at once; bb8 is in effect a list of
-//! sockets that is used in turn.
+//! sockets that is used in turn. `recent.rs: Recent` keeps the last of them at hand, so that a request seldom asks bb8.
 //!
 //! Commands that cannot share a connection get one of a second pool ([`exclusive`](crate::store::redis::exclusive)): those of
 //! the first are never exclusive, since clones of them may be in use.
@@ -18,6 +18,7 @@ use crate::error::store::StoreError;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::manager::{Connection, FailureSink, Manager, persistent_failure};
+use crate::store::redis::recent::Recent;
 use crate::store::redis::request::Request;
 use crate::store::redis::throttle::SECOND;
 use crate::store::stats::PoolStats;
@@ -33,6 +34,7 @@ pub(crate) struct Pools {
     shared: Pool<Manager>,
     /// The connections that one request uses alone.
     exclusive: Pool<Manager>,
+    recent: Arc<Recent>,
     manager: Manager,
     address: Arc<str>,
     command_timeout: Duration,
@@ -64,6 +66,7 @@ impl Pools {
         Self {
             shared,
             exclusive,
+            recent: Arc::new(Recent::new(size)),
             manager,
             address,
             command_timeout: config.command_timeout,
@@ -101,9 +104,15 @@ impl Pools {
     }
 
     /// A connection that requests share. There is none only if none can be opened.
-    pub(crate) async fn check_out(&self) -> Result<Guard, RequestError> {
+    pub(crate) async fn check_out(&self, now: Instant) -> Result<Connection, RequestError> {
+        let slot = match self.recent.next(now, |it| self.is_usable(it)) {
+            Ok(connection) => return Ok(connection),
+            Err(slot) => slot,
+        };
         let guard = self.wait_for(&self.shared).await;
-        guard.map_err(|error| self.unavailable(error))
+        let guard = guard.map_err(|error| self.unavailable(error))?;
+        self.recent.note(slot, &guard, now);
+        Ok(Connection::clone(&guard))
     }
 
     /// Waits for the first connection, which may take longer to open than a request waits for one.

@@ -1,6 +1,6 @@
 //! Loads a session.
 
-use redis::Value;
+use redis::{Cmd, Value};
 
 use crate::store::contract::Loaded;
 use crate::store::redis::error::RequestError;
@@ -9,15 +9,14 @@ use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
 pub(crate) async fn load(servers: &Servers, key: &str) -> Result<Loaded, RequestError> {
-    let mut pipeline = redis::pipe();
+    let mut pipeline = redis::Pipeline::with_capacity(2);
     // In this order, a commit between the two commands leaves a time to live that is too short for the record, which a renewal
     // corrects; in the other, one that seems too long.
-    pipeline
-        .cmd("PTTL")
-        .arg(key)
-        .cmd("GET")
-        .arg(key)
-        .ignore_errors();
+    for name in ["PTTL", "GET"] {
+        let mut command = Cmd::with_capacity(2, name.len() + key.len());
+        command.arg(name).arg(key);
+        pipeline.add_command(command);
+    }
     let answer = servers
         .send_idempotent(key, &Request::Pipeline(&pipeline))
         .await?;

@@ -126,11 +126,21 @@ impl RedisStore {
     }
 
     fn key(&self, handle: &Handle) -> String {
-        format!("{}{handle}", self.inner.config.key_prefix)
+        self.key_with(handle, "")
     }
 
     fn lease_key(&self, handle: &Handle) -> String {
-        format!("{}{handle}:lease", self.inner.config.key_prefix)
+        self.key_with(handle, ":lease")
+    }
+
+    fn key_with(&self, handle: &Handle, end: &str) -> String {
+        let (prefix, mut text) = (&self.inner.config.key_prefix, [0; 22]);
+        let handle = handle.encode(&mut text);
+        let mut key = String::with_capacity(prefix.len() + handle.len() + end.len());
+        for part in [prefix, handle, end] {
+            key.push_str(part);
+        }
+        key
     }
 }
 

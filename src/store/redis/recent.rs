@@ -1,0 +1,55 @@
+//! The connections that were checked out last, so that a request need not ask bb8 for one.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::redis::manager::{Connection, Health};
+
+/// How long a connection is used without asking bb8 again. bb8 takes a connection that nobody checks out for idle, and replaces
+/// connections that have reached its maximum lifetime.
+const FOR: Duration = Duration::from_secs(1);
+
+/// The connections that were checked out last. bb8 owns them: they close when it drops them.
+pub(crate) struct Recent {
+    slots: Box<[Mutex<Option<(Weak<Health>, Instant)>>]>,
+    turn: AtomicUsize,
+}
+
+/// Where to note the connection that is checked out instead.
+pub(crate) struct Slot(usize);
+
+impl Recent {
+    pub(crate) fn new(size: u32) -> Self {
+        Self {
+            slots: (0..size.max(1)).map(|_| Mutex::default()).collect(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The next connection in turn, unless it is unusable or bb8 must be asked again.
+    pub(crate) fn next(
+        &self,
+        now: Instant,
+        is_usable: impl Fn(&Connection) -> bool,
+    ) -> Result<Connection, Slot> {
+        let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+        let health = match &*self.lock(index) {
+            Some((health, since)) if now - *since < FOR => health.upgrade(),
+            _ => None,
+        };
+        let connection = health.map(Connection::of).filter(is_usable);
+        connection.ok_or(Slot(index))
+    }
+
+    pub(crate) fn note(&self, slot: Slot, connection: &Connection, now: Instant) {
+        *self.lock(slot.0) = Some((Arc::downgrade(&connection.health), now));
+    }
+
+    fn lock(&self, index: usize) -> MutexGuard<'_, Option<(Weak<Health>, Instant)>> {
+        let slot = self.slots[index].lock();
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+}
