@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -195,8 +196,9 @@ impl Batch {
         // Every new set of bytes gets a new id. Other commits of this writer may have come in between: an older id in the
         // place of theirs would wrongly prove that theirs were not applied.
         let id: CommitId = self.context.backend.next_commit();
-        let works: Vec<&Work> = self.members.iter().map(|member| &member.work).collect();
+        let works: SmallVec<[&Work; 4]> = self.members.iter().map(|member| &member.work).collect();
         let (prepared, results) = prepare(&self.context, self.base.as_ref(), &works, id);
+        drop(works);
         for (member, result) in std::mem::take(&mut self.members).into_iter().zip(results) {
             match result {
                 Ok(()) => self.members.push(member),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
@@ -59,15 +60,18 @@ pub(crate) fn prepare(
     base: Option<&Base>,
     works: &[&Work],
     id: CommitId,
-) -> (Option<Result<Prepared, SessionError>>, Vec<ApplyResult>) {
+) -> (
+    Option<Result<Prepared, SessionError>>,
+    SmallVec<[ApplyResult; 1]>,
+) {
     let now = context.backend.now();
     let preparation = Preparation {
         base,
         context,
         now,
         start: match base {
-            Some(base) => Record::clone(&base.record),
-            None => Record::new(&context.apply_context_at(now)),
+            Some(base) => Arc::clone(&base.record),
+            None => Arc::new(Record::new(&context.apply_context_at(now))),
         },
         token: match base {
             Some(base) => base.token.clone(),
@@ -77,9 +81,9 @@ pub(crate) fn prepare(
     };
     let limit = context.policy.config.max_size;
     // If each request is checked, the one that makes the session too large fails, and the others are applied without it.
-    let checks_each = works.len() == 1 || preparation.start.size() > limit;
+    let checks_each = works.len() == 1 || !preparation.start.fits(limit);
     let (mut record, mut results) = preparation.apply_all(works, checks_each);
-    if !checks_each && record.size() > limit {
+    if !checks_each && !record.fits(limit) {
         (record, results) = preparation.apply_all(works, true);
     }
     let first = results.iter().position(Result::is_ok);
@@ -92,23 +96,30 @@ struct Preparation<'a> {
     context: &'a CommitContext,
     now: Millis,
     /// The record that the changes are applied to.
-    start: Record,
+    start: Arc<Record>,
     token: Token,
     id: CommitId,
 }
 
 impl Preparation<'_> {
     /// Applies all changes that can be applied, and says which these are.
-    fn apply_all(&self, works: &[&Work], checks_each: bool) -> (Record, Vec<ApplyResult>) {
-        let mut record = self.start.clone();
+    fn apply_all(
+        &self,
+        works: &[&Work],
+        checks_each: bool,
+    ) -> (Arc<Record>, SmallVec<[ApplyResult; 1]>) {
+        let mut record = Arc::clone(&self.start);
         let mut untouched = true;
-        let mut results = Vec::with_capacity(works.len());
+        let mut results = SmallVec::with_capacity(works.len());
         for work in works {
             let relation = self.relation(work, untouched);
             // A log of one change is applied whole or not at all, and if the only request fails, its record is not used.
             let may_fail_half_way = work.log.len() > 1 || checks_each;
-            let undo = (works.len() > 1 && may_fail_half_way).then(|| record.clone());
-            let before = match checks_each {
+            let undo = (works.len() > 1 && may_fail_half_way).then(|| Arc::clone(&record));
+            let max_size = self.context.policy.config.max_size;
+            // A session above a lowered limit can still be made smaller, signed out and rotated.
+            let limit = match checks_each {
+                true if record.fits(max_size) => max_size,
                 true => record.size(),
                 false => usize::MAX,
             };
@@ -120,7 +131,7 @@ impl Preparation<'_> {
                     &work.context.apply_context_at(self.now),
                 )?;
                 self.note_cookie(&mut record, work);
-                check_size(&record, before, self.context.policy.config.max_size)
+                check_size(&record, limit, max_size)
             }));
             let failure = match applied {
                 Ok(applied) => applied.err().map(Failure::Error),
@@ -174,20 +185,24 @@ impl Preparation<'_> {
     }
 
     /// Notes in the record that the response to this work sends a persistent cookie.
-    fn note_cookie(&self, record: &mut Record, work: &Work) {
+    fn note_cookie(&self, record: &mut Arc<Record>, work: &Work) {
         let renewed = self.base.is_none() || work.log.new_secret().is_some();
         let sent = work
             .cookie
             .is_some_and(|cookie| renewed || cookie.is_outdated_by(record));
-        if !record.persistent {
-            record.cookie_sent = None;
-        } else if sent {
-            record.cookie_sent = Some(self.now);
+        let cookie_sent = match record.persistent {
+            true if sent => Some(self.now),
+            true => record.cookie_sent,
+            false => None,
+        };
+        if cookie_sent != record.cookie_sent {
+            Arc::make_mut(record).cookie_sent = cookie_sent;
         }
     }
 
     /// Writes the version, the id of the commit and the time into the record, and encodes it.
-    fn finish(&self, mut record: Record, work: &Work) -> Result<Prepared, SessionError> {
+    fn finish(&self, record: Arc<Record>, work: &Work) -> Result<Prepared, SessionError> {
+        let mut record = Arc::unwrap_or_clone(record);
         let now = self.now;
         let mut token = self.token.clone();
         match self.base {
@@ -228,19 +243,12 @@ impl Preparation<'_> {
     }
 }
 
-/// Checks the size of a record. One that is no larger than before passes in any case, so that a session above a lowered
-/// limit can still be made smaller, signed out and rotated.
-fn check_size(record: &Record, before: usize, max_size: usize) -> Result<(), SessionError> {
-    let limit = max_size.max(before);
-    if limit == usize::MAX {
-        return Ok(());
-    }
-    let size = record.size();
-    match size <= limit {
+fn check_size(record: &Record, limit: usize, max_size: usize) -> Result<(), SessionError> {
+    match record.fits(limit) {
         true => Ok(()),
         false => Err(SessionError::TooLarge {
             part: LimitedPart::Session,
-            size,
+            size: record.size(),
             limit: max_size,
         }),
     }
@@ -260,13 +268,13 @@ enum Relation {
 fn apply(
     work: &Work,
     relation: Relation,
-    record: &mut Record,
+    record: &mut Arc<Record>,
     apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
     match &work.known_result {
         // The result on this very record is known, so no closure runs again.
         Some(record_after) if relation == Relation::Same => {
-            *record = Record::clone(record_after);
+            *record = Arc::clone(record_after);
             Ok(())
         }
         _ if work.overwrites && relation != Relation::Same => {
@@ -279,12 +287,12 @@ fn apply(
 fn replay(
     log: &ChangeLog,
     relation: Relation,
-    record: &mut Record,
+    record: &mut Arc<Record>,
     apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
     match relation {
-        Relation::SameLogin => log.join(record, apply_context),
-        Relation::Same | Relation::Newer => log.apply(record, apply_context),
+        Relation::SameLogin => log.join(Arc::make_mut(record), apply_context),
+        Relation::Same | Relation::Newer => log.apply(Arc::make_mut(record), apply_context),
     }
 }
 
@@ -292,7 +300,7 @@ fn replay(
 fn overwrite(
     work: &Work,
     relation: Relation,
-    record: &mut Record,
+    record: &mut Arc<Record>,
     apply_context: &ApplyContext,
 ) -> Result<(), SessionError> {
     let mut mine = match &work.base {
@@ -301,7 +309,7 @@ fn overwrite(
     };
     work.log.apply(&mut mine, apply_context)?;
     replay(&work.log.without_data(), relation, record, apply_context)?;
-    record.data = mine.data;
+    Arc::make_mut(record).data = mine.data;
     Ok(())
 }
 

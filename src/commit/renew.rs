@@ -93,11 +93,7 @@ impl Requester {
         let record = Record::decode(stored.value()).ok()?;
         let config = &self.context.policy.config;
         let bound = record.fingerprint.as_deref();
-        let fingerprint = compare(
-            config.fingerprinting,
-            bound,
-            self.context.network,
-        );
+        let fingerprint = compare(config.fingerprinting, bound, self.context.network);
         if record.epoch != self.epoch
             || check_token(&record, &self.secret, now) != TokenCheck::Valid
             || !admits(config.fingerprinting, &fingerprint)

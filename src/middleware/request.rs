@@ -166,11 +166,7 @@ impl SessionSlot {
     }
 
     /// Picks the session of the request. If it carries several tokens, also returns the sessions that a logout ends with it.
-    fn pick(
-        &self,
-        fetched: Fetched<'_>,
-        now: Millis,
-    ) -> (Backing, Fingerprint, Vec<Revocation>) {
+    fn pick(&self, fetched: Fetched<'_>, now: Millis) -> (Backing, Fingerprint, Vec<Revocation>) {
         let mut authenticated: SmallVec<[_; 1]> = fetched
             .into_iter()
             .map(|(token, loaded)| self.examine(token, loaded, now))
@@ -219,7 +215,9 @@ impl SessionSlot {
         let mut handles: Vec<Handle> = tokens.iter().map(|token| token.handle).collect();
         handles.sort_unstable();
         handles.dedup();
-        let loads = handles.iter().map(|handle| self.fetch_one(handle, freshness, deadline));
+        let loads = handles
+            .iter()
+            .map(|handle| self.fetch_one(handle, freshness, deadline));
         let loaded = join_all(loads).await.into_iter();
         let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
         let index_of = |token: &Token| handles.iter().position(|handle| *handle == token.handle);

@@ -70,7 +70,10 @@ mod tests {
         let changed = first.encode().unwrap();
         let newer = cache.decode(handle, &changed).unwrap();
         assert_eq!(newer.last_accessed, first.last_accessed);
-        assert!(!Arc::ptr_eq(&decoded, &cache.decode(handle, &bytes).unwrap()));
+        assert!(!Arc::ptr_eq(
+            &decoded,
+            &cache.decode(handle, &bytes).unwrap()
+        ));
         assert!(cache.decode(handle, &Bytes::from("no record")).is_err());
     }
 

@@ -136,7 +136,7 @@ impl Change {
     ) -> Result<(), SessionError> {
         match self {
             Self::Insert { key, value } => {
-                record.data.insert(key.clone(), value.clone());
+                record.data.set(key, value.clone());
             }
             Self::Remove { key } => {
                 record.data.remove(key);
@@ -156,7 +156,7 @@ impl Change {
             Self::Transaction(transaction) => transaction.run(&mut record.data)?,
             Self::Update { key, rewrite } => {
                 let value = rewrite(record.data.get(key))?;
-                record.data.insert(key.clone(), value);
+                record.data.set(key, value);
             }
             Self::Take {
                 key,

@@ -15,12 +15,12 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use crate::error::json::{JsonError, JsonErrorKind};
-use crate::record::flash::{self, Flash};
+use crate::record::flash;
 use crate::record::json::Json;
 use crate::record::kept::Kept;
 use crate::record::text::Text;
 use crate::record::version::{CommitId, Epoch, Version};
-use crate::record::{Login, Record, Retired};
+use crate::record::{Login, Record};
 use crate::time::{Millis, duration_millis};
 use crate::token::SecretHash;
 
@@ -41,42 +41,6 @@ use crate::token::SecretHash;
 const FORMAT: u32 = 2;
 const FORMAT_OF_ONE_SECRET: u32 = 1;
 
-/// The fields of the record except its data, in the order in which they are written.
-#[derive(Serialize)]
-struct Head<'a> {
-    version: Version,
-    format: u32,
-    applied: &'a [CommitId],
-    epoch: Epoch,
-    secret: &'a SecretHash,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    added: &'a [SecretHash],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    retired: &'a [Kept<Retired>],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    login: Option<&'a Login>,
-    created: Millis,
-    started: Millis,
-    last_accessed: Millis,
-    deadline: Millis,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idle_timeout: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    absolute_timeout: Option<Millis>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    persistent: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cookie_sent: Option<Millis>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    principal: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    former_principal: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fingerprint: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    flash: &'a [Kept<Flash>],
-}
-
 /// Why a stored value cannot be read as a record.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
@@ -94,56 +58,62 @@ pub(crate) enum Unreadable {
 
 impl Record {
     pub(crate) fn encode(&self) -> Result<Bytes, serde_json::Error> {
-        let head = Head {
-            version: self.version,
-            format: match self.added.is_empty() {
-                true => FORMAT_OF_ONE_SECRET,
-                false => FORMAT,
-            },
-            applied: &self.applied,
-            epoch: self.epoch,
-            secret: &self.secret,
-            added: &self.added,
-            retired: &self.retired,
-            login: self.login.as_ref(),
-            created: self.created,
-            started: self.started,
-            last_accessed: self.last_accessed,
-            deadline: self.deadline,
-            idle_timeout: self.idle_timeout.map(duration_millis),
-            absolute_timeout: self.absolute_timeout.map(duration_millis),
-            persistent: self.persistent,
-            cookie_sent: self.cookie_sent,
-            principal: self.principal.as_deref(),
-            former_principal: self.former_principal.as_deref(),
-            fingerprint: self.fingerprint.as_deref(),
-            flash: &self.flash,
-        };
-        let data: usize = self
+        let entries = self
             .data
             .iter()
+            .chain(self.unknown.iter().map(|(key, value)| (key, value)));
+        let len: usize = entries
             .map(|(key, value)| key.len() + value.len() + 4)
             .sum();
-        let mut json = Vec::with_capacity(512 + data);
-        serde_json::to_writer(&mut json, &head)?;
-        json.pop();
+        let mut json = Vec::with_capacity(512 + len);
+        self.write_head(&mut json)?;
         json.extend_from_slice(b",\"data\":{");
         write_entries(&mut json, self.data.iter())?;
         json.push(b'}');
         if !self.unknown.is_empty() {
             json.push(b',');
-            write_entries(
-                &mut json,
-                self.unknown.iter().map(|(key, value)| (key, value)),
-            )?;
+            let unknown = self.unknown.iter();
+            write_entries(&mut json, unknown.map(|(key, value)| (key, value)))?;
         }
         json.push(b'}');
         Ok(json.into())
     }
 
+    /// Writes all fields but the data and those of later versions. The first is the version.
+    fn write_head(&self, json: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let format = match self.added.is_empty() {
+            true => FORMAT_OF_ONE_SECRET,
+            false => FORMAT,
+        };
+        json.extend_from_slice(&self.version.prefix());
+        field(json, "format", &format)?;
+        field(json, "applied", &self.applied)?;
+        field(json, "epoch", &self.epoch)?;
+        field(json, "secret", &self.secret)?;
+        list(json, "added", &self.added)?;
+        list(json, "retired", &self.retired)?;
+        optional(json, "login", self.login.as_ref())?;
+        field(json, "created", &self.created)?;
+        field(json, "started", &self.started)?;
+        field(json, "last_accessed", &self.last_accessed)?;
+        field(json, "deadline", &self.deadline)?;
+        optional(json, "idle_timeout", self.idle_timeout.map(duration_millis))?;
+        let absolute = self.absolute_timeout.map(duration_millis);
+        optional(json, "absolute_timeout", absolute)?;
+        optional(json, "persistent", self.persistent.then_some(true))?;
+        optional(json, "cookie_sent", self.cookie_sent)?;
+        optional(json, "principal", self.principal.as_deref())?;
+        optional(json, "former_principal", self.former_principal.as_deref())?;
+        optional(json, "fingerprint", self.fingerprint.as_deref())?;
+        list(json, "flash", &self.flash)
+    }
+
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
         let Ok(document) = ByteString::try_from(bytes.clone()) else {
-            return Err(unreadable(bytes, JsonError::in_value(JsonErrorKind::Syntax)));
+            return Err(unreadable(
+                bytes,
+                JsonError::in_value(JsonErrorKind::Syntax),
+            ));
         };
         let raw_record = serde_json::from_str::<RawRecord<'_>>(&document)
             .map_err(|error| unreadable(bytes, JsonError::reading(&error)))?;
@@ -199,6 +169,36 @@ impl Record {
     }
 }
 
+fn field<T: Serialize + ?Sized>(
+    json: &mut Vec<u8>,
+    name: &str,
+    value: &T,
+) -> Result<(), serde_json::Error> {
+    json.extend_from_slice(b",\"");
+    json.extend_from_slice(name.as_bytes());
+    json.extend_from_slice(b"\":");
+    serde_json::to_writer(json, value)
+}
+
+fn optional<T: Serialize>(
+    json: &mut Vec<u8>,
+    name: &str,
+    value: Option<T>,
+) -> Result<(), serde_json::Error> {
+    value.map_or(Ok(()), |value| field(json, name, &value))
+}
+
+fn list<T: Serialize>(
+    json: &mut Vec<u8>,
+    name: &str,
+    items: &[T],
+) -> Result<(), serde_json::Error> {
+    match items.is_empty() {
+        true => Ok(()),
+        false => field(json, name, items),
+    }
+}
+
 /// Why the bytes are not a record of a format that this version of sessile reads. A newer format may have changed any field, so
 /// only its number is read.
 fn unreadable(bytes: &[u8], error: JsonError) -> Unreadable {
@@ -206,6 +206,17 @@ fn unreadable(bytes: &[u8], error: JsonError) -> Unreadable {
         Ok(FormatOnly { format }) if format > FORMAT => Unreadable::Newer(format),
         _ => Unreadable::Malformed(error),
     }
+}
+
+fn write_key(json: &mut Vec<u8>, key: &str) -> Result<(), serde_json::Error> {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if !key.bytes().all(is_plain) {
+        return serde_json::to_writer(json, key);
+    }
+    json.push(b'"');
+    json.extend_from_slice(key.as_bytes());
+    json.push(b'"');
+    Ok(())
 }
 
 fn write_entries<'a>(
@@ -216,7 +227,7 @@ fn write_entries<'a>(
         if index > 0 {
             json.push(b',');
         }
-        serde_json::to_writer(&mut *json, &**key)?;
+        write_key(json, key)?;
         json.push(b':');
         json.extend_from_slice(value.as_bytes());
     }

@@ -1,6 +1,7 @@
 //! The change log: the operations of one request in order, and their replay on a newer record.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytestring::ByteString;
 
@@ -11,30 +12,31 @@ use crate::record::context::ApplyContext;
 use crate::record::deferred::DeferredId;
 use crate::token::Secret;
 
-/// The changes of one request that are not in the store yet, in order. If it is empty, there is nothing to commit.
+/// The changes of one request that are not in the store yet, in order. If it is empty, there is nothing to commit. Clones share the
+/// changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChangeLog {
-    changes: Vec<Change>,
-    /// Kept up to date, so that a handler's calls need not search a log of thousands of changes.
-    summary: Summary,
+    entries: Option<Arc<Entries>>,
+    affects: Affects,
 }
 
-/// The parts of the session that the changes of a log affect.
 #[derive(Clone, Debug, Default)]
-struct Summary {
-    keys: HashSet<ByteString>,
+struct Entries {
+    changes: Vec<Change>,
+    /// The keys of all changes, so that a handler's calls need not search a log of thousands of changes.
+    keys: BTreeSet<ByteString>,
+}
+
+/// What the changes of a log affect, besides values.
+#[derive(Clone, Copy, Debug, Default)]
+struct Affects {
     principal: bool,
     secret: bool,
     deferred: bool,
 }
 
-impl Summary {
+impl Affects {
     fn note(&mut self, change: &Change) {
-        for key in change.keys() {
-            if !self.keys.contains(key) {
-                self.keys.insert(key.clone());
-            }
-        }
         self.principal |= matches!(
             change,
             Change::SetPrincipal { .. } | Change::ClearPrincipal(_)
@@ -46,9 +48,9 @@ impl Summary {
 
 impl From<Vec<Change>> for ChangeLog {
     fn from(changes: Vec<Change>) -> Self {
-        let mut summary = Summary::default();
-        changes.iter().for_each(|change| summary.note(change));
-        Self { changes, summary }
+        let mut log = Self::default();
+        changes.into_iter().for_each(|change| log.push(change));
+        log
     }
 }
 
@@ -64,27 +66,45 @@ impl Drop for ChangeLog {
 
 impl ChangeLog {
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes().is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.changes.len()
+        self.changes().len()
+    }
+
+    fn changes(&self) -> &[Change] {
+        self.entries
+            .as_ref()
+            .map_or(&[], |entries| &entries.changes)
+    }
+
+    fn take_changes(&mut self) -> Vec<Change> {
+        self.affects = Affects::default();
+        let entries = self.entries.take();
+        entries.map_or_else(Vec::new, |entries| Arc::unwrap_or_clone(entries).changes)
     }
 
     pub(crate) fn append(&mut self, later: &Self) {
-        for change in &later.changes {
+        for change in later.changes() {
             self.push(change.clone());
         }
     }
 
     pub(crate) fn push(&mut self, change: Change) {
-        self.summary.note(&change);
-        self.changes.push(change);
+        self.affects.note(&change);
+        let entries = Arc::make_mut(self.entries.get_or_insert_default());
+        for key in change.keys() {
+            if !entries.keys.contains(key) {
+                entries.keys.insert(key.clone());
+            }
+        }
+        entries.changes.push(change);
     }
 
     /// Puts changes that could not be committed back, before those that were made since.
     pub(crate) fn restore(&mut self, mut earlier: Self) {
-        for change in std::mem::take(&mut self.changes) {
+        for change in self.take_changes() {
             earlier.push(change);
         }
         *self = earlier;
@@ -92,18 +112,19 @@ impl ChangeLog {
 
     /// Removes the changes for which `keep` is false, and returns them.
     fn retain(&mut self, keep: impl Fn(&Change) -> bool) -> Self {
-        let removed = self.changes.extract_if(.., |change| !keep(change));
-        let removed: Vec<Change> = removed.collect();
-        if !removed.is_empty() {
-            *self = std::mem::take(&mut self.changes).into();
+        if self.changes().iter().all(&keep) {
+            return Self::default();
         }
+        let mut changes = self.take_changes();
+        let removed: Vec<Change> = changes.extract_if(.., |change| !keep(change)).collect();
+        *self = changes.into();
         removed.into()
     }
 
     /// Removes the change whose result this is, since its caller gets an error, and returns it.
     #[must_use]
     pub(crate) fn withdraw(&mut self, deferred: DeferredId) -> Self {
-        match self.summary.deferred {
+        match self.affects.deferred {
             true => self.retain(|change| change.deferred() != Some(deferred)),
             false => Self::default(),
         }
@@ -111,18 +132,18 @@ impl ChangeLog {
 
     /// Confirms the results of the changes: the store has them.
     pub(crate) fn confirm(&self) {
-        self.changes.iter().for_each(Change::confirm);
+        self.changes().iter().for_each(Change::confirm);
     }
 
     /// Whether the changes may sign a principal in or out.
     pub(crate) fn touches_principal(&self) -> bool {
-        self.summary.principal
+        self.affects.principal
     }
 
     /// Removes the rotations, which need a new cookie, once the response head has been sent, and returns them.
     #[must_use]
     pub(crate) fn take_rotations(&mut self) -> Self {
-        match self.summary.secret {
+        match self.affects.secret {
             true => self.retain(|change| change.rotation().is_none()),
             false => Self::default(),
         }
@@ -137,14 +158,14 @@ impl ChangeLog {
 
     /// Whether all changes are such as a failed request commits too, and there is at least one.
     pub(crate) fn is_all_rotations(&self) -> bool {
-        let mut changes = self.changes.iter();
+        let mut changes = self.changes().iter();
         !self.is_empty()
             && changes.all(|change| matches!(change, Change::Rotate(_) | Change::ClearPrincipal(_)))
     }
 
     /// Whether any change has a result for its caller, which no other request may get.
     pub(crate) fn has_deferred(&self) -> bool {
-        self.summary.deferred
+        self.affects.deferred
     }
 
     /// Whether the changes as a whole have no effect. `view` is the result of applying them to `base`, or to an empty record if
@@ -160,20 +181,20 @@ impl ChangeLog {
 
     /// Whether all changes are transactions, whose closures read the newer data themselves.
     pub(crate) fn is_all_transactions(&self) -> bool {
-        let mut changes = self.changes.iter();
+        let mut changes = self.changes().iter();
         changes.all(|change| matches!(change, Change::Transaction(_)))
     }
 
     /// A copy without the changes of the data under known keys.
     pub(crate) fn without_data(&self) -> Self {
-        let rest = self.changes.iter();
+        let rest = self.changes().iter();
         let rest = rest.filter(|change| change.keys().is_empty());
         Self::from(rest.cloned().collect::<Vec<_>>())
     }
 
     /// The keys that the changes may modify; those of transactions are unknown.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &ByteString> {
-        self.summary.keys.iter()
+        self.entries.iter().flat_map(|entries| &entries.keys)
     }
 
     /// Applies the changes to the record in order, and stops at the first that fails.
@@ -182,7 +203,7 @@ impl ChangeLog {
         record: &mut Record,
         apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
-        self.changes
+        self.changes()
             .iter()
             .try_for_each(|change| change.apply(record, apply_context))
     }
@@ -194,21 +215,21 @@ impl ChangeLog {
         record: &mut Record,
         apply_context: &ApplyContext,
     ) -> Result<(), SessionError> {
-        let changes = self.changes.iter();
+        let changes = self.changes().iter();
         changes
             .filter(|change| change.rotation().is_none())
             .try_for_each(|change| change.apply(record, apply_context))?;
-        let rotation = self.changes.iter().rev().find_map(Change::rotation);
+        let rotation = self.changes().iter().rev().find_map(Change::rotation);
         record.added.extend(rotation.map(|it| it.hash.clone()));
         Ok(())
     }
 
     /// The principal whom the changes sign in, if all their rotations are logins of that principal.
     pub(crate) fn login(&self) -> Option<&str> {
-        if !self.summary.secret {
+        if !self.affects.secret {
             return None;
         }
-        let mut rotations = self.changes.iter().filter(|it| it.rotation().is_some());
+        let mut rotations = self.changes().iter().filter(|it| it.rotation().is_some());
         let Change::SetPrincipal { who, .. } = rotations.next()? else {
             return None;
         };
@@ -219,7 +240,7 @@ impl ChangeLog {
 
     /// Whether the first change is a login.
     pub(crate) fn begins_with_login(&self) -> bool {
-        matches!(self.changes.first(), Some(Change::SetPrincipal { .. }))
+        matches!(self.changes().first(), Some(Change::SetPrincipal { .. }))
     }
 
     /// Applies every change that succeeds, as a dry run: it does not set their results, since a commit in flight may set them.
@@ -230,7 +251,7 @@ impl ChangeLog {
         apply_context: &ApplyContext,
     ) -> bool {
         let mut all_applied = true;
-        for change in &self.changes {
+        for change in self.changes() {
             all_applied &= change.dry_run().apply(record, apply_context).is_ok();
         }
         all_applied
@@ -238,10 +259,10 @@ impl ChangeLog {
 
     /// The new secret of the last rotation, if there is one.
     pub(crate) fn new_secret(&self) -> Option<&Secret> {
-        if !self.summary.secret {
+        if !self.affects.secret {
             return None;
         }
-        let rotation = self.changes.iter().rev().find_map(Change::rotation);
+        let rotation = self.changes().iter().rev().find_map(Change::rotation);
         rotation.map(|rotation| &rotation.secret)
     }
 }
@@ -277,7 +298,7 @@ mod tests {
         ]);
         let removed = log.retain_for_failed_request();
         assert_eq!(removed.len(), 2);
-        assert_eq!(format!("{:?}", log.changes), "[Rotate, ClearPrincipal]");
+        assert_eq!(format!("{:?}", log.changes()), "[Rotate, ClearPrincipal]");
     }
 
     fn set_principal(who: &str) -> Change {
@@ -322,7 +343,7 @@ mod tests {
         ]);
         assert_eq!(log.take_rotations().len(), 3);
         assert!(log.new_secret().is_none() && !log.touches_principal());
-        assert_eq!(format!("{:?}", log.changes), "[Insert]");
+        assert_eq!(format!("{:?}", log.changes()), "[Insert]");
     }
 
     #[test]

@@ -146,6 +146,15 @@ impl Record {
         data.chain(flashes).sum()
     }
 
+    /// Whether [`size`](Self::size) is at most this many bytes.
+    pub(crate) fn fits(&self, limit: usize) -> bool {
+        // In the worst case each byte of a key becomes six: `\u001f`. That is seldom too much.
+        let data = self.data.iter();
+        let data = data.map(|(key, value)| 2 + 6 * key.len() + value.len());
+        let flashes = self.flash.iter().map(Kept::len);
+        data.chain(flashes).sum::<usize>() <= limit || self.size() <= limit
+    }
+
     /// Whether changes that did not rotate the session have left it the same as `before`.
     pub(crate) fn has_same_content(&self, before: &Self) -> bool {
         let lifetimes = |of: &Self| (of.idle_timeout, of.absolute_timeout, of.persistent);

@@ -210,11 +210,7 @@ impl Transaction {
 }
 
 pub(crate) trait Closure: Send + Sync {
-    fn run(
-        &self,
-        values: Values,
-        trial: bool,
-    ) -> Result<Values, SessionError>;
+    fn run(&self, values: Values, trial: bool) -> Result<Values, SessionError>;
     fn deferred(&self) -> DeferredId;
     fn confirm(&self);
 }
@@ -231,10 +227,7 @@ impl<F, T, E> Typed<F, T, E>
 where
     F: Fn(&mut Data) -> Result<T, E>,
 {
-    pub(crate) fn attempt(
-        &self,
-        values: Values,
-    ) -> Result<(Values, T), E> {
+    pub(crate) fn attempt(&self, values: Values) -> Result<(Values, T), E> {
         assert_none_held();
         let max_size = self.max_size;
         let mut data = Data { values, max_size };
@@ -253,11 +246,7 @@ where
     T: Send,
     E: Send,
 {
-    fn run(
-        &self,
-        values: Values,
-        trial: bool,
-    ) -> Result<Values, SessionError> {
+    fn run(&self, values: Values, trial: bool) -> Result<Values, SessionError> {
         let attempt = self.attempt(values);
         if trial {
             let attempt = attempt.map(|(values, _)| values);

@@ -8,22 +8,14 @@ use crate::record::json::Json;
 use crate::record::values::Values;
 
 /// Adds to a counter and returns the sum; a missing counter starts at zero.
-pub(crate) fn count(
-    data: &mut Values,
-    key: &ByteString,
-    by: i64,
-) -> Result<i64, SessionError> {
+pub(crate) fn count(data: &mut Values, key: &ByteString, by: i64) -> Result<i64, SessionError> {
     let sum = sum(key, data.get(key), by)?;
-    data.insert(key.clone(), encode(key, &sum)?);
+    data.set(key, encode(key, &sum)?);
     Ok(sum)
 }
 
 /// Appends an item to a list; a missing list starts empty.
-pub(crate) fn append(
-    data: &mut Values,
-    key: &ByteString,
-    item: &Json,
-) -> Result<(), SessionError> {
+pub(crate) fn append(data: &mut Values, key: &ByteString, item: &Json) -> Result<(), SessionError> {
     let error = |source| decode_error::<Vec<()>>(key, source);
     if let Some(list) = data.get_mut(key) {
         return list.push(item).map_err(error);

@@ -19,6 +19,16 @@ use crate::record::json::map_key::MapKey;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Values(Arc<BTreeMap<ByteString, Json>>);
 
+impl Values {
+    /// Puts a value under a key, instead of the one that is there.
+    pub(crate) fn set(&mut self, key: &ByteString, value: Json) {
+        match self.get_mut(key) {
+            Some(present) => *present = value,
+            None => drop(self.insert(key.clone(), value)),
+        }
+    }
+}
+
 impl Deref for Values {
     type Target = BTreeMap<ByteString, Json>;
 

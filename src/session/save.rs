@@ -1,11 +1,15 @@
 //! Commits the changes of a request, and brings the outcome back into its session.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
-use tracing::Instrument as _;
+use tokio_util::task::task_tracker::TrackedFuture;
+use tracing::Span;
+use tracing::instrument::{Instrument as _, Instrumented};
 
 use crate::commit::batch::create;
 use crate::commit::delete::{Revocation, revoke_all};
@@ -46,13 +50,20 @@ pub(crate) async fn commit_pending(
 ) -> Result<(), SessionError> {
     // If the gate is taken, a commit of another clone may be running, whose changes are not committed yet.
     if let Ok(_gate) = shared.gate.try_lock()
-        && shared.edit(|state| is_committed(state, &trigger))
+        && shared.edit(|state| rest(state, &trigger)) == Rest::Nothing
     {
         return Ok(());
     }
     let running = RunningCommit::begin(shared);
-    let task = async move { commit_in_turn(&running.shared, trigger).await };
-    run_to_its_end(shared, task.instrument(span::commit())).await
+    // The server polls the end of a request until it is over. A handler may stop polling a call of its own, and must not hold up
+    // the commits of other requests then.
+    let by_caller = matches!(trigger, Trigger::EndOfRequest { .. });
+    let task: Task = Box::pin(async move { commit_in_turn(&running.shared, trigger).await });
+    let span = span::commit();
+    match by_caller {
+        true => OutlivesCaller::new(shared, task, span).await,
+        false => run_to_its_end(shared, task.instrument(span)).await,
+    }
 }
 
 /// Loads the session again, and replays the changes on it. Runs to its end even if the caller is dropped.
@@ -83,6 +94,50 @@ async fn run_to_its_end(
     }
 }
 
+type Task = Pin<Box<dyn Future<Output = Result<(), SessionError>> + Send>>;
+
+/// Runs a task in that of the caller. If the caller is dropped, it goes on in the background.
+struct OutlivesCaller {
+    shared: Arc<Shared>,
+    /// Taken out while it is polled, so that it is not polled again after a panic.
+    task: Option<TrackedFuture<Instrumented<Task>>>,
+}
+
+impl OutlivesCaller {
+    fn new(shared: &Arc<Shared>, task: Task, span: Span) -> Self {
+        let background = &shared.context.backend.background;
+        Self {
+            shared: Arc::clone(shared),
+            task: Some(background.track_future(task.instrument(span))),
+        }
+    }
+}
+
+impl Future for OutlivesCaller {
+    type Output = Result<(), SessionError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(mut task) = self.task.take() else {
+            return Poll::Ready(Err(SessionError::OutcomeUnknown));
+        };
+        let result = Pin::new(&mut task).poll(cx);
+        if result.is_pending() {
+            self.task = Some(task);
+        }
+        result
+    }
+}
+
+impl Drop for OutlivesCaller {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take()
+            && let Ok(runtime) = Runtime::try_current().or_else(|_| self.shared.runtime())
+        {
+            runtime.spawn(task);
+        }
+    }
+}
+
 /// A commit that waits or is running. While there is one, the changes of an abandoned request are kept.
 struct RunningCommit {
     shared: Arc<Shared>,
@@ -108,20 +163,31 @@ impl Drop for RunningCommit {
     }
 }
 
-/// Whether nothing is left to commit. At the end of the request, the response head counts as sent then.
-fn is_committed(state: &mut State, trigger: &Trigger) -> bool {
+/// What is left of a request to commit.
+#[derive(PartialEq)]
+enum Rest {
+    Nothing,
+    /// The values that it has read may have changed, and nobody has checked that they have not.
+    Reads,
+    Changes,
+}
+
+/// What is left to commit. If it is nothing at the end of the request, the response head counts as sent then.
+fn rest(state: &mut State, trigger: &Trigger) -> Rest {
     if let Trigger::EndOfRequest { failed: true } = trigger {
         state.drop_failed_changes();
     }
-    let committed = state.has_nothing_pending();
-    if committed && let Trigger::EndOfRequest { failed } = trigger {
+    if !state.has_nothing_pending() {
+        return Rest::Changes;
+    }
+    if let Trigger::EndOfRequest { failed } = trigger {
         if !failed && state.unverified_reads().is_some() {
-            return false;
+            return Rest::Reads;
         }
         state.remove_unchanging();
         state.send_head(true);
     }
-    committed
+    Rest::Nothing
 }
 
 /// Marks the commit as lost if a closure of the application panics during a replay: the response must not claim its changes.
@@ -190,13 +256,14 @@ async fn commit_by(
 ) -> Result<(), SessionError> {
     let mut committed = false;
     for _ in 0..ROUNDS {
-        if shared.edit(|state| is_committed(state, trigger)) {
-            break;
-        }
-        if shared.state().has_nothing_pending() {
-            cost.round_trips += 1;
-            verify_reads(shared, deadline).await?;
-            continue;
+        match shared.edit(|state| rest(state, trigger)) {
+            Rest::Nothing => break,
+            Rest::Reads => {
+                cost.round_trips += 1;
+                verify_reads(shared, deadline).await?;
+                continue;
+            }
+            Rest::Changes => {}
         }
         match commit_once(shared, deadline, cost).await {
             // The changes of the call are committed; later changes of clones are theirs to save.

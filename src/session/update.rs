@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -244,10 +245,11 @@ impl Session {
             return Ok(value);
         }
         let value = f();
-        let name = key.to_owned();
         let absent = encode(key, &value)?;
+        let key = ByteString::from(key);
+        let name = key.clone();
         // Another clone may have been faster, and at a replay another request.
-        let present = self.rewrite_json(key, move |json| match json {
+        let present = self.rewrite_json(&key, move |json| match json {
             Some(json) => Ok((Some(decode::<T>(&name, json)?), json.clone())),
             None => Ok((None, absent.clone())),
         })?;
@@ -260,17 +262,20 @@ impl Session {
         T: Serialize + DeserializeOwned,
         F: Fn(Option<T>) -> Option<(T, R)> + Send + Sync + 'static,
     {
-        let name = key.to_owned();
-        self.rewrite_json(key, move |json| {
+        let key = ByteString::from(key);
+        let name = key.clone();
+        self.rewrite_json(&key, move |json| {
             let value = json.map(|json| decode::<T>(&name, json)).transpose()?;
-            let refused = || SessionError::Refused { key: name.clone() };
+            let refused = || SessionError::Refused {
+                key: name.to_string(),
+            };
             let (value, returned) = f(value).ok_or_else(refused)?;
             let json = encode(&name, &value)?;
             Ok(((value, returned), json))
         })
     }
 
-    fn rewrite_json<R, F>(&self, key: &str, apply: F) -> Result<R, SessionError>
+    fn rewrite_json<R, F>(&self, key: &ByteString, apply: F) -> Result<R, SessionError>
     where
         F: Fn(Option<&Json>) -> Result<(R, Json), SessionError> + Send + Sync + 'static,
     {
@@ -280,19 +285,19 @@ impl Session {
             let seen = {
                 let mut state = self.shared().state();
                 state.reads.note_key(key);
-                state.view.data.get(key).cloned()
+                state.view.data.get(&**key).cloned()
             };
             let (returned, json) = apply(seen.as_ref())?;
             self.check_size(LimitedPart::Key, key.len())?;
             self.check_value(key, &json)?;
             let mut state = self.shared().state();
-            if state.view.data.get(key) != seen.as_ref() {
+            if state.view.data.get(&**key) != seen.as_ref() {
                 continue;
             }
             let again = Arc::clone(&apply);
             let rewrite: Rewrite = Arc::new(move |json| again(json).map(|(_, json)| json));
             let change = Change::Update {
-                key: key.into(),
+                key: key.clone(),
                 rewrite,
             };
             state.note(change, key, json);

@@ -172,10 +172,8 @@ impl State {
     }
 
     /// Notes a change that a call has applied already, and its result.
-    pub(crate) fn note(&mut self, change: Change, key: &str, value: Json) {
-        Arc::make_mut(&mut self.view)
-            .data
-            .insert(key.into(), value);
+    pub(crate) fn note(&mut self, change: Change, key: &ByteString, value: Json) {
+        Arc::make_mut(&mut self.view).data.set(key, value);
         self.push(change);
     }
 
@@ -636,7 +634,10 @@ pub(crate) mod tests {
     fn insert(state: &mut State, key: String, value: usize) -> Change {
         state.reads.note_key(&key);
         let value = json(value);
-        Change::Insert { key: key.into(), value }
+        Change::Insert {
+            key: key.into(),
+            value,
+        }
     }
 
     /// What a call does before it makes its change.
@@ -647,7 +648,9 @@ pub(crate) mod tests {
             insert(state, n.to_string(), n)
         }),
         ("insert of one key", |state, n| insert(state, "k".into(), n)),
-        ("remove", |_, n| Change::Remove { key: n.to_string().into() }),
+        ("remove", |_, n| Change::Remove {
+            key: n.to_string().into(),
+        }),
         ("push", |_, n| Change::Push {
             key: "k".into(),
             value: json(n),

@@ -17,6 +17,7 @@ use crate::store::redis::manager::{Connection, Manager, is_persistent};
 use crate::store::redis::pool::{Guard, Pools};
 use crate::store::redis::request::Request;
 use crate::store::stats::PoolStats;
+use crate::time::deadline::deadline;
 
 /// The connections to a server, and its circuit breaker.
 #[derive(Clone)]
@@ -77,14 +78,14 @@ impl Connections {
         connection: &mut Connection,
         request: &Request<'_>,
     ) -> Result<Value, RequestError> {
+        let began = Instant::now();
         let mut waiting = Waiting {
             connections: self,
-            since: Some(Instant::now()),
+            since: Some(began),
         };
-        let began = Instant::now();
-        let answer = self
-            .send_within(connection, request, self.command_timeout)
-            .await;
+        let answer = connection.link.send(request);
+        let answer = tokio::time::timeout_at(deadline(began, self.command_timeout), answer).await;
+        let answer = self.read_answer(connection, answer, self.command_timeout);
         waiting.since = None;
         let call = answer
             .as_ref()

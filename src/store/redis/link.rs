@@ -68,7 +68,7 @@ impl Link {
             Request::Pipeline(pipeline) => {
                 let replies = self.0.send_packed_commands(pipeline, 0, pipeline.len());
                 replies.await.map(Value::Array)
-            },
+            }
         }
     }
 }

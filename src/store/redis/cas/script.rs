@@ -42,9 +42,8 @@ impl Script {
         channel: &mut Channel<'_>,
         swap: Swap<'_>,
     ) -> Result<Replaced, RequestError> {
-        let ttl = swap.ttl.to_string();
-        let arguments = [swap.expected.version(), swap.value, ttl.as_bytes()];
-        match self.run(channel, &arguments).await {
+        let (expected, value) = (swap.expected.version(), swap.value);
+        match self.run(channel, expected, value, swap.ttl).await {
             Ok(Value::Int(1)) => Ok(Replaced::Done),
             Ok(Value::Int(0)) => Ok(Replaced::Gone),
             Ok(Value::Array(answers)) => match <[Value; 2]>::try_from(answers) {
@@ -60,7 +59,7 @@ impl Script {
     /// Runs the script by text and by hash, on a key that does not exist.
     pub(crate) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), RequestError> {
         for by_name in [false, true] {
-            let command = self.call(by_name, key, &[b"none", b"", b"1"]);
+            let command = self.call(by_name, key, b"none", b"", 1);
             servers
                 .send_idempotent(key, &Request::Command(&command))
                 .await?;
@@ -69,18 +68,23 @@ impl Script {
     }
 
     /// The command that runs the script, by hash or with its text.
-    fn call(&self, by_name: bool, key: &str, arguments: &[&[u8]]) -> redis::Cmd {
-        let mut command = match by_name {
-            true => redis::cmd("EVALSHA"),
-            false => redis::cmd("EVAL"),
+    fn call(
+        &self,
+        by_name: bool,
+        key: &str,
+        expected: &[u8],
+        value: &[u8],
+        ttl: u64,
+    ) -> redis::Cmd {
+        let (name, script) = match by_name {
+            true => ("EVALSHA", self.hash.as_str()),
+            false => ("EVAL", REPLACE),
         };
-        command
-            .arg(if by_name { &self.hash } else { REPLACE })
-            .arg(1)
-            .arg(key);
-        for argument in arguments {
-            command.arg(*argument);
-        }
+        // The rest is the number of keys and the time to live.
+        let len = name.len() + script.len() + key.len() + expected.len() + value.len() + 21;
+        let mut command = redis::Cmd::with_capacity(7, len);
+        command.arg(name).arg(script).arg("1").arg(key);
+        command.arg(expected).arg(value).arg(ttl);
         command
     }
 
@@ -89,13 +93,15 @@ impl Script {
     async fn run(
         &self,
         channel: &mut Channel<'_>,
-        arguments: &[&[u8]],
+        expected: &[u8],
+        value: &[u8],
+        ttl: u64,
     ) -> Result<Value, RequestError> {
         let key = channel.key();
-        let by_name = self.call(true, key, arguments);
+        let by_name = self.call(true, key, expected, value, ttl);
         match channel.send(&Request::Command(&by_name)).await {
             Err(failed) if failed.code.as_deref() == Some("NOSCRIPT") => {
-                let whole = self.call(false, key, arguments);
+                let whole = self.call(false, key, expected, value, ttl);
                 channel.send(&Request::Command(&whole)).await
             }
             answer => answer,
