@@ -9,6 +9,7 @@ use std::time::Duration;
 use cookie::time::{Duration as CookieDuration, OffsetDateTime};
 use cookie::{Cookie, Expiration};
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use memchr::memchr;
 use smallvec::SmallVec;
 
 use crate::config::cookie::{CookieConfig, SameSite, has_prefix};
@@ -71,8 +72,19 @@ impl Presented {
 pub(crate) fn read(headers: &HeaderMap, name: &str) -> Presented {
     let mut presented = Presented::default();
     for header in headers.get_all(COOKIE) {
-        for pair in header.as_bytes().split(|byte| *byte == b';') {
-            let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
+        let mut rest = Some(header.as_bytes());
+        while let Some(bytes) = rest {
+            let pair = match memchr(b';', bytes) {
+                Some(end) => {
+                    rest = Some(&bytes[end + 1..]);
+                    &bytes[..end]
+                }
+                None => {
+                    rest = None;
+                    bytes
+                }
+            };
+            let Some(equals) = memchr(b'=', pair) else {
                 continue;
             };
             if trim(&pair[..equals]) == name.as_bytes() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
-use http::{Extensions, HeaderValue, Method};
+use http::{Extensions, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
@@ -125,6 +125,13 @@ impl Session {
         SessionSlots::of(extensions)?.session().await
     }
 }
+
+/// The headers by which browsers say that they only prefetch a page.
+const PREFETCH_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("sec-purpose"),
+    HeaderName::from_static("purpose"),
+    HeaderName::from_static("x-moz"),
+];
 
 impl SessionSlot {
     /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie name: the request then
@@ -296,11 +303,9 @@ fn path(parts: &Parts) -> &str {
 
 /// Whether the browser shows the response. A page that it prefetches may never be shown, and its flash messages would be lost.
 fn is_shown(parts: &Parts) -> bool {
-    let prefetched = ["sec-purpose", "purpose", "x-moz"]
-        .into_iter()
-        .any(|header| {
-            let is_prefetch = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
-            parts.headers.get(header).is_some_and(is_prefetch)
-        });
+    let prefetched = PREFETCH_HEADERS.iter().any(|header| {
+        let is_prefetch = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch");
+        parts.headers.get(header).is_some_and(is_prefetch)
+    });
     parts.method != Method::HEAD && !prefetched
 }

@@ -1,6 +1,8 @@
 //! The records that were read or written last, as they were decoded.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
@@ -9,46 +11,66 @@ use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::token::Handle;
 
-/// How many records are kept.
-const RECORDS: usize = 512;
+/// How many records are kept at most.
+const RECORDS: usize = 4096;
 
-/// The most bytes of a record that is kept, so that the cache stays below 8 MiB.
-const MAX_LEN: usize = 16 * 1024;
+/// How many bytes the kept records have at most, and one of them.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+const MAX_LEN: usize = 64 * 1024;
 
 /// The records that were read or written last. The store is asked all the same: a record is only used if the bytes that the store
 /// has sent are those from which it was decoded, so it is never older than they are.
-pub(crate) struct RecordCache(Box<[Lock<Option<(Bytes, Arc<Record>)>>]>);
+pub(crate) struct RecordCache {
+    /// A record has one place, by its handle. The last one takes it.
+    places: Box<[Lock<Option<Kept>>]>,
+    bytes: AtomicUsize,
+}
+
+struct Kept {
+    bytes: Bytes,
+    record: Arc<Record>,
+}
 
 impl Default for RecordCache {
     fn default() -> Self {
-        Self((0..RECORDS).map(|_| Lock::default()).collect())
+        Self {
+            places: (0..RECORDS).map(|_| Lock::default()).collect(),
+            bytes: AtomicUsize::new(0),
+        }
     }
 }
 
 impl RecordCache {
     /// Decodes a record, unless it is at hand.
     pub(crate) fn decode(&self, handle: Handle, bytes: &Bytes) -> Result<Arc<Record>, Unreadable> {
-        if let Some((known, record)) = &*self.place(handle).lock()
-            && known == bytes
+        if let Some(kept) = &*self.place(handle).lock()
+            && kept.bytes == bytes
         {
-            return Ok(Arc::clone(record));
+            return Ok(Arc::clone(&kept.record));
         }
         let record = Arc::new(Record::decode(bytes)?);
         self.note(handle, bytes, &record);
         Ok(record)
     }
 
-    /// Keeps a record, instead of the one that has its place.
+    /// Keeps a record instead of the one that has its place, unless it is too large.
     pub(crate) fn note(&self, handle: Handle, bytes: &Bytes, record: &Arc<Record>) {
-        if bytes.len() <= MAX_LEN {
-            let kept = Some((bytes.clone(), Arc::clone(record)));
-            let before = std::mem::replace(&mut *self.place(handle).lock(), kept);
-            drop(before);
+        let kept = Kept {
+            bytes: bytes.clone(),
+            record: Arc::clone(record),
+        };
+        let fits = bytes.len() <= MAX_LEN && self.bytes.load(Relaxed) + bytes.len() <= MAX_BYTES;
+        if fits {
+            self.bytes.fetch_add(bytes.len(), Relaxed);
+        }
+        let before = std::mem::replace(&mut *self.place(handle).lock(), fits.then_some(kept));
+        if let Some(before) = before {
+            self.bytes.fetch_sub(before.bytes.len(), Relaxed);
         }
     }
 
-    fn place(&self, handle: Handle) -> &Lock<Option<(Bytes, Arc<Record>)>> {
-        &self.0[handle.modulo(self.0.len())]
+    fn place(&self, handle: Handle) -> &Lock<Option<Kept>> {
+        &self.places[handle.modulo(self.places.len())]
     }
 }
 
@@ -81,16 +103,25 @@ mod tests {
     fn the_cache_keeps_a_limited_number_of_records_of_limited_size() {
         let cache = RecordCache::default();
         let bytes = record().encode().unwrap();
-        for _ in 0..4 * RECORDS {
+        for _ in 0..2 * RECORDS {
             cache.decode(Handle::random(), &bytes).unwrap();
         }
-        assert_eq!(cache.0.len(), RECORDS);
-        let mut large = record();
-        let value = crate::record::change::tests::json("x".repeat(MAX_LEN));
-        large.data.insert("x".into(), value);
-        let (handle, bytes) = (Handle::random(), large.encode().unwrap());
+        let kept = || cache.places.iter().filter(|place| place.lock().is_some());
+        assert_eq!(cache.bytes.load(Relaxed), kept().count() * bytes.len());
+        let of_size = |len: usize| {
+            let mut record = record();
+            let value = crate::record::change::tests::json("x".repeat(len));
+            record.data.insert("x".into(), value);
+            record.encode().unwrap()
+        };
+        let (handle, bytes) = (Handle::random(), of_size(MAX_LEN));
         let one = cache.decode(handle, &bytes).unwrap();
         let other = cache.decode(handle, &bytes).unwrap();
         assert!(!Arc::ptr_eq(&one, &other));
+        let large = of_size(MAX_LEN / 2);
+        for _ in 0..RECORDS {
+            cache.decode(Handle::random(), &large).unwrap();
+            assert!(cache.bytes.load(Relaxed) <= MAX_BYTES);
+        }
     }
 }
