@@ -11,7 +11,7 @@ use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event, Goal, State, Verdict, step};
 use crate::commit::outcome::{CommitOutcome, Committed, Unresolved};
-use crate::commit::prepare::{Failure, prepare};
+use crate::commit::prepare::{ApplyResult, Failure, prepare};
 use crate::commit::span::Cost;
 use crate::commit::work::Work;
 use crate::error::session::{Gone, SessionError};
@@ -199,15 +199,8 @@ impl Batch {
         let works: SmallVec<[&Work; 4]> = self.members.iter().map(|member| &member.work).collect();
         let (prepared, results) = prepare(&self.context, self.base.as_ref(), &works, id);
         drop(works);
-        for (member, result) in std::mem::take(&mut self.members).into_iter().zip(results) {
-            match result {
-                Ok(()) => self.members.push(member),
-                Err(rejection) if rejection.depends_on_others => self.refused.push(Refused {
-                    member,
-                    failure: rejection.failure,
-                }),
-                Err(rejection) => member.fail_with(self.cost, rejection.failure),
-            }
+        if results.iter().any(Result::is_err) {
+            self.set_refused_apart(results);
         }
         match prepared? {
             Ok(prepared) => Some(Draft {
@@ -220,6 +213,21 @@ impl Batch {
             Err(error) => {
                 self.fail(&error);
                 None
+            }
+        }
+    }
+
+    /// Sets apart the members whose changes cannot be applied after those of others, and fails those whose changes cannot be
+    /// applied at all.
+    fn set_refused_apart(&mut self, results: impl IntoIterator<Item = ApplyResult>) {
+        for (member, result) in std::mem::take(&mut self.members).into_iter().zip(results) {
+            match result {
+                Ok(()) => self.members.push(member),
+                Err(rejection) if rejection.depends_on_others => self.refused.push(Refused {
+                    member,
+                    failure: rejection.failure,
+                }),
+                Err(rejection) => member.fail_with(self.cost, rejection.failure),
             }
         }
     }

@@ -47,7 +47,9 @@ pub(crate) struct StateGuard<'a> {
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        self.removed = self.state.take_removed();
+        if self.state.has_removed() {
+            self.removed = self.state.take_removed();
+        }
     }
 }
 

@@ -398,6 +398,10 @@ impl State {
         }
     }
 
+    pub(crate) fn has_removed(&self) -> bool {
+        !self.removed.is_empty()
+    }
+
     pub(crate) fn take_removed(&mut self) -> Vec<ChangeLog> {
         std::mem::take(&mut self.removed)
     }

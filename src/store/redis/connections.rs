@@ -125,6 +125,7 @@ impl Connections {
             }
             Ok(Err(error)) => Err(self.connection_error(connection, error)),
             Err(_) => {
+                connection.note_silence();
                 self.pools.check_silent_connection(connection);
                 let message = format!(
                     "Redis at {} did not answer within {limit:?}: check its load, or raise `command_timeout`",

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bb8_redis::bb8::{ErrorSink, ManageConnection};
@@ -22,7 +22,7 @@ use crate::store::redis::error::without_arguments;
 use crate::store::redis::link::{Connector, Link, Target};
 use crate::store::redis::login::{Login, is_provider_error, is_refusal, name_provider};
 use crate::store::redis::request::Request;
-use crate::store::redis::throttle::Throttle;
+use crate::store::redis::throttle::{SECOND, Throttle};
 use crate::store::redis::tls::handshake_advice;
 
 /// One socket: shared, unless it belongs to the second pool.
@@ -39,6 +39,8 @@ pub(crate) struct Health {
     pub(crate) broken: Arc<AtomicBool>,
     /// A request uses it alone, or gave it up half-way: there may be a watched key, an open transaction or an unread reply.
     dirty: AtomicBool,
+    /// When a request on it last got no answer in time.
+    silent_at: Mutex<Option<Instant>>,
     /// Held by a request that uses the connection alone, and during an AUTH.
     auth_lock: Arc<AsyncMutex<()>>,
     /// The task that logs the connection in again; it ends with the connection.
@@ -148,6 +150,7 @@ impl Manager {
             }),
             broken,
             dirty: AtomicBool::new(false),
+            silent_at: Mutex::default(),
             auth_lock,
         };
         Ok(Connection {
@@ -192,6 +195,21 @@ impl Connection {
     }
 
     /// Waits for an AUTH under way, and prevents others until the guard is dropped.
+    pub(crate) fn note_silence(&self) {
+        *self.silent_at() = Some(Instant::now());
+    }
+
+    /// Whether a request on it got no answer a moment ago, so that another connection is the better choice.
+    pub(crate) fn was_silent(&self, now: Instant) -> bool {
+        self.silent_at()
+            .is_some_and(|at| now.duration_since(at) < SECOND)
+    }
+
+    fn silent_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        let silent_at = self.health.silent_at.lock();
+        silent_at.unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) async fn lock_auth(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.health.auth_lock).lock_owned().await
     }

@@ -105,14 +105,22 @@ impl Pools {
 
     /// A connection that requests share. There is none only if none can be opened.
     pub(crate) async fn check_out(&self, now: Instant) -> Result<Connection, RequestError> {
-        let slot = match self.recent.next(now, |it| self.is_usable(it)) {
+        let is_good = |it: &Connection| self.is_usable(it) && !it.was_silent(now);
+        let slot = match self.recent.next(now, is_good) {
             Ok(connection) => return Ok(connection),
             Err(slot) => slot,
         };
-        let guard = self.wait_for(&self.shared).await;
-        let guard = guard.map_err(|error| self.unavailable(error))?;
-        self.recent.note(slot, &guard, now);
-        Ok(Connection::clone(&guard))
+        let mut left = self.size;
+        let connection = loop {
+            let guard = self.wait_for(&self.shared).await;
+            let guard = guard.map_err(|error| self.unavailable(error))?;
+            left = left.saturating_sub(1);
+            if left == 0 || is_good(&guard) {
+                break Connection::clone(&guard);
+            }
+        };
+        self.recent.note(slot, &connection, now);
+        Ok(connection)
     }
 
     /// Waits for the first connection, which may take longer to open than a request waits for one.

@@ -29,18 +29,18 @@ impl Recent {
         }
     }
 
-    /// The next connection in turn, unless it is unusable or bb8 must be asked again.
+    /// The next connection in turn, unless it is no good or bb8 must be asked again.
     pub(crate) fn next(
         &self,
         now: Instant,
-        is_usable: impl Fn(&Connection) -> bool,
+        is_good: impl Fn(&Connection) -> bool,
     ) -> Result<Connection, Slot> {
         let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len();
         let health = match &*self.lock(index) {
             Some((health, since)) if now - *since < FOR => health.upgrade(),
             _ => None,
         };
-        let connection = health.map(Connection::of).filter(is_usable);
+        let connection = health.map(Connection::of).filter(is_good);
         connection.ok_or(Slot(index))
     }
 
