@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use crate::error::json::{JsonError, JsonErrorKind};
+use crate::record::canonical;
 use crate::record::flash;
 use crate::record::json::Json;
 use crate::record::kept::Kept;
@@ -115,8 +116,11 @@ impl Record {
                 JsonError::in_value(JsonErrorKind::Syntax),
             ));
         };
-        let raw_record = serde_json::from_str::<RawRecord<'_>>(&document)
-            .map_err(|error| unreadable(bytes, JsonError::reading(&error)))?;
+        let raw_record = match canonical::read(&document) {
+            Some(raw_record) => raw_record,
+            None => serde_json::from_str::<RawRecord<'_>>(&document)
+                .map_err(|error| unreadable(bytes, JsonError::reading(&error)))?,
+        };
         if raw_record.format > FORMAT {
             return Err(Unreadable::Newer(raw_record.format));
         }
@@ -240,29 +244,30 @@ struct FormatOnly {
 }
 
 /// A parsed record, whose values still borrow the buffer that they were read from.
-struct RawRecord<'a> {
-    version: Version,
-    format: u32,
-    applied: SmallVec<[CommitId; 4]>,
-    epoch: Epoch,
-    secret: SecretHash,
-    added: Vec<SecretHash>,
-    retired: Vec<&'a RawValue>,
-    login: Option<Login>,
-    created: Millis,
-    started: Millis,
-    last_accessed: Millis,
-    deadline: Millis,
-    idle_timeout: Option<Millis>,
-    absolute_timeout: Option<Millis>,
-    persistent: bool,
-    cookie_sent: Option<Millis>,
-    principal: Option<Text<'a>>,
-    former_principal: Option<Text<'a>>,
-    fingerprint: Option<Text<'a>>,
-    data: Entries<'a>,
-    flash: Vec<&'a RawValue>,
-    unknown: Vec<(Text<'a>, &'a RawValue)>,
+#[cfg_attr(test, derive(Debug))]
+pub(crate) struct RawRecord<'a> {
+    pub(crate) version: Version,
+    pub(crate) format: u32,
+    pub(crate) applied: SmallVec<[CommitId; 4]>,
+    pub(crate) epoch: Epoch,
+    pub(crate) secret: SecretHash,
+    pub(crate) added: Vec<SecretHash>,
+    pub(crate) retired: Vec<&'a RawValue>,
+    pub(crate) login: Option<Login>,
+    pub(crate) created: Millis,
+    pub(crate) started: Millis,
+    pub(crate) last_accessed: Millis,
+    pub(crate) deadline: Millis,
+    pub(crate) idle_timeout: Option<Millis>,
+    pub(crate) absolute_timeout: Option<Millis>,
+    pub(crate) persistent: bool,
+    pub(crate) cookie_sent: Option<Millis>,
+    pub(crate) principal: Option<Text<'a>>,
+    pub(crate) former_principal: Option<Text<'a>>,
+    pub(crate) fingerprint: Option<Text<'a>>,
+    pub(crate) data: Entries<'a>,
+    pub(crate) flash: Vec<&'a RawValue>,
+    pub(crate) unknown: Vec<(Text<'a>, &'a RawValue)>,
 }
 
 #[derive(Deserialize)]
@@ -387,7 +392,8 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
 }
 
 /// An object, split into its values, which are not parsed.
-struct Entries<'a>(Vec<(Text<'a>, &'a RawValue)>);
+#[cfg_attr(test, derive(Debug))]
+pub(crate) struct Entries<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -19,6 +19,7 @@
 //!    networks, lifetimes and flash messages.
 
 pub(crate) mod cache;
+pub(crate) mod canonical;
 pub(crate) mod change;
 pub(crate) mod context;
 pub(crate) mod deferred;

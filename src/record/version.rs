@@ -98,9 +98,14 @@ macro_rules! as_hex {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let Text(text) = Text::deserialize(deserializer)?;
-                hex(&text, $digits)
-                    .map(Self)
+                Self::parse(&text)
                     .ok_or_else(|| D::Error::custom(concat!("expected ", $digits, " hex digits")))
+            }
+        }
+
+        impl $type {
+            pub(crate) fn parse(text: &str) -> Option<Self> {
+                hex(text, $digits).map(Self)
             }
         }
     };
@@ -156,13 +161,16 @@ impl Serialize for CommitId {
 impl<'de> Deserialize<'de> for CommitId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Text(text) = Text::deserialize(deserializer)?;
-        let parse = || {
-            let (writer, sequence) = text.split_at_checked(8)?;
-            let writer = Writer(u32::try_from(hex(writer, 8)?).ok()?);
-            let sequence = hex(sequence, sequence.len())?;
-            Some(Self { writer, sequence })
-        };
-        parse().ok_or_else(|| D::Error::custom("expected 9 or more hex digits"))
+        Self::parse(&text).ok_or_else(|| D::Error::custom("expected 9 or more hex digits"))
+    }
+}
+
+impl CommitId {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (writer, sequence) = text.split_at_checked(8)?;
+        let writer = Writer(u32::try_from(hex(writer, 8)?).ok()?);
+        let sequence = hex(sequence, sequence.len())?;
+        Some(Self { writer, sequence })
     }
 }
 
