@@ -7,10 +7,11 @@
 //!
 //! 1. This file: `Record` holds everything that is stored of a session. `version.rs` has the numbers that identify a stored value
 //!    (`Version`), a period between two rotations (`Epoch`), and a commit (`CommitId`).
-//! 2. `format.rs: Record::encode` and `decode`: the record's bytes. `kept.rs: Kept` preserves list entries of later versions of
-//!    sessile.
-//! 3. `json/mod.rs: Json`: one value of the session. `value.rs` counts and appends, `values.rs: decode_all` decodes all values as
-//!    one type, `key.rs` names them, `limit.rs: check_size` limits their size.
+//! 2. `format.rs: Record::encode` and `decode`: the record's bytes. `canonical.rs: read` reads the form in which sessile writes them,
+//!    without a general parser; `text.rs: Text` is a string of them that is not copied; `cache.rs: RecordCache` keeps decoded
+//!    records. `kept.rs: Kept` preserves list entries of later versions of sessile.
+//! 3. `json/mod.rs: Json`: one value of the session. `values.rs: Values` holds all of them, and its `decode_all` decodes them as one
+//!    type; `value.rs` counts and appends, `key.rs` names values, `limit.rs: check_size` limits their size.
 //! 4. `change.rs: Change::apply`: one operation of a request, such as "add 1 to `visits`", and how it merges. `context.rs:
 //!    ApplyContext` holds the inputs that are not in the record. `transaction.rs: Transaction` is the change whose closure sees all
 //!    values; `deferred.rs: Deferred` holds the result of a change until its commit.

@@ -20,7 +20,8 @@
 //!    closes the breaker once the server answers. `error.rs: RequestError` describes a failure, and `Retries` decides whether
 //!    an idempotent request is sent again.
 //! 6. `pool.rs: Pools` keeps two bb8 pools: of connections that requests share, and of connections that one request uses alone
-//!    (`exclusive.rs: Exclusive`, for `WATCH` and `WAIT`). `channel.rs: Channel` is either of them.
+//!    (`exclusive.rs: Exclusive`, for `WATCH` and `WAIT`). `recent.rs: Recent` has the shared ones at hand, so that a request need not
+//!    ask bb8. `channel.rs: Channel` is either kind of connection.
 //! 7. `manager.rs: Manager` opens connections through `link.rs: Connector`, with the credentials of `login.rs: Login`, and asks
 //!    sentinels for the primary (`sentinel.rs: Sentinels::open`).
 //!
