@@ -1,0 +1,71 @@
+//! What the application is on every peer: its routes, and what a session contains.
+//!
+//! | route | what it does | body |
+//! |---|---|---|
+//! | `/none` | nothing with the session | `ok` |
+//! | `/read` | reads one value | [`READ_VALUE`] |
+//! | `/change` | adds 1 to the counter | the new count |
+//! | `/count` | reads the counter | the count |
+//! | `/mark/{name}` | stores one more value under that name | `ok` |
+//! | `/marks` | reads the values under [`marks`] | how many there are |
+//! | `/seed` | creates a session with [`values`] and a counter of 0 | `ok` |
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use serde::Serialize;
+
+/// The key of the counter.
+pub const COUNTER: &str = "n";
+/// The key that `/read` reads.
+pub const READ_KEY: &str = "setting_0002";
+/// The value that every session has there.
+pub const READ_VALUE: &str = "choice 0000002";
+/// The body of a route that answers nothing else.
+pub const OK: &str = "ok";
+/// How long an idle session lives, on peers that ask.
+pub const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many requests set a mark at once.
+pub const MARKS: usize = 50;
+
+/// A session value; every peer's encoding writes it as the plain value that it contains.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    Text(String),
+    Number(u64),
+    Flag(bool),
+}
+
+/// The values of a session of about this many bytes of JSON: settings of some 30 bytes each.
+pub fn values(bytes: usize) -> Vec<(String, Value)> {
+    let mut values = Vec::new();
+    let mut size = 2;
+    while size < bytes || values.len() < 4 {
+        let at = values.len();
+        let value = match at % 4 {
+            0 | 2 => Value::Text(format!("choice {at:07}")),
+            1 => Value::Number(1_000_000_000_000 + at as u64),
+            _ => Value::Flag(at % 8 == 3),
+        };
+        size += 16 + serde_json::to_string(&value).map_or(0, |json| json.len());
+        values.push((format!("setting_{at:04}"), value));
+    }
+    values
+}
+
+/// The keys that requests mark.
+pub fn marks() -> impl Iterator<Item = String> {
+    (0..MARKS).map(|at| format!("mark_{at:02}"))
+}
+
+/// Turns an error of a peer into a response, which the driver counts as failed.
+pub fn failed(error: impl std::fmt::Display) -> StatusCode {
+    eprintln!("failed: {error}");
+    StatusCode::INTERNAL_SERVER_ERROR
+}
+
+/// The response of a session that does not exist.
+pub fn missing() -> StatusCode {
+    failed("there is no such session")
+}

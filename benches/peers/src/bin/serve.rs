@@ -1,0 +1,5 @@
+//! One peer as a process.
+
+fn main() -> sessile_peers::Result<()> {
+    sessile_peers::serve::main(String::new)
+}
