@@ -40,7 +40,8 @@ fn number() -> usize {
     *NUMBER.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-fn bind(cores: Cores) -> io::Result<()> {
+/// Binds this thread, and those that it starts.
+pub fn bind(cores: Cores) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &cores.set(number())?)?)
 }
 

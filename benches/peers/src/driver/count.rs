@@ -107,21 +107,21 @@ fn native(
 
         let mut client = Client::connect(proxied.address)?;
         workload.send(&mut client, extent.warm_up)?;
-        let idle = (redis.commands()?, traffic.read());
+        let idle = traffic.read();
         workload.send(&mut client, extent.requests)?;
-        let busy = (redis.commands()?, traffic.read());
+        let busy = traffic.read();
 
         let per_request = |before: u64, after: u64| (after - before) as f64 / number;
-        let traffic = |at: usize| per_request(idle.1[at], busy.1[at]);
+        let traffic = |at: usize| per_request(idle[at], busy[at]);
         let cost = Cost {
             kilo_instructions: None,
             kilo_instructions_many: None,
             allocations: per_request(unallocated.0, allocated.0),
             allocated_bytes: per_request(unallocated.1, allocated.1),
-            commands: per_request(idle.0, busy.0),
-            round_trips: traffic(0),
-            bytes_to_redis: traffic(1),
-            bytes_from_redis: traffic(2),
+            commands: traffic(0),
+            round_trips: traffic(1),
+            bytes_to_redis: traffic(2),
+            bytes_from_redis: traffic(3),
             syscalls: None,
             cpu: per_request(before.0, after.0) / 1000.0,
             redis_cpu: per_request(before.1, after.1) / 1000.0,

@@ -1,4 +1,4 @@
-//! A proxy between a peer and Redis that counts round trips and bytes.
+//! A proxy between a peer and Redis that counts commands, round trips and bytes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,20 +6,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::Result;
+use crate::driver::resp::Commands;
 
 /// What went through.
 #[derive(Debug, Default)]
 pub struct Traffic {
+    commands: AtomicU64,
     round_trips: AtomicU64,
     to_redis: AtomicU64,
     from_redis: AtomicU64,
 }
 
 impl Traffic {
-    /// Round trips, bytes to Redis and bytes from Redis.
-    pub fn read(&self) -> [u64; 3] {
-        [&self.round_trips, &self.to_redis, &self.from_redis]
-            .map(|count| count.load(Ordering::SeqCst))
+    /// Commands, round trips, bytes to Redis and bytes from Redis.
+    pub fn read(&self) -> [u64; 4] {
+        let counts = [
+            &self.commands,
+            &self.round_trips,
+            &self.to_redis,
+            &self.from_redis,
+        ];
+        counts.map(|count| count.load(Ordering::SeqCst))
     }
 }
 
@@ -48,9 +55,15 @@ fn forward(client: TcpStream, server: TcpStream, traffic: &Arc<Traffic>) {
     let sent = Arc::new(AtomicBool::new(false));
     let (counts, asked) = (traffic.clone(), sent.clone());
     std::thread::spawn(move || {
+        let mut commands = Commands::default();
         copy(client_reader, server, |bytes| {
             asked.store(true, Ordering::SeqCst);
-            counts.to_redis.fetch_add(bytes as u64, Ordering::SeqCst);
+            counts
+                .commands
+                .fetch_add(commands.begun_in(bytes), Ordering::SeqCst);
+            counts
+                .to_redis
+                .fetch_add(bytes.len() as u64, Ordering::SeqCst);
         });
     });
     let counts = traffic.clone();
@@ -58,16 +71,18 @@ fn forward(client: TcpStream, server: TcpStream, traffic: &Arc<Traffic>) {
         copy(server_reader, client, |bytes| {
             let answers = u64::from(sent.swap(false, Ordering::SeqCst));
             counts.round_trips.fetch_add(answers, Ordering::SeqCst);
-            counts.from_redis.fetch_add(bytes as u64, Ordering::SeqCst);
+            counts
+                .from_redis
+                .fetch_add(bytes.len() as u64, Ordering::SeqCst);
         });
     });
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, count: impl Fn(usize)) {
+fn copy(mut from: TcpStream, mut to: TcpStream, mut count: impl FnMut(&[u8])) {
     let mut buffer = vec![0; 256 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         // Counted first, so that the count is there once the peer has the reply.
-        count(read);
+        count(&buffer[..read]);
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -82,18 +82,17 @@ impl RedisServer {
         Ok(matches!(reply.first(), Some(redis::Value::Array(_))))
     }
 
-    /// The number of commands that clients have sent. What a script calls counts too, except for this one.
-    pub fn commands(&self) -> Result<u64> {
+    /// How often sessions were written: the calls of `SET` and its like, also those of scripts.
+    pub fn writes(&self) -> Result<u64> {
         let stats: String = redis::cmd("INFO")
             .arg("commandstats")
             .query(&mut self.connect()?)?;
         let mut sum = 0;
         for line in stats.lines() {
-            let Some((name, fields)) = line.trim().split_once(":calls=") else {
-                continue;
-            };
-            let ours = ["cmdstat_info", "cmdstat_client|setinfo"].contains(&name);
-            if !ours {
+            let fields = line.trim().strip_prefix("cmdstat_");
+            if let Some((name, fields)) = fields.and_then(|it| it.split_once(":calls="))
+                && ["set", "setex", "psetex"].contains(&name)
+            {
                 sum += fields.split(',').next().unwrap_or("0").parse::<u64>()?;
             }
         }

@@ -1,0 +1,76 @@
+//! The peers as running processes, each with its sessions.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::Result;
+use crate::driver::load::{self, Closed};
+use crate::driver::process::{Process, Start};
+use crate::driver::redis_server::RedisServer;
+use crate::driver::workload::{Route, Sessions, Workload};
+use crate::peers::Peer;
+
+/// The connections of a load.
+pub const CONNECTIONS: usize = 64;
+/// How long a peer runs before it is timed.
+pub const WARM_UP: Duration = Duration::from_millis(200);
+
+pub struct Running {
+    pub peer: Peer,
+    pub process: Process,
+    pub sessions: Sessions,
+    /// Changes that a response has confirmed.
+    pub confirmed: u64,
+}
+
+impl Running {
+    pub fn start(redis: &RedisServer, peer: Peer, sessions: usize) -> Result<Self> {
+        Self::start_as(&Start::new(peer, redis.url()), sessions)
+    }
+
+    pub fn start_as(start: &Start, sessions: usize) -> Result<Self> {
+        let process = start.start()?;
+        let sessions = Sessions::create(process.address, sessions)?;
+        Ok(Self {
+            peer: start.peer,
+            process,
+            sessions,
+            confirmed: 0,
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.process.address
+    }
+
+    /// A closed loop on these sessions.
+    pub fn closed(
+        &mut self,
+        route: Route,
+        sessions: &Sessions,
+        duration: Duration,
+    ) -> Result<Closed> {
+        let mut workload = Workload::new(route, sessions);
+        let outcome = load::closed(
+            &[self.address()],
+            &mut workload,
+            CONNECTIONS,
+            WARM_UP,
+            duration,
+        )
+        .map_err(|error| format!("{}, {}: {error}", self.peer.name(), route.path()))?;
+        if route == Route::Change {
+            self.confirmed += outcome.accepted;
+        }
+        Ok(outcome)
+    }
+
+    /// How many confirmed changes the counters do not contain.
+    pub fn lost(&self) -> Result<Option<u64>> {
+        if !self.peer.has_sessions() {
+            return Ok(None);
+        }
+        let counted = self.sessions.counted(self.address())?;
+        Ok(Some(self.confirmed.saturating_sub(counted)))
+    }
+}

@@ -1,0 +1,158 @@
+//! The figures as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::driver::count::Cost;
+use crate::driver::kept::Range;
+use crate::driver::results::Results;
+use crate::driver::stats::Quartiles;
+use crate::driver::workload::Route;
+use crate::peers::Peer;
+
+/// All tables.
+pub fn markdown(results: &Results) -> String {
+    let mut text = facts(results);
+    text += &comparison(results);
+    text += &costs(results);
+    text += &claims(results);
+    text
+}
+
+fn facts(results: &Results) -> String {
+    let facts = &results.facts;
+    let mut text = format!(
+        "{}, {} cores; {}; {}; {}; commit {}.\n",
+        facts.cpu, facts.cores, facts.kernel, facts.redis, facts.rustc, facts.commit
+    );
+    let packages = facts.packages.iter();
+    let packages = packages.map(|(name, version)| format!("{name} {version}"));
+    let _ = writeln!(text, "{}.", packages.collect::<Vec<_>>().join(", "));
+    for (peer, why) in &results.left_out {
+        let _ = writeln!(text, "Left out: {peer}, {why}.");
+    }
+    text + "\n"
+}
+
+fn comparison(results: &Results) -> String {
+    let mut text = "\
+| | untouched route | read | change | read, one session | change, one session | p99 of a read at half load | a read keeps the session alive | 50 changes at once: kept (two processes) | 50 increments: counted (two processes) |
+|---|---|---|---|---|---|---|---|---|---|
+"
+    .to_owned();
+    for peer in results.peers() {
+        let name = peer.name();
+        let speed = |route: Route, one: bool| {
+            let speeds = if one {
+                &results.speed_of_one
+            } else {
+                &results.speed
+            };
+            let speed = speeds.get(&name).and_then(|routes| routes.get(&route));
+            let Some(speed) = speed else {
+                return "–".to_owned();
+            };
+            let mut cell = match peer {
+                Peer::Hand => format!("1 ({:.1} k/s)", speed.per_second.median / 1000.0),
+                _ => quartiles(&speed.to_hand),
+            };
+            if speed.failed > 0 {
+                let _ = write!(cell, ", {} failed", speed.failed);
+            }
+            if let Some((confirmed, lost @ 1..)) = speed.changes {
+                let percent = 100.0 * lost as f64 / confirmed as f64;
+                let _ = write!(cell, ", {percent:.1} % lost");
+            }
+            cell
+        };
+        let latency = results
+            .latency
+            .get(&name)
+            .and_then(|it| it.get(&Route::Read));
+        let latency = latency.map_or("–".to_owned(), |it| {
+            format!("{:.0} µs, {}", it.p99.median, quartiles(&it.p99_to_hand))
+        });
+        let kept = |one: fn(&crate::driver::kept::Kept) -> [Range; 2]| {
+            let kept = results.kept.get(&name).map(one);
+            kept.map_or("–".to_owned(), |[one, two]| {
+                format!("{} ({})", range(one), range(two))
+            })
+        };
+        let cells = [
+            speed(Route::None, false),
+            speed(Route::Read, false),
+            speed(Route::Change, false),
+            speed(Route::Read, true),
+            speed(Route::Change, true),
+            latency,
+            peer.slides().to_owned(),
+            kept(|kept| [kept.changes, kept.changes_on_two]),
+            kept(|kept| [kept.increments, kept.increments_on_two]),
+        ];
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    }
+    text + "\n"
+}
+
+fn costs(results: &Results) -> String {
+    let mut text = "\
+| one request: untouched / read / change | thousands of instructions | the same, many sessions | allocations | KiB allocated | commands | round trips | bytes to Redis | bytes from Redis | system calls | CPU, µs | CPU of Redis, µs |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"
+    .to_owned();
+    for peer in results.peers() {
+        let name = peer.name();
+        let Some(costs) = results.costs.get(&name) else {
+            continue;
+        };
+        let cells = |figure: fn(&Cost) -> Option<f64>, digits: usize| {
+            let cells = Route::ALL.map(|route| {
+                let figure = costs.get(&route).and_then(figure);
+                figure.map_or("n/a".to_owned(), |it| format!("{:.digits$}", it + 0.0))
+            });
+            cells.join(" / ")
+        };
+        let cells = [
+            cells(|it| it.kilo_instructions, 0),
+            cells(|it| it.kilo_instructions_many, 0),
+            cells(|it| Some(it.allocations), 0),
+            cells(|it| Some(it.allocated_bytes / 1024.0), 1),
+            cells(|it| Some(it.commands), 1),
+            cells(|it| Some(it.round_trips), 1),
+            cells(|it| Some(it.bytes_to_redis), 0),
+            cells(|it| Some(it.bytes_from_redis), 0),
+            cells(|it| it.syscalls, 1),
+            cells(|it| Some(it.cpu), 1),
+            cells(|it| Some(it.redis_cpu), 1),
+        ];
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    }
+    text + "\n"
+}
+
+fn claims(results: &Results) -> String {
+    let mut text = String::new();
+    for claim in &results.claims {
+        let figures = claim.figures.iter();
+        let figures = figures.map(|(name, figure)| match *figure {
+            figure if figure >= 100.0 => format!("{name} {figure:.0}"),
+            figure => format!("{name} {figure:.2}"),
+        });
+        let figures = figures.collect::<Vec<_>>().join("; ");
+        let _ = writeln!(text, "- {}: {figures}", claim.subject);
+    }
+    text
+}
+
+fn quartiles(it: &Quartiles) -> String {
+    match it.median {
+        0.0 => "–".to_owned(),
+        _ => format!("{:.2} ({:.2}–{:.2})", it.median, it.low, it.high),
+    }
+}
+
+fn range((low, high): Range) -> String {
+    match low == high {
+        true => low.to_string(),
+        false => format!("{low}–{high}"),
+    }
+}
