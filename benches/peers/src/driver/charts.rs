@@ -1,32 +1,35 @@
 //! Which charts are drawn, into docs/performance/.
 
+use clap::ValueEnum as _;
+
 use crate::Result;
 use crate::driver::curves::Curve;
 use crate::driver::results::{Results, root};
 use crate::driver::svg::{self, Frame};
 use crate::driver::workload::Route;
+use crate::peers::Peer;
 
 /// Curve, title, x axis, and whether the axes are logarithmic.
 type Chart = (&'static str, &'static str, &'static str, bool, bool);
 
-const CHARTS: [Chart; 13] = [
+const CHARTS: [Chart; 12] = [
     (
-        "size-read",
-        "Reads a second, by the size of a session",
-        "KiB of JSON",
+        "size-read-relative",
+        "Reads a second relative to sessions by hand",
+        SIZE,
         true,
         false,
     ),
     (
-        "size-change",
-        "Changes a second, by the size of a session",
-        "KiB of JSON",
+        "size-change-relative",
+        "Changes a second relative to sessions by hand",
+        SIZE,
         true,
         false,
     ),
     (
-        "sessions-read",
-        "Reads a second, by the number of sessions",
+        "sessions-read-relative",
+        "Reads a second relative to sessions by hand",
         "sessions",
         true,
         false,
@@ -52,30 +55,18 @@ const CHARTS: [Chart; 13] = [
         true,
         false,
     ),
+    ("nodes-read", "Reads a second", NODES, false, false),
+    ("nodes-change", "Changes a second", NODES, false, false),
     (
-        "nodes-read",
-        "Reads a second, by the number of processes",
-        "processes on two cores",
-        false,
-        false,
-    ),
-    (
-        "nodes-change",
-        "Changes a second, by the number of processes",
-        "processes on two cores",
-        false,
-        false,
-    ),
-    (
-        "workers-read",
-        "Reads a second, by worker threads",
+        "workers-read-relative",
+        "Reads a second relative to sessions by hand",
         "worker threads",
         false,
         false,
     ),
     (
-        "workers-change",
-        "Changes a second, by worker threads",
+        "workers-change-relative",
+        "Changes a second relative to sessions by hand",
         "worker threads",
         false,
         false,
@@ -83,25 +74,22 @@ const CHARTS: [Chart; 13] = [
     (
         "load-p50",
         "Half of the reads take at most, µs",
-        "% of the load that sessions by hand can carry",
+        LOAD,
         false,
         true,
     ),
     (
         "load-p99",
         "99 % of the reads take at most, µs",
-        "% of the load that sessions by hand can carry",
+        LOAD,
         false,
         true,
-    ),
-    (
-        "size-relative",
-        "Requests a second relative to sessions by hand, by size",
-        "KiB of JSON",
-        true,
-        false,
     ),
 ];
+
+const SIZE: &str = "KiB of JSON in the session";
+const NODES: &str = "processes, on two cores";
+const LOAD: &str = "% of the load that sessions by hand can carry";
 
 /// Draws what there are figures for, and returns how many charts that is.
 pub fn draw(results: &Results) -> Result<usize> {
@@ -113,8 +101,7 @@ pub fn draw(results: &Results) -> Result<usize> {
         charts.push(("instructions".to_owned(), instructions(results)));
     }
     for (name, title, x, x_is_log, y_is_log) in CHARTS {
-        let relative = (name == "size-relative").then(|| relative_to_hand(results));
-        let Some(curve) = relative.as_ref().or_else(|| results.curves.get(name)) else {
+        let Some(curve) = results.curves.get(name) else {
             continue;
         };
         let frame = Frame {
@@ -123,13 +110,12 @@ pub fn draw(results: &Results) -> Result<usize> {
             x_is_log,
             y_is_log,
         };
-        let lines = curve
+        let lines = in_order(curve);
+        let lines: Vec<_> = lines
             .iter()
-            .map(|(peer, points)| (peer.as_str(), points.as_slice()));
-        let lines: Vec<_> = lines.collect();
-        if !lines.is_empty() {
-            charts.push((name.to_owned(), svg::lines(&frame, &lines)));
-        }
+            .map(|(peer, it)| (peer.as_str(), *it))
+            .collect();
+        charts.push((name.to_owned(), svg::lines(&frame, &lines)));
     }
     let folder = root().join("docs/performance");
     std::fs::create_dir_all(&folder)?;
@@ -139,21 +125,14 @@ pub fn draw(results: &Results) -> Result<usize> {
     Ok(charts.len())
 }
 
-/// Reads and changes by size, as parts of what sessions by hand do.
-fn relative_to_hand(results: &Results) -> Curve {
-    let mut relative = Curve::new();
-    for (name, what) in [("size-read", "read"), ("size-change", "change")] {
-        let curve = results.curves.get(name);
-        let Some((curve, hand)) = curve.and_then(|curve| Some((curve, curve.get("hand")?))) else {
-            continue;
-        };
-        for (peer, points) in curve.iter().filter(|(peer, _)| *peer != "hand") {
-            let points = points.iter().zip(hand);
-            let points = points.map(|((x, rate), (_, hand))| (*x, rate / hand));
-            relative.insert(format!("{peer}, {what}"), points.collect());
-        }
-    }
-    relative
+/// The lines in the order of the peers, so that each has the same colour in every chart.
+fn in_order(curve: &Curve) -> Vec<(String, &[(f64, f64)])> {
+    let names = Peer::value_variants().iter().map(|peer| peer.name());
+    let lines = names.filter_map(|name| {
+        let points = curve.get(&name)?.as_slice();
+        Some((name, points))
+    });
+    lines.collect()
 }
 
 fn speed(results: &Results) -> String {

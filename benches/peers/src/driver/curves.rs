@@ -7,7 +7,6 @@ use crate::Result;
 use crate::driver::cores::Cores;
 use crate::driver::count::seed;
 use crate::driver::fleet::{CONNECTIONS, Running, WARM_UP};
-use crate::driver::http::{Client, request};
 use crate::driver::latency::at_rate;
 use crate::driver::load;
 use crate::driver::process::{Process, Start, resident_bytes};
@@ -79,7 +78,7 @@ impl Drawing<'_> {
         curve.entry(peer.name()).or_default().push((x, y));
     }
 
-    /// Requests a second against the x axis, the peers in turns.
+    /// Requests a second against the x axis, and relative to sessions by hand in the same round, the peers in turns.
     fn rates(&mut self, x: f64, name: &str, routes: &[Route], fleets: &[Fleet]) -> Result<()> {
         for route in routes {
             let mut rates = vec![Vec::new(); fleets.len()];
@@ -99,8 +98,15 @@ impl Drawing<'_> {
                 }
             }
             let curve = format!("{name}-{}", route.path().trim_start_matches('/'));
-            for (fleet, rates) in fleets.iter().zip(rates) {
-                self.point(&curve, fleet.peer, x, Quartiles::of(rates).median);
+            let relative = format!("{curve}-relative");
+            let hand = fleets.iter().position(|fleet| fleet.peer == Peer::Hand);
+            let hand = hand.map_or(&[][..], |at| rates[at].as_slice());
+            for (fleet, rates) in fleets.iter().zip(&rates) {
+                let ratios = rates.iter().zip(hand).map(|(rate, hand)| rate / hand);
+                let ratio = Quartiles::of(ratios).median;
+                let rate = Quartiles::of(rates.iter().copied()).median;
+                self.point(&curve, fleet.peer, x, rate);
+                self.point(&relative, fleet.peer, x, ratio);
             }
         }
         Ok(())
@@ -133,10 +139,7 @@ impl Drawing<'_> {
         for number in SESSIONS {
             for (all, fleet) in &mut fleets {
                 fleet.sessions = all.first(number);
-                let mut client = Client::connect(fleet.processes[0].address)?;
-                for cookie in &fleet.sessions.0 {
-                    client.send(&request(Route::Read.path(), cookie))?;
-                }
+                fleet.sessions.visit(fleet.processes[0].address)?;
                 let bytes = resident_bytes(fleet.processes[0].pid())?;
                 self.point("memory", fleet.peer, number as f64, bytes as f64 / MIB);
             }

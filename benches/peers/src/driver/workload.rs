@@ -51,32 +51,62 @@ pub struct Sessions(pub Vec<String>);
 impl Sessions {
     /// Creates sessions on a peer.
     pub fn create(address: SocketAddr, number: usize) -> Result<Self> {
-        let mut client = Client::connect(address)?;
         let seed = request("/seed", "");
-        let mut cookies = Vec::with_capacity(number);
-        for _ in 0..number {
+        let cookies = on_connections(address, &vec![(); number], |client, ()| {
             let response = client.send(&seed)?;
             match response.status {
-                200 => cookies.push(response.cookies()?),
-                status => return Err(format!("/seed: {status}").into()),
+                200 => response.cookies(),
+                status => Err(format!("/seed: {status}").into()),
             }
-        }
-        Ok(Self(cookies))
+        });
+        Ok(Self(cookies?))
+    }
+
+    /// Reads every session once.
+    pub fn visit(&self, address: SocketAddr) -> Result<()> {
+        on_connections(address, &self.0, |client, cookie| {
+            client.get(Route::Read.path(), cookie)
+        })?;
+        Ok(())
     }
 
     /// The counters of all these sessions, added up.
     pub fn counted(&self, address: SocketAddr) -> Result<u64> {
-        let mut client = Client::connect(address)?;
-        let mut sum = 0;
-        for cookie in &self.0 {
-            sum += client.get("/count", cookie)?.parse::<u64>()?;
-        }
-        Ok(sum)
+        let counts = on_connections(address, &self.0, |client, cookie| {
+            Ok(client.get("/count", cookie)?.parse::<u64>()?)
+        });
+        Ok(counts?.into_iter().sum())
     }
 
     pub fn first(&self, number: usize) -> Self {
         Self(self.0[..number.min(self.0.len())].to_vec())
     }
+}
+
+/// Does something for each of these on one connection; if they are many, on several at once.
+fn on_connections<T: Sync, R: Send>(
+    address: SocketAddr,
+    items: &[T],
+    each: impl Fn(&mut Client, &T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    const PER_CONNECTION: usize = 1000;
+    const MOST: usize = 16;
+    let connections = (items.len() / PER_CONNECTION).clamp(1, MOST);
+    let part = items.len().div_ceil(connections).max(1);
+    let each = &each;
+    std::thread::scope(|threads| {
+        let parts = items.chunks(part).map(|items| {
+            threads.spawn(move || -> Result<Vec<R>> {
+                let mut client = Client::connect(address)?;
+                items.iter().map(|item| each(&mut client, item)).collect()
+            })
+        });
+        let mut done = Vec::with_capacity(items.len());
+        for part in parts.collect::<Vec<_>>() {
+            done.extend(part.join().map_err(|_| "a thread panicked")??);
+        }
+        Ok(done)
+    })
 }
 
 /// Requests of one route, each for a session drawn at random.
