@@ -27,9 +27,15 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
+/// The files of docs/ that are text, and not pictures.
+fn texts() -> impl Iterator<Item = PathBuf> {
+    let is_text = |path: &PathBuf| path.extension().is_some_and(|it| it == "md");
+    files("docs").into_iter().filter(is_text)
+}
+
 /// The documents, by their paths.
 fn documents() -> Vec<PathBuf> {
-    let mut documents = files("docs");
+    let mut documents: Vec<_> = texts().collect();
     documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
     documents
 }
@@ -111,7 +117,7 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn the_readme_and_the_guide_for_contributors_link_every_document() {
     let entrances = read("README.md") + &read("CONTRIBUTING.md");
-    for document in files("docs") {
+    for document in texts() {
         let name = document.strip_prefix(root()).unwrap().display();
         assert!(entrances.contains(&format!("]({name}")), "{name}");
     }
