@@ -69,3 +69,20 @@ pub fn failed(error: impl std::fmt::Display) -> StatusCode {
 pub fn missing() -> StatusCode {
     failed("there is no such session")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_the_size_that_is_asked_for_and_the_value_that_is_read() {
+        for bytes in [205, 1229, 65536] {
+            let values = values(bytes);
+            let read = values.iter().find(|(name, _)| name == READ_KEY);
+            assert!(matches!(&read.unwrap().1, Value::Text(text) if text == READ_VALUE));
+            let map: std::collections::BTreeMap<_, _> = values.into_iter().collect();
+            let json = serde_json::to_string(&map).unwrap();
+            assert!((bytes..bytes + 64).contains(&json.len()), "{}", json.len());
+        }
+    }
+}

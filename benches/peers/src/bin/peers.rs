@@ -146,8 +146,12 @@ fn run(results: &mut Results, quick: bool, rounds: Option<usize>, peers: Vec<Pee
     results.latency = latency::at_half_load(&redis, &stateful, routes, rounds, duration, 1000)?;
     for peer in &stateful {
         eprintln!("kept: {}", peer.name());
-        let kept = kept::measure(&redis, *peer, if quick { 2 } else { 5 })?;
-        results.kept.insert(peer.name(), kept);
+        match kept::measure(&redis, *peer, if quick { 2 } else { 5 }) {
+            Ok(kept) => {
+                results.kept.insert(peer.name(), kept);
+            }
+            Err(error) => eprintln!("{}: {error}", peer.name()),
+        }
     }
     Ok(())
 }
@@ -175,8 +179,14 @@ fn count_all(results: &mut Results, quick: bool, peers: Vec<Peer>) -> Result<()>
     };
     for peer in peers {
         eprintln!("counting {}", peer.name());
-        let costs = count::all(&redis, peer, &extent)?.into_iter().collect();
-        results.costs.insert(peer.name(), costs);
+        match count::all(&redis, peer, &extent) {
+            Ok(costs) => {
+                results
+                    .costs
+                    .insert(peer.name(), costs.into_iter().collect());
+            }
+            Err(error) => eprintln!("{}: {error}", peer.name()),
+        }
         results.save()?;
         redis.flush()?;
     }

@@ -10,9 +10,9 @@ use crate::driver::workload::Route;
 use crate::peers::Peer;
 
 /// Curve, title, x axis, and whether the axes are logarithmic.
-type Chart = (&'static str, &'static str, &'static str, bool, bool);
+pub type Chart = (&'static str, &'static str, &'static str, bool, bool);
 
-const CHARTS: [Chart; 12] = [
+pub const CHARTS: [Chart; 12] = [
     (
         "size-read-relative",
         "Reads a second relative to sessions by hand",
@@ -95,7 +95,11 @@ const LOAD: &str = "% of the load that sessions by hand can carry";
 pub fn draw(results: &Results) -> Result<usize> {
     let mut charts = Vec::new();
     if !results.speed.is_empty() {
-        charts.push(("speed".to_owned(), speed(results)));
+        let title = "Requests a second, relative to sessions by hand";
+        charts.push(("speed".to_owned(), speed(results, title, &results.peers())));
+        let title = "Requests a second, relative to GET and SETEX by hand";
+        let peers = [Peer::Sessile, Peer::TowerSessions, Peer::Hand];
+        charts.push(("summary".to_owned(), speed(results, title, &peers)));
     }
     if !results.costs.is_empty() {
         charts.push(("instructions".to_owned(), instructions(results)));
@@ -125,8 +129,8 @@ pub fn draw(results: &Results) -> Result<usize> {
     Ok(charts.len())
 }
 
-/// The lines in the order of the peers, so that each has the same colour in every chart.
-fn in_order(curve: &Curve) -> Vec<(String, &[(f64, f64)])> {
+/// The lines of a curve in the order of the peers, so that each has the same colour in every chart.
+pub fn in_order(curve: &Curve) -> Vec<(String, &[(f64, f64)])> {
     let names = Peer::value_variants().iter().map(|peer| peer.name());
     let lines = names.filter_map(|name| {
         let points = curve.get(&name)?.as_slice();
@@ -135,8 +139,8 @@ fn in_order(curve: &Curve) -> Vec<(String, &[(f64, f64)])> {
     lines.collect()
 }
 
-fn speed(results: &Results) -> String {
-    let rows = results.peers().into_iter().filter_map(|peer| {
+fn speed(results: &Results, title: &str, peers: &[Peer]) -> String {
+    let rows = peers.iter().filter_map(|peer| {
         let speed = results.speed.get(&peer.name())?;
         let ratios = [Route::Read, Route::Change].map(|route| {
             let speed = speed.get(&route);
@@ -144,7 +148,6 @@ fn speed(results: &Results) -> String {
         });
         Some((peer.name(), ratios.to_vec()))
     });
-    let title = "Requests a second, relative to sessions by hand";
     svg::bars(title, &["read", "change"], &rows.collect::<Vec<_>>())
 }
 

@@ -15,6 +15,16 @@ pub const CONNECTIONS: usize = 64;
 /// How long a peer runs before it is timed.
 pub const WARM_UP: Duration = Duration::from_millis(200);
 
+/// Starts these peers. One that does not start is left out, with a message.
+pub fn start_all(redis: &RedisServer, peers: &[Peer], sessions: usize) -> Vec<Running> {
+    let started = peers.iter().filter_map(|peer| {
+        let running = Running::start(redis, *peer, sessions);
+        let failed = |error| eprintln!("{} is left out: {error}", peer.name());
+        running.map_err(failed).ok()
+    });
+    started.collect()
+}
+
 pub struct Running {
     pub peer: Peer,
     pub process: Process,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::driver::fleet::{CONNECTIONS, Running};
+use crate::driver::fleet::{self, CONNECTIONS, Running};
 use crate::driver::load;
 use crate::driver::redis_server::RedisServer;
 use crate::driver::results::{ByPeer, ByRoute};
@@ -34,10 +34,7 @@ pub fn at_half_load(
     sessions: usize,
 ) -> Result<ByPeer<ByRoute<Latency>>> {
     let mut hand = Running::start(redis, Peer::Hand, sessions)?;
-    let mut running = Vec::new();
-    for peer in peers {
-        running.push(Running::start(redis, *peer, sessions)?);
-    }
+    let running = fleet::start_all(redis, peers, sessions);
     let mut latencies = ByPeer::<ByRoute<Latency>>::new();
     for route in routes {
         let all = hand.sessions.clone();

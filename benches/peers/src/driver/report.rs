@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::driver::charts::{CHARTS, in_order};
 use crate::driver::count::Cost;
 use crate::driver::kept::Range;
 use crate::driver::results::Results;
@@ -14,6 +15,7 @@ pub fn markdown(results: &Results) -> String {
     let mut text = facts(results);
     text += &comparison(results);
     text += &costs(results);
+    text += &curves(results);
     text += &claims(results);
     text
 }
@@ -35,8 +37,8 @@ fn facts(results: &Results) -> String {
 
 fn comparison(results: &Results) -> String {
     let mut text = "\
-| | untouched route | read | change | read, one session | change, one session | p99 of a read at half load | a read keeps the session alive | 50 changes at once: kept (two processes) | 50 increments: counted (two processes) |
-|---|---|---|---|---|---|---|---|---|---|
+| | untouched route | read | change | read, one session | change, one session | p99 of a read at half load | p99 of a change at half load | a read keeps the session alive | 50 changes at once: kept (two processes) | 50 increments: counted (two processes) |
+|---|---|---|---|---|---|---|---|---|---|---|
 "
     .to_owned();
     for peer in results.peers() {
@@ -64,13 +66,12 @@ fn comparison(results: &Results) -> String {
             }
             cell
         };
-        let latency = results
-            .latency
-            .get(&name)
-            .and_then(|it| it.get(&Route::Read));
-        let latency = latency.map_or("–".to_owned(), |it| {
-            format!("{:.0} µs, {}", it.p99.median, quartiles(&it.p99_to_hand))
-        });
+        let latency = |route: Route| {
+            let latency = results.latency.get(&name).and_then(|it| it.get(&route));
+            latency.map_or("–".to_owned(), |it| {
+                format!("{:.0} µs, {}", it.p99.median, quartiles(&it.p99_to_hand))
+            })
+        };
         let kept = |one: fn(&crate::driver::kept::Kept) -> [Range; 2]| {
             let kept = results.kept.get(&name).map(one);
             kept.map_or("–".to_owned(), |[one, two]| {
@@ -83,7 +84,8 @@ fn comparison(results: &Results) -> String {
             speed(Route::Change, false),
             speed(Route::Read, true),
             speed(Route::Change, true),
-            latency,
+            latency(Route::Read),
+            latency(Route::Change),
             peer.slides().to_owned(),
             kept(|kept| [kept.changes, kept.changes_on_two]),
             kept(|kept| [kept.increments, kept.increments_on_two]),
@@ -127,6 +129,32 @@ fn costs(results: &Results) -> String {
         let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
     }
     text + "\n"
+}
+
+/// A table for each chart of curves.
+fn curves(results: &Results) -> String {
+    let mut text = String::new();
+    for (name, title, x, ..) in CHARTS {
+        let Some(curve) = results.curves.get(name) else {
+            continue;
+        };
+        let lines = in_order(curve);
+        let columns = lines.first().map_or(&[][..], |(_, points)| points);
+        let columns: Vec<_> = columns.iter().map(|(x, _)| x.to_string()).collect();
+        let _ = writeln!(text, "{title}, by {x}:\n");
+        let _ = writeln!(text, "| | {} |", columns.join(" | "));
+        let _ = writeln!(text, "|---|{}", "---|".repeat(columns.len()));
+        for (peer, points) in lines {
+            let cells = points.iter().map(|(_, y)| match *y {
+                y if y >= 100.0 => format!("{y:.0}"),
+                y => format!("{y:.2}"),
+            });
+            let cells = cells.collect::<Vec<_>>().join(" | ");
+            let _ = writeln!(text, "| {peer} | {cells} |");
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn claims(results: &Results) -> String {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::driver::fleet::Running;
+use crate::driver::fleet;
+use crate::driver::load::Closed;
 use crate::driver::redis_server::RedisServer;
 use crate::driver::results::{ByPeer, ByRoute};
 use crate::driver::stats::Quartiles;
@@ -39,10 +40,7 @@ pub fn measure(
     routes: &[Route],
     extent: &Extent,
 ) -> Result<ByPeer<ByRoute<Speed>>> {
-    let mut running = Vec::new();
-    for peer in peers {
-        running.push(Running::start(redis, *peer, extent.sessions)?);
-    }
+    let mut running = fleet::start_all(redis, peers, extent.sessions);
     let mut rates: BTreeMap<(Route, Peer), Vec<f64>> = BTreeMap::new();
     let mut failed: BTreeMap<(Route, Peer), u64> = BTreeMap::new();
     for round in 0..extent.rounds {
@@ -50,7 +48,15 @@ pub fn measure(
         for route in routes {
             for it in &mut running {
                 let sessions = it.sessions.clone();
-                let outcome = it.closed(*route, &sessions, extent.duration)?;
+                // One that breaks is not to end a long run, and shows in the table as failed.
+                let outcome = it.closed(*route, &sessions, extent.duration);
+                let outcome = outcome.unwrap_or_else(|error| {
+                    eprintln!("{error}");
+                    Closed {
+                        failed: 1,
+                        ..Closed::default()
+                    }
+                });
                 let key = (*route, it.peer);
                 rates.entry(key).or_default().push(outcome.per_second);
                 *failed.entry(key).or_default() += outcome.failed;
@@ -59,7 +65,10 @@ pub fn measure(
     }
     let mut speeds = ByPeer::<ByRoute<Speed>>::new();
     for it in &running {
-        let lost = it.lost()?;
+        let lost = it.lost().unwrap_or_else(|error| {
+            eprintln!("{}, the counters: {error}", it.peer.name());
+            None
+        });
         for route in routes {
             let key = (*route, it.peer);
             let to = |other: Peer| {
