@@ -12,7 +12,7 @@ use crate::peers::Peer;
 /// Curve, title, x axis, and whether the axes are logarithmic.
 pub type Chart = (&'static str, &'static str, &'static str, bool, bool);
 
-pub const CHARTS: [Chart; 12] = [
+pub const CHARTS: [Chart; 13] = [
     (
         "size-read-relative",
         "Reads a second relative to sessions by hand",
@@ -44,6 +44,13 @@ pub const CHARTS: [Chart; 12] = [
     (
         "writers",
         "Changes of one session a second",
+        "requests at once",
+        true,
+        false,
+    ),
+    (
+        "writers-relative",
+        "Changes of one session a second relative to sessions by hand",
         "requests at once",
         true,
         false,

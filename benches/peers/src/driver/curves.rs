@@ -37,6 +37,13 @@ const WITH_MEMORY: [Peer; 4] = [
     Peer::TowerSessions,
     Peer::AxumSession,
 ];
+const WRITING: [Peer; 5] = [
+    Peer::Sessile,
+    Peer::Hand,
+    Peer::TowerSessions,
+    Peer::AxumSession,
+    Peer::ActixSession,
+];
 
 /// All of them.
 pub fn all(redis: &RedisServer, duration: Duration) -> Result<Curves> {
@@ -80,7 +87,7 @@ impl Drawing<'_> {
         curve.entry(peer.name()).or_default().push((x, y));
     }
 
-    /// Requests a second against the x axis, and relative to sessions by hand in the same round, the peers in turns.
+    /// Requests a second against the x axis, the peers in turns.
     fn rates(&mut self, x: f64, name: &str, routes: &[Route], fleets: &[Fleet]) -> Result<()> {
         for route in routes {
             let mut rates = vec![Vec::new(); fleets.len()];
@@ -100,18 +107,23 @@ impl Drawing<'_> {
                 }
             }
             let curve = format!("{name}-{}", route.path().trim_start_matches('/'));
-            let relative = format!("{curve}-relative");
-            let hand = fleets.iter().position(|fleet| fleet.peer == Peer::Hand);
-            let hand = hand.map_or(&[][..], |at| rates[at].as_slice());
-            for (fleet, rates) in fleets.iter().zip(&rates) {
-                let ratios = rates.iter().zip(hand).map(|(rate, hand)| rate / hand);
-                let ratio = Quartiles::of(ratios).median;
-                let rate = Quartiles::of(rates.iter().copied()).median;
-                self.point(&curve, fleet.peer, x, rate);
-                self.point(&relative, fleet.peer, x, ratio);
-            }
+            self.rated(&curve, x, fleets, &rates);
         }
         Ok(())
+    }
+
+    /// Adds the medians of the rounds, and those of the ratios to sessions by hand in the same round.
+    fn rated(&mut self, curve: &str, x: f64, fleets: &[Fleet], rates: &[Vec<f64>]) {
+        let relative = format!("{curve}-relative");
+        let hand = fleets.iter().position(|fleet| fleet.peer == Peer::Hand);
+        let hand = hand.map_or(&[][..], |at| rates[at].as_slice());
+        for (fleet, rates) in fleets.iter().zip(rates) {
+            let ratios = rates.iter().zip(hand).map(|(rate, hand)| rate / hand);
+            let ratio = Quartiles::of(ratios).median;
+            let rate = Quartiles::of(rates.iter().copied()).median;
+            self.point(curve, fleet.peer, x, rate);
+            self.point(&relative, fleet.peer, x, ratio);
+        }
     }
 
     fn sizes(&mut self) -> Result<()> {
@@ -153,31 +165,30 @@ impl Drawing<'_> {
     }
 
     fn writers(&mut self) -> Result<()> {
-        let peers = [
-            Peer::Sessile,
-            Peer::Hand,
-            Peer::TowerSessions,
-            Peer::AxumSession,
-            Peer::ActixSession,
-        ];
         for number in WRITERS {
-            for peer in peers {
-                let mut fleet = Fleet::start(&Start::new(peer, self.redis.url()), 1, 0)?;
-                let address = fleet.processes[0].address;
-                let (mut rates, mut confirmed, mut counted) = (Vec::new(), 0, 0);
-                for _ in 0..ROUNDS {
-                    fleet.sessions = Sessions::create(address, 1)?;
-                    let mut workload = Workload::new(Route::Change, &fleet.sessions);
+            let mut fleets = Vec::new();
+            for peer in WRITING {
+                fleets.push(Fleet::start(&Start::new(peer, self.redis.url()), 1, 0)?);
+            }
+            let mut rates = vec![Vec::new(); fleets.len()];
+            let mut changes = vec![(0, 0); fleets.len()];
+            for _ in 0..ROUNDS {
+                for (at, fleet) in fleets.iter().enumerate() {
+                    let address = fleet.processes[0].address;
+                    let session = Sessions::create(address, 1)?;
+                    let mut workload = Workload::new(Route::Change, &session);
                     let outcome =
                         load::closed(&[address], &mut workload, number, WARM_UP, self.duration)?;
-                    rates.push(outcome.per_second);
-                    confirmed += outcome.accepted;
-                    counted += fleet.sessions.counted(address)?;
+                    rates[at].push(outcome.per_second);
+                    changes[at].0 += outcome.accepted;
+                    changes[at].1 += session.counted(address)?;
                 }
-                let x = number as f64;
-                self.point("writers", peer, x, Quartiles::of(rates).median);
+            }
+            let x = number as f64;
+            self.rated("writers", x, &fleets, &rates);
+            for (fleet, (confirmed, counted)) in fleets.iter().zip(changes) {
                 let lost = confirmed.saturating_sub(counted) as f64 / confirmed as f64;
-                self.point("writers-lost", peer, x, 100.0 * lost);
+                self.point("writers-lost", fleet.peer, x, 100.0 * lost);
             }
         }
         Ok(())
