@@ -7,7 +7,7 @@ use sessile_peers::Result;
 use sessile_peers::driver::count::{self, Extent};
 use sessile_peers::driver::facts::Facts;
 use sessile_peers::driver::redis_server::RedisServer;
-use sessile_peers::driver::results::Results;
+use sessile_peers::driver::results::{Results, root};
 use sessile_peers::driver::workload::Route;
 use sessile_peers::driver::{charts, claims, curves, kept, latency, report, speed};
 use sessile_peers::peers::Peer;
@@ -59,7 +59,7 @@ enum Command {
     },
     /// Figures behind single design decisions.
     Claims,
-    /// Draws the figures into docs/performance/.
+    /// Draws the figures into docs/performance/, and writes the tables into docs/performance.md.
     Charts,
     /// Prints the figures as Markdown.
     Table,
@@ -94,7 +94,12 @@ fn main() -> Result<()> {
             results.curves = curves::all(&RedisServer::start()?, duration)?;
         }
         Command::Claims => results.claims = claims::all(&RedisServer::start()?)?,
-        Command::Charts => println!("{} charts", charts::draw(&results)?),
+        Command::Charts => {
+            charts::draw(&results)?;
+            let document = root().join("docs/performance.md");
+            let text = std::fs::read_to_string(&document)?;
+            std::fs::write(&document, report::write_into(&text, &results)?)?;
+        }
         Command::Table => print!("{}", report::markdown(&results)),
     }
     results.save()

@@ -98,8 +98,8 @@ const SIZE: &str = "KiB of JSON in the session";
 const NODES: &str = "processes, on two cores";
 const LOAD: &str = "% of the load that sessions by hand can carry";
 
-/// Draws what there are figures for, and returns how many charts that is.
-pub fn draw(results: &Results) -> Result<usize> {
+/// Draws what there are figures for.
+pub fn draw(results: &Results) -> Result<()> {
     let mut charts = Vec::new();
     if !results.speed.is_empty() {
         let title = "Requests a second, relative to sessions by hand";
@@ -133,7 +133,7 @@ pub fn draw(results: &Results) -> Result<usize> {
     for (name, svg) in &charts {
         std::fs::write(folder.join(format!("{name}.svg")), svg)?;
     }
-    Ok(charts.len())
+    Ok(())
 }
 
 /// The lines of a curve in the order of the peers, so that each has the same colour in every chart.

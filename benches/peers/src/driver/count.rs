@@ -1,4 +1,4 @@
-//! What one request costs, counted: exact figures that do not depend on how busy the machine is.
+//! What one request costs, counted. Only the processor time depends on how busy the machine is.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

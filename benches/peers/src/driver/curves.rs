@@ -234,10 +234,7 @@ impl Drawing<'_> {
         }
         let hand = running.iter_mut().find(|it| it.peer == Peer::Hand);
         let hand = hand.ok_or("no sessions by hand")?;
-        let sessions = hand.sessions.clone();
-        let full = hand
-            .closed(Route::Read, &sessions, self.duration)?
-            .per_second;
+        let full = hand.closed(Route::Read, self.duration)?.per_second;
         for percent in LOADS {
             for it in &running {
                 let rate = full * percent / 100.0;

@@ -35,14 +35,10 @@ pub struct Running {
 
 impl Running {
     pub fn start(redis: &RedisServer, peer: Peer, sessions: usize) -> Result<Self> {
-        Self::start_as(&Start::new(peer, redis.url()), sessions)
-    }
-
-    pub fn start_as(start: &Start, sessions: usize) -> Result<Self> {
-        let process = start.start()?;
+        let process = Start::new(peer, redis.url()).start()?;
         let sessions = Sessions::create(process.address, sessions)?;
         Ok(Self {
-            peer: start.peer,
+            peer,
             process,
             sessions,
             confirmed: 0,
@@ -53,14 +49,9 @@ impl Running {
         self.process.address
     }
 
-    /// A closed loop on these sessions.
-    pub fn closed(
-        &mut self,
-        route: Route,
-        sessions: &Sessions,
-        duration: Duration,
-    ) -> Result<Closed> {
-        let mut workload = Workload::new(route, sessions);
+    /// A closed loop.
+    pub fn closed(&mut self, route: Route, duration: Duration) -> Result<Closed> {
+        let mut workload = Workload::new(route, &self.sessions);
         let outcome = load::closed(
             &[self.address()],
             &mut workload,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::Result;
 use crate::driver::charts::{CHARTS, in_order};
 use crate::driver::count::Cost;
 use crate::driver::kept::Range;
@@ -18,6 +19,27 @@ pub fn markdown(results: &Results) -> String {
     text += &curves(results);
     text += &claims(results);
     text
+}
+
+/// Replaces the tables of a document, each between `<!-- NAME -->` and `<!-- end of NAME -->`.
+pub fn write_into(document: &str, results: &Results) -> Result<String> {
+    let mut document = document.to_owned();
+    for (name, table) in [
+        ("facts", facts(results)),
+        ("comparison", comparison(results)),
+        ("costs", costs(results)),
+        ("claims", claims(results)),
+    ] {
+        let (from, to) = (
+            format!("<!-- {name} -->\n"),
+            format!("<!-- end of {name} -->"),
+        );
+        let parts = document.split_once(&from);
+        let parts = parts.and_then(|(before, rest)| Some((before, rest.split_once(&to)?.1)));
+        let (before, after) = parts.ok_or_else(|| format!("no place for {name}"))?;
+        document = format!("{before}{from}{}\n{to}{after}", table.trim_end());
+    }
+    Ok(document)
 }
 
 fn facts(results: &Results) -> String {
@@ -182,5 +204,19 @@ fn range((low, high): Range) -> String {
     match low == high {
         true => low.to_string(),
         false => format!("{low}–{high}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_a_place_for_each_table() {
+        let document = include_str!("../../../../docs/performance.md");
+        let once = write_into(document, &Results::default()).unwrap();
+        assert!(!once.contains("FIGURES"));
+        assert_eq!(write_into(&once, &Results::default()).unwrap(), once);
+        assert!(write_into("# Performance", &Results::default()).is_err());
     }
 }

@@ -47,9 +47,8 @@ pub fn measure(
         eprintln!("round {} of {}", round + 1, extent.rounds);
         for route in routes {
             for it in &mut running {
-                let sessions = it.sessions.clone();
                 // One that breaks is not to end a long run, and shows in the table as failed.
-                let outcome = it.closed(*route, &sessions, extent.duration);
+                let outcome = it.closed(*route, extent.duration);
                 let outcome = outcome.unwrap_or_else(|error| {
                     eprintln!("{error}");
                     Closed {

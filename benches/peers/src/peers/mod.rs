@@ -78,13 +78,13 @@ impl Peer {
             Self::Hand | Self::HandSliding => &["axum", "redis"],
             Self::Axum => &["axum"],
             Self::TowerSessions | Self::TowerSessionsAlwaysSave => {
-                &["tower-sessions", "tower-sessions-redis-store"]
+                &["tower-sessions", "tower-sessions-redis-store", "fred"]
             }
             Self::AxumSession | Self::AxumSessionNoMemory => {
-                &["axum_session", "axum_session_redispool"]
+                &["axum_session", "axum_session_redispool", "redis_pool"]
             }
             Self::ActixSession | Self::ActixSessionEveryRequest => &["actix-session", "actix-web"],
-            Self::Ruts => &["ruts"],
+            Self::Ruts => &["ruts", "fred"],
         }
     }
 
