@@ -234,7 +234,7 @@ impl Drawing<'_> {
         }
         let hand = running.iter_mut().find(|it| it.peer == Peer::Hand);
         let hand = hand.ok_or("no sessions by hand")?;
-        let full = hand.closed(Route::Read, self.duration)?.per_second;
+        let full = hand.closed(Route::Read, self.duration)?.closed.per_second;
         for percent in LOADS {
             for it in &running {
                 let rate = full * percent / 100.0;

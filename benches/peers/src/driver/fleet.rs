@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::driver::load::{self, Closed};
-use crate::driver::process::{Process, Start};
+use crate::driver::process::{Process, Start, cpu_nanoseconds};
 use crate::driver::redis_server::RedisServer;
 use crate::driver::workload::{Route, Sessions, Workload};
 use crate::peers::Peer;
@@ -31,6 +31,15 @@ pub struct Running {
     pub sessions: Sessions,
     /// Changes that a response has confirmed.
     pub confirmed: u64,
+    redis: u32,
+}
+
+/// A closed loop, and the processor time of one request in it, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Measured {
+    pub closed: Closed,
+    pub cpu: f64,
+    pub redis_cpu: f64,
 }
 
 impl Running {
@@ -42,6 +51,7 @@ impl Running {
             process,
             sessions,
             confirmed: 0,
+            redis: redis.pid(),
         })
     }
 
@@ -50,9 +60,12 @@ impl Running {
     }
 
     /// A closed loop.
-    pub fn closed(&mut self, route: Route, duration: Duration) -> Result<Closed> {
+    pub fn closed(&mut self, route: Route, duration: Duration) -> Result<Measured> {
+        let pids = [self.process.pid(), self.redis];
+        let used = || -> Result<Vec<u64>> { pids.into_iter().map(cpu_nanoseconds).collect() };
+        let before = used()?;
         let mut workload = Workload::new(route, &self.sessions);
-        let outcome = load::closed(
+        let closed = load::closed(
             &[self.address()],
             &mut workload,
             CONNECTIONS,
@@ -61,9 +74,18 @@ impl Running {
         )
         .map_err(|error| format!("{}, {}: {error}", self.peer.name(), route.path()))?;
         if route == Route::Change {
-            self.confirmed += outcome.accepted;
+            self.confirmed += closed.accepted;
         }
-        Ok(outcome)
+        let after = used()?;
+        let each = |at: usize| {
+            let nanoseconds = after[at].saturating_sub(before[at]);
+            nanoseconds as f64 / 1000.0 / closed.accepted as f64
+        };
+        Ok(Measured {
+            closed,
+            cpu: each(0),
+            redis_cpu: each(1),
+        })
     }
 
     /// How many confirmed changes the counters do not contain.

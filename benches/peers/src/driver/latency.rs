@@ -37,7 +37,7 @@ pub fn at_half_load(
     let running = fleet::start_all(redis, peers, sessions);
     let mut latencies = ByPeer::<ByRoute<Latency>>::new();
     for route in routes {
-        let per_second = hand.closed(*route, duration)?.per_second / 2.0;
+        let per_second = hand.closed(*route, duration)?.closed.per_second / 2.0;
         let mut percentiles = vec![Vec::new(); running.len()];
         for _ in 0..rounds {
             for (it, percentiles) in running.iter().zip(&mut percentiles) {

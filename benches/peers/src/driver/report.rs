@@ -7,6 +7,7 @@ use crate::driver::charts::{CHARTS, in_order};
 use crate::driver::count::Cost;
 use crate::driver::kept::Range;
 use crate::driver::results::Results;
+use crate::driver::speed::Speed;
 use crate::driver::stats::Quartiles;
 use crate::driver::workload::Route;
 use crate::peers::Peer;
@@ -59,12 +60,19 @@ fn facts(results: &Results) -> String {
 
 fn comparison(results: &Results) -> String {
     let mut text = "\
-| | untouched route | read | change | read, one session | change, one session | p99 of a read at half load | p99 of a change at half load | a read keeps the session alive | 50 changes at once: kept (two processes) | 50 increments: counted (two processes) |
-|---|---|---|---|---|---|---|---|---|---|---|
+| | untouched route | read | change | CPU of a request: µs of untouched / read / change | of Redis, µs | read, one session | change, one session | p99 of a read at half load | p99 of a change at half load | a read keeps the session alive | 50 changes at once: kept (two processes) | 50 increments: counted (two processes) |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 "
     .to_owned();
     for peer in results.peers() {
         let name = peer.name();
+        let cpu = |of: fn(&Speed) -> f64| {
+            let cells = Route::ALL.map(|route| {
+                let speed = results.speed.get(&name).and_then(|it| it.get(&route));
+                speed.map_or("–".to_owned(), |speed| format!("{:.1}", of(speed)))
+            });
+            cells.join(" / ")
+        };
         let speed = |route: Route, one: bool| {
             let speeds = if one {
                 &results.speed_of_one
@@ -104,6 +112,8 @@ fn comparison(results: &Results) -> String {
             speed(Route::None, false),
             speed(Route::Read, false),
             speed(Route::Change, false),
+            cpu(|speed| speed.cpu.median),
+            cpu(|speed| speed.redis_cpu.median),
             speed(Route::Read, true),
             speed(Route::Change, true),
             latency(Route::Read),
@@ -119,7 +129,7 @@ fn comparison(results: &Results) -> String {
 
 fn costs(results: &Results) -> String {
     let mut text = "\
-| one request: untouched / read / change | thousands of instructions | the same, many sessions | allocations | KiB allocated | commands | round trips | bytes to Redis | bytes from Redis | system calls | CPU, µs | CPU of Redis, µs |
+| one request: untouched / read / change | thousands of instructions | the same, many sessions | allocations | KiB allocated | commands | round trips | bytes to Redis | bytes from Redis | system calls | CPU, µs | of Redis, µs |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 "
     .to_owned();

@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::driver::fleet;
-use crate::driver::load::Closed;
+use crate::driver::fleet::{self, Measured};
 use crate::driver::redis_server::RedisServer;
 use crate::driver::results::{ByPeer, ByRoute};
 use crate::driver::stats::Quartiles;
@@ -15,11 +14,16 @@ use crate::driver::workload::Route;
 use crate::peers::Peer;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Speed {
     pub per_second: Quartiles,
     /// The ratio in each round.
     pub to_hand: Quartiles,
     pub to_tower_sessions: Quartiles,
+    /// Microseconds of processor time for one request, of the peer and of Redis.
+    pub cpu: Quartiles,
+    pub cpu_to_hand: Quartiles,
+    pub redis_cpu: Quartiles,
     pub failed: u64,
     /// Of the changes that were confirmed, how many the counters contain: confirmed, lost.
     pub changes: Option<(u64, u64)>,
@@ -41,8 +45,7 @@ pub fn measure(
     extent: &Extent,
 ) -> Result<ByPeer<ByRoute<Speed>>> {
     let mut running = fleet::start_all(redis, peers, extent.sessions);
-    let mut rates: BTreeMap<(Route, Peer), Vec<f64>> = BTreeMap::new();
-    let mut failed: BTreeMap<(Route, Peer), u64> = BTreeMap::new();
+    let mut rounds: BTreeMap<(Route, Peer), Vec<Measured>> = BTreeMap::new();
     for round in 0..extent.rounds {
         eprintln!("round {} of {}", round + 1, extent.rounds);
         for route in routes {
@@ -51,14 +54,11 @@ pub fn measure(
                 let outcome = it.closed(*route, extent.duration);
                 let outcome = outcome.unwrap_or_else(|error| {
                     eprintln!("{error}");
-                    Closed {
-                        failed: 1,
-                        ..Closed::default()
-                    }
+                    let mut none = Measured::default();
+                    none.closed.failed = 1;
+                    none
                 });
-                let key = (*route, it.peer);
-                rates.entry(key).or_default().push(outcome.per_second);
-                *failed.entry(key).or_default() += outcome.failed;
+                rounds.entry((*route, it.peer)).or_default().push(outcome);
             }
         }
     }
@@ -69,17 +69,21 @@ pub fn measure(
             None
         });
         for route in routes {
-            let key = (*route, it.peer);
-            let to = |other: Peer| {
-                let others = rates.get(&(*route, other)).map_or(&[][..], Vec::as_slice);
-                let pairs = rates[&key].iter().zip(others);
-                Quartiles::of(pairs.map(|(rate, other)| rate / other))
+            let of = |peer: Peer| rounds.get(&(*route, peer)).map_or(&[][..], Vec::as_slice);
+            let own = of(it.peer);
+            let all = |figure: fn(&Measured) -> f64| Quartiles::of(own.iter().map(figure));
+            let to = |other: Peer, figure: fn(&Measured) -> f64| {
+                let pairs = own.iter().zip(of(other));
+                Quartiles::of(pairs.map(|(own, other)| figure(own) / figure(other)))
             };
             let speed = Speed {
-                per_second: Quartiles::of(rates[&key].iter().copied()),
-                to_hand: to(Peer::Hand),
-                to_tower_sessions: to(Peer::TowerSessions),
-                failed: failed[&key],
+                per_second: all(|it| it.closed.per_second),
+                to_hand: to(Peer::Hand, |it| it.closed.per_second),
+                to_tower_sessions: to(Peer::TowerSessions, |it| it.closed.per_second),
+                cpu: all(|it| it.cpu),
+                cpu_to_hand: to(Peer::Hand, |it| it.cpu),
+                redis_cpu: all(|it| it.redis_cpu),
+                failed: own.iter().map(|it| it.closed.failed).sum(),
                 changes: lost
                     .filter(|_| *route == Route::Change)
                     .map(|lost| (it.confirmed, lost)),
