@@ -38,6 +38,9 @@ mod config;
 pub mod conformance;
 mod error;
 mod event;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod lock;
 #[cfg(feature = "metrics")]
 mod metrics;
