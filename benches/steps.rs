@@ -10,7 +10,7 @@ use sessile::internals::{Record, Token, read_cookies};
 use sessile::{Load, MemoryStore, SessionStore};
 
 use crate::scenarios::inputs::{
-    COOKIE_NAME, FEW, MANY, SIZES, TOKEN, changes, cookies, record, record_bytes,
+    COOKIE_NAME, FEW, LARGE, MANY, SMALL, TOKEN, USUAL, changes, cookies, record, record_bytes,
 };
 use crate::scenarios::store::OneSession;
 use crate::scenarios::visitor::{Shape, Visitor};
@@ -41,7 +41,7 @@ fn token(criterion: &mut Criterion) {
 fn records(criterion: &mut Criterion) {
     let changes = changes();
     for values in [FEW, MANY] {
-        for size in SIZES {
+        for size in [SMALL, USUAL, LARGE] {
             let shape = format!("{values} values, {size} bytes");
             let bytes = record_bytes(values, size);
             let record = record(values, size);
@@ -76,7 +76,7 @@ fn request(criterion: &mut Criterion, name: &str, visitor: &Visitor, path: &str)
 
 const SHAPE: Shape = Shape {
     values: FEW,
-    bytes: SIZES[1],
+    bytes: USUAL,
 };
 
 fn requests_over<S: SessionStore>(criterion: &mut Criterion, name: &str, store: impl Fn() -> S) {
@@ -103,7 +103,7 @@ fn requests(criterion: &mut Criterion) {
     requests_over(criterion, "memory", MemoryStore::new);
     let visitor = Visitor::new(OneSession::default(), Load::Inbound);
     request(criterion, "one session/created", &visitor, "/change");
-    for size in SIZES {
+    for size in [SMALL, USUAL, LARGE] {
         let shape = Shape {
             values: FEW,
             bytes: size,

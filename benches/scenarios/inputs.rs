@@ -12,8 +12,10 @@ use crate::scenarios::visitor::{Shape, Visitor};
 pub(crate) const FEW: usize = 3;
 pub(crate) const MANY: usize = 40;
 
-/// The sizes of a small, a usual and a large session: 0.2, 1.2 and 16 KiB of values.
-pub(crate) const SIZES: [usize; 3] = [205, 1229, 16 * 1024];
+// The bytes of a session's values: 0.2, 1.2 and 16 KiB.
+pub(crate) const SMALL: usize = 205;
+pub(crate) const USUAL: usize = 1229;
+pub(crate) const LARGE: usize = 16 * 1024;
 
 pub(crate) const COOKIE_NAME: &str = "__Host-id";
 

@@ -1,0 +1,1 @@
+//! Empty: the counts are in `benches/steps.rs`.
