@@ -11,7 +11,7 @@
 //! cargo bench --manifest-path benches/counts/Cargo.toml
 //! ```
 //!
-//! With `-- '*decode*'` behind it, it counts only what has such a name. `target/gungraun` has the profiles, for
+//! With `-- '*decode*'` behind it, it counts only what has such a name. `benches/counts/target/gungraun` has the profiles, for
 //! `callgrind_annotate` or kcachegrind.
 
 #[path = "../../scenarios/mod.rs"]
