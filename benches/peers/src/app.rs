@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use clap::ValueEnum;
 use serde::Serialize;
 
 /// The key of the counter.
@@ -37,8 +38,48 @@ pub enum Value {
     Flag(bool),
 }
 
-/// The values of a session of about this many bytes of JSON: settings of some 30 bytes each.
-pub fn values(bytes: usize) -> Vec<(String, Value)> {
+/// What a session contains, beside the counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents {
+    /// About how many bytes it is as JSON.
+    pub bytes: usize,
+    pub shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// Settings of some 30 bytes each.
+    #[default]
+    Many,
+    /// Two short values, and one text that is the rest.
+    Few,
+}
+
+impl Shape {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Many => "many",
+            Self::Few => "few",
+        }
+    }
+}
+
+/// The values of a session.
+pub fn values(contents: Contents) -> Vec<(String, Value)> {
+    match contents.shape {
+        Shape::Many => settings(contents.bytes),
+        Shape::Few => vec![
+            (READ_KEY.to_owned(), Value::Text(READ_VALUE.to_owned())),
+            ("dark".to_owned(), Value::Flag(true)),
+            (
+                "draft".to_owned(),
+                Value::Text("x".repeat(contents.bytes.saturating_sub(54))),
+            ),
+        ],
+    }
+}
+
+fn settings(bytes: usize) -> Vec<(String, Value)> {
     let mut values = Vec::new();
     let mut size = 2;
     while size < bytes || values.len() < 4 {
@@ -76,8 +117,13 @@ mod tests {
 
     #[test]
     fn a_session_has_the_size_that_is_asked_for_and_the_value_that_is_read() {
-        for bytes in [205, 1229, 65536] {
-            let values = values(bytes);
+        let sizes = [205, 1229, 65536];
+        let shapes = [Shape::Many, Shape::Few];
+        let all = sizes
+            .iter()
+            .flat_map(|size| shapes.map(|shape| (*size, shape)));
+        for (bytes, shape) in all {
+            let values = values(Contents { bytes, shape });
             let read = values.iter().find(|(name, _)| name == READ_KEY);
             assert!(matches!(&read.unwrap().1, Value::Text(text) if text == READ_VALUE));
             let map: std::collections::BTreeMap<_, _> = values.into_iter().collect();

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use clap::Parser;
 
 use crate::Result;
+use crate::app::{Contents, Shape};
 use crate::peers::Peer;
 
 /// Serves the application on one peer. Prints the address, and a line of counts for each line read; ends with its input.
@@ -22,6 +23,18 @@ pub struct Serve {
     /// The size of a session, as JSON.
     #[arg(long, default_value_t = 1229)]
     pub session_bytes: usize,
+    /// What it contains.
+    #[arg(long, value_enum, default_value_t)]
+    pub shape: Shape,
+}
+
+impl Serve {
+    pub fn contents(&self) -> Contents {
+        Contents {
+            bytes: self.session_bytes,
+            shape: self.shape,
+        }
+    }
 }
 
 /// Runs the process; `counts` is what it prints for each line.

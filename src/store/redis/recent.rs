@@ -14,11 +14,17 @@ const FOR: Duration = Duration::from_secs(1);
 
 /// The connections that were checked out last. bb8 owns them: they close when it drops them.
 pub(crate) struct Recent {
-    slots: Box<[Mutex<Option<(Weak<Health>, Instant)>>]>,
+    slots: Box<[Mutex<Option<Checked>>]>,
     turn: AtomicUsize,
 }
 
+struct Checked {
+    health: Weak<Health>,
+    at: Instant,
+}
+
 /// Where to note the connection that is checked out instead.
+#[derive(Clone, Copy)]
 pub(crate) struct Slot(usize);
 
 impl Recent {
@@ -37,7 +43,7 @@ impl Recent {
     ) -> Result<Connection, Slot> {
         let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.slots.len();
         let health = match &*self.lock(index) {
-            Some((health, since)) if now - *since < FOR => health.upgrade(),
+            Some(checked) if now - checked.at < FOR => checked.health.upgrade(),
             _ => None,
         };
         let connection = health.map(Connection::of).filter(is_good);
@@ -45,10 +51,13 @@ impl Recent {
     }
 
     pub(crate) fn note(&self, slot: Slot, connection: &Connection, now: Instant) {
-        *self.lock(slot.0) = Some((Arc::downgrade(&connection.health), now));
+        *self.lock(slot.0) = Some(Checked {
+            health: Arc::downgrade(&connection.health),
+            at: now,
+        });
     }
 
-    fn lock(&self, index: usize) -> MutexGuard<'_, Option<(Weak<Health>, Instant)>> {
+    fn lock(&self, index: usize) -> MutexGuard<'_, Option<Checked>> {
         let slot = self.slots[index].lock();
         slot.unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use sessile_peers::Result;
+use sessile_peers::app::Shape;
 use sessile_peers::driver::count::{self, Extent};
 use sessile_peers::driver::facts::Facts;
+use sessile_peers::driver::process::SHAPE;
 use sessile_peers::driver::redis_server::RedisServer;
 use sessile_peers::driver::results::{Results, root};
 use sessile_peers::driver::workload::Route;
@@ -15,6 +17,9 @@ use sessile_peers::peers::Peer;
 /// Compares sessile with its peers. Each command adds its figures to target/peers/results.json.
 #[derive(Parser)]
 struct Arguments {
+    /// What the sessions contain: 40 small values, or two and a long text.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    shape: Shape,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,7 +47,11 @@ enum Command {
     },
     /// Thousands of instructions only, printed at once and not kept.
     Instructions {
-        #[arg(long, value_delimiter = ',', default_value = "axum,hand,sessile")]
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "axum,hand,sessile,sessile-on-extract"
+        )]
         peers: Vec<Peer>,
         /// The sessions to draw from.
         #[arg(long, default_value_t = 1)]
@@ -75,8 +84,10 @@ struct Peers {
 const QUICKLY_COUNTED: [Peer; 4] = [Peer::Sessile, Peer::Hand, Peer::Axum, Peer::TowerSessions];
 
 fn main() -> Result<()> {
-    let mut results = Results::load()?;
-    match Arguments::parse().command {
+    let arguments = Arguments::parse();
+    let shape = *SHAPE.get_or_init(|| arguments.shape);
+    let mut results = Results::load(shape)?;
+    match arguments.command {
         Command::Run {
             quick,
             rounds,
@@ -98,9 +109,15 @@ fn main() -> Result<()> {
             charts::draw(&results)?;
             let document = root().join("docs/performance.md");
             let text = std::fs::read_to_string(&document)?;
-            std::fs::write(&document, report::write_into(&text, &results)?)?;
+            std::fs::write(
+                &document,
+                report::write_into(&text, &results, &Results::load(Shape::Few)?)?,
+            )?;
         }
-        Command::Table => print!("{}", report::markdown(&results)),
+        Command::Table => {
+            let few = Results::load(Shape::Few)?;
+            print!("{}", report::markdown(&results, &few));
+        }
     }
     results.save()
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::Result;
-use crate::app::{LIFETIME, values};
+use crate::app::{Contents, LIFETIME, Shape, values};
 use crate::driver::cores::{self, Cores};
 use crate::driver::fleet::Running;
 use crate::driver::http::Client;
@@ -119,11 +119,17 @@ async fn send(client: &redis::Client, command: &redis::Cmd, times: u32) -> Resul
     Ok(())
 }
 
+fn contents(kib: f64) -> Contents {
+    Contents {
+        bytes: (kib * 1024.0) as usize,
+        shape: Shape::Many,
+    }
+}
+
 /// What it costs to decode a session: as a whole, or split into values that stay as they are.
 fn json(claims: &mut Claims) -> Result<()> {
     for kib in KIB {
-        let map: std::collections::BTreeMap<_, _> =
-            values((kib * 1024.0) as usize).into_iter().collect();
+        let map: std::collections::BTreeMap<_, _> = values(contents(kib)).into_iter().collect();
         let json = serde_json::to_vec(&map)?;
         let whole = microseconds(|| {
             black_box(serde_json::from_slice::<serde_json::Value>(black_box(

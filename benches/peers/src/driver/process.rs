@@ -4,8 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::Result;
+use crate::app::Shape;
 use crate::driver::cores::{self, Cores};
 use crate::peers::Peer;
 
@@ -16,6 +18,7 @@ pub struct Start {
     pub redis: String,
     pub workers: usize,
     pub session_bytes: usize,
+    pub shape: Shape,
     pub cores: Cores,
     /// The binary beside this one: `serve` or `serve-counted`.
     pub binary: &'static str,
@@ -30,6 +33,7 @@ impl Start {
             redis: redis.into(),
             workers: 1,
             session_bytes: SESSION_BYTES,
+            shape: SHAPE.get().copied().unwrap_or_default(),
             cores: Cores::Peer,
             binary: "serve",
             under: Vec::new(),
@@ -43,6 +47,7 @@ impl Start {
         words.extend(["--redis".to_owned(), self.redis.clone()]);
         words.extend(["--workers".to_owned(), self.workers.to_string()]);
         words.extend(["--session-bytes".to_owned(), self.session_bytes.to_string()]);
+        words.extend(["--shape".to_owned(), self.shape.name().to_owned()]);
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
@@ -66,6 +71,9 @@ impl Start {
         Ok(process)
     }
 }
+
+/// What the sessions of this run contain.
+pub static SHAPE: OnceLock<Shape> = OnceLock::new();
 
 /// The size of a session, as JSON: 1.2 KiB.
 pub const SESSION_BYTES: usize = 1229;

@@ -12,24 +12,29 @@ use crate::driver::stats::Quartiles;
 use crate::driver::workload::Route;
 use crate::peers::Peer;
 
-/// All tables.
-pub fn markdown(results: &Results) -> String {
-    let mut text = facts(results);
-    text += &comparison(results);
-    text += &costs(results);
-    text += &curves(results);
-    text += &claims(results);
+/// All tables: of sessions of many values, and of few.
+pub fn markdown(many: &Results, few: &Results) -> String {
+    let mut text = facts(many);
+    text += &comparison(many);
+    text += &costs(many);
+    text += "Sessions of few values:\n\n";
+    text += &comparison(few);
+    text += &costs(few);
+    text += &curves(many);
+    text += &claims(many);
     text
 }
 
 /// Replaces the tables of a document, each between `<!-- NAME -->` and `<!-- end of NAME -->`.
-pub fn write_into(document: &str, results: &Results) -> Result<String> {
+pub fn write_into(document: &str, many: &Results, few: &Results) -> Result<String> {
     let mut document = document.to_owned();
     for (name, table) in [
-        ("facts", facts(results)),
-        ("comparison", comparison(results)),
-        ("costs", costs(results)),
-        ("claims", claims(results)),
+        ("facts", facts(many)),
+        ("comparison", comparison(many)),
+        ("costs", costs(many)),
+        ("comparison of few", comparison(few)),
+        ("costs of few", costs(few)),
+        ("claims", claims(many)),
     ] {
         let (from, to) = (
             format!("<!-- {name} -->\n"),
@@ -224,9 +229,10 @@ mod tests {
     #[test]
     fn the_document_has_a_place_for_each_table() {
         let document = include_str!("../../../../docs/performance.md");
-        let once = write_into(document, &Results::default()).unwrap();
+        let none = Results::default();
+        let once = write_into(document, &none, &none).unwrap();
         assert!(!once.contains("FIGURES"));
-        assert_eq!(write_into(&once, &Results::default()).unwrap(), once);
-        assert!(write_into("# Performance", &Results::default()).is_err());
+        assert_eq!(write_into(&once, &none, &none).unwrap(), once);
+        assert!(write_into("# Performance", &none, &none).is_err());
     }
 }

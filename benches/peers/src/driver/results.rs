@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::app::Shape;
 use crate::driver::claims::Claims;
 use crate::driver::count::Cost;
 use crate::driver::curves::Curves;
@@ -23,6 +24,9 @@ pub type ByRoute<T> = BTreeMap<Route, T>;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Results {
+    /// What the sessions contain; each shape has a file of its own.
+    #[serde(skip)]
+    pub shape: Shape,
     pub facts: Facts,
     /// Peers that were left out, and why.
     pub left_out: BTreeMap<String, String>,
@@ -37,20 +41,25 @@ pub struct Results {
 }
 
 impl Results {
-    fn path() -> PathBuf {
-        root().join("target/peers/results.json")
-    }
-
-    /// The figures so far.
-    pub fn load() -> Result<Self> {
-        match std::fs::read(Self::path()) {
-            Ok(json) => Ok(serde_json::from_slice(&json)?),
-            Err(_) => Ok(Self::default()),
+    fn path(shape: Shape) -> PathBuf {
+        let folder = root().join("target/peers");
+        match shape {
+            Shape::Many => folder.join("results.json"),
+            Shape::Few => folder.join("results-few.json"),
         }
     }
 
+    /// The figures so far.
+    pub fn load(shape: Shape) -> Result<Self> {
+        let results = match std::fs::read(Self::path(shape)) {
+            Ok(json) => serde_json::from_slice(&json)?,
+            Err(_) => Self::default(),
+        };
+        Ok(Self { shape, ..results })
+    }
+
     pub fn save(&self) -> Result<()> {
-        let path = Self::path();
+        let path = Self::path(self.shape);
         std::fs::create_dir_all(path.parent().ok_or("no folder")?)?;
         Ok(std::fs::write(path, serde_json::to_vec_pretty(self)?)?)
     }

@@ -11,7 +11,7 @@ use actix_web::web::{Data, Path, get};
 use actix_web::{App, HttpServer};
 
 use crate::Result;
-use crate::app::{COUNTER, LIFETIME, OK, READ_KEY, marks, values};
+use crate::app::{COUNTER, Contents, LIFETIME, OK, READ_KEY, marks, values};
 use crate::serve::Serve;
 
 type Answer = std::result::Result<String, actix_web::Error>;
@@ -23,7 +23,7 @@ pub(super) fn run(listener: TcpListener, serve: &Serve, policy: TtlExtensionPoli
         let store = store.await.map_err(|error| error.to_string())?;
         // Every process has the same key, so that each accepts the cookies of the others.
         let key = Key::derive_from(&[7; 32]);
-        let bytes = serve.session_bytes;
+        let contents = serve.contents();
         let server = HttpServer::new(move || {
             let lifecycle = PersistentSession::default()
                 .session_ttl(lifetime)
@@ -32,7 +32,7 @@ pub(super) fn run(listener: TcpListener, serve: &Serve, policy: TtlExtensionPoli
                 .session_lifecycle(lifecycle)
                 .build();
             App::new()
-                .app_data(Data::new(bytes))
+                .app_data(Data::new(contents))
                 .wrap(sessions)
                 .route("/none", get().to(async || OK))
                 .route("/read", get().to(read))
@@ -77,8 +77,8 @@ async fn count_marks(session: Session) -> Answer {
     Ok(there.count().to_string())
 }
 
-async fn seed(session: Session, bytes: Data<usize>) -> Answer {
-    for (name, value) in values(**bytes) {
+async fn seed(session: Session, contents: Data<Contents>) -> Answer {
+    for (name, value) in values(**contents) {
         session.insert(name, value)?;
     }
     session.insert(COUNTER, 0)?;

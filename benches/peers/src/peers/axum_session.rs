@@ -11,7 +11,7 @@ use axum_session_redispool::SessionRedisPool;
 use redis_pool::RedisPool;
 
 use crate::Result;
-use crate::app::{COUNTER, OK, READ_KEY, marks, missing, values};
+use crate::app::{COUNTER, Contents, OK, READ_KEY, marks, missing, values};
 use crate::serve::Serve;
 
 type Answer = std::result::Result<String, StatusCode>;
@@ -32,7 +32,7 @@ pub(super) async fn serve(listener: TcpListener, serve: &Serve, memory: bool) ->
         .route("/mark/{name}", get(mark))
         .route("/marks", get(count_marks))
         .route("/seed", get(seed))
-        .with_state(serve.session_bytes)
+        .with_state(serve.contents())
         .layer(SessionLayer::new(store))
         .into_make_service_with_connect_info::<SocketAddr>();
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -64,8 +64,8 @@ async fn count_marks(session: RedisSession) -> String {
     there.count().to_string()
 }
 
-async fn seed(session: RedisSession, State(bytes): State<usize>) -> &'static str {
-    for (name, value) in values(bytes) {
+async fn seed(session: RedisSession, State(contents): State<Contents>) -> &'static str {
+    for (name, value) in values(contents) {
         session.set(&name, value);
     }
     session.set(COUNTER, 0);

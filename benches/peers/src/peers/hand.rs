@@ -13,7 +13,7 @@ use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Map, Value};
 
-use crate::app::{COUNTER, LIFETIME, OK, READ_KEY, failed, marks, missing, values};
+use crate::app::{COUNTER, Contents, LIFETIME, OK, READ_KEY, failed, marks, missing, values};
 use crate::serve::Serve;
 use crate::{Result, peers};
 
@@ -23,7 +23,7 @@ const NAME: &str = "id";
 struct Sessions {
     redis: MultiplexedConnection,
     sliding: bool,
-    bytes: usize,
+    contents: Contents,
 }
 
 type Answer = std::result::Result<String, StatusCode>;
@@ -33,7 +33,7 @@ pub(super) async fn serve(listener: TcpListener, serve: &Serve, sliding: bool) -
     let sessions = Sessions {
         redis: client.get_multiplexed_async_connection().await?,
         sliding,
-        bytes: serve.session_bytes,
+        contents: serve.contents(),
     };
     let app = Router::new()
         .route("/none", get(async || OK))
@@ -126,7 +126,7 @@ async fn seed(
     State(mut sessions): State<Sessions>,
 ) -> std::result::Result<impl IntoResponse, StatusCode> {
     let id = format!("{:032x}", rand::random::<u128>());
-    let values = serde_json::to_value(values(sessions.bytes).into_iter().collect::<Values>());
+    let values = serde_json::to_value(values(sessions.contents).into_iter().collect::<Values>());
     let Value::Object(mut values) = values.map_err(failed)? else {
         return Err(failed("not an object"));
     };

@@ -16,7 +16,9 @@ use ruts::store::redis::RedisStore;
 use ruts::{CookieOptions, Session, SessionLayer};
 use tower_cookies::CookieManagerLayer;
 
-use crate::app::{COUNTER, LIFETIME, OK, READ_KEY, Value, failed, marks, missing, values};
+use crate::app::{
+    COUNTER, Contents, LIFETIME, OK, READ_KEY, Value, failed, marks, missing, values,
+};
 use crate::serve::Serve;
 use crate::{Result, peers};
 
@@ -43,7 +45,7 @@ pub(super) async fn serve(listener: TcpListener, serve: &Serve) -> Result<()> {
         .route("/mark/{name}", get(mark))
         .route("/marks", get(count_marks))
         .route("/seed", get(seed))
-        .with_state(serve.session_bytes)
+        .with_state(serve.contents())
         .layer(SessionLayer::new(Arc::new(store)).with_cookie_options(cookie))
         .layer(CookieManagerLayer::new());
     peers::listen(listener, app).await
@@ -86,8 +88,8 @@ async fn count_marks(session: RedisSession) -> Answer {
     Ok(there.to_string())
 }
 
-async fn seed(session: RedisSession, State(bytes): State<usize>) -> Answer {
-    for (name, value) in values(bytes) {
+async fn seed(session: RedisSession, State(contents): State<Contents>) -> Answer {
+    for (name, value) in values(contents) {
         let set = match value {
             Value::Text(text) => session.set(&name, &text, lifetime()?, None).await,
             Value::Number(number) => session.set(&name, &number, lifetime()?, None).await,

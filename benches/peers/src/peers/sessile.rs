@@ -9,7 +9,7 @@ use axum::routing::get;
 use sessile::{Load, ReadSession, RedisStore, Session, SessionConfig, SessionError, SessionLayer};
 
 use crate::Result;
-use crate::app::{COUNTER, OK, READ_KEY, marks, missing, values};
+use crate::app::{COUNTER, Contents, OK, READ_KEY, marks, missing, values};
 use crate::serve::Serve;
 
 pub(super) async fn serve(listener: TcpListener, serve: &Serve, load: Load) -> Result<()> {
@@ -25,7 +25,7 @@ pub(super) async fn serve(listener: TcpListener, serve: &Serve, load: Load) -> R
         .route("/mark/{name}", get(mark))
         .route("/marks", get(count_marks))
         .route("/seed", get(seed))
-        .with_state(serve.session_bytes)
+        .with_state(serve.contents())
         .layer(layer)
         // Fingerprinting, which is on by default, compares the client's address.
         .into_make_service_with_connect_info::<SocketAddr>();
@@ -62,9 +62,9 @@ async fn count_marks(session: ReadSession) -> String {
 
 async fn seed(
     session: Session,
-    State(bytes): State<usize>,
+    State(contents): State<Contents>,
 ) -> std::result::Result<&'static str, SessionError> {
-    for (name, value) in values(bytes) {
+    for (name, value) in values(contents) {
         session.insert(name.as_str(), value)?;
     }
     session.insert(COUNTER, 0)?;

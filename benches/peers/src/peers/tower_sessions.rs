@@ -10,7 +10,7 @@ use tower_sessions::{Expiry, Session, SessionManagerLayer};
 use tower_sessions_redis_store::RedisStore;
 use tower_sessions_redis_store::fred::prelude::{ClientLike as _, Config, Pool};
 
-use crate::app::{COUNTER, LIFETIME, OK, READ_KEY, failed, marks, missing, values};
+use crate::app::{COUNTER, Contents, LIFETIME, OK, READ_KEY, failed, marks, missing, values};
 use crate::serve::Serve;
 use crate::{Result, peers};
 
@@ -35,7 +35,7 @@ pub(super) async fn serve(listener: TcpListener, serve: &Serve, always_save: boo
         .route("/mark/{name}", get(mark))
         .route("/marks", get(count_marks))
         .route("/seed", get(seed))
-        .with_state(serve.session_bytes)
+        .with_state(serve.contents())
         .layer(layer);
     peers::listen(listener, app).await
 }
@@ -71,8 +71,8 @@ async fn count_marks(session: Session) -> Answer {
     Ok(there.to_string())
 }
 
-async fn seed(session: Session, State(bytes): State<usize>) -> Answer {
-    for (name, value) in values(bytes) {
+async fn seed(session: Session, State(contents): State<Contents>) -> Answer {
+    for (name, value) in values(contents) {
         session.insert(&name, value).await.map_err(failed)?;
     }
     session.insert(COUNTER, 0).await.map_err(failed)?;
