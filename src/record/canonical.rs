@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use memchr::memchr2;
 use serde::Deserialize;
 
-use crate::record::format::RawRecord;
+use crate::record::raw::RawRecord;
 use crate::record::text::Text;
 use crate::record::version::{CommitId, Epoch, Version};
 use crate::token::SecretHash;

@@ -8,7 +8,7 @@
 //! 1. This file: `Record` holds everything that is stored of a session. `version.rs` has the numbers that identify a stored value
 //!    (`Version`), a period between two rotations (`Epoch`), and a commit (`CommitId`).
 //! 2. `format.rs: Record::encode` and `decode`: the record's bytes. `canonical.rs: read` reads the form in which sessile writes them,
-//!    without a general parser; `text.rs: Text` is a string of them that is not copied; `cache.rs: RecordCache` keeps decoded
+//!    `raw.rs: RawRecord` any other; `text.rs: Text` is a string of them that is not copied; `cache.rs: RecordCache` keeps decoded
 //!    records. `kept.rs: Kept` preserves list entries of later versions of sessile.
 //! 3. `json/mod.rs: Json`: one value of the session. `values.rs: Values` holds all of them, and its `decode_all` decodes them as one
 //!    type; `value.rs` counts and appends, `key.rs` names values, `limit.rs: check_size` limits their size.
@@ -33,6 +33,7 @@ pub(crate) mod key;
 pub(crate) mod lifetime;
 pub(crate) mod limit;
 pub(crate) mod log;
+pub(crate) mod raw;
 pub(crate) mod text;
 pub(crate) mod token_check;
 pub(crate) mod transaction;
