@@ -19,6 +19,7 @@ use crate::record::json::Json;
 use crate::record::kept::Kept;
 use crate::record::raw::RawRecord;
 use crate::record::text::Text;
+use crate::record::values::Values;
 use crate::time::duration_millis;
 
 /// The highest format of a record that this version of sessile reads. It rejects records of a higher format.
@@ -55,22 +56,27 @@ pub(crate) enum Unreadable {
 
 impl Record {
     pub(crate) fn encode(&self) -> Result<Bytes, serde_json::Error> {
-        let entries = self
-            .data
-            .iter()
-            .chain(self.unknown.iter().map(|(key, value)| (key, value)));
-        let len: usize = entries
-            .map(|(key, value)| key.len() + value.len() + 4)
-            .sum();
-        let mut json = Vec::with_capacity(512 + len);
+        let unknown = || self.unknown.iter().map(|(key, value)| (key, value));
+        let len = |(key, value): (&ByteString, &Json)| key.len() + value.len() + 4;
+        let data = match self.data.as_stored() {
+            Some(stored) => stored.len(),
+            None => self.data.iter().map(len).sum(),
+        };
+        let unknown_len: usize = unknown().map(len).sum();
+        let mut json = Vec::with_capacity(512 + data + unknown_len);
         self.write_head(&mut json)?;
-        json.extend_from_slice(b",\"data\":{");
-        write_entries(&mut json, self.data.iter())?;
-        json.push(b'}');
+        json.extend_from_slice(b",\"data\":");
+        match self.data.as_stored() {
+            Some(stored) => json.extend_from_slice(stored.as_bytes()),
+            None => {
+                json.push(b'{');
+                write_entries(&mut json, self.data.iter())?;
+                json.push(b'}');
+            }
+        }
         if !self.unknown.is_empty() {
             json.push(b',');
-            let unknown = self.unknown.iter();
-            write_entries(&mut json, unknown.map(|(key, value)| (key, value)))?;
+            write_entries(&mut json, unknown())?;
         }
         json.push(b'}');
         Ok(json.into())
@@ -123,12 +129,8 @@ impl Record {
         let keep = |raw: &RawValue| Json::part_of(bytes, raw);
         let keep_text = |text: Text<'_>| text.part_of(&document);
         let record = Self {
-            data: raw_record
-                .data
-                .0
-                .into_iter()
-                .map(|(key, raw)| (keep_text(key), keep(raw)))
-                .collect(),
+            data: Values::stored(&document, raw_record.data)
+                .map_err(|error| Unreadable::Malformed(JsonError::reading(&error)))?,
             unknown: raw_record
                 .unknown
                 .into_iter()

@@ -10,7 +10,8 @@
 //! 2. `format.rs: Record::encode` and `decode`: the record's bytes. `canonical.rs: read` reads the form in which sessile writes them,
 //!    `raw.rs: RawRecord` any other; `text.rs: Text` is a string of them that is not copied; `cache.rs: RecordCache` keeps decoded
 //!    records. `kept.rs: Kept` preserves list entries of later versions of sessile.
-//! 3. `json/mod.rs: Json`: one value of the session. `values.rs: Values` holds all of them, and its `decode_all` decodes them as one
+//! 3. `json/mod.rs: Json`: one value of the session. `values.rs: Values` holds all of them, split when it is asked for
+//!    more than one (`object.rs: Entries`), and its `decode_all` decodes them as one
 //!    type; `value.rs` counts and appends, `key.rs` names values, `limit.rs: check_size` limits their size.
 //! 4. `change.rs: Change::apply`: one operation of a request, such as "add 1 to `visits`", and how it merges. `context.rs:
 //!    ApplyContext` holds the inputs that are not in the record. `transaction.rs: Transaction` is the change whose closure sees all
@@ -33,6 +34,7 @@ pub(crate) mod key;
 pub(crate) mod lifetime;
 pub(crate) mod limit;
 pub(crate) mod log;
+pub(crate) mod object;
 pub(crate) mod raw;
 pub(crate) mod text;
 pub(crate) mod token_check;
@@ -152,10 +154,16 @@ impl Record {
     /// Whether [`size`](Self::size) is at most this many bytes.
     pub(crate) fn fits(&self, limit: usize) -> bool {
         // In the worst case each byte of a key becomes six: `\u001f`. That is seldom too much.
-        let data = self.data.iter();
-        let data = data.map(|(key, value)| 2 + 6 * key.len() + value.len());
-        let flashes = self.flash.iter().map(Kept::len);
-        data.chain(flashes).sum::<usize>() <= limit || self.size() <= limit
+        let data: usize = match self.data.as_stored() {
+            Some(stored) => stored.len(),
+            None => {
+                let data = self.data.iter();
+                data.map(|(key, value)| 2 + 6 * key.len() + value.len())
+                    .sum()
+            }
+        };
+        let flashes: usize = self.flash.iter().map(Kept::len).sum();
+        data + flashes <= limit || self.size() <= limit
     }
 
     /// Whether changes that did not rotate the session have left it the same as `before`.

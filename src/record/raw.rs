@@ -35,7 +35,7 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) principal: Option<Text<'a>>,
     pub(crate) former_principal: Option<Text<'a>>,
     pub(crate) fingerprint: Option<Text<'a>>,
-    pub(crate) data: Entries<'a>,
+    pub(crate) data: &'a RawValue,
     pub(crate) flash: Vec<&'a RawValue>,
     pub(crate) unknown: Vec<(Text<'a>, &'a RawValue)>,
 }
@@ -158,34 +158,6 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
         }
 
         deserializer.deserialize_map(Fields)
-    }
-}
-
-/// An object, split into its values, which are not parsed.
-#[cfg_attr(test, derive(Debug))]
-pub(crate) struct Entries<'a>(pub(crate) Vec<(Text<'a>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Entries<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Split;
-
-        impl<'de> Visitor<'de> for Split {
-            type Value = Entries<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of session values")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-
-        deserializer.deserialize_map(Split)
     }
 }
 

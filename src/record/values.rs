@@ -3,23 +3,84 @@
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytestring::ByteString;
+use memchr::memchr;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
+use serde_json::value::RawValue;
 
 use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::SessionError;
 use crate::record::json::Json;
 use crate::record::json::map_key::MapKey;
+use crate::record::object::{Entries, Parsed};
+use crate::record::text::Text;
 
 /// The values of a session, by key. Clones share them until one of the clones is changed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Values(Arc<BTreeMap<ByteString, Json>>);
+#[derive(Clone)]
+pub(crate) struct Values {
+    /// The values as they are stored, unless they have been changed since.
+    stored: Option<ByteString>,
+    /// Made from `stored` when a call needs more than one value.
+    map: OnceLock<Arc<BTreeMap<ByteString, Json>>>,
+}
 
 impl Values {
+    /// The values of a record. The object must be valid JSON.
+    pub(crate) fn stored(
+        document: &ByteString,
+        object: &RawValue,
+    ) -> Result<Self, serde_json::Error> {
+        let text = object.get();
+        if memchr(b'\\', text.as_bytes()).is_none() && text.starts_with('{') {
+            return Ok(Self {
+                stored: Some(document.slice_ref(text)),
+                map: OnceLock::new(),
+            });
+        }
+        let part = |(key, value): (Text<'_>, &RawValue)| {
+            (
+                key.part_of(document),
+                Json::part_of(document.as_bytes(), value),
+            )
+        };
+        let entries = serde_json::from_str::<Parsed<'_>>(text)?;
+        Ok(entries.0.into_iter().map(part).collect())
+    }
+
+    /// The values as they are stored, unless they have been changed since.
+    pub(crate) fn as_stored(&self) -> Option<&str> {
+        self.stored.as_deref()
+    }
+
+    /// One value, without splitting the others from one another.
+    pub(crate) fn value(&self, key: &str) -> Option<Json> {
+        match (&self.stored, self.map.get()) {
+            (Some(stored), None) => {
+                let entries = Entries::of(stored);
+                // Of two values under one key, the last counts.
+                let value = entries.filter(|(name, _)| *name == key).last();
+                value.map(|(_, value)| Json::part(stored, value))
+            }
+            _ => self.get(key).cloned(),
+        }
+    }
+
+    /// Splits the values from one another, so that clones need not do it.
+    pub(crate) fn split(&self) -> &Arc<BTreeMap<ByteString, Json>> {
+        self.map.get_or_init(|| {
+            let stored = self.stored.as_ref();
+            let entries = stored.into_iter().flat_map(|stored| {
+                let entries = Entries::of(stored);
+                entries.map(|(key, value)| (stored.slice_ref(key), Json::part(stored, value)))
+            });
+            Arc::new(entries.collect())
+        })
+    }
+
     /// Puts a value under a key, instead of the one that is there.
     pub(crate) fn set(&mut self, key: &ByteString, value: Json) {
         match self.get_mut(key) {
@@ -29,23 +90,55 @@ impl Values {
     }
 }
 
+impl Default for Values {
+    fn default() -> Self {
+        Self {
+            stored: Some(ByteString::from_static("{}")),
+            map: OnceLock::new(),
+        }
+    }
+}
+
 impl Deref for Values {
     type Target = BTreeMap<ByteString, Json>;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        self.split()
     }
 }
 
 impl DerefMut for Values {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        Arc::make_mut(&mut self.0)
+        self.split();
+        self.stored = None;
+        let map = self.map.get_mut().expect("`split` has just set it");
+        Arc::make_mut(map)
+    }
+}
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |one: &ByteString, other: &ByteString| std::ptr::eq(&**one, &**other);
+        match (&self.stored, &other.stored) {
+            (Some(one), Some(other)) if same(one, other) => true,
+            _ => self.split() == other.split(),
+        }
+    }
+}
+
+/// Shows the keys only.
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.keys()).finish()
     }
 }
 
 impl FromIterator<(ByteString, Json)> for Values {
     fn from_iter<I: IntoIterator<Item = (ByteString, Json)>>(entries: I) -> Self {
-        Self(Arc::new(entries.into_iter().collect()))
+        Self {
+            stored: None,
+            map: OnceLock::from(Arc::new(entries.into_iter().collect())),
+        }
     }
 }
 
@@ -133,21 +226,21 @@ impl<'de> Deserializer<'de> for Object<'de> {
 }
 
 impl<'de> Object<'de> {
-    fn entries(self) -> Entries<'de> {
-        Entries {
+    fn entries(self) -> Rest<'de> {
+        Rest {
             rest: self.0.iter(),
             entry: None,
         }
     }
 }
 
-struct Entries<'de> {
+struct Rest<'de> {
     rest: btree_map::Iter<'de, ByteString, Json>,
     /// The entry whose key was read last.
     entry: Option<(&'de ByteString, &'de Json)>,
 }
 
-impl<'de> MapAccess<'de> for Entries<'de> {
+impl<'de> MapAccess<'de> for Rest<'de> {
     type Error = Failure;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -211,6 +304,44 @@ mod tests {
         visits: i64,
         #[serde(flatten)]
         rest: BTreeMap<String, Value>,
+    }
+
+    #[test]
+    fn stored_values_are_the_same_whether_they_are_split_or_not() {
+        for text in [
+            r#"{}"#,
+            r#"{ "a" : 1 , "b":{"a":[2,"}"]},"a":[ 3 ]}"#,
+            r#"{"\u0061":1,"b":"\"","c\n":null}"#,
+        ] {
+            let document = ByteString::from(text);
+            let object: &RawValue = serde_json::from_str(&document).unwrap();
+            let expected: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
+            let values = Values::stored(&document, object).unwrap();
+            let one = |key| {
+                values
+                    .value(key)
+                    .map(|json| json.decode::<Value>().unwrap())
+            };
+            for key in ["a", "b", "c\n", "d"] {
+                assert_eq!(one(key).as_ref(), expected.get(key), "{text} {key}");
+            }
+            let unsplit = values.clone();
+            assert_eq!(
+                decode_all::<BTreeMap<String, Value>>(&values).unwrap(),
+                expected
+            );
+            let mut changed = values.clone();
+            assert_eq!((&unsplit, &changed), (&values, &values));
+            changed.set(&"a".into(), encode("a", "new").unwrap());
+            assert_eq!(changed.value("a").unwrap().as_bytes(), br#""new""#);
+            assert!(changed != values && changed.as_stored().is_none());
+            assert_eq!(values.value("b"), changed.value("b"));
+        }
+        for text in ["[]", "1", r#"{"\ud800":1}"#] {
+            let document = ByteString::from(text);
+            let raw: &RawValue = serde_json::from_str(&document).unwrap();
+            assert!(Values::stored(&document, raw).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Session {
         let counted = {
             let mut state = self.shared().state();
             state.change(change, &apply_context)?;
-            state.view.data.get(key).cloned()
+            state.view.data.value(key)
         };
         // The change has just put it there.
         counted.map_or(Ok(by), |counted| decode(key, &counted))
@@ -285,7 +285,7 @@ impl Session {
             let seen = {
                 let mut state = self.shared().state();
                 state.reads.note_key(key);
-                state.view.data.get(&**key).cloned()
+                state.view.data.value(key)
             };
             let (returned, json) = apply(seen.as_ref())?;
             self.check_size(LimitedPart::Key, key.len())?;
@@ -346,7 +346,7 @@ impl Session {
             let seen = {
                 let mut state = self.shared().state();
                 state.reads.note_key(key);
-                state.view.data.get(key).cloned()
+                state.view.data.value(key)
             };
             let Some(seen) = seen else { return Ok(false) };
             // The type belongs to the application, so no lock is held while it is decoded.

@@ -33,7 +33,7 @@ impl Session {
         let value = {
             let mut state = self.shared().state();
             state.reads.note_key(key);
-            state.view.data.get(key).cloned()
+            state.view.data.value(key)
         };
         value.map(|value| decode(key, &value)).transpose()
     }
@@ -99,7 +99,7 @@ impl Session {
         let key = key.name();
         let mut state = self.shared().state();
         state.reads.note_key(key);
-        state.view.data.contains_key(key)
+        state.view.data.value(key).is_some()
     }
 
     /// The keys, in alphabetical order.
@@ -153,14 +153,12 @@ impl Session {
     /// Checks the size of a value. One that is no larger than the value it replaces passes in any case.
     pub(super) fn check_value(&self, key: &str, value: &Json) -> Result<(), SessionError> {
         let size = value.len();
-        let before = self
-            .shared()
-            .state()
-            .view
-            .data
-            .get(key)
-            .map_or(0, Json::len);
-        match size <= before {
+        let max_size = self.shared().context.policy.config.max_size;
+        let before = || {
+            let before = self.shared().state().view.data.value(key);
+            before.map_or(0, |value| value.len())
+        };
+        match size <= max_size || size <= before() {
             true => Ok(()),
             false => self.check_size(LimitedPart::Value, size),
         }

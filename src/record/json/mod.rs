@@ -11,6 +11,7 @@ pub(crate) mod tape;
 use std::{fmt, io};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use bytestring::ByteString;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_json::Serializer;
@@ -77,6 +78,11 @@ impl Json {
     /// A part of a stored record.
     pub(crate) fn part_of(record: &Bytes, raw: &RawValue) -> Self {
         Self(record.slice_ref(raw.get().as_bytes()))
+    }
+
+    /// A value as a part of the text that it was split from, whose memory it then shares.
+    pub(crate) fn part(text: &ByteString, value: &str) -> Self {
+        Self(text.as_bytes().slice_ref(value.as_bytes()))
     }
 
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, JsonError> {

@@ -156,7 +156,7 @@ impl State {
             return Err(SessionError::ResponseSent);
         }
         let changes_principal = matches!(&change, Change::SetPrincipal { who, .. } if self.view.belongs_to_another(who));
-        change.apply(Arc::make_mut(&mut self.view), apply_context)?;
+        change.apply(self.view_mut(), apply_context)?;
         if changes_principal {
             self.flashes_taken.clear();
         }
@@ -171,9 +171,15 @@ impl State {
         self.revision += 1;
     }
 
+    fn view_mut(&mut self) -> &mut Record {
+        // The view may share the record with the next requests of this session, which then find its values split.
+        self.view.data.split();
+        Arc::make_mut(&mut self.view)
+    }
+
     /// Notes a change that a call has applied already, and its result.
     pub(crate) fn note(&mut self, change: Change, key: &ByteString, value: Json) {
-        Arc::make_mut(&mut self.view).data.set(key, value);
+        self.view_mut().data.set(key, value);
         self.push(change);
     }
 
@@ -185,7 +191,7 @@ impl State {
 
     /// Notes that a value is taken, which its caller has decoded already.
     pub(crate) fn note_taken(&mut self, change: Change, key: &str) {
-        Arc::make_mut(&mut self.view).data.remove(key);
+        self.view_mut().data.remove(key);
         self.push(change);
     }
 
