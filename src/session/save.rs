@@ -56,8 +56,9 @@ pub(crate) async fn commit_pending(
     }
     let running = RunningCommit::begin(shared);
     // The server polls the end of a request until it is over. A handler may stop polling a call of its own, and must not hold up
-    // the commits of other requests then.
-    let by_caller = matches!(trigger, Trigger::EndOfRequest { .. });
+    // the commits of other requests then. Timers need a runtime.
+    let is_end = matches!(trigger, Trigger::EndOfRequest { .. });
+    let by_caller = is_end && Runtime::try_current().is_ok();
     let task: Task = Box::pin(async move { commit_in_turn(&running.shared, trigger).await });
     let span = span::commit();
     match by_caller {

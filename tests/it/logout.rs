@@ -461,6 +461,19 @@ async fn a_session_works_on_a_thread_without_a_runtime() {
     .await;
 }
 
+#[test]
+fn a_request_that_changes_its_session_without_a_runtime_is_answered_with_503() {
+    let app = app(SessionLayer::new(MemoryStore::new()));
+    let request = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+    let status = |path| {
+        block_on(app.clone().oneshot(request(path)))
+            .unwrap()
+            .status()
+    };
+    assert_eq!(status("/read"), 200);
+    assert_eq!(status("/incr?k=n"), 503);
+}
+
 /// Blocks on a future, on a thread without a runtime.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
