@@ -11,8 +11,8 @@
 //!    change log (`state/mod.rs: State::change`). The calls for values are in `values.rs` and `update.rs`, those of logins in `principal.rs`, of
 //!    timeouts in `lifetime.rs`, of messages in `flash.rs`; `transaction.rs` has transactions, and `read_only.rs` a session
 //!    without calls that change it. A closure of the application runs without the lock, for it may use the session.
-//! 3. `save.rs: commit_pending` runs at the end of the request, in its task unless the request is dropped (`OutlivesCaller`), or when
-//!    a call commits at once, in a task of its own:
+//! 3. `save.rs: commit_pending` runs at the end of the request, in its task unless the request is dropped, or when a call commits at once,
+//!    in a task of its own (`running.rs`):
 //!    - `delete_pending` deletes the sessions that `destroy` has ended (`state/ending.rs`).
 //!    - `resolve` finds out what became of an earlier commit without an answer (`state/in_flight.rs`).
 //!    - `state/work.rs: State::take_work` takes the log out, and `commit/queue.rs: Ticket::commit` commits it.
@@ -25,6 +25,7 @@ pub(crate) mod flash;
 pub(crate) mod lifetime;
 pub(crate) mod principal;
 pub(crate) mod read_only;
+mod running;
 pub(crate) mod save;
 pub(crate) mod shared;
 pub(crate) mod state;

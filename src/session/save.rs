@@ -1,25 +1,20 @@
 //! Commits the changes of a request, and brings the outcome back into its session.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use tokio::runtime::Handle as Runtime;
 use tokio::time::Instant;
-use tokio_util::task::task_tracker::TrackedFuture;
-use tracing::Span;
-use tracing::instrument::{Instrument as _, Instrumented};
+use tracing::Instrument as _;
 
 use crate::commit::batch::create;
 use crate::commit::delete::{Revocation, revoke_all};
-use crate::commit::lease::Lease;
 use crate::commit::outcome::CommitOutcome;
 use crate::commit::queue::Ticket;
 use crate::commit::span::{self, Cost};
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
 use crate::record::deferred::DeferredId;
+use crate::session::running::{OutlivesCaller, RunningCommit, Task, run_to_its_end};
 use crate::session::shared::Shared;
 use crate::session::state::State;
 use crate::session::state::backing::Backing;
@@ -76,92 +71,6 @@ pub(crate) async fn reload(shared: &Arc<Shared>) -> Result<(), SessionError> {
     let running = RunningCommit::begin(shared);
     let task = async move { reload_in_turn(&running.shared).await };
     run_to_its_end(shared, task.in_current_span()).await
-}
-
-async fn run_to_its_end(
-    shared: &Shared,
-    task: impl Future<Output = Result<(), SessionError>> + Send + 'static,
-) -> Result<(), SessionError> {
-    let here = Runtime::try_current();
-    let runtime = here.or_else(|_| shared.runtime())?;
-    let background = &shared.context.backend.background;
-    match background.spawn_on(task, &runtime).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down and has dropped the task.
-            Err(_) => Err(SessionError::OutcomeUnknown),
-        },
-    }
-}
-
-type Task = Pin<Box<dyn Future<Output = Result<(), SessionError>> + Send>>;
-
-/// Runs a task in that of the caller. If the caller is dropped, it goes on in the background.
-struct OutlivesCaller {
-    shared: Arc<Shared>,
-    /// Taken out while it is polled, so that it is not polled again after a panic.
-    task: Option<TrackedFuture<Instrumented<Task>>>,
-}
-
-impl OutlivesCaller {
-    fn new(shared: &Arc<Shared>, task: Task, span: Span) -> Self {
-        let background = &shared.context.backend.background;
-        Self {
-            shared: Arc::clone(shared),
-            task: Some(background.track_future(task.instrument(span))),
-        }
-    }
-}
-
-impl Future for OutlivesCaller {
-    type Output = Result<(), SessionError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(mut task) = self.task.take() else {
-            return Poll::Ready(Err(SessionError::OutcomeUnknown));
-        };
-        let result = Pin::new(&mut task).poll(cx);
-        if result.is_pending() {
-            self.task = Some(task);
-        }
-        result
-    }
-}
-
-impl Drop for OutlivesCaller {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take()
-            && let Ok(runtime) = Runtime::try_current().or_else(|_| self.shared.runtime())
-        {
-            runtime.spawn(task);
-        }
-    }
-}
-
-/// A commit that waits or is running. While there is one, the changes of an abandoned request are kept.
-struct RunningCommit {
-    shared: Arc<Shared>,
-    /// Held until the commit is over, even if the request is over before.
-    _lease: Option<Arc<Lease>>,
-}
-
-impl RunningCommit {
-    fn begin(shared: &Arc<Shared>) -> Self {
-        let mut state = shared.state();
-        state.running_commits += 1;
-        Self {
-            shared: Arc::clone(shared),
-            _lease: state.lease.clone(),
-        }
-    }
-}
-
-impl Drop for RunningCommit {
-    fn drop(&mut self) {
-        let revocations = self.shared.state().end_commit();
-        self.shared.delete_later(revocations);
-    }
 }
 
 /// What is left of a request to commit.

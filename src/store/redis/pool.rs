@@ -1,7 +1,7 @@
 //! The connections to one server: a few sockets, each shared by many requests, and replaced when they are unusable.
 //!
 //! A connection is multiplexed, so it is cloned out of bb8's guard, which is returned at once; bb8 is in effect a list of
-//! sockets that is used in turn. `recent.rs: Recent` keeps the last of them at hand, so that a request seldom asks bb8.
+//! sockets. `recent.rs: Recent` keeps one of them at hand for each thread, so that a request seldom asks bb8.
 //!
 //! Commands that cannot share a connection get one of a second pool ([`exclusive`](crate::store::redis::exclusive)): those of
 //! the first are never exclusive, since clones of them may be in use.
@@ -106,7 +106,7 @@ impl Pools {
     /// A connection that requests share. There is none only if none can be opened.
     pub(crate) async fn check_out(&self, now: Instant) -> Result<Connection, RequestError> {
         let is_good = |it: &Connection| self.is_usable(it) && !it.was_silent(now);
-        let slot = match self.recent.next(now, is_good) {
+        let slot = match self.recent.of_this_thread(now, is_good) {
             Ok(connection) => return Ok(connection),
             Err(slot) => slot,
         };
