@@ -142,7 +142,7 @@ fn run(results: &mut Results, quick: bool, rounds: Option<usize>, peers: Vec<Pee
     let peers = select(&redis, results, peers)?;
     let with_sessions = || peers.iter().copied().filter(|peer| peer.has_sessions());
     let stateful: Vec<_> = with_sessions().collect();
-    let milliseconds = if quick { 300 } else { 800 };
+    let milliseconds = if quick { 300 } else { 600 };
     let mut extent = speed::Extent {
         rounds: rounds.unwrap_or(if quick { 3 } else { 15 }),
         duration: Duration::from_millis(milliseconds),
