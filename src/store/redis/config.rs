@@ -50,8 +50,10 @@ pub struct RedisConfig {
     /// The prefix of every key; `sessile:` by default. Letters, digits, `_`, `-`, `.`, `/` and `:`. Applications that share a
     /// server need different prefixes.
     pub key_prefix: String,
-    /// How many connections the store keeps open, each shared by many requests at once; 4 by default, from 1 to 1024. More help
-    /// little: one connection carries tens of thousands of requests a second. On a cluster at most 2 to each primary.
+    /// How many connections the store keeps open, each shared by many requests at once; 4 by default, from 1 to 1024. The requests
+    /// of one worker thread share one, since commands that travel together cost less, and take another one when it is silent or
+    /// breaks. More help little: one connection carries tens of thousands of requests a second. On a cluster at most 2 to each
+    /// primary.
     #[doc(alias = "max_connections")]
     pub pool_size: u32,
     /// How to replace a session only if no other request has changed it meanwhile; `auto` by default.
