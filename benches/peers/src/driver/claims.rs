@@ -161,7 +161,7 @@ fn json(claims: &mut Claims) -> Result<()> {
                 ("serde_json, whole", whole),
                 ("simd-json, whole", simd),
                 ("simd-json, its own borrowed value", borrowed),
-                ("serde_json, split as sessile does", split),
+                ("serde_json, split into raw values", split),
             ],
         );
     }
