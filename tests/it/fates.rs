@@ -10,7 +10,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::app::{app, routes};
 use crate::support::late::{Late, Post};
-use crate::support::patience::poll_at_most;
+use crate::support::patience::{by_default, poll_at_most};
+use crate::support::proxy::Proxy;
 use crate::support::{Browser, Server, Spy, Visit, store_with, until};
 
 struct Room {
@@ -187,6 +188,27 @@ async fn a_dropped_handler_commits_nothing() {
     request.abort();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(room.keys().await, "name");
+}
+
+/// A middleware that keeps a response future without polling it. The others wait for its commit, but not for longer than they would
+/// wait for the store.
+#[tokio::test]
+async fn a_response_that_nobody_polls_delays_other_requests_by_their_budget_at_most() {
+    let server = Server::start();
+    let proxy = Proxy::before(server.address()).await;
+    let store = store_with(&proxy.url(), by_default).await;
+    let app = app(SessionLayer::new(store));
+    let mut visitor = Browser::default();
+    visitor.get(&app, "/set?k=name&v=mia").await.ok();
+    let commit = proxy.hold_commit();
+    let mut kept = Box::pin(visitor.peek(&app, "/incr?k=n"));
+    tokio::select! {
+        _ = &mut kept => panic!("the commit is held"),
+        () = commit.arrived() => commit.release(),
+    }
+    assert_eq!(visitor.peek(&app, "/incr?k=n").await.status, 503);
+    assert_eq!(kept.await.ok(), "1");
+    assert_eq!(visitor.peek(&app, "/incr?k=n").await.ok(), "2");
 }
 
 /// Clients disconnect at random moments: during the load, in the handler, in the middle of the commit. A moment is a
