@@ -417,7 +417,9 @@ async fn a_repeated_cookie_is_loaded_once_in_one_round_trip() {
         server.reset_counts();
         let before = proxy.round_trips();
         assert_eq!(ask(&app, "/read", cookies).await.ok(), "mia");
-        assert_eq!(server.counts().seen(), [("get", 1), ("pttl", 1)]);
+        let mut counts = server.counts();
+        assert!(counts.take("pttl") <= 1);
+        assert_eq!(counts.seen(), [("get", 1)]);
         assert_eq!(proxy.round_trips() - before, 1);
     }
 }

@@ -10,6 +10,7 @@ use crate::store::redis::cas::Cas;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::credentials::CredentialsProvider;
 use crate::store::redis::endpoint::Endpoint;
+use crate::store::redis::expiry::Expiries;
 use crate::store::redis::login::Login;
 use crate::store::redis::servers::Servers;
 use crate::store::redis::store::{Inner, RedisStore};
@@ -110,6 +111,7 @@ impl RedisStore {
         let inner = Inner {
             servers: Servers::new(endpoint, Arc::clone(&address), &config, login),
             cas: Cas::new(config.compare_and_set, probe),
+            expiries: Expiries::new(),
             config,
             address,
         };

@@ -194,7 +194,6 @@ impl Connection {
         self.health.dirty.store(dirty, Ordering::Release);
     }
 
-    /// Waits for an AUTH under way, and prevents others until the guard is dropped.
     pub(crate) fn note_silence(&self) {
         *self.silent_at() = Some(Instant::now());
     }
@@ -210,6 +209,7 @@ impl Connection {
         silent_at.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for an AUTH under way, and prevents others until the guard is dropped.
     pub(crate) async fn lock_auth(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.health.auth_lock).lock_owned().await
     }

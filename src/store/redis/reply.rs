@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use redis::Value;
 
 use crate::error::store::StoreError;
@@ -25,28 +24,34 @@ pub(crate) fn not_replaced(present: Loaded) -> Replaced {
 
 /// The session, from the replies to GET and PTTL.
 pub(crate) fn loaded(value: Value, left: &Value) -> Result<Loaded, StoreError> {
-    let value = match value {
-        Value::BulkString(value) => Bytes::from(value),
-        Value::Nil => return Ok(Loaded::Missing),
-        Value::ServerError(error) if error.code() == "WRONGTYPE" => {
-            return Ok(Loaded::Unreadable);
+    match (self::value(value, None)?, left) {
+        // It expired between the two commands.
+        (Loaded::Found(_), Value::Int(-2)) => Ok(Loaded::Missing),
+        (Loaded::Found(stored), Value::Int(-1)) => Ok(Loaded::Found(stored)),
+        (Loaded::Found(stored), Value::Int(left)) => {
+            let left = Duration::from_millis(u64::try_from(*left).unwrap_or_default());
+            Ok(Loaded::Found(Stored::new(
+                stored.value().clone(),
+                Some(left),
+            )))
         }
+        (Loaded::Found(_), _) => Err(unexpected_reply("PTTL")),
+        (absent, _) => Ok(absent),
+    }
+}
+
+/// The session, from the reply to GET.
+pub(crate) fn value(value: Value, left: Option<Duration>) -> Result<Loaded, StoreError> {
+    match value {
+        Value::BulkString(value) => Ok(Loaded::Found(Stored::new(value, left))),
+        Value::Nil => Ok(Loaded::Missing),
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(Loaded::Unreadable),
         Value::ServerError(error) => {
             let message = format!("Redis refused GET with {}", error.code());
-            return Err(StoreError::refused(message).with_source(without_arguments(error.into())));
+            Err(StoreError::refused(message).with_source(without_arguments(error.into())))
         }
-        _ => return Err(unexpected_reply("GET")),
-    };
-    let left = match left {
-        Value::Int(-1) => None,
-        // It expired between the two commands.
-        Value::Int(-2) => return Ok(Loaded::Missing),
-        Value::Int(left) => Some(Duration::from_millis(
-            u64::try_from(*left).unwrap_or_default(),
-        )),
-        _ => return Err(unexpected_reply("PTTL")),
-    };
-    Ok(Loaded::Found(Stored::new(value, left)))
+        _ => Err(unexpected_reply("GET")),
+    }
 }
 
 pub(crate) fn is_wrong_type(failed: &RequestError) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::error::store::StoreError;
 use crate::record::lifetime::Renewal;
@@ -16,8 +17,9 @@ use crate::store::lease::{Leased, Owner};
 use crate::store::redis::cas::Cas;
 use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::config::{CompareAndSet, RedisConfig};
+use crate::store::redis::expiry::Expiries;
 use crate::store::redis::lease;
-use crate::store::redis::read::load;
+use crate::store::redis::read::{load, load_value};
 use crate::store::redis::replicas::{self, Wanted};
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::{Request, millis};
@@ -35,11 +37,12 @@ use crate::token::Handle;
 ///
 /// | operation | commands | round trips |
 /// |---|---|---|
-/// | load | `PTTL`, `GET` in one pipeline | 1 |
+/// | load | `PTTL`, `GET` in one pipeline; only `GET` if a `PTTL` of the last second is known | 1 |
 /// | create | `SET … NX PX` | 1 |
 /// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
 /// | the same, if the server does not know the script yet | `EVALSHA`, `EVAL` | 2 |
-/// | replace, by `IFEQ` | `PTTL`, `SET … IFEQ … GET PX` in one pipeline | 1 |
+/// | replace, by `IFEQ` | `SET … IFEQ … PX` | 1 |
+/// | the same, in a conflict | `SET … IFEQ … PX`; `PTTL`, `GET` | 2 |
 /// | replace, by `WATCH` | `WATCH`, `GETRANGE`, `MULTI`; `SET … XX PX`, `EXEC` | 2 |
 /// | the same, in a conflict | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2; 4 if the value changes between `WATCH` and `EXEC` |
 /// | renew | `PEXPIRE` | 1, concurrently with the handler |
@@ -108,6 +111,7 @@ pub struct RedisStore {
 pub(crate) struct Inner {
     pub(crate) servers: Servers,
     pub(crate) cas: Cas,
+    pub(crate) expiries: Expiries,
     pub(crate) config: RedisConfig,
     pub(crate) address: Arc<str>,
 }
@@ -168,8 +172,23 @@ impl SessionStore for RedisStore {
             .with_durability(true)
     }
 
-    async fn load(&self, key: &Handle, _: Freshness) -> Result<Loaded, StoreError> {
-        Ok(load(&self.inner.servers, &self.key(key)).await?)
+    async fn load(&self, handle: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
+        let (Inner { servers, .. }, key) = (&*self.inner, self.key(handle));
+        let (expiries, now) = (&self.inner.expiries, Instant::now());
+        let left = match want {
+            Freshness::Recent => expiries.time_left(*handle, now),
+            Freshness::Latest => None,
+        };
+        if let Some(left) = left {
+            return Ok(load_value(servers, &key, left).await?);
+        }
+        let loaded = load(servers, &key).await?;
+        if let Loaded::Found(stored) = &loaded
+            && let Some(left) = stored.time_left()
+        {
+            expiries.note(*handle, now, left);
+        }
+        Ok(loaded)
     }
 
     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
@@ -198,33 +217,42 @@ impl SessionStore for RedisStore {
         write: Write<'_>,
     ) -> Result<Replaced, StoreError> {
         let Inner { servers, cas, .. } = &*self.inner;
+        let sent = Instant::now();
         let swap = Swap {
             key: &self.key(key),
             expected,
             value: write.value,
             ttl: millis(write.ttl),
         };
-        match wanted(write.durability) {
+        let replaced = match wanted(write.durability) {
             Some(wanted) => replicas::replace(servers, cas, swap, wanted).await,
             None => cas.replace(servers, swap).await,
+        }?;
+        if replaced == Replaced::Done {
+            self.inner.expiries.note_set(*key, sent, write.ttl);
         }
+        Ok(replaced)
     }
 
-    async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
-        let key = self.key(key);
+    async fn touch(&self, handle: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+        let (key, sent) = (self.key(handle), Instant::now());
         let mut command = redis::cmd("PEXPIRE");
         command.arg(&key);
-        match renewal {
-            Renewal::Extend(ttl) => command.arg(millis(ttl)).arg("GT"),
-            Renewal::Set(ttl) => command.arg(millis(ttl)),
-        };
+        let (Renewal::Extend(ttl) | Renewal::Set(ttl)) = renewal;
+        command.arg(millis(ttl));
+        if let Renewal::Extend(_) = renewal {
+            command.arg("GT");
+        }
         match self
             .inner
             .servers
             .send_idempotent(&key, &Request::Command(&command))
             .await?
         {
-            Value::Int(1) => Ok(Touched::Done),
+            Value::Int(1) => {
+                self.inner.expiries.note_set(*handle, sent, ttl);
+                Ok(Touched::Done)
+            }
             Value::Int(0) => Ok(Touched::Unchanged),
             _ => Err(unexpected_reply("PEXPIRE")),
         }

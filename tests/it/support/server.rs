@@ -260,6 +260,13 @@ impl Counts {
         self.find(command).map_or(0, |count| count.calls)
     }
 
+    /// Removes a command, and returns how often it was called.
+    pub fn take(&mut self, command: &str) -> u64 {
+        let calls = self.of(command);
+        self.0.retain(|count| count.command != command);
+        calls
+    }
+
     /// The mean time that Redis spent on one call of a command.
     pub fn mean(&self, command: &str) -> Duration {
         self.find(command).expect("the command was called").mean
@@ -319,7 +326,7 @@ pub fn strategies(server: &Server) -> Vec<CompareAndSet> {
     let mut strategies = vec![CompareAndSet::Script, CompareAndSet::Watch];
     // The key does not exist, so this changes nothing.
     let probe: redis::RedisResult<()> = redis::cmd("SET")
-        .arg(&["probe", "", "IFEQ", "none", "GET", "PX", "1"])
+        .arg(&["probe", "", "IFEQ", "none", "PX", "1"])
         .query(&mut server.connection());
     if probe.is_ok() {
         strategies.push(CompareAndSet::IfEq);
