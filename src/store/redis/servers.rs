@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bb8_redis::bb8::ManageConnection as _;
 use futures_util::future::join_all;
-use redis::{RedisError, ServerError, Value};
+use redis::{RedisError, Value};
 
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
@@ -185,15 +185,6 @@ impl Servers {
             Self::One(connections) => connections.stats(),
             #[cfg(feature = "cluster")]
             Self::Cluster(router) => router.stats(),
-        }
-    }
-
-    /// The error for one reply of a pipeline.
-    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
-        match self {
-            Self::One(connections) => connections.server_error(error),
-            #[cfg(feature = "cluster")]
-            Self::Cluster(router) => router.server_error(error),
         }
     }
 
