@@ -72,8 +72,8 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// No command if the session is loaded already, or the request carries no token. Otherwise one `GET`, with a `PTTL` in the same
-    /// round trip once a second, and one `PEXPIRE` in the background once half of the idle timeout has passed.
+    /// No command if the session is loaded already, or the request carries no token. Otherwise one `GET`, now and then with a `PTTL`
+    /// in the same round trip, and one `PEXPIRE` in the background once half of the idle timeout has passed.
     /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive) adds the round trips of its lease.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use sessile::{Fingerprinting, MemoryStore, Session, SessionConfig, SessionLayer}
 use crate::support::app::{app, routes};
 use crate::support::late::Late;
 use crate::support::spy::Calls;
-use crate::support::{Browser, Ground, Spy, Visit, until};
+use crate::support::{Browser, Ground, Proxy, Server, Spy, Visit, fresh_prefix, store_with, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -480,9 +480,16 @@ async fn the_next_load_corrects_a_renewal_that_overtook_a_shorter_timeout() {
         .await;
 }
 
+async fn node(ground: &Ground, prefix: &str, config: &SessionConfig) -> Router {
+    let store = store_with(&ground.url(), |it| it.key_prefix = prefix.to_owned()).await;
+    routes().layer(SessionLayer::try_new(store, config.clone()).unwrap())
+}
+
 struct Keys {
     ground: Ground,
-    app: axum::Router,
+    prefix: String,
+    config: SessionConfig,
+    app: Router,
     browser: Browser,
     key: String,
 }
@@ -490,11 +497,10 @@ struct Keys {
 impl Keys {
     async fn new(change: impl FnOnce(&mut SessionConfig)) -> Self {
         let ground = Ground::new();
-        let store = ground.store().await;
-        let prefix = sessile::SessionStore::namespace(&store).to_owned();
+        let prefix = fresh_prefix();
         let mut config = SessionConfig::default();
         change(&mut config);
-        let app = routes().layer(SessionLayer::try_new(store, config).unwrap());
+        let app = node(&ground, &prefix, &config).await;
         let mut browser = Browser::default();
         browser.get(&app, "/set?k=name&v=mia").await.ok();
         let keys: Vec<String> = redis::cmd("KEYS")
@@ -504,10 +510,17 @@ impl Keys {
         let [key] = keys.try_into().unwrap();
         Self {
             ground,
+            prefix,
+            config,
             app,
             browser,
             key,
         }
+    }
+
+    /// From now on the browser talks to another node, which has not read the key's time to live yet.
+    async fn change_node(&mut self) {
+        self.app = node(&self.ground, &self.prefix, &self.config).await;
     }
 
     fn left(&self) -> i64 {
@@ -546,6 +559,7 @@ async fn redis_keys_are_renewed_at_half_of_their_life_and_always_expire() {
     keys.set_left(MINUTE * 16);
     keys.read_and_expect(MINUTE * 16).await;
     keys.set_left(MINUTE * 15);
+    keys.change_node().await;
     keys.read_and_expect(MINUTE * 30).await;
     // Changes by another program: a key without expiry, and one that lives too long.
     let persisted: i64 = redis::cmd("PERSIST")
@@ -553,15 +567,72 @@ async fn redis_keys_are_renewed_at_half_of_their_life_and_always_expire() {
         .query(&mut keys.ground.connection())
         .unwrap();
     assert_eq!((persisted, keys.left()), (1, -1));
+    keys.change_node().await;
     keys.read_and_expect(MINUTE * 30).await;
     keys.set_left(MINUTE * 60);
+    keys.change_node().await;
     keys.read_and_expect(MINUTE * 30).await;
+}
+
+/// The new primary may not have had the last renewals.
+#[tokio::test]
+async fn after_a_failover_the_time_to_live_is_read_again() {
+    let (before, after) = (Server::start(), Server::start());
+    let proxy = Proxy::before(before.address()).await;
+    let store = store_with(&proxy.url(), |config| {
+        config.key_prefix = "failover:".to_owned();
+        config.pool_size = 1;
+    })
+    .await;
+    let layer = SessionLayer::new(store);
+    let app = app(layer.clone());
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+    before.reset_counts();
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+    assert_eq!(before.counts().seen(), [("get", 1)]);
+    let (mut from, mut to) = (before.connection(), after.connection());
+    let [key]: [String; 1] = redis::cmd("KEYS")
+        .arg("failover:*")
+        .query(&mut from)
+        .unwrap();
+    let value: Vec<u8> = redis::cmd("GET").arg(&key).query(&mut from).unwrap();
+    let mut copy = redis::cmd("SET");
+    let copied: () = copy
+        .arg(&key)
+        .arg(value)
+        .arg("EX")
+        .arg(60)
+        .query(&mut to)
+        .unwrap();
+    assert_eq!(copied, ());
+    proxy.lead_to(after.address());
+    assert_eq!(browser.get(&app, "/read").await.ok(), "name");
+    layer.drained().await;
+    let left: i64 = redis::cmd("TTL").arg(&key).query(&mut to).unwrap();
+    assert!(left > 1700, "{left}");
+}
+
+/// A node reads the time to live again after a 32nd of it: here, after two seconds.
+#[tokio::test]
+async fn a_node_that_has_read_the_time_to_live_notices_when_another_program_changes_it() {
+    let mut keys = Keys::new(|config| config.idle_timeout = Duration::from_secs(64)).await;
+    assert_eq!(keys.browser.get(&keys.app, "/read").await.ok(), "name");
+    for left in [MINUTE / 4, MINUTE * 60] {
+        keys.set_left(left);
+        until("the time to live is that of the timeout", async || {
+            assert_eq!(keys.browser.get(&keys.app, "/read").await.ok(), "name");
+            (30_000..=64_000).contains(&keys.left())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn a_thousand_concurrent_reads_renew_the_key_once() {
-    let server = crate::support::Server::start();
-    let store = crate::support::store_with(&server.url(), |_| ()).await;
+    let server = Server::start();
+    let store = store_with(&server.url(), |_| ()).await;
     let layer = SessionLayer::new(store);
     let app = app(layer.clone());
     let mut browser = Browser::default();
@@ -594,6 +665,7 @@ async fn a_redis_key_never_outlives_the_absolute_timeout() {
     let mut keys = Keys::new(|config| config.absolute_timeout = MINUTE * 20).await;
     keys.read_and_expect(MINUTE * 20).await;
     keys.set_left(MINUTE);
+    keys.change_node().await;
     keys.read_and_expect(MINUTE * 20).await;
     keys.browser.get(&keys.app, "/incr?k=n").await.ok();
     assert!(keys.left() <= 20 * 60 * 1000, "{}", keys.left());

@@ -42,12 +42,13 @@ impl Bench {
         (self.server.counts(), self.proxy.round_trips() - before)
     }
 
-    /// The same for requests that load a session. Its time to live is read once a second, beside the first of its loads.
+    /// The same for requests that load a session. Its time to live is read at first, and again after a 32nd of it, which is
+    /// 56 seconds; and once more if the first was sent in the millisecond in which the connection was opened.
     async fn measure_loads(&self, path: &str, visitor: &Browser) -> (Counts, u64) {
         let began = Instant::now();
         let (mut counts, round_trips) = self.measure(path, |_| visitor.clone()).await;
         let asked = counts.take("pttl");
-        let most = 1 + began.elapsed().as_secs();
+        let most = 2 + began.elapsed().as_secs() / 56;
         assert!((1..=most).contains(&asked), "{asked} of {most}");
         (counts, round_trips)
     }
@@ -79,7 +80,7 @@ async fn a_request_with_a_malformed_cookie_sends_no_command() {
 }
 
 #[tokio::test]
-async fn a_read_is_one_get_in_one_round_trip_and_one_pttl_a_second() {
+async fn a_read_is_one_get_in_one_round_trip_and_seldom_a_pttl() {
     let bench = Bench::new().await;
     let visitor = bench.visitor().await;
     let (counts, round_trips) = bench.measure_loads("/read", &visitor).await;

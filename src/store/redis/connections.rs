@@ -45,6 +45,11 @@ impl Connections {
         self.pools.now()
     }
 
+    /// When the last connection was opened.
+    pub(crate) fn connected(&self) -> Option<Instant> {
+        self.pools.connected()
+    }
+
     /// Sends once. Server errors inside a pipeline that ignores errors are part of the reply.
     ///
     /// # Cancel safety

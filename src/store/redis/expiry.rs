@@ -1,25 +1,28 @@
-//! How long keys live, as servers have answered a moment ago, so that the requests of one page need not all ask.
+//! How long keys live, as the server has answered lately, so that a read seldom has to ask.
 
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::lock::Lock;
-use crate::store::redis::throttle::SECOND;
 use crate::time::duration_millis;
 use crate::token::Handle;
 
-/// How many keys are remembered at most: several times as many as one process reads in a second.
+/// How many keys are remembered at most, in about 800 KiB.
 const KEYS: usize = 16_384;
 
-/// For which part of the time to live an answer is used, so that one that is almost over is read again at once.
+/// For how long an answer is used at most.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// For which part of the time that it has left to the key. The time to live only decides whether half of the idle timeout has
+/// passed, and need not be more exact than that.
 const PART: u32 = 32;
 
-/// The times to live that were read within the last second.
+/// The times to live that the server has answered lately.
 ///
-/// A key can only live longer than its last answer says: renewals extend it, and a change begins anew. Where another program,
-/// or a change of the timeouts, has shortened it, that is noticed a second later.
+/// A key lives at least as long as its last answer says: renewals extend it, and a change begins anew. An answer from before the
+/// last connection was opened is not used, since another server may have taken over meanwhile, without the latest renewals.
+/// If another program shortens a time to live, that is noticed with the next answer.
 pub(crate) struct Expiries {
     base: Instant,
     /// A key has one place, by its handle. The last one takes it.
@@ -30,7 +33,8 @@ pub(crate) struct Expiries {
 #[derive(Clone, Copy)]
 struct Expiry {
     handle: Handle,
-    read: NonZeroU64,
+    asked: u64,
+    /// The answer is used until then.
     until: u64,
     ends: u64,
 }
@@ -43,27 +47,31 @@ impl Expiries {
         }
     }
 
-    /// How long the key lives at least, if a server has answered that a moment ago.
-    pub(crate) fn time_left(&self, handle: Handle, now: Instant) -> Option<Duration> {
-        let now = self.millis(now);
-        let expiry = (*self.place(handle).lock())?;
-        let is_recent = expiry.handle == handle && (expiry.read.get()..expiry.until).contains(&now);
-        is_recent.then(|| Duration::from_millis(expiry.ends.saturating_sub(now)))
+    /// How long the key lives at least, if the server has answered that lately, and since it was connected to.
+    pub(crate) fn time_left(
+        &self,
+        handle: Handle,
+        now: Instant,
+        connected: Instant,
+    ) -> Option<Duration> {
+        let (now, connected) = (self.millis(now), self.millis(connected));
+        let expiry = (*self.place(handle).lock()).filter(|expiry| expiry.handle == handle)?;
+        let is_usable = expiry.asked > connected && (expiry.asked..expiry.until).contains(&now);
+        is_usable.then(|| Duration::from_millis(expiry.ends.saturating_sub(now)))
     }
 
     /// Notes the answer to a question that was asked at this time.
     pub(crate) fn note(&self, handle: Handle, asked: Instant, left: Duration) {
-        let read = self.millis(asked);
-        let lasts = duration_millis(SECOND.min(left / PART));
-        *self.place(handle).lock() = NonZeroU64::new(read).map(|read| Expiry {
+        let asked = self.millis(asked);
+        *self.place(handle).lock() = Some(Expiry {
             handle,
-            read,
-            until: read.get().saturating_add(lasts),
-            ends: read.get().saturating_add(duration_millis(left)),
+            asked,
+            until: asked.saturating_add(duration_millis(LONGEST.min(left / PART))),
+            ends: asked.saturating_add(duration_millis(left)),
         });
     }
 
-    /// Notes that a command has set the time to live since. That is no answer, so the next question is asked no later for it.
+    /// Notes that a command has set the time to live. The server is asked again no later for it.
     pub(crate) fn note_set(&self, handle: Handle, sent: Instant, ttl: Duration) {
         let ends = self.millis(sent).saturating_add(duration_millis(ttl));
         let mut place = self.place(handle).lock();
@@ -73,8 +81,7 @@ impl Expiries {
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        // Zero stands for no time.
-        1 + duration_millis(at.saturating_duration_since(self.base))
+        duration_millis(at.saturating_duration_since(self.base))
     }
 
     fn place(&self, handle: Handle) -> &Lock<Option<Expiry>> {
@@ -92,52 +99,77 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    /// Expiries of a server to which the connection was opened a minute ago, and the time now.
+    fn expiries() -> (Expiries, Instant, Instant) {
+        let expiries = Expiries::new();
+        let connected = expiries.base;
+        (expiries, connected, connected + MINUTE)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_used_for_a_second_at_most() {
-        let (expiries, handle) = (Expiries::new(), Handle::random());
-        let began = Instant::now();
-        assert_eq!(expiries.time_left(handle, began), None);
-        expiries.note(handle, began, 30 * MINUTE);
-        let after = |wait| expiries.time_left(handle, began + wait);
-        assert_eq!(after(Duration::ZERO), Some(30 * MINUTE));
-        assert_eq!(after(millis(999)), Some(30 * MINUTE - millis(999)));
-        assert_eq!(after(millis(1000)), None);
-        // Before the answer: the clock of another thread.
-        expiries.note(handle, began + MINUTE, 30 * MINUTE);
-        assert_eq!(after(MINUTE - millis(1)), None);
-        // A short life is read again sooner, and one that is over at once.
-        expiries.note(handle, began, millis(3200));
-        assert_eq!(after(millis(99)), Some(millis(3101)));
-        assert_eq!(after(millis(100)), None);
+    async fn an_answer_is_used_for_a_32nd_of_the_time_left_and_a_minute_at_most() {
+        let ((expiries, connected, began), handle) = (expiries(), Handle::random());
+        let after = |wait| expiries.time_left(handle, began + wait, connected);
+        assert_eq!(after(Duration::ZERO), None);
+        for (left, used) in [
+            (millis(3200), millis(100)),
+            (16 * MINUTE, MINUTE / 2),
+            (32 * MINUTE, MINUTE),
+            (64 * MINUTE, MINUTE),
+        ] {
+            expiries.note(handle, began, left);
+            assert_eq!(after(Duration::ZERO), Some(left));
+            let last = used - millis(1);
+            assert_eq!(after(last), Some(left - last), "{left:?}");
+            assert_eq!(after(used), None, "{left:?}");
+        }
         expiries.note(handle, began, Duration::ZERO);
         assert_eq!(after(Duration::ZERO), None);
+        expiries.note(handle, began, Duration::MAX);
+        assert!(after(Duration::ZERO) > Some(MINUTE));
+        // By the clock of a slower thread.
+        let earlier = expiries.time_left(handle, began - millis(1), connected);
+        assert_eq!(earlier, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_before_the_last_connection_is_not_used() {
+        let ((expiries, connected, now), handle) = (expiries(), Handle::random());
+        expiries.note(handle, now, 30 * MINUTE);
+        for (connected, left) in [
+            (connected, Some(30 * MINUTE)),
+            (now - millis(1), Some(30 * MINUTE)),
+            (now, None),
+            (now + millis(1), None),
+        ] {
+            assert_eq!(expiries.time_left(handle, now, connected), left);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_of_the_time_to_live_is_known_but_no_answer() {
-        let (expiries, handle) = (Expiries::new(), Handle::random());
-        let began = Instant::now();
+        let ((expiries, connected, began), handle) = (expiries(), Handle::random());
+        let after = |wait| expiries.time_left(handle, began + wait, connected);
         expiries.note_set(handle, began, 30 * MINUTE);
-        assert_eq!(expiries.time_left(handle, began), None);
-        expiries.note(handle, began, 10 * MINUTE);
+        assert_eq!(after(Duration::ZERO), None);
+        expiries.note(handle, began, 16 * MINUTE);
         expiries.note_set(handle, began + millis(500), 30 * MINUTE);
-        let left = expiries.time_left(handle, began + millis(600));
-        assert_eq!(left, Some(30 * MINUTE - millis(100)));
-        assert_eq!(expiries.time_left(handle, began + millis(1000)), None);
+        assert_eq!(after(millis(600)), Some(30 * MINUTE - millis(100)));
+        assert_eq!(after(MINUTE / 2), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_is_not_taken_for_another_in_its_place() {
-        let (expiries, now) = (Expiries::new(), Instant::now());
+        let (expiries, connected, now) = expiries();
         let one = Handle::random();
         let other = std::iter::repeat_with(Handle::random)
             .find(|other| *other != one && other.modulo(KEYS) == one.modulo(KEYS))
             .unwrap();
+        let left = |handle| expiries.time_left(handle, now, connected);
         expiries.note(one, now, 30 * MINUTE);
         expiries.note_set(other, now, MINUTE);
-        assert_eq!(expiries.time_left(one, now), Some(30 * MINUTE));
-        assert_eq!(expiries.time_left(other, now), None);
+        assert_eq!([left(one), left(other)], [Some(30 * MINUTE), None]);
         expiries.note(other, now, MINUTE);
-        assert_eq!(expiries.time_left(one, now), None);
+        assert_eq!([left(one), left(other)], [None, Some(MINUTE)]);
     }
 }

@@ -166,6 +166,12 @@ impl Clock {
         *clock = Some((std::time::Instant::now(), now));
     }
 
+    /// When the last connection was opened.
+    pub(crate) fn connected(&self) -> Option<Instant> {
+        let clock = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        clock.map(|(read_at, _)| Instant::from_std(read_at))
+    }
+
     /// The server's time, advanced since it was read; the local time before that.
     pub(crate) fn now(&self) -> SystemTime {
         match *self.0.read().unwrap_or_else(PoisonError::into_inner) {

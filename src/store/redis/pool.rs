@@ -79,6 +79,11 @@ impl Pools {
         self.manager.shared.clock.now()
     }
 
+    /// When the last connection was opened.
+    pub(crate) fn connected(&self) -> Option<Instant> {
+        self.manager.shared.clock.connected()
+    }
+
     /// Reads a key that does not exist.
     pub(crate) fn probe(&self) -> redis::Cmd {
         let mut key = redis::cmd("GET");

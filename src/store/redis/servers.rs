@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bb8_redis::bb8::ManageConnection as _;
 use futures_util::future::join_all;
 use redis::{RedisError, Value};
+use tokio::time::Instant;
 
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
@@ -88,6 +89,15 @@ impl Servers {
             Self::One(connections) => connections.now(),
             #[cfg(feature = "cluster")]
             Self::Cluster(router) => router.now(),
+        }
+    }
+
+    /// When the last connection to any server was opened.
+    pub(crate) fn connected(&self) -> Option<Instant> {
+        match self {
+            Self::One(connections) => connections.connected(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.connected(),
         }
     }
 

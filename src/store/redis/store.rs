@@ -28,6 +28,9 @@ use crate::token::Handle;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
+/// A read sends `PTTL` once in a 32nd of the time that it found left, and at least once a minute, since it only has to tell
+/// whether half of the idle timeout has passed.
+///
 /// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the connections.
 ///
 /// Redis does not know which sessions have a user ([`Write::signed_in`]), so set `maxmemory-policy noeviction`: any other
@@ -37,7 +40,7 @@ use crate::token::Handle;
 ///
 /// | operation | commands | round trips |
 /// |---|---|---|
-/// | load | `PTTL`, `GET` in one pipeline; only `GET` if a `PTTL` of the last second is known | 1 |
+/// | load | `PTTL`, `GET` in one pipeline; only `GET` if the reply to a `PTTL` is still good enough | 1 |
 /// | create | `SET … NX PX` | 1 |
 /// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
 /// | the same, if the server does not know the script yet | `EVALSHA`, `EVAL` | 2 |
@@ -174,19 +177,23 @@ impl SessionStore for RedisStore {
 
     async fn load(&self, handle: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
         let (Inner { servers, .. }, key) = (&*self.inner, self.key(handle));
-        let (expiries, now) = (&self.inner.expiries, Instant::now());
-        let left = match want {
-            Freshness::Recent => expiries.time_left(*handle, now),
-            Freshness::Latest => None,
-        };
-        if let Some(left) = left {
-            return Ok(load_value(servers, &key, left).await?);
+        let expiries = &self.inner.expiries;
+        if want == Freshness::Recent
+            && let Some(connected) = servers.connected()
+            && let Some(left) = expiries.time_left(*handle, Instant::now(), connected)
+        {
+            let loaded = load_value(servers, &key, left).await?;
+            // Otherwise a new connection has been opened for it.
+            if servers.connected() == Some(connected) {
+                return Ok(loaded);
+            }
         }
+        let asked = Instant::now();
         let loaded = load(servers, &key).await?;
         if let Loaded::Found(stored) = &loaded
             && let Some(left) = stored.time_left()
         {
-            expiries.note(*handle, now, left);
+            expiries.note(*handle, asked, left);
         }
         Ok(loaded)
     }

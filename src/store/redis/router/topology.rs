@@ -96,6 +96,11 @@ impl Router {
         self.inner.clock.now()
     }
 
+    /// When the last connection to any node was opened.
+    pub(crate) fn connected(&self) -> Option<Instant> {
+        self.inner.clock.connected()
+    }
+
     pub(crate) fn command_timeout(&self) -> Duration {
         self.inner.config.command_timeout
     }
