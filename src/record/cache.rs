@@ -22,12 +22,20 @@ const MAX_LEN: usize = 64 * 1024;
 /// The records that were read or written last. The store is asked all the same: a record is only used if the bytes that the store
 /// has sent are those from which it was decoded, so it is never older than they are.
 pub(crate) struct RecordCache {
-    /// A record has one place, by its handle. The last one takes it.
-    places: Box<[Lock<Option<Kept>>]>,
+    /// A record has one place, by its handle.
+    places: Box<[Lock<Place>]>,
     bytes: AtomicUsize,
 }
 
+#[derive(Default)]
+struct Place {
+    /// The session that was read last.
+    last: Option<Handle>,
+    kept: Option<Kept>,
+}
+
 struct Kept {
+    handle: Handle,
     bytes: Bytes,
     record: Arc<Record>,
 }
@@ -42,21 +50,36 @@ impl Default for RecordCache {
 }
 
 impl RecordCache {
-    /// Decodes a record, unless it is at hand.
+    /// Decodes a record, unless it is at hand. Keeps it if no other session of its place was read since it was last: with many
+    /// sessions at random, records would only drive each other, and memory that the processor has at hand, out of its caches.
     pub(crate) fn decode(&self, handle: Handle, bytes: &Bytes) -> Result<Arc<Record>, Unreadable> {
-        if let Some(kept) = &*self.place(handle).lock()
+        let mut place = self.place(handle).lock();
+        let comes_back = place.last.replace(handle) == Some(handle);
+        if let Some(kept) = &place.kept
             && kept.bytes == bytes
         {
             return Ok(Arc::clone(&kept.record));
         }
+        drop(place);
         let record = Arc::new(Record::decode(bytes)?);
-        self.note(handle, bytes, &record);
+        if comes_back {
+            self.keep(handle, bytes, &record);
+        }
         Ok(record)
     }
 
-    /// Keeps a record instead of the one that has its place, unless it is too large.
+    /// Replaces the record of a session that has been written, if it is kept.
     pub(crate) fn note(&self, handle: Handle, bytes: &Bytes, record: &Arc<Record>) {
+        let kept = self.place(handle).lock().kept.as_ref().map(|it| it.handle);
+        if kept == Some(handle) {
+            self.keep(handle, bytes, record);
+        }
+    }
+
+    /// Keeps a record instead of the one that has its place, unless it is too large.
+    fn keep(&self, handle: Handle, bytes: &Bytes, record: &Arc<Record>) {
         let kept = Kept {
+            handle,
             bytes: bytes.clone(),
             record: Arc::clone(record),
         };
@@ -64,13 +87,13 @@ impl RecordCache {
         if fits {
             self.bytes.fetch_add(bytes.len(), Relaxed);
         }
-        let before = std::mem::replace(&mut *self.place(handle).lock(), fits.then_some(kept));
+        let before = std::mem::replace(&mut self.place(handle).lock().kept, fits.then_some(kept));
         if let Some(before) = before {
             self.bytes.fetch_sub(before.bytes.len(), Relaxed);
         }
     }
 
-    fn place(&self, handle: Handle) -> &Lock<Option<Kept>> {
+    fn place(&self, handle: Handle) -> &Lock<Place> {
         &self.places[handle.modulo(self.places.len())]
     }
 }
@@ -86,7 +109,9 @@ mod tests {
         let handle = Handle::random();
         let mut first = record();
         let bytes = first.encode().unwrap();
+        let first_read = cache.decode(handle, &bytes).unwrap();
         let decoded = cache.decode(handle, &bytes).unwrap();
+        assert!(!Arc::ptr_eq(&first_read, &decoded));
         let copy = Bytes::copy_from_slice(&bytes);
         assert!(Arc::ptr_eq(&decoded, &cache.decode(handle, &copy).unwrap()));
         first.last_accessed += 1;
@@ -104,10 +129,21 @@ mod tests {
     fn the_cache_keeps_a_limited_number_of_records_of_limited_size() {
         let cache = RecordCache::default();
         let bytes = record().encode().unwrap();
+        let read_twice = |bytes: &Bytes| {
+            let handle = Handle::random();
+            cache.decode(handle, bytes).unwrap();
+            cache.decode(handle, bytes).unwrap();
+        };
         for _ in 0..2 * RECORDS {
-            cache.decode(Handle::random(), &bytes).unwrap();
+            read_twice(&bytes);
         }
-        let kept = || cache.places.iter().filter(|place| place.lock().is_some());
+        let kept = || {
+            cache
+                .places
+                .iter()
+                .filter(|place| place.lock().kept.is_some())
+        };
+        assert!(kept().count() > RECORDS / 2);
         assert_eq!(cache.bytes.load(Relaxed), kept().count() * bytes.len());
         let of_size = |len: usize| {
             let mut record = record();
@@ -121,8 +157,42 @@ mod tests {
         assert!(!Arc::ptr_eq(&one, &other));
         let large = of_size(MAX_LEN / 2);
         for _ in 0..RECORDS {
-            cache.decode(Handle::random(), &large).unwrap();
+            read_twice(&large);
             assert!(cache.bytes.load(Relaxed) <= MAX_BYTES);
         }
+    }
+
+    #[test]
+    fn a_record_is_kept_once_its_session_comes_back_and_follows_its_writes() {
+        let cache = RecordCache::default();
+        let mut record = record();
+        let bytes = record.encode().unwrap();
+        let one = Handle::random();
+        let other = std::iter::repeat_with(Handle::random)
+            .find(|other| *other != one && other.modulo(RECORDS) == one.modulo(RECORDS))
+            .unwrap();
+        let is_kept = |handle: Handle| {
+            let place = cache.place(handle).lock();
+            place
+                .kept
+                .as_ref()
+                .is_some_and(|kept| kept.handle == handle)
+        };
+        let read = |handle| drop(cache.decode(handle, &bytes).unwrap());
+        for handle in [one, other, one, other] {
+            read(handle);
+            assert!(!is_kept(handle));
+        }
+        record.last_accessed += 1;
+        let (written, record) = (record.encode().unwrap(), Arc::new(record));
+        cache.note(one, &written, &record);
+        assert!(!is_kept(one));
+        read(one);
+        read(one);
+        assert!(is_kept(one));
+        cache.note(other, &written, &record);
+        assert!(is_kept(one));
+        cache.note(one, &written, &record);
+        assert!(Arc::ptr_eq(&record, &cache.decode(one, &written).unwrap()));
     }
 }

@@ -8,8 +8,11 @@ use crate::lock::Lock;
 use crate::time::duration_millis;
 use crate::token::Handle;
 
-/// How many keys are remembered at most, in about 800 KiB.
+/// How many keys are remembered at most, in about 700 KiB.
 const KEYS: usize = 16_384;
+
+/// How many keys share a place, so that two that are read in turn seldom drive each other out.
+const WAYS: usize = 2;
 
 /// For how long an answer is used at most.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -25,9 +28,11 @@ const PART: u32 = 32;
 /// If another program shortens a time to live, that is noticed with the next answer.
 pub(crate) struct Expiries {
     base: Instant,
-    /// A key has one place, by its handle. The last one takes it.
-    places: Box<[Lock<Option<Expiry>>]>,
+    /// A key has one place, by its handle. The last ones take it.
+    places: Box<[Lock<Place>]>,
 }
+
+type Place = [Option<Expiry>; WAYS];
 
 /// The times are milliseconds since the base.
 #[derive(Clone, Copy)]
@@ -43,7 +48,7 @@ impl Expiries {
     pub(crate) fn new() -> Self {
         Self {
             base: Instant::now(),
-            places: (0..KEYS).map(|_| Lock::default()).collect(),
+            places: (0..KEYS / WAYS).map(|_| Lock::default()).collect(),
         }
     }
 
@@ -55,7 +60,7 @@ impl Expiries {
         connected: Instant,
     ) -> Option<Duration> {
         let (now, connected) = (self.millis(now), self.millis(connected));
-        let expiry = (*self.place(handle).lock()).filter(|expiry| expiry.handle == handle)?;
+        let expiry = *of(handle, &mut self.place(handle).lock())?;
         let is_usable = expiry.asked > connected && (expiry.asked..expiry.until).contains(&now);
         is_usable.then(|| Duration::from_millis(expiry.ends.saturating_sub(now)))
     }
@@ -63,19 +68,28 @@ impl Expiries {
     /// Notes the answer to a question that was asked at this time.
     pub(crate) fn note(&self, handle: Handle, asked: Instant, left: Duration) {
         let asked = self.millis(asked);
-        *self.place(handle).lock() = Some(Expiry {
+        let expiry = Expiry {
             handle,
             asked,
             until: asked.saturating_add(duration_millis(LONGEST.min(left / PART))),
             ends: asked.saturating_add(duration_millis(left)),
-        });
+        };
+        let mut place = self.place(handle).lock();
+        if let Some(known) = of(handle, &mut place) {
+            *known = expiry;
+        } else if let Some(oldest) = place
+            .iter_mut()
+            .min_by_key(|it| it.map_or(0, |it| it.asked))
+        {
+            *oldest = Some(expiry);
+        }
     }
 
     /// Notes that a command has set the time to live. The server is asked again no later for it.
     pub(crate) fn note_set(&self, handle: Handle, sent: Instant, ttl: Duration) {
         let ends = self.millis(sent).saturating_add(duration_millis(ttl));
         let mut place = self.place(handle).lock();
-        if let Some(expiry) = place.as_mut().filter(|expiry| expiry.handle == handle) {
+        if let Some(expiry) = of(handle, &mut place) {
             expiry.ends = ends;
         }
     }
@@ -84,9 +98,15 @@ impl Expiries {
         duration_millis(at.saturating_duration_since(self.base))
     }
 
-    fn place(&self, handle: Handle) -> &Lock<Option<Expiry>> {
+    fn place(&self, handle: Handle) -> &Lock<Place> {
         &self.places[handle.modulo(self.places.len())]
     }
+}
+
+/// What is known of this key in its place.
+fn of(handle: Handle, place: &mut Place) -> Option<&mut Expiry> {
+    let mut known = place.iter_mut().flatten();
+    known.find(|expiry| expiry.handle == handle)
 }
 
 #[cfg(test)]
@@ -159,17 +179,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_not_taken_for_another_in_its_place() {
+    async fn keys_share_a_place_and_the_one_that_was_read_last_drives_out_the_oldest() {
         let (expiries, connected, now) = expiries();
-        let one = Handle::random();
-        let other = std::iter::repeat_with(Handle::random)
-            .find(|other| *other != one && other.modulo(KEYS) == one.modulo(KEYS))
-            .unwrap();
-        let left = |handle| expiries.time_left(handle, now, connected);
-        expiries.note(one, now, 30 * MINUTE);
-        expiries.note_set(other, now, MINUTE);
-        assert_eq!([left(one), left(other)], [Some(30 * MINUTE), None]);
-        expiries.note(other, now, MINUTE);
-        assert_eq!([left(one), left(other)], [None, Some(MINUTE)]);
+        let first = Handle::random();
+        let place = |handle: &Handle| handle.modulo(KEYS / WAYS);
+        let mut keys = vec![first];
+        while keys.len() <= WAYS {
+            keys.extend(Some(Handle::random()).filter(|it| place(it) == place(&first)));
+        }
+        let left = |handle| expiries.time_left(handle, now + MINUTE / 4, connected);
+        for (number, key) in (0..).zip(&keys[..WAYS]) {
+            expiries.note(*key, now + millis(number), 30 * MINUTE);
+        }
+        expiries.note_set(keys[WAYS], now, MINUTE);
+        assert!(keys[..WAYS].iter().all(|key| left(*key).is_some()));
+        assert_eq!(left(keys[WAYS]), None);
+        expiries.note(first, now + MINUTE / 8, 30 * MINUTE);
+        expiries.note(keys[WAYS], now + MINUTE / 8, 30 * MINUTE);
+        assert!(left(first).is_some() && left(keys[WAYS]).is_some());
+        assert_eq!(left(keys[1]), None);
     }
 }
