@@ -77,8 +77,8 @@ const MAXIMA: [(&str, Load, &str, bool, u64); 5] = [
     ("not loaded", Load::OnExtract, "/untouched", true, 9),
     ("loaded", Load::Inbound, "/untouched", true, 12),
     ("read", Load::Inbound, "/read", true, 12),
-    ("changed", Load::Inbound, "/change", true, 41),
-    ("created", Load::Inbound, "/change", false, 43),
+    ("changed", Load::Inbound, "/change", true, 40),
+    ("created", Load::Inbound, "/change", false, 41),
 ];
 
 /// How many allocations a request takes, once a few others have filled what is allocated once.
@@ -125,6 +125,8 @@ fn the_layer_adds_few_allocations_to_a_request() {
 /// that all of its caches are full; and how many come then. Where a cache is cleared when it is full, it is full again at the end.
 const FIRST: u32 = 4096;
 const THEN: u32 = 4096;
+/// How many requests each visitor sends: records are kept once their session comes back.
+const REQUESTS: u32 = 2;
 
 /// Less than the smallest thing that could be kept of each visitor: a pointer.
 const BYTES_PER_VISITOR: i64 = 4;
@@ -229,10 +231,11 @@ fn the_memory_of_the_layer_does_not_grow_with_the_number_of_visitors_who_read() 
 #[test]
 fn the_memory_of_the_layer_does_not_grow_with_the_number_of_visitors_who_change_something() {
     let store = visits("/change");
-    assert_eq!(store.written.load(Ordering::Relaxed), FIRST + THEN);
+    let changes = (FIRST + THEN) * REQUESTS;
+    assert_eq!(store.written.load(Ordering::Relaxed), changes);
 }
 
-/// One request of each visitor for this path.
+/// The requests of each visitor for this path.
 fn visits(path: &str) -> Everyone {
     let store = Everyone::default();
     let mismatches = Arc::new(AtomicU32::new(0));
@@ -253,10 +256,12 @@ fn visits(path: &str) -> Everyone {
     let visit = async |numbers: Range<u32>| {
         for number in numbers {
             let (cookie, handle) = visitor(number, &first);
-            // From another network, which sessile reports once for each session.
-            let request = from_network(request(path, Some(&cookie)), "198.51.100.1:4000");
-            let body = send(&app, request).await.into_body();
-            assert_eq!(to_bytes(body, 64).await.unwrap(), handle);
+            for _ in 0..REQUESTS {
+                // From another network, which sessile reports once for each session.
+                let request = from_network(request(path, Some(&cookie)), "198.51.100.1:4000");
+                let body = send(&app, request).await.into_body();
+                assert_eq!(to_bytes(body, 64).await.unwrap(), handle);
+            }
         }
     };
     let kept = measure(|| runtime.block_on(visit(0..FIRST))).bytes_current;
@@ -266,8 +271,8 @@ fn visits(path: &str) -> Everyone {
         more < i64::from(THEN) * BYTES_PER_VISITOR,
         "{path}: {more} bytes more after {THEN} other visitors"
     );
-    // There was something to remember of each visitor.
-    assert_eq!(mismatches.load(Ordering::Relaxed), FIRST + THEN);
-    assert_eq!(store.renewed.load(Ordering::Relaxed), FIRST + THEN);
+    // There was something to remember of each visitor; where a cache was cleared between two of its requests, once more.
+    assert!(mismatches.load(Ordering::Relaxed) >= FIRST + THEN);
+    assert!(store.renewed.load(Ordering::Relaxed) >= FIRST + THEN);
     store
 }
