@@ -73,11 +73,7 @@ async fn a_cluster_passes_the_conformance_suite() {
         config.compare_and_set = CompareAndSet::Auto;
     })
     .await;
-    let best = match strategies(&cluster.servers[0]).contains(&CompareAndSet::IfEq) {
-        true => CompareAndSet::IfEq,
-        false => CompareAndSet::Script,
-    };
-    assert_eq!(store.compare_and_set(), Some(best));
+    assert_eq!(store.compare_and_set(), Some(CompareAndSet::Script));
     assert!(store.health().await.is_ok());
     for missing in ["+asking", "+cluster|slots"] {
         allow_without(&cluster, CompareAndSet::Script, missing);

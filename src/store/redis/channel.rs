@@ -1,6 +1,6 @@
 //! The connection for a compare-and-set: one that requests share, or an exclusive one.
 
-use redis::Value;
+use redis::{ServerError, Value};
 
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
@@ -47,6 +47,14 @@ impl<'a> Channel<'a> {
         match &mut self.exclusive {
             Some(connection) => connection.send(request).await,
             None => self.servers.send(self.key, request).await,
+        }
+    }
+
+    /// The error for one reply of a pipeline.
+    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
+        match &self.exclusive {
+            Some(connection) => connection.server_error(error),
+            None => self.servers.server_error(error),
         }
     }
 }

@@ -101,9 +101,8 @@ impl Default for RedisConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CompareAndSet {
-    /// The first of `if_eq`, `script` and `watch` that the server supports and this user may call; the default. Detected once,
-    /// when the store connects or first needs it. Where `if_eq` was detected and an older server has taken over since, a change
-    /// costs one more round trip, for `script`.
+    /// The first of `script`, `if_eq` and `watch` that the server supports and this user may call; the default. Detected once,
+    /// when the store connects or first needs it.
     #[default]
     Auto,
     /// A short script that runs in Redis: one round trip on a shared connection, which sends only the new value. Needs
@@ -113,8 +112,8 @@ pub enum CompareAndSet {
     /// meanwhile, of which there are [`exclusive_pool_size`](RedisConfig::exclusive_pool_size). Needs `+watch +multi +exec
     /// +discard +getrange`.
     Watch,
-    /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, two after a
-    /// conflict, and the least work for the server, though the request contains the old value too. Needs no additional permission.
+    /// `SET … IFEQ`, which Valkey has from 8.1 and Redis from 8.4: one round trip on a shared connection, and the least work
+    /// for the server, but the request contains the old value too, and so does the reply. Needs no additional permission.
     IfEq,
 }
 

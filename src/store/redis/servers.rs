@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bb8_redis::bb8::ManageConnection as _;
 use futures_util::future::join_all;
-use redis::{RedisError, Value};
+use redis::{RedisError, ServerError, Value};
 use tokio::time::Instant;
 
 use crate::store::redis::config::RedisConfig;
@@ -195,6 +195,15 @@ impl Servers {
             Self::One(connections) => connections.stats(),
             #[cfg(feature = "cluster")]
             Self::Cluster(router) => router.stats(),
+        }
+    }
+
+    /// The error for one reply of a pipeline.
+    pub(crate) fn server_error(&self, error: ServerError) -> RequestError {
+        match self {
+            Self::One(connections) => connections.server_error(error),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.server_error(error),
         }
     }
 

@@ -44,8 +44,7 @@ use crate::token::Handle;
 /// | create | `SET … NX PX` | 1 |
 /// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
 /// | the same, if the server does not know the script yet | `EVALSHA`, `EVAL` | 2 |
-/// | replace, by `IFEQ` | `SET … IFEQ … PX` | 1 |
-/// | the same, in a conflict | `SET … IFEQ … PX`; `PTTL`, `GET` | 2 |
+/// | replace, by `IFEQ` | `PTTL`, `SET … IFEQ … GET PX` in one pipeline | 1 |
 /// | replace, by `WATCH` | `WATCH`, `GETRANGE`, `MULTI`; `SET … XX PX`, `EXEC` | 2 |
 /// | the same, in a conflict | `WATCH`, `GETRANGE`, `MULTI`; `DISCARD`, `PTTL`, `GET` | 2; 4 if the value changes between `WATCH` and `EXEC` |
 /// | renew | `PEXPIRE` | 1, concurrently with the handler |

@@ -79,10 +79,9 @@ impl Ground {
 }
 
 /// The compare-and-set of the stores under test, unless a test selects one: `script`, `watch` or `if_eq` by
-/// `SESSILE_TEST_COMPARE_AND_SET`, otherwise `script`, which every server has.
+/// `SESSILE_TEST_COMPARE_AND_SET`, otherwise `auto`.
 pub fn compare_and_set() -> CompareAndSet {
-    let name =
-        std::env::var("SESSILE_TEST_COMPARE_AND_SET").unwrap_or_else(|_| "script".to_owned());
+    let name = std::env::var("SESSILE_TEST_COMPARE_AND_SET").unwrap_or_else(|_| "auto".to_owned());
     serde_json::from_value(name.into())
         .unwrap_or_else(|error| panic!("SESSILE_TEST_COMPARE_AND_SET: {error}"))
 }

@@ -65,8 +65,6 @@ struct Shared {
     random_faults: Mutex<(RandomFaults, StdRng)>,
     /// The request that the proxy holds until the test releases it.
     hold: Mutex<Option<Hold>>,
-    /// An option that the server must not understand.
-    hidden: Mutex<Option<&'static str>>,
     /// Requests that have not been forwarded yet.
     in_flight: AtomicU64,
     forwarded: Notify,
@@ -97,7 +95,6 @@ impl Proxy {
             delay: AtomicU64::default(),
             random_faults: Mutex::new((RandomFaults::default(), StdRng::seed_from_u64(seed))),
             hold: Mutex::default(),
-            hidden: Mutex::default(),
             in_flight: AtomicU64::default(),
             forwarded: Notify::new(),
             cuts: watch::Sender::default(),
@@ -218,11 +215,6 @@ impl Proxy {
         self.shared.silences.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Spells an option of every command so that the server does not understand it, as an older one would not.
-    pub fn hide(&self, option: &'static str) {
-        *self.shared.hidden.lock().unwrap() = Some(option);
-    }
-
     /// Closes all connections.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
@@ -260,17 +252,6 @@ impl Shared {
     fn in_flight(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         InFlight(self)
-    }
-
-    fn hide(&self, request: &mut [u8]) {
-        let Some(option) = *self.hidden.lock().unwrap() else {
-            return;
-        };
-        let word = format!("\r\n{option}\r\n");
-        let places = request.windows(word.len());
-        if let Some(at) = places.into_iter().position(|part| part == word.as_bytes()) {
-            request[at + 2..at + 2 + option.len()].fill(b'X');
-        }
     }
 
     /// Takes the hold for this request, if there is one.
@@ -323,7 +304,6 @@ async fn relay(mut client: TcpStream, server: SocketAddr, shared: &Shared) {
                     waiting = true;
                 }
                 let _in_flight = shared.in_flight();
-                shared.hide(&mut request[..length]);
                 let hold = shared.hold(&request[..length]);
                 if let Some(Hold(held)) = hold {
                     held.arrived.add_permits(1);

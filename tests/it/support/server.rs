@@ -326,7 +326,7 @@ pub fn strategies(server: &Server) -> Vec<CompareAndSet> {
     let mut strategies = vec![CompareAndSet::Script, CompareAndSet::Watch];
     // The key does not exist, so this changes nothing.
     let probe: redis::RedisResult<()> = redis::cmd("SET")
-        .arg(&["probe", "", "IFEQ", "none", "PX", "1"])
+        .arg(&["probe", "", "IFEQ", "none", "GET", "PX", "1"])
         .query(&mut server.connection());
     if probe.is_ok() {
         strategies.push(CompareAndSet::IfEq);

@@ -42,7 +42,7 @@ impl From<Strategy> for CompareAndSet {
 /// The strategies to try, the best first.
 fn candidates(configured: CompareAndSet) -> &'static [Strategy] {
     match configured {
-        CompareAndSet::Auto => &[Strategy::IfEq, Strategy::Script, Strategy::Watch],
+        CompareAndSet::Auto => &[Strategy::Script, Strategy::IfEq, Strategy::Watch],
         CompareAndSet::Script => &[Strategy::Script],
         CompareAndSet::IfEq => &[Strategy::IfEq],
         CompareAndSet::Watch => &[Strategy::Watch],
@@ -88,12 +88,13 @@ impl Cas {
             .await
             .map_err(no_strategy)?
         {
+            Strategy::Script => self.script.replace(channel, swap).await,
+            Strategy::IfEq => if_eq::replace(channel, swap).await,
             Strategy::Watch => {
                 let (replaced, connection) = self.replace_exclusively(servers, swap).await?;
                 connection.return_to_pool();
                 Ok(replaced)
             }
-            strategy => self.replace_on(channel, strategy, swap).await,
         };
         Ok(replaced?)
     }
@@ -136,26 +137,11 @@ impl Cas {
     ) -> Result<(Replaced, Exclusive), RequestError> {
         let mut connection = route.exclusive().await?;
         let channel = &mut Channel::exclusive(servers, swap.key, &mut connection);
-        let replaced = self.replace_on(channel, strategy, swap).await?;
+        let replaced = match strategy {
+            Strategy::IfEq => if_eq::replace(channel, swap).await?,
+            Strategy::Script | Strategy::Watch => self.script.replace(channel, swap).await?,
+        };
         Ok((replaced, connection))
-    }
-
-    /// Replaces by a strategy for any connection.
-    async fn replace_on(
-        &self,
-        channel: &mut Channel<'_>,
-        strategy: Strategy,
-        swap: Swap<'_>,
-    ) -> Result<Replaced, RequestError> {
-        if strategy == Strategy::IfEq {
-            match if_eq::replace(channel, swap).await {
-                // An older server has taken over since the strategy was chosen, as in the midst of an upgrade.
-                Err(failed)
-                    if self.configured == CompareAndSet::Auto && if_eq::is_missing(&failed) => {}
-                replaced => return replaced,
-            }
-        }
-        self.script.replace(channel, swap).await
     }
 
     /// Asks the server that has the key: the request needs that one in any case.
