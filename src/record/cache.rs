@@ -50,8 +50,8 @@ impl Default for RecordCache {
 }
 
 impl RecordCache {
-    /// Decodes a record, unless it is at hand. Keeps it if no other session of its place was read since it was last: with many
-    /// sessions at random, records would only drive each other, and memory that the processor has at hand, out of its caches.
+    /// Decodes a record, unless it is at hand. Keeps it if the last session that was read in its place was this one: with many
+    /// sessions at random, records would only displace each other, and what the processor has in its caches.
     pub(crate) fn decode(&self, handle: Handle, bytes: &Bytes) -> Result<Arc<Record>, Unreadable> {
         let mut place = self.place(handle).lock();
         let comes_back = place.last.replace(handle) == Some(handle);

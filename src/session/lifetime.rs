@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// When the session ends if it is not used again, by the store's clock: at its idle timeout, counted from the last renewal,
-    /// or at its absolute timeout, whichever comes first.
+    /// or at its absolute timeout, whichever comes first. A renewal by another node in the last minute may be missing.
     pub fn expires_at(&self) -> SystemTime {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();

@@ -187,8 +187,8 @@ impl Default for Capabilities {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// A cached copy is acceptable, if the store keeps one. The time left may be from a while ago, so that later renewals
-    /// are missing in it.
+    /// A cached copy is acceptable, if the store keeps one. The time left may be from a while ago: what others
+    /// have changed of it since is missing.
     Recent,
     /// The value that the next compare-and-set would compare with.
     Latest,

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use sessile::{CompareAndSet, SessionLayer};
+use sessile::store::{Freshness, Loaded};
+use sessile::{CompareAndSet, Handle, SessionLayer, SessionStore as _};
 
 use crate::support::app::app;
 use crate::support::server::Counts;
@@ -164,4 +165,38 @@ async fn requests_of_one_process_conflict_at_most_once() {
     // All are loaded before the first commit, so each meets one conflict and no second one.
     let sent = bench.server.counts().of("evalsha");
     assert!(sent <= 100, "{sent} compare-and-sets for 50 requests");
+}
+
+/// One worker runs the tasks one after the other, so that the socket would be written after each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn commands_of_concurrent_requests_travel_in_few_packets() {
+    let server = Server::start();
+    let store = store_with(&server.url(), |_| ()).await;
+    let reads = || {
+        let info: String = redis::cmd("INFO")
+            .arg("stats")
+            .query(&mut server.connection())
+            .unwrap();
+        let reads = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_reads_processed:"));
+        reads.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let cost_of_a_measurement = {
+        let before = reads();
+        reads() - before
+    };
+    let before = reads();
+    let all = async move {
+        let loads = (0..REQUESTS / 10).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.load(&Handle::random(), Freshness::Recent).await })
+        });
+        for load in loads.collect::<Vec<_>>() {
+            assert_eq!(load.await.unwrap().unwrap(), Loaded::Missing);
+        }
+    };
+    tokio::spawn(all).await.unwrap();
+    let packets = reads() - before - cost_of_a_measurement;
+    assert!((1..=10).contains(&packets), "{packets}");
 }

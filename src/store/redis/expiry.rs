@@ -8,24 +8,24 @@ use crate::lock::Lock;
 use crate::time::duration_millis;
 use crate::token::Handle;
 
-/// How many keys are remembered at most, in about 700 KiB.
+/// How many keys are remembered at most, in about 800 KiB.
 const KEYS: usize = 16_384;
 
-/// How many keys share a place, so that two that are read in turn seldom drive each other out.
+/// How many keys share a place, so that two that are read in turn seldom displace each other.
 const WAYS: usize = 2;
 
 /// For how long an answer is used at most.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// For which part of the time that it has left to the key. The time to live only decides whether half of the idle timeout has
+/// And for at most this part of the time left. The time to live only decides whether half of the idle timeout has
 /// passed, and need not be more exact than that.
 const PART: u32 = 32;
 
 /// The times to live that the server has answered lately.
 ///
-/// A key lives at least as long as its last answer says: renewals extend it, and a change begins anew. An answer from before the
-/// last connection was opened is not used, since another server may have taken over meanwhile, without the latest renewals.
-/// If another program shortens a time to live, that is noticed with the next answer.
+/// Unless another node or program shortens it, a key lives at least as long as its last answer says: renewals extend it, and a
+/// change begins anew. An answer from before the last connection was opened is not used, since another server may have taken over
+/// meanwhile, without the latest renewals.
 pub(crate) struct Expiries {
     base: Instant,
     /// A key has one place, by its handle. The last ones take it.
@@ -85,12 +85,23 @@ impl Expiries {
         }
     }
 
-    /// Notes that a command has set the time to live. The server is asked again no later for it.
+    /// Notes that a command has set the time to live. This does not put off the next question. After a shorter one the server is
+    /// asked at once: a renewal by the former timeout may be under way.
     pub(crate) fn note_set(&self, handle: Handle, sent: Instant, ttl: Duration) {
         let ends = self.millis(sent).saturating_add(duration_millis(ttl));
         let mut place = self.place(handle).lock();
         if let Some(expiry) = of(handle, &mut place) {
+            if ends < expiry.ends {
+                expiry.until = expiry.asked;
+            }
             expiry.ends = ends;
+        }
+    }
+
+    /// Has the server asked again.
+    pub(crate) fn forget(&self, handle: Handle) {
+        if let Some(expiry) = of(handle, &mut self.place(handle).lock()) {
+            expiry.until = expiry.asked;
         }
     }
 
@@ -176,6 +187,14 @@ mod tests {
         expiries.note_set(handle, began + millis(500), 30 * MINUTE);
         assert_eq!(after(millis(600)), Some(30 * MINUTE - millis(100)));
         assert_eq!(after(MINUTE / 2), None);
+        for forget in [
+            |expiries: &Expiries, handle, at| expiries.note_set(handle, at, MINUTE),
+            |expiries: &Expiries, handle, _| expiries.forget(handle),
+        ] {
+            expiries.note(handle, began, 16 * MINUTE);
+            forget(&expiries, handle, began + millis(500));
+            assert_eq!(after(millis(600)), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,8 +10,8 @@
 //! 2. `connect.rs: RedisStore::from_config` connects once (`servers.rs: Servers::connect_once`), then sends every command that
 //!    requests will need (`probe.rs: RedisStore::probe`). `advice.rs` turns a failure into advice. `RedisStore::lazy` skips
 //!    both.
-//! 3. `store.rs` implements `SessionStore`: each operation becomes commands, `request.rs: Request`. `read.rs: load` loads,
-//!    without the time to live if `expiry.rs: Expiries` knows it; `cas/mod.rs: Cas::replace` compares and sets; `replicas.rs` writes and waits for replicas; `lease.rs` acquires and
+//! 3. `store.rs` implements `SessionStore`: each operation becomes commands, `request.rs: Request`. `read.rs: load` loads, without the
+//!    time to live if `expiry.rs: Expiries` knows it; `cas/mod.rs: Cas::replace` compares and sets; `replicas.rs` writes and waits for replicas; `lease.rs` acquires and
 //!    releases. `reply.rs` reads the replies.
 //! 4. `servers.rs: Servers::send` sends a request to the one server, or to the node of a cluster that has the key
 //!    (`router/mod.rs`).

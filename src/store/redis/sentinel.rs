@@ -6,16 +6,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value,
-};
+use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, Value};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::config::ConfigError;
 use crate::store::redis::address::{addresses, at_address};
-use crate::store::redis::credentials::{Credentials, log_in};
+use crate::store::redis::credentials::Credentials;
+use crate::store::redis::link::Link;
+use crate::store::redis::request::Request;
 use crate::store::redis::tls::{TlsConfig, handshake_advice};
 
 /// How to connect to the sentinels that know the primary; for `redis+sentinel://` and `rediss+sentinel://` only.
@@ -185,7 +184,7 @@ impl Sentinels {
         config: &AsyncConnectionConfig,
         limit: Duration,
         credentials: Option<&Credentials>,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    ) -> Result<Link, RedisError> {
         // A silent sentinel must leave time for the others, and for the primary.
         let time_limit = limit / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
         let mut reports = Vec::new();
@@ -216,7 +215,7 @@ impl Sentinels {
             };
             let address = primary.addr().to_string();
             match connect(primary, config, credentials).await {
-                Ok(Some(connection)) => return Ok(connection),
+                Ok(Some(link)) => return Ok(link),
                 Ok(None) => reports.push(format!(
                     "{} names {address}, which is a replica",
                     node.addr()
@@ -240,14 +239,11 @@ impl Sentinels {
         sentinel: &ConnectionInfo,
         config: &AsyncConnectionConfig,
     ) -> Result<Option<ConnectionInfo>, RedisError> {
-        let mut connection = Client::open(sentinel.clone())?
-            .get_multiplexed_async_connection_with_config(config)
-            .await?;
-        let answer: Option<(String, u16)> = redis::cmd("SENTINEL")
-            .arg("GET-MASTER-ADDR-BY-NAME")
-            .arg(&self.name)
-            .query_async(&mut connection)
-            .await?;
+        let mut link = Link::open(sentinel.clone(), config, None).await?;
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        let answer = link.send(&Request::Command(&question)).await?;
+        let answer: Option<(String, u16)> = redis::from_redis_value(answer.extract_error()?)?;
         Ok(answer.map(|(host, port)| at_address(self.primary.clone(), &host, port)))
     }
 }
@@ -303,17 +299,16 @@ async fn connect(
     primary: ConnectionInfo,
     config: &AsyncConnectionConfig,
     credentials: Option<&Credentials>,
-) -> Result<Option<MultiplexedConnection>, RedisError> {
-    let mut connection = Client::open(log_in(primary, credentials))?
-        .get_multiplexed_async_connection_with_config(config)
-        .await?;
-    Ok(is_primary(&mut connection).await?.then_some(connection))
+) -> Result<Option<Link>, RedisError> {
+    let mut link = Link::open(primary, config, credentials).await?;
+    Ok(is_primary(&mut link).await?.then_some(link))
 }
 
 /// Whether the server reports itself as a primary: right after a failover a sentinel may still name the old one. If this user
 /// may not send ROLE, the sentinel is believed.
-async fn is_primary(connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
-    match redis::cmd("ROLE").query_async(connection).await {
+async fn is_primary(link: &mut Link) -> Result<bool, RedisError> {
+    let reply = link.send(&Request::Command(&redis::cmd("ROLE"))).await;
+    match reply.and_then(Value::extract_error) {
         Ok(Value::Array(role)) => Ok(matches!(
             role.first(),
             Some(Value::BulkString(role)) if role == b"master"

@@ -28,8 +28,8 @@ use crate::token::Handle;
 
 /// Keeps sessions in Redis (from 7.0) or Valkey, for any number of nodes.
 ///
-/// A read sends `PTTL` once in a 32nd of the time that it found left, and at least once a minute, since it only has to tell
-/// whether half of the idle timeout has passed.
+/// A read asks for the `PTTL` again once a 32nd of the time that it found left has passed, or a minute, or after a reconnection: it
+/// only has to tell whether half of the idle timeout has passed.
 ///
 /// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the connections.
 ///
@@ -40,7 +40,7 @@ use crate::token::Handle;
 ///
 /// | operation | commands | round trips |
 /// |---|---|---|
-/// | load | `PTTL`, `GET` in one pipeline; only `GET` if the reply to a `PTTL` is still good enough | 1 |
+/// | load | `PTTL`, `GET` in one pipeline; only `GET` if the reply to a `PTTL` is recent enough | 1; 2 if a connection is opened meanwhile |
 /// | create | `SET … NX PX` | 1 |
 /// | replace, by script | `EVALSHA`: `GETRANGE`, `SET … PX` | 1 |
 /// | the same, if the server does not know the script yet | `EVALSHA`, `EVAL` | 2 |
@@ -182,8 +182,9 @@ impl SessionStore for RedisStore {
             && let Some(left) = expiries.time_left(*handle, Instant::now(), connected)
         {
             let loaded = load_value(servers, &key, left).await?;
-            // Otherwise a new connection has been opened for it.
-            if servers.connected() == Some(connected) {
+            // A connection that was opened meanwhile may lead to another server.
+            let is_same = servers.connected() == Some(connected);
+            if is_same || !matches!(loaded, Loaded::Found(_)) {
                 return Ok(loaded);
             }
         }
@@ -259,7 +260,10 @@ impl SessionStore for RedisStore {
                 self.inner.expiries.note_set(*handle, sent, ttl);
                 Ok(Touched::Done)
             }
-            Value::Int(0) => Ok(Touched::Unchanged),
+            Value::Int(0) => {
+                self.inner.expiries.forget(*handle);
+                Ok(Touched::Unchanged)
+            }
             _ => Err(unexpected_reply("PEXPIRE")),
         }
     }
