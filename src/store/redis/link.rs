@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
-use std::time::Duration;
 
 use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
@@ -15,48 +14,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::store::redis::credentials::{Credentials, log_in};
 use crate::store::redis::request::Request;
-use crate::store::redis::sentinel::Sentinels;
-
-/// How many requests may wait to be written to one socket.
-const QUEUE_SIZE: usize = 1024;
-
-/// The server that connections lead to.
-#[derive(Clone)]
-pub(crate) enum Target {
-    Server(Box<ConnectionInfo>),
-    /// The server that the sentinels name as the primary.
-    Sentinels(Box<Sentinels>),
-}
-
-/// Opens connections.
-pub(crate) struct Connector {
-    to: Target,
-    config: AsyncConnectionConfig,
-}
-
-impl Connector {
-    pub(crate) fn new(to: Target, limit: Duration) -> Self {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(limit))
-            // The caller times the whole command, so a second timer inside of it would be useless.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE_SIZE);
-        Self { to, config }
-    }
-
-    /// Opens a socket and logs in with these credentials, if any, instead of those of the URL. With sentinels, `limit` bounds
-    /// the whole; otherwise the caller does.
-    pub(crate) async fn open(
-        &self,
-        credentials: Option<&Credentials>,
-        limit: Duration,
-    ) -> Result<Link, RedisError> {
-        match &self.to {
-            Target::Server(info) => Link::open((**info).clone(), &self.config, credentials).await,
-            Target::Sentinels(sentinels) => sentinels.open(&self.config, limit, credentials).await,
-        }
-    }
-}
 
 /// One socket.
 #[derive(Clone)]

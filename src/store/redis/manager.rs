@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::store::redis::config::RedisConfig;
+use crate::store::redis::connector::{Connector, Target};
 use crate::store::redis::credentials::Credentials;
 use crate::store::redis::error::without_arguments;
-use crate::store::redis::link::{Connector, Link, Target};
+use crate::store::redis::link::Link;
 use crate::store::redis::login::{Login, is_provider_error, is_refusal, name_provider};
 use crate::store::redis::request::Request;
 use crate::store::redis::throttle::{SECOND, Throttle};

@@ -22,7 +22,8 @@
 //! 6. `pool.rs: Pools` keeps two bb8 pools: of connections that requests share, and of connections that one request uses alone
 //!    (`exclusive.rs: Exclusive`, for `WATCH` and `WAIT`). `recent.rs: Recent` has the shared ones at hand, so that a request need not
 //!    ask bb8. `channel.rs: Channel` is either kind of connection.
-//! 7. `manager.rs: Manager` opens connections through `link.rs: Connector`, with the credentials of `login.rs: Login`, and asks
+//! 7. `manager.rs: Manager` opens connections (`link.rs: Link`) through `connector.rs: Connector`, with the credentials of `login.rs:
+//!    Login`, and asks
 //!    sentinels for the primary (`sentinel.rs: Sentinels::open`).
 //!
 //! Beside the requests: `stats.rs` counts sessions and checks the store's health, `throttle.rs` limits how often something
@@ -36,6 +37,7 @@ mod channel;
 pub(crate) mod config;
 mod connect;
 mod connections;
+mod connector;
 pub(crate) mod credentials;
 mod endpoint;
 mod error;

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
+use crate::store::redis::connector::Target;
 use crate::store::redis::endpoint::Endpoint;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::link::Target;
 use crate::store::redis::login::Login;
 use crate::store::redis::manager::Manager;
 use crate::store::redis::request::Request;
