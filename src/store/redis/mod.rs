@@ -23,8 +23,7 @@
 //!    (`exclusive.rs: Exclusive`, for `WATCH` and `WAIT`). `recent.rs: Recent` has the shared ones at hand, so that a request need not
 //!    ask bb8. `channel.rs: Channel` is either kind of connection.
 //! 7. `manager.rs: Manager` opens connections (`link.rs: Link`) through `connector.rs: Connector`, with the credentials of `login.rs:
-//!    Login`, and asks
-//!    sentinels for the primary (`sentinel.rs: Sentinels::open`).
+//!    Login`, and asks sentinels for the primary (`sentinel.rs: Sentinels::open`).
 //!
 //! Beside the requests: `stats.rs` counts sessions and checks the store's health, `throttle.rs` limits how often something
 //! happens, `address.rs` formats and replaces addresses.
