@@ -7,7 +7,6 @@ use std::task::Poll;
 
 use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, RedisError, Value};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_util::task::AbortOnDropHandle;
@@ -34,8 +33,6 @@ impl Link {
         let server = log_in(server, credentials);
         let in_flight = Arc::default();
         let ConnectionAddr::Tcp(host, port) = server.addr() else {
-            // A second command must not wait until the server has acknowledged the packet of the first.
-            let server = server.set_tcp_settings(TcpSettings::default().set_nodelay(true));
             let client = Client::open(server)?;
             let connecting = client.get_multiplexed_async_connection_with_config(config);
             return Ok(Self {
@@ -97,8 +94,6 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
         return Err(io::Error::new(io::ErrorKind::NotFound, message));
     }
     let (socket, _) = select_ok(attempts).await?;
-    // A second command must not wait until the server has acknowledged the packet of the first.
-    socket.set_nodelay(true)?;
     Ok(socket)
 }
 
