@@ -32,24 +32,29 @@ impl Link {
     ) -> Result<Self, RedisError> {
         let server = log_in(server, credentials);
         let in_flight = Arc::default();
-        let ConnectionAddr::Tcp(host, port) = server.addr() else {
-            let client = Client::open(server)?;
-            let connecting = client.get_multiplexed_async_connection_with_config(config);
-            return Ok(Self {
-                connection: connecting.await?,
-                in_flight,
-                _driver: None,
-            });
-        };
-        let socket = connect(host, *port).await?;
-        let (info, config) = (server.redis_settings(), config.clone());
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(info, socket, config).await?;
-        let driver = tokio::spawn(gather(driver, Arc::clone(&in_flight)));
+        if let ConnectionAddr::Tcp(host, port) = server.addr() {
+            let socket = connect(host, *port).await?;
+            let (info, config) = (server.redis_settings(), config.clone());
+            match MultiplexedConnection::new_with_config(info, socket, config).await {
+                Ok((connection, driver)) => {
+                    let driver = tokio::spawn(gather(driver, Arc::clone(&in_flight)));
+                    return Ok(Self {
+                        connection,
+                        in_flight,
+                        _driver: Some(Arc::new(AbortOnDropHandle::new(driver))),
+                    });
+                }
+                // A server that closes the socket at once has said why, which the client's own way reads.
+                Err(error) if error.is_io_error() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let client = Client::open(server)?;
+        let connecting = client.get_multiplexed_async_connection_with_config(config);
         Ok(Self {
-            connection,
+            connection: connecting.await?,
             in_flight,
-            _driver: Some(Arc::new(AbortOnDropHandle::new(driver))),
+            _driver: None,
         })
     }
 
