@@ -32,29 +32,24 @@ impl Link {
     ) -> Result<Self, RedisError> {
         let server = log_in(server, credentials);
         let in_flight = Arc::default();
-        if let ConnectionAddr::Tcp(host, port) = server.addr() {
-            let socket = connect(host, *port).await?;
-            let (info, config) = (server.redis_settings(), config.clone());
-            match MultiplexedConnection::new_with_config(info, socket, config).await {
-                Ok((connection, driver)) => {
-                    let driver = tokio::spawn(gather(driver, Arc::clone(&in_flight)));
-                    return Ok(Self {
-                        connection,
-                        in_flight,
-                        _driver: Some(Arc::new(AbortOnDropHandle::new(driver))),
-                    });
-                }
-                // A server that closes the socket at once has said why, which the client's own way reads.
-                Err(error) if error.is_io_error() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let client = Client::open(server)?;
-        let connecting = client.get_multiplexed_async_connection_with_config(config);
+        let ConnectionAddr::Tcp(host, port) = server.addr() else {
+            let client = Client::open(server)?;
+            let connecting = client.get_multiplexed_async_connection_with_config(config);
+            return Ok(Self {
+                connection: connecting.await?,
+                in_flight,
+                _driver: None,
+            });
+        };
+        let socket = connect(host, *port).await?;
+        let (info, config) = (server.redis_settings(), config.clone());
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(info, socket, config).await?;
+        let driver = tokio::spawn(gather(driver, Arc::clone(&in_flight)));
         Ok(Self {
-            connection: connecting.await?,
+            connection,
             in_flight,
-            _driver: None,
+            _driver: Some(Arc::new(AbortOnDropHandle::new(driver))),
         })
     }
 
@@ -99,7 +94,9 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
         return Err(io::Error::new(io::ErrorKind::NotFound, message));
     }
     let (socket, _) = select_ok(attempts).await?;
-    Ok(socket)
+    // Registered anew, the socket is not read before the first command is under way. A server that has too many clients says so
+    // at once and closes it: read earlier, that would be the reply to no command, and its reason would be lost.
+    TcpStream::from_std(socket.into_std()?)
 }
 
 /// Lets the tasks that are ready now run before the socket is written, while several requests are in flight: what they send
