@@ -25,17 +25,21 @@ pub fn markdown(many: &Results, few: &Results) -> String {
     text
 }
 
-/// Replaces the tables of a document, each between `<!-- NAME -->` and `<!-- end of NAME -->`.
+/// Replaces the tables of a document, each between `<!-- NAME -->` and `<!-- end of NAME -->`. One that has not been measured
+/// stays as it is.
 pub fn write_into(document: &str, many: &Results, few: &Results) -> Result<String> {
     let mut document = document.to_owned();
-    for (name, table) in [
-        ("facts", facts(many)),
-        ("comparison", comparison(many)),
-        ("costs", costs(many)),
-        ("comparison of few", comparison(few)),
-        ("costs of few", costs(few)),
-        ("claims", claims(many)),
+    for (name, is_measured, table) in [
+        ("facts", !many.speed.is_empty(), facts(many)),
+        ("comparison", !many.speed.is_empty(), comparison(many)),
+        ("costs", !many.costs.is_empty(), costs(many)),
+        ("comparison of few", !few.speed.is_empty(), comparison(few)),
+        ("costs of few", !few.costs.is_empty(), costs(few)),
+        ("claims", !many.claims.is_empty(), claims(many)),
     ] {
+        if !is_measured {
+            continue;
+        }
         let (from, to) = (
             format!("<!-- {name} -->\n"),
             format!("<!-- end of {name} -->"),
