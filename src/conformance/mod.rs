@@ -9,10 +9,11 @@
 //! ```
 //!
 //! It takes about a second, since sessions must expire. It uses its own random handles, so the store may hold other sessions.
-//! A *handle* names a session; a *lease* is held by one owner at a time.
+//! A *handle* names a session; a *lease* is held by one owner at a time; an *index* lists the
+//! sessions of one user.
 
 // For the reader of the source: `check` lists the rules in order. This file has those of loads and writes, `acknowledged.rs` those
-// of acknowledged operations and of replicas, `leases.rs` those of leases.
+// of acknowledged operations and of replicas, `leases.rs` those of leases, `index.rs` those of indexes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::store::{
 use crate::{Handle, SessionStore};
 
 mod acknowledged;
+mod index;
 mod leases;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -62,6 +64,11 @@ pub async fn check<S: SessionStore>(store: S) {
         suite.keeps_the_rules_of_leases().await;
     } else {
         suite.refuses_leases().await;
+    }
+    if suite.0.capabilities().index {
+        suite.keeps_the_rules_of_indexes().await;
+    } else {
+        suite.refuses_indexes().await;
     }
 }
 

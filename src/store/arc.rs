@@ -10,6 +10,7 @@ use crate::store::contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
     Touched, Write,
 };
+use crate::store::index::{Admission, Confirmed, Entered, Entry, Generation, IndexKey, Indexed};
 use crate::store::lease::{Leased, Owner};
 use crate::token::Handle;
 
@@ -20,6 +21,10 @@ impl<S: SessionStore> SessionStore for Arc<S> {
 
     fn now(&self) -> SystemTime {
         S::now(self)
+    }
+
+    fn clock_error(&self) -> Duration {
+        S::clock_error(self)
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -62,6 +67,44 @@ impl<S: SessionStore> SessionStore for Arc<S> {
 
     async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
         S::release(self, key, owner).await
+    }
+
+    async fn enter(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> Result<Entered, StoreError> {
+        S::enter(self, index, entry, admission).await
+    }
+
+    async fn confirm(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> Result<Confirmed, StoreError> {
+        S::confirm(self, index, entry, entered_in).await
+    }
+
+    async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {
+        S::extend(self, index, entry).await
+    }
+
+    async fn list(&self, index: &IndexKey) -> Result<Indexed, StoreError> {
+        S::list(self, index).await
+    }
+
+    async fn begin_generation(
+        &self,
+        index: &IndexKey,
+        at: SystemTime,
+    ) -> Result<Generation, StoreError> {
+        S::begin_generation(self, index, at).await
+    }
+
+    async fn leave(&self, index: &IndexKey, entries: &[Entry]) -> Result<(), StoreError> {
+        S::leave(self, index, entries).await
     }
 
     fn as_any(&self) -> &dyn Any {

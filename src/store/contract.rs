@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::store::StoreError;
 use crate::record::format::Unreadable;
 use crate::record::lifetime::Renewal;
+use crate::store::index::{
+    Admission, Confirmed, Entered, Entry, Generation, IndexKey, Indexed, no_index,
+};
 use crate::store::lease::{Leased, Owner, unsupported};
 use crate::time::duration;
 use crate::token::Handle;
@@ -29,6 +32,11 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// The time by the store's clock, which decides whether a session has reached its absolute timeout.
     fn now(&self) -> SystemTime;
+
+    /// How far [`now`](Self::now) may be from the time that another node sees; zero if there is only one clock.
+    fn clock_error(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// What this store can do, and how long a request may spend on it.
     fn capabilities(&self) -> Capabilities;
@@ -121,6 +129,96 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(unsupported()))
     }
 
+    /// Puts a session into the index of a principal, and reserves it for [`RESERVED_FOR`](crate::store::RESERVED_FOR), if the
+    /// index admits it. If the session is there already, it gets this `until` and is reserved again, whatever the limit. Entries
+    /// that have ended do not count.
+    ///
+    /// The check and the change are one atomic step. A store without an index returns an error, and says so in
+    /// [`Capabilities::index`].
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The session may have entered; entering again is harmless.
+    fn enter(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> impl Future<Output = Result<Entered, StoreError>> + Send {
+        let _ = (index, entry, admission);
+        std::future::ready(Err(no_index()))
+    }
+
+    /// Ends the reservation of a session that has entered, if it is still in the index and the generation is the same. It then gets
+    /// this `until`. One atomic step.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; confirming again is harmless.
+    fn confirm(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> impl Future<Output = Result<Confirmed, StoreError>> + Send {
+        let _ = (index, entry, entered_in);
+        std::future::ready(Err(no_index()))
+    }
+
+    /// Puts a session into the index, or keeps it there for longer; never for less time.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; extending again is harmless.
+    fn extend(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (index, entry);
+        std::future::ready(Err(no_index()))
+    }
+
+    /// What the index holds. An index that was never written is empty.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    fn list(&self, index: &IndexKey) -> impl Future<Output = Result<Indexed, StoreError>> + Send {
+        let _ = index;
+        std::future::ready(Err(no_index()))
+    }
+
+    /// Begins a new generation: from now on the index refuses sign-ins that began before `at`. It remembers the generation for
+    /// [`GENERATION_KEPT_FOR`](crate::store::GENERATION_KEPT_FOR), also if it holds no session. It keeps its sessions.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the generation may have begun.
+    fn begin_generation(
+        &self,
+        index: &IndexKey,
+        at: SystemTime,
+    ) -> impl Future<Output = Result<Generation, StoreError>> + Send {
+        let _ = (index, at);
+        std::future::ready(Err(no_index()))
+    }
+
+    /// Removes sessions from the index. One that is reserved stays, and so does one whose `until` is not that of the entry: it
+    /// has entered again since.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; some may have been removed.
+    fn leave(
+        &self,
+        index: &IndexKey,
+        entries: &[Entry],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (index, entries);
+        std::future::ready(Err(no_index()))
+    }
+
     /// The store itself, even if `self` only points to it, so that two stores can be compared.
     #[doc(hidden)]
     fn as_any(&self) -> &dyn Any
@@ -143,15 +241,19 @@ pub struct Capabilities {
     /// Whether the store can wait for replicas: [`Durability::Replicas`]. False by default; the store then refuses such writes
     /// and changes nothing.
     pub durability: bool,
+    /// Whether the store has an index of the sessions of each principal: [`SessionStore::enter`]. False by default; sign-ins
+    /// then work, and [`Sessions`](crate::Sessions) does not.
+    pub index: bool,
 }
 
 impl Capabilities {
-    /// The minimum: a store without leases and replicas, with a request budget of 1 s.
+    /// The minimum: a store without leases, replicas and index, with a request budget of 1 s.
     pub fn new() -> Self {
         Self {
             request_budget: Duration::from_secs(1),
             lease: false,
             durability: false,
+            index: false,
         }
     }
 
@@ -173,6 +275,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_durability(mut self, durability: bool) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Sets whether this store has an index of the sessions of each principal.
+    #[must_use]
+    pub fn with_index(mut self, index: bool) -> Self {
+        self.index = index;
         self
     }
 }

@@ -11,6 +11,7 @@ use crate::store::contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
     Touched, Write,
 };
+use crate::store::index::{Admission, Confirmed, Entered, Entry, Generation, IndexKey, Indexed};
 use crate::store::lease::{Leased, Owner};
 use crate::store::memory::MemoryStore;
 #[cfg(feature = "redis")]
@@ -24,6 +25,7 @@ pub(crate) trait AnyStore: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn namespace(&self) -> &str;
     fn now(&self) -> SystemTime;
+    fn clock_error(&self) -> Duration;
     fn capabilities(&self) -> Capabilities;
     fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> StoreFuture<'a, Loaded>;
     fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> StoreFuture<'a, Created>;
@@ -42,6 +44,26 @@ pub(crate) trait AnyStore: Send + Sync {
         lease: Duration,
     ) -> StoreFuture<'a, Leased>;
     fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> StoreFuture<'a, ()>;
+    fn enter<'a>(
+        &'a self,
+        index: &'a IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> StoreFuture<'a, Entered>;
+    fn confirm<'a>(
+        &'a self,
+        index: &'a IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> StoreFuture<'a, Confirmed>;
+    fn extend<'a>(&'a self, index: &'a IndexKey, entry: Entry) -> StoreFuture<'a, ()>;
+    fn list<'a>(&'a self, index: &'a IndexKey) -> StoreFuture<'a, Indexed>;
+    fn begin_generation<'a>(
+        &'a self,
+        index: &'a IndexKey,
+        at: SystemTime,
+    ) -> StoreFuture<'a, Generation>;
+    fn leave<'a>(&'a self, index: &'a IndexKey, entries: &'a [Entry]) -> StoreFuture<'a, ()>;
 }
 
 /// Whether both keep the same sessions. Two stores of the application are the same if type and namespace are.
@@ -68,6 +90,10 @@ impl<S: SessionStore> AnyStore for S {
 
     fn now(&self) -> SystemTime {
         SessionStore::now(self)
+    }
+
+    fn clock_error(&self) -> Duration {
+        SessionStore::clock_error(self)
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -110,5 +136,43 @@ impl<S: SessionStore> AnyStore for S {
 
     fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> StoreFuture<'a, ()> {
         Box::pin(SessionStore::release(self, key, owner))
+    }
+
+    fn enter<'a>(
+        &'a self,
+        index: &'a IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> StoreFuture<'a, Entered> {
+        Box::pin(SessionStore::enter(self, index, entry, admission))
+    }
+
+    fn confirm<'a>(
+        &'a self,
+        index: &'a IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> StoreFuture<'a, Confirmed> {
+        Box::pin(SessionStore::confirm(self, index, entry, entered_in))
+    }
+
+    fn extend<'a>(&'a self, index: &'a IndexKey, entry: Entry) -> StoreFuture<'a, ()> {
+        Box::pin(SessionStore::extend(self, index, entry))
+    }
+
+    fn list<'a>(&'a self, index: &'a IndexKey) -> StoreFuture<'a, Indexed> {
+        Box::pin(SessionStore::list(self, index))
+    }
+
+    fn begin_generation<'a>(
+        &'a self,
+        index: &'a IndexKey,
+        at: SystemTime,
+    ) -> StoreFuture<'a, Generation> {
+        Box::pin(SessionStore::begin_generation(self, index, at))
+    }
+
+    fn leave<'a>(&'a self, index: &'a IndexKey, entries: &'a [Entry]) -> StoreFuture<'a, ()> {
+        Box::pin(SessionStore::leave(self, index, entries))
     }
 }

@@ -21,11 +21,30 @@
 //! A *lease* is the right of one [`Owner`] to a session for a limited time, apart from the session itself:
 //! `Concurrency::Exclusive` takes one for each request. A store need not have leases; [`Capabilities::lease`] says whether it
 //! does.
+//!
+//! # The index
+//!
+//! The *index* of a principal lists the sessions that they are signed in to, so that an application can show and end them:
+//! [`Sessions`](crate::Sessions). A sign-in has three steps, and only then does the browser get its token:
+//!
+//! 1. [`SessionStore::enter`](crate::SessionStore::enter) puts the session into the index, *reserved*: it is listed, but need not
+//!    belong to the principal yet.
+//! 2. [`SessionStore::replace`](crate::SessionStore::replace) or [`create`](crate::SessionStore::create) signs in the principal.
+//! 3. [`SessionStore::confirm`](crate::SessionStore::confirm) ends the reservation, if the session is still listed, and its
+//!    *generation* is still the one in which it entered.
+//!
+//! To end all sessions of a principal, sessile begins a new generation
+//! ([`begin_generation`](crate::SessionStore::begin_generation)), and then lists and ends the sessions. A sign-in that had entered
+//! before is either listed, or fails to confirm. So an index may list sessions that have ended, and never misses one that a
+//! browser can use. Whoever lists it removes the former ([`leave`](crate::SessionStore::leave)).
+//!
+//! Index and session may be on different servers. A store need not have an index; [`Capabilities::index`] says whether it does.
 
 // The files, in reading order:
 //
 // 1. `contract.rs: SessionStore` is the trait, with its arguments (`Write`, `Freshness`, `Durability`) and outcomes (`Loaded`,
-//    `Created`, `Replaced`, `Touched`, `Deleted`). `lease.rs: Owner` and `Leased` belong to it.
+//    `Created`, `Replaced`, `Touched`, `Deleted`). `lease.rs: Owner` and `Leased` belong to it, and
+//    `index.rs: IndexKey`, `Entry` and `Generation`, with the decisions of an index (`Snapshot`).
 // 2. `erased.rs: AnyStore` is the trait as the rest of the crate uses it, without a type parameter; `is_same_store` compares
 //    two stores. `arc.rs` implements the trait for `Arc`.
 // 3. `deadline.rs: within` bounds the time of one call by the request's budget.
@@ -37,6 +56,7 @@ mod arc;
 pub(crate) mod contract;
 pub(crate) mod deadline;
 pub(crate) mod erased;
+pub(crate) mod index;
 pub(crate) mod lease;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
@@ -47,6 +67,10 @@ pub use crate::error::store::StoreErrorKind;
 pub use crate::record::lifetime::Renewal;
 pub use contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, Stored, Touched, Write,
+};
+pub use index::{
+    Admission, Confirmed, Entered, Entry, GENERATION_KEPT_FOR, Generation, IndexKey, Indexed,
+    IndexedSession, RESERVED_FOR, Since,
 };
 pub use lease::{Leased, Owner};
 pub use memory::ManualClock;

@@ -33,9 +33,16 @@ fn allow(cluster: &Cluster, strategy: CompareAndSet) {
 
 fn allow_without(cluster: &Cluster, strategy: CompareAndSet, missing: &str) {
     let of_strategy = match strategy {
-        CompareAndSet::Script => &["+getrange", "+evalsha", "+eval"][..],
-        CompareAndSet::Watch => &["+getrange", "+watch", "+multi", "+exec", "+discard"],
-        _ => &[],
+        CompareAndSet::Script => &["+getrange", "+evalsha", "+eval", "+zcard"][..],
+        CompareAndSet::Watch => &[
+            "+getrange",
+            "+watch",
+            "+multi",
+            "+exec",
+            "+discard",
+            "+zcount",
+        ],
+        _ => &["+watch", "+multi", "+exec", "+discard", "+zcount"],
     };
     for server in &cluster.servers {
         let user = [
@@ -52,7 +59,16 @@ fn allow_without(cluster: &Cluster, strategy: CompareAndSet, missing: &str) {
         let grants = ["+get", "+pttl", "+set", "+pexpire", "+unlink", "+time"];
         let of_cluster = ["+asking", "+cluster|slots"];
         let of_durability = ["+wait"];
-        let mut words = [&user[..], &grants, of_strategy, &of_cluster, &of_durability].concat();
+        let of_indexes = ["+zadd", "+zrange", "+zrem", "+zremrangebyscore", "+zscore"];
+        let mut words = [
+            &user[..],
+            &grants,
+            of_strategy,
+            &of_indexes,
+            &of_cluster,
+            &of_durability,
+        ]
+        .concat();
         words.retain(|word| *word != missing);
         ask::<()>(server, &words);
     }

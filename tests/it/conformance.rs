@@ -12,6 +12,7 @@ use sessile::store::{
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
 use crate::support::Ground;
+use crate::support::forward::forward_index;
 
 #[tokio::test]
 async fn the_memory_store_passes_the_suite() {
@@ -112,6 +113,8 @@ impl Flawed {
 }
 
 impl SessionStore for Flawed {
+    forward_index!();
+
     fn namespace(&self) -> &str {
         self.store.namespace()
     }

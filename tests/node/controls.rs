@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use crate::forward::forward_index;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
@@ -161,6 +162,8 @@ impl<S: SessionStore> Broken<S> {
 }
 
 impl<S: SessionStore> SessionStore for Broken<S> {
+    forward_index!();
+
     fn namespace(&self) -> &str {
         self.store.namespace()
     }

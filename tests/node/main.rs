@@ -14,6 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 #[path = "../it/support/app.rs"]
 mod app;
 mod controls;
+#[path = "../it/support/forward.rs"]
+mod forward;
 #[path = "../it/support/gate.rs"]
 mod gate;
 #[path = "../it/support/ledger.rs"]

@@ -3,13 +3,13 @@
 //! Read `sessions.rs: Sessions` first: it holds the sessions and decides which to evict, with neither locks nor a clock. This
 //! file adds both and implements the trait: `MemoryStore::write` removes expired sessions before each change, and
 //! `MemoryStore::put` stores a session and logs the evictions that `evictions.rs: Evictions` returns. `leases.rs: Leases` holds
-//! the leases: the right of one owner at a time to a session, for a limited time. A session that a user is signed in to, one
+//! the leases: the right of one owner at a time to a session, for a limited time. `index.rs: Indexes` holds the sessions of each user. A session that a user is signed in to, one
 //! with a *principal*, is evicted last; a *handle* is the name of a session.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -19,16 +19,21 @@ use crate::store::contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
     Touched, Write,
 };
+use crate::store::index::{
+    Admission, Began, Confirmed, Entered, Entry, Generation, IndexKey, Indexed, Since,
+};
 use crate::store::lease::{Leased, Owner};
 use crate::store::stats::{Health, PoolStats, StoreStats};
 use crate::time::{Millis, after, to_millis, to_time};
 use crate::token::Handle;
 
 mod evictions;
+mod index;
 mod leases;
 mod sessions;
 
 use crate::store::memory::evictions::Evictions;
+use crate::store::memory::index::Indexes;
 use crate::store::memory::leases::Leases;
 use crate::store::memory::sessions::{Limits, Session, Sessions};
 
@@ -65,6 +70,7 @@ struct Inner {
     /// room each would be full too early, and would evict users while other shards hold anonymous sessions.
     sessions: RwLock<Sessions>,
     leases: Mutex<Leases>,
+    indexes: Mutex<Indexes>,
     evictions: Mutex<Evictions>,
     limits: Limits,
     clock: Clock,
@@ -101,12 +107,22 @@ impl Clock {
 /// clock.advance(Duration::from_secs(31 * 60));
 /// ```
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<AtomicU64>);
+pub struct ManualClock(Arc<Hands>);
+
+/// The time in milliseconds, and how often it was asked for.
+#[derive(Debug)]
+struct Hands {
+    millis: AtomicU64,
+    asked: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that is set to the present time.
     pub fn new() -> Self {
-        Self(Arc::new(AtomicU64::new(to_millis(SystemTime::now()))))
+        Self(Arc::new(Hands {
+            millis: AtomicU64::new(to_millis(SystemTime::now())),
+            asked: AtomicU64::new(0),
+        }))
     }
 
     /// Moves this clock and all of its clones forward.
@@ -114,9 +130,19 @@ impl ManualClock {
         let by = Millis::try_from(by.as_millis()).unwrap_or(Millis::MAX);
         let moved = |now: Millis| Some(now.saturating_add(by));
         // The closure always returns a value, so this cannot fail.
-        let _ = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved);
+        let millis = &self.0.millis;
+        let _ = millis.fetch_update(Ordering::SeqCst, Ordering::SeqCst, moved);
+    }
+
+    fn millis(&self) -> Millis {
+        self.0.millis.load(Ordering::SeqCst)
+    }
+
+    /// A part of a millisecond that grows with each call, so that what happens first has an earlier time even if the clock does
+    /// not move: a sign-in and a sign-out of all sessions are told apart by their times.
+    fn tick(&self) -> Duration {
+        let asked = self.0.asked.fetch_add(1, Ordering::Relaxed);
+        Duration::from_nanos(asked.min(999_999))
     }
 }
 
@@ -175,6 +201,7 @@ impl MemoryStore {
         let inner = Inner {
             sessions: RwLock::default(),
             leases: Mutex::default(),
+            indexes: Mutex::default(),
             evictions: Mutex::default(),
             limits,
             clock,
@@ -252,10 +279,21 @@ impl MemoryStore {
         leases.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Locks the indexes. Sweeps dead entries out of them now and then, so that they do not outgrow the sessions.
+    fn indexes(&self, now: Millis) -> MutexGuard<'_, Indexes> {
+        let indexes = self.inner.indexes.lock();
+        let mut indexes = indexes.unwrap_or_else(PoisonError::into_inner);
+        if indexes.needs_sweep() {
+            let sessions = self.read();
+            indexes.sweep(now, |handle| sessions.get(handle, now).is_some());
+        }
+        indexes
+    }
+
     fn now_millis(&self) -> Millis {
         match &self.inner.clock {
             Clock::Monotonic { began, at } => after(*at, began.elapsed()),
-            Clock::Manual(clock) => clock.0.load(Ordering::SeqCst),
+            Clock::Manual(clock) => clock.millis(),
         }
     }
 }
@@ -278,11 +316,14 @@ impl SessionStore for MemoryStore {
     }
 
     fn now(&self) -> SystemTime {
-        to_time(self.now_millis())
+        match &self.inner.clock {
+            Clock::Monotonic { began, at } => to_time(*at) + began.elapsed(),
+            Clock::Manual(clock) => to_time(clock.millis()) + clock.tick(),
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_lease(true)
+        Capabilities::new().with_lease(true).with_index(true)
     }
 
     async fn load(&self, key: &Handle, _: Freshness) -> Result<Loaded, StoreError> {
@@ -368,6 +409,63 @@ impl SessionStore for MemoryStore {
         self.leases().release(key, owner, now);
         Ok(())
     }
+
+    async fn enter(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> Result<Entered, StoreError> {
+        let began = match admission.since {
+            Since::Time(time) => Began::At(nanos(time)),
+            Since::Generation(generation) => Began::In(generation.number()),
+        };
+        let now = self.now_millis();
+        let mut indexes = self.indexes(now);
+        Ok(indexes.enter(*index, entry, began, admission.limit, now))
+    }
+
+    async fn confirm(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> Result<Confirmed, StoreError> {
+        let now = self.now_millis();
+        Ok(self.indexes(now).confirm(*index, entry, entered_in, now))
+    }
+
+    async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {
+        let now = self.now_millis();
+        self.indexes(now).extend(*index, entry, now);
+        Ok(())
+    }
+
+    async fn list(&self, index: &IndexKey) -> Result<Indexed, StoreError> {
+        let now = self.now_millis();
+        Ok(self.indexes(now).list(*index, now))
+    }
+
+    async fn begin_generation(
+        &self,
+        index: &IndexKey,
+        at: SystemTime,
+    ) -> Result<Generation, StoreError> {
+        let now = self.now_millis();
+        Ok(self.indexes(now).begin_generation(*index, nanos(at), now))
+    }
+
+    async fn leave(&self, index: &IndexKey, entries: &[Entry]) -> Result<(), StoreError> {
+        let now = self.now_millis();
+        self.indexes(now).leave(*index, entries, now);
+        Ok(())
+    }
+}
+
+/// The unit of generations: nanoseconds since 1970.
+fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn session(write: &Write<'_>, now: Millis) -> Session {

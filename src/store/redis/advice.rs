@@ -178,15 +178,17 @@ fn quoted(message: &str) -> Option<String> {
 fn grants(compare_and_set: CompareAndSet) -> &'static str {
     match compare_and_set {
         CompareAndSet::Script => {
-            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time`"
+            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time +zadd +zcard +zrange +zrem +zremrangebyscore +zscore`"
         }
         CompareAndSet::Watch => {
-            "`+get +pttl +set +getrange +watch +multi +exec +discard +pexpire +unlink +time`"
+            "`+get +pttl +set +getrange +watch +multi +exec +discard +pexpire +unlink +time +zadd +zcount +zrange +zrem +zremrangebyscore +zscore`"
         }
-        CompareAndSet::IfEq => "`+get +pttl +set +pexpire +unlink +time`",
+        CompareAndSet::IfEq => {
+            "`+get +pttl +set +watch +multi +exec +discard +pexpire +unlink +time +zadd +zcount +zrange +zrem +zremrangebyscore +zscore`"
+        }
         CompareAndSet::Auto => {
-            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time`, or `+watch +multi +exec +discard` instead of \
-             `+evalsha +eval`,"
+            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time +zadd +zcard +zrange +zrem +zremrangebyscore +zscore`, \
+             or `+watch +multi +exec +discard +zcount` instead of `+evalsha +eval +zcard`,"
         }
     }
 }
@@ -234,7 +236,7 @@ mod tests {
         for (asked, message, named, unnamed) in [
             (Script, denied, "+evalsha +eval", "+watch"),
             (Watch, exec, "+watch +multi +exec +discard", "+eval"),
-            (IfEq, exec, "+get +pttl +set +pexpire", "+getrange"),
+            (IfEq, exec, "+get +pttl +set +watch", "+getrange"),
             (Auto, denied, "+evalsha +eval", "on the server's log"),
             (Auto, denied, "+watch +multi +exec +discard", "auto"),
             (Script, "ERR can't run this command", "+getrange", "+watch"),

@@ -11,6 +11,7 @@ use crate::store::redis::config::RedisConfig;
 use crate::store::redis::credentials::CredentialsProvider;
 use crate::store::redis::endpoint::Endpoint;
 use crate::store::redis::expiry::Expiries;
+use crate::store::redis::index::Indexes;
 use crate::store::redis::login::Login;
 use crate::store::redis::servers::Servers;
 use crate::store::redis::store::{Inner, RedisStore};
@@ -112,6 +113,7 @@ impl RedisStore {
             servers: Servers::new(endpoint, Arc::clone(&address), &config, login),
             cas: Cas::new(config.compare_and_set, probe),
             expiries: Expiries::new(),
+            indexes: Indexes::new(&config.key_prefix),
             config,
             address,
         };

@@ -45,6 +45,11 @@ impl Connections {
         self.pools.now()
     }
 
+    /// How far the time may be from the server's.
+    pub(crate) fn clock_error(&self) -> Duration {
+        self.pools.clock_error()
+    }
+
     /// When the last connection was opened.
     pub(crate) fn connected(&self) -> Option<Instant> {
         self.pools.connected()

@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bb8_redis::bb8::{ErrorSink, ManageConnection};
 #[cfg(feature = "cluster")]
@@ -16,6 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::store::redis::clock::Clock;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connector::{Connector, Target};
 use crate::store::redis::credentials::Credentials;
@@ -57,10 +58,6 @@ pub(crate) struct Manager {
     pub(crate) timeout: Duration,
     pub(crate) shared: Arc<Shared>,
 }
-
-/// The servers' time, as of the last connection. The nodes of a cluster share one clock.
-#[derive(Default)]
-pub(crate) struct Clock(RwLock<Option<(std::time::Instant, SystemTime)>>);
 
 /// The state that all connections to a server share.
 #[derive(Default)]
@@ -133,14 +130,16 @@ impl Manager {
         let credentials = login.map(|(_, credentials)| credentials);
         let mut link = self.connector.open(credentials, limit).await?;
         // Shows that the server answers this user, and reads its time.
+        let asked = std::time::Instant::now();
         let time = link.send(&Request::Command(&redis::cmd("TIME"))).await?;
+        let delay = asked.elapsed();
         let (secs, micros): (u64, u32) = redis::from_redis_value(time.extract_error()?)?;
         let since = Duration::from_secs(secs).saturating_add(Duration::from_micros(micros.into()));
         let now = UNIX_EPOCH.checked_add(since).ok_or_else(|| {
             let message = "the reply to TIME is not a time: is there a proxy between the application and Redis?";
             std::io::Error::new(std::io::ErrorKind::InvalidData, message)
         })?;
-        self.shared.clock.set(now);
+        self.shared.clock.set(now, delay);
         self.shared.failure.send_replace(None);
         let (auth_lock, broken) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let health = Health {
@@ -158,27 +157,6 @@ impl Manager {
             link,
             health: Arc::new(health),
         })
-    }
-}
-
-impl Clock {
-    fn set(&self, now: SystemTime) {
-        let mut clock = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *clock = Some((std::time::Instant::now(), now));
-    }
-
-    /// When the last connection was opened.
-    pub(crate) fn connected(&self) -> Option<Instant> {
-        let clock = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        clock.map(|(read_at, _)| Instant::from_std(read_at))
-    }
-
-    /// The server's time, advanced since it was read; the local time before that.
-    pub(crate) fn now(&self) -> SystemTime {
-        match *self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Some((read_at, time)) => time.checked_add(read_at.elapsed()).unwrap_or(time),
-            None => SystemTime::now(),
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sessions in Redis or Valkey: one string for each session, under `<key_prefix><handle>`. The *handle* is the public half of
 //! the token in the cookie and names the session. A *lease*, the right of one request at a time to a session, is a second key,
-//! `<key_prefix><handle>:lease`.
+//! `<key_prefix><handle>:lease`. The *index* of a principal lists their sessions, `<key_prefix>of:{<hash>}`.
 //!
 //! The way of a store from its settings to its first command, in reading order:
 //!
@@ -12,7 +12,7 @@
 //!    both.
 //! 3. `store.rs` implements `SessionStore`: each operation becomes commands, `request.rs: Request`. `read.rs: load` loads, without the
 //!    time to live if `expiry.rs: Expiries` knows it; `cas/mod.rs: Cas::replace` compares and sets; `replicas.rs` writes and waits for replicas; `lease.rs` acquires and
-//!    releases. `reply.rs` reads the replies.
+//!    releases. `index/mod.rs: Indexes` lists the sessions of each user. `reply.rs` reads the replies.
 //! 4. `servers.rs: Servers::send` sends a request to the one server, or to the node of a cluster that has the key
 //!    (`router/mod.rs`).
 //! 5. `connections.rs: Connections::send` fails at once while the circuit breaker is open (`breaker.rs: Breaker::admits`),
@@ -23,7 +23,7 @@
 //!    (`exclusive.rs: Exclusive`, for `WATCH` and `WAIT`). `recent.rs: Recent` has the shared ones at hand, so that a request need not
 //!    ask bb8. `channel.rs: Channel` is either kind of connection.
 //! 7. `manager.rs: Manager` opens connections (`link.rs: Link`) through `connector.rs: Connector`, with the credentials of `login.rs:
-//!    Login`, and asks sentinels for the primary (`sentinel.rs: Sentinels::open`).
+//!    Login`, reads the server's time (`clock.rs: Clock`), and asks sentinels for the primary (`sentinel.rs: Sentinels::open`).
 //!
 //! Beside the requests: `stats.rs` counts sessions and checks the store's health, `throttle.rs` limits how often something
 //! happens, `address.rs` formats and replaces addresses.
@@ -33,6 +33,7 @@ mod advice;
 mod breaker;
 mod cas;
 mod channel;
+mod clock;
 pub(crate) mod config;
 mod connect;
 mod connections;
@@ -42,6 +43,7 @@ mod endpoint;
 mod error;
 mod exclusive;
 mod expiry;
+mod index;
 mod lease;
 mod link;
 mod login;

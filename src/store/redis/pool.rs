@@ -79,6 +79,11 @@ impl Pools {
         self.manager.shared.clock.now()
     }
 
+    /// How far the time may be from the server's.
+    pub(crate) fn clock_error(&self) -> Duration {
+        self.manager.shared.clock.error()
+    }
+
     /// When the last connection was opened.
     pub(crate) fn connected(&self) -> Option<Instant> {
         self.manager.shared.clock.connected()

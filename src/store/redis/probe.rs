@@ -58,8 +58,12 @@ impl RedisStore {
         }
         match inner.cas.detect(&inner.servers, &key).await {
             // As above. The first request that replaces a session detects the strategy.
+            Err(failed) if failed.is_write_refusal() => return Ok(()),
+            chosen => chosen.map_err(|failed| self.startup_error(failed))?,
+        }
+        match inner.indexes.probe(&inner.servers, &inner.cas, &key).await {
             Err(failed) if failed.is_write_refusal() => Ok(()),
-            chosen => chosen.map_err(|failed| self.startup_error(failed)),
+            probed => probed.map_err(|failed| self.startup_error(failed)),
         }
     }
 

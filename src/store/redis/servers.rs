@@ -92,6 +92,15 @@ impl Servers {
         }
     }
 
+    /// How far the time may be from that of the server, or of any server of a cluster.
+    pub(crate) fn clock_error(&self) -> Duration {
+        match self {
+            Self::One(connections) => connections.clock_error(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.clock_error(),
+        }
+    }
+
     /// When the last connection to any server was opened.
     pub(crate) fn connected(&self) -> Option<Instant> {
         match self {

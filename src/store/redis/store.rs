@@ -13,11 +13,13 @@ use crate::store::contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
     Touched, Write,
 };
+use crate::store::index::{Admission, Confirmed, Entered, Entry, Generation, IndexKey, Indexed};
 use crate::store::lease::{Leased, Owner};
 use crate::store::redis::cas::Cas;
 use crate::store::redis::cas::swap::Swap;
 use crate::store::redis::config::{CompareAndSet, RedisConfig};
 use crate::store::redis::expiry::Expiries;
+use crate::store::redis::index::Indexes;
 use crate::store::redis::lease;
 use crate::store::redis::read::{load, load_value};
 use crate::store::redis::replicas::{self, Wanted};
@@ -52,18 +54,24 @@ use crate::token::Handle;
 /// | acquire a lease | `SET … NX PX` | 1 |
 /// | renew a lease, or find it taken | `SET … NX PX`, and as for replace | 1 more than replace |
 /// | release a lease | as for replace | as for replace |
+/// | enter, confirm, extend or leave an index, or begin a generation of it, by script | `EVALSHA` | 1 |
+/// | the same, if sessions are not replaced by script | `WATCH`, `GET`, `ZCOUNT`, `ZRANGE`, `ZSCORE`, `MULTI`; the writes, `EXEC` | 2; more if the index changes meanwhile |
+/// | list an index | two `ZRANGE` and `GET` in one pipeline | 1 |
 /// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after the write | 1 more, which takes until replicas have it |
 /// | the same: delete a session that is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
 ///
 /// A write that waits for replicas uses a connection alone meanwhile, one of [`RedisConfig::exclusive_pool_size`].
 ///
 /// [`RedisConfig::compare_and_set`] sets how sessions are replaced. A lease is a key of its own, `<key_prefix><handle>:lease`.
+/// The index of a principal has three keys, which begin with `<key_prefix>of:`; see [`store`](crate::store#the-index).
 ///
 /// The user needs these permissions and no more, on its own keys: `+get +pttl +set +pexpire +unlink +time`, and to replace
 ///
 /// - by script `+getrange +evalsha +eval`,
 /// - by `WATCH` `+getrange +watch +multi +exec +discard`,
-/// - by `IFEQ` nothing else,
+/// - by `IFEQ` `+watch +multi +exec +discard`, for the indexes;
+///
+/// for the indexes `+zadd +zrange +zrem +zremrangebyscore +zscore`, with `+zcard` if by script, and else `+zcount`;
 ///
 /// with `+select` for a database other than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking +cluster|slots`.
 /// With sentinels, `+role` lets the store detect a server that is not a primary any more when it connects; without it the first
@@ -114,6 +122,7 @@ pub(crate) struct Inner {
     pub(crate) servers: Servers,
     pub(crate) cas: Cas,
     pub(crate) expiries: Expiries,
+    pub(crate) indexes: Indexes,
     pub(crate) config: RedisConfig,
     pub(crate) address: Arc<str>,
 }
@@ -133,6 +142,11 @@ impl RedisStore {
 
     fn key(&self, handle: &Handle) -> String {
         self.key_with(handle, "")
+    }
+
+    fn indexes(&self) -> (&Indexes, (&Servers, &Cas)) {
+        let Inner { servers, cas, .. } = &*self.inner;
+        (&self.inner.indexes, (servers, cas))
     }
 
     fn lease_key(&self, handle: &Handle) -> String {
@@ -167,11 +181,16 @@ impl SessionStore for RedisStore {
         self.inner.servers.now()
     }
 
+    fn clock_error(&self) -> Duration {
+        self.inner.servers.clock_error()
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new()
             .with_request_budget(self.inner.config.request_budget)
             .with_lease(true)
             .with_durability(true)
+            .with_index(true)
     }
 
     async fn load(&self, handle: &Handle, want: Freshness) -> Result<Loaded, StoreError> {
@@ -299,6 +318,50 @@ impl SessionStore for RedisStore {
     async fn release(&self, key: &Handle, owner: Owner) -> Result<(), StoreError> {
         let (inner, key) = (&self.inner, self.lease_key(key));
         lease::release(&inner.servers, &inner.cas, &key, owner).await
+    }
+
+    async fn enter(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> Result<Entered, StoreError> {
+        let (indexes, server) = self.indexes();
+        indexes.enter(server, index, entry, admission).await
+    }
+
+    async fn confirm(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> Result<Confirmed, StoreError> {
+        let (indexes, server) = self.indexes();
+        indexes.confirm(server, index, entry, entered_in).await
+    }
+
+    async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {
+        let (indexes, server) = self.indexes();
+        indexes.extend(server, index, entry).await
+    }
+
+    async fn list(&self, index: &IndexKey) -> Result<Indexed, StoreError> {
+        let (indexes, (servers, _)) = self.indexes();
+        indexes.list(servers, index).await
+    }
+
+    async fn begin_generation(
+        &self,
+        index: &IndexKey,
+        at: SystemTime,
+    ) -> Result<Generation, StoreError> {
+        let (indexes, server) = self.indexes();
+        indexes.begin_generation(server, index, at).await
+    }
+
+    async fn leave(&self, index: &IndexKey, entries: &[Entry]) -> Result<(), StoreError> {
+        let (indexes, server) = self.indexes();
+        indexes.leave(server, index, entries).await
     }
 }
 

@@ -12,6 +12,8 @@ use sessile::store::{
 };
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
+use super::forward::forward_index;
+
 /// The fate of a compare-and-set.
 #[derive(Clone, Copy, Debug)]
 pub enum Post {
@@ -147,6 +149,8 @@ fn in_memory(write: Write<'_>) -> Write<'_> {
 }
 
 impl SessionStore for Late {
+    forward_index!();
+
     fn namespace(&self) -> &str {
         self.store.namespace()
     }

@@ -230,8 +230,13 @@ fn commit_word() -> &'static str {
     }
 }
 
-/// Whether the word is a whole argument. A handle may contain the same letters.
+/// Whether the word is a whole argument of a request for a session. A handle may contain the same letters; what a sign-in does
+/// to the index of its principal is left alone.
 fn contains(request: &[u8], word: &str) -> bool {
+    const INDEX: &[u8] = b"of:{";
+    if request.windows(INDEX.len()).any(|part| part == INDEX) {
+        return false;
+    }
     let word = format!("\r\n{word}\r\n");
     request
         .windows(word.len())

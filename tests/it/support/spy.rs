@@ -10,6 +10,8 @@ use sessile::store::{
 };
 use sessile::{Handle, SessionStore, StoreError};
 
+use super::forward::forward_index;
+
 #[derive(Debug, Default)]
 pub struct Calls {
     pub load: AtomicU64,
@@ -75,6 +77,8 @@ fn count(calls: &AtomicU64) {
 }
 
 impl<S: SessionStore> SessionStore for Spy<S> {
+    forward_index!();
+
     fn namespace(&self) -> &str {
         self.store.namespace()
     }

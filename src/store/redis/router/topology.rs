@@ -14,12 +14,13 @@ use tokio::time::Instant;
 
 use crate::error::store::StoreError;
 use crate::store::redis::address::at_address;
+use crate::store::redis::clock::{BETWEEN_SERVERS, Clock};
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connections::Connections;
 use crate::store::redis::connector::Target;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::login::Login;
-use crate::store::redis::manager::{Clock, Manager};
+use crate::store::redis::manager::Manager;
 use crate::store::redis::request::Request;
 use crate::store::redis::router::slots::{Address, Map, Range, key_in, ranges, slot_of};
 use crate::store::redis::throttle::Throttle;
@@ -94,6 +95,11 @@ impl Router {
 
     pub(crate) fn now(&self) -> SystemTime {
         self.inner.clock.now()
+    }
+
+    /// How far the time may be from that of another node's clock.
+    pub(crate) fn clock_error(&self) -> Duration {
+        self.inner.clock.error() + BETWEEN_SERVERS
     }
 
     /// When the last connection to any node was opened.
