@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::session::{Denied, Gone, LimitedPart};
+use crate::error::session::{Denied, Gone, LimitedPart, SignInRefused};
 use crate::error::store::StoreError;
 use crate::record::format::Unreadable;
 use crate::token::Handle;
@@ -63,6 +63,14 @@ pub enum Event {
         handle: Option<Handle>,
         /// Why.
         why: Gone,
+    },
+    /// A sign-in was refused, since all sessions of the user were ended meanwhile, or there are too many.
+    #[non_exhaustive]
+    SignInRefused {
+        /// The session, if it was stored.
+        handle: Option<Handle>,
+        /// Why.
+        why: SignInRefused,
     },
     /// Changes were rejected, since this request may not use the session.
     #[non_exhaustive]
@@ -202,6 +210,7 @@ impl Event {
             Self::Destroyed { .. } => "destroyed",
             Self::DestroyFailed { .. } => "destroy_failed",
             Self::Refused { .. } => "refused",
+            Self::SignInRefused { .. } => "sign_in_refused",
             Self::Denied { .. } => "denied",
             Self::TooLarge { .. } => "too_large",
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
@@ -307,6 +316,9 @@ fn trace(event: &Event) {
         }
         Event::Refused { handle, why } => {
             tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session changes refused");
+        }
+        Event::SignInRefused { handle, why } => {
+            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "sign-in refused");
         }
         Event::Denied { handle, why } => {
             tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session changes denied");

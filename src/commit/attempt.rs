@@ -12,6 +12,7 @@ use crate::commit::decide::{Action, Event, Evidence, Newer, State, Verdict, step
 use crate::commit::delete::delete_unclaimed;
 use crate::commit::join::{Joining, entry};
 use crate::commit::prepare::Prepared;
+use crate::commit::sign_in::{NotConfirmed, Reservation, confirm};
 use crate::commit::span::Cost;
 use crate::commit::work::{ReadSet, Work};
 use crate::error::store::{StoreError, StoreErrorKind};
@@ -61,6 +62,8 @@ pub(crate) struct Attempt {
     base: Option<Base>,
     id: CommitId,
     prepared: Prepared,
+    /// The entry of a sign-in in its principal's index, until it is confirmed.
+    reservation: Option<Reservation>,
     /// The number of requests whose changes it holds.
     requests: usize,
     deadline: Instant,
@@ -90,6 +93,9 @@ pub(crate) struct Draft {
     pub(crate) prepared: Prepared,
     pub(crate) requests: usize,
     pub(crate) deadline: Instant,
+    pub(crate) reservation: Option<Reservation>,
+    /// The calls of the store that it took.
+    pub(crate) calls: u32,
 }
 
 impl Attempt {
@@ -103,9 +109,10 @@ impl Attempt {
             requests: draft.requests,
             deadline: draft.deadline,
             state,
+            reservation: draft.reservation,
             newer: None,
             failure: None,
-            calls: 0,
+            calls: draft.calls,
         }
     }
 
@@ -116,6 +123,8 @@ impl Attempt {
         self.prepared = draft.prepared;
         self.requests = draft.requests;
         self.deadline = draft.deadline;
+        self.reservation = draft.reservation;
+        self.calls += draft.calls;
     }
 
     /// Returns the base for new bytes: the record that was found, or else the base so far.
@@ -163,7 +172,15 @@ impl Attempt {
         self.calls = 0;
         let mut event = Event::Begin;
         let resolved = loop {
-            event = match self.step(event) {
+            let action = self.step(event);
+            if let Action::Finish(Verdict::Committed | Verdict::NotDurable) = action {
+                match self.confirm_sign_in().await {
+                    Ok(()) => {}
+                    Err(NotConfirmed::Refused(_)) => break Resolved::NotApplied,
+                    Err(NotConfirmed::Unknown) => break Resolved::NeverKnown,
+                }
+            }
+            event = match action {
                 Action::Resend => self.send().await,
                 Action::Confirm => self.confirm().await,
                 Action::Finish(Verdict::Committed) => break Resolved::Applied(self.committed()),
@@ -319,6 +336,27 @@ impl Attempt {
         };
         self.newer = Some((newer, record));
         Event::Conflict(relation)
+    }
+
+    /// Confirms the sign-in that was written, if there is one.
+    pub(crate) async fn confirm_sign_in(&mut self) -> Result<(), NotConfirmed> {
+        let Some(reservation) = self.reservation.take() else {
+            return Ok(());
+        };
+        let Prepared {
+            token,
+            value,
+            ttl,
+            record,
+            ..
+        } = &self.prepared;
+        let written = Base {
+            token: token.clone(),
+            stored: Stored::new(value.clone(), Some(*ttl)),
+            record: Arc::clone(record),
+        };
+        let (context, calls) = (&self.context, &mut self.calls);
+        confirm(context, &reservation, &written, self.deadline, calls).await
     }
 
     /// Returns the session as this commit has left it, and emits the event of the commit.

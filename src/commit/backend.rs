@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio_util::task::TaskTracker;
 
@@ -107,6 +107,18 @@ impl Backend {
     /// The time by the store's clock.
     pub(crate) fn now(&self) -> Millis {
         to_millis(self.store.now())
+    }
+
+    /// The earliest time that it may be now, by the clock of any other node.
+    pub(crate) fn earliest_now(&self) -> SystemTime {
+        let (now, error) = (self.store.now(), self.store.clock_error());
+        now.checked_sub(error).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The latest time that it may be now, by the clock of any other node.
+    pub(crate) fn latest_now(&self) -> SystemTime {
+        let (now, error) = (self.store.now(), self.store.clock_error());
+        now.checked_add(error).unwrap_or(now)
     }
 
     /// Notes that the session is deleted in the background, unless it is already, or `most` sessions are.

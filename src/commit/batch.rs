@@ -11,7 +11,8 @@ use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event, Goal, State, Verdict, step};
 use crate::commit::outcome::{CommitOutcome, Committed, Unresolved};
-use crate::commit::prepare::{ApplyResult, Failure, prepare};
+use crate::commit::prepare::{ApplyResult, Failure, Prepared, prepare};
+use crate::commit::sign_in::{NotConfirmed, enter, index_change};
 use crate::commit::span::Cost;
 use crate::commit::work::Work;
 use crate::error::session::{Gone, SessionError};
@@ -169,21 +170,49 @@ impl Batch {
             self.fail(&SessionError::Store(nothing_sent()));
             return None;
         }
-        let draft = self.prepare(&mut join)?;
+        let draft = self.draft(&mut join).await?;
         let mut attempt = Attempt::new(self.context.clone(), origin, state, draft);
         let mut event = attempt.send().await;
         loop {
             event = match attempt.step(event) {
                 Action::Send | Action::SendAfresh => {
                     self.base = attempt.latest();
-                    attempt.replace(self.prepare(&mut join)?);
+                    attempt.replace(self.draft(&mut join).await?);
                     attempt.send().await
                 }
                 Action::Resend => attempt.send().await,
                 Action::Confirm => attempt.confirm().await,
                 Action::WaitAndLoad => attempt.wait_and_load().await,
+                Action::Finish(verdict @ (Verdict::Committed | Verdict::NotDurable)) => {
+                    return match attempt.confirm_sign_in().await {
+                        Ok(()) => self.finish(verdict, attempt),
+                        Err(not_confirmed) => {
+                            self.cost = attempt.cost();
+                            self.fail_sign_in(not_confirmed)
+                        }
+                    };
+                }
                 Action::Finish(verdict) => return self.finish(verdict, attempt),
             };
+        }
+    }
+
+    /// Prepares the bytes to send, and changes the index that a sign-in needs. If that fails, nothing is sent.
+    async fn draft(&mut self, join: &mut impl FnMut(&mut Self)) -> Option<Draft> {
+        let mut draft = self.prepare(join)?;
+        let first = &self.members.first()?.work;
+        let Prepared { token, record, .. } = &draft.prepared;
+        let change = index_change(first, self.base.as_ref(), token.handle, record);
+        match enter(&self.context, &change, self.deadline, &mut draft.calls).await {
+            Ok(reservation) => {
+                draft.reservation = reservation;
+                Some(draft)
+            }
+            Err(error) => {
+                self.cost.round_trips += draft.calls;
+                self.fail(&error);
+                None
+            }
         }
     }
 
@@ -209,6 +238,8 @@ impl Batch {
                 prepared,
                 requests: self.members.len(),
                 deadline: self.deadline,
+                reservation: None,
+                calls: 0,
             }),
             Err(error) => {
                 self.fail(&error);
@@ -278,6 +309,19 @@ impl Batch {
             }
         };
         self.fail(&error);
+        None
+    }
+
+    /// Fails the request of a sign-in that was written and must not be used. It is the only member.
+    fn fail_sign_in(&mut self, not_confirmed: NotConfirmed) -> Option<Base> {
+        match not_confirmed {
+            NotConfirmed::Refused(error) => self.fail(&error),
+            NotConfirmed::Unknown => {
+                for member in self.members.drain(..) {
+                    member.reply(self.cost, CommitOutcome::NeverKnown);
+                }
+            }
+        }
         None
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -76,6 +76,8 @@ pub(crate) struct CommitContext {
     pub(crate) backend: Arc<Backend>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) network: Option<Network>,
+    /// The earliest time at which the request may have begun, by the store's clock.
+    pub(crate) began: SystemTime,
 }
 
 impl CommitContext {
@@ -135,6 +137,7 @@ pub(crate) mod tests {
             backend: Arc::new(Backend::new(Box::new(MemoryStore::new()))),
             policy: Arc::new(Policy::new(config)),
             network: None,
+            began: SystemTime::now(),
         }
     }
 }

@@ -23,6 +23,8 @@
 //!    stored yet needs no turn (`batch.rs: create`).
 //! 3. `batch.rs: Batch::run` takes along the requests that wait (`queue.rs: CommitQueue::let_join`, `batch.rs: Batch::admits`).
 //! 4. `prepare.rs: prepare` applies their logs to the base, one after the other, and encodes the record.
+//!    If it signs in a principal, `sign_in.rs: enter` first puts the session into the index of the principal's sessions, and
+//!    `sign_in.rs: confirm` looks, once it is written, whether they were all ended meanwhile.
 //! 5. `attempt.rs: Attempt::send` sends it. `decide.rs: step` says what follows from the answer: nothing, the same bytes again,
 //!    step 4 on the record that was found, a fresh record first (`Attempt::wait_and_load`), or a write that waits for the
 //!    replicas (`Attempt::confirm`). `join.rs: entry` says whether the changes may be applied to a record of another epoch.
@@ -34,13 +36,16 @@
 //!
 //! - `delete.rs: revoke_all` ends sessions now, `revoke_later` in the background. `logouts.rs` has the logouts of sessions that
 //!   could not be loaded.
+//! - `index.rs: sessions_of` lists the sessions of a principal, and `end.rs: end` ends one of them.
 //! - `renew.rs: renew_if_due` and `load_and_renew` extend the life of a session that is read and not written.
 //! - `lease.rs: Lease::take` makes requests of a session wait for each other, under `Concurrency::Exclusive`.
 //! - `engine.rs` and `backend.rs` have what the requests of a layer share, `span.rs` the tracing span.
 //!
-//! Read `decide.rs` first, then steps 1 to 7. `model.rs` and `requests_model.rs` explore every order of steps.
+//! Read `decide.rs` first, then steps 1 to 7. `model.rs`, `requests_model.rs` and `index_model.rs` explore every order of steps.
 
 pub(crate) mod decide;
+#[cfg(test)]
+mod index_model;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -52,7 +57,9 @@ pub(crate) mod base;
 pub(crate) mod batch;
 pub(crate) mod context;
 pub(crate) mod delete;
+pub(crate) mod end;
 pub(crate) mod engine;
+pub(crate) mod index;
 pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod logouts;
@@ -60,5 +67,6 @@ pub(crate) mod outcome;
 pub(crate) mod prepare;
 pub(crate) mod queue;
 pub(crate) mod renew;
+pub(crate) mod sign_in;
 pub(crate) mod span;
 pub(crate) mod work;

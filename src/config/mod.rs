@@ -8,12 +8,14 @@
 //! 2. `cookie.rs`: the session cookie (`CookieConfig::check`). `domain.rs: check` decides which `Domain` attributes browsers
 //!    accept.
 //! 3. `durability.rs`: how many replicas must acknowledge a change (`DurabilityConfig::check`).
+//! 4. `max_sessions.rs`: how many sessions a user may have (`MaxSessions::check`).
 //!
 //! `middleware/layer.rs` sets single settings; `middleware/from_config.rs` reads them all from a file or the environment.
 
 pub(crate) mod cookie;
 pub(crate) mod domain;
 pub(crate) mod durability;
+pub(crate) mod max_sessions;
 pub(crate) mod policies;
 
 use std::time::Duration;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::cookie::CookieConfig;
 use crate::config::durability::DurabilityConfig;
+use crate::config::max_sessions::MaxSessions;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 use crate::error::config::{ConfigError, check_duration};
 use crate::record::fingerprint::Fingerprinting;
@@ -93,6 +96,8 @@ pub struct SessionConfig {
     pub signed_in_caching: SignedInCaching,
     /// How far changes must have spread before a response reports success; to the primary by default.
     pub durability: DurabilityConfig,
+    /// How many sessions a principal may be signed in to at once; any number by default.
+    pub max_sessions: Option<MaxSessions>,
 }
 
 impl Default for SessionConfig {
@@ -111,6 +116,7 @@ impl Default for SessionConfig {
             commit_on_server_error: false,
             signed_in_caching: SignedInCaching::default(),
             durability: DurabilityConfig::default(),
+            max_sessions: None,
         }
     }
 }
@@ -211,6 +217,13 @@ impl SessionConfig {
         self
     }
 
+    /// Sets the [`max_sessions`](Self::max_sessions) of a principal; any number by default.
+    #[must_use]
+    pub fn with_max_sessions(mut self, max_sessions: MaxSessions) -> Self {
+        self.max_sessions = Some(max_sessions);
+        self
+    }
+
     /// Rejects settings that cannot work.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
@@ -234,6 +247,7 @@ impl SessionConfig {
             }
         }
         self.durability.check()?;
+        self.max_sessions.map_or(Ok(()), MaxSessions::check)?;
         if !(1024..=LARGEST).contains(&self.max_size) {
             let advice = "write a number of bytes from 1024 to 134217728: Redis does not accept records that are much larger";
             return Err(ConfigError::invalid("max_size", self.max_size, advice));
@@ -258,6 +272,7 @@ impl SessionConfig {
             commit_on_server_error,
             signed_in_caching,
             durability,
+            max_sessions,
         } = self;
         let commit_anyway = *commit_on_server_error;
         let settings = [
@@ -286,6 +301,7 @@ impl SessionConfig {
                 "durability",
                 durability.settings() != other.durability.settings(),
             ),
+            ("max_sessions", *max_sessions != other.max_sessions),
         ];
         let different = |(name, different): (_, bool)| different.then_some(name);
         settings.into_iter().filter_map(different).collect()
@@ -294,7 +310,8 @@ impl SessionConfig {
     /// Rejects settings that this store does not support.
     pub(crate) fn check_for(&self, store: Capabilities) -> Result<(), ConfigError> {
         self.concurrency.check_for(store)?;
-        self.durability.check_for(store)
+        self.durability.check_for(store)?;
+        self.max_sessions.map_or(Ok(()), |max| max.check_for(store))
     }
 }
 
@@ -507,6 +524,11 @@ mod tests {
                 "durability",
                 config().with_durability(durability().with_commits(replicas(1, 100))),
                 json!({ "commits": one, "revocations": null }),
+            ),
+            (
+                "max_sessions",
+                config().with_max_sessions(MaxSessions::refuse(3)),
+                json!({ "n": 3, "when_full": "refuse" }),
             ),
         ]);
         assert_each_field_has_its_setter(vec![

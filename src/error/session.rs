@@ -135,6 +135,10 @@ pub enum SessionError {
     /// The session exists, but this request may not use it. Nothing was written.
     #[error("the session {0}: nothing was written")]
     Denied(Denied),
+    /// The index of the principal's sessions refused the sign-in. Nobody was signed in; if the session was stored before, it may
+    /// have ended.
+    #[error("the sign-in was refused: {0}")]
+    SignInRefused(#[from] SignInRefused),
     /// The closure of a [`transaction`](crate::Session::transaction) returned an error when a clone of the session committed it.
     /// Nothing was written. The caller of `transaction` gets the closure's error instead. A closure that does not need its own
     /// error type may return this one.
@@ -226,6 +230,20 @@ impl std::fmt::Display for Gone {
             Self::Unreadable => "cannot be read by this version of sessile",
         })
     }
+}
+
+/// Why a sign-in was refused.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignInRefused {
+    /// All sessions of the principal were ended since the sign-in began, or began to be checked:
+    /// [`Sessions::destroy_all`](crate::Sessions::destroy_all) or [`destroy_others`](crate::Sessions::destroy_others). Under
+    /// [`MaxSessions`](crate::MaxSessions), another sign-in may have taken the place of this one.
+    #[error("the sessions of the user were ended since it began; sign in again")]
+    SignedOutEverywhere,
+    /// The principal has as many sessions as [`MaxSessions`](crate::MaxSessions) allows.
+    #[error("the user has as many sessions as `max_sessions` allows; sign out on another device")]
+    TooManySessions,
 }
 
 /// Why a request may not use a session that exists.

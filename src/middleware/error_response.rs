@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::error::session::{Denied, SessionError};
+use crate::error::session::{Denied, SessionError, SignInRefused};
 
 impl SessionError {
     /// Returns the status of the response for this error.
     ///
-    /// It is 409 for `Conflict`, `Gone`, `Denied`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
+    /// It is 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
     /// `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a
     /// change of the application's code can fix.
     pub fn status(&self) -> StatusCode {
@@ -16,6 +16,7 @@ impl SessionError {
             Self::Conflict { .. }
             | Self::Gone(_)
             | Self::Denied(_)
+            | Self::SignInRefused(_)
             | Self::Refused { .. }
             | Self::Aborted => StatusCode::CONFLICT,
             Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown => {
@@ -53,6 +54,12 @@ impl SessionError {
                 "This is no longer possible. Reload the page.\n"
             }
             Self::Denied(Denied::OtherNetwork) => "The session cannot be used from this network.\n",
+            Self::SignInRefused(SignInRefused::SignedOutEverywhere) => {
+                "All sessions were ended in the meantime. Sign in again.\n"
+            }
+            Self::SignInRefused(SignInRefused::TooManySessions) => {
+                "There are too many sessions. Sign out on another device.\n"
+            }
             Self::Gone(_) | Self::Conflict { .. } => {
                 "Another request has changed the session. Reload the page.\n"
             }

@@ -10,6 +10,7 @@ use crate::middleware::logout::Logout;
 use crate::record::transaction::TransactionError;
 use crate::session::Session;
 use crate::session::read_only::ReadSession;
+use crate::session::sessions::Sessions;
 
 /// Extracts `session: Session`. Rejects with [`SessionError::MissingLayer`] if no layer is around the handler, and with
 /// [`SessionError::Store`] if the session could not be loaded.
@@ -65,6 +66,15 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Logout {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
         unless_absent(Self::from_parts(parts))
+    }
+}
+
+/// Extracts `sessions: Sessions`, with the rejections of [`Session`].
+impl<S: Send + Sync> FromRequestParts<S> for Sessions {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Self::from_extensions(&parts.extensions).await
     }
 }
 

@@ -9,6 +9,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::config::SessionConfig;
+use crate::config::max_sessions::MaxSessions;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
@@ -16,6 +17,7 @@ use crate::event::Observer;
 use crate::middleware::parts::LayerParts;
 use crate::middleware::service::SessionService;
 use crate::record::fingerprint::Fingerprinting;
+use crate::session::sessions::Sessions;
 use crate::store::contract::SessionStore;
 
 /// Gives every request of a router its session.
@@ -239,6 +241,20 @@ impl SessionLayer {
     ) -> Self {
         Arc::make_mut(&mut self.parts.hooks).on_error = Some(Arc::new(on_error));
         self
+    }
+
+    /// Sets how many sessions a principal may be signed in to at once; any number by default. On a store without an index of them,
+    /// sign-ins work and are not counted; [`try_new`](Self::try_new) rejects that at startup.
+    #[must_use]
+    pub fn with_max_sessions(mut self, max_sessions: MaxSessions) -> Self {
+        self.parts.config_mut().max_sessions = Some(max_sessions);
+        self
+    }
+
+    /// The sessions of users in this layer's store. Handlers may take [`Sessions`] as an argument instead.
+    pub fn sessions(&self) -> Sessions {
+        let backend = Arc::clone(&self.parts.engine.backend);
+        Sessions::within(backend, Arc::clone(&self.parts.policy), None)
     }
 
     /// Sends every [`Event`](crate::Event) to the observer, in addition to the log.

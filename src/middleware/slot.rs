@@ -22,6 +22,7 @@ use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
 use crate::session::Session;
+use crate::session::sessions::Sessions;
 use crate::session::state::backing::Backing;
 
 /// One request under one layer: the tokens that it carries, and the session once it has been loaded.
@@ -126,6 +127,22 @@ impl Session {
     }
 }
 
+impl Sessions {
+    /// Returns the sessions of users in the store of the layer around this service, for tower services and middleware; handlers
+    /// take them as an argument. They know which session is that of this request.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::from_extensions`].
+    pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
+        let slot = SessionSlots::of(extensions)?;
+        let current = slot.session().await?;
+        let backend = Arc::clone(&slot.context.backend);
+        let policy = Arc::clone(&slot.context.policy);
+        Ok(Self::within(backend, policy, Some(current)))
+    }
+}
+
 /// The headers by which browsers say that they only prefetch a page.
 const PREFETCH_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("sec-purpose"),
@@ -174,6 +191,7 @@ impl SessionSlot {
         let slot = Arc::new(Self {
             context: CommitContext {
                 backend: Arc::clone(&layer.engine.backend),
+                began: layer.engine.backend.earliest_now(),
                 policy: layer.policy,
                 network,
             },

@@ -50,6 +50,7 @@ pub(crate) fn read(document: &str) -> Option<RawRecord<'_>> {
         principal: reader.optional_text("principal")?,
         former_principal: reader.optional_text("former_principal")?,
         fingerprint: reader.optional_text("fingerprint")?,
+        label: reader.optional_text("label")?,
         flash: reader.optional_json("flash")?.unwrap_or_default(),
         data: reader.optional_json("data")??,
         unknown: Vec::new(),
@@ -158,7 +159,8 @@ mod tests {
             any::<String>().prop_map(|s| Change::AddFlash(Kept::new(Flash::new(Level::Info, s)))),
             text().prop_map(|who| Change::SetPrincipal {
                 who,
-                rotation: rotation()
+                rotation: rotation(),
+                guard: None,
             }),
             Just(()).prop_map(|()| Change::ClearPrincipal(rotation())),
             Just(()).prop_map(|()| Change::Rotate(rotation())),

@@ -54,6 +54,13 @@ pub(crate) struct Rotation {
     pub(crate) epoch: Epoch,
 }
 
+/// What the index of a principal said before the sign-in was checked, for one that compares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Guard {
+    pub(crate) generation: u64,
+    pub(crate) read_at: Millis,
+}
+
 /// New timeouts of a session; those that are `None` stay as they are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lifetimes {
@@ -102,7 +109,9 @@ pub(crate) enum Change {
     SetPrincipal {
         who: ByteString,
         rotation: Rotation,
+        guard: Option<Guard>,
     },
+    SetLabel(ByteString),
     ClearPrincipal(Rotation),
 }
 
@@ -122,6 +131,7 @@ impl fmt::Debug for Change {
             Self::Lifetimes(_) => "Lifetimes",
             Self::Rotate(_) => "Rotate",
             Self::SetPrincipal { .. } => "SetPrincipal",
+            Self::SetLabel(_) => "SetLabel",
             Self::ClearPrincipal(_) => "ClearPrincipal",
         })
     }
@@ -179,7 +189,8 @@ impl Change {
                 }
             }
             Self::Rotate(rotation) => rotate(record, rotation, apply_context.now),
-            Self::SetPrincipal { who, rotation } => {
+            Self::SetLabel(label) => record.label = Some(label.clone()),
+            Self::SetPrincipal { who, rotation, .. } => {
                 if record.belongs_to_another(who) {
                     record.data.clear();
                     record.flash.clear();
@@ -265,6 +276,7 @@ impl Change {
             | Self::AddFlash(_)
             | Self::TakeFlashes { .. }
             | Self::Lifetimes(_)
+            | Self::SetLabel(_)
             | Self::Rotate(_)
             | Self::SetPrincipal { .. }
             | Self::ClearPrincipal(_) => &[],
@@ -287,7 +299,8 @@ impl Change {
             | Self::Transaction(_)
             | Self::AddFlash(_)
             | Self::TakeFlashes { .. }
-            | Self::Lifetimes(_) => None,
+            | Self::Lifetimes(_)
+            | Self::SetLabel(_) => None,
         }
     }
 }
@@ -368,6 +381,7 @@ pub(crate) mod tests {
         Change::SetPrincipal {
             who: who.into(),
             rotation: rotation(),
+            guard: None,
         }
     }
 

@@ -108,6 +108,7 @@ impl Record {
         optional(json, "principal", self.principal.as_deref())?;
         optional(json, "former_principal", self.former_principal.as_deref())?;
         optional(json, "fingerprint", self.fingerprint.as_deref())?;
+        optional(json, "label", self.label.as_deref())?;
         list(json, "flash", &self.flash)
     }
 
@@ -158,6 +159,7 @@ impl Record {
             principal: raw_record.principal.map(keep_text),
             former_principal: raw_record.former_principal.map(keep_text),
             fingerprint: raw_record.fingerprint.map(keep_text),
+            label: raw_record.label.map(keep_text),
             flash: raw_record
                 .flash
                 .into_iter()

@@ -7,7 +7,7 @@ use bytestring::ByteString;
 
 use crate::error::session::SessionError;
 use crate::record::Record;
-use crate::record::change::Change;
+use crate::record::change::{Change, Guard};
 use crate::record::context::ApplyContext;
 use crate::record::deferred::DeferredId;
 use crate::token::Secret;
@@ -238,6 +238,16 @@ impl ChangeLog {
         rotations.all(same).then_some(who)
     }
 
+    /// What the index said before the last login, if that compares it.
+    pub(crate) fn guard(&self) -> Option<Guard> {
+        let logins = self.changes().iter().rev();
+        let guard = |it: &Change| match it {
+            Change::SetPrincipal { guard, .. } => Some(*guard),
+            _ => None,
+        };
+        logins.clone().find_map(guard)?
+    }
+
     /// Whether the first change is a login.
     pub(crate) fn begins_with_login(&self) -> bool {
         matches!(self.changes().first(), Some(Change::SetPrincipal { .. }))
@@ -292,6 +302,7 @@ mod tests {
             Change::SetPrincipal {
                 who: "mia".into(),
                 rotation: rotation(),
+                guard: None,
             },
             Change::Rotate(rotation()),
             Change::ClearPrincipal(rotation()),
@@ -305,6 +316,7 @@ mod tests {
         Change::SetPrincipal {
             who: who.into(),
             rotation: rotation(),
+            guard: None,
         }
     }
 

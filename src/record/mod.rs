@@ -108,6 +108,8 @@ pub(crate) struct Record {
     /// The last principal who signed out: the data is theirs while `principal` is `None`. A login clears it.
     pub(crate) former_principal: Option<ByteString>,
     pub(crate) fingerprint: Option<ByteString>,
+    /// What the application calls the visitor's device.
+    pub(crate) label: Option<ByteString>,
     pub(crate) data: Values,
     pub(crate) flash: Vec<Kept<Flash>>,
     /// Fields of a later version of sessile, preserved byte for byte.
@@ -136,6 +138,7 @@ impl Record {
             principal: None,
             former_principal: None,
             fingerprint: None,
+            label: None,
             data: Values::default(),
             flash: Vec::new(),
             unknown: Vec::new(),
@@ -171,6 +174,7 @@ impl Record {
         let lifetimes = |of: &Self| (of.idle_timeout, of.absolute_timeout, of.persistent);
         self.deadline == before.deadline
             && lifetimes(self) == lifetimes(before)
+            && self.label == before.label
             && self.data == before.data
             && self.flash == before.flash
     }
@@ -180,8 +184,31 @@ impl Record {
         self.idle_timeout.is_none()
             && self.absolute_timeout.is_none()
             && !self.persistent
+            && self.label.is_none()
             && self.data.is_empty()
             && self.flash.is_empty()
+    }
+
+    /// This session once it has ended: nobody may use it, and no commit applies to it.
+    pub(crate) fn ended(&self, unusable: SecretHash, now: Millis) -> Self {
+        Self {
+            version: self.version.next(),
+            applied: SmallVec::new(),
+            epoch: Epoch::random(),
+            secret: unusable,
+            added: Vec::new(),
+            retired: Vec::new(),
+            login: None,
+            deadline: now,
+            principal: None,
+            former_principal: None,
+            fingerprint: None,
+            label: None,
+            data: Values::default(),
+            flash: Vec::new(),
+            unknown: Vec::new(),
+            ..self.clone()
+        }
     }
 
     /// The valid secrets.
@@ -234,6 +261,7 @@ pub(crate) mod tests {
             principal: None,
             former_principal: None,
             fingerprint: None,
+            label: None,
             data: Values::default(),
             unknown: Vec::new(),
         }

@@ -35,6 +35,7 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) principal: Option<Text<'a>>,
     pub(crate) former_principal: Option<Text<'a>>,
     pub(crate) fingerprint: Option<Text<'a>>,
+    pub(crate) label: Option<Text<'a>>,
     pub(crate) data: &'a RawValue,
     pub(crate) flash: Vec<&'a RawValue>,
     pub(crate) unknown: Vec<(Text<'a>, &'a RawValue)>,
@@ -62,6 +63,7 @@ enum Field<'a> {
     Principal,
     FormerPrincipal,
     Fingerprint,
+    Label,
     Flash,
     Data,
     #[serde(borrow)]
@@ -101,6 +103,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
                 let mut principal = None;
                 let mut former_principal = None;
                 let mut fingerprint = None;
+                let mut label = None;
                 let mut data = None;
                 let mut unknown = Vec::new();
                 while let Some(field) = map.next_key()? {
@@ -125,6 +128,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
                         Field::Principal => principal = map.next_value()?,
                         Field::FormerPrincipal => former_principal = map.next_value()?,
                         Field::Fingerprint => fingerprint = map.next_value()?,
+                        Field::Label => label = map.next_value()?,
                         Field::Data => data = Some(map.next_value()?),
                         Field::Unknown(key) => unknown.push((key, map.next_value()?)),
                     }
@@ -151,6 +155,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
                     principal,
                     former_principal,
                     fingerprint,
+                    label,
                     data: data.ok_or_else(|| missing("data"))?,
                     unknown,
                 })

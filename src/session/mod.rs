@@ -27,6 +27,7 @@ pub(crate) mod principal;
 pub(crate) mod read_only;
 mod running;
 pub(crate) mod save;
+pub(crate) mod sessions;
 pub(crate) mod shared;
 pub(crate) mod state;
 pub(crate) mod transaction;
@@ -47,6 +48,9 @@ use crate::session::shared::Shared;
 use crate::session::state::State;
 use crate::session::state::backing::Backing;
 use crate::token::Handle;
+
+/// The longest label, in bytes.
+const MAX_LABEL: usize = 256;
 
 /// The session of a visitor: a map of values that is kept from one request to the next.
 ///
@@ -191,6 +195,30 @@ impl Session {
     /// How the client's network compares with the one that the session belongs to.
     pub fn fingerprint(&self) -> Fingerprint {
         self.shared.state().fingerprint.clone()
+    }
+
+    /// Calls the visitor's device by a name, for the list of a user's sessions: [`SessionInfo::label`](crate::SessionInfo::label).
+    /// Usually it is made of the `User-Agent` header. It is cut to 256 bytes, and stays until another one is set or the session
+    /// ends.
+    ///
+    /// Whatever a client sends can be in a `User-Agent`: escape it when you show it.
+    ///
+    /// # Errors
+    ///
+    /// None today.
+    pub fn set_label(&self, label: impl Into<String>) -> Result<(), SessionError> {
+        let mut label = label.into();
+        let mut end = label.len().min(MAX_LABEL);
+        while !label.is_char_boundary(end) {
+            end -= 1;
+        }
+        label.truncate(end);
+        self.change(Change::SetLabel(label.into()))
+    }
+
+    /// What the application calls the visitor's device.
+    pub fn label(&self) -> Option<String> {
+        self.shared.state().view.label.as_deref().map(str::to_owned)
     }
 
     pub(crate) fn check_size(&self, part: LimitedPart, size: usize) -> Result<(), SessionError> {

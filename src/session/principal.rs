@@ -4,6 +4,7 @@ use crate::error::session::{LimitedPart, SessionError};
 use crate::record::change::{Change, Rotation};
 use crate::record::version::Epoch;
 use crate::session::Session;
+use crate::session::sessions::SignIn;
 use crate::session::state::backing::Backing;
 use crate::token::Secret;
 
@@ -75,19 +76,31 @@ impl Session {
     /// principal, after `cycle_id`, `clear_principal` or `destroy` in the same request, and under
     /// [`Concurrency::Reject`](crate::Concurrency::Reject) if both logins run at once.
     ///
+    /// # Sessions of the same principal
+    ///
+    /// The store lists the sessions of each principal; [`Sessions`](crate::Sessions) shows and ends them. If all of them are ended
+    /// while this request runs, by [`destroy_all`](crate::Sessions::destroy_all) or
+    /// [`destroy_others`](crate::Sessions::destroy_others), the login is refused: it may have checked the password that was
+    /// changed. So is one that begins within the uncertainty of the clocks after that: milliseconds on one server, some seconds
+    /// on a cluster. To decide it exactly, and to sign in within a request that has ended all sessions, pass the
+    /// [`SignIn`](crate::SignIn) that [`Sessions::sign_in`](crate::Sessions::sign_in) returns instead of a name.
+    ///
     /// The call is async so that it may talk to the store in a later version; today it does not.
     ///
     /// # Redis
     ///
-    /// None; the login is part of the commit after the handler.
+    /// None; the login is part of the commit after the handler, to which it adds two round trips: one `EVALSHA` before the commit,
+    /// and one after it. [`MaxSessions`](crate::MaxSessions) adds more if the principal has as many sessions as it allows.
     ///
     /// # Errors
     ///
     /// - [`SessionError::TooLarge`]: the name is longer than `max_size`.
     /// - Those of [`cycle_id`](Self::cycle_id).
+    ///
+    /// The commit adds [`SessionError::SignInRefused`].
     #[doc(alias("login", "log_in", "authenticate"))]
-    pub async fn set_principal(&self, who: impl Into<String>) -> Result<(), SessionError> {
-        let who = who.into();
+    pub async fn set_principal(&self, who: impl Into<SignIn>) -> Result<(), SessionError> {
+        let SignIn { who, guard } = who.into();
         if !self.may_join(&who) {
             self.may_rotate()?;
         }
@@ -95,6 +108,7 @@ impl Session {
         self.change(Change::SetPrincipal {
             who: who.into(),
             rotation: self.rotation(),
+            guard,
         })
     }
 

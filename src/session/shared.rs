@@ -125,6 +125,9 @@ impl Shared {
         match error {
             SessionError::Gone(why) => self.emit(&Event::Refused { handle, why: *why }),
             SessionError::Busy { .. } => self.emit(&Event::Busy { handle }),
+            SessionError::SignInRefused(why) => {
+                self.emit(&Event::SignInRefused { handle, why: *why });
+            }
             SessionError::Denied(why) => self.emit(&Event::Denied { handle, why: *why }),
             SessionError::TooLarge { part, size, limit } => self.emit(&Event::TooLarge {
                 handle,

@@ -36,6 +36,7 @@ mod races;
 mod round_trips;
 mod secrets;
 mod sentinel;
+mod sessions;
 mod several_cookies;
 mod shutdown;
 mod spans;

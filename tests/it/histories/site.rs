@@ -93,6 +93,9 @@ impl Site {
             .unwrap();
         let mut remains = BTreeMap::new();
         for key in keys {
+            if key[self.prefix.len()..].starts_with("of:") {
+                continue;
+            }
             let mut both = redis::pipe();
             both.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
             let (text, time_left): (String, i64) = both.query(&mut connection).unwrap();

@@ -1,0 +1,98 @@
+//! Ends a session on behalf of its principal, who has not shown its token: only while it is theirs.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::commit::base::Base;
+use crate::commit::context::CommitContext;
+use crate::error::store::StoreError;
+use crate::event::Event;
+use crate::record::Record;
+use crate::store::deadline::within;
+use crate::store::{Durability, Freshness, Replaced, Stored, Write};
+use crate::token::{Handle, Secret};
+
+/// How often a session is read again that changes all the time.
+const MAX_ROUNDS: usize = 16;
+
+/// How the attempt to end a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Done,
+    /// It is not stored.
+    Missing,
+    /// It is not signed in to by this principal, or a later version of sessile has written it.
+    NotTheirs,
+}
+
+/// Ends a session that the principal is signed in to. It has ended once its record is replaced, whatever its requests do.
+pub(crate) async fn end(
+    context: &CommitContext,
+    handle: Handle,
+    principal: &str,
+    deadline: Instant,
+) -> Result<Ended, StoreError> {
+    let store = &context.backend.store;
+    for _ in 0..MAX_ROUNDS {
+        let loaded = within(deadline, store.load(&handle, Freshness::Latest)).await?;
+        let stored = match loaded.bytes() {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Ok(Ended::Missing),
+            Err(_) => return Ok(Ended::NotTheirs),
+        };
+        let Ok(record) = Record::decode(stored.value()) else {
+            return Ok(Ended::NotTheirs);
+        };
+        if record.principal.as_deref() != Some(principal) {
+            return Ok(Ended::NotTheirs);
+        }
+        match replace(context, handle, &stored, &record, deadline).await? {
+            Replaced::Done => return Ok(Ended::Done),
+            Replaced::Gone => return Ok(Ended::Missing),
+            Replaced::Unreadable => return Ok(Ended::NotTheirs),
+            // A request has changed it meanwhile.
+            Replaced::Conflict(_) => {}
+        }
+    }
+    let message = "the session changed again and again while sessile tried to end it: try again";
+    Err(StoreError::refused(message))
+}
+
+/// Ends a session if nobody has written it since. True if it has ended.
+pub(crate) async fn end_unchanged(
+    context: &CommitContext,
+    written: &Base,
+    deadline: Instant,
+) -> Result<bool, StoreError> {
+    let (handle, record) = (written.token.handle, &written.record);
+    let replaced = replace(context, handle, &written.stored, record, deadline).await?;
+    Ok(matches!(replaced, Replaced::Done | Replaced::Gone))
+}
+
+/// Replaces the record by one that nobody can use, and deletes that. A deletion alone could meet another record: that of
+/// somebody who has signed in with the same browser meanwhile.
+async fn replace(
+    context: &CommitContext,
+    handle: Handle,
+    stored: &Stored,
+    record: &Record,
+    deadline: Instant,
+) -> Result<Replaced, StoreError> {
+    let store = &context.backend.store;
+    let unusable = context.hash(&Secret::random());
+    let Ok(value) = record.ended(unusable, context.backend.now()).encode() else {
+        return Ok(Replaced::Unreadable);
+    };
+    let ttl = Duration::from_millis(1);
+    let durability = context.policy.config.durability.revocations();
+    let write = Write::new(&value, ttl).with_durability(durability);
+    let replaced = within(deadline, store.replace(&handle, stored, write)).await?;
+    if replaced == Replaced::Done {
+        context.emit(&Event::Destroyed { handle });
+        // It expires at once, unless a renewal that was under way extends it.
+        let deleted = store.delete(&handle, Durability::Primary);
+        let _ = within(deadline, deleted).await;
+    }
+    Ok(replaced)
+}

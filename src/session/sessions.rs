@@ -1,0 +1,369 @@
+//! The sessions of a user: lists them and ends them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::future::join_all;
+
+use crate::commit::backend::Backend;
+use crate::commit::context::{CommitContext, Policy};
+use crate::commit::end::{Ended, end};
+use crate::commit::index::{AT_ONCE, Live, sessions_of};
+use crate::config::SessionConfig;
+use crate::error::session::SessionError;
+use crate::record::change::Guard;
+use crate::record::lifetime::last_accessed;
+use crate::session::Session;
+use crate::store::contract::SessionStore;
+use crate::store::deadline::within;
+use crate::store::{Entry, IndexKey};
+use crate::time::to_time;
+use crate::token::Handle;
+
+/// The sessions of a user, on all nodes: for a page that lists their devices, to sign out everywhere, and for operators.
+///
+/// Take it as an argument of a handler, or from [`SessionLayer::sessions`](crate::SessionLayer::sessions); a job without a layer
+/// uses [`new`](Self::new). A principal is the name that the application passed to
+/// [`set_principal`](crate::Session::set_principal).
+///
+/// ```
+/// use sessile::{Session, SessionError, Sessions};
+///
+/// async fn devices(session: Session, sessions: Sessions) -> Result<String, SessionError> {
+///     let Some(user) = session.principal() else {
+///         return Ok("Sign in first.".to_owned());
+///     };
+///     let mut list = String::new();
+///     for device in sessions.of(&user).await? {
+///         let label = device.label().unwrap_or("a device");
+///         let here = if device.is_current() { " (this one)" } else { "" };
+///         list.push_str(&format!("{} {label}{here}\n", device.handle()));
+///     }
+///     Ok(list)
+/// }
+///
+/// async fn change_password(session: Session, sessions: Sessions) -> Result<&'static str, SessionError> {
+///     let (Some(user), Some(handle)) = (session.principal(), session.handle()) else {
+///         return Ok("Sign in first.");
+///     };
+///     // First the new password, then the sessions: a sign-in that has checked the old password in between is refused.
+///     # let store_password = async |_: &str| ();
+///     store_password(&user).await;
+///     sessions.destroy_others(&user, handle).await?;
+///     session.cycle_id()?;
+///     Ok("All other devices are signed out.")
+/// }
+/// ```
+///
+/// # What is listed
+///
+/// Every session that the principal is signed in to, under every layer and cookie name of the store. The store keeps an index of
+/// them for each principal, from which nothing is missing that a browser can use. It may list sessions that have ended; sessile
+/// looks each up, so they are not returned, and removes them. Sessions that were signed in to by a version of sessile without an
+/// index are missing until their principal signs in again.
+///
+/// If Redis loses acknowledged writes, in a failover, an entry may be lost whose session is not, and the other way round. A
+/// session that an index has lost cannot be listed or ended here before it expires.
+///
+/// # A store without an index
+///
+/// has [`Capabilities::index`](crate::store::Capabilities::index) false, and every call fails with [`SessionError::Store`].
+#[derive(Clone)]
+#[doc(alias("FindByIndexNameSessionRepository", "SessionRegistry", "devices"))]
+pub struct Sessions {
+    context: CommitContext,
+    current: Option<Session>,
+}
+
+/// A session in the list of a user.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    handle: Handle,
+    created: SystemTime,
+    signed_in: SystemTime,
+    last_seen: SystemTime,
+    network: Option<String>,
+    label: Option<String>,
+    is_current: bool,
+}
+
+impl SessionInfo {
+    /// The name of the session, for [`Sessions::destroy`] and for logs. It gives no access to the session.
+    pub fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// When the session was created, by the store's clock: the visitor may have been anonymous then.
+    pub fn created_at(&self) -> SystemTime {
+        self.created
+    }
+
+    /// When the user last signed in, by the store's clock.
+    pub fn signed_in_at(&self) -> SystemTime {
+        self.signed_in
+    }
+
+    /// When the session was last used, by the store's clock. Accurate to half of the idle timeout, as
+    /// [`Session::last_accessed`](crate::Session::last_accessed).
+    pub fn last_seen(&self) -> SystemTime {
+        self.last_seen
+    }
+
+    /// The network that the session belongs to, such as `203.0.113.0/24`; `None` if
+    /// [`Fingerprinting`](crate::Fingerprinting) is off or the address was unknown.
+    pub fn network(&self) -> Option<&str> {
+        self.network.as_deref()
+    }
+
+    /// What the application has set by [`Session::set_label`](crate::Session::set_label), such as the name of the browser.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Whether it is the session of the request that asks. False if the list does not come from a handler's argument.
+    pub fn is_current(&self) -> bool {
+        self.is_current
+    }
+}
+
+/// Who signs in, for [`Session::set_principal`](crate::Session::set_principal): the name of a principal, or what
+/// [`Sessions::sign_in`] returned for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    pub(crate) who: String,
+    pub(crate) guard: Option<Guard>,
+}
+
+impl SignIn {
+    /// The name of the principal.
+    pub fn principal(&self) -> &str {
+        &self.who
+    }
+}
+
+impl<T: Into<String>> From<T> for SignIn {
+    fn from(who: T) -> Self {
+        Self {
+            who: who.into(),
+            guard: None,
+        }
+    }
+}
+
+impl Sessions {
+    /// The sessions in a store, for jobs, commands and tests that have no layer. Within an application, use
+    /// [`SessionLayer::sessions`](crate::SessionLayer::sessions), which sends events to the layer's observer, and waits for
+    /// replicas as the layer's settings say.
+    pub fn new(store: impl SessionStore) -> Self {
+        let backend = Arc::new(Backend::new(Box::new(store)));
+        let policy = Arc::new(Policy::new(SessionConfig::default()));
+        Self::within(backend, policy, None)
+    }
+
+    pub(crate) fn within(
+        backend: Arc<Backend>,
+        policy: Arc<Policy>,
+        current: Option<Session>,
+    ) -> Self {
+        let context = CommitContext {
+            began: backend.earliest_now(),
+            backend,
+            policy,
+            network: None,
+        };
+        Self { context, current }
+    }
+
+    /// Lists the sessions of a principal, the one that was used last first. It does not prolong them.
+    ///
+    /// # Redis
+    ///
+    /// Two `ZRANGE` and a `GET` in one round trip, then `PTTL` and `GET` of each session, 128 sessions in one. If the index lists
+    /// sessions that have ended, one `EVALSHA` removes them.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Store`], also if one session alone cannot be read: a list without it would hide it.
+    #[doc(alias("find_by_principal", "findByPrincipalName"))]
+    pub async fn of(&self, principal: &str) -> Result<Vec<SessionInfo>, SessionError> {
+        let deadline = self.context.deadline();
+        let found = sessions_of(&self.context, principal, deadline).await?;
+        // A list that is right must not fail because its index could not be tidied.
+        let _ = found.heal(&self.context, deadline).await;
+        let mut sessions: Vec<_> = found.live.iter().map(|live| self.info(live)).collect();
+        sessions.sort_by_key(|it| (std::cmp::Reverse(it.last_seen), it.handle));
+        Ok(sessions)
+    }
+
+    fn info(
+        &self,
+        Live {
+            entry,
+            stored,
+            record,
+            ..
+        }: &Live,
+    ) -> SessionInfo {
+        let now = self.context.backend.now();
+        let idle = self.context.policy.idle_timeout(record);
+        let (deadline, written) = (record.deadline, record.last_accessed);
+        let last_seen = last_accessed(stored.time_left(), idle, deadline, now, written);
+        let text = |text: &bytestring::ByteString| text.to_string();
+        let current = self.current.as_ref().and_then(Session::handle);
+        SessionInfo {
+            handle: entry.handle,
+            created: to_time(record.created),
+            signed_in: to_time(record.started),
+            last_seen: to_time(last_seen),
+            network: record.fingerprint.as_ref().map(text),
+            label: record.label.as_ref().map(text),
+            is_current: current == Some(entry.handle),
+        }
+    }
+
+    /// Ends one session of a principal. False if it is not theirs, or has ended.
+    ///
+    /// Its requests under way get 409 if they change the session, and its browser is signed out. To end the session of the request
+    /// itself, use [`Session::destroy`](crate::Session::destroy), which also removes the cookie.
+    ///
+    /// # Redis
+    ///
+    /// `PTTL` and `GET`, `EVALSHA`, `UNLINK`: three round trips, one if the session is not stored or not theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Store`]: the session may have ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the session may have ended or not.
+    #[doc(alias("revoke", "kick"))]
+    pub async fn destroy(&self, principal: &str, handle: Handle) -> Result<bool, SessionError> {
+        let deadline = self.context.deadline();
+        let ended = end(&self.context, handle, principal, deadline).await?;
+        Ok(ended == Ended::Done)
+    }
+
+    /// Ends all sessions of a principal but one, and refuses sign-ins under way: after a change of the password, keep the
+    /// session of the request ([`Session::handle`](crate::Session::handle)). Returns how many sessions have ended.
+    ///
+    /// Otherwise as [`destroy_all`](Self::destroy_all).
+    ///
+    /// # Redis
+    ///
+    /// The commands of [`destroy_all`](Self::destroy_all).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`destroy_all`](Self::destroy_all).
+    #[doc(alias("logoutOtherDevices", "logout_other_devices"))]
+    pub async fn destroy_others(
+        &self,
+        principal: &str,
+        keep: Handle,
+    ) -> Result<usize, SessionError> {
+        self.destroy_except(principal, Some(keep)).await
+    }
+
+    /// Ends all sessions of a principal, and refuses sign-ins under way: nobody who has signed in, or begun to, before this call
+    /// is signed in after it. Returns how many sessions have ended.
+    ///
+    /// A [`set_principal`](crate::Session::set_principal) of a request that began before is refused with 409. This includes the
+    /// request of this call; to sign in within it, use [`sign_in`](Self::sign_in) after it:
+    ///
+    /// ```
+    /// # use sessile::{Session, SessionError, Sessions};
+    /// # async fn reset_password(session: Session, sessions: Sessions, user: &str) -> Result<(), SessionError> {
+    /// sessions.destroy_all(user).await?;
+    /// session.set_principal(sessions.sign_in(user).await?).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Redis
+    ///
+    /// One `EVALSHA`, two `ZRANGE` and a `GET` in one round trip, then for 128 sessions at once the commands of
+    /// [`destroy`](Self::destroy), and one `EVALSHA`.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Store`]: some sessions may not have ended. Call it again; that is harmless.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, any number of sessions may have ended.
+    #[doc(alias("revoke_all", "logout_everywhere", "invalidate_all_sessions"))]
+    pub async fn destroy_all(&self, principal: &str) -> Result<usize, SessionError> {
+        self.destroy_except(principal, None).await
+    }
+
+    async fn destroy_except(
+        &self,
+        principal: &str,
+        keep: Option<Handle>,
+    ) -> Result<usize, SessionError> {
+        let (context, index) = (&self.context, IndexKey::of(principal));
+        let store = &context.backend.store;
+        // Before the sessions are listed: a sign-in that enters in between finds the new generation.
+        let begun = store.begin_generation(&index, context.backend.latest_now());
+        within(context.deadline(), begun).await?;
+        let indexed = within(context.deadline(), store.list(&index)).await?;
+        let entries = indexed.sessions.iter().map(|it| it.entry);
+        let entries: Vec<Entry> = entries.filter(|it| Some(it.handle) != keep).collect();
+        let (mut count, mut failed) = (0, None);
+        for entries in entries.chunks(AT_ONCE) {
+            let deadline = context.deadline();
+            let ends = entries
+                .iter()
+                .map(|entry| end(context, entry.handle, principal, deadline));
+            let mut gone = Vec::new();
+            for (entry, ended) in entries.iter().zip(join_all(ends).await) {
+                match ended {
+                    Ok(ended) => {
+                        count += usize::from(ended == Ended::Done);
+                        gone.push(*entry);
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            // If this fails, the index lists sessions that have ended, which the next list removes.
+            let _ = within(deadline, store.leave(&index, &gone)).await;
+        }
+        failed.map_or(Ok(count), |error| Err(SessionError::Store(error)))
+    }
+
+    /// Begins a sign-in of this principal: call it before the password is checked, and pass the result to
+    /// [`set_principal`](crate::Session::set_principal). If all sessions of the principal are ended between the two, the sign-in is
+    /// refused. This holds exactly; without it, the time at which the request began decides, which is known up to the uncertainty
+    /// of the clocks.
+    ///
+    /// The result is valid for 55 minutes.
+    ///
+    /// # Redis
+    ///
+    /// Two `ZRANGE` and a `GET` in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Store`].
+    pub async fn sign_in(&self, principal: &str) -> Result<SignIn, SessionError> {
+        let read_at = self.context.backend.now();
+        let index = IndexKey::of(principal);
+        let list = self.context.backend.store.list(&index);
+        let generation = within(self.context.deadline(), list).await?.generation;
+        Ok(SignIn {
+            who: principal.to_owned(),
+            guard: Some(Guard {
+                generation: generation.number(),
+                read_at,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
+}
