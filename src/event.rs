@@ -103,6 +103,20 @@ pub enum Event {
         /// The network of the request.
         seen: String,
     },
+    /// A session is used from another address family than that of its network, such as IPv6, and has no network of that family yet:
+    /// the next write of the session adopts this one, and any later one of the family is a
+    /// [`FingerprintMismatch`](Self::FingerprintMismatch). Sent once per session and network, as far as this process remembers.
+    ///
+    /// Browsers switch between IPv4 and IPv6 on their own, so this alone is no alarm.
+    #[non_exhaustive]
+    OtherFamily {
+        /// The session.
+        handle: Handle,
+        /// The network it belongs to.
+        bound: String,
+        /// The network of the request.
+        seen: String,
+    },
     /// Under `Fingerprinting::Strict` the client's address is unknown, so that no session can be used: serve the router with
     /// `into_make_service_with_connect_info::<SocketAddr>()`.
     AddressUnknown,
@@ -214,6 +228,7 @@ impl Event {
             Self::Denied { .. } => "denied",
             Self::TooLarge { .. } => "too_large",
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
+            Self::OtherFamily { .. } => "other_family",
             Self::AddressUnknown => "address_unknown",
             Self::MalformedCookie => "malformed_cookie",
             Self::AmbiguousCookie => "ambiguous_cookie",
@@ -337,6 +352,13 @@ fn trace(event: &Event) {
             seen,
         } => {
             tracing::warn!(target: "sessile", %handle, bound, seen, "session used from another network");
+        }
+        Event::OtherFamily {
+            handle,
+            bound,
+            seen,
+        } => {
+            tracing::info!(target: "sessile", %handle, bound, seen, "session used from another address family");
         }
         Event::AddressUnknown => {
             tracing::error!(target: "sessile", "the client address is unknown under strict fingerprinting: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`");

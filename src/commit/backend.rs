@@ -48,6 +48,7 @@ pub(crate) struct Backend {
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(crate) mismatches: Once<(Handle, String)>,
+    pub(crate) other_families: Once<(Handle, String)>,
     pub(crate) several_cookies: Once<Handle>,
     /// Pairs of a layer and one inside it whose settings are ignored, by the addresses of their settings.
     pub(crate) joined: Once<[usize; 4]>,

@@ -17,7 +17,7 @@ use crate::commit::work::Work;
 use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::{Gone, LimitedPart, SessionError};
 use crate::record::context::ApplyContext;
-use crate::record::fingerprint::Network;
+use crate::record::fingerprint::adopt;
 use crate::record::lifetime::ttl;
 use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch, Version};
@@ -124,12 +124,9 @@ impl Preparation<'_> {
                 false => usize::MAX,
             };
             let applied = catch_unwind(AssertUnwindSafe(|| {
-                apply(
-                    work,
-                    relation,
-                    &mut record,
-                    &work.context.apply_context_at(self.now),
-                )?;
+                let apply_context = work.context.apply_context_at(self.now);
+                apply(work, relation, &mut record, &apply_context)?;
+                bind(&mut record, &apply_context);
                 self.note_cookie(&mut record, work);
                 check_size(&record, limit, max_size)
             }));
@@ -222,10 +219,6 @@ impl Preparation<'_> {
         }
         record.note_applied(self.id);
         record.last_accessed = now;
-        if record.fingerprint.is_none() {
-            let network = work.context.apply_context_at(now).network;
-            record.fingerprint = network.map(Network::to_text);
-        }
         let idle = self.context.policy.idle_timeout(&record);
         let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
         let value = record.encode().map_err(|_| SessionError::Encode {
@@ -240,6 +233,15 @@ impl Preparation<'_> {
             durability: work.durability(),
             record: Arc::new(record),
         })
+    }
+}
+
+/// Binds the session to the network of a request that has changed it. A login of a later request of the batch undoes that.
+fn bind(record: &mut Arc<Record>, apply_context: &ApplyContext) {
+    let bound = record.fingerprint.as_deref();
+    let network = apply_context.network;
+    if let Some(networks) = network.and_then(|network| adopt(bound, network)) {
+        Arc::make_mut(record).fingerprint = Some(networks);
     }
 }
 
@@ -319,9 +321,107 @@ mod tests {
     use crate::commit::context::tests::context_of;
     use crate::config::SessionConfig;
     use crate::record::change::Change;
-    use crate::record::change::tests::json;
+    use crate::record::change::tests::{json, rotation};
+    use crate::record::fingerprint::tests::of;
     use crate::session::state::tests::{base, works};
     use crate::time::Millis;
+
+    /// Each request of a batch binds the session to its network, in their order, and a login drops what was bound before it.
+    #[test]
+    fn a_batch_binds_the_networks_of_its_requests_in_their_order() {
+        let (v4, away, v6) = ("203.0.113.7", "198.51.100.7", "2001:db8::7");
+        let insert = || Change::Insert {
+            key: "a".into(),
+            value: json(1),
+        };
+        let login = || Change::SetPrincipal {
+            who: "mia".into(),
+            rotation: rotation(),
+        };
+        type Case = (
+            Option<&'static str>,
+            Vec<(Change, Option<&'static str>)>,
+            Option<&'static str>,
+        );
+        let cases: [Case; 9] = [
+            (None, vec![(insert(), None)], None),
+            (None, vec![(insert(), Some(v4))], Some("203.0.113.0/24")),
+            (
+                None,
+                vec![(insert(), None), (insert(), Some(v6))],
+                Some("2001:db8::/64"),
+            ),
+            (
+                None,
+                vec![
+                    (insert(), Some(v4)),
+                    (insert(), Some(away)),
+                    (insert(), Some(v6)),
+                ],
+                Some("203.0.113.0/24 2001:db8::/64"),
+            ),
+            (
+                Some("203.0.113.0/24"),
+                vec![(insert(), Some(away))],
+                Some("203.0.113.0/24"),
+            ),
+            (
+                Some("203.0.113.0/24"),
+                vec![(insert(), Some(v6))],
+                Some("203.0.113.0/24 2001:db8::/64"),
+            ),
+            (
+                Some("203.0.113.0/24 2001:db8::/64"),
+                vec![(login(), Some(away))],
+                Some("198.51.100.0/24"),
+            ),
+            (
+                Some("203.0.113.0/24"),
+                vec![(insert(), Some(v6)), (login(), Some(v4))],
+                Some("203.0.113.0/24"),
+            ),
+            // A request that fails binds nothing.
+            (
+                Some("203.0.113.0/24"),
+                vec![
+                    (insert(), Some(v4)),
+                    (
+                        Change::Increment {
+                            key: "text".into(),
+                            by: 1,
+                            deferred: None,
+                        },
+                        Some(v6),
+                    ),
+                ],
+                Some("203.0.113.0/24"),
+            ),
+        ];
+        for (bound, requests, expected) in cases {
+            let mut base = base(None, &[]);
+            let mut record = Record::clone(&base.record);
+            record.fingerprint = bound.map(Into::into);
+            record.deadline = Millis::MAX;
+            base.record = Arc::new(record);
+            let context = context_of(SessionConfig::default());
+            let (changes, networks): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
+            let text = format!("{bound:?} {networks:?}");
+            let mut works = works(&base, &context, changes);
+            for (work, network) in works.iter_mut().zip(networks) {
+                work.context.network = network.map(of);
+                work.known_result = None;
+            }
+            // Since the first request has loaded the session, another one has made `text` a string.
+            let mut record = Record::clone(&base.record);
+            record.data.insert("text".into(), json("x"));
+            base.record = Arc::new(record);
+            let works: Vec<&Work> = works.iter().collect();
+            let (prepared, _) =
+                prepare(&context, Some(&base), &works, context.backend.next_commit());
+            let record = prepared.unwrap().unwrap().record;
+            assert_eq!(record.fingerprint.as_deref(), expected, "{text}");
+        }
+    }
 
     /// A request may use the space that another request of the batch frees.
     #[test]

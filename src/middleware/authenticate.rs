@@ -1,5 +1,6 @@
 //! Checks a token against its record: secret, deadline and fingerprint. The result says what the request may do with the session.
 
+use crate::commit::backend::Once;
 use crate::commit::base::Base;
 use crate::error::session::{Denied, Gone, SessionError};
 use crate::event::Event;
@@ -10,7 +11,7 @@ use crate::record::token_check::{TokenCheck, check_token};
 use crate::session::state::backing::Backing;
 use crate::store::Stored;
 use crate::time::Millis;
-use crate::token::{Handle, Token};
+use crate::token::Token;
 
 impl SessionSlot {
     /// Checks a token against the record that is stored under its handle: secret, deadline and fingerprint.
@@ -84,15 +85,12 @@ impl SessionSlot {
         )
     }
 
-    fn is_first_mismatch(&self, handle: Handle, network: &str) -> bool {
-        let mismatches = &self.context.backend.reported.mismatches;
-        mismatches.is_first((handle, network.to_owned()))
-    }
-
     fn report(&self, token: &Token, fingerprint: &Fingerprint) {
         let handle = token.handle;
+        let reported = &self.context.backend.reported;
+        let is_first = |once: &Once<_>, network: &str| once.is_first((handle, network.to_owned()));
         match fingerprint {
-            Fingerprint::Mismatch { bound, seen } if self.is_first_mismatch(handle, seen) => {
+            Fingerprint::Mismatch { bound, seen } if is_first(&reported.mismatches, seen) => {
                 let (bound, seen) = (bound.clone(), seen.clone());
                 self.context.emit(&Event::FingerprintMismatch {
                     handle,
@@ -100,9 +98,19 @@ impl SessionSlot {
                     seen,
                 });
             }
+            Fingerprint::OtherFamily { bound, seen }
+                if is_first(&reported.other_families, seen) =>
+            {
+                let (bound, seen) = (bound.clone(), seen.clone());
+                self.context.emit(&Event::OtherFamily {
+                    handle,
+                    bound,
+                    seen,
+                });
+            }
             Fingerprint::Unknown
                 if self.context.policy.config.fingerprinting == Fingerprinting::Strict
-                    && self.context.backend.reported.first_missing_address() =>
+                    && reported.first_missing_address() =>
             {
                 self.context.emit(&Event::AddressUnknown);
             }

@@ -83,8 +83,8 @@ async fn soft_allows_the_request_and_emits_one_event_per_network() {
         );
     }
     assert_eq!(site.events("FingerprintMismatch"), 1);
-    let six = facts(&browser, &site.from("2001:db8::1")).await;
-    assert!(six.contains("2001:db8::/64"), "{six}");
+    let further = facts(&browser, &site.from("192.0.2.7")).await;
+    assert!(further.contains("192.0.2.0/24"), "{further}");
     assert_eq!(site.events("FingerprintMismatch"), 2);
     assert_eq!(facts(&browser, &site.app).await, "Unknown");
     assert_eq!(
@@ -107,7 +107,7 @@ async fn strict_hides_the_session_and_keeps_it_and_its_cookie() {
     let browser = visitor(&home).await;
     for away in [
         site.from("198.51.100.7"),
-        site.from("2001:db8::1"),
+        site.from("192.0.2.7"),
         site.app.clone(),
     ] {
         let before = site.calls.so_far();
@@ -179,6 +179,57 @@ async fn a_login_binds_the_session_to_its_network() {
     assert_eq!(facts(&browser, &home).await, "Match");
     browser.get(&away, "/login?u=mia").await.ok();
     assert_eq!(facts(&browser, &away).await, "Match");
+}
+
+#[tokio::test]
+async fn a_browser_may_use_one_network_of_each_address_family() {
+    for mode in [Fingerprinting::Soft, Fingerprinting::Strict] {
+        let site = Site::new(mode);
+        let (four, six) = (site.from("203.0.113.7"), site.from("2001:db8::7"));
+        let other_six = site.from("2001:db8:0:1::7");
+        let browser = visitor(&four).await;
+        let other = r#"OtherFamily { bound: "203.0.113.0/24", seen: "2001:db8::/64" }"#;
+        for _ in 0..2 {
+            assert_eq!(facts(&browser, &six).await, other, "reading binds nothing");
+        }
+        assert!(facts(&browser, &other_six).await.starts_with("Other"));
+        assert_eq!(site.events("OtherFamily"), 2, "once for each network");
+        // The first that writes.
+        assert_eq!(browser.peek(&six, "/incr?k=n").await.ok(), "1");
+        for app in [&four, &six, &site.from("2001:db8::ffff")] {
+            assert_eq!(facts(&browser, app).await, "Match");
+        }
+        assert_eq!(site.events("FingerprintMismatch"), 0);
+        for away in [&other_six, &site.from("198.51.100.7")] {
+            match mode {
+                Fingerprinting::Strict => assert_eq!(browser.peek(away, "/read").await.ok(), ""),
+                _ => {
+                    let facts = facts(&browser, away).await;
+                    let bound = r#"Mismatch { bound: "203.0.113.0/24 2001:db8::/64""#;
+                    assert!(facts.starts_with(bound), "{facts}");
+                }
+            }
+        }
+        assert_eq!(site.events("FingerprintMismatch"), 2);
+        assert_eq!(site.events("OtherFamily"), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_login_drops_the_network_of_the_other_family() {
+    let site = Site::new(Fingerprinting::Strict);
+    let (four, six) = (site.from("203.0.113.7"), site.from("2001:db8::7"));
+    let other_six = site.from("2001:db8:0:1::7");
+    let mut browser = visitor(&four).await;
+    browser.get(&six, "/incr?k=n").await.ok();
+    assert_eq!(browser.peek(&other_six, "/read").await.ok(), "");
+    browser.get(&four, "/login?u=mia").await.ok();
+    assert_eq!(facts(&browser, &four).await, "Match");
+    // Nothing is bound of the other family, so its first write binds another network than before.
+    assert!(facts(&browser, &six).await.starts_with("OtherFamily"));
+    browser.get(&other_six, "/incr?k=n").await.ok();
+    assert_eq!(browser.peek(&six, "/read").await.ok(), "");
+    assert_eq!(facts(&browser, &other_six).await, "Match");
 }
 
 #[tokio::test]
