@@ -4,9 +4,11 @@
 //! `metrics`, to counters (`metrics.rs`). `Policy::emit` sends it to all of them. Events do not hold tokens; a [`Handle`], which
 //! names a session, is safe to log.
 
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderName;
 use tokio::time::Instant;
 
 use crate::error::session::{Denied, Gone, LimitedPart, SignInRefused};
@@ -117,9 +119,13 @@ pub enum Event {
         /// The network of the request.
         seen: String,
     },
-    /// Under `Fingerprinting::Strict` the client's address is unknown, so that no session can be used: serve the router with
-    /// `into_make_service_with_connect_info::<SocketAddr>()`.
-    AddressUnknown,
+    /// The client's address is unknown, or that of a proxy, and a setting can help. Sent once for each kind of problem by a layer
+    /// and its clones, for a request that uses a session. Its message says what to write.
+    #[non_exhaustive]
+    AddressProblem {
+        /// The problem.
+        problem: AddressProblem,
+    },
     /// The request carries a malformed session cookie, for which sessile does not query the store.
     MalformedCookie,
     /// The request carries several cookies of the session cookie's name. Either they are valid for different sessions, or there are
@@ -203,6 +209,55 @@ pub enum Event {
     },
 }
 
+/// Why the client's address, which the fingerprint compares, is unknown or that of a proxy. `Display` says what to write.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressProblem {
+    /// The address of the connection's peer is unknown. Reported if it is needed: under
+    /// [`Fingerprinting::Strict`](crate::Fingerprinting::Strict), where nobody can use a session now, and with
+    /// [`ClientAddress::trusted_proxies`](crate::ClientAddress::trusted_proxies).
+    #[error(
+        "the address of the peer is unknown: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`, or, behind a proxy on a Unix socket, write client_address = {{ hops = 1 }}"
+    )]
+    UnknownPeer,
+    /// The function of [`SessionLayer::with_client_ip`](crate::SessionLayer::with_client_ip) has returned `None`. Reported under
+    /// [`Fingerprinting::Strict`](crate::Fingerprinting::Strict) only, where this client cannot use a session.
+    #[error(
+        "the function of `with_client_ip` returned no address, so this client can use no session under strict fingerprinting: return one, or set `client_address` instead"
+    )]
+    NotSupplied,
+    /// The request comes from a private address, with a header by which proxies name their client, and
+    /// [`ClientAddress`](crate::ClientAddress) does not trust that proxy. So all clients seem to have the address of the proxy.
+    #[error(
+        "requests come from {peer} with the header `{header}`, so this seems to be a proxy, and all clients seem to be in its network: if it is yours, write client_address = {{ trusted_proxies = [\"{peer}\"], header = \"{header}\" }}, with all proxies in the list"
+    )]
+    #[non_exhaustive]
+    UntrustedProxy {
+        /// The address that is compared instead of the client's.
+        peer: IpAddr,
+        /// The first such header of the request.
+        header: HeaderName,
+    },
+    /// A proxy that [`ClientAddress`](crate::ClientAddress) trusts has sent a request without the header.
+    #[error(
+        "a trusted proxy sent no header `{header}`: let it send the client's address there, or write the header that it does send as client_address.header"
+    )]
+    #[non_exhaustive]
+    MissingHeader {
+        /// The header.
+        header: HeaderName,
+    },
+    /// The header that [`ClientAddress`](crate::ClientAddress) names has no address where one is needed, or too few entries.
+    #[error(
+        "the header `{header}` has no address where one is needed: let the proxies write addresses, and no names or `unknown`; compare client_address.hops, if it is set, with the number of proxies"
+    )]
+    #[non_exhaustive]
+    UnreadableHeader {
+        /// The header.
+        header: HeaderName,
+    },
+}
+
 impl Event {
     /// The event for a record that cannot be read.
     pub(crate) fn unreadable(handle: Handle, error: &Unreadable) -> Self {
@@ -229,7 +284,7 @@ impl Event {
             Self::TooLarge { .. } => "too_large",
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
             Self::OtherFamily { .. } => "other_family",
-            Self::AddressUnknown => "address_unknown",
+            Self::AddressProblem { .. } => "address_problem",
             Self::MalformedCookie => "malformed_cookie",
             Self::AmbiguousCookie => "ambiguous_cookie",
             Self::SeveralCookies { .. } => "several_cookies",
@@ -360,8 +415,8 @@ fn trace(event: &Event) {
         } => {
             tracing::info!(target: "sessile", %handle, bound, seen, "session used from another address family");
         }
-        Event::AddressUnknown => {
-            tracing::error!(target: "sessile", "the client address is unknown under strict fingerprinting: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`");
+        Event::AddressProblem { problem } => {
+            tracing::error!(target: "sessile", "the fingerprint cannot work: {problem}");
         }
         Event::MalformedCookie => tracing::debug!(target: "sessile", "malformed session cookie"),
         Event::AmbiguousCookie => {

@@ -52,6 +52,7 @@ mod time;
 mod token;
 
 pub use config::SessionConfig;
+pub use config::client_address::ClientAddress;
 pub use config::cookie::{CookieConfig, SameSite};
 pub use config::durability::DurabilityConfig;
 pub use config::max_sessions::{MaxSessions, WhenFull};
@@ -60,7 +61,7 @@ pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{Denied, Gone, LimitedPart, SessionError, SignInRefused};
 pub use error::store::StoreError;
-pub use event::{Event, Observer};
+pub use event::{AddressProblem, Event, Observer};
 pub use middleware::body::ResponseBody;
 pub use middleware::from_config::{Config, StoreConfig};
 pub use middleware::layer::SessionLayer;

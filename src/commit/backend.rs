@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::mem::{self, Discriminant};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio_util::task::TaskTracker;
 
 use crate::commit::logouts::Logouts;
+use crate::event::AddressProblem;
 use crate::lock::Lock;
 use crate::record::cache::RecordCache;
 use crate::record::lifetime::Renewal;
@@ -52,13 +54,13 @@ pub(crate) struct Reported {
     pub(crate) several_cookies: Once<Handle>,
     /// Pairs of a layer and one inside it whose settings are ignored, by the addresses of their settings.
     pub(crate) joined: Once<[usize; 4]>,
-    address_missed: AtomicBool,
+    address_problems: Once<Discriminant<AddressProblem>>,
 }
 
 impl Reported {
-    /// Whether a missing client address has not been reported yet.
-    pub(crate) fn first_missing_address(&self) -> bool {
-        !self.address_missed.swap(true, Ordering::Relaxed)
+    /// Whether no problem of this kind has been reported yet. It counts as reported from then on.
+    pub(crate) fn is_first_problem(&self, problem: &AddressProblem) -> bool {
+        self.address_problems.is_first(mem::discriminant(problem))
     }
 }
 

@@ -101,6 +101,8 @@ struct World {
     list: List,
     may_step_down: bool,
     may_forget: bool,
+    /// A sign-in was refused although nobody had ended the sessions.
+    is_wronged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +198,7 @@ impl Index {
                 SignIn::Done(began)
             }
             Confirmed::Ended => {
+                world.is_wronged |= world.generation == entered_in && world.may_forget;
                 if let Stored::Present(_, Some(owner)) = world.stored[session]
                     && owner == number
                 {
@@ -311,6 +314,7 @@ impl Model for Index {
             list: List::Waiting,
             may_step_down: true,
             may_forget: true,
+            is_wronged: false,
         }]
     }
 
@@ -390,6 +394,9 @@ impl Model for Index {
                     _ => true,
                 },
             ),
+            Property::always("a list refuses no sign-in", |_, world: &World| {
+                !world.is_wronged
+            }),
             Property::always("no more are usable than the limit says", |model, world| {
                 let limit = model.limit.map_or(usize::MAX, |limit| limit as usize);
                 usable(world).count() <= limit

@@ -9,9 +9,12 @@
 //!    accept.
 //! 3. `durability.rs`: how many replicas must acknowledge a change (`DurabilityConfig::check`).
 //! 4. `max_sessions.rs`: how many sessions a user may have (`MaxSessions::check`).
+//! 5. `client_address.rs`: which proxies may say where a request comes from (`ClientAddress`). Its constructors reject what cannot
+//!    work, so there is nothing left to check.
 //!
 //! `middleware/layer.rs` sets single settings; `middleware/from_config.rs` reads them all from a file or the environment.
 
+pub(crate) mod client_address;
 pub(crate) mod cookie;
 pub(crate) mod domain;
 pub(crate) mod durability;
@@ -22,6 +25,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::client_address::ClientAddress;
 use crate::config::cookie::CookieConfig;
 use crate::config::durability::DurabilityConfig;
 use crate::config::max_sessions::MaxSessions;
@@ -84,6 +88,9 @@ pub struct SessionConfig {
     pub concurrency: Concurrency,
     /// What happens when a session is used from another network; [`Fingerprinting::Soft`] by default.
     pub fingerprinting: Fingerprinting,
+    /// Where the client's address comes from; [`ClientAddress::peer`] by default. Behind a proxy, that is the proxy's address for
+    /// every client: name the proxies, as in `client_address = { trusted_proxies = ["10.0.0.0/8"] }`.
+    pub client_address: ClientAddress,
     /// How many bits of an IPv4 address identify its network; 24 by default, from 8 to 32.
     pub ipv4_prefix: u8,
     /// How many bits of an IPv6 address identify its network; 64 by default, from 32 to 128.
@@ -111,6 +118,7 @@ impl Default for SessionConfig {
             on_store_error: OnStoreError::default(),
             concurrency: Concurrency::default(),
             fingerprinting: Fingerprinting::default(),
+            client_address: ClientAddress::default(),
             ipv4_prefix: 24,
             ipv6_prefix: 64,
             commit_on_server_error: false,
@@ -179,6 +187,13 @@ impl SessionConfig {
     #[must_use]
     pub fn with_fingerprinting(mut self, fingerprinting: Fingerprinting) -> Self {
         self.fingerprinting = fingerprinting;
+        self
+    }
+
+    /// Sets where the [client's address](Self::client_address) comes from; the peer of the connection by default.
+    #[must_use]
+    pub fn with_client_address(mut self, client_address: ClientAddress) -> Self {
+        self.client_address = client_address;
         self
     }
 
@@ -267,6 +282,7 @@ impl SessionConfig {
             on_store_error,
             concurrency,
             fingerprinting,
+            client_address,
             ipv4_prefix,
             ipv6_prefix,
             commit_on_server_error,
@@ -287,6 +303,7 @@ impl SessionConfig {
             ("on_store_error", *on_store_error != other.on_store_error),
             ("concurrency", *concurrency != other.concurrency),
             ("fingerprinting", *fingerprinting != other.fingerprinting),
+            ("client_address", *client_address != other.client_address),
             ("ipv4_prefix", *ipv4_prefix != other.ipv4_prefix),
             ("ipv6_prefix", *ipv6_prefix != other.ipv6_prefix),
             (
@@ -507,6 +524,11 @@ mod tests {
                 "fingerprinting",
                 config().with_fingerprinting(Fingerprinting::Off),
                 json!("off"),
+            ),
+            (
+                "client_address",
+                config().with_client_address(ClientAddress::hops(2).unwrap()),
+                json!({ "hops": 2, "header": "x-forwarded-for" }),
             ),
             ("ipv4_prefix", config().with_ipv4_prefix(8), json!(8)),
             ("ipv6_prefix", config().with_ipv6_prefix(48), json!(48)),

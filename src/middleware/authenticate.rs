@@ -4,8 +4,9 @@ use crate::commit::backend::Once;
 use crate::commit::base::Base;
 use crate::error::session::{Denied, Gone, SessionError};
 use crate::event::Event;
+use crate::middleware::client_ip::is_reported;
 use crate::middleware::slot::SessionSlot;
-use crate::record::fingerprint::{Fingerprint, Fingerprinting, admits, compare};
+use crate::record::fingerprint::{Fingerprint, admits, compare};
 use crate::record::format::Unreadable;
 use crate::record::token_check::{TokenCheck, check_token};
 use crate::session::state::backing::Backing;
@@ -108,11 +109,15 @@ impl SessionSlot {
                     seen,
                 });
             }
-            Fingerprint::Unknown
-                if self.context.policy.config.fingerprinting == Fingerprinting::Strict
-                    && reported.first_missing_address() =>
+            _ => {}
+        }
+        match &self.address_problem {
+            Some(problem)
+                if is_reported(problem, &self.context.policy.config)
+                    && reported.is_first_problem(problem) =>
             {
-                self.context.emit(&Event::AddressUnknown);
+                let problem = problem.clone();
+                self.context.emit(&Event::AddressProblem { problem });
             }
             _ => {}
         }

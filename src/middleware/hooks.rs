@@ -10,9 +10,10 @@ use http::{Request, Response};
 
 use crate::config::SessionConfig;
 use crate::error::session::SessionError;
+use crate::event::AddressProblem;
 use crate::lock::assert_none_held;
-use crate::middleware::client_ip::peer;
-use crate::record::fingerprint::{Fingerprinting, Network};
+use crate::middleware::client_ip::{Client, find, peer};
+use crate::record::fingerprint::Fingerprinting;
 
 /// The hooks of a layer.
 #[derive(Clone, Default)]
@@ -25,17 +26,24 @@ type ClientIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 type OnError = dyn Fn(&SessionError, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Hooks {
-    /// The network of the request's client, or `None` if fingerprinting is off or the address is unknown.
-    pub(crate) fn network(&self, config: &SessionConfig, parts: &Parts) -> Option<Network> {
+    /// The address of the request's client. Without an address and without a problem if fingerprinting is off.
+    pub(crate) fn client(&self, config: &SessionConfig, parts: &Parts) -> Client {
         if config.fingerprinting == Fingerprinting::Off {
-            return None;
+            return Client::default();
         }
-        assert_none_held();
-        let address = match &self.client_ip {
-            Some(client_ip) => client_ip(parts),
-            None => peer(&parts.extensions),
+        let Some(client_ip) = &self.client_ip else {
+            return find(
+                &config.client_address,
+                peer(&parts.extensions),
+                &parts.headers,
+            );
         };
-        Network::of(address?, config.ipv4_prefix, config.ipv6_prefix)
+        assert_none_held();
+        let address = client_ip(parts);
+        Client {
+            address,
+            problem: address.is_none().then_some(AddressProblem::NotSupplied),
+        }
     }
 
     /// The error hook for this request, with a copy of the request's head. Without a hook, copies nothing.

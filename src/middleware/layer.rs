@@ -9,6 +9,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::config::SessionConfig;
+use crate::config::client_address::ClientAddress;
 use crate::config::max_sessions::MaxSessions;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 use crate::error::config::ConfigError;
@@ -176,31 +177,42 @@ impl SessionLayer {
         self
     }
 
-    /// Sets where the client's address comes from, instead of axum's `ConnectInfo`: behind a proxy, from the header that this
-    /// proxy sets, and only if the proxy sent the request. `None` means that the address is unknown.
+    /// Sets where the client's address comes from; [`ClientAddress::peer`] by default, the other end of the connection. Behind a
+    /// proxy, name it:
+    ///
+    /// ```
+    /// use sessile::{ClientAddress, MemoryStore, SessionLayer};
+    ///
+    /// let address = ClientAddress::trusted_proxies(["10.0.0.0/8", "::1"])?;
+    /// let layer = SessionLayer::new(MemoryStore::new()).with_client_address(address);
+    /// # Ok::<(), sessile::ConfigError>(())
+    /// ```
+    ///
+    /// The function of [`with_client_ip`](Self::with_client_ip) takes the place of this setting.
+    #[must_use]
+    pub fn with_client_address(mut self, client_address: ClientAddress) -> Self {
+        self.parts.config_mut().client_address = client_address;
+        self
+    }
+
+    /// Sets a function that finds the client's address, for what [`with_client_address`](Self::with_client_address) cannot express.
+    /// It takes the place of that setting. `None` means that the address is unknown. For example, the address may be in an extension
+    /// that another middleware, outside of this layer, has put into the request:
+    ///
+    /// ```
+    /// use std::net::IpAddr;
+    /// use sessile::{MemoryStore, SessionLayer};
+    ///
+    /// #[derive(Clone, Copy)]
+    /// struct RealIp(IpAddr);
+    ///
+    /// let layer = SessionLayer::new(MemoryStore::new())
+    ///     .with_client_ip(|parts| parts.extensions.get().map(|RealIp(address)| *address));
+    /// ```
     ///
     /// # Security
     ///
-    /// If clients can send the header themselves, a thief can choose the victim's network. Behind one proxy, the last entry of
-    /// `X-Forwarded-For` is the one that the proxy added:
-    ///
-    /// ```
-    /// use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-    ///
-    /// use axum::extract::ConnectInfo;
-    /// use sessile::{MemoryStore, SessionLayer};
-    ///
-    /// const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-    ///
-    /// let layer = SessionLayer::new(MemoryStore::new()).with_client_ip(|parts| {
-    ///     let ConnectInfo(peer) = parts.extensions.get::<ConnectInfo<SocketAddr>>()?;
-    ///     if peer.ip() != PROXY {
-    ///         return Some(peer.ip());
-    ///     }
-    ///     let last = parts.headers.get_all("x-forwarded-for").iter().next_back()?;
-    ///     last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
-    /// });
-    /// ```
+    /// If clients can send the header that the function reads, a thief can choose the victim's network.
     #[must_use]
     pub fn with_client_ip(
         mut self,

@@ -10,8 +10,8 @@
 //! 1. `service.rs: SessionService::call` calls the inner service that was polled ready, and `serve` takes the request through
 //!    all of the following steps. `layer.rs` only builds the service; `parts.rs` holds what the layer and its services share.
 //! 2. `slot.rs: SessionSlot::begin` puts a slot for the session into the request's extensions. It reads the tokens
-//!    (`cookie.rs: read`) and the client's network (`hooks.rs: network`, `client_ip.rs: peer`), and copies the request's head for
-//!    the error hook (`hooks.rs: error_hook`). If an outer layer has the same cookie name, the request uses that layer's slot
+//!    (`cookie.rs: read`), finds the client's address (`hooks.rs: client`, `client_ip.rs: find`, `forwarded.rs: addresses`), and
+//!    copies the request's head for the error hook (`hooks.rs: error_hook`). If an outer layer has the same cookie name, the request uses that layer's slot
 //!    (`nested.rs: report_ignored_settings`) and skips steps 3, 4 and 6.
 //! 3. `slot.rs: SessionSlot::session` loads the session, at most once: now under `Load::Inbound`, otherwise when a handler asks for
 //!    it (`extract.rs`, `Session::from_parts`, `Session::from_extensions`). `request.rs: load` has five steps:
@@ -47,6 +47,7 @@ pub(crate) mod error_response;
 #[cfg(feature = "axum")]
 pub(crate) mod extract;
 pub(crate) mod finish;
+pub(crate) mod forwarded;
 pub(crate) mod from_config;
 pub(crate) mod hooks;
 pub(crate) mod layer;

@@ -16,7 +16,7 @@ use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
-use crate::event::Event;
+use crate::event::{AddressProblem, Event};
 use crate::middleware::cookie::{Presented, Scope, other_scopes, read};
 use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
@@ -35,6 +35,8 @@ pub(crate) struct SessionSlot {
     pub(crate) presented: Presented,
     /// The scopes in which the browser may keep the other session cookies, if it sends several.
     pub(crate) other_scopes: Vec<Scope>,
+    /// Why the client's address may not be the right one.
+    pub(crate) address_problem: Option<AddressProblem>,
     pub(crate) shows_flashes: bool,
     /// The runtime that the request came in on.
     pub(crate) runtime: Option<Runtime>,
@@ -187,7 +189,8 @@ impl SessionSlot {
             true => other_scopes(&config.cookie, host(parts), path(parts)),
             false => Vec::new(),
         };
-        let network = layer.hooks.network(config, parts);
+        let client = layer.hooks.client(config, parts);
+        let network = client.network(config);
         let slot = Arc::new(Self {
             context: CommitContext {
                 backend: Arc::clone(&layer.engine.backend),
@@ -200,6 +203,7 @@ impl SessionSlot {
             hooks: layer.hooks,
             presented,
             other_scopes,
+            address_problem: client.problem,
             shows_flashes: is_shown(parts),
             runtime: Runtime::try_current().ok(),
             session: OnceCell::new(),

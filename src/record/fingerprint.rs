@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 /// all day.
 ///
 /// The address is the peer's, from axum's `ConnectInfo`: serve the router with
-/// `into_make_service_with_connect_info::<SocketAddr>()`, or set where the address comes from with
-/// [`SessionLayer::with_client_ip`](crate::SessionLayer::with_client_ip).
+/// `into_make_service_with_connect_info::<SocketAddr>()`. Behind a proxy, set
+/// [`SessionConfig::client_address`](crate::SessionConfig::client_address), or all clients have the proxy's network.
 ///
 /// # IPv4 and IPv6
 ///

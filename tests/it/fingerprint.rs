@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::connect_info::MockConnectInfo;
-use sessile::{Event, Fingerprinting, MemoryStore, SessionLayer};
+use axum::http::Request;
+use sessile::{ClientAddress, Event, Fingerprinting, MemoryStore, SessionLayer};
 
 use crate::support::app::app;
+use crate::support::browser::fetch;
 use crate::support::{Browser, Spy};
 
 struct Site {
@@ -18,15 +21,25 @@ struct Site {
 
 impl Site {
     fn new(mode: Fingerprinting) -> Self {
+        Self::with(mode, |layer| layer)
+    }
+
+    fn with(mode: Fingerprinting, set: impl FnOnce(SessionLayer) -> SessionLayer) -> Self {
         let spy = Spy::on(MemoryStore::new());
         let calls = spy.calls.clone();
         let events = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&events);
         let layer = SessionLayer::new(spy)
             .with_fingerprinting(mode)
-            .with_observer(move |event: &Event| seen.lock().unwrap().push(format!("{event:?}")));
+            .with_observer(move |event: &Event| {
+                let advice = match event {
+                    Event::AddressProblem { problem, .. } => problem.to_string(),
+                    _ => String::new(),
+                };
+                seen.lock().unwrap().push(format!("{event:?} {advice}"));
+            });
         Self {
-            app: app(layer),
+            app: app(set(layer)),
             events,
             calls,
         }
@@ -37,6 +50,13 @@ impl Site {
         self.app
             .clone()
             .layer(MockConnectInfo(SocketAddr::new(address, 4242)))
+    }
+
+    /// The last event of this kind, with its advice.
+    fn event(&self, kind: &str) -> String {
+        let events = self.events.lock().unwrap();
+        let last = events.iter().rfind(|event| event.starts_with(kind));
+        last.expect("an event").clone()
     }
 
     fn events(&self, kind: &str) -> usize {
@@ -87,6 +107,7 @@ async fn soft_allows_the_request_and_emits_one_event_per_network() {
     assert!(further.contains("192.0.2.0/24"), "{further}");
     assert_eq!(site.events("FingerprintMismatch"), 2);
     assert_eq!(facts(&browser, &site.app).await, "Unknown");
+    assert_eq!(site.events("AddressProblem"), 0, "soft needs no address");
     assert_eq!(
         browser.peek(&site.from("198.51.100.7"), "/read").await.ok(),
         "name"
@@ -131,7 +152,8 @@ async fn strict_hides_the_session_and_keeps_it_and_its_cookie() {
         let after = site.calls.so_far();
         assert_eq!(before[1..], after[1..], "nothing but loads");
     }
-    assert!(site.events("AddressUnknown") == 1 && site.events("FingerprintMismatch") == 2);
+    assert_eq!(site.events("AddressProblem { problem: UnknownPeer }"), 1);
+    assert_eq!(site.events("FingerprintMismatch"), 2);
     assert!(site.events("Denied") > 0 && site.events("Refused") == 0);
     assert_eq!(browser.peek(&home, "/get?k=name").await.ok(), "\"mia\"");
 }
@@ -230,6 +252,148 @@ async fn a_login_drops_the_network_of_the_other_family() {
     browser.get(&other_six, "/incr?k=n").await.ok();
     assert_eq!(browser.peek(&six, "/read").await.ok(), "");
     assert_eq!(facts(&browser, &other_six).await, "Match");
+}
+
+/// A site behind a proxy, which `client_address` trusts; `mode` decides what a mismatch means.
+fn behind(mode: Fingerprinting, client_address: ClientAddress) -> Site {
+    Site::with(mode, |layer| layer.with_client_address(client_address))
+}
+
+/// The fingerprint of a request by this peer, with a header.
+async fn sent(site: &Site, browser: &Browser, peer: &str, header: Option<(&str, &str)>) -> String {
+    let mut request = Request::get("/facts");
+    if let Some(cookie) = &browser.cookie {
+        request = request.header("cookie", cookie);
+    }
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let facts = fetch(&site.from(peer), request).await.ok();
+    serde_json::from_str::<serde_json::Value>(&facts).unwrap()["fingerprint"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_the_client_and_nobody_else_does() {
+    let proxies = ClientAddress::trusted_proxies(["10.0.0.0/8"]).unwrap();
+    for mode in [Fingerprinting::Soft, Fingerprinting::Strict] {
+        let site = behind(mode, proxies.clone());
+        let browser = visitor(&site.from("203.0.113.7")).await;
+        let xff = |value| Some(("x-forwarded-for", value));
+        let home = "198.51.100.1, 203.0.113.9, 10.1.1.1";
+        assert_eq!(sent(&site, &browser, "10.0.0.2", xff(home)).await, "Match");
+        for (peer, header) in [
+            ("10.0.0.2", "203.0.113.7, 198.51.100.1"),
+            // A thief who connects around the proxy, and writes the header of the victim.
+            ("198.51.100.1", "203.0.113.7"),
+        ] {
+            let found = sent(&site, &browser, peer, xff(header)).await;
+            match mode {
+                Fingerprinting::Strict => assert!(!found.contains("Match"), "{found}"),
+                _ => assert!(found.contains("seen: \"198.51.100.0/24\""), "{found}"),
+            }
+        }
+        assert_eq!(site.events("AddressProblem"), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_address_problem_is_reported_once_for_each_kind() {
+    type Case = (
+        Option<ClientAddress>,
+        &'static str,
+        Option<(&'static str, &'static str)>,
+        &'static str,
+        &'static str,
+    );
+    let proxies = || ClientAddress::trusted_proxies(["10.0.0.2"]).ok();
+    let hops = || ClientAddress::hops(3).ok();
+    let xff = |value| Some(("x-forwarded-for", value));
+    let cases: [Case; 7] = [
+        (
+            None,
+            "10.0.0.2",
+            xff("203.0.113.7"),
+            "UntrustedProxy",
+            "trusted_proxies = [\"10.0.0.2\"], header = \"x-forwarded-for\"",
+        ),
+        (None, "203.0.113.7", xff("203.0.113.7"), "", ""),
+        (None, "127.0.0.1", None, "", ""),
+        (
+            proxies(),
+            "10.0.0.3",
+            xff("203.0.113.7"),
+            "UntrustedProxy",
+            "trusted_proxies = [\"10.0.0.3\"]",
+        ),
+        (
+            proxies(),
+            "10.0.0.2",
+            Some(("x-real-ip", "203.0.113.7")),
+            "MissingHeader",
+            "client_address.header",
+        ),
+        (
+            proxies(),
+            "10.0.0.2",
+            xff("203.0.113.7, unknown"),
+            "UnreadableHeader",
+            "write addresses",
+        ),
+        (
+            hops(),
+            "10.0.0.2",
+            xff("203.0.113.7, 10.1.1.1"),
+            "UnreadableHeader",
+            "client_address.hops",
+        ),
+    ];
+    for (client_address, peer, header, kind, advice) in cases {
+        let site = match client_address {
+            Some(client_address) => behind(Fingerprinting::Soft, client_address),
+            None => Site::new(Fingerprinting::Soft),
+        };
+        // A visitor without a session has no network to compare.
+        sent(&site, &Browser::default(), peer, header).await;
+        assert_eq!(site.events("AddressProblem"), 0, "{kind}");
+        let browser = visitor(&site.from("203.0.113.7")).await;
+        let before = site.events("AddressProblem");
+        for _ in 0..3 {
+            sent(&site, &browser, peer, header).await;
+        }
+        let reports = site.events("AddressProblem") - before;
+        assert_eq!(reports, usize::from(!kind.is_empty()), "{kind}");
+        if !kind.is_empty() {
+            let report = site.event("AddressProblem");
+            assert!(report.contains(kind), "{report}");
+            assert!(report.contains(advice), "{report}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_function_of_the_application_takes_the_place_of_the_setting() {
+    let hops = ClientAddress::hops(1).unwrap();
+    let site = Site::with(Fingerprinting::Strict, |layer| {
+        layer
+            .with_client_ip(|parts| parts.headers.get("x-own")?.to_str().ok()?.parse().ok())
+            .with_client_address(hops)
+    });
+    let header = |name| Some((name, "203.0.113.7"));
+    let new = Browser::default();
+    assert_eq!(
+        sent(&site, &new, "10.0.0.2", header("x-own")).await,
+        "Unbound"
+    );
+    let forwarded = header("x-forwarded-for");
+    assert_eq!(sent(&site, &new, "10.0.0.2", forwarded).await, "Unknown");
+    let browser = visitor(&site.app).await;
+    sent(&site, &browser, "10.0.0.2", forwarded).await;
+    let report = site.event("AddressProblem");
+    assert!(report.contains("with_client_ip"), "{report}");
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
 use sessile::{
-    Concurrency, CookieConfig, Event, Exclusive, Fingerprinting, Load, Logout, MemoryStore,
-    OnStoreError, ReadSession, RedisConfig, RedisStore, SameSite, Session, SessionConfig,
-    SessionError, SessionLayer, SignedInCaching,
+    ClientAddress, Concurrency, CookieConfig, Event, Exclusive, Fingerprinting, Load, Logout,
+    MemoryStore, OnStoreError, ReadSession, RedisConfig, RedisStore, SameSite, Session,
+    SessionConfig, SessionError, SessionLayer, SignedInCaching,
 };
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -89,7 +89,7 @@ fn configured(store: &MemoryStore, change: impl FnOnce(&mut SessionConfig)) -> S
 #[tokio::test]
 async fn ignored_settings_of_an_inner_layer_are_reported_once() {
     type Set = fn(&mut SessionConfig);
-    let settings: [(&str, Set); 12] = [
+    let settings: [(&str, Set); 13] = [
         ("cookie", |config| {
             config.cookie.same_site = SameSite::Strict
         }),
@@ -105,6 +105,9 @@ async fn ignored_settings_of_an_inner_layer_are_reported_once() {
         }),
         ("fingerprinting", |config| {
             config.fingerprinting = Fingerprinting::Strict;
+        }),
+        ("client_address", |config| {
+            config.client_address = ClientAddress::hops(1).unwrap();
         }),
         ("ipv4_prefix", |config| config.ipv4_prefix = 16),
         ("ipv6_prefix", |config| config.ipv6_prefix = 48),
