@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::HeaderName;
 use tokio::time::Instant;
 
-use crate::error::session::{Denied, Gone, LimitedPart, SignInRefused};
+use crate::error::session::{CsrfFailure, Denied, Gone, LimitedPart, SignInRefused};
 use crate::error::store::StoreError;
 use crate::record::format::Unreadable;
 use crate::token::Handle;
@@ -81,6 +81,15 @@ pub enum Event {
         handle: Option<Handle>,
         /// Why.
         why: Denied,
+    },
+    /// A request failed its check against cross-site request forgery, and was answered with 403. A few of `wrong_token` are pages
+    /// that were open during a login; many of the others are an attack, or a proxy that changes `Host`.
+    #[non_exhaustive]
+    CsrfRefused {
+        /// The session, if the request has one that was loaded.
+        handle: Option<Handle>,
+        /// The check that it failed.
+        why: CsrfFailure,
     },
     /// A call or a commit was rejected, since a key, a value, a principal or the whole session exceeds its limit.
     #[non_exhaustive]
@@ -281,6 +290,7 @@ impl Event {
             Self::Refused { .. } => "refused",
             Self::SignInRefused { .. } => "sign_in_refused",
             Self::Denied { .. } => "denied",
+            Self::CsrfRefused { .. } => "csrf_refused",
             Self::TooLarge { .. } => "too_large",
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
             Self::OtherFamily { .. } => "other_family",
@@ -392,6 +402,9 @@ fn trace(event: &Event) {
         }
         Event::Denied { handle, why } => {
             tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), %why, "session changes denied");
+        }
+        Event::CsrfRefused { handle, why } => {
+            tracing::info!(target: "sessile", handle = handle.map(tracing::field::display), check = why.as_str(), "request refused as a possible cross-site request forgery: {why}");
         }
         Event::TooLarge {
             handle,

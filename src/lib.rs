@@ -59,7 +59,7 @@ pub use config::max_sessions::{MaxSessions, WhenFull};
 pub use config::policies::{Concurrency, Exclusive, Load, OnStoreError, SignedInCaching};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
-pub use error::session::{Denied, Gone, LimitedPart, SessionError, SignInRefused};
+pub use error::session::{CsrfFailure, Denied, Gone, LimitedPart, SessionError, SignInRefused};
 pub use error::store::StoreError;
 pub use event::{AddressProblem, Event, Observer};
 pub use middleware::body::ResponseBody;

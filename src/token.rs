@@ -175,13 +175,13 @@ impl Token {
     }
 }
 
-fn encode<'a>(bytes: &[u8], text: &'a mut [u8]) -> &'a str {
+pub(crate) fn encode<'a>(bytes: &[u8], text: &'a mut [u8]) -> &'a str {
     let written = URL_SAFE_NO_PAD.encode_slice(bytes, text);
     let written = written.expect("the buffer holds four characters for three bytes");
     std::str::from_utf8(&text[..written]).expect("base64url is ASCII")
 }
 
-fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+pub(crate) fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     if text.len() != (N * 8).div_ceil(6) {
         return None;
     }

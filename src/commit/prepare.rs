@@ -212,7 +212,10 @@ impl Preparation<'_> {
             }
             None => {
                 record.version = Version::first();
-                record.epoch = Epoch::random();
+                // CSRF tokens may have been made from the epoch that a change has set.
+                if record.epoch == Epoch::none() {
+                    record.epoch = Epoch::random();
+                }
                 record.secret = self.context.hash(&token.secret);
                 record.retired.clear();
             }
@@ -323,7 +326,7 @@ mod tests {
     use crate::record::change::Change;
     use crate::record::change::tests::{json, rotation};
     use crate::record::fingerprint::tests::of;
-    use crate::session::state::tests::{base, works};
+    use crate::session::state::tests::{base, new_work, works};
     use crate::time::Millis;
 
     /// Each request of a batch binds the session to its network, in their order, and a login drops what was bound before it.
@@ -337,6 +340,7 @@ mod tests {
         let login = || Change::SetPrincipal {
             who: "mia".into(),
             rotation: rotation(),
+            guard: None,
         };
         type Case = (
             Option<&'static str>,
@@ -420,6 +424,28 @@ mod tests {
                 prepare(&context, Some(&base), &works, context.backend.next_commit());
             let record = prepared.unwrap().unwrap().record;
             assert_eq!(record.fingerprint.as_deref(), expected, "{text}");
+        }
+    }
+
+    /// A creation without an answer is tried again under another handle.
+    #[test]
+    fn a_creation_that_is_tried_again_keeps_the_epoch_of_its_csrf_token() {
+        let context = context_of(SessionConfig::default());
+        let epoch = Epoch::random();
+        for (change, kept) in [
+            (Change::Create(epoch), true),
+            (Change::Remove { key: "a".into() }, false),
+        ] {
+            let work = new_work(&context, vec![change]);
+            let handles = [(); 2].map(|()| {
+                let id = context.backend.next_commit();
+                let prepared = prepare(&context, None, &[&work], id).0;
+                let prepared = prepared.unwrap().unwrap();
+                assert_eq!(prepared.record.epoch == epoch, kept);
+                assert_ne!(prepared.record.epoch, Epoch::none());
+                prepared.token.handle
+            });
+            assert_ne!(handles[0], handles[1]);
         }
     }
 

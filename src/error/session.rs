@@ -139,6 +139,10 @@ pub enum SessionError {
     /// have ended.
     #[error("the sign-in was refused: {0}")]
     SignInRefused(#[from] SignInRefused),
+    /// The request failed its check against cross-site request forgery: by [`CsrfLayer`](crate::CsrfLayer), `CsrfForm` or
+    /// [`verify_csrf`](crate::Session::verify_csrf). The handler has not run, or must not go on.
+    #[error("the request was refused as a possible cross-site request forgery: {0}")]
+    Csrf(CsrfFailure),
     /// The closure of a [`transaction`](crate::Session::transaction) returned an error when a clone of the session committed it.
     /// Nothing was written. The caller of `transaction` gets the closure's error instead. A closure that does not need its own
     /// error type may return this one.
@@ -258,6 +262,57 @@ impl std::fmt::Display for Denied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::OtherNetwork => "is bound to another network",
+        })
+    }
+}
+
+/// Which check against cross-site request forgery a request has failed.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CsrfFailure {
+    /// The browser says in `Sec-Fetch-Site` that a page of another site, or of another origin of this site, has sent the request.
+    CrossOrigin,
+    /// `Origin` names another host or port than the request was sent to, or cannot be read.
+    OtherOrigin,
+    /// `Origin` is `null`: the page hides where it comes from, as one in a sandbox does.
+    OpaqueOrigin,
+    /// The request has no token.
+    MissingToken,
+    /// The request's token is not one of its session since the last rotation.
+    WrongToken,
+}
+
+impl CsrfFailure {
+    /// The variant's name in snake case, such as `cross_origin`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CrossOrigin => "cross_origin",
+            Self::OtherOrigin => "other_origin",
+            Self::OpaqueOrigin => "opaque_origin",
+            Self::MissingToken => "missing_token",
+            Self::WrongToken => "wrong_token",
+        }
+    }
+}
+
+impl std::fmt::Display for CsrfFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::CrossOrigin => {
+                "`Sec-Fetch-Site` names another origin: if that is one of yours, name it in `CsrfLayer::allow_origin`"
+            }
+            Self::OtherOrigin => {
+                "`Origin` is not the host of the request: make the proxy pass on `Host`, or name the origin in `CsrfLayer::allow_origin`"
+            }
+            Self::OpaqueOrigin => {
+                "`Origin` is `null`: send the request from a page that is neither sandboxed nor local, and without `Referrer-Policy: no-referrer`"
+            }
+            Self::MissingToken => {
+                "it has no token: send that of `Session::csrf_token` in a header or a form field, or exempt the path by `CsrfLayer::exempt`"
+            }
+            Self::WrongToken => {
+                "its token does not belong to the session: reload the page, whose token ended with the last login or sign-out"
+            }
         })
     }
 }

@@ -7,6 +7,8 @@ use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 pub(crate) enum Private {
     /// It sets or removes the session cookie.
     SetsCookie,
+    /// It may contain a CSRF token.
+    ShowsCsrfToken,
     /// Its handler asked for the session of a signed-in user.
     SignedIn,
 }
@@ -27,7 +29,7 @@ pub(crate) fn keep_private(headers: &mut HeaderMap, why: Private) -> Outcome {
     if !directives.forbids_storing() {
         let public = directives.has("public") || directives.has("s-maxage");
         let keep = match why {
-            Private::SetsCookie => directives.has_plain("private"),
+            Private::SetsCookie | Private::ShowsCsrfToken => directives.has_plain("private"),
             Private::SignedIn => !directives.is_empty(),
         };
         if public {

@@ -3,16 +3,17 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::error::session::{Denied, SessionError, SignInRefused};
+use crate::error::session::{CsrfFailure, Denied, SessionError, SignInRefused};
 
 impl SessionError {
     /// Returns the status of the response for this error.
     ///
-    /// It is 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
+    /// It is 403 for `Csrf`; 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
     /// `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a
     /// change of the application's code can fix.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::Csrf(_) => StatusCode::FORBIDDEN,
             Self::Conflict { .. }
             | Self::Gone(_)
             | Self::Denied(_)
@@ -53,6 +54,7 @@ impl SessionError {
             Self::Refused { .. } | Self::Aborted => {
                 "This is no longer possible. Reload the page.\n"
             }
+            Self::Csrf(failure) => csrf_text(*failure),
             Self::Denied(Denied::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::SignInRefused(SignInRefused::SignedOutEverywhere) => {
                 "All sessions were ended in the meantime. Sign in again.\n"
@@ -77,6 +79,16 @@ impl SessionError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+fn csrf_text(failure: CsrfFailure) -> &'static str {
+    match failure {
+        CsrfFailure::CrossOrigin => "The request came from another site (Sec-Fetch-Site).\n",
+        CsrfFailure::OtherOrigin => "The request came from another site (Origin).\n",
+        CsrfFailure::OpaqueOrigin => "The request came from a page without an origin (Origin).\n",
+        CsrfFailure::MissingToken => "The request has no CSRF token. Reload the page.\n",
+        CsrfFailure::WrongToken => "The page is out of date (CSRF token). Reload it.\n",
     }
 }
 
@@ -106,6 +118,7 @@ mod tests {
             (SessionError::Denied(Denied::OtherNetwork), 409, false),
             (SessionError::Refused { key: "k".into() }, 409, false),
             (SessionError::Aborted, 409, false),
+            (SessionError::Csrf(CsrfFailure::WrongToken), 403, false),
             (
                 SessionError::PartlyCommitted {
                     rest: Box::new(SessionError::Store(StoreError::unavailable("down"))),

@@ -34,11 +34,12 @@ pub(crate) async fn finish<B>(
         let committed = commit_pending(shared, Trigger::EndOfRequest { failed }).await;
         let lease = shared.state().lease.take();
         drop(lease);
-        let (action, signed_in) = {
+        let (action, private) = {
             let state = shared.state();
             let accessed = slot.is_accessed();
             let action = cookie_action(&slot.presented, &state, accessed, &committed);
-            (action, state.was_signed_in && accessed)
+            let caching = policy.config.signed_in_caching;
+            (action, private(&state, accessed, caching))
         };
         response = match committed {
             Err(error) => error_response(slot, &error, response.headers()),
@@ -46,7 +47,7 @@ pub(crate) async fn finish<B>(
             // the handler returned must report.
             Ok(()) => replace_session_error(slot, response),
         };
-        write_headers(slot, action, signed_in, response.headers_mut());
+        write_headers(slot, action, private, response.headers_mut());
     } else {
         response = replace_session_error(slot, response);
     }
@@ -158,22 +159,31 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
     }
 }
 
-/// Adds the session cookie, and keeps the response out of shared caches if it sets that cookie or is for a signed-in user.
+/// Why the page itself is for one visitor only, whether or not it sets the cookie.
+fn private(state: &State, accessed: bool, caching: SignedInCaching) -> Option<Private> {
+    match caching {
+        _ if state.shows_csrf_token => Some(Private::ShowsCsrfToken),
+        SignedInCaching::NoStore if state.was_signed_in && accessed => Some(Private::SignedIn),
+        SignedInCaching::NoStore | SignedInCaching::Unchanged => None,
+    }
+}
+
+/// Adds the session cookie, and keeps the response out of shared caches if it sets that cookie or its page is private.
 ///
 /// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1). Before the session cookie come the removals
 /// of the cookies of its name in other scopes.
 fn write_headers(
     slot: &SessionSlot,
     action: CookieAction,
-    signed_in: bool,
+    private: Option<Private>,
     headers: &mut HeaderMap,
 ) {
     let policy = &slot.context.policy;
     let config = &policy.config.cookie;
-    let why = match (&action, policy.config.signed_in_caching) {
+    let why = match (&action, private) {
         (CookieAction::Set(..) | CookieAction::Remove, _) => Private::SetsCookie,
-        (CookieAction::Unchanged, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
-        (CookieAction::Unchanged, SignedInCaching::NoStore | SignedInCaching::Unchanged) => return,
+        (CookieAction::Unchanged, Some(why)) => why,
+        (CookieAction::Unchanged, None) => return,
     };
     let cookie = match action {
         CookieAction::Unchanged => None,

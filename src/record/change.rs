@@ -11,6 +11,7 @@
 //! | `take`, `take_flashes` | takes the newer value or messages, or nothing |
 //! | `flash` | the session keeps both messages |
 //! | `clear` | removes the keys that it saw |
+//! | creation | nothing, if the session is stored |
 //! | rotation, login, `clear_principal` | replayed only within its epoch, see [`crate::commit`]; a login may join another login of its principal |
 
 use std::fmt;
@@ -105,6 +106,9 @@ pub(crate) enum Change {
         deferred: Deferred<Vec<Kept<Flash>>>,
     },
     Lifetimes(Lifetimes),
+    /// Stores a session that is not stored yet, even if it is empty, and with this epoch, so that a CSRF token which was made
+    /// from it stays valid.
+    Create(Epoch),
     Rotate(Rotation),
     SetPrincipal {
         who: ByteString,
@@ -129,6 +133,7 @@ impl fmt::Debug for Change {
             Self::AddFlash(_) => "AddFlash",
             Self::TakeFlashes { .. } => "TakeFlashes",
             Self::Lifetimes(_) => "Lifetimes",
+            Self::Create(_) => "Create",
             Self::Rotate(_) => "Rotate",
             Self::SetPrincipal { .. } => "SetPrincipal",
             Self::SetLabel(_) => "SetLabel",
@@ -186,6 +191,11 @@ impl Change {
                 record.persistent = lifetimes.persistent.unwrap_or(record.persistent);
                 if lifetimes.absolute.is_some() {
                     restart(record, record.started, apply_context);
+                }
+            }
+            Self::Create(epoch) => {
+                if record.epoch == Epoch::none() {
+                    record.epoch = *epoch;
                 }
             }
             Self::Rotate(rotation) => rotate(record, rotation, apply_context.now),
@@ -277,6 +287,7 @@ impl Change {
             | Self::TakeFlashes { .. }
             | Self::Lifetimes(_)
             | Self::SetLabel(_)
+            | Self::Create(_)
             | Self::Rotate(_)
             | Self::SetPrincipal { .. }
             | Self::ClearPrincipal(_) => &[],
@@ -300,7 +311,8 @@ impl Change {
             | Self::AddFlash(_)
             | Self::TakeFlashes { .. }
             | Self::Lifetimes(_)
-            | Self::SetLabel(_) => None,
+            | Self::SetLabel(_)
+            | Self::Create(_) => None,
         }
     }
 }
@@ -506,6 +518,20 @@ pub(crate) mod tests {
             (noa.principal.as_deref(), noa.former_principal),
             (Some("noa"), None)
         );
+    }
+
+    #[test]
+    fn a_creation_gives_a_new_session_its_epoch_and_changes_no_other() {
+        let (epoch, stored) = (Epoch::random(), record());
+        let created = replay(&Record::new(&now()), [Change::Create(epoch)]).unwrap();
+        assert_eq!(created.epoch, epoch);
+        assert!(!created.is_empty(), "so that it is stored");
+        for change in [Change::Create(Epoch::random()), Change::Create(epoch)] {
+            assert_eq!(replay(&created, [change]).unwrap().epoch, epoch);
+        }
+        let unchanged = replay(&stored, [Change::Create(epoch)]).unwrap();
+        assert_eq!(unchanged.epoch, stored.epoch);
+        assert!(unchanged.has_same_content(&stored));
     }
 
     #[test]

@@ -17,13 +17,14 @@
 //!    ApplyContext` holds the inputs that are not in the record. `transaction.rs: Transaction` is the change whose closure sees all
 //!    values; `deferred.rs: Deferred` holds the result of a change until its commit.
 //! 5. `log.rs: ChangeLog`: the operations of one request in order, and their replay on a newer record (`apply`, `join`).
-//! 6. `token_check.rs: check_token`, `fingerprint.rs: compare`, `lifetime.rs: renewal` and `flash.rs: take`: the rules for tokens,
-//!    networks, lifetimes and flash messages.
+//! 6. `token_check.rs: check_token`, `fingerprint.rs: compare`, `lifetime.rs: renewal`, `flash.rs: take` and `csrf.rs: CsrfKey`: the
+//!    rules for tokens, networks, lifetimes, flash messages and CSRF tokens.
 
 pub(crate) mod cache;
 pub(crate) mod canonical;
 pub(crate) mod change;
 pub(crate) mod context;
+pub(crate) mod csrf;
 pub(crate) mod deferred;
 pub(crate) mod fingerprint;
 pub(crate) mod flash;
@@ -179,9 +180,11 @@ impl Record {
             && self.flash == before.flash
     }
 
-    /// Whether changes that did not rotate the session have left a session that is not stored empty.
+    /// Whether changes that did not rotate the session have left a session that is not stored empty. It has an epoch if a CSRF
+    /// token was made from that.
     pub(crate) fn is_empty(&self) -> bool {
-        self.idle_timeout.is_none()
+        self.epoch == Epoch::none()
+            && self.idle_timeout.is_none()
             && self.absolute_timeout.is_none()
             && !self.persistent
             && self.label.is_none()

@@ -1,5 +1,7 @@
 //! Numbers that identify the stored values of a session, its epochs, its writers and their commits.
 
+use std::fmt;
+
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -56,8 +58,16 @@ impl Version {
 
 /// Drawn anew at each rotation: at a login, a logout of the principal, or `cycle_id`. Changes that were made in one epoch are never
 /// replayed on a record of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// It is a secret of the server: CSRF tokens are made from it (`csrf.rs`), so `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Epoch(..)")
+    }
+}
 
 impl Epoch {
     /// The epoch of a session that is not stored yet.
@@ -67,6 +77,10 @@ impl Epoch {
 
     pub(crate) fn random() -> Self {
         Self(u64::from_be_bytes(random_bytes()))
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
     }
 }
 

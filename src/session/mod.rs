@@ -9,7 +9,7 @@
 //!    `State` (`state/mod.rs`) behind a lock.
 //! 2. A call of the handler notes what it reads (`state/reads.rs`), applies its change to the view, and appends it to the
 //!    change log (`state/mod.rs: State::change`). The calls for values are in `values.rs` and `update.rs`, those of logins in `principal.rs`, of
-//!    timeouts in `lifetime.rs`, of messages in `flash.rs`; `transaction.rs` has transactions, and `read_only.rs` a session
+//!    timeouts in `lifetime.rs`, of messages in `flash.rs`, of CSRF tokens in `csrf.rs`; `transaction.rs` has transactions, and `read_only.rs` a session
 //!    without calls that change it. A closure of the application runs without the lock, for it may use the session.
 //! 3. `save.rs: commit_pending` runs at the end of the request, in its task unless the request is dropped, or when a call commits at once,
 //!    in a task of its own (`running.rs`):
@@ -21,6 +21,7 @@
 //! 5. `state/phase.rs` records whether the response head was sent. If no response follows, `shared.rs: Shared::abandon` drops the
 //!    changes and carries out a `destroy`.
 
+pub(crate) mod csrf;
 pub(crate) mod flash;
 pub(crate) mod lifetime;
 pub(crate) mod principal;

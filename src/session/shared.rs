@@ -128,6 +128,7 @@ impl Shared {
             SessionError::SignInRefused(why) => {
                 self.emit(&Event::SignInRefused { handle, why: *why });
             }
+            SessionError::Csrf(why) => self.emit(&Event::CsrfRefused { handle, why: *why }),
             SessionError::Denied(why) => self.emit(&Event::Denied { handle, why: *why }),
             SessionError::TooLarge { part, size, limit } => self.emit(&Event::TooLarge {
                 handle,

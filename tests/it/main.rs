@@ -11,6 +11,7 @@ mod compare_and_set;
 mod conformance;
 mod connecting;
 mod credentials;
+mod csrf;
 mod docs;
 mod durability;
 mod eviction;

@@ -52,6 +52,8 @@ async fn no_token_is_stored_or_logged() {
 
     let mut browser = Browser::default();
     let mut tokens = Vec::new();
+    let mut connection = server.connection();
+    let mut epochs = Vec::new();
     for path in [
         "/set?k=name&v=mia",
         "/cycle",
@@ -68,13 +70,13 @@ async fn no_token_is_stored_or_logged() {
             late.peek(&app, "/incr?k=n").await;
         }
         tokens.push(browser.token().to_owned());
+        epochs.extend(stored_epochs(&mut connection));
     }
     let broken = Browser {
         cookie: Some(format!("__Host-id={}x", tokens[0])),
     };
     broken.peek(&app, "/incr?k=n").await;
 
-    let mut connection = server.connection();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
     let mut stored = keys.join(" ");
     for key in keys {
@@ -102,4 +104,24 @@ async fn no_token_is_stored_or_logged() {
         // The second half of a token is the secret. The first half names the session and may appear.
         assert!(!kept.contains(&token[23..]), "a secret is stored or logged");
     }
+    assert!(epochs.len() >= 5, "{epochs:?}");
+    for epoch in epochs {
+        // CSRF tokens are made from it.
+        let number = u64::from_str_radix(&epoch, 16).unwrap().to_string();
+        assert!(
+            !logged.contains(&epoch) && !logged.contains(&number),
+            "an epoch is logged"
+        );
+    }
+}
+
+/// The epochs of all sessions.
+fn stored_epochs(connection: &mut redis::Connection) -> Vec<String> {
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(connection).unwrap();
+    let epoch = |key: String| {
+        let value: String = redis::cmd("GET").arg(key).query(connection).ok()?;
+        let (_, rest) = value.split_once("\"epoch\":\"")?;
+        Some(rest[..16].to_owned())
+    };
+    keys.into_iter().filter_map(epoch).collect()
 }

@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub(crate) generation: u32,
     /// A principal was signed in when the session was loaded, or since.
     pub(crate) was_signed_in: bool,
+    /// The response may contain a CSRF token, which no cache must serve to others.
+    pub(crate) shows_csrf_token: bool,
     /// The cookie that the browser has, if the session was loaded.
     pub(crate) cookie: BrowserCookie,
     /// Messages for this page only.
@@ -133,6 +135,7 @@ impl State {
             refuses_join: false,
             generation: 0,
             was_signed_in: false,
+            shows_csrf_token: false,
             cookie: BrowserCookie::default(),
             flash_now: Vec::new(),
             flashes_taken: Vec::new(),
@@ -431,6 +434,7 @@ pub(crate) mod tests {
     use crate::record::change::tests::{LOOKED_AT, json, now, rotation};
     use crate::record::flash::Level;
     use crate::record::tests::record;
+    use crate::record::version::Epoch;
     use crate::token::Token;
 
     /// A session of this principal, with a value under each of these keys.
@@ -477,6 +481,17 @@ pub(crate) mod tests {
             work.expect("something to commit").0
         };
         changes.into_iter().map(work).collect()
+    }
+
+    /// The work of a request whose session is not stored yet.
+    pub(crate) fn new_work(context: &CommitContext, changes: Vec<Change>) -> Work {
+        let apply_context = context.apply_context();
+        let mut state = State::new(Backing::New, Fingerprint::Off, &apply_context);
+        for change in changes {
+            state.change(change, &apply_context).unwrap();
+        }
+        let work = state.take_work(context.clone()).unwrap();
+        work.expect("something to commit").0
     }
 
     /// The same: each request inserts a value under its number.
@@ -653,7 +668,7 @@ pub(crate) mod tests {
     /// What a call does before it makes its change.
     type Call = fn(&mut State, usize) -> Change;
 
-    const CALLS: [(&str, Call); 8] = [
+    const CALLS: [(&str, Call); 9] = [
         ("insert of different keys", |state, n| {
             insert(state, n.to_string(), n)
         }),
@@ -679,6 +694,7 @@ pub(crate) mod tests {
                 ..Default::default()
             })
         }),
+        ("csrf_token", |_, _| Change::Create(Epoch::random())),
         ("principal", |state, _| {
             state.is_certainly_anonymous();
             insert(state, "k".into(), 1)
