@@ -143,6 +143,9 @@ pub enum SessionError {
     /// [`verify_csrf`](crate::Session::verify_csrf). The handler has not run, or must not go on.
     #[error("the request was refused as a possible cross-site request forgery: {0}")]
     Csrf(CsrfFailure),
+    /// The request needs a signed-in user, and the session is anonymous.
+    #[error("nobody is signed in: sign the user in with `set_principal` before this request")]
+    NotSignedIn,
     /// The closure of a [`transaction`](crate::Session::transaction) returned an error when a clone of the session committed it.
     /// Nothing was written. The caller of `transaction` gets the closure's error instead. A closure that does not need its own
     /// error type may return this one.

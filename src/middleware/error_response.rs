@@ -4,15 +4,17 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::error::session::{CsrfFailure, Denied, SessionError, SignInRefused};
+use crate::middleware::body::ResponseBody;
 
 impl SessionError {
     /// Returns the status of the response for this error.
     ///
-    /// It is 403 for `Csrf`; 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
+    /// It is 401 for `NotSignedIn` and 403 for `Csrf`; 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
     /// `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a
     /// change of the application's code can fix.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::NotSignedIn => StatusCode::UNAUTHORIZED,
             Self::Csrf(_) => StatusCode::FORBIDDEN,
             Self::Conflict { .. }
             | Self::Gone(_)
@@ -37,6 +39,27 @@ impl SessionError {
         }
     }
 
+    /// The default response of a service of this crate for this error. Its extensions hold the error, so that the session layer
+    /// around it calls the hook.
+    pub(crate) fn into_own_response<R>(self) -> Response<ResponseBody<R>> {
+        self.log_fault();
+        let mut response = self.response().map(ResponseBody::own);
+        response.extensions_mut().insert(self);
+        response
+    }
+
+    /// Logs an error that only a change of the application can fix.
+    pub(crate) fn log_fault(&self) {
+        // These errors have their own events, and while the store is down every request returns one.
+        let has_event = matches!(
+            self,
+            Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown
+        );
+        if self.status().is_server_error() && !has_event {
+            tracing::error!(target: "sessile", error = self as &dyn std::error::Error, "a handler returned a session error");
+        }
+    }
+
     /// The default response: the [`status`](Self::status) and one sentence of plain text, with `Cache-Control: no-store`, and with
     /// `Retry-After` where a retry of the request is safe. A hook of
     /// [`SessionLayer::with_on_error`](crate::SessionLayer::with_on_error) may begin with it.
@@ -54,6 +77,7 @@ impl SessionError {
             Self::Refused { .. } | Self::Aborted => {
                 "This is no longer possible. Reload the page.\n"
             }
+            Self::NotSignedIn => "Sign in first.\n",
             Self::Csrf(failure) => csrf_text(*failure),
             Self::Denied(Denied::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::SignInRefused(SignInRefused::SignedOutEverywhere) => {
@@ -118,6 +142,7 @@ mod tests {
             (SessionError::Denied(Denied::OtherNetwork), 409, false),
             (SessionError::Refused { key: "k".into() }, 409, false),
             (SessionError::Aborted, 409, false),
+            (SessionError::NotSignedIn, 401, false),
             (SessionError::Csrf(CsrfFailure::WrongToken), 403, false),
             (
                 SessionError::PartlyCommitted {

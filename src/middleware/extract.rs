@@ -7,6 +7,7 @@ use http::request::Parts;
 
 use crate::error::session::SessionError;
 use crate::middleware::logout::Logout;
+use crate::middleware::principal::Principal;
 use crate::record::transaction::TransactionError;
 use crate::session::Session;
 use crate::session::read_only::ReadSession;
@@ -78,6 +79,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Sessions {
     }
 }
 
+/// Extracts `principal: Principal`. Rejects with [`SessionError::NotSignedIn`], 401, if nobody is signed in, and otherwise as
+/// [`Session`].
+impl<S: Send + Sync> FromRequestParts<S> for Principal {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Self::from_parts(parts).await
+    }
+}
+
+/// Extracts `principal: Option<Principal>`, which is `None` if nobody is signed in. All other rejections remain: an outage must not
+/// make a user anonymous.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for Principal {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        match Self::from_parts(parts).await {
+            Ok(principal) => Ok(Some(principal)),
+            Err(SessionError::NotSignedIn) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// `None` only if there is no layer.
 fn unless_absent<T>(extracted: Result<T, SessionError>) -> Result<Option<T>, SessionError> {
     match extracted {
@@ -98,14 +123,7 @@ impl<E: IntoResponse> IntoResponse for TransactionError<E> {
 
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        // These errors have their own events, and while the store is down every request returns one.
-        let has_event = matches!(
-            self,
-            Self::Store(_) | Self::Busy { .. } | Self::OutcomeUnknown
-        );
-        if self.status().is_server_error() && !has_event {
-            tracing::error!(target: "sessile", error = &self as &dyn std::error::Error, "a handler returned a session error");
-        }
+        self.log_fault();
         let mut response = self.response().map(Body::from);
         response.extensions_mut().insert(self);
         response

@@ -35,6 +35,10 @@
 //!    - `vary_by_cookie` adds `Vary: Cookie` if the handler used the session.
 //! 7. `body.rs: ResponseBody` is the inner service's body, or that of a response which replaced it.
 //!
+//! `require_principal.rs: RequirePrincipalService` works inside of this layer and lets signed-in users pass only (`principal.rs:
+//! Principal` is the extractor for it), and `local_path.rs: LocalPath` reads where they wanted to go. What it refuses is a
+//! `SessionError` in the response's extensions, so that step 6 calls the error hook for it.
+//!
 //! `from_config.rs` builds a layer and its store from a configuration.
 
 pub(crate) mod authenticate;
@@ -51,9 +55,12 @@ pub(crate) mod forwarded;
 pub(crate) mod from_config;
 pub(crate) mod hooks;
 pub(crate) mod layer;
+pub(crate) mod local_path;
 pub(crate) mod logout;
 pub(crate) mod nested;
 pub(crate) mod parts;
+pub(crate) mod principal;
 pub(crate) mod request;
+pub(crate) mod require_principal;
 pub(crate) mod service;
 pub(crate) mod slot;

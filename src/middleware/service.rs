@@ -49,7 +49,7 @@ where
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         let parts = self.parts.clone();
-        ResponseFuture(Box::pin(serve(parts, inner, request)))
+        ResponseFuture::new(serve(parts, inner, request))
     }
 }
 
@@ -80,8 +80,14 @@ where
     Ok(response)
 }
 
-/// The response future of a [`SessionService`].
+/// The response future of the services of this crate.
 pub struct ResponseFuture<R, E>(Pin<Box<dyn Future<Output = ServiceResult<R, E>> + Send>>);
+
+impl<R, E> ResponseFuture<R, E> {
+    pub(crate) fn new(future: impl Future<Output = ServiceResult<R, E>> + Send + 'static) -> Self {
+        Self(Box::pin(future))
+    }
+}
 
 type ServiceResult<R, E> = Result<Response<ResponseBody<R>>, E>;
 

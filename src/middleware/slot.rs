@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{COOKIE, HOST};
 use http::request::Parts;
-use http::{Extensions, HeaderName, HeaderValue, Method};
+use http::{Extensions, HeaderName, HeaderValue, Method, Uri};
 use smallvec::SmallVec;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
@@ -314,13 +314,22 @@ fn host(parts: &Parts) -> Option<&str> {
     }
 }
 
-/// The path that the browser requested. Routers that strip a prefix hide it, unless axum's `OriginalUri` is there.
+/// The path that the browser requested.
 fn path(parts: &Parts) -> &str {
+    original_uri(&parts.extensions, &parts.uri).path()
+}
+
+/// The URI that the browser requested. Routers that strip a prefix hide it, unless axum's `OriginalUri` is there.
+#[cfg_attr(
+    not(feature = "axum"),
+    expect(unused_variables, reason = "only axum keeps the original URI")
+)]
+pub(crate) fn original_uri<'a>(extensions: &'a Extensions, uri: &'a Uri) -> &'a Uri {
     #[cfg(feature = "axum")]
-    if let Some(axum::extract::OriginalUri(uri)) = parts.extensions.get() {
-        return uri.path();
+    if let Some(axum::extract::OriginalUri(uri)) = extensions.get() {
+        return uri;
     }
-    parts.uri.path()
+    uri
 }
 
 /// Whether the browser shows the response. A page that it prefetches may never be shown, and its flash messages would be lost.

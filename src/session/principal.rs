@@ -137,6 +137,33 @@ impl Session {
         state.view.principal.as_deref().map(str::to_owned)
     }
 
+    /// The principal, or an error if nobody is signed in: for handlers that need a user.
+    ///
+    /// The extractor [`Principal`](crate::Principal) and the layer [`RequirePrincipal`](crate::RequirePrincipal) call it.
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::NotSignedIn`]: the session is anonymous, or is hidden since it belongs to another network
+    ///   ([`Fingerprinting::Strict`](crate::Fingerprinting::Strict)). The response is 401.
+    /// - [`SessionError::Store`]: the session could not be loaded ([`OnStoreError::Anonymous`](crate::OnStoreError::Anonymous)), so
+    ///   that nobody knows who is signed in.
+    /// - [`SessionError::Gone`]: another request has rotated the session a moment ago, or it cannot be read. If that was a login, the
+    ///   browser has, or will get, the new cookie.
+    pub fn require_principal(&self) -> Result<String, SessionError> {
+        if let Some(principal) = self.principal() {
+            return Ok(principal);
+        }
+        match &self.shared().state().backing {
+            Backing::Denied {
+                why: why @ (SessionError::Store(_) | SessionError::Gone(_)),
+                ..
+            } => Err(why.clone()),
+            Backing::New | Backing::Loaded(_) | Backing::Denied { .. } => {
+                Err(SessionError::NotSignedIn)
+            }
+        }
+    }
+
     /// Whether a login of this principal joins the login that has retired this request's token.
     fn may_join(&self, who: &str) -> bool {
         let context = self.shared().context.clone();
