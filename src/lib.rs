@@ -63,6 +63,9 @@ pub use error::session::{CsrfFailure, Denied, Gone, LimitedPart, SessionError, S
 pub use error::store::StoreError;
 pub use event::{AddressProblem, Event, Observer};
 pub use middleware::body::ResponseBody;
+pub use middleware::csrf::{CsrfLayer, CsrfService};
+#[cfg(feature = "axum")]
+pub use middleware::csrf_form::{CsrfForm, CsrfFormRejection};
 pub use middleware::from_config::{Config, StoreConfig};
 pub use middleware::layer::SessionLayer;
 pub use middleware::local_path::LocalPath;

@@ -35,8 +35,10 @@
 //!    - `vary_by_cookie` adds `Vary: Cookie` if the handler used the session.
 //! 7. `body.rs: ResponseBody` is the inner service's body, or that of a response which replaced it.
 //!
-//! `require_principal.rs: RequirePrincipalService` works inside of this layer and lets signed-in users pass only (`principal.rs:
-//! Principal` is the extractor for it), and `local_path.rs: LocalPath` reads where they wanted to go. What it refuses is a
+//! Two layers work inside of this one, and read its slot. `csrf.rs: CsrfService` refuses what a page of another site may have sent:
+//! `csrf_check.rs: judge` decides from the headers (`origin.rs: Origin`), `Session::verify_csrf` from the token, and `csrf_form.rs:
+//! CsrfForm` reads that from a form. `require_principal.rs: RequirePrincipalService` lets signed-in users pass only (`principal.rs:
+//! Principal` is the extractor for it), and `local_path.rs: LocalPath` reads where they wanted to go. What they refuse is a
 //! `SessionError` in the response's extensions, so that step 6 calls the error hook for it.
 //!
 //! `from_config.rs` builds a layer and its store from a configuration.
@@ -47,6 +49,10 @@ pub(crate) mod cache_control;
 pub(crate) mod choose;
 pub(crate) mod client_ip;
 pub(crate) mod cookie;
+pub(crate) mod csrf;
+pub(crate) mod csrf_check;
+#[cfg(feature = "axum")]
+pub(crate) mod csrf_form;
 pub(crate) mod error_response;
 #[cfg(feature = "axum")]
 pub(crate) mod extract;
@@ -58,6 +64,7 @@ pub(crate) mod layer;
 pub(crate) mod local_path;
 pub(crate) mod logout;
 pub(crate) mod nested;
+pub(crate) mod origin;
 pub(crate) mod parts;
 pub(crate) mod principal;
 pub(crate) mod request;

@@ -62,11 +62,16 @@ pub(crate) struct SessionSlots(SmallVec<[Arc<SessionSlot>; 1]>);
 impl SessionSlots {
     /// Returns the slot of the innermost layer. From then on the response counts as dependent on the session.
     pub(crate) fn of(extensions: &Extensions) -> Result<Arc<SessionSlot>, SessionError> {
+        let slot = Self::peek(extensions)?;
+        slot.accessed.store(true, Ordering::Relaxed);
+        Ok(slot)
+    }
+
+    /// The same, for middleware whose response does not depend on the session.
+    pub(crate) fn peek(extensions: &Extensions) -> Result<Arc<SessionSlot>, SessionError> {
         let slots = extensions.get::<Self>();
         let slot = slots.and_then(|slots| slots.0.last());
-        let slot = slot.ok_or(SessionError::MissingLayer)?;
-        slot.accessed.store(true, Ordering::Relaxed);
-        Ok(Arc::clone(slot))
+        slot.map(Arc::clone).ok_or(SessionError::MissingLayer)
     }
 }
 
