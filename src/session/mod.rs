@@ -193,6 +193,21 @@ impl Session {
         !self.shared.state().has_nothing_pending()
     }
 
+    /// Whether this request has ended the session: [`destroy`](Self::destroy) was called. Changes since then belong to a new
+    /// session, and this stays `true`.
+    #[doc(alias = "is_purged")]
+    pub fn is_destroyed(&self) -> bool {
+        self.shared.state().ending.has_begun()
+    }
+
+    /// Whether this request replaces the token of the session, or has done so, by [`cycle_id`](Self::cycle_id),
+    /// [`set_principal`](Self::set_principal) or [`clear_principal`](Self::clear_principal): the response then sets another cookie.
+    /// A session that is not stored yet has no token to replace.
+    #[doc(alias("is_renewed", "is_regenerated"))]
+    pub fn is_rotated(&self) -> bool {
+        self.shared.state().is_rotated()
+    }
+
     /// How the client's network compares with the one that the session belongs to.
     pub fn fingerprint(&self) -> Fingerprint {
         self.shared.state().fingerprint.clone()

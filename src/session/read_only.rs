@@ -96,6 +96,16 @@ impl ReadSession {
         self.0.is_new()
     }
 
+    /// Same as [`Session::is_destroyed`].
+    pub fn is_destroyed(&self) -> bool {
+        self.0.is_destroyed()
+    }
+
+    /// Same as [`Session::is_rotated`].
+    pub fn is_rotated(&self) -> bool {
+        self.0.is_rotated()
+    }
+
     /// Same as [`Session::created_at`].
     pub fn created_at(&self) -> SystemTime {
         self.0.created_at()

@@ -1,10 +1,10 @@
 //! Authentication: tokens, rotation, login and logout.
 
 use axum::http::StatusCode;
-use sessile::{CookieConfig, MemoryStore, SessionConfig, SessionLayer};
+use sessile::{CookieConfig, MemoryStore, ReadSession, Session, SessionConfig, SessionLayer};
 
 use crate::support::app::{app, routes};
-use crate::support::{Browser, Ground, Spy};
+use crate::support::{Browser, Ground, Spy, Visit};
 
 fn memory() -> axum::Router {
     app(SessionLayer::new(MemoryStore::new()))
@@ -253,4 +253,49 @@ async fn a_cookie_is_valid_only_for_its_layer_and_key_prefix() {
         cookie: Some(format!("__Host-admin={}", browser.token())),
     };
     assert_eq!(swapped.peek(&admins, "/read").await.ok(), "");
+}
+
+#[tokio::test]
+async fn a_request_knows_whether_it_ends_or_rotates_its_session() {
+    let mut visit = Visit::in_memory();
+    visit
+        .request(|session| async move {
+            assert!(!session.is_destroyed() && !session.is_rotated());
+            session.cycle_id().unwrap();
+            session.set_principal("mia").await.unwrap();
+            assert!(!session.is_rotated(), "there is no token yet");
+            session.save().await.unwrap();
+            assert!(!session.is_rotated(), "created, and not rotated");
+        })
+        .await;
+    for rotate in [
+        (|session| session.cycle_id().unwrap()) as fn(&Session),
+        |session| session.clear_principal().unwrap(),
+    ] {
+        visit
+            .request(move |session| async move {
+                let read = ReadSession::from(session.clone());
+                rotate(&session);
+                assert!(session.is_rotated() && read.is_rotated());
+                session.discard_changes();
+                assert!(!session.is_rotated(), "discarded");
+                rotate(&session);
+                session.save().await.unwrap();
+                assert!(session.is_rotated(), "committed");
+                session.insert("n", 1).unwrap();
+                assert!(!session.is_destroyed());
+                session.destroy();
+                assert!(session.is_destroyed() && read.is_destroyed());
+                assert!(!session.is_rotated(), "this session has ended");
+                session.insert("n", 1).unwrap();
+                session.save().await.unwrap();
+                assert!(session.is_destroyed() && !session.is_rotated());
+                session.set_principal("mia").await.unwrap();
+                assert!(session.is_rotated(), "the new session has a token");
+            })
+            .await;
+    }
+    visit
+        .request(|session| async move { assert!(!session.is_destroyed() && !session.is_rotated()) })
+        .await;
 }

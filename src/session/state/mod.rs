@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) refuses_join: bool,
     /// Grows with every `destroy`, so that a running commit notices that its session is gone.
     pub(crate) generation: u32,
+    /// A commit of this request has replaced the token of its session.
+    pub(crate) has_rotated: bool,
     /// A principal was signed in when the session was loaded, or since.
     pub(crate) was_signed_in: bool,
     /// The response may contain a CSRF token, which no cache must serve to others.
@@ -134,6 +136,7 @@ impl State {
             ending: Ending::None,
             refuses_join: false,
             generation: 0,
+            has_rotated: false,
             was_signed_in: false,
             shows_csrf_token: false,
             cookie: BrowserCookie::default(),
@@ -204,6 +207,18 @@ impl State {
         !pending && self.view.principal.is_none()
     }
 
+    /// Whether this request replaces the token of a stored session, or has done so.
+    pub(crate) fn is_rotated(&self) -> bool {
+        let is_pending = || {
+            let in_flight = self.in_flight.log().and_then(ChangeLog::new_secret);
+            in_flight.or(self.log.new_secret()).is_some()
+        };
+        match &self.backing {
+            Backing::New => false,
+            Backing::Loaded(_) | Backing::Denied { .. } => self.has_rotated || is_pending(),
+        }
+    }
+
     /// The keys that exist, or that may exist if pending changes fail.
     pub(crate) fn all_keys(&self) -> Vec<ByteString> {
         let mut keys: BTreeSet<&ByteString> = self.view.data.keys().collect();
@@ -235,6 +250,7 @@ impl State {
         let own = own.map(Revocation::Verified);
         self.ending.begin(own.into_iter().chain(others));
         self.refuses_join = true;
+        self.has_rotated = false;
         self.generation += 1;
         self.revision += 1;
         self.remove_all();

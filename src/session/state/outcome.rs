@@ -25,6 +25,7 @@ impl State {
             CommitOutcome::Committed(committed) => {
                 self.remove(sent.log.unwrap_or_default());
                 self.reads.mark_verified();
+                self.has_rotated |= committed.rotated;
                 self.adopt(committed.base);
                 self.note_committed(counts);
             }
@@ -49,6 +50,7 @@ impl State {
                 }
                 self.remove(sent.log.unwrap_or_default());
                 let committed = self.phase.has_committed();
+                self.has_rotated |= done.rotated;
                 let before = self.adopt(done.base);
                 self.note_committed(counts);
                 let sent = Sent {
@@ -95,6 +97,8 @@ impl State {
     /// Restores the backing before a commit that was on the primary and is lost there.
     fn restore_backing(&mut self, before: Option<(Backing, bool)>) {
         if let Some((backing, committed)) = before {
+            // If the rotation was lost with the commit, it is in the log again.
+            self.has_rotated = false;
             self.backing = backing;
             self.phase.restore_committed(committed);
         }
