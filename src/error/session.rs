@@ -171,6 +171,15 @@ pub enum SessionError {
         "the store did not acknowledge the commit in time: read the session in a new request before you retry"
     )]
     OutcomeUnknown,
+    /// [`require_fresh`](crate::Session::require_fresh): the login is too old, or nobody is signed in.
+    #[error(
+        "the last login is not within {max_age:?}: ask the user to sign in again, then call `set_principal`"
+    )]
+    #[non_exhaustive]
+    StaleLogin {
+        /// How old the login may be.
+        max_age: Duration,
+    },
     /// The store cannot be reached, or rejects the operation. No request will see these changes. A deletion may have been applied,
     /// and is retried; a new session may have been stored, but no browser has its token, and sessile deletes it in the background.
     #[error("the session store failed")]

@@ -9,13 +9,14 @@ use crate::middleware::body::ResponseBody;
 impl SessionError {
     /// Returns the status of the response for this error.
     ///
-    /// It is 401 for `NotSignedIn` and 403 for `Csrf`; 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
+    /// It is 401 for `NotSignedIn`; 403 for `Csrf`, and for `StaleLogin`, since the visitor is known, and the
+    /// credentials are not sufficient (RFC 9110 §15.5.4); 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
     /// `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a
     /// change of the application's code can fix.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotSignedIn => StatusCode::UNAUTHORIZED,
-            Self::Csrf(_) => StatusCode::FORBIDDEN,
+            Self::Csrf(_) | Self::StaleLogin { .. } => StatusCode::FORBIDDEN,
             Self::Conflict { .. }
             | Self::Gone(_)
             | Self::Denied(_)
@@ -79,6 +80,7 @@ impl SessionError {
             }
             Self::NotSignedIn => "Sign in first.\n",
             Self::Csrf(failure) => csrf_text(*failure),
+            Self::StaleLogin { .. } => "Sign in again to do this.\n",
             Self::Denied(Denied::OtherNetwork) => "The session cannot be used from this network.\n",
             Self::SignInRefused(SignInRefused::SignedOutEverywhere) => {
                 "All sessions were ended in the meantime. Sign in again.\n"
@@ -144,6 +146,13 @@ mod tests {
             (SessionError::Aborted, 409, false),
             (SessionError::NotSignedIn, 401, false),
             (SessionError::Csrf(CsrfFailure::WrongToken), 403, false),
+            (
+                SessionError::StaleLogin {
+                    max_age: Duration::ZERO,
+                },
+                403,
+                false,
+            ),
             (
                 SessionError::PartlyCommitted {
                     rest: Box::new(SessionError::Store(StoreError::unavailable("down"))),

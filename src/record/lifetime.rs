@@ -117,6 +117,12 @@ pub(crate) fn last_accessed(
         .min(now)
 }
 
+/// Whether a principal is signed in and has signed in no longer ago than this.
+pub(crate) fn is_fresh(record: &Record, max_age: Duration, now: Millis) -> bool {
+    let age = Duration::from_millis(now.saturating_sub(record.started));
+    record.principal.is_some() && age <= max_age
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +217,23 @@ mod tests {
             assert_eq!(cookie.is_outdated_by(&record), is_old);
             record.deadline += 1;
             assert_eq!(cookie.is_outdated_by(&record), is_old || persistent);
+        }
+    }
+
+    #[test]
+    fn a_login_is_fresh_up_to_the_given_age_and_an_anonymous_visitor_never() {
+        for (principal, started, now, is_expected) in [
+            (Some("mia"), 1_000, 61_000, true),
+            (Some("mia"), 1_000, 61_001, false),
+            (Some("mia"), 1_000, 1_000, true),
+            // By the clock of another primary, which is behind.
+            (Some("mia"), 1_000, 999, true),
+            (None, 1_000, 1_000, false),
+        ] {
+            let mut record = crate::record::tests::record();
+            record.principal = principal.map(Into::into);
+            record.started = started;
+            assert_eq!(is_fresh(&record, secs(MIN), now), is_expected, "{now}");
         }
     }
 

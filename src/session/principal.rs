@@ -1,11 +1,15 @@
 //! Principals: login, logout and rotation.
 
+use std::time::{Duration, SystemTime};
+
 use crate::error::session::{LimitedPart, SessionError};
 use crate::record::change::{Change, Rotation};
+use crate::record::lifetime::is_fresh;
 use crate::record::version::Epoch;
 use crate::session::Session;
 use crate::session::sessions::SignIn;
 use crate::session::state::backing::Backing;
+use crate::time::to_time;
 use crate::token::Secret;
 
 /// The principal whom the session belongs to.
@@ -161,6 +165,58 @@ impl Session {
             Backing::New | Backing::Loaded(_) | Backing::Denied { .. } => {
                 Err(SessionError::NotSignedIn)
             }
+        }
+    }
+
+    /// When the principal signed in, by the store's clock: at the last [`set_principal`](Self::set_principal), also if the same
+    /// principal was signed in before. `None` for an anonymous visitor. Neither a rotation nor a new timeout changes it.
+    #[doc(alias("auth_time", "signed_in_at", "last_login"))]
+    pub fn authenticated_at(&self) -> Option<SystemTime> {
+        let mut state = self.shared().state();
+        state.reads.note(|seen| seen.principal = true);
+        let view = &state.view;
+        view.principal.is_some().then(|| to_time(view.started))
+    }
+
+    /// Requires that the principal has signed in within this time, for a page that needs a recent password, such as a change
+    /// of the password or the mail address (OWASP Authentication Cheat Sheet, "Require Re-authentication for Sensitive
+    /// Features").
+    ///
+    /// If it fails, ask for the password, and call [`set_principal`](Self::set_principal) with the same principal once it is
+    /// right: the login is then fresh, the data stays, and the session is rotated.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use axum::response::{IntoResponse, Redirect, Response};
+    /// # use sessile::{Session, SessionError};
+    /// async fn change_password(session: Session) -> Result<Response, SessionError> {
+    ///     match session.require_fresh(Duration::from_secs(10 * 60)) {
+    ///         Err(SessionError::StaleLogin { .. }) => return Ok(Redirect::to("/confirm-password").into_response()),
+    ///         fresh => fresh?,
+    ///     }
+    ///     // …
+    /// #   Ok(().into_response())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::StaleLogin`]: the login is older, or nobody is signed in.
+    /// - [`SessionError::Gone`], [`SessionError::Denied`], [`SessionError::Store`]: the session cannot be used, so it is not known
+    ///   who is signed in.
+    #[doc(alias("confirm_password", "sudo", "step_up", "reauthenticate"))]
+    pub fn require_fresh(&self, max_age: Duration) -> Result<(), SessionError> {
+        let now = self.shared().context.backend.now();
+        let mut state = self.shared().state();
+        if let Backing::Denied { why, .. } = &state.backing
+            && state.view.principal.is_none()
+        {
+            return Err(why.clone());
+        }
+        state.reads.note(|seen| seen.principal = true);
+        match is_fresh(&state.view, max_age, now) {
+            true => Ok(()),
+            false => Err(SessionError::StaleLogin { max_age }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A session that can only be read.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Extensions;
 use http::request::Parts;
@@ -79,6 +79,20 @@ impl ReadSession {
     /// Same as [`Session::principal`].
     pub fn principal(&self) -> Option<String> {
         self.0.principal()
+    }
+
+    /// Same as [`Session::authenticated_at`].
+    pub fn authenticated_at(&self) -> Option<SystemTime> {
+        self.0.authenticated_at()
+    }
+
+    /// Same as [`Session::require_fresh`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::require_fresh`].
+    pub fn require_fresh(&self, max_age: Duration) -> Result<(), SessionError> {
+        self.0.require_fresh(max_age)
     }
 
     /// Same as [`Session::peek_flashes`].

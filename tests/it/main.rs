@@ -34,6 +34,7 @@ mod own_code;
 mod partly;
 mod policies;
 mod races;
+mod reauthentication;
 mod require_principal;
 mod round_trips;
 mod secrets;

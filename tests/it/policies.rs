@@ -634,11 +634,15 @@ async fn without_its_lease_a_read_only_request_fails_if_its_reads_are_stale() {
     let lists: Handler = |session| drop(session.keys());
     let writes_the_same: Handler = |session| session.insert("name", "mia").unwrap();
     let asks_who: Handler = |session| drop(session.principal());
+    let asks_since_when: Handler = |session| assert_eq!(session.authenticated_at(), None);
+    let needs_a_login: Handler = |session| assert!(session.require_fresh(Duration::MAX).is_err());
     let peeks: Handler = |session| drop(session.peek_flashes());
     let does_nothing: Handler = |_| ();
     for (handler, path, status) in [
         (asks_who, "/login?u=leo", 409),
         (asks_who, "/set?k=name&v=x", 200),
+        (asks_since_when, "/login?u=leo", 409),
+        (needs_a_login, "/login?u=leo", 409),
         (peeks, "/flash?text=x", 409),
         (peeks, "/set?k=name&v=x", 200),
         (reads, "/flash?text=x", 200),
