@@ -89,6 +89,7 @@ impl ChangeLog {
         let context = ApplyContext {
             now: record.last_accessed,
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
+            persistent: false,
             network: None,
         };
         self.0.apply(&mut record, &context)?;

@@ -92,6 +92,7 @@ impl CommitContext {
         ApplyContext {
             now,
             absolute_timeout: config.absolute_timeout,
+            persistent: config.persistent,
             network: self.network.filter(|_| bind),
         }
     }

@@ -72,6 +72,12 @@ pub struct SessionConfig {
     /// 800-63B: at most 24 h for AAL2), from 1 s to ten years.
     #[serde(with = "duration")]
     pub absolute_timeout: Duration,
+    /// Whether the cookies of new sessions outlive the browser; `false` by default, so that a session ends with the browser on a
+    /// computer that others use too. It holds from the creation of a session, and again when another principal signs in to it;
+    /// [`Session::set_persistent`](crate::Session::set_persistent) decides otherwise for one session.
+    ///
+    /// The session itself lives as long as its timeouts allow, so set these too.
+    pub persistent: bool,
     /// How many bytes a session's data and flash messages may take, with keys and values in JSON; 64 KiB by default, so that
     /// no request can fill the store, from 1 KiB to 128 MiB. The half kilobyte or so that sessile itself stores does not
     /// count.
@@ -113,6 +119,7 @@ impl Default for SessionConfig {
             cookie: CookieConfig::default(),
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
+            persistent: false,
             max_size: 64 * 1024,
             load: Load::default(),
             on_store_error: OnStoreError::default(),
@@ -152,6 +159,14 @@ impl SessionConfig {
     #[must_use]
     pub fn with_absolute_timeout(mut self, absolute_timeout: Duration) -> Self {
         self.absolute_timeout = absolute_timeout;
+        self
+    }
+
+    /// Sets whether the cookies of new sessions [outlive the browser](Self::persistent); `false` by default.
+    #[must_use]
+    #[doc(alias("remember_me", "expire_on_close"))]
+    pub fn with_persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
         self
     }
 
@@ -277,6 +292,7 @@ impl SessionConfig {
             cookie,
             idle_timeout,
             absolute_timeout,
+            persistent,
             max_size,
             load,
             on_store_error,
@@ -298,6 +314,7 @@ impl SessionConfig {
                 "absolute_timeout",
                 *absolute_timeout != other.absolute_timeout,
             ),
+            ("persistent", *persistent != other.persistent),
             ("max_size", *max_size != other.max_size),
             ("load", *load != other.load),
             ("on_store_error", *on_store_error != other.on_store_error),
@@ -504,6 +521,7 @@ mod tests {
                 config().with_absolute_timeout(Duration::from_secs(900)),
                 json!("15m"),
             ),
+            ("persistent", config().with_persistent(true), json!(true)),
             ("max_size", config().with_max_size(1024), json!(1024)),
             (
                 "load",

@@ -336,6 +336,7 @@ mod tests {
             let fresh = ApplyContext {
                 now: 0,
                 absolute_timeout: Duration::ZERO,
+                persistent: false,
                 network: None,
             };
             let mut state = State::new(backing, Fingerprint::Off, &fresh);

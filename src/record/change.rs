@@ -206,7 +206,7 @@ impl Change {
                     record.flash.clear();
                     record.idle_timeout = None;
                     record.absolute_timeout = None;
-                    record.persistent = false;
+                    record.persistent = apply_context.persistent;
                 }
                 record.former_principal = None;
                 record.principal = Some(who.clone());
@@ -356,6 +356,7 @@ pub(crate) mod tests {
         ApplyContext {
             now: 5_000,
             absolute_timeout: Duration::from_secs(100),
+            persistent: false,
             network: Some(crate::record::fingerprint::tests::of("203.0.113.7")),
         }
     }
@@ -532,6 +533,32 @@ pub(crate) mod tests {
         let unchanged = replay(&stored, [Change::Create(epoch)]).unwrap();
         assert_eq!(unchanged.epoch, stored.epoch);
         assert!(unchanged.has_same_content(&stored));
+    }
+
+    #[test]
+    fn the_layer_decides_whether_the_session_of_another_principal_is_persistent() {
+        for persistent in [true, false] {
+            let context = ApplyContext {
+                persistent,
+                ..now()
+            };
+            let mut record = Record::new(&context);
+            assert_eq!(record.persistent, persistent);
+            let own = Change::Lifetimes(Lifetimes {
+                persistent: Some(!persistent),
+                ..Lifetimes::default()
+            });
+            for (change, expected) in [
+                (own, !persistent),
+                (login("mia"), !persistent),
+                (Change::ClearPrincipal(rotation()), !persistent),
+                (login("mia"), !persistent),
+                (login("noa"), persistent),
+            ] {
+                change.apply(&mut record, &context).unwrap();
+                assert_eq!(record.persistent, expected, "{change:?}");
+            }
+        }
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Record {
             deadline: after(apply_context.now, apply_context.absolute_timeout),
             idle_timeout: None,
             absolute_timeout: None,
-            persistent: false,
+            persistent: apply_context.persistent,
             cookie_sent: None,
             principal: None,
             former_principal: None,
@@ -180,13 +180,12 @@ impl Record {
             && self.flash == before.flash
     }
 
-    /// Whether changes that did not rotate the session have left a session that is not stored empty. It has an epoch if a CSRF
-    /// token was made from that.
+    /// Whether changes that did not rotate the session have left a session that is not stored empty, and without timeouts of its
+    /// own. It has an epoch if a CSRF token was made from that.
     pub(crate) fn is_empty(&self) -> bool {
         self.epoch == Epoch::none()
             && self.idle_timeout.is_none()
             && self.absolute_timeout.is_none()
-            && !self.persistent
             && self.label.is_none()
             && self.data.is_empty()
             && self.flash.is_empty()

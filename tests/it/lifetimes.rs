@@ -192,6 +192,55 @@ async fn a_persistent_cookie_lives_as_long_as_the_session_and_is_sent_when_that_
     assert!(!watch.hit_after(MINUTE * 31).await);
 }
 
+#[tokio::test]
+async fn a_layer_may_make_its_sessions_persistent() {
+    let config = SessionConfig::default().with_persistent(true);
+    let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
+    let mut visit = Visit::with(layer);
+    let is_persistent = |page: &crate::support::browser::Page| {
+        let [cookie] = page.set_cookies()[..] else {
+            panic!("one cookie: {:?}", page.set_cookies())
+        };
+        cookie.contains("Max-Age=86400")
+    };
+    let page = visit
+        .page(|session| async move {
+            assert!(!session.is_modified());
+            session.set_persistent(true).unwrap();
+            assert!(!session.is_modified(), "it is so already");
+        })
+        .await;
+    assert_eq!(page.set_cookies(), Vec::<&str>::new(), "nothing is stored");
+    let page = visit
+        .page(|session| async move { session.insert("n", 1) })
+        .await;
+    assert!(is_persistent(&page));
+    let page = visit
+        .page(|session| async move { session.set_principal("mia").await })
+        .await;
+    assert!(is_persistent(&page));
+    let page = visit
+        .page(|session| async move { session.set_persistent(false) })
+        .await;
+    assert!(!is_persistent(&page), "for this session");
+    let page = visit
+        .page(|session| async move { session.set_principal("mia").await })
+        .await;
+    assert!(!is_persistent(&page), "the same user");
+    let page = visit
+        .page(|session| async move { session.set_principal("noa").await })
+        .await;
+    assert!(is_persistent(&page), "another user");
+    let mut other = Visit::with(visit.layer.clone());
+    let page = other
+        .page(|session| async move {
+            session.set_persistent(false)?;
+            session.insert("n", 1)
+        })
+        .await;
+    assert!(!is_persistent(&page), "from its creation");
+}
+
 /// A browser that drops a persistent cookie after its `Max-Age`.
 struct Jar {
     browser: Browser,

@@ -75,6 +75,8 @@ pub(crate) struct State {
     pub(crate) was_signed_in: bool,
     /// The response may contain a CSRF token, which no cache must serve to others.
     pub(crate) shows_csrf_token: bool,
+    /// Whether a new session is persistent.
+    persistent_by_default: bool,
     /// The cookie that the browser has, if the session was loaded.
     pub(crate) cookie: BrowserCookie,
     /// Messages for this page only.
@@ -139,6 +141,7 @@ impl State {
             has_rotated: false,
             was_signed_in: false,
             shows_csrf_token: false,
+            persistent_by_default: fresh.persistent,
             cookie: BrowserCookie::default(),
             flash_now: Vec::new(),
             flashes_taken: Vec::new(),
@@ -338,7 +341,10 @@ impl State {
             Backing::Loaded(base) => Some(&*base.record),
             Backing::New | Backing::Denied { .. } => None,
         };
-        known && self.log.changes_nothing(base, &self.view)
+        let persists_by_default = || self.view.persistent == self.persistent_by_default;
+        known
+            && (base.is_some() || persists_by_default())
+            && self.log.changes_nothing(base, &self.view)
     }
 
     /// Whether nothing is left to commit, apart from a commit that is running.
