@@ -230,6 +230,7 @@ impl Attempt {
         self.calls += 1;
         let Prepared { token, value, .. } = &self.prepared;
         let write = Write::new(value, self.prepared.ttl)
+            .with_keep_ttl(self.prepared.keeps_ttl)
             .with_durability(self.prepared.durability)
             .with_signed_in(self.prepared.record.principal.is_some());
         let store = &self.context.backend.store;
@@ -265,6 +266,7 @@ impl Attempt {
             _ => self.prepared.ttl,
         };
         let write = Write::new(stored.value(), ttl)
+            .with_keep_ttl(self.prepared.keeps_ttl)
             .with_durability(self.prepared.durability)
             .with_signed_in(record.principal.is_some());
         let replace = self

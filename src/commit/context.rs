@@ -15,6 +15,7 @@ use crate::lock::assert_none_held;
 use crate::record::Record;
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::{Fingerprinting, Network};
+use crate::record::lifetime::{Renewal, renewal};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
@@ -59,6 +60,19 @@ impl Policy {
     /// The idle timeout of a session.
     pub(crate) fn idle_timeout(&self, record: &Record) -> Duration {
         record.idle_timeout.unwrap_or(self.config.idle_timeout)
+    }
+
+    /// The renewal that is due after a load, if any. Without [`renewal`](SessionConfig::renewal) only one that shortens the time
+    /// to live is.
+    pub(crate) fn renewal(
+        &self,
+        time_left: Option<Duration>,
+        record: &Record,
+        now: Millis,
+    ) -> Option<Renewal> {
+        let idle = self.idle_timeout(record);
+        renewal(time_left, idle, record.deadline, now)
+            .filter(|due| self.config.renewal || matches!(due, Renewal::Set(_)))
     }
 }
 
@@ -130,6 +144,27 @@ pub(crate) mod tests {
 
     pub(crate) fn context() -> CommitContext {
         context_of(SessionConfig::default())
+    }
+
+    #[test]
+    fn without_renewal_a_time_to_live_is_only_shortened() {
+        let mut record = crate::record::tests::record();
+        record.deadline = Millis::MAX;
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (left, due) in [
+            (Some(20), None),
+            (Some(10), Some(Renewal::Extend(minutes(30)))),
+            (Some(40), Some(Renewal::Set(minutes(30)))),
+            (None, Some(Renewal::Set(minutes(30)))),
+        ] {
+            for renewal in [true, false] {
+                let policy = Policy::new(SessionConfig::default().with_renewal(renewal));
+                let extends = matches!(due, Some(Renewal::Extend(_)));
+                let expected = due.filter(|_| renewal || !extends);
+                let found = policy.renewal(left.map(minutes), &record, 0);
+                assert_eq!(found, expected, "{left:?} {renewal}");
+            }
+        }
     }
 
     /// The context of commits under these settings.

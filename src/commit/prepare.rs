@@ -18,7 +18,7 @@ use crate::error::json::{JsonError, JsonErrorKind};
 use crate::error::session::{Gone, LimitedPart, SessionError};
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::adopt;
-use crate::record::lifetime::ttl;
+use crate::record::lifetime::{kept_ttl, ttl};
 use crate::record::log::ChangeLog;
 use crate::record::version::{CommitId, Epoch, Version};
 use crate::record::{Login, Record};
@@ -32,6 +32,8 @@ pub(crate) struct Prepared {
     pub(crate) token: Token,
     pub(crate) value: Bytes,
     pub(crate) ttl: Duration,
+    /// The session keeps the time to live that it has when the bytes arrive.
+    pub(crate) keeps_ttl: bool,
     pub(crate) durability: Durability,
     pub(crate) record: Arc<Record>,
 }
@@ -197,6 +199,14 @@ impl Preparation<'_> {
         }
     }
 
+    /// Whether the commit counts as a use of the session: it always does if it creates or rotates it, or changes its lifetimes.
+    fn renews(&self, record: &Record, work: &Work) -> bool {
+        let changes_lifetimes = |base: &Base| !record.has_same_lifetimes(&base.record);
+        self.context.policy.config.renewal
+            || work.log.new_secret().is_some()
+            || self.base.is_none_or(changes_lifetimes)
+    }
+
     /// Writes the version, the id of the commit and the time into the record, and encodes it.
     fn finish(&self, record: Arc<Record>, work: &Work) -> Result<Prepared, SessionError> {
         let mut record = Arc::unwrap_or_clone(record);
@@ -221,9 +231,15 @@ impl Preparation<'_> {
             }
         }
         record.note_applied(self.id);
-        record.last_accessed = now;
+        let renews = self.renews(&record, work);
+        if renews {
+            record.last_accessed = now;
+        }
         let idle = self.context.policy.idle_timeout(&record);
-        let ttl = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
+        let allowed = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
+        let left = self.base.and_then(|base| base.stored.time_left());
+        let kept = left.filter(|_| !renews);
+        let kept = kept.and_then(|left| kept_ttl(left, allowed));
         let value = record.encode().map_err(|_| SessionError::Encode {
             key: String::new(),
             type_name: "the session record",
@@ -232,7 +248,8 @@ impl Preparation<'_> {
         Ok(Prepared {
             token,
             value,
-            ttl,
+            ttl: kept.unwrap_or(allowed),
+            keeps_ttl: kept.is_some(),
             durability: work.durability(),
             record: Arc::new(record),
         })

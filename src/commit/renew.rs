@@ -22,7 +22,7 @@ use crate::token::{Handle, SecretHash};
 pub(crate) fn renew_if_due(context: &CommitContext, base: &Base, now: Millis) {
     let (handle, record) = (base.token.handle, &base.record);
     let idle = context.policy.idle_timeout(record);
-    let renewal = renewal(base.stored.time_left(), idle, record.deadline, now);
+    let renewal = context.policy.renewal(base.stored.time_left(), record, now);
     if let Some(renewal) = renewal
         && context.backend.may_renew(handle, renewal, idle, now)
     {

@@ -72,6 +72,14 @@ pub struct SessionConfig {
     /// 800-63B: at most 24 h for AAL2), from 1 s to ten years.
     #[serde(with = "duration")]
     pub absolute_timeout: Duration,
+    /// Whether a request prolongs the session that it loads; `true` by default. Turn it off for requests that a page sends by
+    /// itself, such as polls, so that a session ends by its idle timeout although a tab is open:
+    /// [`SessionLayer::with_renewal`](crate::SessionLayer::with_renewal).
+    ///
+    /// Such a request changes neither the time to live of the session nor its [`last_accessed`](crate::Session::last_accessed), and
+    /// its changes are written without prolonging it either. A creation, a rotation, a login, and new timeouts do prolong it, and so
+    /// does [`touch`](crate::Session::touch). A time to live that has become too long is shortened all the same.
+    pub renewal: bool,
     /// Whether the cookies of new sessions outlive the browser; `false` by default, so that a session ends with the browser on a
     /// computer that others use too. It holds from the creation of a session, and again when another principal signs in to it;
     /// [`Session::set_persistent`](crate::Session::set_persistent) decides otherwise for one session.
@@ -119,6 +127,7 @@ impl Default for SessionConfig {
             cookie: CookieConfig::default(),
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
+            renewal: true,
             persistent: false,
             max_size: 64 * 1024,
             load: Load::default(),
@@ -159,6 +168,13 @@ impl SessionConfig {
     #[must_use]
     pub fn with_absolute_timeout(mut self, absolute_timeout: Duration) -> Self {
         self.absolute_timeout = absolute_timeout;
+        self
+    }
+
+    /// Sets whether a request [prolongs its session](Self::renewal); `true` by default.
+    #[must_use]
+    pub fn with_renewal(mut self, renewal: bool) -> Self {
+        self.renewal = renewal;
         self
     }
 
@@ -292,6 +308,7 @@ impl SessionConfig {
             cookie,
             idle_timeout,
             absolute_timeout,
+            renewal,
             persistent,
             max_size,
             load,
@@ -314,6 +331,7 @@ impl SessionConfig {
                 "absolute_timeout",
                 *absolute_timeout != other.absolute_timeout,
             ),
+            ("renewal", *renewal != other.renewal),
             ("persistent", *persistent != other.persistent),
             ("max_size", *max_size != other.max_size),
             ("load", *load != other.load),
@@ -521,6 +539,7 @@ mod tests {
                 config().with_absolute_timeout(Duration::from_secs(900)),
                 json!("15m"),
             ),
+            ("renewal", config().with_renewal(false), json!(false)),
             ("persistent", config().with_persistent(true), json!(true)),
             ("max_size", config().with_max_size(1024), json!(1024)),
             (

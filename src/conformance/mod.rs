@@ -51,6 +51,7 @@ pub async fn check<S: SessionStore>(store: S) {
     suite.never_revives_a_deleted_session().await;
     suite.touches_only_the_time_to_live().await;
     suite.extends_to_the_longest_and_shortens_at_once().await;
+    suite.keeps_the_time_to_live_if_asked_to().await;
     suite.deletes_for_good().await;
     suite.lets_sessions_expire().await;
     suite.keeps_any_bytes_of_any_size().await;
@@ -275,6 +276,36 @@ impl<S: SessionStore> Suite<S> {
             Touched::Unchanged
         );
         assert_eq!(self.load(&missing).await, None, "touch must not create");
+    }
+
+    async fn keeps_the_time_to_live_if_asked_to(&self) {
+        let (first, second) = (value(1, b""), value(2, b""));
+        let key = self.stored(&first).await;
+        let renewed = self.0.touch(&key, Renewal::Extend(LONG * 4)).await;
+        assert_eq!(renewed.expect("touch"), Touched::Done);
+        let expected = Stored::new(first.clone(), Some(LONG));
+        for (value, write, done) in [
+            (&second, Write::new(&second, LONG), Replaced::Done),
+            (
+                &second,
+                Write::new(&first, LONG),
+                Replaced::Conflict(expected.clone()),
+            ),
+        ] {
+            let replaced = self.0.replace(&key, &expected, write.with_keep_ttl(true));
+            let replaced = replaced.await.expect("replace");
+            assert_eq!(
+                std::mem::discriminant(&replaced),
+                std::mem::discriminant(&done)
+            );
+            let stored = self.load(&key).await.expect("the session exists");
+            assert_eq!(stored.value(), value);
+            let left = stored.time_left().expect("a time to live");
+            assert!(
+                left <= LONG * 4 && left > LONG * 3,
+                "a write that keeps the time to live must not set its own: {left:?}"
+            );
+        }
     }
 
     async fn deletes_for_good(&self) {

@@ -163,6 +163,33 @@ impl SessionLayer {
         self
     }
 
+    /// Sets whether a request prolongs its session; `true` by default. Give requests that a page sends by itself a layer that does
+    /// not, so that a session ends by its idle timeout although a tab is open:
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use sessile::{MemoryStore, ReadSession, SessionLayer};
+    /// # async fn shop() {}
+    /// # async fn news(_: ReadSession) {}
+    /// let layer = SessionLayer::new(MemoryStore::new());
+    /// let polls = Router::new()
+    ///     .route("/news", get(news))
+    ///     .layer(layer.clone().with_renewal(false));
+    /// let app: Router = Router::new()
+    ///     .route("/", get(shop))
+    ///     .layer(layer)
+    ///     .merge(polls);
+    /// ```
+    ///
+    /// The changes of such a request are written without prolonging the session: see
+    /// [`SessionConfig::renewal`](crate::SessionConfig::renewal).
+    #[must_use]
+    #[doc(alias("skip_timeout", "without_renewal", "read_only"))]
+    pub fn with_renewal(mut self, renewal: bool) -> Self {
+        self.parts.config_mut().renewal = renewal;
+        self
+    }
+
     /// Sets whether caches may store the pages of signed-in users; [`SignedInCaching::NoStore`] by default.
     #[must_use]
     pub fn with_signed_in_caching(mut self, caching: SignedInCaching) -> Self {

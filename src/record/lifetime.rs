@@ -62,6 +62,11 @@ pub(crate) fn renewal(
     }
 }
 
+/// The time to live that a change keeps if it must not renew its session; `None` if the session may not have as much any more.
+pub(crate) fn kept_ttl(time_left: Duration, allowed: Duration) -> Option<Duration> {
+    (time_left <= allowed).then_some(time_left)
+}
+
 /// The session cookie in the browser, before the response to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BrowserCookie {
@@ -192,6 +197,19 @@ mod tests {
         }
         let short = renewal(Some(secs(1) / 2), secs(1), FAR, 0);
         assert_eq!(short, Some(extend(secs(1))));
+    }
+
+    #[test]
+    fn a_change_keeps_the_time_left_unless_the_session_may_not_have_as_much() {
+        for (left, allowed, kept) in [
+            (10, 30, true),
+            (30, 30, true),
+            (31, 30, false),
+            (0, 30, true),
+        ] {
+            let expected = kept.then(|| secs(left));
+            assert_eq!(kept_ttl(secs(left), secs(allowed)), expected, "{left}");
+        }
     }
 
     #[test]

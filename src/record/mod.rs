@@ -170,11 +170,17 @@ impl Record {
         data + flashes <= limit || self.size() <= limit
     }
 
+    pub(crate) fn has_same_lifetimes(&self, before: &Self) -> bool {
+        let lifetimes = |of: &Self| {
+            let timeouts = (of.idle_timeout, of.absolute_timeout);
+            (of.deadline, timeouts, of.persistent)
+        };
+        lifetimes(self) == lifetimes(before)
+    }
+
     /// Whether changes that did not rotate the session have left it the same as `before`.
     pub(crate) fn has_same_content(&self, before: &Self) -> bool {
-        let lifetimes = |of: &Self| (of.idle_timeout, of.absolute_timeout, of.persistent);
-        self.deadline == before.deadline
-            && lifetimes(self) == lifetimes(before)
+        self.has_same_lifetimes(before)
             && self.label == before.label
             && self.data == before.data
             && self.flash == before.flash

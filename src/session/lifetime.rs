@@ -6,7 +6,7 @@ use crate::commit::base::Base;
 use crate::commit::renew::load_and_renew;
 use crate::error::session::SessionError;
 use crate::record::change::{Change, Lifetimes};
-use crate::record::lifetime::{check_timeout, last_accessed, renewal};
+use crate::record::lifetime::{check_timeout, last_accessed};
 use crate::session::Session;
 use crate::session::state::backing::Backing;
 use crate::time::{after, to_time};
@@ -42,13 +42,14 @@ impl Session {
     pub fn expires_at(&self) -> SystemTime {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();
-        let idle = self.shared().context.policy.idle_timeout(&state.view);
+        let policy = &self.shared().context.policy;
+        let idle = policy.idle_timeout(&state.view);
         let renewed = after(now, idle).min(state.view.deadline);
         let end = match &state.backing {
-            Backing::Loaded(base) if state.has_nothing_pending() => {
+            Backing::Loaded(base) if !state.commit_renews(policy.config.renewal) => {
                 let left = base.stored.time_left();
-                match (renewal(left, idle, base.record.deadline, now), left) {
-                    (None, Some(left)) => after(now, left),
+                match (policy.renewal(left, &base.record, now), left) {
+                    (None, Some(left)) => after(now, left).min(renewed),
                     // The load has begun to renew it in the background.
                     _ => renewed,
                 }
@@ -60,7 +61,8 @@ impl Session {
     }
 
     /// Renews the session now, however much of its idle timeout is left: for a connection that stays open without requests.
-    /// Requests renew their session by themselves.
+    /// Requests renew their session by themselves, unless their layer has [`renewal`](crate::SessionConfig::renewal) off; a `touch`
+    /// renews it there too.
     ///
     /// It reads the session first and applies the timeouts that it then has, whichever request set them. It does not renew a
     /// session that has ended or was rotated since it was loaded, nor one that

@@ -391,6 +391,9 @@ pub struct Write<'a> {
     pub value: &'a Bytes,
     /// The time to live; never zero.
     pub ttl: Duration,
+    /// Whether `replace` keeps the time to live that the session has by then, instead of setting `ttl`: that of a change which
+    /// does not renew its session must not undo a renewal that another request makes meanwhile. False by default.
+    pub keep_ttl: bool,
     /// How many servers must have it.
     pub durability: Durability,
     /// Whether a user is signed in to the session, that is, whether it has a principal. A hint for stores that evict, so that
@@ -404,9 +407,17 @@ impl<'a> Write<'a> {
         Self {
             value,
             ttl,
+            keep_ttl: false,
             durability: Durability::Primary,
             signed_in: false,
         }
+    }
+
+    /// Sets whether `replace` keeps the time to live.
+    #[must_use]
+    pub fn with_keep_ttl(mut self, keep_ttl: bool) -> Self {
+        self.keep_ttl = keep_ttl;
+        self
     }
 
     /// Sets how many servers must have it.
@@ -429,6 +440,7 @@ impl fmt::Debug for Write<'_> {
         f.debug_struct("Write")
             .field("bytes", &self.value.len())
             .field("ttl", &self.ttl)
+            .field("keep_ttl", &self.keep_ttl)
             .field("durability", &self.durability)
             .field("signed_in", &self.signed_in)
             .finish()

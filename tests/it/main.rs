@@ -35,6 +35,7 @@ mod partly;
 mod policies;
 mod races;
 mod reauthentication;
+mod renewals;
 mod require_principal;
 mod round_trips;
 mod secrets;

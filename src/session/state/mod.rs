@@ -357,6 +357,18 @@ impl State {
             && !refused
     }
 
+    /// Whether a commit follows that renews the session. If the layer does not renew sessions, it does so by a rotation or a
+    /// change of the timeouts only.
+    pub(crate) fn commit_renews(&self, layer_renews: bool) -> bool {
+        let counts = || match &self.backing {
+            Backing::Loaded(base) => {
+                self.log.new_secret().is_some() || !self.view.has_same_lifetimes(&base.record)
+            }
+            Backing::New | Backing::Denied { .. } => true,
+        };
+        !self.has_nothing_pending() && (layer_renews || counts())
+    }
+
     /// Takes out the commit to resolve.
     pub(crate) fn take_unresolved(&mut self) -> Option<(Unresolved, u32)> {
         Some((self.in_flight.take_unresolved()?, self.generation))

@@ -355,14 +355,17 @@ impl SessionStore for MemoryStore {
     ) -> Result<Replaced, StoreError> {
         write.durability.primary_only()?;
         let now = self.now_millis();
-        let session = session(&write, now);
+        let mut session = session(&write, now);
         let sessions = self.write(now);
         let Some(present) = sessions.get(key, now) else {
             return Ok(Replaced::Gone);
         };
-        let present = stored(present, now);
+        let (expires, present) = (present.expires, stored(present, now));
         if present.version() != expected.version() {
             return Ok(Replaced::Conflict(present));
+        }
+        if write.keep_ttl {
+            session.expires = expires;
         }
         self.put(sessions, *key, session, now)?;
         Ok(Replaced::Done)

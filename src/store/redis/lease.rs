@@ -53,7 +53,7 @@ pub(crate) async fn acquire(
                 key,
                 expected: &expected,
                 value: mine.as_bytes(),
-                ttl,
+                ttl: Some(ttl),
             };
             match cas.replace(servers, swap).await? {
                 Replaced::Done => return Ok(Leased::Held),
@@ -93,7 +93,7 @@ pub(crate) async fn release(
         key,
         expected: &expected,
         value: FREE.as_bytes(),
-        ttl: 1,
+        ttl: Some(1),
     };
     match cas.replace(servers, swap).await? {
         Replaced::Done | Replaced::Conflict(_) | Replaced::Unreadable | Replaced::Gone => Ok(()),

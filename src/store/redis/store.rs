@@ -60,6 +60,8 @@ use crate::token::Handle;
 /// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after the write | 1 more, which takes until replicas have it |
 /// | the same: delete a session that is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
 ///
+/// A write that [keeps the time to live](Write::keep_ttl) says `KEEPTTL` instead of `PX`.
+///
 /// A write that waits for replicas uses a connection alone meanwhile, one of [`RedisConfig::exclusive_pool_size`].
 ///
 /// [`RedisConfig::compare_and_set`] sets how sessions are replaced. A lease is a key of its own, `<key_prefix><handle>:lease`.
@@ -248,13 +250,13 @@ impl SessionStore for RedisStore {
             key: &self.key(key),
             expected,
             value: write.value,
-            ttl: millis(write.ttl),
+            ttl: (!write.keep_ttl).then(|| millis(write.ttl)),
         };
         let replaced = match wanted(write.durability) {
             Some(wanted) => replicas::replace(servers, cas, swap, wanted).await,
             None => cas.replace(servers, swap).await,
         }?;
-        if replaced == Replaced::Done {
+        if replaced == Replaced::Done && !write.keep_ttl {
             self.inner.expiries.note_set(*key, sent, write.ttl);
         }
         Ok(replaced)

@@ -39,7 +39,7 @@ pub(crate) async fn probe(servers: &Servers, key: &str) -> Result<(), RequestErr
         key,
         expected: &Stored::new("none", None),
         value: b"",
-        ttl: 1,
+        ttl: Some(1),
     };
     let channel = &mut Channel::shared(servers, key);
     replace_exactly(channel, swap).await.map(drop)
@@ -58,7 +58,11 @@ async fn replace_exactly(
     pipeline.cmd("PTTL").arg(key);
     pipeline.cmd("SET").arg(key).arg(value);
     pipeline.arg("IFEQ").arg(expected).arg("GET");
-    pipeline.arg("PX").arg(ttl).ignore_errors();
+    match ttl {
+        Some(ttl) => pipeline.arg("PX").arg(ttl),
+        None => pipeline.arg("KEEPTTL"),
+    };
+    pipeline.ignore_errors();
     let answer = channel.send(&Request::Pipeline(&pipeline)).await?;
     let Value::Array(answers) = answer else {
         return Err(unexpected_reply("SET").into());

@@ -11,10 +11,14 @@ use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
 /// It has one key and a constant text. Returns 1 if it replaced the value, 0 if there is no value, and otherwise the current
-/// value with its remaining milliseconds.
+/// value with its remaining milliseconds. Without a time to live in the third argument it keeps the present one.
 const REPLACE: &str = r"
 if ARGV[1] ~= '' and redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  if ARGV[3] == '' then
+    redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+  else
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  end
   return 1
 end
 local value = redis.call('GET', KEYS[1])
@@ -59,7 +63,7 @@ impl Script {
     /// Runs the script by text and by hash, on a key that does not exist.
     pub(crate) async fn probe(&self, servers: &Servers, key: &str) -> Result<(), RequestError> {
         for by_name in [false, true] {
-            let command = self.call(by_name, key, b"none", b"", 1);
+            let command = self.call(by_name, key, b"none", b"", Some(1));
             servers
                 .send_idempotent(key, &Request::Command(&command))
                 .await?;
@@ -74,7 +78,7 @@ impl Script {
         key: &str,
         expected: &[u8],
         value: &[u8],
-        ttl: u64,
+        ttl: Option<u64>,
     ) -> redis::Cmd {
         let (name, script) = match by_name {
             true => ("EVALSHA", self.hash.as_str()),
@@ -84,7 +88,11 @@ impl Script {
         let len = name.len() + script.len() + key.len() + expected.len() + value.len() + 21;
         let mut command = redis::Cmd::with_capacity(7, len);
         command.arg(name).arg(script).arg("1").arg(key);
-        command.arg(expected).arg(value).arg(ttl);
+        command.arg(expected).arg(value);
+        match ttl {
+            Some(ttl) => command.arg(ttl),
+            None => command.arg(""),
+        };
         command
     }
 
@@ -95,7 +103,7 @@ impl Script {
         channel: &mut Channel<'_>,
         expected: &[u8],
         value: &[u8],
-        ttl: u64,
+        ttl: Option<u64>,
     ) -> Result<Value, RequestError> {
         let key = channel.key();
         let by_name = self.call(true, key, expected, value, ttl);

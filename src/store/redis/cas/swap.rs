@@ -9,6 +9,6 @@ pub(crate) struct Swap<'a> {
     /// The expected value, identified by its version.
     pub(crate) expected: &'a Stored,
     pub(crate) value: &'a [u8],
-    /// In milliseconds.
-    pub(crate) ttl: u64,
+    /// In milliseconds; `None` keeps the present time to live.
+    pub(crate) ttl: Option<u64>,
 }

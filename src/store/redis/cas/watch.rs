@@ -46,7 +46,11 @@ pub(crate) async fn replace(
             return Ok((replaced, connection));
         }
         let mut set = cmd("SET");
-        set.arg(key).arg(value).arg("XX").arg("PX").arg(ttl);
+        set.arg(key).arg(value).arg("XX");
+        match ttl {
+            Some(ttl) => set.arg("PX").arg(ttl),
+            None => set.arg("KEEPTTL"),
+        };
         match execute(&mut connection, set).await? {
             Some(Value::Okay) => return Ok((Replaced::Done, connection)),
             // It has expired since WATCH.

@@ -1,0 +1,234 @@
+//! Which requests prolong a session, and how long that lasts.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use sessile::store::ManualClock;
+use sessile::{MemoryStore, Session, SessionConfig, SessionLayer};
+
+use crate::support::app::app;
+use crate::support::spy::Calls;
+use crate::support::{Spy, Visit};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A visitor with a session of half an hour. `user` and `poll` are layers over one store; only the first renews.
+struct Scene {
+    clock: ManualClock,
+    calls: Arc<Calls>,
+    user: SessionLayer,
+    poll: SessionLayer,
+    visit: Visit,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let clock = ManualClock::new();
+        let spy = Spy::on(MemoryStore::new().with_clock(clock.clone()));
+        let calls = Arc::clone(&spy.calls);
+        let user = SessionLayer::new(spy);
+        let mut visit = Visit::with(user.clone());
+        visit
+            .request(|session| async move { session.insert("n", 1).unwrap() })
+            .await;
+        Self {
+            clock,
+            calls,
+            poll: user.clone().with_renewal(false),
+            user,
+            visit,
+        }
+    }
+
+    /// A request that polls, after this time.
+    async fn poll_after(
+        &mut self,
+        passed: Duration,
+        handler: impl FnOnce(&Session) + Clone + Send + Sync + 'static,
+    ) {
+        self.clock.advance(passed);
+        self.visit.layer = self.poll.clone();
+        self.visit
+            .request(move |session| async move { handler(&session) })
+            .await;
+        settle().await;
+    }
+
+    /// Whether the session is there after this time. Looking does not prolong it.
+    async fn is_alive_after(&mut self, passed: Duration) -> bool {
+        self.clock.advance(passed);
+        let poll = app(self.poll.clone());
+        let page = self.visit.browser.peek(&poll, "/read").await;
+        settle().await;
+        page.ok().contains('n')
+    }
+}
+
+/// Lets renewals, which run in the background, run.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_read_without_renewal_prolongs_nothing() {
+    let mut scene = Scene::new().await;
+    let seen = Arc::new(Mutex::new(Vec::<[SystemTime; 2]>::new()));
+    for _ in 0..5 {
+        let seen = Arc::clone(&seen);
+        let look = move |session: &Session| {
+            let times = [session.last_accessed(), session.expires_at()];
+            seen.lock().unwrap().push(times);
+        };
+        scene.poll_after(5 * MINUTE, look).await;
+    }
+    let seen = seen.lock().unwrap().clone();
+    assert!(seen.iter().all(|times| *times == seen[0]), "{seen:?}");
+    let [used, ends] = seen[0];
+    assert_eq!(ends.duration_since(used).unwrap(), 30 * MINUTE);
+    assert!(
+        scene
+            .is_alive_after(5 * MINUTE - Duration::from_millis(1))
+            .await
+    );
+    assert!(!scene.is_alive_after(Duration::from_millis(1)).await);
+    assert_eq!(scene.calls.touch.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_change_without_renewal_prolongs_nothing() {
+    let mut scene = Scene::new().await;
+    let seen = Arc::new(Mutex::new(Vec::<[SystemTime; 3]>::new()));
+    for _ in 0..5 {
+        let seen = Arc::clone(&seen);
+        let mark = move |session: &Session| {
+            let before = session.expires_at();
+            session.increment("n", 1).unwrap();
+            let times = [session.last_accessed(), before, session.expires_at()];
+            seen.lock().unwrap().push(times);
+        };
+        scene.poll_after(5 * MINUTE, mark).await;
+    }
+    let seen = seen.lock().unwrap().clone();
+    assert!(seen.iter().all(|times| *times == seen[0]), "{seen:?}");
+    assert_eq!(seen[0][1], seen[0][2]);
+    assert_eq!(scene.calls.so_far()[2], 5, "each change was written");
+    assert!(
+        scene
+            .is_alive_after(5 * MINUTE - Duration::from_millis(1))
+            .await
+    );
+    assert!(!scene.is_alive_after(Duration::from_millis(1)).await);
+}
+
+#[tokio::test]
+async fn a_change_without_renewal_keeps_a_renewal_of_another_request() {
+    let mut scene = Scene::new().await;
+    scene.clock.advance(20 * MINUTE);
+    scene.visit.layer = scene.poll.clone();
+    let (user, browser) = (app(scene.user.clone()), scene.visit.browser.clone());
+    let page = scene
+        .visit
+        .page(move |session| async move {
+            session.increment("n", 1)?;
+            browser.peek(&user, "/read").await.ok();
+            settle().await;
+            session.save().await
+        })
+        .await;
+    page.ok();
+    assert_eq!(scene.calls.touch.load(Ordering::SeqCst), 1, "renewed");
+    assert_eq!(scene.calls.so_far()[2], 1, "and changed");
+    assert!(
+        scene
+            .is_alive_after(30 * MINUTE - Duration::from_millis(1))
+            .await
+    );
+    assert!(!scene.is_alive_after(Duration::from_millis(1)).await);
+}
+
+#[tokio::test]
+async fn a_change_without_renewal_that_meets_another_change_keeps_its_time_to_live() {
+    let mut scene = Scene::new().await;
+    scene.clock.advance(10 * MINUTE);
+    scene.visit.layer = scene.poll.clone();
+    let (user, browser) = (app(scene.user.clone()), scene.visit.browser.clone());
+    let page = scene
+        .visit
+        .page(move |session| async move {
+            session.increment("n", 1)?;
+            browser.peek(&user, "/incr?k=n").await.ok();
+            session.save().await
+        })
+        .await;
+    page.ok();
+    assert!(
+        scene
+            .is_alive_after(30 * MINUTE - Duration::from_millis(1))
+            .await
+    );
+    assert!(!scene.is_alive_after(Duration::from_millis(1)).await);
+}
+
+#[tokio::test]
+async fn without_renewal_a_rotation_new_timeouts_and_a_touch_prolong_a_session_all_the_same() {
+    type Handler = fn(&Session);
+    let nothing: Handler = |_| ();
+    let cycles: Handler = |session| session.cycle_id().unwrap();
+    let lasts: Handler = |session| session.set_idle_timeout(31 * MINUTE).unwrap();
+    let touches: Handler = Session::touch;
+    let shorter: Handler = |session| session.set_idle_timeout(5 * MINUTE).unwrap();
+    for (handler, alive_for) in [
+        (nothing, 10),
+        (cycles, 30),
+        (lasts, 31),
+        (touches, 30),
+        (shorter, 5),
+    ] {
+        let mut scene = Scene::new().await;
+        scene
+            .poll_after(20 * MINUTE, move |session| {
+                handler(session);
+                let left = session.expires_at().duration_since(session.last_accessed());
+                if alive_for != 30 || session.is_rotated() {
+                    assert_eq!(left.unwrap(), (20 + alive_for) * MINUTE);
+                }
+            })
+            .await;
+        scene.poll.drained().await;
+        let last = alive_for * MINUTE - Duration::from_millis(1);
+        assert!(scene.is_alive_after(last).await, "{alive_for}");
+        assert!(!scene.is_alive_after(Duration::from_millis(1)).await);
+    }
+    let mut created = Scene::new().await;
+    created.visit = Visit::with(created.poll.clone());
+    created
+        .poll_after(MINUTE, |session| session.insert("n", 1).unwrap())
+        .await;
+    assert!(created.is_alive_after(29 * MINUTE).await);
+}
+
+#[tokio::test]
+async fn without_renewal_a_time_to_live_that_is_too_long_is_shortened() {
+    let store = MemoryStore::new();
+    let mut visit = Visit::with(SessionLayer::new(store.clone()));
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    let config = SessionConfig::default()
+        .with_idle_timeout(10 * MINUTE)
+        .with_renewal(false);
+    visit.layer = SessionLayer::try_new(store.clone(), config).unwrap();
+    visit.request(|_| async move {}).await;
+    visit.layer.drained().await;
+    // Shows the time to live as it is.
+    visit.layer = SessionLayer::new(store).with_renewal(false);
+    visit
+        .request(|session| async move {
+            let left = session.expires_at().duration_since(SystemTime::now());
+            assert!(left.unwrap() <= 10 * MINUTE);
+        })
+        .await;
+}
