@@ -15,7 +15,7 @@ use crate::lock::assert_none_held;
 use crate::record::Record;
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::{Fingerprinting, Network};
-use crate::record::lifetime::{Renewal, renewal};
+use crate::record::lifetime::{Idle, Renewal, renewal};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
@@ -62,6 +62,22 @@ impl Policy {
         record.idle_timeout.unwrap_or(self.config.idle_timeout)
     }
 
+    /// How long a session lives without being used, as the last commit has left it.
+    pub(crate) fn idle(&self, record: &Record) -> Idle {
+        Idle {
+            timeout: self.idle_timeout(record),
+            is_full: record.full_idle_timeout,
+        }
+    }
+
+    /// How long a session lives without being used once this layer has committed it.
+    pub(crate) fn idle_after_commit(&self, record: &Record) -> Idle {
+        Idle {
+            is_full: self.config.full_idle_timeout,
+            ..self.idle(record)
+        }
+    }
+
     /// The renewal that is due after a load, if any. Without [`renewal`](SessionConfig::renewal) only one that shortens the time
     /// to live is.
     pub(crate) fn renewal(
@@ -70,8 +86,7 @@ impl Policy {
         record: &Record,
         now: Millis,
     ) -> Option<Renewal> {
-        let idle = self.idle_timeout(record);
-        renewal(time_left, idle, record.deadline, now)
+        renewal(time_left, self.idle(record), record.deadline, now)
             .filter(|due| self.config.renewal || matches!(due, Renewal::Set(_)))
     }
 }

@@ -129,6 +129,7 @@ impl Preparation<'_> {
                 let apply_context = work.context.apply_context_at(self.now);
                 apply(work, relation, &mut record, &apply_context)?;
                 bind(&mut record, &apply_context);
+                self.note_idle(&mut record);
                 self.note_cookie(&mut record, work);
                 check_size(&record, limit, max_size)
             }));
@@ -183,6 +184,15 @@ impl Preparation<'_> {
         Some(Login { version, retired })
     }
 
+    /// Notes in the record how this layer counts the idle timeout. All nodes go by that until the next commit, so that those
+    /// which count it in another way do not change the time to live by turns.
+    fn note_idle(&self, record: &mut Arc<Record>) {
+        let is_full = self.context.policy.config.full_idle_timeout;
+        if record.full_idle_timeout != is_full {
+            Arc::make_mut(record).full_idle_timeout = is_full;
+        }
+    }
+
     /// Notes in the record that the response to this work sends a persistent cookie.
     fn note_cookie(&self, record: &mut Arc<Record>, work: &Work) {
         let renewed = self.base.is_none() || work.log.new_secret().is_some();
@@ -235,7 +245,7 @@ impl Preparation<'_> {
         if renews {
             record.last_accessed = now;
         }
-        let idle = self.context.policy.idle_timeout(&record);
+        let idle = self.context.policy.idle(&record);
         let allowed = ttl(idle, record.deadline, now).ok_or(SessionError::Gone(Gone::Ended))?;
         let left = self.base.and_then(|base| base.stored.time_left());
         let kept = left.filter(|_| !renews);

@@ -100,7 +100,7 @@ impl Requester {
         {
             return None;
         }
-        let idle = self.context.policy.idle_timeout(&record);
+        let idle = self.context.policy.idle(&record);
         let extended = ttl(idle, record.deadline, now).map(Renewal::Extend);
         // A key that would outlive the session's timeouts is shortened, as a load does.
         renewal(stored.time_left(), idle, record.deadline, now)

@@ -64,10 +64,18 @@ pub struct SessionConfig {
     /// to ten years.
     ///
     /// It is the TTL of the session's key, and is renewed only once half of it has passed: a session may expire after being
-    /// unused for half of this time. To guarantee a minimum, set twice that time.
+    /// unused for half of this time. With [`full_idle_timeout`](Self::full_idle_timeout) it lives for all of this time.
     #[serde(with = "duration")]
     #[doc(alias = "ttl")]
     pub idle_timeout: Duration,
+    /// Whether the [`idle_timeout`](Self::idle_timeout) is the least time that an unused session lives; `false` by default, since
+    /// it is then the most, which is what a limit against stolen tokens has to be (OWASP).
+    ///
+    /// If `true`, a session that was used at some time lives for the idle timeout after that, and for one and a half times as long
+    /// at most: its key has half of the timeout more, and is renewed, as ever, once half of the timeout has passed. The absolute
+    /// timeout still ends it. A session counts its idle timeout as the layer did that changed it last, so after a change of this
+    /// setting the sessions that are only read go by the former one, and nodes with and without it may share sessions.
+    pub full_idle_timeout: bool,
     /// How long a session lives after its creation or its last login, however much it is used; 24 h by default (NIST SP
     /// 800-63B: at most 24 h for AAL2), from 1 s to ten years.
     #[serde(with = "duration")]
@@ -126,6 +134,7 @@ impl Default for SessionConfig {
         Self {
             cookie: CookieConfig::default(),
             idle_timeout: Duration::from_secs(30 * 60),
+            full_idle_timeout: false,
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
             renewal: true,
             persistent: false,
@@ -161,6 +170,13 @@ impl SessionConfig {
     #[must_use]
     pub fn with_idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// Sets whether an unused session lives for [at least](Self::full_idle_timeout) the idle timeout; `false` by default.
+    #[must_use]
+    pub fn with_full_idle_timeout(mut self, full_idle_timeout: bool) -> Self {
+        self.full_idle_timeout = full_idle_timeout;
         self
     }
 
@@ -307,6 +323,7 @@ impl SessionConfig {
         let Self {
             cookie,
             idle_timeout,
+            full_idle_timeout,
             absolute_timeout,
             renewal,
             persistent,
@@ -327,6 +344,10 @@ impl SessionConfig {
         let settings = [
             ("cookie", *cookie != other.cookie),
             ("idle_timeout", *idle_timeout != other.idle_timeout),
+            (
+                "full_idle_timeout",
+                *full_idle_timeout != other.full_idle_timeout,
+            ),
             (
                 "absolute_timeout",
                 *absolute_timeout != other.absolute_timeout,
@@ -533,6 +554,11 @@ mod tests {
                 "idle_timeout",
                 config().with_idle_timeout(Duration::from_secs(900)),
                 json!("15m"),
+            ),
+            (
+                "full_idle_timeout",
+                config().with_full_idle_timeout(true),
+                json!(true),
             ),
             (
                 "absolute_timeout",

@@ -45,6 +45,7 @@ pub(crate) fn read(document: &str) -> Option<RawRecord<'_>> {
         deadline: reader.number("deadline")?,
         idle_timeout: reader.optional_number("idle_timeout")?,
         absolute_timeout: reader.optional_number("absolute_timeout")?,
+        full_idle_timeout: reader.take(",\"full_idle_timeout\":true").is_some(),
         persistent: reader.take(",\"persistent\":true").is_some(),
         cookie_sent: reader.optional_number("cookie_sent")?,
         principal: reader.optional_text("principal")?,
@@ -188,6 +189,7 @@ mod tests {
             });
         }
         record.cookie_sent = cookie_sent;
+        record.full_idle_timeout = commits % 2 == 1;
         record.login = changes
             .last()
             .and_then(Change::rotation)

@@ -103,6 +103,8 @@ impl Record {
         optional(json, "idle_timeout", self.idle_timeout.map(duration_millis))?;
         let absolute = self.absolute_timeout.map(duration_millis);
         optional(json, "absolute_timeout", absolute)?;
+        let full = self.full_idle_timeout.then_some(true);
+        optional(json, "full_idle_timeout", full)?;
         optional(json, "persistent", self.persistent.then_some(true))?;
         optional(json, "cookie_sent", self.cookie_sent)?;
         optional(json, "principal", self.principal.as_deref())?;
@@ -154,6 +156,7 @@ impl Record {
             deadline: raw_record.deadline,
             idle_timeout: raw_record.idle_timeout.map(Duration::from_millis),
             absolute_timeout: raw_record.absolute_timeout.map(Duration::from_millis),
+            full_idle_timeout: raw_record.full_idle_timeout,
             persistent: raw_record.persistent,
             cookie_sent: raw_record.cookie_sent,
             principal: raw_record.principal.map(keep_text),

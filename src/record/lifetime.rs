@@ -33,19 +33,46 @@ pub(crate) fn check_timeout(value: Duration) -> Result<(), SessionError> {
     }
 }
 
+/// How long a session lives without being used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Idle {
+    pub(crate) timeout: Duration,
+    /// Whether the session lives for the whole timeout after every use. Otherwise it lives no longer than that.
+    pub(crate) is_full: bool,
+}
+
+impl Idle {
+    /// The time to live of a key that is renewed. A full timeout takes half of it more, since a key is renewed only once half of
+    /// the timeout has passed.
+    pub(crate) fn ttl(self) -> Duration {
+        match self.is_full {
+            true => self.timeout + self.timeout / 2,
+            false => self.timeout,
+        }
+    }
+
+    /// A key that has no more than this left is renewed: the least time that a session lives after a use.
+    pub(crate) fn least(self) -> Duration {
+        match self.is_full {
+            true => self.timeout,
+            false => self.timeout / 2,
+        }
+    }
+}
+
 /// The time to live that a session may have now, or `None` once its deadline has passed.
-pub(crate) fn ttl(idle: Duration, deadline: Millis, now: Millis) -> Option<Duration> {
+pub(crate) fn ttl(idle: Idle, deadline: Millis, now: Millis) -> Option<Duration> {
     let rest = Duration::from_millis(deadline.saturating_sub(now));
-    (!rest.is_zero()).then(|| idle.min(rest))
+    (!rest.is_zero()).then(|| idle.ttl().min(rest))
 }
 
 /// Returns the time to live to set after a load, or `None` if the key does not need a new one.
 ///
-/// sessile renews a key once half of the idle timeout has passed, if that gains enough to be worth a command. It shortens the time
+/// sessile renews a key once half of the idle timeout has passed since it was last renewed, if that gains enough to be worth a command. It shortens the time
 /// to live of a key that would outlive its deadline or idle timeout, and sets one on a key that has none.
 pub(crate) fn renewal(
     time_left: Option<Duration>,
-    idle: Duration,
+    idle: Idle,
     deadline: Millis,
     now: Millis,
 ) -> Option<Renewal> {
@@ -54,8 +81,8 @@ pub(crate) fn renewal(
         return Some(Renewal::Set(allowed));
     };
     // Clocks and rounding differ slightly. A second is not worth a command, unless the timeout itself is that short.
-    let least_gain = Duration::from_secs(1).min(idle / 10);
-    if left <= idle / 2 && allowed > left + least_gain {
+    let least_gain = Duration::from_secs(1).min(idle.timeout / 10);
+    if left <= idle.least() && allowed > left + least_gain {
         Some(Renewal::Extend(allowed))
     } else {
         (left > allowed + least_gain).then_some(Renewal::Set(allowed))
@@ -104,7 +131,7 @@ pub(crate) fn cookie_end(record: &Record) -> Option<Millis> {
 /// When the session was last used, computed from the part of its idle timeout that has passed. `written` is the time in the record.
 pub(crate) fn last_accessed(
     time_left: Option<Duration>,
-    idle: Duration,
+    idle: Idle,
     deadline: Millis,
     now: Millis,
     written: Millis,
@@ -117,7 +144,7 @@ pub(crate) fn last_accessed(
     if end >= deadline {
         return written;
     }
-    end.saturating_sub(duration_millis(idle))
+    end.saturating_sub(duration_millis(idle.ttl()))
         .max(written)
         .min(now)
 }
@@ -130,10 +157,20 @@ pub(crate) fn is_fresh(record: &Record, max_age: Duration, now: Millis) -> bool 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MIN: u64 = 60;
-    const IDLE: Duration = Duration::from_secs(30 * MIN);
+    const TIMEOUT: Duration = Duration::from_secs(30 * MIN);
+    const IDLE: Idle = Idle {
+        timeout: TIMEOUT,
+        is_full: false,
+    };
+    const FULL: Idle = Idle {
+        timeout: TIMEOUT,
+        is_full: true,
+    };
     const FAR: Millis = 24 * 60 * MIN * 1000;
 
     fn secs(n: u64) -> Duration {
@@ -155,11 +192,13 @@ mod tests {
 
     #[test]
     fn the_ttl_is_the_idle_timeout_or_the_rest_to_the_deadline() {
-        assert_eq!(ttl(IDLE, FAR, 0), Some(IDLE));
+        assert_eq!(ttl(IDLE, FAR, 0), Some(TIMEOUT));
+        assert_eq!(ttl(FULL, FAR, 0), Some(secs(45 * MIN)));
+        assert_eq!(ttl(FULL, 40 * MIN * 1000, 0), Some(secs(40 * MIN)));
         assert_eq!(ttl(IDLE, 5_000, 0), Some(secs(5)));
         assert_eq!(ttl(IDLE, 5_000, 5_000), None);
         assert_eq!(ttl(IDLE, 5_000, 9_000), None);
-        assert_eq!(ttl(IDLE, Millis::MAX, 0), Some(IDLE));
+        assert_eq!(ttl(IDLE, Millis::MAX, 0), Some(TIMEOUT));
     }
 
     #[test]
@@ -168,10 +207,10 @@ mod tests {
         for (left, deadline, expected) in [
             (Some(secs(30 * MIN)), FAR, None),
             (Some(secs(15 * MIN + 1)), FAR, None),
-            (Some(secs(15 * MIN)), FAR, Some(extend(IDLE))),
-            (Some(secs(1)), FAR, Some(extend(IDLE))),
-            (None, FAR, Some(set(IDLE))),
-            (Some(secs(31 * MIN)), FAR, Some(set(IDLE))),
+            (Some(secs(15 * MIN)), FAR, Some(extend(TIMEOUT))),
+            (Some(secs(1)), FAR, Some(extend(TIMEOUT))),
+            (None, FAR, Some(set(TIMEOUT))),
+            (Some(secs(31 * MIN)), FAR, Some(set(TIMEOUT))),
             // The deadline is in ten minutes, so a renewal gains nothing.
             (Some(secs(10 * MIN)), 10 * MIN * 1000, None),
             // A second more or less is not worth a command.
@@ -195,8 +234,79 @@ mod tests {
                 "{left:?} {deadline}"
             );
         }
-        let short = renewal(Some(secs(1) / 2), secs(1), FAR, 0);
+        let second = Idle {
+            timeout: secs(1),
+            is_full: false,
+        };
+        let short = renewal(Some(secs(1) / 2), second, FAR, 0);
         assert_eq!(short, Some(extend(secs(1))));
+    }
+
+    #[test]
+    fn a_full_idle_timeout_is_left_after_every_use() {
+        let (extend, set) = (Renewal::Extend, Renewal::Set);
+        for (left, deadline, expected) in [
+            (Some(45), 24 * 60, None),
+            (Some(31), 24 * 60, None),
+            (Some(30), 24 * 60, Some(extend(secs(45 * MIN)))),
+            (Some(1), 24 * 60, Some(extend(secs(45 * MIN)))),
+            (None, 24 * 60, Some(set(secs(45 * MIN)))),
+            (Some(46), 24 * 60, Some(set(secs(45 * MIN)))),
+            (Some(30), 30, None),
+            (Some(25), 35, Some(extend(secs(35 * MIN)))),
+            (Some(40), 35, Some(set(secs(35 * MIN)))),
+        ] {
+            let time_left = left.map(|minutes: u64| secs(minutes * MIN));
+            assert_eq!(
+                renewal(time_left, FULL, deadline * MIN * 1000, 0),
+                expected,
+                "{left:?} {deadline}"
+            );
+        }
+    }
+
+    /// What becomes of a key that is used after each of these pauses: when it was renewed, and whether it lived to the end.
+    fn used_after(pauses: &[u64], idle: Idle) -> (Vec<Millis>, bool) {
+        let (mut now, mut ends, mut renewed) = (0, duration_millis(idle.ttl()), Vec::new());
+        for pause in pauses {
+            now += pause;
+            if now >= ends {
+                return (renewed, false);
+            }
+            let left = Duration::from_millis(ends - now);
+            if let Some(Renewal::Extend(ttl) | Renewal::Set(ttl)) =
+                renewal(Some(left), idle, Millis::MAX, now)
+            {
+                ends = now + duration_millis(ttl);
+                renewed.push(now);
+            }
+        }
+        (renewed, true)
+    }
+
+    proptest! {
+        /// However a session is used, it lives for at least this long after each use, ends once it was unused for its time to
+        /// live, and costs at most one renewal in half of its idle timeout.
+        #[test]
+        fn a_session_lives_as_long_after_each_use_as_is_promised(
+            timeout in 1_000_u64..10_000_000,
+            is_full in any::<bool>(),
+            parts in proptest::collection::vec(0_u64..2_000, 1..50),
+        ) {
+            let idle = Idle { timeout: Duration::from_millis(timeout), is_full };
+            let least = duration_millis(idle.least());
+            prop_assert_eq!(least, if is_full { timeout } else { timeout / 2 });
+            let pauses: Vec<u64> = parts.iter().map(|part| timeout * part / 1_000).collect();
+            let (renewed, alive) = used_after(&pauses, idle);
+            if pauses.iter().all(|pause| *pause < least) {
+                prop_assert!(alive);
+            }
+            if pauses.iter().any(|pause| *pause >= duration_millis(idle.ttl())) {
+                prop_assert!(!alive);
+            }
+            let apart = renewed.windows(2).all(|pair| pair[1] - pair[0] >= timeout / 2);
+            prop_assert!(apart && renewed.first().is_none_or(|at| *at >= timeout / 2));
+        }
     }
 
     #[test]
@@ -267,5 +377,7 @@ mod tests {
         );
         assert_eq!(seen(Some(secs(40 * MIN)), FAR, 0), now);
         assert_eq!(seen(None, FAR, 7), 7);
+        let left = Some(secs(20 * MIN));
+        assert_eq!(last_accessed(left, FULL, FAR, now, 0), 75 * MIN * 1000);
     }
 }

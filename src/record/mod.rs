@@ -101,6 +101,9 @@ pub(crate) struct Record {
     pub(crate) idle_timeout: Option<Duration>,
     /// The session's own absolute timeout, instead of the layer's.
     pub(crate) absolute_timeout: Option<Duration>,
+    /// Whether the idle timeout is the least time that the session lives after a use: [`Idle`](lifetime::Idle). The layer of the
+    /// last commit has decided that.
+    pub(crate) full_idle_timeout: bool,
     /// Whether the browser keeps the cookie after it is closed.
     pub(crate) persistent: bool,
     /// When a persistent cookie was last sent, as far as a commit has recorded it.
@@ -134,6 +137,7 @@ impl Record {
             deadline: after(apply_context.now, apply_context.absolute_timeout),
             idle_timeout: None,
             absolute_timeout: None,
+            full_idle_timeout: false,
             persistent: apply_context.persistent,
             cookie_sent: None,
             principal: None,
@@ -263,6 +267,7 @@ pub(crate) mod tests {
             deadline: 90_000,
             idle_timeout: None,
             absolute_timeout: None,
+            full_idle_timeout: false,
             persistent: false,
             cookie_sent: None,
             flash: Vec::new(),

@@ -30,6 +30,7 @@ pub(crate) struct RawRecord<'a> {
     pub(crate) deadline: Millis,
     pub(crate) idle_timeout: Option<Millis>,
     pub(crate) absolute_timeout: Option<Millis>,
+    pub(crate) full_idle_timeout: bool,
     pub(crate) persistent: bool,
     pub(crate) cookie_sent: Option<Millis>,
     pub(crate) principal: Option<Text<'a>>,
@@ -58,6 +59,7 @@ enum Field<'a> {
     Deadline,
     IdleTimeout,
     AbsoluteTimeout,
+    FullIdleTimeout,
     Persistent,
     CookieSent,
     Principal,
@@ -97,6 +99,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
                 let mut deadline = None;
                 let mut idle_timeout = None;
                 let mut absolute_timeout = None;
+                let mut full_idle_timeout = false;
                 let mut persistent = false;
                 let mut cookie_sent = None;
                 let mut flash = Vec::new();
@@ -120,6 +123,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
                         Field::Started => started = Some(map.next_value()?),
                         Field::IdleTimeout => idle_timeout = map.next_value()?,
                         Field::AbsoluteTimeout => absolute_timeout = map.next_value()?,
+                        Field::FullIdleTimeout => full_idle_timeout = map.next_value()?,
                         Field::Persistent => persistent = map.next_value()?,
                         Field::CookieSent => cookie_sent = map.next_value()?,
                         Field::Flash => flash = map.next_value()?,
@@ -149,6 +153,7 @@ impl<'de> Deserialize<'de> for RawRecord<'de> {
                     deadline: deadline.ok_or_else(|| missing("deadline"))?,
                     idle_timeout,
                     absolute_timeout,
+                    full_idle_timeout,
                     persistent,
                     cookie_sent,
                     flash,

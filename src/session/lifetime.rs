@@ -6,7 +6,7 @@ use crate::commit::base::Base;
 use crate::commit::renew::load_and_renew;
 use crate::error::session::SessionError;
 use crate::record::change::{Change, Lifetimes};
-use crate::record::lifetime::{check_timeout, last_accessed};
+use crate::record::lifetime::{Idle, check_timeout, last_accessed};
 use crate::session::Session;
 use crate::session::state::backing::Backing;
 use crate::time::{after, to_time};
@@ -26,7 +26,7 @@ impl Session {
         let Backing::Loaded(base) = &state.backing else {
             return to_time(state.view.last_accessed);
         };
-        let idle = self.shared().context.policy.idle_timeout(&base.record);
+        let idle = self.shared().context.policy.idle(&base.record);
         let (deadline, written) = (base.record.deadline, base.record.last_accessed);
         to_time(last_accessed(
             base.stored.time_left(),
@@ -43,10 +43,10 @@ impl Session {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();
         let policy = &self.shared().context.policy;
-        let idle = policy.idle_timeout(&state.view);
-        let renewed = after(now, idle).min(state.view.deadline);
+        let renewed = |idle: Idle| after(now, idle.ttl()).min(state.view.deadline);
         let end = match &state.backing {
             Backing::Loaded(base) if !state.commit_renews(policy.config.renewal) => {
+                let renewed = renewed(policy.idle(&base.record));
                 let left = base.stored.time_left();
                 match (policy.renewal(left, &base.record, now), left) {
                     (None, Some(left)) => after(now, left).min(renewed),
@@ -55,7 +55,9 @@ impl Session {
                 }
             }
             // The commit renews it.
-            Backing::Loaded(_) | Backing::New | Backing::Denied { .. } => renewed,
+            Backing::Loaded(_) | Backing::New | Backing::Denied { .. } => {
+                renewed(policy.idle_after_commit(&state.view))
+            }
         };
         to_time(end)
     }

@@ -81,8 +81,8 @@ pub struct Sessions {
 pub struct SessionInfo {
     handle: Handle,
     created: SystemTime,
-    signed_in: SystemTime,
-    last_seen: SystemTime,
+    authenticated: SystemTime,
+    last_accessed: SystemTime,
     network: Option<String>,
     label: Option<String>,
     is_current: bool,
@@ -100,14 +100,15 @@ impl SessionInfo {
     }
 
     /// When the user last signed in, by the store's clock.
-    pub fn signed_in_at(&self) -> SystemTime {
-        self.signed_in
+    pub fn authenticated_at(&self) -> SystemTime {
+        self.authenticated
     }
 
     /// When the session was last used, by the store's clock. Accurate to half of the idle timeout, as
     /// [`Session::last_accessed`](crate::Session::last_accessed).
-    pub fn last_seen(&self) -> SystemTime {
-        self.last_seen
+    #[doc(alias = "last_seen")]
+    pub fn last_accessed(&self) -> SystemTime {
+        self.last_accessed
     }
 
     /// The network that the session belongs to, such as `203.0.113.0/24`; `None` if
@@ -192,7 +193,7 @@ impl Sessions {
         // A list that is right must not fail because its index could not be tidied.
         let _ = found.heal(&self.context, deadline).await;
         let mut sessions: Vec<_> = found.live.iter().map(|live| self.info(live)).collect();
-        sessions.sort_by_key(|it| (std::cmp::Reverse(it.last_seen), it.handle));
+        sessions.sort_by_key(|it| (std::cmp::Reverse(it.last_accessed), it.handle));
         Ok(sessions)
     }
 
@@ -206,16 +207,21 @@ impl Sessions {
         }: &Live,
     ) -> SessionInfo {
         let now = self.context.backend.now();
-        let idle = self.context.policy.idle_timeout(record);
+        let idle = self.context.policy.idle(record);
         let (deadline, written) = (record.deadline, record.last_accessed);
-        let last_seen = last_accessed(stored.time_left(), idle, deadline, now, written);
         let text = |text: &bytestring::ByteString| text.to_string();
         let current = self.current.as_ref().and_then(Session::handle);
         SessionInfo {
             handle: entry.handle,
             created: to_time(record.created),
-            signed_in: to_time(record.started),
-            last_seen: to_time(last_seen),
+            authenticated: to_time(record.started),
+            last_accessed: to_time(last_accessed(
+                stored.time_left(),
+                idle,
+                deadline,
+                now,
+                written,
+            )),
             network: record.fingerprint.as_ref().map(text),
             label: record.label.as_ref().map(text),
             is_current: current == Some(entry.handle),

@@ -232,3 +232,98 @@ async fn without_renewal_a_time_to_live_that_is_too_long_is_shortened() {
         })
         .await;
 }
+
+/// A layer over this store that counts the idle timeout as the least or the most.
+fn counting(store: impl sessile::SessionStore, full: bool) -> SessionLayer {
+    let config = SessionConfig::default().with_full_idle_timeout(full);
+    SessionLayer::try_new(store, config).unwrap()
+}
+
+#[tokio::test]
+async fn a_full_idle_timeout_is_left_after_every_request() {
+    let clock = ManualClock::new();
+    let spy = Spy::on(MemoryStore::new().with_clock(clock.clone()));
+    let calls = Arc::clone(&spy.calls);
+    let layer = counting(spy, true);
+    let router = app(layer.clone());
+    let just_before = 30 * MINUTE - Duration::from_millis(1);
+    for used_after in [0, 1, 14, 15, 16, 29] {
+        let mut visit = Visit::with(layer.clone());
+        visit
+            .request(|session| async move {
+                session.insert("n", 1).unwrap();
+                let left = session.expires_at().duration_since(session.last_accessed());
+                assert_eq!(left.unwrap(), 45 * MINUTE);
+            })
+            .await;
+        clock.advance(used_after * MINUTE);
+        visit.browser.peek(&router, "/read").await.ok();
+        settle().await;
+        clock.advance(just_before);
+        let late = visit.browser.peek(&router, "/read").await;
+        assert_eq!(late.ok(), "n", "used after {used_after} minutes");
+        settle().await;
+        clock.advance(45 * MINUTE);
+        let later = visit.browser.peek(&router, "/read").await;
+        assert_eq!(later.ok(), "", "used after {used_after} minutes");
+    }
+    // Once in half of the timeout, as ever, and no write.
+    let before = calls.so_far();
+    let mut visit = Visit::with(layer);
+    visit
+        .request(|session| async move { session.insert("n", 1).unwrap() })
+        .await;
+    for _ in 0..60 {
+        clock.advance(MINUTE);
+        visit.browser.peek(&router, "/read").await.ok();
+        settle().await;
+    }
+    let after = calls.so_far();
+    assert_eq!(after[3] - before[3], 4, "renewals in an hour");
+    assert_eq!(after[2], before[2], "a renewal is never a rewrite");
+}
+
+#[tokio::test]
+async fn nodes_that_count_the_idle_timeout_in_two_ways_do_not_undo_each_others_renewals() {
+    for full in [true, false] {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new().with_clock(clock.clone());
+        // As two processes: they share nothing but the store.
+        let spies = [Spy::on(store.clone()), Spy::on(store)];
+        let calls = [0, 1].map(|node: usize| Arc::clone(&spies[node].calls));
+        let touches = || -> u64 { calls.iter().map(|it| it.so_far()[3]).sum() };
+        let layers = spies.map({
+            let mut full = full;
+            move |spy| {
+                full = !full;
+                counting(spy, !full)
+            }
+        });
+        let nodes = layers.clone().map(app);
+        let mut visit = Visit::with(layers[0].clone());
+        visit
+            .request(|session| async move { session.insert("n", 1).unwrap() })
+            .await;
+        for minute in 1..=60 {
+            clock.advance(MINUTE);
+            for node in &nodes {
+                visit.browser.peek(node, "/read").await.ok();
+                settle().await;
+            }
+            assert_eq!(touches(), minute / 15, "after {minute} minutes");
+        }
+        // The layer of the last commit decides.
+        let lives = |full: bool| (if full { 45 } else { 30 }) * MINUTE;
+        for (node, full) in [(0, full), (1, !full), (0, full)] {
+            visit.browser.peek(&nodes[node], "/incr?k=n").await.ok();
+            clock.advance(Duration::from_millis(1));
+            visit.layer = layers[1 - node].clone();
+            visit
+                .request(move |session| async move {
+                    let left = session.expires_at().duration_since(session.last_accessed());
+                    assert_eq!(left.unwrap(), lives(full));
+                })
+                .await;
+        }
+    }
+}

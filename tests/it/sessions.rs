@@ -112,10 +112,8 @@ async fn a_user_sees_their_own_devices_and_which_one_they_use() {
         assert!(list.iter().all(|it| !it.is_current()));
         assert!(list.iter().all(|it| phone.carries(&it.handle().to_string())
             || laptop.carries(&it.handle().to_string())));
-        assert!(
-            list.iter()
-                .all(|it| it.created_at() <= it.last_seen() && it.signed_in_at() <= it.last_seen())
-        );
+        assert!(list.iter().all(|it| it.created_at() <= it.last_accessed()
+            && it.authenticated_at() <= it.last_accessed()));
         assert!(handles(&sessions, "nobody").await.is_empty());
     }
 }
@@ -273,7 +271,7 @@ async fn sessions_that_have_ended_or_changed_hands_are_not_listed() {
 }
 
 #[tokio::test]
-async fn no_more_than_the_limit_are_signed_in_at_once() {
+async fn no_more_than_the_limit_are_authenticated_at_once() {
     let server = Server::start();
     let prefix = crate::support::fresh_prefix();
     for (limit, refused) in [
