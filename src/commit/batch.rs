@@ -17,7 +17,6 @@ use crate::commit::span::Cost;
 use crate::commit::work::Work;
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
-use crate::record::lifetime::cookie_end;
 use crate::record::version::CommitId;
 use crate::store::Durability;
 
@@ -350,10 +349,11 @@ impl Batch {
     }
 
     fn reply_committed(&mut self, attempt: &mut Attempt) -> Base {
-        let replaced = attempt.base().map(|base| cookie_end(&base.record));
+        let policy = Arc::clone(&self.context.policy);
+        let replaced = attempt.base().map(|base| policy.cookie_life(&base.record));
         let base = attempt.committed();
         let created = replaced.is_none();
-        let changes_cookie = replaced.is_some_and(|ends| ends != cookie_end(&base.record));
+        let changes_cookie = replaced.is_some_and(|life| life != policy.cookie_life(&base.record));
         for member in self.members.drain(..) {
             let work = &member.work;
             work.log.confirm();

@@ -15,7 +15,7 @@ use crate::lock::assert_none_held;
 use crate::record::Record;
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::{Fingerprinting, Network};
-use crate::record::lifetime::{Idle, Renewal, renewal};
+use crate::record::lifetime::{BrowserCookie, CookieLife, Idle, Renewal, renewal};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
@@ -76,6 +76,20 @@ impl Policy {
             is_full: self.config.full_idle_timeout,
             ..self.idle(record)
         }
+    }
+
+    /// How long the browser keeps the cookie of this session, if that is persistent.
+    pub(crate) fn cookie_life(&self, record: &Record) -> Option<CookieLife> {
+        let rolls = self.config.cookie.rolling.then(|| self.idle(record));
+        CookieLife::of(record, rolls)
+    }
+
+    /// The cookie in a browser that has sent a token of this session. A request that does not prolong the session does not prolong
+    /// a rolling cookie either.
+    pub(crate) fn browser_cookie(&self, record: &Record, now: Millis) -> BrowserCookie {
+        let mut cookie = BrowserCookie::of(record, self.cookie_life(record), now);
+        cookie.is_old &= self.config.renewal || !self.config.cookie.rolling;
+        cookie
     }
 
     /// The renewal that is due after a load, if any. Without [`renewal`](SessionConfig::renewal) only one that shortens the time

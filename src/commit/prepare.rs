@@ -196,9 +196,10 @@ impl Preparation<'_> {
     /// Notes in the record that the response to this work sends a persistent cookie.
     fn note_cookie(&self, record: &mut Arc<Record>, work: &Work) {
         let renewed = self.base.is_none() || work.log.new_secret().is_some();
+        let life = self.context.policy.cookie_life(record);
         let sent = work
             .cookie
-            .is_some_and(|cookie| renewed || cookie.is_outdated_by(record));
+            .is_some_and(|cookie| renewed || cookie.is_outdated_by(life));
         let cookie_sent = match record.persistent {
             true if sent => Some(self.now),
             true => record.cookie_sent,

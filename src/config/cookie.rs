@@ -44,6 +44,17 @@ pub struct CookieConfig {
     pub secure: bool,
     /// The `Partitioned` attribute, for sites that are embedded in others; off by default.
     pub partitioned: bool,
+    /// Whether the cookie of a persistent session expires with an unused session, as the cookies of Laravel and express-session
+    /// do: its `Max-Age` is then the idle timeout (half as much more with
+    /// [`full_idle_timeout`](crate::SessionConfig::full_idle_timeout)), and never more than the rest of the absolute timeout. `false`
+    /// by default: a cookie for the rest of the absolute timeout is sent once, and can never expire before its session.
+    ///
+    /// Half of the idle timeout after it was sent, a response whose handler asked for the session sends it again. Only a change of
+    /// the session records that, so until the next one all such responses send it. The browser keeps the cookie after each
+    /// request of such a handler for at least as long as an unused session is sure to live. Requests that do not ask for the session,
+    /// and those of a layer without [`renewal`](crate::SessionConfig::renewal), do not prolong it, although the former prolong the
+    /// session.
+    pub rolling: bool,
 }
 
 impl Default for CookieConfig {
@@ -55,6 +66,7 @@ impl Default for CookieConfig {
             same_site: SameSite::Lax,
             secure: true,
             partitioned: false,
+            rolling: false,
         }
     }
 }
@@ -99,6 +111,14 @@ impl CookieConfig {
     #[must_use]
     pub fn with_partitioned(mut self, partitioned: bool) -> Self {
         self.partitioned = partitioned;
+        self
+    }
+
+    /// Sets whether a persistent cookie [expires with an unused session](Self::rolling); `false` by default.
+    #[must_use]
+    #[doc(alias("expire_after_inactivity", "sliding"))]
+    pub fn with_rolling(mut self, rolling: bool) -> Self {
+        self.rolling = rolling;
         self
     }
 
@@ -186,6 +206,7 @@ impl CookieConfig {
             same_site,
             secure: false,
             partitioned: false,
+            rolling: self.rolling,
         }
     }
 }

@@ -541,7 +541,8 @@ mod tests {
         let cookie = CookieConfig::default;
         let durability = DurabilityConfig::default;
         let cookie_id = json!({
-            "name": "id", "path": "/", "domain": null, "same_site": "lax", "secure": true, "partitioned": false
+            "name": "id", "path": "/", "domain": null, "same_site": "lax", "secure": true, "partitioned": false,
+            "rolling": false
         });
         let one = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
         assert_each_field_has_its_setter(vec![
@@ -631,6 +632,7 @@ mod tests {
             ),
             ("secure", cookie().with_secure(false), json!(false)),
             ("partitioned", cookie().with_partitioned(true), json!(true)),
+            ("rolling", cookie().with_rolling(true), json!(true)),
         ]);
         assert_each_field_has_its_setter(vec![
             (

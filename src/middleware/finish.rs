@@ -13,11 +13,10 @@ use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
 use crate::middleware::cookie::{Presented, remove_from, strip, write};
 use crate::middleware::slot::SessionSlot;
-use crate::record::lifetime::cookie_end;
+use crate::record::lifetime::CookieLife;
 use crate::session::save::{Trigger, commit_pending};
 use crate::session::state::State;
 use crate::session::state::backing::Backing;
-use crate::time::Millis;
 use crate::token::Token;
 
 /// Commits the session and writes the session cookie and cache headers into the response. If the session cannot be committed,
@@ -37,7 +36,7 @@ pub(crate) async fn finish<B>(
         let (action, private) = {
             let state = shared.state();
             let accessed = slot.is_accessed();
-            let action = cookie_action(&slot.presented, &state, accessed, &committed);
+            let action = cookie_action(policy, &slot.presented, &state, accessed, &committed);
             let caching = policy.config.signed_in_caching;
             (action, private(&state, accessed, caching))
         };
@@ -122,14 +121,15 @@ fn error_response<B>(
 #[derive(Debug, PartialEq)]
 enum CookieAction {
     Unchanged,
-    /// Sets it to this token, until this time or, if `None`, until the browser is closed.
-    Set(Token, Option<Millis>),
+    /// Sets it to this token, for this long or, if `None`, until the browser is closed.
+    Set(Token, Option<CookieLife>),
     Remove,
 }
 
 /// Decides how the response changes the cookie. A response whose handler did not use the session stays as it is, even if the
 /// cookie is old, so that caches may store it.
 fn cookie_action(
+    policy: &Policy,
     presented: &Presented,
     state: &State,
     accessed: bool,
@@ -143,9 +143,10 @@ fn cookie_action(
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
             let browser_has_token = presented.tokens.contains(&base.token);
-            match browser_has_token && !cookie.is_outdated_by(&base.record) {
+            let life = policy.cookie_life(&base.record);
+            match browser_has_token && !cookie.is_outdated_by(life) {
                 true => CookieAction::Unchanged,
-                false => CookieAction::Set(base.token.clone(), cookie_end(&base.record)),
+                false => CookieAction::Set(base.token.clone(), life),
             }
         }
         Backing::New | Backing::Denied { .. } => CookieAction::Unchanged,
@@ -187,9 +188,10 @@ fn write_headers(
     };
     let cookie = match action {
         CookieAction::Unchanged => None,
-        CookieAction::Set(token, ends) => {
+        CookieAction::Set(token, life) => {
             let now = slot.context.backend.now();
-            let max_age = ends.map(|ends| Duration::from_millis(ends.saturating_sub(now)));
+            let left = |life: CookieLife| life.end(now).saturating_sub(now);
+            let max_age = life.map(|life| Duration::from_millis(left(life)));
             write(config, Some((&token, max_age)))
         }
         CookieAction::Remove => write(config, None),
@@ -250,6 +252,7 @@ mod tests {
 
     use super::*;
     use crate::commit::base::Base;
+    use crate::config::SessionConfig;
     use crate::error::session::Gone;
     use crate::middleware::cookie::read;
     use crate::record::context::ApplyContext;
@@ -288,6 +291,7 @@ mod tests {
         let unknown = || Err(SessionError::OutcomeUnknown);
         let sent = |token: &Token| presented(&[&token.encode()]);
         let none = Presented::default;
+        let policy = Policy::new(SessionConfig::default());
         for (presented, backing, destroyed, committed, expected) in [
             (none(), Backing::New, false, Ok(()), Unchanged),
             (none(), stored(&new), false, Ok(()), Set(new.clone(), None)),
@@ -344,7 +348,7 @@ mod tests {
                 state.ending = Ending::Done;
             }
             assert_eq!(
-                cookie_action(&presented, &state, true, &committed),
+                cookie_action(&policy, &presented, &state, true, &committed),
                 expected
             );
             // The response replaces an old cookie by one of the same token, if the handler asked for the session.
@@ -354,10 +358,10 @@ mod tests {
             {
                 state.cookie.is_old = true;
                 assert_eq!(
-                    cookie_action(&presented, &state, false, &committed),
+                    cookie_action(&policy, &presented, &state, false, &committed),
                     Unchanged
                 );
-                let action = cookie_action(&presented, &state, true, &committed);
+                let action = cookie_action(&policy, &presented, &state, true, &committed);
                 assert_eq!(action, Set(old.clone(), None));
             }
         }

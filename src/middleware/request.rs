@@ -22,6 +22,7 @@ use crate::middleware::choose::{Choice, candidate, choose, verified_handles};
 use crate::middleware::slot::{LoadFailure, SessionSlot};
 use crate::record::fingerprint::Fingerprint;
 use crate::record::format::Unreadable;
+use crate::record::lifetime::BrowserCookie;
 use crate::record::token_check::{TokenCheck, check_token};
 use crate::session::Session;
 use crate::session::shared::Shared;
@@ -111,8 +112,14 @@ impl SessionSlot {
     /// Creates the `Session` for this backing.
     pub(crate) fn new_session(&self, backing: Backing, fingerprint: Fingerprint) -> Session {
         let apply_context = self.context.apply_context();
+        let policy = &self.context.policy;
+        let cookie = match &backing {
+            Backing::Loaded(base) => policy.browser_cookie(&base.record, apply_context.now),
+            Backing::New | Backing::Denied { .. } => BrowserCookie::default(),
+        };
         let mut state = State::new(backing, fingerprint, &apply_context);
-        state.reads = Reads::new(match self.context.policy.config.concurrency {
+        state.cookie = cookie;
+        state.reads = Reads::new(match policy.config.concurrency {
             Concurrency::Merge | Concurrency::LastWriteWins => ReadSet::Nothing,
             Concurrency::Reject => ReadSet::Everything,
             Concurrency::Exclusive(_) => ReadSet::These(Seen::default()),

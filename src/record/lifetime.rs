@@ -94,11 +94,42 @@ pub(crate) fn kept_ttl(time_left: Duration, allowed: Duration) -> Option<Duratio
     (time_left <= allowed).then_some(time_left)
 }
 
+/// How long the browser keeps a persistent cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CookieLife {
+    deadline: Millis,
+    /// Set if the cookie is to expire with an unused session, and not at the deadline.
+    rolls: Option<Idle>,
+}
+
+impl CookieLife {
+    /// `None` if the browser drops the cookie when it is closed.
+    pub(crate) fn of(record: &Record, rolls: Option<Idle>) -> Option<Self> {
+        record.persistent.then_some(Self {
+            deadline: record.deadline,
+            rolls,
+        })
+    }
+
+    /// When a cookie that is sent at this time expires.
+    pub(crate) fn end(self, sent: Millis) -> Millis {
+        let longest = self.rolls.map_or(MAX_COOKIE_AGE, Idle::ttl);
+        after(sent, longest.min(MAX_COOKIE_AGE)).min(self.deadline)
+    }
+
+    /// Whether a cookie that was sent at this time is to be sent again, since it would expire too early.
+    fn is_old(self, sent: Millis, now: Millis) -> bool {
+        let half = MAX_COOKIE_AGE / 2;
+        let pause = self.rolls.map_or(half, |idle| idle.ttl() - idle.least());
+        self.end(sent) < self.deadline && now >= after(sent, pause.min(half))
+    }
+}
+
 /// The session cookie in the browser, before the response to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BrowserCookie {
-    /// When it expires; `None` if the browser drops it when it is closed.
-    pub(crate) ends: Option<Millis>,
+    /// `None` if the browser drops it when it is closed.
+    pub(crate) life: Option<CookieLife>,
     /// Whether the response must send it again: the browser would drop it before the session ends, or the response to a faster
     /// request may have set another one.
     pub(crate) is_old: bool,
@@ -106,26 +137,18 @@ pub(crate) struct BrowserCookie {
 
 impl BrowserCookie {
     /// The cookie in a browser that has sent a token of this session.
-    pub(crate) fn of(record: &Record, now: Millis) -> Self {
+    pub(crate) fn of(record: &Record, life: Option<CookieLife>, now: Millis) -> Self {
         let sent = record.cookie_sent.unwrap_or(record.started);
-        let dropped = after(sent, MAX_COOKIE_AGE);
         Self {
-            ends: cookie_end(record),
-            is_old: record.persistent
-                && dropped < record.deadline
-                && now >= after(sent, MAX_COOKIE_AGE / 2),
+            life,
+            is_old: life.is_some_and(|life| life.is_old(sent, now)),
         }
     }
 
     /// Whether the response must send the cookie again, even if the token stays the same.
-    pub(crate) fn is_outdated_by(self, record: &Record) -> bool {
-        self.is_old || self.ends != cookie_end(record)
+    pub(crate) fn is_outdated_by(self, life: Option<CookieLife>) -> bool {
+        self.is_old || self.life != life
     }
-}
-
-/// When the session's cookie expires; `None` if the browser drops it when it is closed.
-pub(crate) fn cookie_end(record: &Record) -> Option<Millis> {
-    record.persistent.then_some(record.deadline)
 }
 
 /// When the session was last used, computed from the part of its idle timeout that has passed. `written` is the time in the record.
@@ -340,11 +363,13 @@ mod tests {
             record.persistent = persistent;
             record.cookie_sent = sent.map(|day: Millis| day * DAY);
             record.deadline = deadline * DAY;
-            let cookie = BrowserCookie::of(&record, now * DAY);
+            let life = CookieLife::of(&record, None);
+            let cookie = BrowserCookie::of(&record, life, now * DAY);
             assert_eq!(cookie.is_old, is_old, "{sent:?} {deadline} {now}");
-            assert_eq!(cookie.is_outdated_by(&record), is_old);
+            assert_eq!(cookie.is_outdated_by(life), is_old);
             record.deadline += 1;
-            assert_eq!(cookie.is_outdated_by(&record), is_old || persistent);
+            let later = CookieLife::of(&record, None);
+            assert_eq!(cookie.is_outdated_by(later), is_old || persistent);
         }
     }
 
@@ -362,6 +387,72 @@ mod tests {
             record.principal = principal.map(Into::into);
             record.started = started;
             assert_eq!(is_fresh(&record, secs(MIN), now), is_expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_rolling_cookie_expires_with_an_unused_session_and_is_sent_again_before() {
+        const DAY: u64 = 24 * 60;
+        let years = Idle {
+            timeout: secs(2 * 365 * DAY * MIN),
+            is_full: false,
+        };
+        // All in minutes. The cookie is sent at the start.
+        for (idle, deadline, end, old_from) in [
+            (IDLE, DAY, 30, Some(15)),
+            (FULL, DAY, 45, Some(15)),
+            (IDLE, 31, 30, Some(15)),
+            // It lasts as long as the session.
+            (IDLE, 30, 30, None),
+            (FULL, 40, 40, None),
+            (years, 3_650 * DAY, 400 * DAY, Some(200 * DAY)),
+        ] {
+            let minutes = |minutes: u64| minutes * MIN * 1000;
+            let mut record = crate::record::tests::record();
+            record.persistent = true;
+            record.cookie_sent = Some(0);
+            record.deadline = minutes(deadline);
+            let life = CookieLife::of(&record, Some(idle));
+            assert_eq!(life.map(|it| it.end(0)), Some(minutes(end)));
+            let is_old = |now| BrowserCookie::of(&record, life, now).is_old;
+            match old_from {
+                Some(from) => {
+                    assert!(!is_old(minutes(from) - 1), "{idle:?} {deadline}");
+                    assert!(is_old(minutes(from)), "{idle:?} {deadline}");
+                }
+                None => assert!(!is_old(minutes(deadline) - 1), "{idle:?} {deadline}"),
+            }
+            let cookie = BrowserCookie::of(&record, life, 0);
+            let fixed = CookieLife::of(&record, None);
+            assert!(!cookie.is_outdated_by(life) && cookie.is_outdated_by(fixed));
+        }
+    }
+
+    proptest! {
+        /// The browser has a rolling cookie for as long after each use as the session is promised to live, whichever of the
+        /// requests record when they sent it.
+        #[test]
+        fn a_browser_keeps_a_rolling_cookie_for_as_long_as_an_unused_session_lives(
+            timeout in 1_000_u64..10_000_000,
+            is_full in any::<bool>(),
+            uses in proptest::collection::vec((0_u64..1_000, any::<bool>()), 1..50),
+        ) {
+            let idle = Idle { timeout: Duration::from_millis(timeout), is_full };
+            let mut record = crate::record::tests::record();
+            (record.persistent, record.started, record.cookie_sent) = (true, 0, Some(0));
+            record.deadline = Millis::MAX;
+            let life = CookieLife::of(&record, Some(idle)).unwrap();
+            let (mut now, mut ends) = (0, life.end(0));
+            for (part, is_change) in uses {
+                now += duration_millis(idle.least()) * part / 1_000;
+                prop_assert!(now < ends, "the cookie is there");
+                if BrowserCookie::of(&record, Some(life), now).is_old {
+                    ends = life.end(now);
+                    record.cookie_sent = if is_change { Some(now) } else { record.cookie_sent };
+                }
+                prop_assert!(ends - now >= duration_millis(idle.least()));
+                prop_assert!(ends - now <= duration_millis(idle.ttl()));
+            }
         }
     }
 

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use sessile::store::ManualClock;
-use sessile::{MemoryStore, Session, SessionConfig, SessionLayer};
+use sessile::{CookieConfig, MemoryStore, Session, SessionConfig, SessionLayer};
 
 use crate::support::app::app;
+use crate::support::browser::Page;
 use crate::support::spy::Calls;
-use crate::support::{Spy, Visit};
+use crate::support::{Browser, Spy, Visit};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -326,4 +327,84 @@ async fn nodes_that_count_the_idle_timeout_in_two_ways_do_not_undo_each_others_r
                 .await;
         }
     }
+}
+
+/// The `Max-Age` of the cookie that a response sets, in minutes; `None` if it sets none.
+fn max_age(page: &Page) -> Option<u64> {
+    let cookies = page.set_cookies();
+    let (_, age) = cookies.first()?.split_once("Max-Age=").expect("persistent");
+    let seconds: u64 = age.split(';').next()?.parse().ok()?;
+    assert_eq!(seconds % 60, 0, "{age}");
+    Some(seconds / 60)
+}
+
+#[tokio::test]
+async fn a_rolling_cookie_is_sent_again_before_it_expires() {
+    for (full, age) in [(false, 30), (true, 45)] {
+        let clock = ManualClock::new();
+        let config = SessionConfig::default()
+            .with_persistent(true)
+            .with_absolute_timeout(180 * MINUTE)
+            .with_full_idle_timeout(full)
+            .with_cookie(CookieConfig::default().with_rolling(true));
+        let store = MemoryStore::new().with_clock(clock.clone());
+        let layer = SessionLayer::try_new(store, config).unwrap();
+        let (router, polls) = (app(layer.clone()), app(layer.with_renewal(false)));
+        let mut browser = Browser::default();
+        let page = browser.get(&router, "/set?k=n&v=1").await;
+        assert_eq!(max_age(&page), Some(age));
+        let mut sent = Vec::new();
+        let mut ends = age;
+        for minute in 1..180 {
+            clock.advance(MINUTE);
+            assert!(minute < ends, "the browser has the cookie");
+            for unused in [
+                browser.peek(&router, "/plain").await,
+                browser.peek(&polls, "/read").await,
+            ] {
+                assert_eq!(max_age(&unused), None, "after {minute} minutes");
+            }
+            // Every ninth minute the visitor changes something.
+            let path = if minute % 9 == 0 {
+                "/incr?k=m"
+            } else {
+                "/read"
+            };
+            let page = browser.get(&router, path).await;
+            settle().await;
+            if let Some(age) = max_age(&page) {
+                sent.push(minute);
+                ends = minute + age;
+            }
+            page.ok();
+        }
+        // From the middle of the idle timeout to the next change. The last one lasts as long as the session.
+        assert_eq!(sent[..10], [15, 16, 17, 18, 33, 34, 35, 36, 51, 52]);
+        assert_eq!(ends, 180);
+    }
+}
+
+#[tokio::test]
+async fn a_longer_idle_timeout_reaches_a_rolling_cookie_at_once() {
+    let config = SessionConfig::default()
+        .with_persistent(true)
+        .with_cookie(CookieConfig::default().with_rolling(true));
+    let layer = SessionLayer::try_new(MemoryStore::new(), config).unwrap();
+    let mut visit = Visit::with(layer);
+    let page = visit
+        .page(|session| async move { session.insert("n", 1) })
+        .await;
+    assert_eq!(max_age(&page), Some(30));
+    let page = visit
+        .page(|session| async move { session.set_idle_timeout(60 * MINUTE) })
+        .await;
+    assert_eq!(max_age(&page), Some(60));
+    let page = visit
+        .page(|session| async move { session.insert("n", 2) })
+        .await;
+    assert_eq!(max_age(&page), None);
+    let page = visit
+        .page(|session| async move { session.cycle_id() })
+        .await;
+    assert_eq!(max_age(&page), Some(60));
 }

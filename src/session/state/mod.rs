@@ -151,7 +151,6 @@ impl State {
         };
         if let Backing::Loaded(base) = &state.backing {
             state.was_signed_in = base.record.principal.is_some();
-            state.cookie = BrowserCookie::of(&base.record, fresh.now);
         }
         state
     }
