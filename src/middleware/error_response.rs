@@ -9,10 +9,10 @@ use crate::middleware::body::ResponseBody;
 impl SessionError {
     /// Returns the status of the response for this error.
     ///
-    /// It is 401 for `NotSignedIn`; 403 for `Csrf`, and for `StaleLogin`, since the visitor is known, and the
-    /// credentials are not sufficient (RFC 9110 §15.5.4); 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store` and `Busy` (with `Retry-After`) and for
-    /// `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for `PartlyCommitted`, and for errors that only a
-    /// change of the application's code can fix.
+    /// It is 401 for `NotSignedIn`; 403 for `Csrf`, and for `StaleLogin`, since the visitor is known and the credentials are not
+    /// sufficient (RFC 9110 §15.5.4); 409 for `Conflict`, `Gone`, `Denied`, `SignInRefused`, `Refused` and `Aborted`; 503 for `Store`
+    /// and `Busy` (with `Retry-After`) and for `OutcomeUnknown` (without, since a retry may apply the changes twice); 500 for
+    /// `PartlyCommitted`, and for errors that only a change of the application's code can fix.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotSignedIn => StatusCode::UNAUTHORIZED,

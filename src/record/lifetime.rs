@@ -68,8 +68,9 @@ pub(crate) fn ttl(idle: Idle, deadline: Millis, now: Millis) -> Option<Duration>
 
 /// Returns the time to live to set after a load, or `None` if the key does not need a new one.
 ///
-/// sessile renews a key once half of the idle timeout has passed since it was last renewed, if that gains enough to be worth a command. It shortens the time
-/// to live of a key that would outlive its deadline or idle timeout, and sets one on a key that has none.
+/// sessile renews a key once half of the idle timeout has passed since it was last renewed, if that gains enough to be worth a
+/// command. It shortens the time to live of a key that would outlive its deadline or idle timeout, and sets one on a key that has
+/// none.
 pub(crate) fn renewal(
     time_left: Option<Duration>,
     idle: Idle,

@@ -121,10 +121,12 @@ impl Session {
     }
 
     /// Sets whether the cookie outlives the browser: "remember me"; by default it does as
-    /// [`SessionConfig::persistent`](crate::SessionConfig::persistent) says, which holds again once another principal signs in. The `Max-Age` of such a cookie is the rest of the
-    /// absolute timeout ([`CookieConfig::rolling`](crate::CookieConfig::rolling): the idle timeout), but at most 400 days (RFC 6265bis §5.6). If the session lives longer, the cookie is sent again once
-    /// it is 200 days old, with a response whose handler asked for the session. The session itself lives as long as its
-    /// timeouts allow, so set these too.
+    /// [`SessionConfig::persistent`](crate::SessionConfig::persistent) says, which holds again once another principal signs in.
+    ///
+    /// The `Max-Age` of such a cookie is the rest of the absolute timeout, but at most 400 days (RFC 6265bis §5.6). If the session
+    /// lives longer, the cookie is sent again once it is 200 days old, with a response whose handler asked for the session. With
+    /// [`CookieConfig::rolling`](crate::CookieConfig::rolling) it expires with an unused session instead. The session itself lives
+    /// as long as its timeouts allow, so set these too.
     ///
     /// ```
     /// # use std::time::Duration;

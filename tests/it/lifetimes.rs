@@ -208,6 +208,9 @@ async fn a_layer_may_make_its_sessions_persistent() {
             assert!(!session.is_modified());
             session.set_persistent(true).unwrap();
             assert!(!session.is_modified(), "it is so already");
+            session.set_persistent(false).unwrap();
+            assert!(session.is_modified(), "a choice of the visitor");
+            session.set_persistent(true).unwrap();
         })
         .await;
     assert_eq!(page.set_cookies(), Vec::<&str>::new(), "nothing is stored");

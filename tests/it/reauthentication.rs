@@ -32,8 +32,7 @@ async fn seen(visit: &mut Visit) -> (Option<SystemTime>, bool) {
             *note.lock().unwrap() = (session.authenticated_at(), !is_stale);
         })
         .await;
-    let seen = *seen.lock().unwrap();
-    seen
+    *seen.lock().unwrap()
 }
 
 async fn sign_in(visit: &mut Visit, who: &'static str) {
