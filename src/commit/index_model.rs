@@ -243,8 +243,9 @@ impl Index {
             }
             List::Read(entries) => {
                 let is_dead = |(session, _, reserved): &&(usize, u64, bool)| {
-                    !matches!(world.stored[*session], Stored::Present(_, Some(_)))
-                        && !(*reserved && self.keeps(Rule::KeepTheReserved))
+                    let is_theirs = matches!(world.stored[*session], Stored::Present(_, Some(_)));
+                    let is_kept = *reserved && self.keeps(Rule::KeepTheReserved);
+                    !is_theirs && !is_kept
                 };
                 let dead = entries.iter().filter(is_dead);
                 List::Judged(dead.map(|(session, until, _)| (*session, *until)).collect())
@@ -324,7 +325,8 @@ impl Model for Index {
             // A sign-in to a session that is signed in already is another story: it does not change the index.
             let is_signed_in =
                 matches!(world.stored[SESSIONS[number]], Stored::Present(_, Some(_)));
-            if !is_over && !(*sign_in == SignIn::Waiting && is_signed_in) {
+            let begins = *sign_in == SignIn::Waiting;
+            if !is_over && (!begins || !is_signed_in) {
                 acts.push(Act::SignIn(number));
             }
         }

@@ -152,7 +152,6 @@ impl SignIn {
             limit: max.map(|max| max.n),
         };
         let index = IndexKey::of(&self.principal);
-        let mut made_room = false;
         loop {
             *calls += 1;
             let entered = within(deadline, store.enter(&index, self.reserved(), admission)).await?;
@@ -165,9 +164,7 @@ impl SignIn {
                     });
                 }
                 (Entered::Full, Some(max))
-                    if self
-                        .make_room(context, max, &mut made_room, deadline, calls)
-                        .await? => {}
+                    if self.make_room(context, max, deadline, calls).await? => {}
                 (Entered::Full, _) => return Err(SignInRefused::TooManySessions.into()),
                 (Entered::Ended, _) => return Err(SignInRefused::SignedOutEverywhere.into()),
             }
@@ -188,23 +185,19 @@ impl SignIn {
         &self,
         context: &CommitContext,
         max: MaxSessions,
-        made_room: &mut bool,
         deadline: Instant,
         calls: &mut u32,
     ) -> Result<bool, StoreError> {
         let store = &context.backend.store;
         *calls += 2;
         let found = sessions_of(context, &self.principal, deadline).await?;
-        let is_dead = !found.dead.is_empty();
-        if is_dead {
+        let has_dead = !found.dead.is_empty();
+        if has_dead {
             *calls += 1;
             found.heal(context, deadline).await?;
         }
-        match next_step(is_dead, *made_room, max, &found.live) {
-            Room::Retry => {
-                *made_room = true;
-                Ok(true)
-            }
+        match next_step(has_dead, max, &found.live) {
+            Room::Retry => Ok(true),
             Room::Refuse => Ok(false),
             Room::Evict(oldest) => {
                 *calls += 3;
@@ -225,7 +218,7 @@ impl SignIn {
 /// How a sign-in goes on that has found the index full.
 #[derive(Debug, PartialEq)]
 enum Room {
-    /// Something was removed.
+    /// Dead entries were removed.
     Retry,
     Refuse,
     Evict(Entry),
@@ -233,11 +226,10 @@ enum Room {
     Wait,
 }
 
-fn next_step(removed: bool, has_retried: bool, max: MaxSessions, live: &[Live]) -> Room {
+fn next_step(has_healed: bool, max: MaxSessions, live: &[Live]) -> Room {
     match max.when_full {
-        WhenFull::Refuse if removed && !has_retried => Room::Retry,
+        _ if has_healed => Room::Retry,
         WhenFull::Refuse => Room::Refuse,
-        WhenFull::EvictOldest if removed => Room::Retry,
         WhenFull::EvictOldest => {
             let settled = live.iter().filter(|session| !session.reserved);
             let oldest = settled.min_by_key(|it| (it.record.started, it.entry.handle));

@@ -121,13 +121,13 @@ impl<S: SessionStore> Suite<S> {
     async fn lists_what_has_entered(&self) {
         let key = IndexKey::random();
         assert_eq!(self.entries(&key).await, [], "a new index is empty");
-        let mut entries = vec![self.listed(&key).await, self.listed(&key).await];
+        let mut entries = [self.listed(&key).await, self.listed(&key).await];
         entries.sort_by_key(|entry| entry.handle);
         let confirmed = |entry| IndexedSession {
             entry,
             reserved: false,
         };
-        let expected: Vec<_> = entries.iter().copied().map(confirmed).collect();
+        let expected = entries.map(confirmed);
         assert_eq!(self.list(&key).await, expected, "both sessions are listed");
         let again = Entry {
             until: to_the_millisecond(entries[0].until - LONG / 2),
