@@ -160,17 +160,17 @@ pub enum Event {
     /// The response sets the session cookie, or its handler asked for the session of a signed-in user, but its headers let shared
     /// caches store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. The layer has removed these.
     PublicResponse,
-    /// A service inside the layer set a cookie of the session cookie's name. The layer has removed it, since it would have
-    /// overwritten the session cookie in the browser. Give that cookie another name, or change the session through
-    /// [`Session`](crate::Session).
+    /// A service inside the layer set a cookie of the session cookie's name or one of its former names. The layer has removed it,
+    /// since it would have overwritten the session cookie in the browser. Give that cookie another name, or change the session
+    /// through [`Session`](crate::Session).
     #[non_exhaustive]
     ForeignSetCookie {
         /// The name.
         name: String,
     },
-    /// A layer inside another one with the same cookie name uses the outer layer's session, so its own settings, which differ, have
-    /// no effect. Sent once for each pair of layers. Give these routes their own layer beside the other one, with `merge` or `nest`,
-    /// or give its cookie another name.
+    /// A layer inside another one with the same cookie name uses the outer layer's session, so
+    /// its own settings, which differ, have no effect. Sent once for each pair of layers. Give these routes their own layer
+    /// beside the other one, with `merge` or `nest`, or give its cookie another name.
     #[non_exhaustive]
     SettingsIgnored {
         /// The cookie's name.

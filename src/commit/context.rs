@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::commit::backend::Backend;
@@ -15,6 +16,7 @@ use crate::lock::assert_none_held;
 use crate::record::Record;
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::{Fingerprinting, Network};
+use crate::record::token_check::{TokenCheck, check_token};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
@@ -98,16 +100,46 @@ impl CommitContext {
     pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
         Joining {
             who: who.into(),
-            secret: self.hash(&token.secret),
+            secrets: self.hashes(&token.secret),
             fingerprinting: self.policy.config.fingerprinting,
             network: self.network,
         }
     }
 
-    /// The hash of a secret, as the record stores it.
+    /// The hash of a new secret, as the record stores it.
     pub(crate) fn hash(&self, secret: &Secret) -> SecretHash {
         let namespace = self.backend.store.namespace();
         secret.hash(namespace, &self.policy.config.cookie.name)
+    }
+
+    /// The hashes of a secret under the former names of its cookie, in one of which the record may list it.
+    fn former_hashes<'a>(&'a self, secret: &'a Secret) -> impl Iterator<Item = SecretHash> + 'a {
+        let namespace = self.backend.store.namespace();
+        let names = self.policy.config.cookie.former_names.iter();
+        names.map(move |name| secret.hash(namespace, name))
+    }
+
+    /// All hashes of a secret in one of which the record may list it.
+    fn hashes(&self, secret: &Secret) -> SmallVec<[SecretHash; 1]> {
+        let hash = std::iter::once(self.hash(secret));
+        hash.chain(self.former_hashes(secret)).collect()
+    }
+
+    /// Checks a secret against a record, under the present name of the cookie and its former ones.
+    pub(crate) fn check_secret(&self, record: &Record, secret: &Secret, now: Millis) -> TokenCheck {
+        let check = |hash: SecretHash| check_token(record, &hash, now);
+        let is_found = |found: &TokenCheck| *found != TokenCheck::Invalid;
+        let present = check(self.hash(secret));
+        if is_found(&present) {
+            return present;
+        }
+        let mut former = self.former_hashes(secret).map(check);
+        former.find(is_found).unwrap_or(TokenCheck::Invalid)
+    }
+
+    /// Whether the secret is valid or was replaced a moment ago, so that its holder may end the session.
+    pub(crate) fn may_end(&self, record: &Record, secret: &Secret, now: Millis) -> bool {
+        self.check_secret(record, secret, now) != TokenCheck::Invalid
     }
 
     pub(crate) fn emit(&self, event: &Event) {
@@ -123,6 +155,12 @@ impl CommitContext {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::commit::decide::Entry;
+    use crate::commit::join::entry;
+    use crate::record::kept::Kept;
+    use crate::record::tests::record;
+    use crate::record::version::Version;
+    use crate::record::{Login, Retired};
     use crate::store::memory::MemoryStore;
 
     pub(crate) fn context() -> CommitContext {
@@ -135,6 +173,60 @@ pub(crate) mod tests {
             backend: Arc::new(Backend::new(Box::new(MemoryStore::new()))),
             policy: Arc::new(Policy::new(config)),
             network: None,
+        }
+    }
+
+    fn named(name: &str, former: &[&str]) -> CommitContext {
+        let mut config = SessionConfig::default();
+        config.cookie.name = name.to_owned();
+        config.cookie.former_names = former.iter().map(|&it| it.to_owned()).collect();
+        context_of(config)
+    }
+
+    #[test]
+    fn a_secret_is_checked_under_the_present_name_and_the_former_ones() {
+        let token = Token::random();
+        let contexts = || {
+            [
+                ("new", named("new", &["old"])),
+                ("old", named("old", &["new"])),
+                ("third", named("third", &["new", "old"])),
+                ("unrelated", named("third", &[])),
+            ]
+        };
+        for (issuer, valid) in [("new", 3), ("old", 3), ("third", 2)] {
+            let issued_by = contexts().into_iter().find(|(name, _)| *name == issuer);
+            let (_, issued_by) = issued_by.unwrap();
+            let (mut current, mut retired, mut signed_in) = (record(), record(), record());
+            let hash = issued_by.hash(&token.secret);
+            current.secret = hash.clone();
+            retired.retired.push(Kept::new(Retired {
+                secret: hash.clone(),
+                until: 20_000,
+            }));
+            signed_in.principal = Some("mia".into());
+            signed_in.version = Version::first();
+            signed_in.login = Some(Login {
+                version: signed_in.version,
+                retired: vec![hash],
+            });
+            let mut accepting = 0;
+            for (name, context) in contexts() {
+                let current = context.check_secret(&current, &token.secret, 1);
+                let retired = context.check_secret(&retired, &token.secret, 1);
+                let is_accepted = current == TokenCheck::Valid;
+                let expected = match is_accepted {
+                    true => TokenCheck::Retired,
+                    false => TokenCheck::Invalid,
+                };
+                assert_eq!(retired, expected, "{issuer} {name}");
+                let joining = context.joining("mia", &token);
+                let joins = entry(None, Some(&joining), &signed_in) != Entry::OtherEpoch;
+                assert_eq!(joins, is_accepted, "{issuer} {name}");
+                accepting += usize::from(is_accepted);
+            }
+            // A layer that does not know the name of the issuer accepts nothing of it.
+            assert_eq!(accepting, valid, "{issuer}");
         }
     }
 }

@@ -319,7 +319,7 @@ mod tests {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.cookie.name = "id".into()).is_ok());
         type Case = (&'static str, fn(&mut SessionConfig));
-        let cases: [Case; 23] = [
+        let cases: [Case; 28] = [
             ("cookie.name", |c| c.cookie.name = String::new()),
             ("cookie.name", |c| c.cookie.name = "a b".into()),
             ("cookie.name", |c| c.cookie.name = "a=b".into()),
@@ -333,6 +333,21 @@ mod tests {
             ("cookie.name", |c| {
                 c.cookie.name = "__sEcure-id".into();
                 c.cookie.secure = false;
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec!["a b".into()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec![String::new()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec!["id".into(), "__Host-id".into()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec!["id".into(), "sid".into(), "id".into()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = (0..9).map(|n| format!("id{n}")).collect();
             }),
             ("cookie.path", |c| c.cookie.path = "app".into()),
             ("cookie.path", |c| c.cookie.path = "/a;b".into()),
@@ -451,7 +466,8 @@ mod tests {
         let cookie = CookieConfig::default;
         let durability = DurabilityConfig::default;
         let cookie_id = json!({
-            "name": "id", "path": "/", "domain": null, "same_site": "lax", "secure": true, "partitioned": false
+            "name": "id", "former_names": [], "path": "/", "domain": null, "same_site": "lax",
+            "secure": true, "partitioned": false
         });
         let one = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
         assert_each_field_has_its_setter(vec![
@@ -511,6 +527,11 @@ mod tests {
         ]);
         assert_each_field_has_its_setter(vec![
             ("name", cookie().with_name("id"), json!("id")),
+            (
+                "former_names",
+                cookie().with_former_names(["id", "sid"]),
+                json!(["id", "sid"]),
+            ),
             ("path", cookie().with_path("/app"), json!("/app")),
             (
                 "domain",

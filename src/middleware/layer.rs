@@ -37,8 +37,8 @@ use crate::store::contract::SessionStore;
 /// Clones share the store. A `with_…` call on a clone changes only that clone, so that routers side by side can have different
 /// settings: give each router its own layer, then `merge` or `nest` the routers.
 ///
-/// A layer inside another one with the same cookie name uses the outer layer's session and settings: store, timeouts,
-/// fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
+/// A layer inside another one with the same cookie name uses the outer layer's session and
+/// settings: store, timeouts, fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
 /// [`Event::SettingsIgnored`](crate::Event::SettingsIgnored) and logs a warning, once for each pair of layers: a `Strict` layer
 /// inside a `Soft` one protects nothing. A layer with another cookie name has another session.
 ///
@@ -213,8 +213,8 @@ impl SessionLayer {
     /// hook sets, so begin with that one. Cookies that the handler set are kept, except one of the session cookie's name.
     ///
     /// The hook receives the error and the head of the request: its method, URI, version and headers as this layer received them.
-    /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the head of every
-    /// request, since the request itself goes to the handler; without one, it copies nothing.
+    /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the
+    /// head of every request, since the request itself goes to the handler; without one, it copies nothing.
     ///
     /// ```
     /// use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -249,8 +249,8 @@ impl SessionLayer {
     }
 
     /// Makes the cookie work over plain HTTP on `localhost`, for development. It removes `Secure`, the name prefixes such as
-    /// `__Host-` and `__Secure-`, which require it, and `Domain`, since `localhost` does not belong to a domain. `Partitioned` goes
-    /// too, and `SameSite=None` becomes `Lax`, since both require `Secure`.
+    /// `__Host-` and `__Secure-`, which require it, from its name and its former names, and `Domain`, since `localhost` does not
+    /// belong to a domain. `Partitioned` goes too, and `SameSite=None` becomes `Lax`, since both require `Secure`.
     ///
     /// # Security
     ///

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{COOKIE, HOST};
+use http::header::HOST;
 use http::request::Parts;
 use http::{Extensions, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
@@ -16,11 +16,12 @@ use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
-use crate::event::Event;
-use crate::middleware::cookie::{Presented, Scope, other_scopes, read};
+use crate::middleware::carrier::{is_same_session, present};
 use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
+use crate::middleware::presented::Presented;
+use crate::middleware::scope::{Leftover, leftovers};
 use crate::session::Session;
 use crate::session::state::backing::Backing;
 
@@ -32,8 +33,8 @@ pub(crate) struct SessionSlot {
     hooks: Arc<Hooks>,
     pub(crate) error_hook: Option<Box<ErrorHook>>,
     pub(crate) presented: Presented,
-    /// The scopes in which the browser may keep the other session cookies, if it sends several.
-    pub(crate) other_scopes: Vec<Scope>,
+    /// The cookies that the response removes if it sets or removes the session cookie.
+    pub(crate) leftovers: Vec<Leftover>,
     pub(crate) shows_flashes: bool,
     /// The runtime that the request came in on.
     pub(crate) runtime: Option<Runtime>,
@@ -72,8 +73,8 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// No command if the session is loaded already, or the request carries no token. Otherwise one `GET`, now and then with a `PTTL`
-    /// in the same round trip, and one `PEXPIRE` in the background once half of the idle timeout has passed.
+    /// No command if the session is loaded already, or the request carries no token. Otherwise one `GET`, now and then with a
+    /// `PTTL` in the same round trip, and one `PEXPIRE` in the background once half of the idle timeout has passed.
     /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive) adds the round trips of its lease.
     ///
     /// # Errors
@@ -134,18 +135,17 @@ const PREFETCH_HEADERS: [HeaderName; 3] = [
 ];
 
 impl SessionSlot {
-    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie name: the request then
-    /// uses the session of that layer.
+    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie: the request
+    /// then uses the session of that layer.
     pub(crate) fn begin(layer: LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
         let config = &layer.policy.config;
-        let name = &config.cookie.name;
         let mut slots = parts
             .extensions
             .get::<SessionSlots>()
             .map_or_else(SmallVec::new, |slots| slots.0.clone());
         let outer = slots
             .iter()
-            .position(|slot| slot.context.policy.config.cookie.name == *name);
+            .position(|slot| is_same_session(config, &slot.context.policy.config));
         if let Some(outer) = outer {
             // `SessionSlots::of` returns the last slot, which must be that of the innermost layer.
             let outer = slots.remove(outer);
@@ -154,22 +154,8 @@ impl SessionSlot {
             parts.extensions.insert(SessionSlots(slots));
             return None;
         }
-        for (header, value) in &mut parts.headers {
-            if header == COOKIE {
-                value.set_sensitive(true);
-            }
-        }
-        let presented = read(&parts.headers, name);
-        if presented.malformed {
-            layer.policy.emit(&Event::MalformedCookie);
-        }
-        if presented.has_too_many() {
-            layer.policy.emit(&Event::AmbiguousCookie);
-        }
-        let other_scopes = match presented.has_several() {
-            true => other_scopes(&config.cookie, host(parts), path(parts)),
-            false => Vec::new(),
-        };
+        let presented = present(&layer.policy, &mut parts.headers);
+        let leftovers = leftovers(&config.cookie, &presented, host(parts), path(parts));
         let network = layer.hooks.network(config, parts);
         let slot = Arc::new(Self {
             context: CommitContext {
@@ -181,7 +167,7 @@ impl SessionSlot {
             error_hook: layer.hooks.error_hook(parts),
             hooks: layer.hooks,
             presented,
-            other_scopes,
+            leftovers,
             shows_flashes: is_shown(parts),
             runtime: Runtime::try_current().ok(),
             session: OnceCell::new(),

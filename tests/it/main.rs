@@ -20,6 +20,7 @@ mod extremes;
 mod fates;
 mod fingerprint;
 mod flash;
+mod former_names;
 mod histories;
 mod identity;
 mod interleavings;
