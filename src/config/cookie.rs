@@ -55,7 +55,12 @@ pub struct CookieConfig {
     pub same_site: SameSite,
     /// The `Secure` attribute; on by default, even if a proxy forwards requests over plain HTTP.
     pub secure: bool,
-    /// The `Partitioned` attribute, for sites that are embedded in others; off by default.
+    /// The `Partitioned` attribute (CHIPS), for a site that other sites embed in an `iframe`; off by default; requires `secure`.
+    ///
+    /// Browsers then keep one cookie for each site that embeds this one, and one for this site alone, so a visitor has a session
+    /// in each. Browsers that block third-party cookies send no other cookies there. Set
+    /// [`same_site`](Self::same_site) to [`SameSite::None`] as well: with `Lax` or `Strict`, browsers do not send the cookie to an
+    /// embedded site at all.
     pub partitioned: bool,
 }
 

@@ -181,7 +181,7 @@ fn write_headers(
 
 /// Sets or removes the session cookie; returns whether it does.
 ///
-/// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1).
+/// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1), except where one of them is partitioned.
 /// Before the session cookie come the removals of the cookies of its former names, and of those of its name in other scopes.
 fn write_cookies(slot: &SessionSlot, action: TokenAction, headers: &mut HeaderMap) -> bool {
     let config = &slot.context.policy.config.cookie;

@@ -82,8 +82,8 @@ pub(crate) fn leftovers(
 }
 
 /// The other scopes from which a browser may have sent a cookie of this name with this request. Their domains: none, the
-/// configured one, the host, and each of its parents. Their paths: `/`, the configured one, and each directory of the request's
-/// path.
+/// configured one, the host, and each of its parents. Their paths: `/`, the configured one, and each
+/// directory of the request's path. A cookie that was set before `partitioned` was is not in the partition.
 fn other_scopes(
     config: &CookieConfig,
     name: &str,
@@ -92,6 +92,12 @@ fn other_scopes(
     path: &str,
 ) -> Vec<Scope> {
     let mut scopes = Vec::new();
+    if own.partitioned {
+        scopes.push(Scope {
+            partitioned: false,
+            ..own.clone()
+        });
+    }
     if has_prefix(name, "__Host-") {
         return scopes;
     }
@@ -286,6 +292,24 @@ mod tests {
                 })
                 .collect();
             assert_eq!(shown, expected, "{cookies:?}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_from_before_the_partition_is_removed_if_the_browser_sends_both() {
+        let config = CookieConfig::default().with_partitioned(true);
+        let cookie = || format!("__Host-id={}", *Token::random().encode());
+        for (cookies, removals) in [(vec![cookie()], 0), (vec![cookie(), cookie()], 1)] {
+            let mut headers = HeaderMap::new();
+            let header = HeaderValue::try_from(cookies.join("; ")).unwrap();
+            headers.insert(COOKIE, header);
+            let presented = read(&headers, &config.name, &[]);
+            let leftovers = leftovers(&config, &presented, Some("example.org"), "/");
+            assert_eq!(leftovers.len(), removals);
+            for leftover in leftovers {
+                let removal = remove_from(&config, &leftover).unwrap();
+                assert!(!removal.to_str().unwrap().contains("Partitioned"));
+            }
         }
     }
 }
