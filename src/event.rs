@@ -100,6 +100,15 @@ pub enum Event {
     AddressUnknown,
     /// The request carries a malformed session cookie, for which sessile does not query the store.
     MalformedCookie,
+    /// The function of [`SessionLayer::with_cookie_domain`](crate::SessionLayer::with_cookie_domain) has returned a domain that
+    /// is not one of [`CookieConfig::domains`](crate::CookieConfig::domains): the cookie has none, so browsers send it to this
+    /// host only. Sent once per domain, as far as this process remembers. Add the domain to the list, or return `None` for such
+    /// hosts.
+    #[non_exhaustive]
+    CookieDomainRejected {
+        /// The domain, as the function has returned it.
+        domain: String,
+    },
     /// The request carries several cookies of the session cookie's name. Either they are valid for different sessions, or there are
     /// more than four different ones; sessile uses none of them. See [`SeveralCookies`](Self::SeveralCookies).
     AmbiguousCookie,
@@ -176,7 +185,7 @@ pub enum Event {
         /// The cookie's name.
         cookie: String,
         /// The inner layer's settings that differ, by their names in [`SessionConfig`](crate::SessionConfig); `store`,
-        /// `client_ip`, `on_error` and `observer` for its other parts.
+        /// `client_ip`, `cookie_domain`, `on_error` and `observer` for its other parts.
         settings: Vec<&'static str>,
     },
 }
@@ -207,6 +216,7 @@ impl Event {
             Self::FingerprintMismatch { .. } => "fingerprint_mismatch",
             Self::AddressUnknown => "address_unknown",
             Self::MalformedCookie => "malformed_cookie",
+            Self::CookieDomainRejected { .. } => "cookie_domain_rejected",
             Self::AmbiguousCookie => "ambiguous_cookie",
             Self::SeveralCookies { .. } => "several_cookies",
             Self::UnreadableRecord { .. } => "unreadable_record",
@@ -330,6 +340,9 @@ fn trace(event: &Event) {
             tracing::error!(target: "sessile", "the client address is unknown under strict fingerprinting: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`");
         }
         Event::MalformedCookie => tracing::debug!(target: "sessile", "malformed session cookie"),
+        Event::CookieDomainRejected { domain } => {
+            tracing::warn!(target: "sessile", domain, "the cookie's domain for this request is not in `cookie.domains`, so browsers send the cookie to this host only: add it to the list, or return `None` for such hosts");
+        }
         Event::AmbiguousCookie => {
             tracing::info!(target: "sessile", "the request carries session cookies for different sessions, or more than four: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
         }

@@ -51,6 +51,11 @@ pub struct CookieConfig {
     /// A domain that browsers reject is invalid: a single label such as `localhost` or `com`, an IP address, and a public
     /// suffix such as `co.uk` or `github.io` (<https://publicsuffix.org>, in the version that this release of sessile contains).
     pub domain: Option<String>,
+    /// The domains among which [`SessionLayer::with_cookie_domain`](crate::SessionLayer::with_cookie_domain) chooses one for each
+    /// request; none by default. Without that function, they have no effect.
+    ///
+    /// Each must be one that [`domain`](Self::domain) may be.
+    pub domains: Vec<String>,
     /// The `SameSite` attribute; `lax` by default.
     pub same_site: SameSite,
     /// The `Secure` attribute; on by default, even if a proxy forwards requests over plain HTTP.
@@ -71,6 +76,7 @@ impl Default for CookieConfig {
             former_names: Vec::new(),
             path: "/".to_owned(),
             domain: None,
+            domains: Vec::new(),
             same_site: SameSite::Lax,
             secure: true,
             partitioned: false,
@@ -104,6 +110,15 @@ impl CookieConfig {
     #[must_use]
     pub fn with_domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
+        self
+    }
+
+    /// Sets the [`domains`](Self::domains) among which
+    /// [`SessionLayer::with_cookie_domain`](crate::SessionLayer::with_cookie_domain) chooses; none by default. The name must then
+    /// not begin with `__Host-`.
+    #[must_use]
+    pub fn with_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.domains = domains.into_iter().map(Into::into).collect();
         self
     }
 
@@ -163,6 +178,21 @@ impl CookieConfig {
                 "leave it out, for this host only, or write a domain of this host, such as \"example.org\""
             };
             return invalid("cookie.domain", domain, &format!("{problem}: {advice}"));
+        }
+        for domain in &self.domains {
+            if let Err(problem) = domain::check(domain) {
+                let advice =
+                    "leave it out, or write a domain of this site, such as \"example.org\"";
+                return invalid("cookie.domains", domain, &format!("{problem}: {advice}"));
+            }
+        }
+        if prefixed("__Host-") && !self.domains.is_empty() {
+            let advice = "leave it out, since a `__Host-` cookie must not have a domain, or choose another name, such as \"__Secure-id\"";
+            return Err(ConfigError::invalid(
+                "cookie.domains",
+                &self.domains,
+                advice,
+            ));
         }
         if prefixed("__Host-") && !self.is_host_only() {
             let advice = "browsers accept a `__Host-` cookie only with `secure = true`, `path = \"/\"` and without `domain`: \
@@ -239,6 +269,7 @@ impl CookieConfig {
             former_names,
             path: self.path.clone(),
             domain: None,
+            domains: Vec::new(),
             same_site,
             secure: false,
             partitioned: false,

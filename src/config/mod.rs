@@ -319,7 +319,7 @@ mod tests {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.cookie.name = "id".into()).is_ok());
         type Case = (&'static str, fn(&mut SessionConfig));
-        let cases: [Case; 28] = [
+        let cases: [Case; 30] = [
             ("cookie.name", |c| c.cookie.name = String::new()),
             ("cookie.name", |c| c.cookie.name = "a b".into()),
             ("cookie.name", |c| c.cookie.name = "a=b".into()),
@@ -348,6 +348,13 @@ mod tests {
             }),
             ("cookie.former_names", |c| {
                 c.cookie.former_names = (0..9).map(|n| format!("id{n}")).collect();
+            }),
+            ("cookie.domains", |c| {
+                c.cookie.domains = vec!["example.org".into()];
+            }),
+            ("cookie.domains", |c| {
+                c.cookie.name = "id".into();
+                c.cookie.domains = vec!["example.org".into(), "co.uk".into()];
             }),
             ("cookie.path", |c| c.cookie.path = "app".into()),
             ("cookie.path", |c| c.cookie.path = "/a;b".into()),
@@ -466,7 +473,7 @@ mod tests {
         let cookie = CookieConfig::default;
         let durability = DurabilityConfig::default;
         let cookie_id = json!({
-            "name": "id", "former_names": [], "path": "/", "domain": null, "same_site": "lax",
+            "name": "id", "former_names": [], "path": "/", "domain": null, "domains": [], "same_site": "lax",
             "secure": true, "partitioned": false
         });
         let one = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
@@ -537,6 +544,11 @@ mod tests {
                 "domain",
                 cookie().with_domain("example.org"),
                 json!("example.org"),
+            ),
+            (
+                "domains",
+                cookie().with_domains(["example.org"]),
+                json!(["example.org"]),
             ),
             (
                 "same_site",

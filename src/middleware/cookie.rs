@@ -103,6 +103,7 @@ fn name_of(header: &HeaderValue) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::middleware::scope::CookieDomain;
 
     const NAME: &str = "__Host-id";
 
@@ -111,7 +112,7 @@ mod tests {
         let token = Token::random();
         let text = token.encode();
         let default = CookieConfig::default();
-        let host = Scope::of(&default);
+        let host = Scope::of(&default, CookieDomain::Configured);
         let set = write(&default, &host, Some((&token, None))).unwrap();
         let expected = format!("{NAME}={}; HttpOnly; SameSite=Lax; Secure; Path=/", *text);
         assert_eq!(set.to_str().unwrap(), expected);
@@ -141,7 +142,7 @@ mod tests {
             partitioned: true,
             ..CookieConfig::default()
         };
-        let scope = Scope::of(&config);
+        let scope = Scope::of(&config, CookieDomain::Configured);
         let set = write(&config, &scope, Some((&token, None))).unwrap();
         const ATTRIBUTES: &str =
             "HttpOnly; SameSite=None; Partitioned; Secure; Path=/app; Domain=example.org";

@@ -185,7 +185,7 @@ fn write_headers(
 /// Before the session cookie come the removals of the cookies of its former names, and of those of its name in other scopes.
 fn write_cookies(slot: &SessionSlot, action: TokenAction, headers: &mut HeaderMap) -> bool {
     let config = &slot.context.policy.config.cookie;
-    let scope = || Scope::of(config);
+    let scope = || Scope::of(config, slot.cookie_domain);
     let cookie = match action {
         TokenAction::Unchanged => return false,
         TokenAction::Send(token, ends) | TokenAction::Move(token, ends) => {

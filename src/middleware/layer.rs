@@ -9,6 +9,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::config::SessionConfig;
+use crate::config::cookie::has_prefix;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
@@ -206,6 +207,63 @@ impl SessionLayer {
     ) -> Self {
         Arc::make_mut(&mut self.parts.hooks).client_ip = Some(Arc::new(client_ip));
         self
+    }
+
+    /// Sets the function that chooses the `Domain` of the cookie for each request, for an application that serves several
+    /// domains. It chooses among [`CookieConfig::domains`](crate::CookieConfig::domains); case and a leading dot have no effect.
+    ///
+    /// If the function returns `None`, the cookie has the configured [`domain`](crate::CookieConfig::domain), by default none, so
+    /// that browsers send it to this host only. If it returns a domain that is not on the list, the cookie has none, and sessile
+    /// emits [`Event::CookieDomainRejected`](crate::Event::CookieDomainRejected). The response removes the cookie from the domain
+    /// that the function has returned for the same request, so it should return the same for each request of a host. Browsers
+    /// ignore a cookie whose domain is not that of the host or a parent of it.
+    ///
+    /// The layer calls the function once for each request, before it loads the session.
+    ///
+    /// ```
+    /// use axum::http::header::HOST;
+    /// use sessile::{CookieConfig, MemoryStore, SessionConfig, SessionLayer};
+    ///
+    /// let cookie = CookieConfig::default()
+    ///     .with_name("id")
+    ///     .with_domains(["tulips.example", "roses.example"]);
+    /// let config = SessionConfig::default().with_cookie(cookie);
+    /// let layer = SessionLayer::try_new(MemoryStore::new(), config)?.with_cookie_domain(|parts| {
+    ///     let host = parts.headers.get(HOST)?.to_str().ok()?;
+    ///     // `shop.tulips.example:8080` → `tulips.example`
+    ///     let name = host.split(':').next()?;
+    ///     let dot = name.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);
+    ///     Some(name[dot..].to_owned())
+    /// })?;
+    /// # Ok::<(), sessile::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if `domains` is empty, or if the cookie's name begins with `__Host-`: browsers reject such a
+    /// cookie if it has a domain. Call this before [`insecure_for_localhost`](Self::insecure_for_localhost), which removes the
+    /// domains.
+    pub fn with_cookie_domain(
+        mut self,
+        cookie_domain: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        let cookie = &self.parts.policy.config.cookie;
+        if has_prefix(&cookie.name, "__Host-") {
+            let advice = "a `__Host-` cookie must not have a domain, and this layer chooses one for each request: choose another name, \
+                          such as \"__Secure-id\"";
+            return Err(ConfigError::invalid("cookie.name", &cookie.name, advice));
+        }
+        if cookie.domains.is_empty() {
+            let advice = "write the domains that the cookie may have, such as [\"example.org\"]; `insecure_for_localhost` removes \
+                          them, so call it last";
+            return Err(ConfigError::invalid(
+                "cookie.domains",
+                &cookie.domains,
+                advice,
+            ));
+        }
+        Arc::make_mut(&mut self.parts.hooks).cookie_domain = Some(Arc::new(cookie_domain));
+        Ok(self)
     }
 
     /// Sets the hook that builds the response for a session that could not be loaded or committed, and for a [`SessionError`]

@@ -10,8 +10,8 @@
 //! 1. `service.rs: SessionService::call` calls the inner service that was polled ready, and `serve` takes the request through
 //!    all of the following steps. `layer.rs` only builds the service; `parts.rs` holds what the layer and its services share.
 //! 2. `slot.rs: SessionSlot::begin` puts a slot for the session into the request's extensions. It reads the tokens
-//!    (`carrier.rs: present`, which calls `presented.rs: read`), the scopes of other cookies
-//!    (`scope.rs: leftovers`) and the client's network (`hooks.rs: network`, `client_ip.rs: peer`), and
+//!    (`carrier.rs: present`, which calls `presented.rs: read`), the domain and the scopes of the cookie
+//!    (`hooks.rs: cookie_domain`, `scope.rs: leftovers`) and the client's network (`hooks.rs: network`, `client_ip.rs: peer`), and
 //!    copies the request's head for the error hook (`hooks.rs: error_hook`). If an outer layer has the same cookie
 //!    (`carrier.rs: is_same_session`), the request uses that layer's slot (`nested.rs: report_ignored_settings`) and skips steps 3, 4
 //!    and 6.

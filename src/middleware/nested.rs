@@ -1,4 +1,5 @@
-//! A layer inside another one with the same cookie name: it uses the outer layer's session, and the outer layer's settings apply.
+//! A layer inside another one with the same cookie: it uses the outer layer's session, and the outer
+//! layer's settings apply.
 
 use std::sync::Arc;
 
@@ -40,6 +41,10 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
         inner.hooks.client_ip.as_ref(),
         outer.hooks.client_ip.as_ref(),
     );
+    let cookie_domain = is_other(
+        inner.hooks.cookie_domain.as_ref(),
+        outer.hooks.cookie_domain.as_ref(),
+    );
     let on_error = is_other(inner.hooks.on_error.as_ref(), outer.hooks.on_error.as_ref());
     let observer = is_other(
         inner.policy.observer.as_ref(),
@@ -48,6 +53,7 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
     let store = other_store.then_some("store");
     let hooks = [
         ("client_ip", client_ip),
+        ("cookie_domain", cookie_domain),
         ("on_error", on_error),
         ("observer", observer),
     ];

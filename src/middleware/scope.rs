@@ -1,8 +1,40 @@
 //! The scopes of cookies: where the session cookie is, and where others of its names may be that a response has to remove.
 
 use crate::config::cookie::{CookieConfig, has_prefix};
-use crate::config::domain::{domains, normalized};
+use crate::config::domain::{domains, is_same, normalized};
 use crate::middleware::presented::Presented;
+
+/// The `Domain` attribute of the session cookie in the responses to one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CookieDomain {
+    /// That of the configuration, if there is one.
+    #[default]
+    Configured,
+    /// The one at this index of the configuration's `domains`.
+    Listed(usize),
+    /// None, since the application has asked for one that is not on the list.
+    Rejected,
+}
+
+impl CookieDomain {
+    /// The domain that the application asks for, if it is on the list.
+    pub(crate) fn choose(list: &[String], asked: Option<&str>) -> Self {
+        let Some(asked) = asked else {
+            return Self::Configured;
+        };
+        let index = list.iter().position(|it| is_same(it, asked));
+        index.map_or(Self::Rejected, Self::Listed)
+    }
+
+    fn name(self, config: &CookieConfig) -> Option<String> {
+        let domain = match self {
+            Self::Configured => config.domain.as_ref(),
+            Self::Listed(index) => config.domains.get(index),
+            Self::Rejected => None,
+        };
+        domain.map(|it| normalized(it))
+    }
+}
 
 /// The scope of a cookie. Browsers treat cookies of one name in different scopes as different cookies.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,17 +47,17 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// The scope of the session cookie.
-    pub(crate) fn of(config: &CookieConfig) -> Self {
-        Self::of_name(config, &config.name)
+    pub(crate) fn of(config: &CookieConfig, domain: CookieDomain) -> Self {
+        Self::of_name(config, &config.name, domain)
     }
 
     /// The scope that the session cookie has under this name. Browsers accept a `__Host-` cookie in one scope only.
-    fn of_name(config: &CookieConfig, name: &str) -> Self {
+    fn of_name(config: &CookieConfig, name: &str, domain: CookieDomain) -> Self {
         let is_host_only = has_prefix(name, "__Host-");
-        let domain = config.domain.as_deref().filter(|_| !is_host_only);
+        let domain = domain.name(config).filter(|_| !is_host_only);
         let path = if is_host_only { "/" } else { &config.path };
         Self {
-            domain: domain.map(normalized),
+            domain,
             path: path.to_owned(),
             partitioned: config.partitioned,
         }
@@ -48,6 +80,7 @@ const MAX_REMOVALS: usize = 20;
 /// the response that set the present one has not removed it.
 pub(crate) fn leftovers(
     config: &CookieConfig,
+    domain: CookieDomain,
     presented: &Presented,
     host: Option<&str>,
     path: &str,
@@ -58,7 +91,7 @@ pub(crate) fn leftovers(
         let Some(name) = config.former_names.get(former.name) else {
             continue;
         };
-        let own = Scope::of_name(config, name);
+        let own = Scope::of_name(config, name, domain);
         let others = match former.has_several || has_present {
             true => other_scopes(config, name, &own, host, path),
             false => Vec::new(),
@@ -70,7 +103,7 @@ pub(crate) fn leftovers(
         }));
     }
     if presented.has_several() {
-        let own = Scope::of(config);
+        let own = Scope::of(config, domain);
         let others = other_scopes(config, &config.name, &own, host, path);
         leftovers.extend(others.into_iter().map(|scope| Leftover {
             former: None,
@@ -82,7 +115,7 @@ pub(crate) fn leftovers(
 }
 
 /// The other scopes from which a browser may have sent a cookie of this name with this request. Their domains: none, the
-/// configured one, the host, and each of its parents. Their paths: `/`, the configured one, and each
+/// configured one, that of this request, the host, and each of its parents. Their paths: `/`, the configured one, and each
 /// directory of the request's path. A cookie that was set before `partitioned` was is not in the partition.
 fn other_scopes(
     config: &CookieConfig,
@@ -102,7 +135,7 @@ fn other_scopes(
         return scopes;
     }
     let parents = host.map(domains).unwrap_or_default();
-    let configured = config.domain.as_deref().map(normalized);
+    let configured = CookieDomain::Configured.name(config);
     let mut domains = vec![None, configured, own.domain.clone()];
     domains.extend(parents.into_iter().map(Some));
     // The characters that `CookieConfig::check` accepts in a path.
@@ -207,7 +240,7 @@ mod tests {
             // Browsers accept a `__Host-` cookie in one scope only.
             (CookieConfig::default(), Some(HOST), "/app/login", &[]),
         ] {
-            let own = Scope::of(&config);
+            let own = Scope::of(&config, CookieDomain::Configured);
             let scopes = other_scopes(&config, &config.name, &own, host, path);
             let shown: Vec<String> = scopes
                 .iter()
@@ -232,9 +265,33 @@ mod tests {
         }
         let (host, path) = (format!("{}example.org", "a.".repeat(9)), "/a".repeat(9));
         let config = config(None, "/");
-        let own = Scope::of(&config);
+        let own = Scope::of(&config, CookieDomain::Configured);
         let scopes = other_scopes(&config, &config.name, &own, Some(&host), &path);
         assert_eq!(scopes.len(), MAX_REMOVALS);
+    }
+
+    #[test]
+    fn a_domain_is_used_if_it_is_on_the_list() {
+        use CookieDomain::{Configured, Listed, Rejected};
+        let list = ["a.example", ".B.example"].map(str::to_owned);
+        for (asked, expected, domain) in [
+            (None, Configured, Some("example.org")),
+            (Some("a.example"), Listed(0), Some("a.example")),
+            (Some(".A.Example"), Listed(0), Some("a.example")),
+            (Some("b.example"), Listed(1), Some("b.example")),
+            (Some("x.a.example"), Rejected, None),
+            (Some("example.org"), Rejected, None),
+            (Some("..a.example"), Rejected, None),
+            (Some("a.example; Secure"), Rejected, None),
+            (Some(""), Rejected, None),
+        ] {
+            let chosen = CookieDomain::choose(&list, asked);
+            assert_eq!(chosen, expected, "{asked:?}");
+            let mut config = CookieConfig::default().with_name("id").with_domains(&list);
+            config.domain = Some("example.org".into());
+            let scope = Scope::of(&config, chosen);
+            assert_eq!(scope.domain.as_deref(), domain, "{asked:?}");
+        }
     }
 
     #[test]
@@ -279,7 +336,8 @@ mod tests {
             let header = HeaderValue::try_from(cookies.join("; ")).unwrap();
             headers.insert(COOKIE, header);
             let presented = read(&headers, &config.name, &config.former_names);
-            let leftovers = leftovers(&config, &presented, None, "/login");
+            let domain = CookieDomain::Configured;
+            let leftovers = leftovers(&config, domain, &presented, None, "/login");
             let shown: Vec<String> = leftovers
                 .iter()
                 .map(|leftover| {
@@ -304,7 +362,8 @@ mod tests {
             let header = HeaderValue::try_from(cookies.join("; ")).unwrap();
             headers.insert(COOKIE, header);
             let presented = read(&headers, &config.name, &[]);
-            let leftovers = leftovers(&config, &presented, Some("example.org"), "/");
+            let domain = CookieDomain::Configured;
+            let leftovers = leftovers(&config, domain, &presented, Some("example.org"), "/");
             assert_eq!(leftovers.len(), removals);
             for leftover in leftovers {
                 let removal = remove_from(&config, &leftover).unwrap();

@@ -16,12 +16,13 @@ use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
 use crate::error::session::SessionError;
+use crate::event::Event;
 use crate::middleware::carrier::{is_same_session, present};
 use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
 use crate::middleware::presented::Presented;
-use crate::middleware::scope::{Leftover, leftovers};
+use crate::middleware::scope::{CookieDomain, Leftover, leftovers};
 use crate::session::Session;
 use crate::session::state::backing::Backing;
 
@@ -33,6 +34,7 @@ pub(crate) struct SessionSlot {
     hooks: Arc<Hooks>,
     pub(crate) error_hook: Option<Box<ErrorHook>>,
     pub(crate) presented: Presented,
+    pub(crate) cookie_domain: CookieDomain,
     /// The cookies that the response removes if it sets or removes the session cookie.
     pub(crate) leftovers: Vec<Leftover>,
     pub(crate) shows_flashes: bool,
@@ -155,7 +157,7 @@ impl SessionSlot {
             return None;
         }
         let presented = present(&layer.policy, &mut parts.headers);
-        let leftovers = leftovers(&config.cookie, &presented, host(parts), path(parts));
+        let (cookie_domain, leftovers) = cookies(&layer, &presented, parts);
         let network = layer.hooks.network(config, parts);
         let slot = Arc::new(Self {
             context: CommitContext {
@@ -167,6 +169,7 @@ impl SessionSlot {
             error_hook: layer.hooks.error_hook(parts),
             hooks: layer.hooks,
             presented,
+            cookie_domain,
             leftovers,
             shows_flashes: is_shown(parts),
             runtime: Runtime::try_current().ok(),
@@ -267,6 +270,26 @@ impl SessionSlot {
     pub(crate) fn is_accessed(&self) -> bool {
         self.accessed.load(Ordering::Relaxed)
     }
+}
+
+/// The domain of the session cookie in the response, and the cookies to remove with it.
+fn cookies(
+    layer: &LayerParts,
+    presented: &Presented,
+    parts: &Parts,
+) -> (CookieDomain, Vec<Leftover>) {
+    let config = &layer.policy.config;
+    let (domain, rejected) = layer.hooks.cookie_domain(&config.cookie, parts);
+    if let Some(domain) = rejected {
+        // It may come from a header of the request, and is remembered. No host has a longer name.
+        let domain: String = domain.chars().take(253).collect();
+        let reported = &layer.engine.backend.reported;
+        if reported.cookie_domains.is_first(domain.clone()) {
+            layer.policy.emit(&Event::CookieDomainRejected { domain });
+        }
+    }
+    let leftovers = leftovers(&config.cookie, domain, presented, host(parts), path(parts));
+    (domain, leftovers)
 }
 
 /// The host to which the browser sent the request, as the request names it.

@@ -10,6 +10,7 @@ mod cluster;
 mod compare_and_set;
 mod conformance;
 mod connecting;
+mod cookie_domain;
 mod credentials;
 mod docs;
 mod durability;
