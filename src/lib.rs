@@ -55,6 +55,7 @@ pub use config::SessionConfig;
 pub use config::cookie::{CookieConfig, SameSite};
 pub use config::durability::DurabilityConfig;
 pub use config::policies::{Concurrency, Exclusive, Load, OnStoreError, SignedInCaching};
+pub use config::transport::{TokenHeader, Transport};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{Denied, Gone, LimitedPart, SessionError};

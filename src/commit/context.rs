@@ -109,13 +109,13 @@ impl CommitContext {
     /// The hash of a new secret, as the record stores it.
     pub(crate) fn hash(&self, secret: &Secret) -> SecretHash {
         let namespace = self.backend.store.namespace();
-        secret.hash(namespace, &self.policy.config.cookie.name)
+        secret.hash(namespace, &self.policy.config.secret_name())
     }
 
     /// The hashes of a secret under the former names of its cookie, in one of which the record may list it.
     fn former_hashes<'a>(&'a self, secret: &'a Secret) -> impl Iterator<Item = SecretHash> + 'a {
         let namespace = self.backend.store.namespace();
-        let names = self.policy.config.cookie.former_names.iter();
+        let names = self.policy.config.former_secret_names().iter();
         names.map(move |name| secret.hash(namespace, name))
     }
 
@@ -157,6 +157,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::commit::decide::Entry;
     use crate::commit::join::entry;
+    use crate::config::transport::{TokenHeader, Transport};
     use crate::record::kept::Kept;
     use crate::record::tests::record;
     use crate::record::version::Version;
@@ -183,6 +184,11 @@ pub(crate) mod tests {
         context_of(config)
     }
 
+    fn by_header(name: &str) -> CommitContext {
+        let header = TokenHeader::default().with_request(name);
+        context_of(SessionConfig::default().with_transport(Transport::Header(header)))
+    }
+
     #[test]
     fn a_secret_is_checked_under_the_present_name_and_the_former_ones() {
         let token = Token::random();
@@ -192,9 +198,10 @@ pub(crate) mod tests {
                 ("old", named("old", &["new"])),
                 ("third", named("third", &["new", "old"])),
                 ("unrelated", named("third", &[])),
+                ("header", by_header("authorization")),
             ]
         };
-        for (issuer, valid) in [("new", 3), ("old", 3), ("third", 2)] {
+        for (issuer, valid) in [("new", 3), ("old", 3), ("third", 2), ("header", 1)] {
             let issued_by = contexts().into_iter().find(|(name, _)| *name == issuer);
             let (_, issued_by) = issued_by.unwrap();
             let (mut current, mut retired, mut signed_in) = (record(), record(), record());
@@ -228,5 +235,24 @@ pub(crate) mod tests {
             // A layer that does not know the name of the issuer accepts nothing of it.
             assert_eq!(accepting, valid, "{issuer}");
         }
+    }
+
+    #[test]
+    fn the_hash_of_a_secret_covers_the_place_in_which_it_travels() {
+        let secret = Secret::random();
+        let hashes: Vec<SecretHash> = [
+            named("authorization", &[]),
+            named("header", &[]),
+            by_header("authorization"),
+            by_header("x-session"),
+        ]
+        .iter()
+        .map(|context| context.hash(&secret))
+        .collect();
+        for (index, hash) in hashes.iter().enumerate() {
+            assert!(!hashes[..index].contains(hash), "{index}");
+        }
+        let other_case = by_header("Authorization").hash(&secret);
+        assert!(other_case == hashes[2]);
     }
 }

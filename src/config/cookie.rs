@@ -283,8 +283,8 @@ const MAX_FORMER_NAMES: usize = 8;
 /// The prefixes that browsers accept only from a secure origin.
 const PREFIXES: [&str; 4] = ["__Host-Http-", "__Host-", "__Secure-", "__Http-"];
 
-/// Whether a cookie may have this name (RFC 6265 §4.1.1).
-fn is_name(name: &str) -> bool {
+/// Whether a cookie or a header may have this name: a token (RFC 6265 §4.1.1, RFC 9110 §5.1).
+pub(crate) fn is_name(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=256).contains(&name.len()) && name.bytes().all(token)
 }

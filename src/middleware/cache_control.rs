@@ -7,6 +7,8 @@ use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 pub(crate) enum Private {
     /// It sets or removes the session cookie.
     SetsCookie,
+    /// It carries the token in a header (RFC 6749 §5.1).
+    CarriesToken,
     /// Its handler asked for the session of a signed-in user.
     SignedIn,
 }
@@ -28,6 +30,7 @@ pub(crate) fn keep_private(headers: &mut HeaderMap, why: Private) -> Outcome {
         let public = directives.has("public") || directives.has("s-maxage");
         let keep = match why {
             Private::SetsCookie => directives.has_plain("private"),
+            Private::CarriesToken => false,
             Private::SignedIn => !directives.is_empty(),
         };
         if public {
@@ -199,7 +202,7 @@ mod tests {
     #[test]
     fn a_cache_control_that_does_not_keep_shared_caches_away_is_replaced() {
         use Outcome::{AsIntended, WasPublic};
-        use Private::{SetsCookie, SignedIn};
+        use Private::{CarriesToken, SetsCookie, SignedIn};
         for (why, lines, expected, outcome) in [
             (SetsCookie, &[][..], "no-store", AsIntended),
             (SetsCookie, &["no-store"], "no-store", AsIntended),
@@ -246,6 +249,9 @@ mod tests {
                 "no-store",
                 AsIntended,
             ),
+            (CarriesToken, &[], "no-store", AsIntended),
+            (CarriesToken, &["private"], "no-store", AsIntended),
+            (CarriesToken, &["public"], "no-store", WasPublic),
             (SignedIn, &[], "no-store", AsIntended),
             (SignedIn, &[""], "no-store", AsIntended),
             (SignedIn, &["max-age=5"], "max-age=5", AsIntended),

@@ -7,12 +7,14 @@ use http::{Response, StatusCode};
 
 use crate::commit::context::Policy;
 use crate::config::policies::SignedInCaching;
+use crate::config::transport::Transport;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
 use crate::middleware::carrier::{keep_cookies, remove_foreign, vary};
 use crate::middleware::cookie::{remove_from, write};
+use crate::middleware::header;
 use crate::middleware::presented::{Presented, SentAs};
 use crate::middleware::scope::Scope;
 use crate::middleware::slot::SessionSlot;
@@ -40,7 +42,8 @@ pub(crate) async fn finish<B>(
         let (action, signed_in) = {
             let state = shared.state();
             let accessed = slot.is_accessed();
-            let action = token_action(&slot.presented, &state, accessed, &committed);
+            let transport = &policy.config.transport;
+            let action = token_action(transport, &slot.presented, &state, accessed, &committed);
             (action, state.was_signed_in && accessed)
         };
         let action = match action {
@@ -60,7 +63,7 @@ pub(crate) async fn finish<B>(
         response = replace_session_error(slot, response);
     }
     if slot.is_accessed() {
-        vary(response.headers_mut());
+        vary(&policy.config, response.headers_mut());
     }
     response
 }
@@ -128,6 +131,7 @@ enum TokenAction {
 /// Decides how the response changes the client's token. A response whose handler did not use the session stays as it is, even if
 /// the cookie is old or has a former name, so that caches may store it.
 fn token_action(
+    transport: &Transport,
     presented: &Presented,
     state: &State,
     accessed: bool,
@@ -140,7 +144,9 @@ fn token_action(
         Backing::Loaded(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
-            let is_outdated = cookie.is_outdated_by(&base.record);
+            // A header's token has no end that the client knows of.
+            let is_outdated =
+                *transport == Transport::Cookie && cookie.is_outdated_by(&base.record);
             let (token, ends) = (|| base.token.clone(), || cookie_end(&base.record));
             match presented.sent_as(&base.token) {
                 SentAs::NotSent => TokenAction::Send(token(), ends()),
@@ -168,7 +174,16 @@ fn write_headers(
     headers: &mut HeaderMap,
 ) {
     let policy = &slot.context.policy;
-    let sent = write_cookies(slot, action, headers).then_some(Private::SetsCookie);
+    let sent = match &policy.config.transport {
+        Transport::Cookie => write_cookies(slot, action, headers).then_some(Private::SetsCookie),
+        Transport::Header(config) => match action {
+            TokenAction::Send(token, _) => {
+                header::write(headers, config, &token);
+                Some(Private::CarriesToken)
+            }
+            TokenAction::Unchanged | TokenAction::Move(..) | TokenAction::Remove => None,
+        },
+    };
     let why = match (sent, policy.config.signed_in_caching) {
         (Some(why), _) => why,
         (None, SignedInCaching::NoStore) if signed_in => Private::SignedIn,
@@ -235,6 +250,7 @@ mod tests {
 
     use super::*;
     use crate::commit::base::Base;
+    use crate::config::transport::TokenHeader;
     use crate::error::session::Gone;
     use crate::middleware::presented::read;
     use crate::record::context::ApplyContext;
@@ -350,22 +366,25 @@ mod tests {
             if destroyed {
                 state.ending = Ending::Done;
             }
-            let decide =
-                |state: &State, accessed| token_action(&presented, state, accessed, &committed);
-            assert_eq!(decide(&state, true), expected);
+            let decide = |transport, state: &State, accessed| {
+                token_action(transport, &presented, state, accessed, &committed)
+            };
+            let (cookie, header) = (Transport::Cookie, Transport::Header(TokenHeader::default()));
+            assert_eq!(decide(&cookie, &state, true), expected);
             let unused = match &expected {
                 Move(..) => &Unchanged,
                 expected => expected,
             };
-            assert_eq!(decide(&state, false), *unused);
+            assert_eq!(decide(&cookie, &state, false), *unused);
             // The response replaces an old cookie by one of the same token, if the handler asked for the session.
             if expected == Unchanged
                 && matches!(state.backing, Backing::Loaded(_))
                 && committed.is_ok()
             {
                 state.cookie.is_old = true;
-                assert_eq!(decide(&state, false), Unchanged);
-                assert_eq!(decide(&state, true), Set(old.clone(), None));
+                assert_eq!(decide(&cookie, &state, false), Unchanged);
+                assert_eq!(decide(&cookie, &state, true), Set(old.clone(), None));
+                assert_eq!(decide(&header, &state, true), Unchanged);
             }
         }
     }

@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use crate::config::SessionConfig;
 use crate::config::cookie::has_prefix;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
+use crate::config::transport::Transport;
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
 use crate::event::Observer;
@@ -38,10 +39,10 @@ use crate::store::contract::SessionStore;
 /// Clones share the store. A `with_…` call on a clone changes only that clone, so that routers side by side can have different
 /// settings: give each router its own layer, then `merge` or `nest` the routers.
 ///
-/// A layer inside another one with the same cookie name uses the outer layer's session and
+/// A layer inside another one with the same cookie name, or the same header for the token, uses the outer layer's session and
 /// settings: store, timeouts, fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
 /// [`Event::SettingsIgnored`](crate::Event::SettingsIgnored) and logs a warning, once for each pair of layers: a `Strict` layer
-/// inside a `Soft` one protects nothing. A layer with another cookie name has another session.
+/// inside a `Soft` one protects nothing. A layer with another cookie name or transport has another session.
 ///
 /// # Order of layers
 ///
@@ -209,6 +210,18 @@ impl SessionLayer {
         self
     }
 
+    /// Sets how the token travels; in the cookie by default. With [`Transport::Header`] the layer serves API clients: see
+    /// [`TokenHeader`](crate::TokenHeader).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if a header's name is not one, or is taken, such as `cookie`.
+    pub fn with_transport(mut self, transport: Transport) -> Result<Self, ConfigError> {
+        transport.check()?;
+        self.parts.config_mut().transport = transport;
+        Ok(self)
+    }
+
     /// Sets the function that chooses the `Domain` of the cookie for each request, for an application that serves several
     /// domains. It chooses among [`CookieConfig::domains`](crate::CookieConfig::domains); case and a leading dot have no effect.
     ///
@@ -271,7 +284,7 @@ impl SessionLayer {
     /// hook sets, so begin with that one. Cookies that the handler set are kept, except one of the session cookie's name.
     ///
     /// The hook receives the error and the head of the request: its method, URI, version and headers as this layer received them.
-    /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the
+    /// The extensions are empty, and the header that carries the token is marked as sensitive. With a hook, the layer copies the
     /// head of every request, since the request itself goes to the handler; without one, it copies nothing.
     ///
     /// ```

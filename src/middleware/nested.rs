@@ -1,9 +1,10 @@
-//! A layer inside another one with the same cookie: it uses the outer layer's session, and the outer
+//! A layer inside another one with the same cookie, or the same token header: it uses the outer layer's session, and the outer
 //! layer's settings apply.
 
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::middleware::carrier::name;
 use crate::middleware::parts::LayerParts;
 use crate::store::erased::is_same_store;
 
@@ -20,7 +21,7 @@ pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
         return;
     }
     let event = Event::SettingsIgnored {
-        cookie: inner.policy.config.cookie.name.clone(),
+        cookie: name(&inner.policy.config).to_owned(),
         settings: ignored,
     };
     outer.policy.emit(&event);

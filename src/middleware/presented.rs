@@ -13,7 +13,7 @@ use crate::token::Token;
 /// How many different tokens of one request sessile looks up at most.
 const MAX_TOKENS: usize = 4;
 
-/// The tokens that a request carries, in cookies of the session cookie's name.
+/// The tokens that a request carries, in cookies of the session cookie's name or in the layer's header.
 ///
 /// Browsers distinguish cookies of one name by domain and path. They send several if the configured domain or path has changed,
 /// or if another application on the host uses the same name. The request does not say which is which, and their order is not
@@ -32,7 +32,7 @@ pub(crate) struct Presented {
     decisive: usize,
     /// How many cookies of the name that decides hold a token, duplicates included.
     count: usize,
-    /// Whether one of the cookies of the name that decides is not a token.
+    /// Whether one of the cookies of the name that decides is not a token, or the header is not one.
     pub(crate) malformed: bool,
     /// Whether a former name decides.
     is_former: bool,
@@ -58,6 +58,18 @@ pub(crate) enum SentAs {
 }
 
 impl Presented {
+    /// The tokens of a header, in which there is one place for them.
+    pub(crate) fn in_header(token: Option<Token>, malformed: bool) -> Self {
+        let tokens: SmallVec<_> = token.into_iter().collect();
+        Self {
+            decisive: tokens.len(),
+            count: tokens.len(),
+            tokens,
+            malformed,
+            ..Self::default()
+        }
+    }
+
     fn in_cookies(present: Cookies, mut former: Vec<(usize, Cookies)>) -> Self {
         former.sort_unstable_by_key(|(name, _)| *name);
         let carried = former.iter().map(|(name, cookies)| FormerCookie {

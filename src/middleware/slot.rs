@@ -15,6 +15,7 @@ use crate::commit::context::CommitContext;
 use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
+use crate::config::transport::Transport;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::carrier::{is_same_session, present};
@@ -137,8 +138,8 @@ const PREFETCH_HEADERS: [HeaderName; 3] = [
 ];
 
 impl SessionSlot {
-    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie: the request
-    /// then uses the session of that layer.
+    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie, or the same header for
+    /// the token: the request then uses the session of that layer.
     pub(crate) fn begin(layer: LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
         let config = &layer.policy.config;
         let mut slots = parts
@@ -279,6 +280,9 @@ fn cookies(
     parts: &Parts,
 ) -> (CookieDomain, Vec<Leftover>) {
     let config = &layer.policy.config;
+    if config.transport != Transport::Cookie {
+        return (CookieDomain::Configured, Vec::new());
+    }
     let (domain, rejected) = layer.hooks.cookie_domain(&config.cookie, parts);
     if let Some(domain) = rejected {
         // It may come from a header of the request, and is remembered. No host has a longer name.

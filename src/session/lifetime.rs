@@ -119,7 +119,8 @@ impl Session {
     /// Sets whether the cookie outlives the browser: "remember me". The `Max-Age` of such a cookie is the rest of the
     /// absolute timeout, but at most 400 days (RFC 6265bis §5.6). If the session lives longer, the cookie is sent again once
     /// it is 200 days old, with a response whose handler asked for the session. The session itself lives as long as its
-    /// timeouts allow, so set these too.
+    /// timeouts allow, so set these too. A client that has its token in a header ([`Transport::Header`](crate::Transport::Header))
+    /// is not told.
     ///
     /// ```
     /// # use std::time::Duration;

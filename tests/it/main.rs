@@ -22,6 +22,7 @@ mod fates;
 mod fingerprint;
 mod flash;
 mod former_names;
+mod header_transport;
 mod histories;
 mod identity;
 mod interleavings;
