@@ -137,6 +137,22 @@ pub enum Event {
     },
     /// The request carries a malformed session cookie, for which sessile does not query the store.
     MalformedCookie,
+    /// Under [`Transport::Header`](crate::Transport::Header), the request's header is not a token, or it is there several times.
+    /// sessile does not query the store for it.
+    #[non_exhaustive]
+    MalformedHeader {
+        /// The name of the header.
+        name: String,
+    },
+    /// The function of [`SessionLayer::with_cookie_domain`](crate::SessionLayer::with_cookie_domain) has returned a domain that
+    /// is not one of [`CookieConfig::domains`](crate::CookieConfig::domains): the cookie has none, so browsers send it to this
+    /// host only. Sent once per domain, as far as this process remembers. Add the domain to the list, or return `None` for such
+    /// hosts.
+    #[non_exhaustive]
+    CookieDomainRejected {
+        /// The domain, as the function has returned it.
+        domain: String,
+    },
     /// The request carries several cookies of the session cookie's name. Either they are valid for different sessions, or there are
     /// more than four different ones; sessile uses none of them. See [`SeveralCookies`](Self::SeveralCookies).
     AmbiguousCookie,
@@ -197,23 +213,23 @@ pub enum Event {
     /// The response sets the session cookie, or its handler asked for the session of a signed-in user, but its headers let shared
     /// caches store it: `public`, `s-maxage`, or a field such as `CDN-Cache-Control`. The layer has removed these.
     PublicResponse,
-    /// A service inside the layer set a cookie of the session cookie's name. The layer has removed it, since it would have
-    /// overwritten the session cookie in the browser. Give that cookie another name, or change the session through
-    /// [`Session`](crate::Session).
+    /// A service inside the layer set a cookie of the session cookie's name or one of its former names, or the header in which
+    /// the layer sends new tokens. The layer has removed it, since the client would have taken it for the session's. Use another
+    /// name, or change the session through [`Session`](crate::Session).
     #[non_exhaustive]
     ForeignSetCookie {
         /// The name.
         name: String,
     },
-    /// A layer inside another one with the same cookie name uses the outer layer's session, so its own settings, which differ, have
-    /// no effect. Sent once for each pair of layers. Give these routes their own layer beside the other one, with `merge` or `nest`,
-    /// or give its cookie another name.
+    /// A layer inside another one with the same cookie name, or the same header for the token, uses the outer layer's session, so
+    /// its own settings, which differ, have no effect. Sent once for each pair of layers. Give these routes their own layer
+    /// beside the other one, with `merge` or `nest`, or give its cookie another name.
     #[non_exhaustive]
     SettingsIgnored {
-        /// The cookie's name.
+        /// The name of the cookie or of the header.
         cookie: String,
         /// The inner layer's settings that differ, by their names in [`SessionConfig`](crate::SessionConfig); `store`,
-        /// `client_ip`, `on_error` and `observer` for its other parts.
+        /// `client_ip`, `cookie_domain`, `on_error` and `observer` for its other parts.
         settings: Vec<&'static str>,
     },
 }
@@ -296,6 +312,8 @@ impl Event {
             Self::OtherFamily { .. } => "other_family",
             Self::AddressProblem { .. } => "address_problem",
             Self::MalformedCookie => "malformed_cookie",
+            Self::MalformedHeader { .. } => "malformed_header",
+            Self::CookieDomainRejected { .. } => "cookie_domain_rejected",
             Self::AmbiguousCookie => "ambiguous_cookie",
             Self::SeveralCookies { .. } => "several_cookies",
             Self::UnreadableRecord { .. } => "unreadable_record",
@@ -432,6 +450,12 @@ fn trace(event: &Event) {
             tracing::error!(target: "sessile", "the fingerprint cannot work: {problem}");
         }
         Event::MalformedCookie => tracing::debug!(target: "sessile", "malformed session cookie"),
+        Event::MalformedHeader { name } => {
+            tracing::debug!(target: "sessile", name, "malformed session token in a header");
+        }
+        Event::CookieDomainRejected { domain } => {
+            tracing::warn!(target: "sessile", domain, "the cookie's domain for this request is not in `cookie.domains`, so browsers send the cookie to this host only: add it to the list, or return `None` for such hosts");
+        }
         Event::AmbiguousCookie => {
             tracing::info!(target: "sessile", "the request carries session cookies for different sessions, or more than four: check whether the `Path` or the `Domain` of the cookie was changed, or whether another application sets a cookie of this name");
         }
@@ -458,7 +482,7 @@ fn trace(event: &Event) {
             tracing::warn!(target: "sessile", "a response that sets the session cookie or is for a signed-in user let shared caches store it, so these headers were removed: send it without `public`, `s-maxage` and fields such as `CDN-Cache-Control`");
         }
         Event::ForeignSetCookie { name } => {
-            tracing::warn!(target: "sessile", name, "a `Set-Cookie` of the session cookie's name was removed from the response: give that cookie another name, or change the session through `Session`");
+            tracing::warn!(target: "sessile", name, "a cookie of the session cookie's name, or a header of that for new tokens, was removed from the response: use another name, or change the session through `Session`");
         }
         Event::SettingsIgnored { cookie, settings } => {
             tracing::warn!(target: "sessile", cookie, settings = settings.join(", "), "a session layer is inside another one with the same cookie name and uses its session, so these settings of the inner layer have no effect: give the routes their own layer beside the other one, with `merge` or `nest`, or give its cookie another name");

@@ -10,14 +10,14 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use crate::error::session::SessionError;
-use crate::middleware::cookie::read;
+use crate::middleware::presented::read;
 use crate::record::change::Change;
 use crate::record::context::ApplyContext;
 use crate::record::value::{encode, encode_item};
 
 /// Reads the session's tokens from the `Cookie` headers, and returns how many there are.
 pub fn read_cookies(headers: &HeaderMap, name: &str) -> usize {
-    read(headers, name).tokens.len()
+    read(headers, name, &[]).tokens.len()
 }
 
 /// The value of the session cookie.

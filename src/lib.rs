@@ -57,6 +57,7 @@ pub use config::cookie::{CookieConfig, SameSite};
 pub use config::durability::DurabilityConfig;
 pub use config::max_sessions::{MaxSessions, WhenFull};
 pub use config::policies::{Concurrency, Exclusive, Load, OnStoreError, SignedInCaching};
+pub use config::transport::{TokenHeader, Transport};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{CsrfFailure, Denied, Gone, LimitedPart, SessionError, SignInRefused};

@@ -1,4 +1,4 @@
-//! The token in the cookie: a handle, which names the session, and a secret, which gives access to it.
+//! The token in the cookie or header: a handle, which names the session, and a secret, which gives access to it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +16,7 @@ const TOKEN_BYTES: usize = HANDLE_BYTES + SECRET_BYTES;
 /// Names a session; safe to show and to log.
 ///
 /// It consists of 128 random bits, written as 22 characters of base64url. The Redis key of a session is the store's prefix followed
-/// by the handle. A handle alone does not give access to the session: the cookie also carries a secret, of which the store holds
+/// by the handle. A handle alone does not give access to the session: the token also has a secret, of which the store holds
 /// only a hash. The handle stays the same when the session is rotated ([`Session::cycle_id`](crate::Session::cycle_id)).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Handle([u8; HANDLE_BYTES]);
@@ -78,14 +78,14 @@ impl Secret {
         Self(Zeroizing::new(random_bytes()))
     }
 
-    /// The hash that the record stores. It covers the key prefix and the cookie name, so that a token issued for one store or
-    /// cookie is invalid for every other.
-    pub(crate) fn hash(&self, namespace: &str, cookie: &str) -> SecretHash {
+    /// The hash that the record stores. It covers the key prefix and the name of the cookie or header, so that a token issued for
+    /// one store or cookie is invalid for every other.
+    pub(crate) fn hash(&self, namespace: &str, name: &str) -> SecretHash {
         let mut hash = Sha256::new();
         for part in [
             namespace.as_bytes(),
             &[0],
-            cookie.as_bytes(),
+            name.as_bytes(),
             &[0],
             &self.0[..],
         ] {
@@ -139,7 +139,7 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// The value of the session cookie: 43 characters of base64url.
+/// The value of the session cookie, or of a header: 43 characters of base64url.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Token {
     pub(crate) handle: Handle,

@@ -52,6 +52,8 @@ pub(crate) struct Reported {
     pub(crate) mismatches: Once<(Handle, String)>,
     pub(crate) other_families: Once<(Handle, String)>,
     pub(crate) several_cookies: Once<Handle>,
+    /// Domains that an application asked for and that are not on the list.
+    pub(crate) cookie_domains: Once<String>,
     /// Pairs of a layer and one inside it whose settings are ignored, by the addresses of their settings.
     pub(crate) joined: Once<[usize; 4]>,
     address_problems: Once<Discriminant<AddressProblem>>,

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::commit::backend::Backend;
@@ -16,6 +17,7 @@ use crate::record::Record;
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::{Fingerprinting, Network};
 use crate::record::lifetime::{BrowserCookie, CookieLife, Idle, Renewal, renewal};
+use crate::record::token_check::{TokenCheck, check_token};
 use crate::time::Millis;
 use crate::time::deadline::deadline;
 use crate::token::{Secret, SecretHash, Token};
@@ -144,16 +146,46 @@ impl CommitContext {
     pub(crate) fn joining(&self, who: &str, token: &Token) -> Joining {
         Joining {
             who: who.into(),
-            secret: self.hash(&token.secret),
+            secrets: self.hashes(&token.secret),
             fingerprinting: self.policy.config.fingerprinting,
             network: self.network,
         }
     }
 
-    /// The hash of a secret, as the record stores it.
+    /// The hash of a new secret, as the record stores it.
     pub(crate) fn hash(&self, secret: &Secret) -> SecretHash {
         let namespace = self.backend.store.namespace();
-        secret.hash(namespace, &self.policy.config.cookie.name)
+        secret.hash(namespace, &self.policy.config.secret_name())
+    }
+
+    /// The hashes of a secret under the former names of its cookie, in one of which the record may list it.
+    fn former_hashes<'a>(&'a self, secret: &'a Secret) -> impl Iterator<Item = SecretHash> + 'a {
+        let namespace = self.backend.store.namespace();
+        let names = self.policy.config.former_secret_names().iter();
+        names.map(move |name| secret.hash(namespace, name))
+    }
+
+    /// All hashes of a secret in one of which the record may list it.
+    fn hashes(&self, secret: &Secret) -> SmallVec<[SecretHash; 1]> {
+        let hash = std::iter::once(self.hash(secret));
+        hash.chain(self.former_hashes(secret)).collect()
+    }
+
+    /// Checks a secret against a record, under the present name of the cookie and its former ones.
+    pub(crate) fn check_secret(&self, record: &Record, secret: &Secret, now: Millis) -> TokenCheck {
+        let check = |hash: SecretHash| check_token(record, &hash, now);
+        let is_found = |found: &TokenCheck| *found != TokenCheck::Invalid;
+        let present = check(self.hash(secret));
+        if is_found(&present) {
+            return present;
+        }
+        let mut former = self.former_hashes(secret).map(check);
+        former.find(is_found).unwrap_or(TokenCheck::Invalid)
+    }
+
+    /// Whether the secret is valid or was replaced a moment ago, so that its holder may end the session.
+    pub(crate) fn may_end(&self, record: &Record, secret: &Secret, now: Millis) -> bool {
+        self.check_secret(record, secret, now) != TokenCheck::Invalid
     }
 
     pub(crate) fn emit(&self, event: &Event) {
@@ -169,6 +201,13 @@ impl CommitContext {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::commit::decide::Entry;
+    use crate::commit::join::entry;
+    use crate::config::transport::{TokenHeader, Transport};
+    use crate::record::kept::Kept;
+    use crate::record::tests::record;
+    use crate::record::version::Version;
+    use crate::record::{Login, Retired};
     use crate::store::memory::MemoryStore;
 
     pub(crate) fn context() -> CommitContext {
@@ -204,5 +243,84 @@ pub(crate) mod tests {
             network: None,
             began: SystemTime::now(),
         }
+    }
+
+    fn named(name: &str, former: &[&str]) -> CommitContext {
+        let mut config = SessionConfig::default();
+        config.cookie.name = name.to_owned();
+        config.cookie.former_names = former.iter().map(|&it| it.to_owned()).collect();
+        context_of(config)
+    }
+
+    fn by_header(name: &str) -> CommitContext {
+        let header = TokenHeader::default().with_request(name);
+        context_of(SessionConfig::default().with_transport(Transport::Header(header)))
+    }
+
+    #[test]
+    fn a_secret_is_checked_under_the_present_name_and_the_former_ones() {
+        let token = Token::random();
+        let contexts = || {
+            [
+                ("new", named("new", &["old"])),
+                ("old", named("old", &["new"])),
+                ("third", named("third", &["new", "old"])),
+                ("unrelated", named("third", &[])),
+                ("header", by_header("authorization")),
+            ]
+        };
+        for (issuer, valid) in [("new", 3), ("old", 3), ("third", 2), ("header", 1)] {
+            let issued_by = contexts().into_iter().find(|(name, _)| *name == issuer);
+            let (_, issued_by) = issued_by.unwrap();
+            let (mut current, mut retired, mut signed_in) = (record(), record(), record());
+            let hash = issued_by.hash(&token.secret);
+            current.secret = hash.clone();
+            retired.retired.push(Kept::new(Retired {
+                secret: hash.clone(),
+                until: 20_000,
+            }));
+            signed_in.principal = Some("mia".into());
+            signed_in.version = Version::first();
+            signed_in.login = Some(Login {
+                version: signed_in.version,
+                retired: vec![hash],
+            });
+            let mut accepting = 0;
+            for (name, context) in contexts() {
+                let current = context.check_secret(&current, &token.secret, 1);
+                let retired = context.check_secret(&retired, &token.secret, 1);
+                let is_accepted = current == TokenCheck::Valid;
+                let expected = match is_accepted {
+                    true => TokenCheck::Retired,
+                    false => TokenCheck::Invalid,
+                };
+                assert_eq!(retired, expected, "{issuer} {name}");
+                let joining = context.joining("mia", &token);
+                let joins = entry(None, Some(&joining), &signed_in) != Entry::OtherEpoch;
+                assert_eq!(joins, is_accepted, "{issuer} {name}");
+                accepting += usize::from(is_accepted);
+            }
+            // A layer that does not know the name of the issuer accepts nothing of it.
+            assert_eq!(accepting, valid, "{issuer}");
+        }
+    }
+
+    #[test]
+    fn the_hash_of_a_secret_covers_the_place_in_which_it_travels() {
+        let secret = Secret::random();
+        let hashes: Vec<SecretHash> = [
+            named("authorization", &[]),
+            named("header", &[]),
+            by_header("authorization"),
+            by_header("x-session"),
+        ]
+        .iter()
+        .map(|context| context.hash(&secret))
+        .collect();
+        for (index, hash) in hashes.iter().enumerate() {
+            assert!(!hashes[..index].contains(hash), "{index}");
+        }
+        let other_case = by_header("Authorization").hash(&secret);
+        assert!(other_case == hashes[2]);
     }
 }

@@ -16,7 +16,6 @@ use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::record::Record;
 use crate::record::format::Unreadable;
-use crate::record::token_check::may_end;
 use crate::store::deadline::within;
 use crate::store::erased::AnyStore;
 use crate::store::{Deleted, Durability, Freshness};
@@ -125,9 +124,8 @@ async fn revoke(
             Ok(None) => return Ok(Revoked::NoSession),
             Err(error) => Err(error),
         };
-        let secret = context.hash(&token.secret);
         match record {
-            Ok(record) if may_end(&record, &secret, *asked) => {}
+            Ok(record) if context.may_end(&record, &token.secret, *asked) => {}
             Ok(_) => return Ok(Revoked::NoSession),
             Err(error) => {
                 context.emit(&Event::unreadable(handle, &error));

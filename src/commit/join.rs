@@ -6,6 +6,7 @@
 //! nothing but such logins has been committed since: whoever still has the old secret must not get what was written later.
 
 use bytestring::ByteString;
+use smallvec::SmallVec;
 
 use crate::commit::decide::Entry;
 use crate::record::fingerprint::{Fingerprinting, Network, admits, compare};
@@ -20,7 +21,8 @@ const MAX_SECRETS: usize = 3;
 #[derive(Clone, Debug)]
 pub(crate) struct Joining {
     pub(crate) who: ByteString,
-    pub(crate) secret: SecretHash,
+    /// The hashes of the secret, of which the record may list one.
+    pub(crate) secrets: SmallVec<[SecretHash; 1]>,
     pub(crate) fingerprinting: Fingerprinting,
     pub(crate) network: Option<Network>,
 }
@@ -34,7 +36,8 @@ pub(crate) fn entry(made_in: Option<Epoch>, joining: Option<&Joining>, record: &
     let login = joining
         .filter(|joining| joining.may_join(record))
         .and_then(|joining| {
-            let retired_it = |login: &&Login| login.retired.contains(&joining.secret);
+            let retired_it =
+                |login: &&Login| login.retired.iter().any(|it| joining.secrets.contains(it));
             record.login.as_ref().filter(retired_it)
         });
     match login {
@@ -58,6 +61,8 @@ impl Joining {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::record::fingerprint::tests::of;
     use crate::record::tests::record;
@@ -80,7 +85,7 @@ mod tests {
         });
         let joining = || Joining {
             who: "mia".into(),
-            secret: old.clone(),
+            secrets: smallvec![old.clone()],
             fingerprinting: Fingerprinting::Strict,
             network: Some(of("203.0.113.7")),
         };
@@ -127,7 +132,7 @@ mod tests {
             (
                 "a secret that another rotation retired",
                 |_| (),
-                |joining| joining.secret = secret(),
+                |joining| joining.secrets = smallvec![secret()],
                 Entry::OtherEpoch,
             ),
             (

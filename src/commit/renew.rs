@@ -11,12 +11,12 @@ use crate::event::Event;
 use crate::record::Record;
 use crate::record::fingerprint::{admits, compare};
 use crate::record::lifetime::{Renewal, renewal, ttl};
-use crate::record::token_check::{TokenCheck, check_token};
+use crate::record::token_check::TokenCheck;
 use crate::record::version::Epoch;
 use crate::store::deadline::within;
 use crate::store::{Freshness, Stored};
 use crate::time::Millis;
-use crate::token::{Handle, SecretHash};
+use crate::token::{Handle, Secret};
 
 /// Renews a session that has just been loaded, if a renewal is due. If it fails, the next request tries again.
 pub(crate) fn renew_if_due(context: &CommitContext, base: &Base, now: Millis) {
@@ -56,7 +56,7 @@ fn report(context: &CommitContext, handle: Handle, renewed: Result<(), StoreErro
 
 /// The request that asks for a renewal.
 struct Requester {
-    secret: SecretHash,
+    secret: Secret,
     epoch: Epoch,
     context: CommitContext,
 }
@@ -65,7 +65,7 @@ struct Requester {
 pub(crate) fn load_and_renew(base: &Base, context: CommitContext, runtime: &Runtime) {
     let handle = base.token.handle;
     let requester = Requester {
-        secret: context.hash(&base.token.secret),
+        secret: base.token.secret.clone(),
         epoch: base.record.epoch,
         context,
     };
@@ -95,7 +95,7 @@ impl Requester {
         let bound = record.fingerprint.as_deref();
         let fingerprint = compare(config.fingerprinting, bound, self.context.network);
         if record.epoch != self.epoch
-            || check_token(&record, &self.secret, now) != TokenCheck::Valid
+            || self.context.check_secret(&record, &self.secret, now) != TokenCheck::Valid
             || !admits(config.fingerprinting, &fingerprint)
         {
             return None;

@@ -48,6 +48,18 @@ pub(crate) fn check(domain: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A domain as browsers compare it: a leading dot and the case have no effect (RFC 6265 §5.2.3).
+pub(crate) fn normalized(domain: &str) -> String {
+    let domain = domain.strip_prefix('.').unwrap_or(domain);
+    domain.to_ascii_lowercase()
+}
+
+/// Whether browsers take both for the same domain.
+pub(crate) fn is_same(a: &str, b: &str) -> bool {
+    let [a, b] = [a, b].map(|it| it.strip_prefix('.').unwrap_or(it));
+    a.eq_ignore_ascii_case(b)
+}
+
 /// Returns the `Domain` attributes that a cookie for this host may have: the parents of its name, the shortest first, and the name
 /// itself. Empty if the host is an address or not a host name.
 pub(crate) fn domains(host: &str) -> Vec<String> {

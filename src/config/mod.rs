@@ -7,9 +7,10 @@
 //!    session.
 //! 2. `cookie.rs`: the session cookie (`CookieConfig::check`). `domain.rs: check` decides which `Domain` attributes browsers
 //!    accept.
-//! 3. `durability.rs`: how many replicas must acknowledge a change (`DurabilityConfig::check`).
-//! 4. `max_sessions.rs`: how many sessions a user may have (`MaxSessions::check`).
-//! 5. `client_address.rs`: which proxies may say where a request comes from (`ClientAddress`). Its constructors reject what cannot
+//! 3. `transport.rs`: whether the token travels in a cookie or in a header (`Transport`).
+//! 4. `durability.rs`: how many replicas must acknowledge a change (`DurabilityConfig::check`).
+//! 5. `max_sessions.rs`: how many sessions a user may have (`MaxSessions::check`).
+//! 6. `client_address.rs`: which proxies may say where a request comes from (`ClientAddress`). Its constructors reject what cannot
 //!    work, so there is nothing left to check.
 //!
 //! `middleware/layer.rs` sets single settings; `middleware/from_config.rs` reads them all from a file or the environment.
@@ -20,7 +21,9 @@ pub(crate) mod domain;
 pub(crate) mod durability;
 pub(crate) mod max_sessions;
 pub(crate) mod policies;
+pub(crate) mod transport;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,7 @@ use crate::config::cookie::CookieConfig;
 use crate::config::durability::DurabilityConfig;
 use crate::config::max_sessions::MaxSessions;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
+use crate::config::transport::Transport;
 use crate::error::config::{ConfigError, check_duration};
 use crate::record::fingerprint::Fingerprinting;
 use crate::record::lifetime::{MAX_TIMEOUT, MIN_TIMEOUT};
@@ -60,6 +64,8 @@ use crate::time::duration;
 pub struct SessionConfig {
     /// The session cookie.
     pub cookie: CookieConfig,
+    /// How the token travels; in the cookie by default.
+    pub transport: Transport,
     /// How long a session lives without being used; 30 min by default (OWASP: 15–30 min for low-risk applications), from 1 s
     /// to ten years.
     ///
@@ -133,6 +139,7 @@ impl Default for SessionConfig {
     fn default() -> Self {
         Self {
             cookie: CookieConfig::default(),
+            transport: Transport::default(),
             idle_timeout: Duration::from_secs(30 * 60),
             full_idle_timeout: false,
             absolute_timeout: Duration::from_secs(24 * 60 * 60),
@@ -163,6 +170,13 @@ impl SessionConfig {
     #[must_use]
     pub fn with_cookie(mut self, cookie: CookieConfig) -> Self {
         self.cookie = cookie;
+        self
+    }
+
+    /// Sets how the token [travels](Self::transport); in the cookie by default.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
         self
     }
 
@@ -289,6 +303,7 @@ impl SessionConfig {
     /// Rejects settings that cannot work.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.cookie.check()?;
+        self.transport.check()?;
         for (setting, value) in [
             ("idle_timeout", self.idle_timeout),
             ("absolute_timeout", self.absolute_timeout),
@@ -322,6 +337,7 @@ impl SessionConfig {
         // Destructured, so that a new setting does not compile until it is compared here.
         let Self {
             cookie,
+            transport,
             idle_timeout,
             full_idle_timeout,
             absolute_timeout,
@@ -343,6 +359,7 @@ impl SessionConfig {
         let commit_anyway = *commit_on_server_error;
         let settings = [
             ("cookie", *cookie != other.cookie),
+            ("transport", *transport != other.transport),
             ("idle_timeout", *idle_timeout != other.idle_timeout),
             (
                 "full_idle_timeout",
@@ -380,6 +397,24 @@ impl SessionConfig {
         settings.into_iter().filter_map(different).collect()
     }
 
+    /// The name that the hash of a secret covers: that of the cookie, or of the header, with a colon, which no cookie's name has.
+    pub(crate) fn secret_name(&self) -> Cow<'_, str> {
+        match &self.transport {
+            Transport::Cookie => Cow::Borrowed(&self.cookie.name),
+            Transport::Header(header) => {
+                Cow::Owned(format!("header:{}", header.request.to_ascii_lowercase()))
+            }
+        }
+    }
+
+    /// The names that the hash of a secret may have covered before.
+    pub(crate) fn former_secret_names(&self) -> &[String] {
+        match &self.transport {
+            Transport::Cookie => &self.cookie.former_names,
+            Transport::Header(_) => &[],
+        }
+    }
+
     /// Rejects settings that this store does not support.
     pub(crate) fn check_for(&self, store: Capabilities) -> Result<(), ConfigError> {
         self.concurrency.check_for(store)?;
@@ -396,6 +431,7 @@ mod tests {
 
     use super::*;
     use crate::config::cookie::SameSite;
+    use crate::config::transport::TokenHeader;
     use crate::store::Durability;
 
     fn with(change: impl Fn(&mut SessionConfig)) -> Result<(), ConfigError> {
@@ -409,7 +445,7 @@ mod tests {
         assert!(with(|_| ()).is_ok());
         assert!(with(|c| c.cookie.name = "id".into()).is_ok());
         type Case = (&'static str, fn(&mut SessionConfig));
-        let cases: [Case; 23] = [
+        let cases: [Case; 31] = [
             ("cookie.name", |c| c.cookie.name = String::new()),
             ("cookie.name", |c| c.cookie.name = "a b".into()),
             ("cookie.name", |c| c.cookie.name = "a=b".into()),
@@ -423,6 +459,32 @@ mod tests {
             ("cookie.name", |c| {
                 c.cookie.name = "__sEcure-id".into();
                 c.cookie.secure = false;
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec!["a b".into()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec![String::new()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec!["id".into(), "__Host-id".into()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = vec!["id".into(), "sid".into(), "id".into()];
+            }),
+            ("cookie.former_names", |c| {
+                c.cookie.former_names = (0..9).map(|n| format!("id{n}")).collect();
+            }),
+            ("cookie.domains", |c| {
+                c.cookie.domains = vec!["example.org".into()];
+            }),
+            ("cookie.domains", |c| {
+                c.cookie.name = "id".into();
+                c.cookie.domains = vec!["example.org".into(), "co.uk".into()];
+            }),
+            ("transport.header.request", |c| {
+                let header = TokenHeader::default().with_request("cookie");
+                c.transport = Transport::Header(header);
             }),
             ("cookie.path", |c| c.cookie.path = "app".into()),
             ("cookie.path", |c| c.cookie.path = "/a;b".into()),
@@ -541,8 +603,8 @@ mod tests {
         let cookie = CookieConfig::default;
         let durability = DurabilityConfig::default;
         let cookie_id = json!({
-            "name": "id", "path": "/", "domain": null, "same_site": "lax", "secure": true, "partitioned": false,
-            "rolling": false
+            "name": "id", "former_names": [], "path": "/", "domain": null, "domains": [], "same_site": "lax",
+            "secure": true, "partitioned": false, "rolling": false
         });
         let one = json!({ "replicas": { "n": 1, "timeout": "100ms" } });
         assert_each_field_has_its_setter(vec![
@@ -550,6 +612,11 @@ mod tests {
                 "cookie",
                 config().with_cookie(cookie().with_name("id")),
                 cookie_id,
+            ),
+            (
+                "transport",
+                config().with_transport(Transport::Header(TokenHeader::default())),
+                json!({ "header": { "request": "authorization", "response": "x-session-token" } }),
             ),
             (
                 "idle_timeout",
@@ -619,11 +686,21 @@ mod tests {
         ]);
         assert_each_field_has_its_setter(vec![
             ("name", cookie().with_name("id"), json!("id")),
+            (
+                "former_names",
+                cookie().with_former_names(["id", "sid"]),
+                json!(["id", "sid"]),
+            ),
             ("path", cookie().with_path("/app"), json!("/app")),
             (
                 "domain",
                 cookie().with_domain("example.org"),
                 json!("example.org"),
+            ),
+            (
+                "domains",
+                cookie().with_domains(["example.org"]),
+                json!(["example.org"]),
             ),
             (
                 "same_site",
@@ -633,6 +710,11 @@ mod tests {
             ("secure", cookie().with_secure(false), json!(false)),
             ("partitioned", cookie().with_partitioned(true), json!(true)),
             ("rolling", cookie().with_rolling(true), json!(true)),
+        ]);
+        let header = TokenHeader::default;
+        assert_each_field_has_its_setter(vec![
+            ("request", header().with_request("x-a"), json!("x-a")),
+            ("response", header().with_response("x-b"), json!("x-b")),
         ]);
         assert_each_field_has_its_setter(vec![
             (

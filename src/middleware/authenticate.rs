@@ -8,7 +8,7 @@ use crate::middleware::client_ip::is_reported;
 use crate::middleware::slot::SessionSlot;
 use crate::record::fingerprint::{Fingerprint, admits, compare};
 use crate::record::format::Unreadable;
-use crate::record::token_check::{TokenCheck, check_token};
+use crate::record::token_check::TokenCheck;
 use crate::session::state::backing::Backing;
 use crate::store::Stored;
 use crate::time::Millis;
@@ -42,7 +42,7 @@ impl SessionSlot {
                 return (backing, self.compare(None));
             }
         };
-        match check_token(&record, &self.context.hash(&token.secret), now) {
+        match self.context.check_secret(&record, &token.secret, now) {
             TokenCheck::Invalid => (Backing::New, self.compare(None)),
             TokenCheck::Retired => {
                 let base = Base {

@@ -9,6 +9,8 @@ pub(crate) enum Private {
     SetsCookie,
     /// It may contain a CSRF token.
     ShowsCsrfToken,
+    /// It carries the token in a header (RFC 6749 §5.1).
+    CarriesToken,
     /// Its handler asked for the session of a signed-in user.
     SignedIn,
 }
@@ -30,6 +32,7 @@ pub(crate) fn keep_private(headers: &mut HeaderMap, why: Private) -> Outcome {
         let public = directives.has("public") || directives.has("s-maxage");
         let keep = match why {
             Private::SetsCookie | Private::ShowsCsrfToken => directives.has_plain("private"),
+            Private::CarriesToken => false,
             Private::SignedIn => !directives.is_empty(),
         };
         if public {
@@ -201,7 +204,7 @@ mod tests {
     #[test]
     fn a_cache_control_that_does_not_keep_shared_caches_away_is_replaced() {
         use Outcome::{AsIntended, WasPublic};
-        use Private::{SetsCookie, SignedIn};
+        use Private::{CarriesToken, SetsCookie, SignedIn};
         for (why, lines, expected, outcome) in [
             (SetsCookie, &[][..], "no-store", AsIntended),
             (SetsCookie, &["no-store"], "no-store", AsIntended),
@@ -248,6 +251,9 @@ mod tests {
                 "no-store",
                 AsIntended,
             ),
+            (CarriesToken, &[], "no-store", AsIntended),
+            (CarriesToken, &["private"], "no-store", AsIntended),
+            (CarriesToken, &["public"], "no-store", WasPublic),
             (SignedIn, &[], "no-store", AsIntended),
             (SignedIn, &[""], "no-store", AsIntended),
             (SignedIn, &["max-age=5"], "max-age=5", AsIntended),

@@ -43,9 +43,11 @@ pub(crate) fn choose(candidates: &[Candidate]) -> Choice {
     if valid().min() != valid().max() {
         return Choice::Ambiguous;
     }
+    // Of several that are as good, the first: one of a former name of the cookie comes after those of its present name.
     let best = candidates
         .iter()
         .enumerate()
+        .rev()
         .max_by_key(|(_, candidate)| **candidate);
     best.map_or(Choice::None, |(index, _)| Choice::Use(index))
 }

@@ -8,6 +8,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, Uri};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::config::transport::Transport;
 use crate::error::config::ConfigError;
 use crate::error::session::{CsrfFailure, SessionError};
 use crate::event::Event;
@@ -238,6 +239,10 @@ impl Settings {
             return Ok(None);
         }
         let slot = SessionSlots::peek(extensions)?;
+        if slot.context.policy.config.transport != Transport::Cookie {
+            // No browser adds the token to a request by itself.
+            return Ok(None);
+        }
         match judge(headers, uri, &self.allowed, !slot.presented.is_empty()) {
             Verdict::Pass => Ok(None),
             Verdict::NeedsToken => {

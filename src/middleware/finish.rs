@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
+use http::header::{HeaderMap, SET_COOKIE};
 use http::{Response, StatusCode};
 
 use crate::commit::context::Policy;
 use crate::config::policies::SignedInCaching;
+use crate::config::transport::Transport;
 use crate::error::session::SessionError;
 use crate::event::Event;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
-use crate::middleware::cookie::{Presented, remove_from, strip, write};
+use crate::middleware::carrier::{keep_cookies, remove_foreign, vary};
+use crate::middleware::cookie::{remove_from, write};
+use crate::middleware::header;
+use crate::middleware::presented::{Presented, SentAs};
+use crate::middleware::scope::Scope;
 use crate::middleware::slot::SessionSlot;
 use crate::record::lifetime::CookieLife;
 use crate::session::save::{Trigger, commit_pending};
@@ -23,10 +28,10 @@ use crate::token::Token;
 /// replaces the response: the handler's response would report changes that were not stored.
 pub(crate) async fn finish<B>(
     slot: &SessionSlot,
-    response: Response<ResponseBody<B>>,
+    mut response: Response<ResponseBody<B>>,
 ) -> Response<ResponseBody<B>> {
     let policy = &slot.context.policy;
-    let mut response = remove_session_cookies(policy, response);
+    remove_foreign(policy, response.headers_mut());
     if let Some(session) = slot.send_head() {
         let shared = session.shared();
         let failed = is_failed(policy, &response);
@@ -36,9 +41,15 @@ pub(crate) async fn finish<B>(
         let (action, private) = {
             let state = shared.state();
             let accessed = slot.is_accessed();
-            let action = cookie_action(policy, &slot.presented, &state, accessed, &committed);
+            let action = token_action(policy, &slot.presented, &state, accessed, &committed);
             let caching = policy.config.signed_in_caching;
             (action, private(&state, accessed, caching))
+        };
+        let action = match action {
+            TokenAction::Move(token, _) if !slot.is_still_valid(&token).await => {
+                TokenAction::Unchanged
+            }
+            action => action,
         };
         response = match committed {
             Err(error) => error_response(slot, &error, response.headers()),
@@ -51,7 +62,7 @@ pub(crate) async fn finish<B>(
         response = replace_session_error(slot, response);
     }
     if slot.is_accessed() {
-        vary_by_cookie(response.headers_mut());
+        vary(&policy.config, response.headers_mut());
     }
     response
 }
@@ -88,16 +99,6 @@ fn is_failed<R>(policy: &Policy, response: &Response<R>) -> bool {
     session_error || (server_error && !policy.config.commit_on_server_error)
 }
 
-/// Removes each cookie that the handler or an inner layer set under the name of the session cookie.
-fn remove_session_cookies<R>(policy: &Policy, mut response: Response<R>) -> Response<R> {
-    let name = &policy.config.cookie.name;
-    if strip(response.headers_mut(), name) {
-        let name = name.clone();
-        policy.emit(&Event::ForeignSetCookie { name });
-    }
-    response
-}
-
 /// The response for an error, with the cookies of the response that it replaces.
 fn error_response<B>(
     slot: &SessionSlot,
@@ -108,48 +109,53 @@ fn error_response<B>(
         Some(hook) => hook.response(error),
         None => error.response(),
     };
-    let response = response.map(ResponseBody::own);
-    let mut response = remove_session_cookies(&slot.context.policy, response);
-    for cookie in replaced.get_all(SET_COOKIE) {
-        response.headers_mut().append(SET_COOKIE, cookie.clone());
-    }
+    let mut response = response.map(ResponseBody::own);
+    remove_foreign(&slot.context.policy, response.headers_mut());
+    keep_cookies(replaced, response.headers_mut());
     response.extensions_mut().insert(error.clone());
     response
 }
 
-/// How the response changes the session cookie of the browser.
+/// How the response changes the client's token.
 #[derive(Debug, PartialEq)]
-enum CookieAction {
+enum TokenAction {
     Unchanged,
-    /// Sets it to this token, for this long or, if `None`, until the browser is closed.
-    Set(Token, Option<CookieLife>),
+    /// Sends this token. The browser keeps it for this long or, if `None`, until it is closed.
+    Send(Token, Option<CookieLife>),
+    /// Sends the token that came under a former name of the cookie, if it still opens the session.
+    Move(Token, Option<CookieLife>),
     Remove,
 }
 
-/// Decides how the response changes the cookie. A response whose handler did not use the session stays as it is, even if the
-/// cookie is old, so that caches may store it.
-fn cookie_action(
+/// Decides how the response changes the client's token. A response whose handler did not use the session stays as it is, even if
+/// the cookie is old or has a former name, so that caches may store it.
+fn token_action(
     policy: &Policy,
     presented: &Presented,
     state: &State,
     accessed: bool,
     committed: &Result<(), SessionError>,
-) -> CookieAction {
+) -> TokenAction {
     match &state.backing {
-        Backing::New if state.ending.has_begun() && !presented.is_empty() => CookieAction::Remove,
+        Backing::New if state.ending.has_begun() && !presented.is_empty() => TokenAction::Remove,
         // If the session has ended or was rotated, the browser has, or will get, the right cookie from another response.
-        _ if is_gone(committed) => CookieAction::Unchanged,
+        _ if is_gone(committed) => TokenAction::Unchanged,
         Backing::Loaded(base) => {
             let mut cookie = state.cookie;
             cookie.is_old &= accessed;
-            let browser_has_token = presented.tokens.contains(&base.token);
             let life = policy.cookie_life(&base.record);
-            match browser_has_token && !cookie.is_outdated_by(life) {
-                true => CookieAction::Unchanged,
-                false => CookieAction::Set(base.token.clone(), life),
+            // A header's token has no end that the client knows of.
+            let is_outdated =
+                policy.config.transport == Transport::Cookie && cookie.is_outdated_by(life);
+            let token = || base.token.clone();
+            match presented.sent_as(&base.token) {
+                SentAs::NotSent => TokenAction::Send(token(), life),
+                SentAs::Present if is_outdated => TokenAction::Send(token(), life),
+                SentAs::Former if is_outdated || accessed => TokenAction::Move(token(), life),
+                SentAs::Present | SentAs::Former => TokenAction::Unchanged,
             }
         }
-        Backing::New | Backing::Denied { .. } => CookieAction::Unchanged,
+        Backing::New | Backing::Denied { .. } => TokenAction::Unchanged,
     }
 }
 
@@ -160,7 +166,7 @@ fn is_gone(committed: &Result<(), SessionError>) -> bool {
     }
 }
 
-/// Why the page itself is for one visitor only, whether or not it sets the cookie.
+/// Why the page itself is for one visitor only, whether or not it sends the token.
 fn private(state: &State, accessed: bool, caching: SignedInCaching) -> Option<Private> {
     match caching {
         _ if state.shows_csrf_token => Some(Private::ShowsCsrfToken),
@@ -169,57 +175,57 @@ fn private(state: &State, accessed: bool, caching: SignedInCaching) -> Option<Pr
     }
 }
 
-/// Adds the session cookie, and keeps the response out of shared caches if it sets that cookie or its page is private.
-///
-/// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1). Before the session cookie come the removals
-/// of the cookies of its name in other scopes.
+/// Sends or removes the token, and keeps the response out of shared caches if it does so or its page is private.
 fn write_headers(
     slot: &SessionSlot,
-    action: CookieAction,
+    action: TokenAction,
     private: Option<Private>,
     headers: &mut HeaderMap,
 ) {
     let policy = &slot.context.policy;
-    let config = &policy.config.cookie;
-    let why = match (&action, private) {
-        (CookieAction::Set(..) | CookieAction::Remove, _) => Private::SetsCookie,
-        (CookieAction::Unchanged, Some(why)) => why,
-        (CookieAction::Unchanged, None) => return,
+    let sent = match &policy.config.transport {
+        Transport::Cookie => write_cookies(slot, action, headers).then_some(Private::SetsCookie),
+        Transport::Header(config) => match action {
+            TokenAction::Send(token, _) => {
+                header::write(headers, config, &token);
+                Some(Private::CarriesToken)
+            }
+            TokenAction::Unchanged | TokenAction::Move(..) | TokenAction::Remove => None,
+        },
     };
-    let cookie = match action {
-        CookieAction::Unchanged => None,
-        CookieAction::Set(token, life) => {
-            let now = slot.context.backend.now();
-            let left = |life: CookieLife| life.end(now).saturating_sub(now);
-            let max_age = life.map(|life| Duration::from_millis(left(life)));
-            write(config, Some((&token, max_age)))
-        }
-        CookieAction::Remove => write(config, None),
+    let Some(why) = sent.or(private) else {
+        return;
     };
-    if let Some(cookie) = cookie {
-        let others = slot.other_scopes.iter();
-        let removals = others.filter_map(|scope| remove_from(config, scope));
-        for cookie in removals.chain([cookie]) {
-            headers.append(SET_COOKIE, cookie);
-        }
-    }
     if keep_private(headers, why) == Outcome::WasPublic {
         policy.emit(&Event::PublicResponse);
     }
 }
 
-fn vary_by_cookie(headers: &mut HeaderMap) {
-    if !varies_by(headers, "cookie") && !varies_by(headers, "*") {
-        headers.append(VARY, HeaderValue::from_static("cookie"));
+/// Sets or removes the session cookie; returns whether it does.
+///
+/// A response has at most one cookie of a name, domain and path (RFC 6265bis §4.1.1), except where one of them is partitioned.
+/// Before the session cookie come the removals of the cookies of its former names, and of those of its name in other scopes.
+fn write_cookies(slot: &SessionSlot, action: TokenAction, headers: &mut HeaderMap) -> bool {
+    let config = &slot.context.policy.config.cookie;
+    let scope = || Scope::of(config, slot.cookie_domain);
+    let cookie = match action {
+        TokenAction::Unchanged => return false,
+        TokenAction::Send(token, life) | TokenAction::Move(token, life) => {
+            let now = slot.context.backend.now();
+            let left = |life: CookieLife| life.end(now).saturating_sub(now);
+            let max_age = life.map(|life| Duration::from_millis(left(life)));
+            write(config, &scope(), Some((&token, max_age)))
+        }
+        TokenAction::Remove => write(config, &scope(), None),
+    };
+    if let Some(cookie) = cookie {
+        let leftovers = slot.leftovers.iter();
+        let removals = leftovers.filter_map(|leftover| remove_from(config, leftover));
+        for cookie in removals.chain([cookie]) {
+            headers.append(SET_COOKIE, cookie);
+        }
     }
-}
-
-fn varies_by(headers: &HeaderMap, name: &str) -> bool {
-    headers
-        .get_all(VARY)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    true
 }
 
 /// Drops the changes and carries out a `destroy` if the inner service panics, fails without a response, or is dropped.
@@ -248,13 +254,14 @@ impl Drop for AbandonGuard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use http::header::COOKIE;
+    use http::header::{COOKIE, HeaderValue};
 
     use super::*;
     use crate::commit::base::Base;
     use crate::config::SessionConfig;
+    use crate::config::transport::TokenHeader;
     use crate::error::session::Gone;
-    use crate::middleware::cookie::read;
+    use crate::middleware::presented::read;
     use crate::record::context::ApplyContext;
     use crate::record::fingerprint::Fingerprint;
     use crate::record::tests::record;
@@ -264,15 +271,19 @@ mod tests {
     fn presented(values: &[&str]) -> Presented {
         let mut headers = HeaderMap::new();
         for value in values {
-            let cookie = HeaderValue::try_from(format!("id={value}")).unwrap();
+            let pair = match value.contains('=') {
+                true => (*value).to_owned(),
+                false => format!("id={value}"),
+            };
+            let cookie = HeaderValue::try_from(pair).unwrap();
             headers.append(COOKIE, cookie);
         }
-        read(&headers, "id")
+        read(&headers, "id", &["old".to_owned()])
     }
 
     #[test]
     fn the_cookie_changes_only_when_the_browsers_copy_must_change() {
-        use CookieAction::{Remove, Set, Unchanged};
+        use TokenAction::{Move, Remove, Send as Set, Unchanged};
         let (old, new) = (Token::random(), Token::random());
         let stored = |token: &Token| {
             let stored = Stored::new("", None);
@@ -290,8 +301,11 @@ mod tests {
         let gone = || Err(SessionError::Gone(Gone::Ended));
         let unknown = || Err(SessionError::OutcomeUnknown);
         let sent = |token: &Token| presented(&[&token.encode()]);
+        let as_former = |token: &Token| presented(&[&format!("old={}", *token.encode())]);
         let none = Presented::default;
         let policy = Policy::new(SessionConfig::default());
+        let header = Transport::Header(TokenHeader::default());
+        let by_header = Policy::new(SessionConfig::default().with_transport(header));
         for (presented, backing, destroyed, committed, expected) in [
             (none(), Backing::New, false, Ok(()), Unchanged),
             (none(), stored(&new), false, Ok(()), Set(new.clone(), None)),
@@ -334,6 +348,24 @@ mod tests {
                 Ok(()),
                 Unchanged,
             ),
+            // Under the former name.
+            (
+                as_former(&old),
+                stored(&old),
+                false,
+                Ok(()),
+                Move(old.clone(), None),
+            ),
+            (
+                as_former(&old),
+                stored(&new),
+                false,
+                Ok(()),
+                Set(new.clone(), None),
+            ),
+            (as_former(&old), stored(&old), false, gone(), Unchanged),
+            (as_former(&old), Backing::New, false, Ok(()), Unchanged),
+            (as_former(&old), Backing::New, true, Ok(()), Remove),
             (sent(&old), denied(), false, Ok(()), Unchanged),
             (sent(&old), denied(), true, gone(), Unchanged),
         ] {
@@ -347,31 +379,25 @@ mod tests {
             if destroyed {
                 state.ending = Ending::Done;
             }
-            assert_eq!(
-                cookie_action(&policy, &presented, &state, true, &committed),
-                expected
-            );
+            let decide = |policy: &Policy, state: &State, accessed| {
+                token_action(policy, &presented, state, accessed, &committed)
+            };
+            assert_eq!(decide(&policy, &state, true), expected);
+            let unused = match &expected {
+                Move(..) => &Unchanged,
+                expected => expected,
+            };
+            assert_eq!(decide(&policy, &state, false), *unused);
             // The response replaces an old cookie by one of the same token, if the handler asked for the session.
             if expected == Unchanged
                 && matches!(state.backing, Backing::Loaded(_))
                 && committed.is_ok()
             {
                 state.cookie.is_old = true;
-                assert_eq!(
-                    cookie_action(&policy, &presented, &state, false, &committed),
-                    Unchanged
-                );
-                let action = cookie_action(&policy, &presented, &state, true, &committed);
-                assert_eq!(action, Set(old.clone(), None));
+                assert_eq!(decide(&policy, &state, false), Unchanged);
+                assert_eq!(decide(&policy, &state, true), Set(old.clone(), None));
+                assert_eq!(decide(&by_header, &state, true), Unchanged);
             }
         }
-    }
-
-    #[test]
-    fn a_response_names_cookie_in_vary_only_once() {
-        let mut headers = HeaderMap::new();
-        headers.insert(VARY, HeaderValue::from_static("accept, COOKIE"));
-        vary_by_cookie(&mut headers);
-        assert_eq!(headers.get_all(VARY).iter().count(), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! The application's hooks, which the middleware calls: one for the client's address, one for the response to an error.
+//! The application's hooks, which the middleware calls: one for the client's address, one for the cookie's domain, one for the
+//! response to an error.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,10 +10,12 @@ use http::request::Parts;
 use http::{Request, Response};
 
 use crate::config::SessionConfig;
+use crate::config::cookie::CookieConfig;
 use crate::error::session::SessionError;
 use crate::event::AddressProblem;
 use crate::lock::assert_none_held;
 use crate::middleware::client_ip::{Client, find, peer};
+use crate::middleware::scope::CookieDomain;
 use crate::record::fingerprint::Fingerprinting;
 
 /// The hooks of a layer.
@@ -20,9 +23,11 @@ use crate::record::fingerprint::Fingerprinting;
 pub(crate) struct Hooks {
     pub(crate) client_ip: Option<Arc<ClientIp>>,
     pub(crate) on_error: Option<Arc<OnError>>,
+    pub(crate) cookie_domain: Option<Arc<ChooseDomain>>,
 }
 
 type ClientIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
+type ChooseDomain = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 type OnError = dyn Fn(&SessionError, &Parts) -> Response<Bytes> + Send + Sync;
 
 impl Hooks {
@@ -44,6 +49,25 @@ impl Hooks {
             address,
             problem: address.is_none().then_some(AddressProblem::NotSupplied),
         }
+    }
+
+    /// The domain of the cookie for this request. If the application asks for one that is not on the list, also returns that one.
+    pub(crate) fn cookie_domain(
+        &self,
+        config: &CookieConfig,
+        parts: &Parts,
+    ) -> (CookieDomain, Option<String>) {
+        let Some(hook) = &self.cookie_domain else {
+            return (CookieDomain::Configured, None);
+        };
+        // `insecure_for_localhost` has removed all domains.
+        if config.domains.is_empty() {
+            return (CookieDomain::Configured, None);
+        }
+        assert_none_held();
+        let asked = hook(parts);
+        let domain = CookieDomain::choose(&config.domains, asked.as_deref());
+        (domain, asked.filter(|_| domain == CookieDomain::Rejected))
     }
 
     /// The error hook for this request, with a copy of the request's head. Without a hook, copies nothing.

@@ -10,8 +10,10 @@ use tower_layer::Layer;
 
 use crate::config::SessionConfig;
 use crate::config::client_address::ClientAddress;
+use crate::config::cookie::has_prefix;
 use crate::config::max_sessions::MaxSessions;
 use crate::config::policies::{Concurrency, Load, OnStoreError, SignedInCaching};
+use crate::config::transport::Transport;
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
 use crate::event::Observer;
@@ -40,10 +42,10 @@ use crate::store::contract::SessionStore;
 /// Clones share the store. A `with_…` call on a clone changes only that clone, so that routers side by side can have different
 /// settings: give each router its own layer, then `merge` or `nest` the routers.
 ///
-/// A layer inside another one with the same cookie name uses the outer layer's session and settings: store, timeouts,
-/// fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
+/// A layer inside another one with the same cookie name, or the same header for the token, uses the outer layer's session and
+/// settings: store, timeouts, fingerprinting, concurrency, hooks and all others. If its own settings differ, sessile emits
 /// [`Event::SettingsIgnored`](crate::Event::SettingsIgnored) and logs a warning, once for each pair of layers: a `Strict` layer
-/// inside a `Soft` one protects nothing. A layer with another cookie name has another session.
+/// inside a `Soft` one protects nothing. A layer with another cookie name or transport has another session.
 ///
 /// # Order of layers
 ///
@@ -249,13 +251,82 @@ impl SessionLayer {
         self
     }
 
+    /// Sets how the token travels; in the cookie by default. With [`Transport::Header`] the layer serves API clients: see
+    /// [`TokenHeader`](crate::TokenHeader).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if a header's name is not one, or is taken, such as `cookie`.
+    pub fn with_transport(mut self, transport: Transport) -> Result<Self, ConfigError> {
+        transport.check()?;
+        self.parts.config_mut().transport = transport;
+        Ok(self)
+    }
+
+    /// Sets the function that chooses the `Domain` of the cookie for each request, for an application that serves several
+    /// domains. It chooses among [`CookieConfig::domains`](crate::CookieConfig::domains); case and a leading dot have no effect.
+    ///
+    /// If the function returns `None`, the cookie has the configured [`domain`](crate::CookieConfig::domain), by default none, so
+    /// that browsers send it to this host only. If it returns a domain that is not on the list, the cookie has none, and sessile
+    /// emits [`Event::CookieDomainRejected`](crate::Event::CookieDomainRejected). The response removes the cookie from the domain
+    /// that the function has returned for the same request, so it should return the same for each request of a host. Browsers
+    /// ignore a cookie whose domain is not that of the host or a parent of it.
+    ///
+    /// The layer calls the function once for each request, before it loads the session.
+    ///
+    /// ```
+    /// use axum::http::header::HOST;
+    /// use sessile::{CookieConfig, MemoryStore, SessionConfig, SessionLayer};
+    ///
+    /// let cookie = CookieConfig::default()
+    ///     .with_name("id")
+    ///     .with_domains(["tulips.example", "roses.example"]);
+    /// let config = SessionConfig::default().with_cookie(cookie);
+    /// let layer = SessionLayer::try_new(MemoryStore::new(), config)?.with_cookie_domain(|parts| {
+    ///     let host = parts.headers.get(HOST)?.to_str().ok()?;
+    ///     // `shop.tulips.example:8080` → `tulips.example`
+    ///     let name = host.split(':').next()?;
+    ///     let dot = name.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);
+    ///     Some(name[dot..].to_owned())
+    /// })?;
+    /// # Ok::<(), sessile::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if `domains` is empty, or if the cookie's name begins with `__Host-`: browsers reject such a
+    /// cookie if it has a domain. Call this before [`insecure_for_localhost`](Self::insecure_for_localhost), which removes the
+    /// domains.
+    pub fn with_cookie_domain(
+        mut self,
+        cookie_domain: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        let cookie = &self.parts.policy.config.cookie;
+        if has_prefix(&cookie.name, "__Host-") {
+            let advice = "a `__Host-` cookie must not have a domain, and this layer chooses one for each request: choose another name, \
+                          such as \"__Secure-id\"";
+            return Err(ConfigError::invalid("cookie.name", &cookie.name, advice));
+        }
+        if cookie.domains.is_empty() {
+            let advice = "write the domains that the cookie may have, such as [\"example.org\"]; `insecure_for_localhost` removes \
+                          them, so call it last";
+            return Err(ConfigError::invalid(
+                "cookie.domains",
+                &cookie.domains,
+                advice,
+            ));
+        }
+        Arc::make_mut(&mut self.parts.hooks).cookie_domain = Some(Arc::new(cookie_domain));
+        Ok(self)
+    }
+
     /// Sets the hook that builds the response for a session that could not be loaded or committed, and for a [`SessionError`]
     /// that a handler returned. By default it is [`SessionError::response`]; the hook's response has only the headers that the
     /// hook sets, so begin with that one. Cookies that the handler set are kept, except one of the session cookie's name.
     ///
     /// The hook receives the error and the head of the request: its method, URI, version and headers as this layer received them.
-    /// The extensions are empty, and the `Cookie` header is marked as sensitive. With a hook, the layer copies the head of every
-    /// request, since the request itself goes to the handler; without one, it copies nothing.
+    /// The extensions are empty, and the header that carries the token is marked as sensitive. With a hook, the layer copies the
+    /// head of every request, since the request itself goes to the handler; without one, it copies nothing.
     ///
     /// ```
     /// use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -304,8 +375,8 @@ impl SessionLayer {
     }
 
     /// Makes the cookie work over plain HTTP on `localhost`, for development. It removes `Secure`, the name prefixes such as
-    /// `__Host-` and `__Secure-`, which require it, and `Domain`, since `localhost` does not belong to a domain. `Partitioned` goes
-    /// too, and `SameSite=None` becomes `Lax`, since both require `Secure`.
+    /// `__Host-` and `__Secure-`, which require it, from its name and its former names, and `Domain`, since `localhost` does not
+    /// belong to a domain. `Partitioned` goes too, and `SameSite=None` becomes `Lax`, since both require `Secure`.
     ///
     /// # Security
     ///

@@ -55,14 +55,14 @@ impl Logout {
     }
 
     /// Ends the session, as [`Session::destroy`](crate::Session::destroy) does, whether or not it has been loaded. Does nothing
-    /// if the request carries no session cookie.
+    /// if the request carries no token.
     ///
-    /// The response removes the cookie in any case. Once the session is deleted, the handler's response is sent. If the session
+    /// The response removes the cookie in any case; a header has nothing to remove. Once the session is deleted, the handler's response is sent. If the session
     /// cannot be deleted within the request's budget, the response is 503, and sessile retries the deletion in the background for
     /// about five minutes. If the retries fail, sessile emits [`Event::DestroyFailed`](crate::Event::DestroyFailed). If more than
     /// 1024 logouts of sessions that could not be loaded are pending, sessile drops the oldest and emits the same event for it.
     ///
-    /// sessile deletes a session only if the cookie holds its secret, or a secret that was replaced a moment ago. If a later
+    /// sessile deletes a session only if the token holds its secret, or a secret that was replaced a moment ago. If a later
     /// version of sessile wrote the record, and this one cannot read it, the session stays and the response is 409.
     ///
     /// # Redis

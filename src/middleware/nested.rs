@@ -1,8 +1,10 @@
-//! A layer inside another one with the same cookie name: it uses the outer layer's session, and the outer layer's settings apply.
+//! A layer inside another one with the same cookie, or the same token header: it uses the outer layer's session, and the outer
+//! layer's settings apply.
 
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::middleware::carrier::name;
 use crate::middleware::parts::LayerParts;
 use crate::store::erased::is_same_store;
 
@@ -19,7 +21,7 @@ pub(crate) fn report_ignored_settings(inner: &LayerParts, outer: &LayerParts) {
         return;
     }
     let event = Event::SettingsIgnored {
-        cookie: inner.policy.config.cookie.name.clone(),
+        cookie: name(&inner.policy.config).to_owned(),
         settings: ignored,
     };
     outer.policy.emit(&event);
@@ -40,6 +42,10 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
         inner.hooks.client_ip.as_ref(),
         outer.hooks.client_ip.as_ref(),
     );
+    let cookie_domain = is_other(
+        inner.hooks.cookie_domain.as_ref(),
+        outer.hooks.cookie_domain.as_ref(),
+    );
     let on_error = is_other(inner.hooks.on_error.as_ref(), outer.hooks.on_error.as_ref());
     let observer = is_other(
         inner.policy.observer.as_ref(),
@@ -48,6 +54,7 @@ fn ignored_settings(inner: &LayerParts, outer: &LayerParts) -> Vec<&'static str>
     let store = other_store.then_some("store");
     let hooks = [
         ("client_ip", client_ip),
+        ("cookie_domain", cookie_domain),
         ("on_error", on_error),
         ("observer", observer),
     ];

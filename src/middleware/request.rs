@@ -1,4 +1,4 @@
-//! The way in: from the cookie to the session.
+//! The way in: from the token to the session.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::middleware::slot::{LoadFailure, SessionSlot};
 use crate::record::fingerprint::Fingerprint;
 use crate::record::format::Unreadable;
 use crate::record::lifetime::BrowserCookie;
-use crate::record::token_check::{TokenCheck, check_token};
+use crate::record::token_check::TokenCheck;
 use crate::session::Session;
 use crate::session::shared::Shared;
 use crate::session::state::State;
@@ -195,7 +195,9 @@ impl SessionSlot {
                 (Backing::New, self.compare(None))
             }
         };
-        if let Backing::Loaded(base) = &backing {
+        if let Backing::Loaded(base) = &backing
+            && self.presented.has_several_tokens()
+        {
             let handle = base.token.handle;
             let reported = &self.context.backend.reported;
             if reported.several_cookies.is_first(handle) {
@@ -258,9 +260,8 @@ impl SessionSlot {
             };
             let records = &self.context.backend.records;
             let record = records.decode(token.handle, stored.value()).ok()?;
-            let is_valid =
-                check_token(&record, &self.context.hash(&token.secret), now) == TokenCheck::Valid;
-            is_valid.then_some(token.handle)
+            let check = self.context.check_secret(&record, &token.secret, now);
+            (check == TokenCheck::Valid).then_some(token.handle)
         };
         let handles: BTreeSet<Handle> = fetched.iter().filter_map(valid_handle).collect();
         // With tokens of different sessions the request uses none of them.

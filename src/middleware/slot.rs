@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{COOKIE, HOST};
+use http::header::HOST;
 use http::request::Parts;
 use http::{Extensions, HeaderName, HeaderValue, Method, Uri};
 use smallvec::SmallVec;
@@ -15,12 +15,15 @@ use crate::commit::context::CommitContext;
 use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
+use crate::config::transport::Transport;
 use crate::error::session::SessionError;
 use crate::event::{AddressProblem, Event};
-use crate::middleware::cookie::{Presented, Scope, other_scopes, read};
+use crate::middleware::carrier::{is_same_session, present};
 use crate::middleware::hooks::{ErrorHook, Hooks};
 use crate::middleware::nested::report_ignored_settings;
 use crate::middleware::parts::LayerParts;
+use crate::middleware::presented::Presented;
+use crate::middleware::scope::{CookieDomain, Leftover, leftovers};
 use crate::session::Session;
 use crate::session::sessions::Sessions;
 use crate::session::state::backing::Backing;
@@ -33,8 +36,9 @@ pub(crate) struct SessionSlot {
     hooks: Arc<Hooks>,
     pub(crate) error_hook: Option<Box<ErrorHook>>,
     pub(crate) presented: Presented,
-    /// The scopes in which the browser may keep the other session cookies, if it sends several.
-    pub(crate) other_scopes: Vec<Scope>,
+    pub(crate) cookie_domain: CookieDomain,
+    /// The cookies that the response removes if it sets or removes the session cookie.
+    pub(crate) leftovers: Vec<Leftover>,
     /// Why the client's address may not be the right one.
     pub(crate) address_problem: Option<AddressProblem>,
     pub(crate) shows_flashes: bool,
@@ -80,8 +84,8 @@ impl Session {
     ///
     /// # Redis
     ///
-    /// No command if the session is loaded already, or the request carries no token. Otherwise one `GET`, now and then with a `PTTL`
-    /// in the same round trip, and one `PEXPIRE` in the background once half of the idle timeout has passed.
+    /// No command if the session is loaded already, or the request carries no token. Otherwise one `GET`, now and then with a
+    /// `PTTL` in the same round trip, and one `PEXPIRE` in the background once half of the idle timeout has passed.
     /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive) adds the round trips of its lease.
     ///
     /// # Errors
@@ -158,18 +162,17 @@ const PREFETCH_HEADERS: [HeaderName; 3] = [
 ];
 
 impl SessionSlot {
-    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie name: the request then
-    /// uses the session of that layer.
+    /// Puts a slot into the request's extensions. Returns `None` if an outer layer has the same cookie, or the same header for
+    /// the token: the request then uses the session of that layer.
     pub(crate) fn begin(layer: LayerParts, parts: &mut Parts) -> Option<Arc<Self>> {
         let config = &layer.policy.config;
-        let name = &config.cookie.name;
         let mut slots = parts
             .extensions
             .get::<SessionSlots>()
             .map_or_else(SmallVec::new, |slots| slots.0.clone());
         let outer = slots
             .iter()
-            .position(|slot| slot.context.policy.config.cookie.name == *name);
+            .position(|slot| is_same_session(config, &slot.context.policy.config));
         if let Some(outer) = outer {
             // `SessionSlots::of` returns the last slot, which must be that of the innermost layer.
             let outer = slots.remove(outer);
@@ -178,22 +181,8 @@ impl SessionSlot {
             parts.extensions.insert(SessionSlots(slots));
             return None;
         }
-        for (header, value) in &mut parts.headers {
-            if header == COOKIE {
-                value.set_sensitive(true);
-            }
-        }
-        let presented = read(&parts.headers, name);
-        if presented.malformed {
-            layer.policy.emit(&Event::MalformedCookie);
-        }
-        if presented.has_too_many() {
-            layer.policy.emit(&Event::AmbiguousCookie);
-        }
-        let other_scopes = match presented.has_several() {
-            true => other_scopes(&config.cookie, host(parts), path(parts)),
-            false => Vec::new(),
-        };
+        let presented = present(&layer.policy, &mut parts.headers);
+        let (cookie_domain, leftovers) = cookies(&layer, &presented, parts);
         let client = layer.hooks.client(config, parts);
         let network = client.network(config);
         let slot = Arc::new(Self {
@@ -207,7 +196,8 @@ impl SessionSlot {
             error_hook: layer.hooks.error_hook(parts),
             hooks: layer.hooks,
             presented,
-            other_scopes,
+            cookie_domain,
+            leftovers,
             address_problem: client.problem,
             shows_flashes: is_shown(parts),
             runtime: Runtime::try_current().ok(),
@@ -308,6 +298,29 @@ impl SessionSlot {
     pub(crate) fn is_accessed(&self) -> bool {
         self.accessed.load(Ordering::Relaxed)
     }
+}
+
+/// The domain of the session cookie in the response, and the cookies to remove with it.
+fn cookies(
+    layer: &LayerParts,
+    presented: &Presented,
+    parts: &Parts,
+) -> (CookieDomain, Vec<Leftover>) {
+    let config = &layer.policy.config;
+    if config.transport != Transport::Cookie {
+        return (CookieDomain::Configured, Vec::new());
+    }
+    let (domain, rejected) = layer.hooks.cookie_domain(&config.cookie, parts);
+    if let Some(domain) = rejected {
+        // It may come from a header of the request, and is remembered. No host has a longer name.
+        let domain: String = domain.chars().take(253).collect();
+        let reported = &layer.engine.backend.reported;
+        if reported.cookie_domains.is_first(domain.clone()) {
+            layer.policy.emit(&Event::CookieDomainRejected { domain });
+        }
+    }
+    let leftovers = leftovers(&config.cookie, domain, presented, host(parts), path(parts));
+    (domain, leftovers)
 }
 
 /// The host to which the browser sent the request, as the request names it.

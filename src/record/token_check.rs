@@ -33,11 +33,6 @@ pub(crate) fn check_token(record: &Record, secret: &SecretHash, now: Millis) -> 
     }
 }
 
-/// Whether the secret is valid or was replaced a moment ago, so that its holder may end the session.
-pub(crate) fn may_end(record: &Record, secret: &SecretHash, now: Millis) -> bool {
-    check_token(record, secret, now) != TokenCheck::Invalid
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,8 +65,6 @@ mod tests {
             (&wrong, 1, TokenCheck::Invalid),
         ] {
             assert_eq!(check_token(&record, secret, now), expected, "{now}");
-            let ends_it = expected != TokenCheck::Invalid;
-            assert_eq!(may_end(&record, secret, now), ends_it, "{now}");
         }
     }
 }

@@ -128,6 +128,8 @@ impl Session {
     /// [`CookieConfig::rolling`](crate::CookieConfig::rolling) it expires with an unused session instead. The session itself lives
     /// as long as its timeouts allow, so set these too.
     ///
+    /// A client that has its token in a header ([`Transport::Header`](crate::Transport::Header)) is not told.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// # use sessile::{Session, SessionError};

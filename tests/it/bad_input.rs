@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
 use proptest::prelude::*;
-use sessile::{Event, MemoryStore, SessionLayer};
+use sessile::{Event, MemoryStore, SessionLayer, TokenHeader, Transport};
 
 use crate::support::app::app;
 use crate::support::browser::fetch;
@@ -95,6 +95,27 @@ proptest! {
             let app = app(SessionLayer::new(MemoryStore::new()));
             let request = Request::get("/incr?k=n").header("cookie", cookie).body(Body::empty()).unwrap();
             fetch(&app, request).await
+        });
+        prop_assert_eq!(page.text, "1");
+    }
+
+    #[test]
+    fn a_header_of_arbitrary_bytes_makes_the_client_anonymous(
+        scheme in prop_oneof![Just("Bearer "), Just("bearer"), Just("")],
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        times in 1..3_usize,
+    ) {
+        let Ok(header) = HeaderValue::from_bytes(&[scheme.as_bytes(), &bytes[..]].concat()) else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let page = runtime.block_on(async {
+            let layer = SessionLayer::new(MemoryStore::new());
+            let transport = Transport::Header(TokenHeader::default());
+            let app = app(layer.with_transport(transport).unwrap());
+            let mut request = Request::get("/incr?k=n");
+            for _ in 0..times {
+                request = request.header("authorization", header.clone());
+            }
+            fetch(&app, request.body(Body::empty()).unwrap()).await
         });
         prop_assert_eq!(page.text, "1");
     }

@@ -3,10 +3,13 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use sessile::SessionLayer;
+use axum::body::Body;
+use axum::http::Request;
+use sessile::{CookieConfig, SessionConfig, SessionLayer, TokenHeader, Transport};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::app::app;
+use crate::support::browser::fetch;
 use crate::support::{Browser, Server, store_with};
 
 #[derive(Clone, Default)]
@@ -48,7 +51,14 @@ async fn no_token_is_stored_or_logged() {
         "--slowlog-max-len",
         "10000",
     ]);
-    let app = app(SessionLayer::new(store_with(&server.url(), |_| ()).await));
+    let store = store_with(&server.url(), |_| ()).await;
+    let layer = SessionLayer::new(store.clone());
+    let header = Transport::Header(TokenHeader::default());
+    let api = app(layer.clone().with_transport(header).unwrap());
+    let cookie = CookieConfig::default().with_name("__Host-new");
+    let config = SessionConfig::default().with_cookie(cookie.with_former_names(["__Host-id"]));
+    let renamed = app(SessionLayer::try_new(store, config).unwrap());
+    let app = app(layer);
 
     let mut browser = Browser::default();
     let mut tokens = Vec::new();
@@ -76,6 +86,27 @@ async fn no_token_is_stored_or_logged() {
         cookie: Some(format!("__Host-id={}x", tokens[0])),
     };
     broken.peek(&app, "/incr?k=n").await;
+    // Under a former name of the cookie.
+    let page = browser.peek(&renamed, "/login?u=mia").await;
+    let set = page.set_cookies();
+    let moved = set[1].strip_prefix("__Host-new=").unwrap();
+    tokens.push(moved.split(';').next().unwrap().to_owned());
+    // In a header, which is also malformed once.
+    let mut authorization = "Basic eA==".to_owned();
+    for path in ["/login?u=mia", "/cycle", "/step-down", "/incr?k=n"] {
+        let request = Request::get(path).header("authorization", &authorization);
+        let page = fetch(&api, request.body(Body::empty()).unwrap()).await;
+        if let Some(token) = page.headers.get("x-session-token") {
+            assert!(!format!("{:?}", page.headers).contains(token.to_str().unwrap()));
+            tokens.push(token.to_str().unwrap().to_owned());
+            authorization = format!("Bearer {}", tokens.last().unwrap());
+        }
+        page.ok();
+    }
+    let malformed = Request::get("/read").header("authorization", format!("{authorization}x"));
+    fetch(&api, malformed.body(Body::empty()).unwrap())
+        .await
+        .ok();
 
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
     let mut stored = keys.join(" ");
@@ -91,13 +122,15 @@ async fn no_token_is_stored_or_logged() {
     let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     let kept = format!("{stored} {slow:?} {logged}");
     assert!(
-        logged.contains("session rotated") && logged.contains("changes refused"),
+        logged.contains("session rotated")
+            && logged.contains("changes refused")
+            && logged.contains("malformed session token in a header"),
         "{logged}"
     );
     tokens.dedup();
     assert_eq!(
         tokens.len(),
-        5,
+        9,
         "every step but increment_now changes the token"
     );
     for token in tokens {

@@ -8,8 +8,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
 use axum::routing::get;
-use reqwest::Url;
-use reqwest::cookie::{CookieStore as _, Jar};
 use sessile::{
     Concurrency, CookieConfig, Event, Exclusive, Load, Logout, MemoryStore, Session, SessionConfig,
     SessionLayer,
@@ -18,7 +16,7 @@ use sessile::{
 use crate::support::app::routes;
 use crate::support::browser::{Page, fetch};
 use crate::support::late::Late;
-use crate::support::{Browser, Proxy, Server, Spy, store_with};
+use crate::support::{Browser, Proxy, Server, Spy, Window, store_with};
 
 /// A layer whose cookie is called `id`.
 fn layer(store: impl sessile::SessionStore, path: &str, domain: Option<&str>) -> SessionLayer {
@@ -34,31 +32,6 @@ fn site(layer: SessionLayer) -> Router {
     let routes = || routes().route("/log-out", get(logs_out));
     let nested = routes().layer(layer.clone());
     routes().layer(layer).nest("/app", nested)
-}
-
-/// A browser that keeps cookies by domain and path, as RFC 6265 has it.
-#[derive(Default)]
-struct Window(Jar);
-
-impl Window {
-    async fn get(&self, app: &Router, url: &str) -> Page {
-        let url: Url = url.parse().unwrap();
-        let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-        let mut request = Request::get(path).header("host", url.authority());
-        if let Some(cookies) = self.0.cookies(&url) {
-            request = request.header("cookie", cookies);
-        }
-        let page = fetch(app, request.body(Body::empty()).unwrap()).await;
-        let set: Vec<HeaderValue> = page.headers.get_all("set-cookie").iter().cloned().collect();
-        self.0.set_cookies(&mut set.iter(), &url);
-        page
-    }
-
-    /// The number of cookies that the browser sends.
-    fn sends(&self, url: &str) -> usize {
-        let cookies = self.0.cookies(&url.parse().unwrap());
-        cookies.map_or(0, |cookies| cookies.to_str().unwrap().split("; ").count())
-    }
 }
 
 #[derive(Clone, Default)]
@@ -120,10 +93,7 @@ async fn after_a_change_of_path_or_domain_visitors_can_sign_in_and_out_again() {
                 // As while both are in use.
                 let mut other = Browser::default();
                 let set = other.get(&now, "/app/set?k=name&v=mia").await;
-                let set: Vec<_> = set.headers.get_all("set-cookie").iter().collect();
-                window
-                    .0
-                    .set_cookies(&mut set.into_iter(), &URL.parse().unwrap());
+                window.keep(&set, &URL.parse().unwrap());
                 let what = format!("{old:?} {new:?} {shared}");
 
                 window.get(&now, &format!("{URL}/login?u=mia")).await.ok();

@@ -1,7 +1,7 @@
 //! Support for all tests: real servers, real processes, and a proxy that breaks connections.
 //!
 //! - The application: `app.rs`, and `ledger.rs` for the histories. `visit.rs` runs handlers that are closures in a test.
-//! - Clients: `browser.rs` in this process, `node.rs` for an application in another one, `load.rs` for constant load.
+//! - Clients: `browser.rs` and `window.rs` in this process, `node.rs` for an application in another one, `load.rs` for constant load.
 //! - Servers: `server.rs`, `cluster.rs`, `sentinel.rs`, with certificates by `authority.rs`.
 //! - Faults: `proxy.rs` between a store and Redis, `late.rs` in front of a memory store, `paused.rs` that holds one call. `forward.rs` passes calls on. `spy.rs` counts the calls of a store.
 //! - Waiting: `patience.rs` for events, `gate.rs` to hold handlers.
@@ -23,6 +23,7 @@ pub mod sentinel;
 pub mod server;
 pub mod spy;
 pub mod visit;
+pub mod window;
 
 use std::io::Write as _;
 
@@ -37,6 +38,7 @@ pub use sentinel::Sentinels;
 pub use server::Server;
 pub use spy::Spy;
 pub use visit::Visit;
+pub use window::Window;
 
 use sessile::{CompareAndSet, ConfigError, RedisConfig, RedisStore};
 
