@@ -64,9 +64,8 @@ use crate::middleware::slot::{SessionSlot, SessionSlots, original_uri};
 ///
 /// # Clients that send no cookie
 ///
-/// A token that a script sends in a header, such as `Authorization`, is not sent by a forger's page, so such requests need no
-/// protection. The layer lets them pass unless a browser sends them from another origin; name that origin then, as CORS needs it
-/// as well.
+/// A forger's page cannot add a token that travels in a header, so the layer lets every request of a session layer with
+/// [`Transport::Header`](crate::Transport::Header) pass.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 #[doc(alias(

@@ -11,7 +11,7 @@ use crate::error::store::StoreError;
 use crate::store::index::{Confirmed, Entered, Entry, Generation, Snapshot, next_generation};
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::index::{Change, Operation, Outcome, generation_ttl, number};
+use crate::store::redis::index::{Change, Operation, Outcome, entries, generation_ttl, number};
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::servers::{Route, Servers};
 use crate::time::{Millis, to_millis};
@@ -111,7 +111,7 @@ async fn watch_and_read(
     };
     Ok(Present {
         generation: number(generation)?,
-        last: super::entries(last.clone())?
+        last: entries(last.clone())?
             .first()
             .map(|entry| to_millis(entry.until)),
         count: usize::try_from(*count).unwrap_or_default(),
