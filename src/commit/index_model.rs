@@ -198,10 +198,12 @@ impl Index {
                 SignIn::Done(began)
             }
             Confirmed::Ended => {
-                world.is_wronged |= world.generation == entered_in && world.may_forget;
-                if let Stored::Present(_, Some(owner)) = world.stored[session]
-                    && owner == number
-                {
+                let is_theirs = matches!(world.stored[session], Stored::Present(_, Some(owner)) if owner == number);
+                let is_current = world.generation == entered_in;
+                // Two sign-ins of one session share a reservation, which the first that is confirmed ends.
+                let is_alone = session == 1;
+                world.is_wronged |= is_theirs && is_current && is_alone && world.may_forget;
+                if is_theirs {
                     world.stored[session] = Stored::Missing;
                 }
                 SignIn::Refused
@@ -340,7 +342,8 @@ impl Model for Index {
         if world.list != List::Done {
             acts.push(Act::List);
         }
-        if world.may_step_down && matches!(world.stored[0], Stored::Present(_, Some(_))) {
+        // Whoever signs out has the token.
+        if world.may_step_down && usable(world).any(|(session, _)| session == 0) {
             acts.push(Act::StepDown);
         }
         if world.may_forget && !world.reserved.is_empty() {

@@ -180,7 +180,7 @@ impl Sessions {
     ///
     /// # Redis
     ///
-    /// Two `ZRANGE` and a `GET` in one round trip, then `PTTL` and `GET` of each session, 128 sessions in one. If the index lists
+    /// One `ZRANGE`, then `PTTL` and `GET` of each session, of 128 sessions in one round trip. If the index lists
     /// sessions that have ended, one `EVALSHA` removes them.
     ///
     /// # Errors
@@ -289,8 +289,7 @@ impl Sessions {
     ///
     /// # Redis
     ///
-    /// One `EVALSHA`, two `ZRANGE` and a `GET` in one round trip, then for 128 sessions at once the commands of
-    /// [`destroy`](Self::destroy), and one `EVALSHA`.
+    /// One `EVALSHA` and one `ZRANGE`, then for 128 sessions at once the commands of [`destroy`](Self::destroy), and one `EVALSHA`.
     ///
     /// # Errors
     ///
@@ -348,7 +347,7 @@ impl Sessions {
     ///
     /// # Redis
     ///
-    /// Two `ZRANGE` and a `GET` in one round trip.
+    /// One `ZRANGE`.
     ///
     /// # Errors
     ///

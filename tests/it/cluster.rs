@@ -33,16 +33,9 @@ fn allow(cluster: &Cluster, strategy: CompareAndSet) {
 
 fn allow_without(cluster: &Cluster, strategy: CompareAndSet, missing: &str) {
     let of_strategy = match strategy {
-        CompareAndSet::Script => &["+getrange", "+evalsha", "+eval", "+zcard"][..],
-        CompareAndSet::Watch => &[
-            "+getrange",
-            "+watch",
-            "+multi",
-            "+exec",
-            "+discard",
-            "+zcount",
-        ],
-        _ => &["+watch", "+multi", "+exec", "+discard", "+zcount"],
+        CompareAndSet::Script => &["+getrange", "+evalsha", "+eval"][..],
+        CompareAndSet::Watch => &["+getrange", "+watch", "+multi", "+exec", "+discard"],
+        _ => &["+watch", "+multi", "+exec", "+discard"],
     };
     for server in &cluster.servers {
         let user = [

@@ -178,17 +178,17 @@ fn quoted(message: &str) -> Option<String> {
 fn grants(compare_and_set: CompareAndSet) -> &'static str {
     match compare_and_set {
         CompareAndSet::Script => {
-            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time +zadd +zcard +zrange +zrem +zremrangebyscore +zscore`"
+            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time +zadd +zrange +zrem +zremrangebyscore +zscore`"
         }
         CompareAndSet::Watch => {
-            "`+get +pttl +set +getrange +watch +multi +exec +discard +pexpire +unlink +time +zadd +zcount +zrange +zrem +zremrangebyscore +zscore`"
+            "`+get +pttl +set +getrange +watch +multi +exec +discard +pexpire +unlink +time +zadd +zrange +zrem +zremrangebyscore +zscore`"
         }
         CompareAndSet::IfEq => {
-            "`+get +pttl +set +watch +multi +exec +discard +pexpire +unlink +time +zadd +zcount +zrange +zrem +zremrangebyscore +zscore`"
+            "`+get +pttl +set +watch +multi +exec +discard +pexpire +unlink +time +zadd +zrange +zrem +zremrangebyscore +zscore`"
         }
         CompareAndSet::Auto => {
-            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time +zadd +zcard +zrange +zrem +zremrangebyscore +zscore`, \
-             or `+watch +multi +exec +discard +zcount` instead of `+evalsha +eval +zcard`,"
+            "`+get +pttl +set +getrange +evalsha +eval +pexpire +unlink +time +zadd +zrange +zrem +zremrangebyscore +zscore`, \
+             or `+watch +multi +exec +discard` instead of `+evalsha +eval`,"
         }
     }
 }

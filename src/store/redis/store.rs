@@ -55,8 +55,8 @@ use crate::token::Handle;
 /// | renew a lease, or find it taken | `SET … NX PX`, and as for replace | 1 more than replace |
 /// | release a lease | as for replace | as for replace |
 /// | enter, confirm, extend or leave an index, or begin a generation of it, by script | `EVALSHA` | 1 |
-/// | the same, if sessions are not replaced by script | `WATCH`, `GET`, `ZCOUNT`, `ZRANGE`, `ZSCORE`, `MULTI`; the writes, `EXEC` | 2; more if the index changes meanwhile |
-/// | list an index | two `ZRANGE` and `GET` in one pipeline | 1 |
+/// | the same, if sessions are not replaced by script | `WATCH`, `ZSCORE`, `ZRANGE`, `MULTI`; the writes, `EXEC` | 2; more if the index changes meanwhile |
+/// | list an index | `ZRANGE` | 1 |
 /// | [`Durability::Replicas`]: create, replace or delete | `WAIT` after the write | 1 more, which takes until replicas have it |
 /// | the same: delete a session that is gone already | `UNLINK`, `SET … PX`, `WAIT` | 3 |
 ///
@@ -65,7 +65,7 @@ use crate::token::Handle;
 /// A write that waits for replicas uses a connection alone meanwhile, one of [`RedisConfig::exclusive_pool_size`].
 ///
 /// [`RedisConfig::compare_and_set`] sets how sessions are replaced. A lease is a key of its own, `<key_prefix><handle>:lease`.
-/// The index of a principal has three keys, which begin with `<key_prefix>of:`; see [`store`](crate::store#the-index).
+/// The index of a principal is a sorted set, `<key_prefix>of:{<hash>}`; see [`store`](crate::store#the-index).
 ///
 /// The user needs these permissions and no more, on its own keys: `+get +pttl +set +pexpire +unlink +time`, and to replace
 ///
@@ -73,9 +73,7 @@ use crate::token::Handle;
 /// - by `WATCH` `+getrange +watch +multi +exec +discard`,
 /// - by `IFEQ` `+watch +multi +exec +discard`, for the indexes;
 ///
-/// for the indexes `+zadd +zrange +zrem +zremrangebyscore +zscore`, with `+zcard` if by script, and else `+zcount`;
-///
-/// with `+select` for a database other than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking +cluster|slots`.
+/// for the indexes `+zadd +zrange +zrem +zremrangebyscore +zscore`; and `+select` for a database other than 0, `+wait` for [`Durability::Replicas`], and on a cluster `+asking +cluster|slots`.
 /// With sentinels, `+role` lets the store detect a server that is not a primary any more when it connects; without it the first
 /// write does.
 ///

@@ -1,12 +1,17 @@
-//! The indexes: for each principal a sorted set of handles, scored by when their sessions end at the latest.
+//! The indexes: for each principal one sorted set, `<prefix>of:{<hash>}`, whose members are scored by when they end, in
+//! microseconds since 1970:
 //!
-//! Three keys, which have a time to live each and share a slot on a cluster: `<prefix>of:{<hash>}` with the sessions,
-//! `<prefix>of:{<hash>}:reserved` with those whose sign-in may be under way, scored by when the reservation ends, and
-//! `<prefix>of:{<hash>}:generation` with the generation, a time in microseconds.
+//! - the handle of a session, until the session ends at the latest;
+//! - `r` and a handle, until the reservation of that session ends;
+//! - `generation`, until the index may forget the generation, which began [`GENERATION_KEPT_FOR`] before.
+//!
+//! It is one key, so that it can be used while a cluster migrates its slot: a command with several keys fails then, unless all of
+//! them exist.
 //!
 //! `script.rs` has the operations as scripts, which take one round trip. `watch.rs` has them as transactions, for servers where
 //! sessions are not replaced by script; there `Snapshot` decides what the scripts decide.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{Value, cmd};
@@ -20,9 +25,8 @@ use crate::store::redis::cas::Cas;
 use crate::store::redis::config::CompareAndSet;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::reply::unexpected_reply;
-use crate::store::redis::request::{Request, millis};
+use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
-use crate::time::{Millis, after, to_millis, to_time};
 use crate::token::Handle;
 
 mod script;
@@ -36,17 +40,12 @@ pub(crate) struct Indexes {
     scripts: Scripts,
 }
 
-/// The keys of one index.
-pub(super) struct Keys {
-    sessions: String,
-    reserved: String,
-    generation: String,
-}
+/// The member whose score tells the generation.
+pub(super) const GENERATION: &str = "generation";
 
-impl Keys {
-    pub(super) fn all(&self) -> [&str; 3] {
-        [&self.sessions, &self.reserved, &self.generation]
-    }
+/// The member that reserves a session.
+pub(super) fn reservation(handle: &Handle) -> String {
+    format!("r{handle}")
 }
 
 /// One change of an index, with all that it depends on.
@@ -79,20 +78,21 @@ pub(super) enum Outcome {
 
 /// A request for one change of an index.
 pub(super) struct Change<'a> {
-    pub(super) keys: Keys,
+    pub(super) key: String,
     pub(super) operation: Operation<'a>,
-    pub(super) now: Millis,
+    /// The time, in microseconds.
+    pub(super) now: u64,
 }
 
 impl Change<'_> {
-    pub(super) fn reserved_until(&self) -> Millis {
-        after(self.now, RESERVED_FOR)
+    pub(super) fn reserved_until(&self) -> u64 {
+        self.now.saturating_add(in_micros(RESERVED_FOR))
     }
 }
 
-/// How long an index remembers a generation.
-pub(super) fn generation_ttl() -> u64 {
-    millis(GENERATION_KEPT_FOR)
+/// How long an index remembers a generation, in microseconds.
+pub(super) fn kept_for() -> u64 {
+    in_micros(GENERATION_KEPT_FOR)
 }
 
 impl Indexes {
@@ -103,13 +103,8 @@ impl Indexes {
         }
     }
 
-    fn keys(&self, index: &str) -> Keys {
-        let sessions = format!("{}{{{index}}}", self.prefix);
-        Keys {
-            reserved: format!("{sessions}:reserved"),
-            generation: format!("{sessions}:generation"),
-            sessions,
-        }
+    fn key(&self, index: &str) -> String {
+        format!("{}{{{index}}}", self.prefix)
     }
 
     pub(crate) async fn enter(
@@ -194,35 +189,32 @@ impl Indexes {
         servers: &Servers,
         index: &IndexKey,
     ) -> Result<Indexed, StoreError> {
-        self.read(servers, &self.keys(&index.to_string())).await
+        self.read(servers, &self.key(&index.to_string())).await
     }
 
-    async fn read(&self, servers: &Servers, keys: &Keys) -> Result<Indexed, StoreError> {
-        let now = to_millis(servers.now());
-        let mut pipeline = redis::pipe();
-        for set in [&keys.sessions, &keys.reserved] {
-            let mut list = cmd("ZRANGE");
-            list.arg(set).arg(format!("({now}")).arg("+inf");
-            list.arg("BYSCORE").arg("WITHSCORES");
-            pipeline.add_command(list);
-        }
-        pipeline.cmd("GET").arg(&keys.generation);
-        let answer = servers
-            .send_idempotent(&keys.sessions, &Request::Pipeline(&pipeline))
-            .await?;
-        let Value::Array(answers) = answer else {
-            return Err(unexpected_reply("ZRANGE"));
-        };
-        let Ok([sessions, reserved, generation]) = <[Value; 3]>::try_from(answers) else {
-            return Err(unexpected_reply("ZRANGE"));
-        };
-        let (sessions, reserved) = (entries(sessions)?, entries(reserved)?);
-        let is_reserved = |entry: &Entry| reserved.iter().any(|it| it.handle == entry.handle);
-        let sessions = sessions.into_iter().map(|entry| IndexedSession {
-            reserved: is_reserved(&entry),
-            entry,
+    async fn read(&self, servers: &Servers, key: &str) -> Result<Indexed, StoreError> {
+        let mut list = cmd("ZRANGE");
+        list.arg(key).arg(after(micros(servers.now()))).arg("+inf");
+        list.arg("BYSCORE").arg("WITHSCORES");
+        let request = Request::Command(&list);
+        let answer = servers.send_idempotent(key, &request).await?;
+        let members = members(answer)?;
+        let reserved: HashSet<&str> = members
+            .iter()
+            .filter_map(|(name, _)| name.strip_prefix('r'))
+            .collect();
+        let generation = members.iter().find(|(name, _)| name == GENERATION);
+        let generation = generation.map_or(0, |(_, end)| end.saturating_sub(kept_for()));
+        let sessions = members.iter().filter_map(|(name, end)| {
+            let entry = Entry {
+                handle: name.parse().ok()?,
+                until: UNIX_EPOCH + Duration::from_micros(*end),
+            };
+            let reserved = reserved.contains(name.as_str());
+            Some(IndexedSession { entry, reserved })
         });
-        Ok(Indexed::new(sessions.collect(), number(&generation)?))
+        let generation = Generation::from_number(generation);
+        Ok(Indexed::new(sessions.collect(), generation))
     }
 
     async fn change(
@@ -232,13 +224,13 @@ impl Indexes {
         index: &IndexKey,
         operation: Operation<'_>,
     ) -> Result<Outcome, StoreError> {
-        let keys = self.keys(&index.to_string());
-        let detected = cas.detect(servers, &keys.sessions).await;
+        let key = self.key(&index.to_string());
+        let detected = cas.detect(servers, &key).await;
         detected.map_err(RequestError::into_unavailable)?;
         let change = Change {
-            keys,
+            key,
             operation,
-            now: to_millis(servers.now()),
+            now: micros(servers.now()),
         };
         Ok(self.run(servers, cas, &change).await?)
     }
@@ -267,92 +259,84 @@ impl Indexes {
             handle: Handle::random(),
             until: servers.now() + Duration::from_secs(1),
         };
-        let keys = || self.keys(key);
-        for operation in [
-            Operation::BeginGeneration { at: 0 },
-            Operation::Enter {
-                entry,
-                began: Began::At(u64::MAX >> 12),
-                limit: Some(1000),
-            },
-            Operation::Confirm {
-                entry,
-                entered_in: Generation::default(),
-            },
-            Operation::Extend(entry),
-            Operation::Leave(&[entry]),
-        ] {
+        let key = self.key(key);
+        let run = async |operation| {
             let change = Change {
-                keys: keys(),
+                key: key.clone(),
                 operation,
-                now: to_millis(servers.now()),
+                now: micros(servers.now()),
             };
-            self.run(servers, cas, &change).await?;
-        }
-        let keys = keys();
-        self.read(servers, &keys).await?;
-        for key in keys.all() {
-            let mut unlink = cmd("UNLINK");
-            unlink.arg(key);
-            let request = Request::Command(&unlink);
-            servers.send_idempotent(key, &request).await?;
-        }
-        Ok(())
+            self.run(servers, cas, &change).await
+        };
+        run(Operation::BeginGeneration { at: 0 }).await?;
+        let entered = run(Operation::Enter {
+            entry,
+            began: Began::At(LATEST),
+            limit: Some(1000),
+        });
+        let entered_in = match entered.await? {
+            Outcome::Done(generation) => generation,
+            Outcome::Ended | Outcome::Full => Generation::default(),
+        };
+        run(Operation::Confirm { entry, entered_in }).await?;
+        run(Operation::Extend(entry)).await?;
+        run(Operation::Leave(&[entry])).await?;
+        self.read(servers, &key).await?;
+        let mut unlink = cmd("UNLINK");
+        unlink.arg(&key);
+        let request = Request::Command(&unlink);
+        servers.send_idempotent(&key, &request).await.map(drop)
     }
 }
 
-/// The unit of generations, so that scripts, which have floating-point numbers, can compare them.
-fn micros(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX >> 12)
+/// The latest time that a script, which has floating-point numbers, can tell from its neighbours: in the year 2255.
+const LATEST: u64 = 1 << 53;
+
+/// The unit of scores and generations: microseconds since 1970.
+pub(super) fn micros(time: SystemTime) -> u64 {
+    in_micros(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// The number in a reply, 0 if there is none.
-fn number(value: &Value) -> Result<Generation, StoreError> {
-    let number = match value {
-        Value::Nil => Some(0),
-        Value::BulkString(text) => std::str::from_utf8(text)
-            .ok()
-            .and_then(|it| it.parse().ok()),
-        _ => None,
-    };
-    number
-        .map(Generation::from_number)
-        .ok_or_else(|| unexpected_reply("GET"))
+fn in_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros())
+        .unwrap_or(LATEST)
+        .min(LATEST)
 }
 
-/// The members of a sorted set with their scores, by RESP2 or RESP3. A member that is not a handle was written by somebody else.
-fn entries(reply: Value) -> Result<Vec<Entry>, StoreError> {
+/// Scores above this one.
+pub(super) fn after(score: u64) -> String {
+    format!("({score}")
+}
+
+/// The members of a sorted set with their scores, by RESP2 or RESP3.
+pub(super) fn members(reply: Value) -> Result<Vec<(String, u64)>, StoreError> {
     let Value::Array(items) = reply else {
         return Err(unexpected_reply("ZRANGE"));
     };
-    let pairs: Vec<[Value; 2]> = match items.first() {
-        Some(Value::Array(_)) => {
-            let pair = |item| match item {
-                Value::Array(pair) => <[Value; 2]>::try_from(pair).ok(),
-                _ => None,
-            };
-            items.into_iter().filter_map(pair).collect()
+    let mut flat = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Value::Array(pair) => flat.extend(pair),
+            item => flat.push(item),
         }
-        _ => items
-            .chunks_exact(2)
-            .map(|pair| [pair[0].clone(), pair[1].clone()])
-            .collect(),
+    }
+    let member = |pair: &[Value]| match pair {
+        [Value::BulkString(name), end] => {
+            let name = String::from_utf8_lossy(name).into_owned();
+            Some((name, score(end)?))
+        }
+        _ => None,
     };
-    let entry = |[member, score]: [Value; 2]| {
-        let Value::BulkString(member) = member else {
-            return None;
-        };
-        let handle = std::str::from_utf8(&member).ok()?.parse().ok()?;
-        let score = match score {
-            Value::Double(score) => score,
-            Value::BulkString(score) => std::str::from_utf8(&score).ok()?.parse().ok()?,
-            _ => return None,
-        };
-        Some(Entry {
-            handle,
-            until: to_time(score as Millis),
-        })
+    Ok(flat.chunks_exact(2).filter_map(member).collect())
+}
+
+/// A score, if there is one. One that is not a time was written by somebody else.
+pub(super) fn score(value: &Value) -> Option<u64> {
+    let score: f64 = match value {
+        Value::Double(score) => *score,
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok()?,
+        _ => return None,
     };
-    Ok(pairs.into_iter().filter_map(entry).collect())
+    // Saturates, and NaN becomes 0.
+    Some((score as u64).min(LATEST))
 }

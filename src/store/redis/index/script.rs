@@ -2,78 +2,90 @@
 
 use redis::Value;
 
-use crate::store::index::{Began, Generation};
+use crate::error::store::StoreError;
+use crate::store::index::{Began, Entry, Generation};
 use crate::store::redis::error::RequestError;
-use crate::store::redis::index::{Change, Operation, Outcome, generation_ttl, number};
+use crate::store::redis::index::{Change, Operation, Outcome, kept_for, micros};
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
-use crate::time::{Millis, to_millis};
 
-/// Sets the time to live of the sessions' key to that of the session that lives longest. `now` is the present time.
-const KEEP: &str = r"
+/// Functions that the scripts share. `now` and `kept` are the present time, and how long a generation is remembered.
+const SHARED: &str = r"
+local function text(number)
+  return string.format('%.0f', number)
+end
+local function generation(now, kept)
+  local ends = tonumber(redis.call('ZSCORE', KEYS[1], 'generation') or '0')
+  if ends > tonumber(now) then return ends - kept end
+  return 0
+end
 local function keep(now)
   local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
   if last[2] then
-    redis.call('PEXPIRE', KEYS[1], math.max(1, math.ceil(last[2] - now)))
+    redis.call('PEXPIRE', KEYS[1], text(math.max(1, math.ceil((last[2] - now) / 1000))))
   end
 end
 ";
 
-/// Returns the generation, or -1 if the sessions were ended since, or -2 if the index is full.
-/// Arguments: handle, until, now, end of the reservation, time of the sign-in or nothing, its generation or nothing, limit or 0.
+/// Returns the generation, or -1 if the sessions were ended since, or -2 if the index is full. Arguments: now, kept, handle, until,
+/// end of the reservation, time of the sign-in or nothing, its generation or nothing, limit or 0.
 const ENTER: &str = r"
-local generation = redis.call('GET', KEYS[3]) or '0'
-if ARGV[5] ~= '' then
-  if tonumber(ARGV[5]) <= tonumber(generation) then return -1 end
-elseif ARGV[6] ~= generation then
+local now, handle = ARGV[1], ARGV[3]
+local present = generation(now, ARGV[2])
+if ARGV[6] ~= '' then
+  if tonumber(ARGV[6]) <= present then return -1 end
+elseif tonumber(ARGV[7]) ~= present then
   return -1
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[3])
-local limit = tonumber(ARGV[7])
-if limit > 0 and not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= limit then
-  return -2
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local limit = tonumber(ARGV[8])
+if limit > 0 and not redis.call('ZSCORE', KEYS[1], handle) then
+  local count = 0
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    if #member == 22 then count = count + 1 end
+  end
+  if count >= limit then return -2 end
 end
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], math.max(1, ARGV[4] - ARGV[3]))
-keep(ARGV[3])
-return generation
+redis.call('ZADD', KEYS[1], ARGV[4], handle, ARGV[5], 'r' .. handle)
+keep(now)
+return text(present)
 ";
 
-/// Returns 1, or -1 if the session has left or the generation has changed. Arguments: handle, generation, until, now.
+/// Returns 1, or -1 if the session has left or the generation has changed. Arguments: now, kept, handle, generation, until.
 const CONFIRM: &str = r"
-local generation = redis.call('GET', KEYS[3]) or '0'
-if generation ~= ARGV[2] or not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return -1 end
-redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-keep(ARGV[4])
+local ends = redis.call('ZSCORE', KEYS[1], ARGV[3])
+if not ends or tonumber(ends) <= tonumber(ARGV[1]) or generation(ARGV[1], ARGV[2]) ~= tonumber(ARGV[4]) then
+  return -1
+end
+redis.call('ZADD', KEYS[1], ARGV[5], ARGV[3])
+redis.call('ZREM', KEYS[1], 'r' .. ARGV[3])
+keep(ARGV[1])
 return 1
 ";
 
-/// Arguments: handle, until, now.
+/// Arguments: now, handle, until.
 const EXTEND: &str = r"
-redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
-keep(ARGV[3])
+redis.call('ZADD', KEYS[1], 'GT', ARGV[3], ARGV[2])
+keep(ARGV[1])
 return 1
 ";
 
-/// Returns the new generation. Arguments: time, time to live.
+/// Returns the new generation. Arguments: now, kept, time.
 const BEGIN_GENERATION: &str = r"
-local last = tonumber(redis.call('GET', KEYS[3]) or '0')
-local generation = string.format('%.0f', math.max(tonumber(ARGV[1]), last + 1))
-redis.call('SET', KEYS[3], generation, 'PX', ARGV[2])
-return generation
+local next = math.max(tonumber(ARGV[3]), generation(ARGV[1], ARGV[2]) + 1)
+redis.call('ZADD', KEYS[1], text(next + ARGV[2]), 'generation')
+keep(ARGV[1])
+return text(next)
 ";
 
 /// Arguments: now, and the handle and score of each session.
 const LEAVE: &str = r"
 local now = tonumber(ARGV[1])
 for i = 2, #ARGV, 2 do
-  local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
-  local reserved = redis.call('ZSCORE', KEYS[2], ARGV[i])
-  if score and tonumber(score) == tonumber(ARGV[i + 1]) and not (reserved and tonumber(reserved) > now) then
+  local ends = redis.call('ZSCORE', KEYS[1], ARGV[i])
+  local reserved = redis.call('ZSCORE', KEYS[1], 'r' .. ARGV[i])
+  if ends and tonumber(ends) == tonumber(ARGV[i + 1]) and not (reserved and tonumber(reserved) > now) then
     redis.call('ZREM', KEYS[1], ARGV[i])
   end
 end
@@ -109,7 +121,7 @@ impl Script {
             false => ("EVAL", &self.text),
         };
         let mut command = redis::cmd(name);
-        command.arg(script).arg(3).arg(&change.keys.all()[..]);
+        command.arg(script).arg(1).arg(&change.key);
         command.arg(arguments);
         command
     }
@@ -118,10 +130,10 @@ impl Script {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            enter: Script::new(&[KEEP, ENTER]),
-            confirm: Script::new(&[KEEP, CONFIRM]),
-            extend: Script::new(&[KEEP, EXTEND]),
-            begin_generation: Script::new(&[BEGIN_GENERATION]),
+            enter: Script::new(&[SHARED, ENTER]),
+            confirm: Script::new(&[SHARED, CONFIRM]),
+            extend: Script::new(&[SHARED, EXTEND]),
+            begin_generation: Script::new(&[SHARED, BEGIN_GENERATION]),
             leave: Script::new(&[LEAVE]),
         }
     }
@@ -132,7 +144,7 @@ impl Scripts {
         change: &Change<'_>,
     ) -> Result<Outcome, RequestError> {
         let (script, arguments) = self.script(change);
-        let key = change.keys.all()[0];
+        let key = &change.key;
         let by_hash = script.call(change, &arguments, true);
         // All are idempotent enough: a generation that begins twice ends no more than one.
         let mut answer = servers
@@ -151,28 +163,30 @@ impl Scripts {
             Value::Int(1) => Ok(Outcome::Done(Generation::default())),
             Value::Int(-1) => Ok(Outcome::Ended),
             Value::Int(-2) => Ok(Outcome::Full),
-            text @ Value::BulkString(_) => Ok(Outcome::Done(number(&text)?)),
+            text @ Value::BulkString(_) => Ok(Outcome::Done(generation(&text)?)),
             _ => Err(unexpected_reply("EVALSHA").into()),
         }
     }
 
     fn script(&self, change: &Change<'_>) -> (&Script, Vec<String>) {
-        let text = |number: Millis| number.to_string();
-        let now = change.now;
-        match change.operation {
+        let text = |number: u64| number.to_string();
+        let until = |entry: &Entry| text(micros(entry.until));
+        let (now, kept) = (text(change.now), text(kept_for()));
+        match &change.operation {
             Operation::Enter {
                 entry,
                 began,
                 limit,
             } => {
                 let (time, generation) = match began {
-                    Began::At(time) => (text(time), String::new()),
-                    Began::In(generation) => (String::new(), text(generation)),
+                    Began::At(time) => (text(*time), String::new()),
+                    Began::In(generation) => (String::new(), text(*generation)),
                 };
                 let arguments = vec![
+                    now,
+                    kept,
                     entry.handle.to_string(),
-                    text(to_millis(entry.until)),
-                    text(now),
+                    until(entry),
                     text(change.reserved_until()),
                     time,
                     generation,
@@ -181,31 +195,37 @@ impl Scripts {
                 (&self.enter, arguments)
             }
             Operation::Confirm { entry, entered_in } => {
-                let arguments = vec![
-                    entry.handle.to_string(),
-                    text(entered_in.number()),
-                    text(to_millis(entry.until)),
-                    text(now),
-                ];
+                let (handle, entered_in) = (entry.handle.to_string(), text(entered_in.number()));
+                let arguments = vec![now, kept, handle, entered_in, until(entry)];
                 (&self.confirm, arguments)
             }
             Operation::Extend(entry) => {
-                let until = text(to_millis(entry.until));
-                let arguments = vec![entry.handle.to_string(), until, text(now)];
+                let arguments = vec![now, entry.handle.to_string(), until(entry)];
                 (&self.extend, arguments)
             }
-            Operation::BeginGeneration { at } => (
-                &self.begin_generation,
-                vec![text(at), text(generation_ttl())],
-            ),
+            Operation::BeginGeneration { at } => {
+                (&self.begin_generation, vec![now, kept, text(*at)])
+            }
             Operation::Leave(entries) => {
-                let mut arguments = vec![text(now)];
-                for entry in entries {
-                    arguments.push(entry.handle.to_string());
-                    arguments.push(text(to_millis(entry.until)));
+                let mut arguments = vec![now];
+                for entry in *entries {
+                    arguments.extend([entry.handle.to_string(), until(entry)]);
                 }
                 (&self.leave, arguments)
             }
         }
     }
+}
+
+/// The generation in a reply.
+fn generation(reply: &Value) -> Result<Generation, StoreError> {
+    let number = match reply {
+        Value::BulkString(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|it| it.parse().ok()),
+        _ => None,
+    };
+    number
+        .map(Generation::from_number)
+        .ok_or_else(|| unexpected_reply("EVALSHA"))
 }

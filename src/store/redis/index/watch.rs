@@ -11,13 +11,14 @@ use crate::error::store::StoreError;
 use crate::store::index::{Confirmed, Entered, Entry, Generation, Snapshot, next_generation};
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::index::{Change, Operation, Outcome, entries, generation_ttl, number};
+use crate::store::redis::index::{
+    Change, GENERATION, Operation, Outcome, after, kept_for, members, micros, reservation, score,
+};
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::servers::{Route, Servers};
-use crate::time::{Millis, to_millis};
 
 pub(super) async fn run(servers: &Servers, change: &Change<'_>) -> Result<Outcome, RequestError> {
-    let mut route = servers.route(change.keys.all()[0]);
+    let mut route = servers.route(&change.key);
     loop {
         let done = match run_at(servers, &mut route, change).await {
             Err(failed) if failed.is_dropped() => run_at(servers, &mut route, change).await,
@@ -54,12 +55,12 @@ async fn run_at(
 
 /// What an index holds, as far as a change depends on it.
 struct Present {
-    generation: Generation,
-    /// When the session that lives longest ends.
-    last: Option<Millis>,
+    generation: u64,
+    /// When the last member ends.
+    last: u64,
     count: usize,
     /// For each session of the change, until when it is in the index, and until when it is reserved.
-    sessions: Vec<[Option<Millis>; 2]>,
+    sessions: Vec<[Option<u64>; 2]>,
 }
 
 /// The sessions that a change names.
@@ -77,24 +78,34 @@ async fn watch_and_read(
     connection: &mut Exclusive,
     change: &Change<'_>,
 ) -> Result<Present, RequestError> {
-    let [sessions, reserved, generation] = change.keys.all();
-    let named = named(&change.operation);
+    let key = &change.key;
     let mut pipeline = redis::pipe();
-    pipeline.cmd("WATCH").arg(&change.keys.all()[..]);
-    pipeline.cmd("GET").arg(generation);
-    let after_now = format!("({}", change.now);
-    pipeline
-        .cmd("ZCOUNT")
-        .arg(sessions)
-        .arg(after_now)
-        .arg("+inf");
+    pipeline.cmd("WATCH").arg(key);
+    pipeline.cmd("ZSCORE").arg(key).arg(GENERATION);
     let mut last = cmd("ZRANGE");
-    last.arg(sessions).arg(-1).arg(-1).arg("WITHSCORES");
+    last.arg(key).arg(-1).arg(-1).arg("WITHSCORES");
     pipeline.add_command(last);
-    for entry in named {
-        let handle = entry.handle.to_string();
-        pipeline.cmd("ZSCORE").arg(sessions).arg(&handle);
-        pipeline.cmd("ZSCORE").arg(reserved).arg(&handle);
+    // They are counted only if there is a limit, which they do not exceed by much then.
+    let counts = matches!(change.operation, Operation::Enter { limit: Some(_), .. });
+    let mut all = cmd("ZRANGE");
+    match counts {
+        true => all
+            .arg(key)
+            .arg(after(change.now))
+            .arg("+inf")
+            .arg("BYSCORE"),
+        false => all.arg(key).arg(0).arg(0),
+    };
+    pipeline.add_command(all);
+    for entry in named(&change.operation) {
+        pipeline
+            .cmd("ZSCORE")
+            .arg(key)
+            .arg(entry.handle.to_string());
+        pipeline
+            .cmd("ZSCORE")
+            .arg(key)
+            .arg(reservation(&entry.handle));
     }
     pipeline.cmd("MULTI");
     let answers = connection.send_pipeline(&mut pipeline).await?;
@@ -103,18 +114,16 @@ async fn watch_and_read(
             return Err(connection.server_error(error.clone()));
         }
     }
-    let [_, generation, count, last, scores @ .., _] = &answers[..] else {
+    let [_, generation, last, Value::Array(all), scores @ .., _] = &answers[..] else {
         return Err(unexpected_reply("WATCH").into());
     };
-    let Value::Int(count) = count else {
-        return Err(unexpected_reply("ZCOUNT").into());
-    };
+    let is_session = |name: &&Value| matches!(name, Value::BulkString(name) if name.len() == 22);
     Ok(Present {
-        generation: number(generation)?,
-        last: entries(last.clone())?
-            .first()
-            .map(|entry| to_millis(entry.until)),
-        count: usize::try_from(*count).unwrap_or_default(),
+        generation: score(generation)
+            .filter(|end| *end > change.now)
+            .map_or(0, |end| end.saturating_sub(kept_for())),
+        last: members(last.clone())?.first().map_or(0, |(_, end)| *end),
+        count: all.iter().filter(is_session).count(),
         sessions: scores
             .chunks_exact(2)
             .map(|pair| [score(&pair[0]), score(&pair[1])])
@@ -122,36 +131,23 @@ async fn watch_and_read(
     })
 }
 
-fn score(value: &Value) -> Option<Millis> {
-    match value {
-        Value::Double(score) => Some(*score as Millis),
-        Value::BulkString(text) => {
-            let score: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-            Some(score as Millis)
-        }
-        _ => None,
-    }
-}
-
 /// The outcome of a change, and the commands that bring it about; none if nothing changes.
 fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
-    let [sessions, reserved, generation] = change.keys.all();
-    let lives = |until: &Option<Millis>| until.filter(|until| *until > change.now);
+    let key = &change.key;
+    let lives = |until: Option<u64>| until.filter(|until| *until > change.now);
     let first = present.sessions.first().copied().unwrap_or_default();
     let snapshot = Snapshot {
-        generation: present.generation.number(),
-        holds: lives(&first[0]).is_some(),
+        generation: present.generation,
+        holds: lives(first[0]).is_some(),
         count: present.count,
     };
-    let keep = |until: Millis| {
-        let last = present.last.unwrap_or_default().max(until);
-        let left = last.saturating_sub(change.now).max(1);
-        command("PEXPIRE", sessions, &[left.to_string()])
+    let keep = |until: u64| {
+        let left = present.last.max(until).saturating_sub(change.now);
+        command("PEXPIRE", key, [left.div_ceil(1000).max(1).to_string()])
     };
-    let add = |set: &str, until: Millis, entry: &Entry| {
-        command("ZADD", set, &[until.to_string(), entry.handle.to_string()])
-    };
-    let done = Outcome::Done(present.generation);
+    let add = |end: u64, member: String| command("ZADD", key, [end.to_string(), member]);
+    let remove = |member: String| command("ZREM", key, [member]);
+    let done = Outcome::Done(Generation::from_number(present.generation));
     match &change.operation {
         Operation::Enter {
             entry,
@@ -161,16 +157,13 @@ fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
             Entered::Ended => (Outcome::Ended, Vec::new()),
             Entered::Full => (Outcome::Full, Vec::new()),
             Entered::Done(_) => {
-                let (until, reserved_until) = (to_millis(entry.until), change.reserved_until());
-                let left = reserved_until.saturating_sub(change.now).max(1);
+                let (until, reserved_until) = (micros(entry.until), change.reserved_until());
                 let ended = ["-inf".to_owned(), change.now.to_string()];
                 let commands = vec![
-                    command("ZREMRANGEBYSCORE", sessions, &ended),
-                    command("ZREMRANGEBYSCORE", reserved, &ended),
-                    add(sessions, until, entry),
-                    add(reserved, reserved_until, entry),
-                    command("PEXPIRE", reserved, &[left.to_string()]),
-                    keep(until),
+                    command("ZREMRANGEBYSCORE", key, ended),
+                    add(until, entry.handle.to_string()),
+                    add(reserved_until, reservation(&entry.handle)),
+                    keep(until.max(reserved_until)),
                 ];
                 (done, commands)
             }
@@ -178,42 +171,44 @@ fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
         Operation::Confirm { entry, entered_in } => match snapshot.confirm(*entered_in) {
             Confirmed::Ended => (Outcome::Ended, Vec::new()),
             Confirmed::Done => {
-                let handle = [entry.handle.to_string()];
-                let until = to_millis(entry.until);
+                let until = micros(entry.until);
                 let commands = vec![
-                    add(sessions, until, entry),
-                    command("ZREM", reserved, &handle),
+                    add(until, entry.handle.to_string()),
+                    remove(reservation(&entry.handle)),
                     keep(until),
                 ];
                 (done, commands)
             }
         },
         Operation::Extend(entry) => {
-            let until = first[0].unwrap_or_default().max(to_millis(entry.until));
-            (done, vec![add(sessions, until, entry), keep(until)])
+            let until = first[0].unwrap_or_default().max(micros(entry.until));
+            (
+                done,
+                vec![add(until, entry.handle.to_string()), keep(until)],
+            )
         }
         Operation::BeginGeneration { at } => {
-            let next = next_generation(present.generation.number(), *at);
-            let ttl = generation_ttl().to_string();
-            let arguments = [next.number().to_string(), "PX".to_owned(), ttl];
-            let set = command("SET", generation, &arguments);
-            (Outcome::Done(next), vec![set])
+            let next = next_generation(present.generation, *at);
+            let end = next.number().saturating_add(kept_for());
+            (
+                Outcome::Done(next),
+                vec![add(end, GENERATION.to_owned()), keep(end)],
+            )
         }
         Operation::Leave(entries) => {
-            let leaves = |(entry, [until, reserved]): &(&Entry, &[Option<Millis>; 2])| {
-                *until == Some(to_millis(entry.until)) && lives(reserved).is_none()
+            let leaves = |(entry, [until, reserved]): &(&Entry, &[Option<u64>; 2])| {
+                *until == Some(micros(entry.until)) && lives(*reserved).is_none()
             };
             let leaving = entries.iter().zip(&present.sessions).filter(leaves);
-            let remove =
-                |(entry, _): (&Entry, _)| command("ZREM", sessions, &[entry.handle.to_string()]);
-            (done, leaving.map(remove).collect())
+            let commands = leaving.map(|(entry, _)| remove(entry.handle.to_string()));
+            (done, commands.collect())
         }
     }
 }
 
-fn command(name: &str, key: &str, arguments: &[String]) -> Cmd {
+fn command<const N: usize>(name: &str, key: &str, arguments: [String; N]) -> Cmd {
     let mut command = cmd(name);
-    command.arg(key).arg(arguments);
+    command.arg(key).arg(&arguments[..]);
     command
 }
 

@@ -11,9 +11,16 @@ const SLOTS: u16 = 16384;
 /// specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
 const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
-/// The slot of a key. Redis would hash only the part in braces, but `key_prefix` allows none.
+/// The slot of a key: that of the part in braces, if there is one. The keys of an index have one; `key_prefix` allows no braces.
 pub(crate) fn slot_of(key: &str) -> u16 {
-    CRC.checksum(key.as_bytes()) % SLOTS
+    let in_braces = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let hashed = match in_braces {
+        Some((tag, _)) if !tag.is_empty() => tag,
+        _ => key,
+    };
+    CRC.checksum(hashed.as_bytes()) % SLOTS
 }
 
 /// A key in this slot: the prefix and a number.
@@ -237,6 +244,10 @@ mod tests {
             ("123456789", 12739),
             ("foo", 12182),
             ("sessile:probe", 12161),
+            ("sessile:of:{foo}", 12182),
+            ("sessile:of:{foo}:reserved", 12182),
+            ("{foo", 13308),
+            ("{}foo", 9500),
             ("", 0),
         ] {
             assert_eq!(slot_of(key), slot, "{key}");
