@@ -8,18 +8,18 @@
 //! It is one key, so that it can be used while a cluster migrates its slot: a command with several keys fails then, unless all of
 //! them exist.
 //!
-//! `script.rs` has the operations as scripts, which take one round trip. `watch.rs` has them as transactions, for servers where
+//! `change.rs: Change` is one change of an index. `script.rs` has the operations as scripts, which take one round trip. `watch.rs` has them as transactions, for servers where
 //! sessions are not replaced by script; there `Snapshot` decides what the scripts decide.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::{Value, cmd};
+use redis::cmd;
 
 use crate::error::store::StoreError;
 use crate::store::index::{
-    Admission, Began, Confirmed, Entered, Entry, GENERATION_KEPT_FOR, Generation, IndexKey,
-    Indexed, IndexedSession, RESERVED_FOR, Since,
+    Admission, Began, Confirmed, Entered, Entry, Generation, IndexKey, Indexed, IndexedSession,
+    Since,
 };
 use crate::store::redis::cas::Cas;
 use crate::store::redis::config::CompareAndSet;
@@ -29,70 +29,19 @@ use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 use crate::token::Handle;
 
+mod change;
 mod script;
 mod watch;
 
+use crate::store::redis::index::change::{
+    Change, GENERATION, LATEST, Operation, Outcome, after, kept_for, members, micros,
+};
 use crate::store::redis::index::script::Scripts;
 
 /// The indexes of a store.
 pub(crate) struct Indexes {
     prefix: String,
     scripts: Scripts,
-}
-
-/// The member whose score tells the generation.
-pub(super) const GENERATION: &str = "generation";
-
-/// The member that reserves a session.
-pub(super) fn reservation(handle: &Handle) -> String {
-    format!("r{handle}")
-}
-
-/// One change of an index, with all that it depends on.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Operation<'a> {
-    Enter {
-        entry: Entry,
-        began: Began,
-        limit: Option<u32>,
-    },
-    Confirm {
-        entry: Entry,
-        entered_in: Generation,
-    },
-    Extend(Entry),
-    BeginGeneration {
-        at: u64,
-    },
-    Leave(&'a [Entry]),
-}
-
-/// The result of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Done, in this generation where that matters.
-    Done(Generation),
-    Ended,
-    Full,
-}
-
-/// A request for one change of an index.
-pub(super) struct Change<'a> {
-    pub(super) key: String,
-    pub(super) operation: Operation<'a>,
-    /// The time, in microseconds.
-    pub(super) now: u64,
-}
-
-impl Change<'_> {
-    pub(super) fn reserved_until(&self) -> u64 {
-        self.now.saturating_add(in_micros(RESERVED_FOR))
-    }
-}
-
-/// How long an index remembers a generation, in microseconds.
-pub(super) fn kept_for() -> u64 {
-    in_micros(GENERATION_KEPT_FOR)
 }
 
 impl Indexes {
@@ -287,56 +236,4 @@ impl Indexes {
         let request = Request::Command(&unlink);
         servers.send_idempotent(&key, &request).await.map(drop)
     }
-}
-
-/// The latest time that a script, which has floating-point numbers, can tell from its neighbours: in the year 2255.
-const LATEST: u64 = 1 << 53;
-
-/// The unit of scores and generations: microseconds since 1970.
-pub(super) fn micros(time: SystemTime) -> u64 {
-    in_micros(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn in_micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros())
-        .unwrap_or(LATEST)
-        .min(LATEST)
-}
-
-/// Scores above this one.
-pub(super) fn after(score: u64) -> String {
-    format!("({score}")
-}
-
-/// The members of a sorted set with their scores, by RESP2 or RESP3.
-pub(super) fn members(reply: Value) -> Result<Vec<(String, u64)>, StoreError> {
-    let Value::Array(items) = reply else {
-        return Err(unexpected_reply("ZRANGE"));
-    };
-    let mut flat = Vec::with_capacity(items.len());
-    for item in items {
-        match item {
-            Value::Array(pair) => flat.extend(pair),
-            item => flat.push(item),
-        }
-    }
-    let member = |pair: &[Value]| match pair {
-        [Value::BulkString(name), end] => {
-            let name = String::from_utf8_lossy(name).into_owned();
-            Some((name, score(end)?))
-        }
-        _ => None,
-    };
-    Ok(flat.chunks_exact(2).filter_map(member).collect())
-}
-
-/// A score, if there is one. One that is not a time was written by somebody else.
-pub(super) fn score(value: &Value) -> Option<u64> {
-    let score: f64 = match value {
-        Value::Double(score) => *score,
-        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok()?,
-        _ => return None,
-    };
-    // Saturates, and NaN becomes 0.
-    Some((score as u64).min(LATEST))
 }

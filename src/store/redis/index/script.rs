@@ -5,7 +5,7 @@ use redis::Value;
 use crate::error::store::StoreError;
 use crate::store::index::{Began, Entry, Generation};
 use crate::store::redis::error::RequestError;
-use crate::store::redis::index::{Change, Operation, Outcome, kept_for, micros};
+use crate::store::redis::index::change::{Change, Operation, Outcome, kept_for, micros};
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;

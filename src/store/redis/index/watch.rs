@@ -11,7 +11,7 @@ use crate::error::store::StoreError;
 use crate::store::index::{Confirmed, Entered, Entry, Generation, Snapshot, next_generation};
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
-use crate::store::redis::index::{
+use crate::store::redis::index::change::{
     Change, GENERATION, Operation, Outcome, after, kept_for, members, micros, reservation, score,
 };
 use crate::store::redis::reply::unexpected_reply;
@@ -206,9 +206,12 @@ fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
     }
 }
 
-fn command<const N: usize>(name: &str, key: &str, arguments: [String; N]) -> Cmd {
+fn command(name: &str, key: &str, arguments: impl IntoIterator<Item = String>) -> Cmd {
     let mut command = cmd(name);
-    command.arg(key).arg(&arguments[..]);
+    command.arg(key);
+    for argument in arguments {
+        command.arg(argument);
+    }
     command
 }
 
