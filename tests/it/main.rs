@@ -13,6 +13,7 @@ mod connecting;
 mod cookie_domain;
 mod credentials;
 mod csrf;
+mod devices;
 mod docs;
 mod durability;
 mod eviction;
@@ -43,7 +44,7 @@ mod require_principal;
 mod round_trips;
 mod secrets;
 mod sentinel;
-mod sessions;
+
 mod several_cookies;
 mod shutdown;
 mod spans;
