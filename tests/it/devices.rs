@@ -271,7 +271,7 @@ async fn sessions_that_have_ended_or_changed_hands_are_not_listed() {
 }
 
 #[tokio::test]
-async fn no_more_than_the_limit_are_authenticated_at_once() {
+async fn no_more_than_the_limit_are_signed_in_at_once() {
     let server = Server::start();
     let prefix = crate::support::fresh_prefix();
     for (limit, refused) in [
