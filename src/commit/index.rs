@@ -1,5 +1,7 @@
 //! The sessions of a principal, as their index lists them and their records confirm.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -9,6 +11,8 @@ use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::store::deadline::within;
 use crate::store::{Entry, Freshness, IndexKey, IndexedSession, Stored};
+use crate::time::to_time;
+use crate::token::Handle;
 
 /// How many sessions are loaded at once.
 pub(crate) const AT_ONCE: usize = 128;
@@ -26,6 +30,40 @@ pub(crate) struct Live {
     pub(crate) reserved: bool,
     pub(crate) stored: Stored,
     pub(crate) record: Record,
+}
+
+/// The entry of a session that has ended, in the index of the principal who was signed in to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    index: IndexKey,
+    entry: Entry,
+}
+
+impl Left {
+    /// `None` for the session of an anonymous visitor.
+    pub(crate) fn of(handle: Handle, record: &Record) -> Option<Self> {
+        let principal = record.principal.as_ref()?;
+        let until = to_time(record.deadline);
+        Some(Self {
+            index: IndexKey::of(principal),
+            entry: Entry { handle, until },
+        })
+    }
+
+    /// Removes the entry in the background. If that fails, the next list does.
+    pub(crate) fn leave_later(self, context: &CommitContext) {
+        if !context.backend.store.capabilities().index {
+            return;
+        }
+        let (backend, deadline) = (Arc::clone(&context.backend), context.deadline());
+        let leave = async move {
+            let leave = backend
+                .store
+                .leave(&self.index, std::slice::from_ref(&self.entry));
+            let _ = within(deadline, leave).await;
+        };
+        context.backend.background.spawn(leave);
+    }
 }
 
 /// What a record says about an entry.

@@ -49,7 +49,8 @@ impl Session {
     /// # Redis
     ///
     /// One `UNLINK` after the handler, one round trip; after the response, in the background. If the session could not be
-    /// loaded, one `GET` and one `PTTL` come first.
+    /// loaded, one `GET` and one `PTTL` come first. If a principal was signed in, one `EVALSHA` follows in the background, which
+    /// removes the session from the index.
     #[doc(alias("invalidate", "flush", "purge", "logout", "clear_session"))]
     pub fn destroy(&self) {
         let apply_context = self.shared().context.apply_context();

@@ -267,6 +267,11 @@ async fn delete_pending(
     let remaining = deletions.failed.iter().chain(&deletions.unreadable);
     let remaining: Vec<Revocation> = remaining.cloned().collect();
     shared.state().ending.note_done(&pending, remaining);
+    if deletions.result.is_ok()
+        && let Some(left) = shared.state().left.take()
+    {
+        left.leave_later(&shared.context);
+    }
     shared.delete_later(deletions.failed);
     deletions.result
 }

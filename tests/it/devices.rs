@@ -15,7 +15,7 @@ use sessile::{
 use crate::support::app::routes;
 use crate::support::browser::Page;
 use crate::support::paused::{Call, Paused};
-use crate::support::{Browser, Ground, Server, Spy, store_with};
+use crate::support::{Browser, Ground, Server, Spy, store_with, until};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -357,6 +357,17 @@ async fn a_full_index_makes_room_for_the_latest_and_forgets_the_dead() {
         }
         assert_eq!(handles(&layer.sessions(), "ann").await.len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_logout_leaves_no_entry_in_the_index() {
+    let store = MemoryStore::new();
+    let app = app(SessionLayer::new(store.clone()));
+    let mut browser = signed_in(&app, "mia").await;
+    let listed = async || store.list(&IndexKey::of("mia")).await.unwrap().sessions;
+    assert_eq!(listed().await.len(), 1);
+    browser.get(&app, "/logout").await.ok();
+    until("the entry is gone", async || listed().await.is_empty()).await;
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 
 use crate::commit::delete::Revocation;
+use crate::commit::index::Left;
 use crate::commit::lease::Lease;
 use crate::commit::outcome::Unresolved;
 use crate::commit::work::ReadSet;
@@ -73,6 +74,8 @@ pub(crate) struct State {
     pub(crate) has_rotated: bool,
     /// A principal was signed in when the session was loaded, or since.
     pub(crate) was_signed_in: bool,
+    /// The entry of the session that the request has ended.
+    pub(crate) left: Option<Left>,
     /// The response may contain a CSRF token, which no cache must serve to others.
     pub(crate) shows_csrf_token: bool,
     /// Whether a new session is persistent.
@@ -140,6 +143,7 @@ impl State {
             generation: 0,
             has_rotated: false,
             was_signed_in: false,
+            left: None,
             shows_csrf_token: false,
             persistent_by_default: fresh.persistent,
             cookie: BrowserCookie::default(),
@@ -237,7 +241,11 @@ impl State {
         let others = std::mem::take(&mut self.revocable);
         let own = match std::mem::replace(&mut self.backing, Backing::New) {
             Backing::New => None,
-            Backing::Loaded(base) => Some(base.token.handle),
+            Backing::Loaded(base) => {
+                let handle = base.token.handle;
+                self.left = Left::of(handle, &base.record).or(self.left);
+                Some(handle)
+            }
             Backing::Denied {
                 handle: Some(handle),
                 ..
