@@ -12,6 +12,7 @@ const DRIFT: u32 = 10_000;
 const UNKNOWN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How far the clocks of a cluster's primaries may differ: the store has the time of one of them.
+#[cfg(feature = "cluster")]
 pub(crate) const BETWEEN_SERVERS: Duration = Duration::from_secs(1);
 
 /// The servers' time, as of the last connection. The nodes of a cluster share one clock.
