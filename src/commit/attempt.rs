@@ -340,6 +340,11 @@ impl Attempt {
         Event::Conflict(relation)
     }
 
+    /// Takes out the entry of a sign-in that was not written.
+    pub(crate) fn take_reservation(&mut self) -> Option<Reservation> {
+        self.reservation.take()
+    }
+
     /// Confirms the sign-in that was written, if there is one.
     pub(crate) async fn confirm_sign_in(&mut self) -> Result<(), NotConfirmed> {
         let Some(reservation) = self.reservation.take() else {

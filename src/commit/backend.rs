@@ -114,16 +114,16 @@ impl Backend {
         to_millis(self.store.now())
     }
 
-    /// The earliest time that it may be now, by the clock of any other node.
-    pub(crate) fn earliest_now(&self) -> SystemTime {
-        let (now, error) = (self.store.now(), self.store.clock_error());
-        now.checked_sub(error).unwrap_or(SystemTime::UNIX_EPOCH)
+    /// The earliest time that it may be now, by the clock of any other node; `None` while the store does not know its clock.
+    pub(crate) fn earliest_now(&self) -> Option<SystemTime> {
+        let error = self.store.clock_error()?;
+        self.store.now().checked_sub(error)
     }
 
-    /// The latest time that it may be now, by the clock of any other node.
-    pub(crate) fn latest_now(&self) -> SystemTime {
-        let (now, error) = (self.store.now(), self.store.clock_error());
-        now.checked_add(error).unwrap_or(now)
+    /// The latest time that it may be now, by the clock of any other node; `None` while the store does not know its clock.
+    pub(crate) fn latest_now(&self) -> Option<SystemTime> {
+        let error = self.store.clock_error()?;
+        self.store.now().checked_add(error)
     }
 
     /// Notes that the session is deleted in the background, unless it is already, or `most` sessions are.

@@ -10,6 +10,7 @@ use crate::commit::attempt::{Attempt, Draft, Origin};
 use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
 use crate::commit::decide::{Action, Event, Goal, State, Verdict, step};
+use crate::commit::index::settle_later;
 use crate::commit::outcome::{CommitOutcome, Committed, Unresolved};
 use crate::commit::prepare::{ApplyResult, Failure, Prepared, prepare};
 use crate::commit::sign_in::{NotConfirmed, enter, index_change};
@@ -176,6 +177,9 @@ impl Batch {
             event = match attempt.step(event) {
                 Action::Send | Action::SendAfresh => {
                     self.base = attempt.latest();
+                    if let Some(reservation) = attempt.take_reservation() {
+                        reservation.release(&self.context, self.deadline).await;
+                    }
                     attempt.replace(self.draft(&mut join).await?);
                     attempt.send().await
                 }
@@ -272,6 +276,10 @@ impl Batch {
 
     fn finish(mut self, verdict: Verdict, mut attempt: Attempt) -> Option<Base> {
         self.cost = attempt.cost();
+        let reservation = match verdict {
+            Verdict::OutcomeUnknown => None,
+            _ => attempt.take_reservation(),
+        };
         let conflict = SessionError::Conflict {
             attempts: attempt.attempts(),
         };
@@ -307,6 +315,9 @@ impl Batch {
                 SessionError::Store(attempt.into_failure().unwrap_or_else(nothing_sent))
             }
         };
+        if let Some(reservation) = reservation {
+            reservation.give_up(&self.context);
+        }
         self.fail(&error);
         None
     }
@@ -351,7 +362,11 @@ impl Batch {
     fn reply_committed(&mut self, attempt: &mut Attempt) -> Base {
         let policy = Arc::clone(&self.context.policy);
         let replaced = attempt.base().map(|base| policy.cookie_life(&base.record));
+        let before = attempt.base().map(|base| Arc::clone(&base.record));
         let base = attempt.committed();
+        if let Some(before) = before {
+            settle_later(&self.context, base.token.handle, &before, &base.record);
+        }
         let created = replaced.is_none();
         let changes_cookie = replaced.is_some_and(|life| life != policy.cookie_life(&base.record));
         for member in self.members.drain(..) {

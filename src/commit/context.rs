@@ -115,14 +115,37 @@ impl fmt::Debug for Policy {
     }
 }
 
+/// When a request began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    /// The earliest time that it may have been, by the store's clock, if that was known.
+    earliest: Option<SystemTime>,
+    at: std::time::Instant,
+}
+
+impl Began {
+    /// It begins now.
+    pub(crate) fn now(backend: &Backend) -> Self {
+        Self {
+            earliest: backend.earliest_now(),
+            at: std::time::Instant::now(),
+        }
+    }
+
+    /// The earliest time that it may have been; `None` while the store does not know its clock.
+    pub(crate) fn earliest(&self, backend: &Backend) -> Option<SystemTime> {
+        let computed = || backend.earliest_now()?.checked_sub(self.at.elapsed());
+        self.earliest.or_else(computed)
+    }
+}
+
 /// The parts of the layer and of the request that a commit uses.
 #[derive(Clone, Debug)]
 pub(crate) struct CommitContext {
     pub(crate) backend: Arc<Backend>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) network: Option<Network>,
-    /// The earliest time at which the request may have begun, by the store's clock.
-    pub(crate) began: SystemTime,
+    pub(crate) began: Began,
 }
 
 impl CommitContext {
@@ -241,7 +264,10 @@ pub(crate) mod tests {
             backend: Arc::new(Backend::new(Box::new(MemoryStore::new()))),
             policy: Arc::new(Policy::new(config)),
             network: None,
-            began: SystemTime::now(),
+            began: Began {
+                earliest: None,
+                at: std::time::Instant::now(),
+            },
         }
     }
 

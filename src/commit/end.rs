@@ -9,6 +9,7 @@ use crate::commit::context::CommitContext;
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::record::Record;
+use crate::record::format::Unreadable;
 use crate::store::deadline::within;
 use crate::store::{Durability, Freshness, Replaced, Stored, Write};
 use crate::token::{Handle, Secret};
@@ -22,8 +23,10 @@ pub(crate) enum Ended {
     Done,
     /// It is not stored.
     Missing,
-    /// It is not signed in to by this principal, or a later version of sessile has written it.
+    /// It is not signed in to by this principal, or is no session.
     NotTheirs,
+    /// A later version of sessile has written it.
+    Unreadable,
 }
 
 /// Ends a session that the principal is signed in to. It has ended once its record is replaced, whatever its requests do.
@@ -41,8 +44,10 @@ pub(crate) async fn end(
             Ok(None) => return Ok(Ended::Missing),
             Err(_) => return Ok(Ended::NotTheirs),
         };
-        let Ok(record) = Record::decode(stored.value()) else {
-            return Ok(Ended::NotTheirs);
+        let record = match Record::decode(stored.value()) {
+            Ok(record) => record,
+            Err(Unreadable::Newer(_)) => return Ok(Ended::Unreadable),
+            Err(_) => return Ok(Ended::NotTheirs),
         };
         if record.principal.as_deref() != Some(principal) {
             return Ok(Ended::NotTheirs);

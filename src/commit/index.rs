@@ -1,6 +1,7 @@
 //! The sessions of a principal, as their index lists them and their records confirm.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::store::deadline::within;
 use crate::store::{Entry, Freshness, IndexKey, IndexedSession, Stored};
-use crate::time::to_time;
+use crate::time::{Millis, to_time};
 use crate::token::Handle;
 
 /// How many sessions are loaded at once.
@@ -32,6 +33,38 @@ pub(crate) struct Live {
     pub(crate) record: Record,
 }
 
+/// The latest time that it may be now, for a sign-out everywhere. Asks the store for something if it does not know its clock yet.
+pub(crate) async fn latest_now(
+    context: &CommitContext,
+    index: &IndexKey,
+    deadline: Instant,
+) -> Result<SystemTime, StoreError> {
+    let backend = &context.backend;
+    if let Some(now) = backend.latest_now() {
+        return Ok(now);
+    }
+    within(deadline, backend.store.list(index)).await?;
+    backend.latest_now().ok_or_else(clock_unknown)
+}
+
+/// The earliest time at which the request may have begun; as [`latest_now`].
+pub(crate) async fn earliest_begin(
+    context: &CommitContext,
+    index: &IndexKey,
+    deadline: Instant,
+) -> Result<SystemTime, StoreError> {
+    let backend = &context.backend;
+    if let Some(began) = context.began.earliest(backend) {
+        return Ok(began);
+    }
+    within(deadline, backend.store.list(index)).await?;
+    context.began.earliest(backend).ok_or_else(clock_unknown)
+}
+
+fn clock_unknown() -> StoreError {
+    StoreError::unavailable("the store has not read its clock yet: try again once it is connected")
+}
+
 /// The entry of a session that has ended, in the index of the principal who was signed in to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left {
@@ -43,7 +76,8 @@ impl Left {
     /// `None` for the session of an anonymous visitor.
     pub(crate) fn of(handle: Handle, record: &Record) -> Option<Self> {
         let principal = record.principal.as_ref()?;
-        let until = to_time(record.deadline);
+        // It never comes back, so whenever it entered, it may leave.
+        let until = to_time(Millis::MAX);
         Some(Self {
             index: IndexKey::of(principal),
             entry: Entry { handle, until },
@@ -63,6 +97,48 @@ impl Left {
             let _ = within(deadline, leave).await;
         };
         context.backend.background.spawn(leave);
+    }
+}
+
+/// Takes the session out of the index of a principal who is not signed in to it any more, in the background. If that fails, the next
+/// list does.
+pub(crate) fn settle_later(
+    context: &CommitContext,
+    handle: Handle,
+    before: &Record,
+    after: &Record,
+) {
+    let Some(principal) = &before.principal else {
+        return;
+    };
+    if after.principal.as_ref() == Some(principal) || !context.backend.store.capabilities().index {
+        return;
+    }
+    let (context, principal) = (context.clone(), principal.clone());
+    let background = context.backend.background.clone();
+    background.spawn(async move { settle(&context, handle, &principal).await.ok() });
+}
+
+/// The session may belong to the principal again by now, so this looks it up.
+async fn settle(
+    context: &CommitContext,
+    handle: Handle,
+    principal: &str,
+) -> Result<(), StoreError> {
+    let (store, index) = (&context.backend.store, IndexKey::of(principal));
+    let deadline = context.deadline();
+    let indexed = within(deadline, store.list(&index)).await?;
+    let session = indexed.sessions.iter().find(|it| it.entry.handle == handle);
+    let Some(IndexedSession { entry, reserved }) = session else {
+        return Ok(());
+    };
+    let loaded = within(deadline, store.load(&handle, Freshness::Latest))
+        .await?
+        .bytes();
+    let record = loaded.and_then(|stored| stored.map(|it| Record::decode(it.value())).transpose());
+    match judge(record.as_ref().map(Option::as_ref), *reserved, principal) {
+        Verdict::Dead => within(deadline, store.leave(&index, std::slice::from_ref(entry))).await,
+        Verdict::Live | Verdict::Unclear => Ok(()),
     }
 }
 

@@ -25,10 +25,10 @@ enum Rule {
     BeginBeforeListing,
     /// An entry that is reserved is not removed.
     KeepTheReserved,
-    /// An entry that is not the one which was listed is not removed.
-    RemoveTheSameEntry,
-    /// A confirmed entry differs from the reserved one, so that whoever has listed that does not remove it.
-    ConfirmAnotherEntry,
+    /// An entry that ends later than the one which was listed is not removed.
+    KeepTheLater,
+    /// A confirmed entry ends later than the reserved one, so that whoever has listed that does not remove it.
+    ConfirmLater,
     /// All sessions count, reserved ones too.
     CountTheReserved,
 }
@@ -40,8 +40,8 @@ const RULES: [Rule; 9] = [
     Rule::ConfirmThatItIsListed,
     Rule::BeginBeforeListing,
     Rule::KeepTheReserved,
-    Rule::RemoveTheSameEntry,
-    Rule::ConfirmAnotherEntry,
+    Rule::KeepTheLater,
+    Rule::ConfirmLater,
     Rule::CountTheReserved,
 ];
 
@@ -169,7 +169,10 @@ impl Index {
             .enter(Began::At(at), self.limit)
         {
             Entered::Done(generation) => {
-                world.index.insert(session, began * 2 + 1);
+                let present = world.index.get(&session).copied().unwrap_or_default();
+                world
+                    .index
+                    .insert(session, present.saturating_add(1).max(began * 10));
                 world.reserved.insert(session);
                 SignIn::Entered(began, generation.number(), seen)
             }
@@ -191,9 +194,8 @@ impl Index {
         let generation = crate::store::Generation::from_number(entered_in);
         match snapshot.confirm(generation) {
             Confirmed::Done => {
-                if self.keeps(Rule::ConfirmAnotherEntry) {
-                    world.index.insert(session, began * 2);
-                }
+                let raise = u64::from(self.keeps(Rule::ConfirmLater));
+                *world.index.entry(session).or_insert(began) += raise;
                 world.reserved.remove(&session);
                 SignIn::Done(began)
             }
@@ -254,9 +256,12 @@ impl Index {
             }
             List::Judged(dead) => {
                 for (session, until) in dead {
-                    let is_same = world.index.get(&session) == Some(&until);
+                    let is_same = world
+                        .index
+                        .get(&session)
+                        .is_some_and(|present| *present <= until);
                     let is_reserved = world.reserved.contains(&session);
-                    if (is_same || !self.keeps(Rule::RemoveTheSameEntry))
+                    if (is_same || !self.keeps(Rule::KeepTheLater))
                         && !(is_reserved && self.keeps(Rule::KeepTheReserved))
                     {
                         world.index.remove(&session);

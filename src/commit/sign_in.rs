@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
-use crate::commit::end::{end, end_unchanged};
-use crate::commit::index::{Live, sessions_of};
+use crate::commit::delete::delete_unclaimed;
+use crate::commit::end::{Ended, end, end_unchanged};
+use crate::commit::index::{Live, earliest_begin, sessions_of};
 use crate::commit::work::Work;
 use crate::config::max_sessions::{MaxSessions, WhenFull};
 use crate::error::session::{SessionError, SignInRefused};
@@ -51,14 +52,27 @@ pub(crate) struct SignIn {
     principal: ByteString,
     entry: Entry,
     guard: Option<Guard>,
+    origin: Origin,
+}
+
+/// What the session was before it is signed in to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// It was not stored.
+    New,
+    /// It belonged to nobody, or to another principal.
+    Stored,
+    /// It belongs to the principal: the login joins another one.
+    Joined,
 }
 
 /// A session that has entered an index, until it is confirmed.
 #[derive(Clone, Debug)]
 pub(crate) struct Reservation {
     index: IndexKey,
-    entry: Entry,
+    handle: Handle,
     entered_in: Generation,
+    origin: Origin,
 }
 
 /// What the first work of a batch, whose record is `after`, has to do to an index. A sign-in is committed alone.
@@ -83,6 +97,11 @@ pub(crate) fn index_change(
             principal: principal.clone(),
             entry,
             guard: work.log.guard(),
+            origin: match base {
+                None => Origin::New,
+                Some(base) if base.record.principal.as_ref() == Some(principal) => Origin::Joined,
+                Some(_) => Origin::Stored,
+            },
         });
     }
     match base {
@@ -94,17 +113,10 @@ pub(crate) fn index_change(
     }
 }
 
-/// When a sign-in began, for the index; `None` if the index may have forgotten what has happened since.
-fn since(guard: Option<Guard>, began: Millis, began_at: Since, now: Millis) -> Option<Since> {
-    let (at, since) = match guard {
-        Some(guard) => {
-            let generation = Generation::from_number(guard.generation);
-            (guard.read_at, Since::Generation(generation))
-        }
-        None => (began, began_at),
-    };
+/// Whether the index remembers everything that has happened since this time.
+fn is_remembered(since: Millis, now: Millis) -> bool {
     let remembered = duration_millis(GENERATION_KEPT_FOR.saturating_sub(MARGIN));
-    (now.saturating_sub(at) < remembered).then_some(since)
+    now.saturating_sub(since) < remembered
 }
 
 /// Changes the index before the session is written; returns what to confirm afterwards.
@@ -128,7 +140,12 @@ pub(crate) async fn enter(
             }
         }
         IndexChange::SignIn(sign_in) => match sign_in.enter(context, deadline, calls).await {
-            Err(SessionError::Store(error)) if is_missing(&error) => Ok(None),
+            // A limit that nobody counts would be worse than no sign-in.
+            Err(SessionError::Store(error))
+                if is_missing(&error) && context.policy.config.max_sessions.is_none() =>
+            {
+                Ok(None)
+            }
             entered => entered.map(Some),
         },
     }
@@ -141,26 +158,38 @@ impl SignIn {
         deadline: Instant,
         calls: &mut u32,
     ) -> Result<Reservation, SessionError> {
-        let (store, now) = (&context.backend.store, context.backend.now());
-        let began = to_millis(context.began);
-        let Some(since) = since(self.guard, began, Since::Time(context.began), now) else {
-            return Err(SignInRefused::SignedOutEverywhere.into());
+        let (store, index) = (&context.backend.store, IndexKey::of(&self.principal));
+        let (at, since) = match self.guard {
+            Some(Guard {
+                generation,
+                read_at,
+            }) => {
+                let generation = Generation::from_number(generation);
+                (read_at, Since::Generation(generation))
+            }
+            None => {
+                let began = earliest_begin(context, &index, deadline).await?;
+                (to_millis(began), Since::Time(began))
+            }
         };
+        if !is_remembered(at, context.backend.now()) {
+            return Err(SignInRefused::SignedOutEverywhere.into());
+        }
         let max = context.policy.config.max_sessions;
         let admission = Admission {
             since,
             limit: max.map(|max| max.n),
         };
-        let index = IndexKey::of(&self.principal);
         loop {
             *calls += 1;
-            let entered = within(deadline, store.enter(&index, self.reserved(), admission)).await?;
+            let entered = within(deadline, store.enter(&index, self.entry, admission)).await?;
             match (entered, max) {
                 (Entered::Done(entered_in), _) => {
                     return Ok(Reservation {
                         index,
-                        entry: self.entry,
+                        handle: self.entry.handle,
                         entered_in,
+                        origin: self.origin,
                     });
                 }
                 (Entered::Full, Some(max))
@@ -168,15 +197,6 @@ impl SignIn {
                 (Entered::Full, _) => return Err(SignInRefused::TooManySessions.into()),
                 (Entered::Ended, _) => return Err(SignInRefused::SignedOutEverywhere.into()),
             }
-        }
-    }
-
-    /// The entry until it is confirmed: it ends later than the confirmed one, so that whoever has listed it, and found it dead,
-    /// does not remove the confirmed one.
-    fn reserved(&self) -> Entry {
-        Entry {
-            until: self.entry.until + Duration::from_millis(1),
-            ..self.entry
         }
     }
 
@@ -197,13 +217,20 @@ impl SignIn {
             found.heal(context, deadline).await?;
         }
         match next_step(has_dead, max, &found.live) {
-            Room::Retry => Ok(true),
+            Room::Retry if Instant::now() >= deadline => Ok(false),
+            Room::Retry => {
+                // Others may have taken the room, and an entry that cannot be removed must not keep the server busy.
+                tokio::time::sleep(LONGEST_WAIT.mul_f64(rand::random())).await;
+                Ok(true)
+            }
             Room::Refuse => Ok(false),
             Room::Evict(oldest) => {
                 *calls += 3;
-                end(context, oldest.handle, &self.principal, deadline).await?;
-                let index = IndexKey::of(&self.principal);
-                within(deadline, store.leave(&index, &[oldest])).await?;
+                let ended = end(context, oldest.handle, &self.principal, deadline).await?;
+                if ended != Ended::Unreadable {
+                    let index = IndexKey::of(&self.principal);
+                    within(deadline, store.leave(&index, &[oldest])).await?;
+                }
                 Ok(true)
             }
             Room::Wait if Instant::now() >= deadline => Ok(false),
@@ -246,6 +273,9 @@ pub(crate) enum NotConfirmed {
     Unknown,
 }
 
+/// How often a confirmation is sent again that got no answer.
+const RESENDS: usize = 2;
+
 /// Confirms a sign-in once its session is written. If it is too late, ends the session, whose token no browser has.
 pub(crate) async fn confirm(
     context: &CommitContext,
@@ -256,20 +286,93 @@ pub(crate) async fn confirm(
 ) -> Result<(), NotConfirmed> {
     let Reservation {
         index,
-        entry,
+        handle,
         entered_in,
+        origin,
     } = reservation;
     let store = &context.backend.store;
-    *calls += 1;
-    match within(deadline, store.confirm(index, *entry, *entered_in)).await {
-        Ok(Confirmed::Done) => Ok(()),
-        Ok(Confirmed::Ended) => {
+    let mut confirmed = None;
+    for _ in 0..=RESENDS {
+        *calls += 1;
+        let confirm = store.confirm(index, handle, *entered_in);
+        confirmed = within(deadline, confirm).await.ok();
+        if confirmed.is_some() {
+            break;
+        }
+    }
+    match confirmed {
+        Some(Confirmed::Done) => Ok(()),
+        Some(Confirmed::Ended) => {
             *calls += 1;
-            // If this fails, nobody has the token; and a login that joins this one is admitted by the index on its own.
-            let _ = end_unchanged(context, written, deadline).await;
+            // The token of the login that this one has joined may be in the browser, and whoever ended the sessions has ended that one
+            // too, unless it was to be kept.
+            if *origin != Origin::Joined
+                && end_unchanged(context, written, deadline).await.is_err()
+                && *origin == Origin::New
+            {
+                delete_unclaimed(context, *handle);
+            }
             let refused = SignInRefused::SignedOutEverywhere;
             Err(NotConfirmed::Refused(refused.into()))
         }
-        Err(_) => Err(NotConfirmed::Unknown),
+        None => {
+            // A session that was stored before keeps its handle, so that a retry joins this login.
+            if *origin == Origin::New {
+                reservation.give_up(context);
+                delete_unclaimed(context, *handle);
+            }
+            Err(NotConfirmed::Unknown)
+        }
+    }
+}
+
+impl Reservation {
+    /// Takes a new session that was not written out of the index, in the background: nobody has its token, and its handle is not
+    /// used again.
+    pub(crate) fn give_up(&self, context: &CommitContext) {
+        if self.origin != Origin::New {
+            return;
+        }
+        let (context, reservation) = (context.clone(), self.clone());
+        let background = context.backend.background.clone();
+        background.spawn(async move { reservation.release(&context, context.deadline()).await });
+    }
+
+    /// As [`give_up`](Self::give_up), now.
+    pub(crate) async fn release(&self, context: &CommitContext, deadline: Instant) {
+        if self.origin != Origin::New {
+            return;
+        }
+        let store = &context.backend.store;
+        let entry = Entry {
+            handle: self.handle,
+            until: to_time(Millis::MAX),
+        };
+        // A confirmed entry can leave. If either fails, the reservation ends soon, and the next list removes the entry.
+        let _ = within(
+            deadline,
+            store.confirm(&self.index, &self.handle, self.entered_in),
+        )
+        .await;
+        let _ = within(deadline, store.leave(&self.index, &[entry])).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_remembered_for_55_minutes() {
+        let minutes = |minutes: u64| minutes * 60 * 1000;
+        for (since, now, remembered) in [
+            (0, 0, true),
+            (0, minutes(55) - 1, true),
+            (0, minutes(55), false),
+            // By clocks that differ.
+            (minutes(2), minutes(1), true),
+        ] {
+            assert_eq!(is_remembered(since, now), remembered, "{since} {now}");
+        }
     }
 }

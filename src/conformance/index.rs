@@ -22,7 +22,7 @@ impl<S: SessionStore> Suite<S> {
         self.admits_up_to_a_limit_of_many_at_once().await;
         self.refuses_sign_ins_of_earlier_generations().await;
         self.confirms_what_is_still_there().await;
-        self.removes_only_the_same_entry().await;
+        self.removes_no_later_entry().await;
         self.keeps_what_is_reserved().await;
         self.extends_and_never_shortens().await;
         self.lets_entries_end().await;
@@ -35,7 +35,7 @@ impl<S: SessionStore> Suite<S> {
         for error in [
             store.enter(&key, entry, self.admission(None)).await.err(),
             store
-                .confirm(&key, entry, Generation::default())
+                .confirm(&key, &entry.handle, Generation::default())
                 .await
                 .err(),
             store.extend(&key, entry).await.err(),
@@ -79,11 +79,11 @@ impl<S: SessionStore> Suite<S> {
     }
 
     async fn confirm(&self, key: &IndexKey, entry: Entry, entered_in: Generation) -> Confirmed {
-        let confirmed = self.0.confirm(key, entry, entered_in).await;
+        let confirmed = self.0.confirm(key, &entry.handle, entered_in).await;
         confirmed.expect("confirm")
     }
 
-    /// A session that has entered and is confirmed.
+    /// The entry of a session that has entered and is confirmed.
     async fn listed(&self, key: &IndexKey) -> Entry {
         let entry = self.entry(LONG);
         let Entered::Done(generation) = self.enter(key, entry, None).await else {
@@ -95,7 +95,19 @@ impl<S: SessionStore> Suite<S> {
             Confirmed::Done,
             "an entered session is confirmed"
         );
-        entry
+        let present = self.present(key, entry).await;
+        assert!(
+            !present.reserved && present.entry.until > entry.until,
+            "a confirmed session ends a millisecond later than a reserved one"
+        );
+        present.entry
+    }
+
+    /// The session as the index lists it.
+    async fn present(&self, key: &IndexKey, entry: Entry) -> IndexedSession {
+        let listed = self.list(key).await.into_iter();
+        let mut same = listed.filter(|it| it.entry.handle == entry.handle);
+        same.next().expect("the session is listed")
     }
 
     async fn list(&self, key: &IndexKey) -> Vec<IndexedSession> {
@@ -129,21 +141,28 @@ impl<S: SessionStore> Suite<S> {
         };
         let expected = entries.map(confirmed);
         assert_eq!(self.list(&key).await, expected, "both sessions are listed");
-        let again = Entry {
-            until: to_the_millisecond(entries[0].until - LONG / 2),
-            ..entries[0]
-        };
-        let entered = self.enter(&key, again, None).await;
-        assert!(matches!(entered, Entered::Done(_)));
-        let reserved = IndexedSession {
-            entry: again,
-            reserved: true,
-        };
-        assert_eq!(
-            self.list(&key).await[0],
-            reserved,
-            "a session that enters again is reserved again, and ends when the later entry says"
-        );
+        for (change, reason) in [
+            (LONG, "a session that enters again has the later `until`"),
+            (Duration::ZERO, "which never becomes an earlier one"),
+        ] {
+            let until = to_the_millisecond(self.0.now() + LONG + change);
+            let again = Entry {
+                until,
+                ..entries[0]
+            };
+            let before = self.present(&key, again).await.entry.until;
+            let entered = self.enter(&key, again, None).await;
+            assert!(matches!(entered, Entered::Done(_)));
+            let present = self.present(&key, again).await;
+            assert!(
+                present.reserved,
+                "a session that enters again is reserved again"
+            );
+            assert!(
+                present.entry.until >= until && present.entry.until > before,
+                "{reason}"
+            );
+        }
     }
 
     async fn admits_up_to_a_limit(&self) {
@@ -232,16 +251,13 @@ impl<S: SessionStore> Suite<S> {
             "a session that never entered cannot be confirmed"
         );
         assert_eq!(self.enter(&key, entry, None).await, Entered::Done(none));
-        let sooner = Entry {
-            until: entry.until - Duration::from_millis(1),
-            ..entry
-        };
         for _ in 0..2 {
-            assert_eq!(self.confirm(&key, sooner, none).await, Confirmed::Done);
-            assert_eq!(
-                self.entries(&key).await,
-                [sooner],
-                "a confirmed entry has the `until` with which it was confirmed"
+            let before = self.present(&key, entry).await.entry.until;
+            assert_eq!(self.confirm(&key, entry, none).await, Confirmed::Done);
+            let present = self.present(&key, entry).await;
+            assert!(
+                !present.reserved && present.entry.until > before,
+                "a confirmed session is in the index for at least a millisecond longer"
             );
         }
         let _ = self.begin_generation(&key, self.0.now()).await;
@@ -252,18 +268,22 @@ impl<S: SessionStore> Suite<S> {
         );
     }
 
-    async fn removes_only_the_same_entry(&self) {
+    async fn removes_no_later_entry(&self) {
         let key = IndexKey::random();
         let (stays, goes) = (self.listed(&key).await, self.listed(&key).await);
-        let other = Entry {
-            until: stays.until + Duration::from_millis(1),
+        let earlier = Entry {
+            until: stays.until - Duration::from_millis(1),
             ..stays
         };
-        self.leave(&key, &[other, goes, self.entry(LONG)]).await;
+        let later = Entry {
+            until: goes.until + LONG,
+            ..goes
+        };
+        self.leave(&key, &[earlier, later, self.entry(LONG)]).await;
         assert_eq!(
             self.entries(&key).await,
             [stays],
-            "an entry with another `until` stays"
+            "an entry with a later `until` stays"
         );
         self.leave(&key, &[]).await;
         self.leave(&key, &[stays]).await;
@@ -279,8 +299,9 @@ impl<S: SessionStore> Suite<S> {
         assert_eq!(self.entries(&key).await, [entry], "a reserved entry stays");
         let confirmed = self.confirm(&key, entry, generation).await;
         assert_eq!(confirmed, Confirmed::Done);
-        assert!(!self.list(&key).await[0].reserved);
         self.leave(&key, &[entry]).await;
+        let present = self.present(&key, entry).await;
+        self.leave(&key, &[present.entry]).await;
         assert_eq!(self.entries(&key).await, []);
     }
 

@@ -75,6 +75,13 @@ impl StoreError {
         self
     }
 
+    /// Whether the cause is of this type.
+    pub(crate) fn is_caused_by<E: Error + 'static>(&self) -> bool {
+        self.source
+            .as_deref()
+            .is_some_and(|source| source.is::<E>())
+    }
+
     /// Returns whether the operation may have been applied.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
 
-use crate::commit::context::CommitContext;
+use crate::commit::context::{Began, CommitContext};
 use crate::commit::delete::Revocation;
 use crate::commit::engine::Engine;
 use crate::config::policies::Concurrency;
@@ -188,7 +188,7 @@ impl SessionSlot {
         let slot = Arc::new(Self {
             context: CommitContext {
                 backend: Arc::clone(&layer.engine.backend),
-                began: layer.engine.backend.earliest_now(),
+                began: Began::now(&layer.engine.backend),
                 policy: layer.policy,
                 network,
             },

@@ -69,7 +69,7 @@ impl Session {
     pub fn verify_csrf(&self, token: &str) -> Result<(), SessionError> {
         let failure = match self.readable_epoch()? {
             _ if token.is_empty() => CsrfFailure::MissingToken,
-            Some(epoch) if self.csrf_key(epoch).accepts(token) => return Ok(()),
+            Some(epoch) if self.accepts(epoch, token) => return Ok(()),
             _ => CsrfFailure::WrongToken,
         };
         let error = SessionError::Csrf(failure);
@@ -110,6 +110,15 @@ impl Session {
     fn csrf_key(&self, epoch: Epoch) -> CsrfKey {
         let context = &self.shared().context;
         let namespace = context.backend.store.namespace();
-        CsrfKey::new(namespace, &context.policy.config.cookie.name, epoch)
+        CsrfKey::new(namespace, &context.policy.config.secret_name(), epoch)
+    }
+
+    /// Whether the token is one of this epoch, also if it was made while the cookie had a former name.
+    fn accepts(&self, epoch: Epoch, token: &str) -> bool {
+        let context = &self.shared().context;
+        let namespace = context.backend.store.namespace();
+        let former = context.policy.config.former_secret_names().iter();
+        let mut former = former.map(|name| CsrfKey::new(namespace, name, epoch));
+        self.csrf_key(epoch).accepts(token) || former.any(|key| key.accepts(token))
     }
 }

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use futures_util::future::join_all;
 
 use crate::commit::backend::Backend;
-use crate::commit::context::{CommitContext, Policy};
+use crate::commit::context::{Began, CommitContext, Policy};
 use crate::commit::end::{Ended, end};
-use crate::commit::index::{AT_ONCE, Live, sessions_of};
+use crate::commit::index::{AT_ONCE, Live, latest_now, sessions_of};
 use crate::config::SessionConfig;
-use crate::error::session::SessionError;
+use crate::error::session::{Gone, SessionError};
 use crate::record::change::Guard;
 use crate::record::lifetime::last_accessed;
 use crate::session::Session;
@@ -154,8 +154,10 @@ impl<T: Into<String>> From<T> for SignIn {
 
 impl Sessions {
     /// The sessions in a store, for jobs, commands and tests that have no layer. Within an application, use
-    /// [`SessionLayer::sessions`](crate::SessionLayer::sessions), which sends events to the layer's observer, and waits for
-    /// replicas as the layer's settings say.
+    /// [`SessionLayer::sessions`](crate::SessionLayer::sessions), which sends events to the layer's observer, waits for replicas
+    /// as the layer's settings say, and knows the layer's idle timeout: without it,
+    /// [`last_accessed`](SessionInfo::last_accessed) is right for sessions with an idle timeout of 30 minutes, the default, or of
+    /// their own.
     pub fn new(store: impl SessionStore) -> Self {
         let backend = Arc::new(Backend::new(Box::new(store)));
         let policy = Arc::new(Policy::new(SessionConfig::default()));
@@ -168,7 +170,7 @@ impl Sessions {
         current: Option<Session>,
     ) -> Self {
         let context = CommitContext {
-            began: backend.earliest_now(),
+            began: Began::now(&backend),
             backend,
             policy,
             network: None,
@@ -231,7 +233,7 @@ impl Sessions {
     /// Ends one session of a principal. False if it is not theirs, or has ended.
     ///
     /// Its requests under way get 409 if they change the session, and its browser is signed out. To end the session of the request
-    /// itself, use [`Session::destroy`](crate::Session::destroy), which also removes the cookie.
+    /// itself, use [`Session::destroy`](crate::Session::destroy); called through a handler's argument, this does so too.
     ///
     /// # Redis
     ///
@@ -239,7 +241,8 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Store`]: the session may have ended.
+    /// - [`SessionError::Store`]: the session may have ended.
+    /// - [`SessionError::Gone`]: a later version of sessile has written the session, so this one cannot tell whose it is.
     ///
     /// # Cancel safety
     ///
@@ -248,7 +251,20 @@ impl Sessions {
     pub async fn destroy(&self, principal: &str, handle: Handle) -> Result<bool, SessionError> {
         let deadline = self.context.deadline();
         let ended = end(&self.context, handle, principal, deadline).await?;
-        Ok(ended == Ended::Done)
+        self.note_end(handle, ended);
+        match ended {
+            Ended::Unreadable => Err(SessionError::Gone(Gone::Unreadable)),
+            ended => Ok(ended == Ended::Done),
+        }
+    }
+
+    /// If the session of the request itself has ended, its later changes go into a new one.
+    fn note_end(&self, handle: Handle, ended: Ended) {
+        if let (Some(current), Ended::Done) = (&self.current, ended)
+            && current.handle() == Some(handle)
+        {
+            current.destroy();
+        }
     }
 
     /// Ends all sessions of a principal but one, and refuses sign-ins under way: after a change of the password, keep the
@@ -273,7 +289,8 @@ impl Sessions {
     }
 
     /// Ends all sessions of a principal, and refuses sign-ins under way: nobody who has signed in, or begun to, before this call
-    /// is signed in after it. Returns how many sessions have ended.
+    /// is signed in after it. Returns how many sessions have ended. If that of the request itself is among them, its later changes go
+    /// into a new session, as after [`Session::destroy`](crate::Session::destroy).
     ///
     /// A [`set_principal`](crate::Session::set_principal) of a request that began before is refused with 409. This includes the
     /// request of this call; to sign in within it, use [`sign_in`](Self::sign_in) after it:
@@ -293,7 +310,9 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`SessionError::Store`]: some sessions may not have ended. Call it again; that is harmless.
+    /// - [`SessionError::Store`]: some sessions may not have ended. Call it again; that is harmless.
+    /// - [`SessionError::Gone`]: a later version of sessile has written one of the sessions, which goes on. Call it on a node of that
+    ///   version.
     ///
     /// # Cancel safety
     ///
@@ -311,7 +330,8 @@ impl Sessions {
         let (context, index) = (&self.context, IndexKey::of(principal));
         let store = &context.backend.store;
         // Before the sessions are listed: a sign-in that enters in between finds the new generation.
-        let begun = store.begin_generation(&index, context.backend.latest_now());
+        let now = latest_now(context, &index, context.deadline()).await?;
+        let begun = store.begin_generation(&index, now);
         within(context.deadline(), begun).await?;
         let indexed = within(context.deadline(), store.list(&index)).await?;
         let entries = indexed.sessions.iter().map(|it| it.entry);
@@ -325,17 +345,21 @@ impl Sessions {
             let mut gone = Vec::new();
             for (entry, ended) in entries.iter().zip(join_all(ends).await) {
                 match ended {
+                    Ok(Ended::Unreadable) => {
+                        failed = Some(SessionError::Gone(Gone::Unreadable));
+                    }
                     Ok(ended) => {
                         count += usize::from(ended == Ended::Done);
                         gone.push(*entry);
+                        self.note_end(entry.handle, ended);
                     }
-                    Err(error) => failed = Some(error),
+                    Err(error) => failed = Some(error.into()),
                 }
             }
             // If this fails, the index lists sessions that have ended, which the next list removes.
             let _ = within(deadline, store.leave(&index, &gone)).await;
         }
-        failed.map_or(Ok(count), |error| Err(SessionError::Store(error)))
+        failed.map_or(Ok(count), Err)
     }
 
     /// Begins a sign-in of this principal: call it before the password is checked, and pass the result to
@@ -353,10 +377,11 @@ impl Sessions {
     ///
     /// [`SessionError::Store`].
     pub async fn sign_in(&self, principal: &str) -> Result<SignIn, SessionError> {
-        let read_at = self.context.backend.now();
         let index = IndexKey::of(principal);
         let list = self.context.backend.store.list(&index);
         let generation = within(self.context.deadline(), list).await?.generation;
+        // Once the store has answered, it knows its clock.
+        let read_at = self.context.backend.now();
         Ok(SignIn {
             who: principal.to_owned(),
             guard: Some(Guard {

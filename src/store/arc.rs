@@ -23,7 +23,7 @@ impl<S: SessionStore> SessionStore for Arc<S> {
         S::now(self)
     }
 
-    fn clock_error(&self) -> Duration {
+    fn clock_error(&self) -> Option<Duration> {
         S::clock_error(self)
     }
 
@@ -81,10 +81,10 @@ impl<S: SessionStore> SessionStore for Arc<S> {
     async fn confirm(
         &self,
         index: &IndexKey,
-        entry: Entry,
+        handle: &Handle,
         entered_in: Generation,
     ) -> Result<Confirmed, StoreError> {
-        S::confirm(self, index, entry, entered_in).await
+        S::confirm(self, index, handle, entered_in).await
     }
 
     async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {

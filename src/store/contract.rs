@@ -33,9 +33,10 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The time by the store's clock, which decides whether a session has reached its absolute timeout.
     fn now(&self) -> SystemTime;
 
-    /// How far [`now`](Self::now) may be from the time that another node sees; zero if there is only one clock.
-    fn clock_error(&self) -> Duration {
-        Duration::ZERO
+    /// How far [`now`](Self::now) may be from the time that another node sees; zero, the default, if there is only one clock.
+    /// `None` if the store has not read its clock yet; a call such as [`list`](Self::list) makes it do so.
+    fn clock_error(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
     }
 
     /// What this store can do, and how long a request may spend on it.
@@ -130,8 +131,8 @@ pub trait SessionStore: Send + Sync + 'static {
     }
 
     /// Puts a session into the index of a principal, and reserves it for [`RESERVED_FOR`](crate::store::RESERVED_FOR), if the
-    /// index admits it. If the session is there already, it gets this `until` and is reserved again, whatever the limit. Entries
-    /// that have ended do not count.
+    /// index admits it. If the session is there already, it is reserved again, whatever the limit, and its `until` becomes this one,
+    /// but at least a millisecond later than it was. Entries that have ended do not count.
     ///
     /// The check and the change are one atomic step. A store without an index returns an error, and says so in
     /// [`Capabilities::index`].
@@ -149,8 +150,8 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(no_index()))
     }
 
-    /// Ends the reservation of a session that has entered, if it is still in the index and the generation is the same. It then gets
-    /// this `until`. One atomic step.
+    /// Ends the reservation of a session that has entered in this generation. It must still be in the index, and no other
+    /// generation may have begun. Its `until` becomes at least a millisecond later. One atomic step.
     ///
     /// # Errors
     ///
@@ -158,10 +159,10 @@ pub trait SessionStore: Send + Sync + 'static {
     fn confirm(
         &self,
         index: &IndexKey,
-        entry: Entry,
+        handle: &Handle,
         entered_in: Generation,
     ) -> impl Future<Output = Result<Confirmed, StoreError>> + Send {
-        let _ = (index, entry, entered_in);
+        let _ = (index, handle, entered_in);
         std::future::ready(Err(no_index()))
     }
 
@@ -204,8 +205,8 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(no_index()))
     }
 
-    /// Removes sessions from the index. One that is reserved stays, and so does one whose `until` is not that of the entry: it
-    /// has entered again since.
+    /// Removes sessions from the index. One that is reserved stays, and so does one whose `until` is later than that of the entry:
+    /// it has entered again, or was confirmed, since it was listed.
     ///
     /// # Errors
     ///

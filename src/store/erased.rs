@@ -25,7 +25,7 @@ pub(crate) trait AnyStore: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn namespace(&self) -> &str;
     fn now(&self) -> SystemTime;
-    fn clock_error(&self) -> Duration;
+    fn clock_error(&self) -> Option<Duration>;
     fn capabilities(&self) -> Capabilities;
     fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> StoreFuture<'a, Loaded>;
     fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> StoreFuture<'a, Created>;
@@ -53,7 +53,7 @@ pub(crate) trait AnyStore: Send + Sync {
     fn confirm<'a>(
         &'a self,
         index: &'a IndexKey,
-        entry: Entry,
+        handle: &'a Handle,
         entered_in: Generation,
     ) -> StoreFuture<'a, Confirmed>;
     fn extend<'a>(&'a self, index: &'a IndexKey, entry: Entry) -> StoreFuture<'a, ()>;
@@ -92,7 +92,7 @@ impl<S: SessionStore> AnyStore for S {
         SessionStore::now(self)
     }
 
-    fn clock_error(&self) -> Duration {
+    fn clock_error(&self) -> Option<Duration> {
         SessionStore::clock_error(self)
     }
 
@@ -150,10 +150,10 @@ impl<S: SessionStore> AnyStore for S {
     fn confirm<'a>(
         &'a self,
         index: &'a IndexKey,
-        entry: Entry,
+        handle: &'a Handle,
         entered_in: Generation,
     ) -> StoreFuture<'a, Confirmed> {
-        Box::pin(SessionStore::confirm(self, index, entry, entered_in))
+        Box::pin(SessionStore::confirm(self, index, handle, entered_in))
     }
 
     fn extend<'a>(&'a self, index: &'a IndexKey, entry: Entry) -> StoreFuture<'a, ()> {

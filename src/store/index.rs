@@ -177,7 +177,8 @@ impl Snapshot {
     pub(crate) fn enter(self, began: Began, limit: Option<u32>) -> Entered {
         let is_ended = match began {
             Began::At(time) => time <= self.generation,
-            Began::In(generation) => generation != self.generation,
+            // A generation that was forgotten is no newer one: whoever compares is younger than that takes.
+            Began::In(generation) => self.generation != 0 && generation != self.generation,
         };
         let is_full = limit.is_some_and(|limit| self.count >= limit as usize);
         match (is_ended, is_full && !self.holds) {
@@ -189,7 +190,8 @@ impl Snapshot {
 
     /// Decides whether a session that has entered in this generation is still in the index.
     pub(crate) fn confirm(self, entered_in: Generation) -> Confirmed {
-        match self.holds && self.generation == entered_in.0 {
+        let is_same = self.generation == 0 || self.generation == entered_in.0;
+        match self.holds && is_same {
             true => Confirmed::Done,
             false => Confirmed::Ended,
         }
@@ -209,7 +211,7 @@ struct NoIndex;
 /// Whether the error says that the store has no index. A store that wraps another one may report its capabilities and not pass
 /// these calls on; sign-ins to it work all the same.
 pub(crate) fn is_missing(error: &StoreError) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<NoIndex>())
+    error.is_caused_by::<NoIndex>()
 }
 
 /// For a store without an index.
@@ -235,7 +237,7 @@ mod tests {
             (0, false, 0, Began::In(0), None, done(0)),
             (5, false, 0, Began::In(5), None, done(5)),
             (5, false, 0, Began::In(0), None, Entered::Ended),
-            (0, false, 0, Began::In(5), None, Entered::Ended),
+            (0, false, 0, Began::In(5), None, done(0)),
             (0, false, 2, Began::At(1), Some(3), done(0)),
             (0, false, 3, Began::At(1), Some(3), Entered::Full),
             (0, true, 3, Began::At(1), Some(3), done(0)),
@@ -263,7 +265,7 @@ mod tests {
             (5, true, 5, Confirmed::Done),
             (5, false, 5, Confirmed::Ended),
             (6, true, 5, Confirmed::Ended),
-            (0, true, 5, Confirmed::Ended),
+            (0, true, 5, Confirmed::Done),
         ] {
             let snapshot = Snapshot {
                 generation,

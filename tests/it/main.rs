@@ -47,6 +47,7 @@ mod sentinel;
 
 mod several_cookies;
 mod shutdown;
+mod sign_ins;
 mod spans;
 mod stats;
 mod support;

@@ -44,6 +44,12 @@ impl Index {
         entries.chain(generation).copied().max()
     }
 
+    /// Sets until when a session is in the index: at least a millisecond later than before.
+    fn raise(&mut self, handle: Handle, until: Millis) {
+        let present = self.sessions.entry(handle).or_default();
+        *present = until.max(present.saturating_add(1));
+    }
+
     fn generation(&self) -> u64 {
         self.generation.map_or(0, |(generation, _)| generation)
     }
@@ -69,7 +75,7 @@ impl Indexes {
         self.change(key, now, |index| {
             let entered = index.snapshot(&entry.handle).enter(began, limit);
             if let Entered::Done(_) = entered {
-                index.sessions.insert(entry.handle, to_millis(entry.until));
+                index.raise(entry.handle, to_millis(entry.until));
                 index
                     .reserved
                     .insert(entry.handle, after(now, RESERVED_FOR));
@@ -81,15 +87,15 @@ impl Indexes {
     pub(crate) fn confirm(
         &mut self,
         key: IndexKey,
-        entry: Entry,
+        handle: Handle,
         entered_in: Generation,
         now: Millis,
     ) -> Confirmed {
         self.change(key, now, |index| {
-            let confirmed = index.snapshot(&entry.handle).confirm(entered_in);
+            let confirmed = index.snapshot(&handle).confirm(entered_in);
             if confirmed == Confirmed::Done {
-                index.sessions.insert(entry.handle, to_millis(entry.until));
-                index.reserved.remove(&entry.handle);
+                index.raise(handle, 0);
+                index.reserved.remove(&handle);
             }
             confirmed
         })
@@ -128,8 +134,9 @@ impl Indexes {
     pub(crate) fn leave(&mut self, key: IndexKey, entries: &[Entry], now: Millis) {
         self.change(key, now, |index| {
             for Entry { handle, until } in entries {
-                let is_same = index.sessions.get(handle) == Some(&to_millis(*until));
-                if is_same && !index.reserved.contains_key(handle) {
+                let present = index.sessions.get(handle);
+                let is_later = present.is_some_and(|present| *present > to_millis(*until));
+                if !is_later && !index.reserved.contains_key(handle) {
                     index.sessions.remove(handle);
                 }
             }

@@ -8,11 +8,8 @@ use tokio::time::Instant;
 /// How fast two clocks may drift apart: 100 millionths, more than quartz clocks do.
 const DRIFT: u32 = 10_000;
 
-/// How far the local clock may be off, which stands in until the first connection.
-const UNKNOWN: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How far the clocks of a cluster's primaries may differ: the store has the time of one of them.
-#[cfg(feature = "cluster")]
+/// How far the clocks of servers may differ that stand in for each other: the primaries of a cluster, of which the store has the
+/// time of one, and a replica that takes over.
 pub(crate) const BETWEEN_SERVERS: Duration = Duration::from_secs(1);
 
 /// The servers' time, as of the last connection. The nodes of a cluster share one clock.
@@ -55,10 +52,9 @@ impl Clock {
         }
     }
 
-    /// How far [`now`](Self::now) may be from the server's time.
-    pub(crate) fn error(&self) -> Duration {
-        self.reading().map_or(UNKNOWN, |reading| {
-            reading.delay + reading.at.elapsed() / DRIFT
-        })
+    /// How far [`now`](Self::now) may be from the server's time; `None` before the first connection.
+    pub(crate) fn error(&self) -> Option<Duration> {
+        let reading = self.reading()?;
+        Some(reading.delay + reading.at.elapsed() / DRIFT)
     }
 }

@@ -46,7 +46,7 @@ impl Connections {
     }
 
     /// How far the time may be from the server's.
-    pub(crate) fn clock_error(&self) -> Duration {
+    pub(crate) fn clock_error(&self) -> Option<Duration> {
         self.pools.clock_error()
     }
 

@@ -35,6 +35,11 @@ impl Connector {
         Self { to, config }
     }
 
+    /// Whether another server may take the place of the present one.
+    pub(crate) fn follows_failovers(&self) -> bool {
+        matches!(self.to, Target::Sentinels(_))
+    }
+
     /// Opens a socket and logs in with these credentials, if any, instead of those of the URL. With sentinels, `limit` bounds
     /// the whole; otherwise the caller does.
     pub(crate) async fn open(

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::store::redis::clock::Clock;
+use crate::store::redis::clock::{BETWEEN_SERVERS, Clock};
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connector::{Connector, Target};
 use crate::store::redis::credentials::Credentials;
@@ -90,6 +90,14 @@ impl Manager {
             login: None,
             timeout: config.connection_timeout,
             shared: Arc::new(shared),
+        }
+    }
+
+    /// How far the clock of the next server may be from that of this one.
+    pub(crate) fn between_servers(&self) -> Duration {
+        match self.connector.follows_failovers() {
+            true => BETWEEN_SERVERS,
+            false => Duration::ZERO,
         }
     }
 

@@ -80,8 +80,9 @@ impl Pools {
     }
 
     /// How far the time may be from the server's.
-    pub(crate) fn clock_error(&self) -> Duration {
-        self.manager.shared.clock.error()
+    pub(crate) fn clock_error(&self) -> Option<Duration> {
+        let between = self.manager.between_servers();
+        Some(self.manager.shared.clock.error()? + between)
     }
 
     /// When the last connection was opened.

@@ -93,7 +93,7 @@ impl Servers {
     }
 
     /// How far the time may be from that of the server, or of any server of a cluster.
-    pub(crate) fn clock_error(&self) -> Duration {
+    pub(crate) fn clock_error(&self) -> Option<Duration> {
         match self {
             Self::One(connections) => connections.clock_error(),
             #[cfg(feature = "cluster")]

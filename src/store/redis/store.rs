@@ -181,7 +181,7 @@ impl SessionStore for RedisStore {
         self.inner.servers.now()
     }
 
-    fn clock_error(&self) -> Duration {
+    fn clock_error(&self) -> Option<Duration> {
         self.inner.servers.clock_error()
     }
 
@@ -333,11 +333,11 @@ impl SessionStore for RedisStore {
     async fn confirm(
         &self,
         index: &IndexKey,
-        entry: Entry,
+        handle: &Handle,
         entered_in: Generation,
     ) -> Result<Confirmed, StoreError> {
         let (indexes, server) = self.indexes();
-        indexes.confirm(server, index, entry, entered_in).await
+        indexes.confirm(server, index, *handle, entered_in).await
     }
 
     async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 /// The methods of `SessionStore` for the index, passed on to the field `store`.
 macro_rules! forward_index {
     () => {
-        fn clock_error(&self) -> std::time::Duration {
+        fn clock_error(&self) -> Option<std::time::Duration> {
             self.store.clock_error()
         }
 
@@ -19,10 +19,10 @@ macro_rules! forward_index {
         async fn confirm(
             &self,
             index: &sessile::store::IndexKey,
-            entry: sessile::store::Entry,
+            handle: &sessile::Handle,
             entered_in: sessile::store::Generation,
         ) -> Result<sessile::store::Confirmed, sessile::StoreError> {
-            self.store.confirm(index, entry, entered_in).await
+            self.store.confirm(index, handle, entered_in).await
         }
 
         async fn extend(

@@ -148,11 +148,11 @@ impl SessionStore for Paused {
     async fn confirm(
         &self,
         index: &IndexKey,
-        entry: Entry,
+        handle: &Handle,
         entered_in: Generation,
     ) -> Result<Confirmed, StoreError> {
         self.pause(Call::Confirm).await;
-        self.store.confirm(index, entry, entered_in).await
+        self.store.confirm(index, handle, entered_in).await
     }
 
     async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {

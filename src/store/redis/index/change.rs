@@ -12,6 +12,9 @@ use crate::token::Handle;
 /// The member whose score tells the generation.
 pub(crate) const GENERATION: &str = "generation";
 
+/// By how much a session that enters again, or is confirmed, is in the index for longer: a millisecond.
+pub(crate) const RAISE: u64 = 1000;
+
 /// The member that reserves a session.
 pub(crate) fn reservation(handle: &Handle) -> String {
     format!("r{handle}")
@@ -26,7 +29,7 @@ pub(crate) enum Operation<'a> {
         limit: Option<u32>,
     },
     Confirm {
-        entry: Entry,
+        handle: Handle,
         entered_in: Generation,
     },
     Extend(Entry),

@@ -84,10 +84,10 @@ impl Indexes {
         &self,
         (servers, cas): (&Servers, &Cas),
         index: &IndexKey,
-        entry: Entry,
+        handle: Handle,
         entered_in: Generation,
     ) -> Result<Confirmed, StoreError> {
-        let operation = Operation::Confirm { entry, entered_in };
+        let operation = Operation::Confirm { handle, entered_in };
         Ok(match self.change(servers, cas, index, operation).await? {
             Outcome::Done(_) => Confirmed::Done,
             Outcome::Ended | Outcome::Full => Confirmed::Ended,
@@ -227,8 +227,11 @@ impl Indexes {
             Outcome::Done(generation) => generation,
             Outcome::Ended | Outcome::Full => Generation::default(),
         };
-        run(Operation::Confirm { entry, entered_in }).await?;
+        let handle = entry.handle;
+        run(Operation::Confirm { handle, entered_in }).await?;
         run(Operation::Extend(entry)).await?;
+        let until = UNIX_EPOCH + Duration::from_micros(LATEST);
+        let entry = Entry { until, ..entry };
         run(Operation::Leave(&[entry])).await?;
         self.read(servers, &key).await?;
         let mut unlink = cmd("UNLINK");

@@ -5,60 +5,66 @@ use redis::Value;
 use crate::error::store::StoreError;
 use crate::store::index::{Began, Entry, Generation};
 use crate::store::redis::error::RequestError;
-use crate::store::redis::index::change::{Change, Operation, Outcome, kept_for, micros};
+use crate::store::redis::index::change::{Change, Operation, Outcome, RAISE, kept_for, micros};
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
 use crate::store::redis::servers::Servers;
 
-/// Functions that the scripts share. `now` and `kept` are the present time, and how long a generation is remembered.
+/// Functions that the scripts share. `now` and `kept` are the present time, and how long a generation is remembered. A score beyond
+/// the largest one was not written by sessile.
 const SHARED: &str = r"
 local function text(number)
   return string.format('%.0f', number)
 end
+local function score(member)
+  local score = redis.call('ZSCORE', KEYS[1], member)
+  return score and math.min(tonumber(score), 9007199254740992)
+end
 local function generation(now, kept)
-  local ends = tonumber(redis.call('ZSCORE', KEYS[1], 'generation') or '0')
+  local ends = score('generation') or 0
   if ends > tonumber(now) then return ends - kept end
   return 0
 end
 local function keep(now)
-  local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
-  if last[2] then
-    redis.call('PEXPIRE', KEYS[1], text(math.max(1, math.ceil((last[2] - now) / 1000))))
+  local last = redis.call('ZRANGE', KEYS[1], -1, -1)
+  if last[1] then
+    redis.call('PEXPIRE', KEYS[1], text(math.max(1, math.ceil((score(last[1]) - now) / 1000))))
   end
 end
 ";
 
 /// Returns the generation, or -1 if the sessions were ended since, or -2 if the index is full. Arguments: now, kept, handle, until,
-/// end of the reservation, time of the sign-in or nothing, its generation or nothing, limit or 0.
+/// end of the reservation, time of the sign-in or nothing, its generation or nothing, limit or 0, raise.
 const ENTER: &str = r"
 local now, handle = ARGV[1], ARGV[3]
 local present = generation(now, ARGV[2])
 if ARGV[6] ~= '' then
   if tonumber(ARGV[6]) <= present then return -1 end
-elseif tonumber(ARGV[7]) ~= present then
+elseif present ~= 0 and tonumber(ARGV[7]) ~= present then
   return -1
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local limit = tonumber(ARGV[8])
-if limit > 0 and not redis.call('ZSCORE', KEYS[1], handle) then
+local limit, ends = tonumber(ARGV[8]), score(handle)
+if limit > 0 and not ends then
   local count = 0
   for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     if #member == 22 then count = count + 1 end
   end
   if count >= limit then return -2 end
 end
-redis.call('ZADD', KEYS[1], ARGV[4], handle, ARGV[5], 'r' .. handle)
+local later = math.max(tonumber(ARGV[4]), (ends or 0) + ARGV[9])
+redis.call('ZADD', KEYS[1], text(later), handle, ARGV[5], 'r' .. handle)
 keep(now)
 return text(present)
 ";
 
-/// Returns 1, or -1 if the session has left or the generation has changed. Arguments: now, kept, handle, generation, until.
+/// Returns 1, or -1 if the session has left or the generation has changed. Arguments: now, kept, handle, generation, raise.
 const CONFIRM: &str = r"
-local ends = redis.call('ZSCORE', KEYS[1], ARGV[3])
-if not ends or tonumber(ends) <= tonumber(ARGV[1]) or generation(ARGV[1], ARGV[2]) ~= tonumber(ARGV[4]) then
+local ends, present = score(ARGV[3]), generation(ARGV[1], ARGV[2])
+if not ends or ends <= tonumber(ARGV[1]) or (present ~= 0 and present ~= tonumber(ARGV[4])) then
   return -1
 end
-redis.call('ZADD', KEYS[1], ARGV[5], ARGV[3])
+redis.call('ZADD', KEYS[1], text(ends + ARGV[5]), ARGV[3])
 redis.call('ZREM', KEYS[1], 'r' .. ARGV[3])
 keep(ARGV[1])
 return 1
@@ -83,9 +89,8 @@ return text(next)
 const LEAVE: &str = r"
 local now = tonumber(ARGV[1])
 for i = 2, #ARGV, 2 do
-  local ends = redis.call('ZSCORE', KEYS[1], ARGV[i])
-  local reserved = redis.call('ZSCORE', KEYS[1], 'r' .. ARGV[i])
-  if ends and tonumber(ends) == tonumber(ARGV[i + 1]) and not (reserved and tonumber(reserved) > now) then
+  local ends, reserved = score(ARGV[i]), score('r' .. ARGV[i])
+  if ends and ends <= tonumber(ARGV[i + 1]) and not (reserved and reserved > now) then
     redis.call('ZREM', KEYS[1], ARGV[i])
   end
 end
@@ -134,7 +139,7 @@ impl Scripts {
             confirm: Script::new(&[SHARED, CONFIRM]),
             extend: Script::new(&[SHARED, EXTEND]),
             begin_generation: Script::new(&[SHARED, BEGIN_GENERATION]),
-            leave: Script::new(&[LEAVE]),
+            leave: Script::new(&[SHARED, LEAVE]),
         }
     }
 
@@ -191,12 +196,13 @@ impl Scripts {
                     time,
                     generation,
                     limit.map_or(0, |limit| limit.max(1)).to_string(),
+                    text(RAISE),
                 ];
                 (&self.enter, arguments)
             }
-            Operation::Confirm { entry, entered_in } => {
-                let (handle, entered_in) = (entry.handle.to_string(), text(entered_in.number()));
-                let arguments = vec![now, kept, handle, entered_in, until(entry)];
+            Operation::Confirm { handle, entered_in } => {
+                let (handle, entered_in) = (handle.to_string(), text(entered_in.number()));
+                let arguments = vec![now, kept, handle, entered_in, text(RAISE)];
                 (&self.confirm, arguments)
             }
             Operation::Extend(entry) => {

@@ -12,10 +12,12 @@ use crate::store::index::{Confirmed, Entered, Entry, Generation, Snapshot, next_
 use crate::store::redis::error::RequestError;
 use crate::store::redis::exclusive::Exclusive;
 use crate::store::redis::index::change::{
-    Change, GENERATION, Operation, Outcome, after, kept_for, members, micros, reservation, score,
+    Change, GENERATION, Operation, Outcome, RAISE, after, kept_for, members, micros, reservation,
+    score,
 };
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::servers::{Route, Servers};
+use crate::token::Handle;
 
 pub(super) async fn run(servers: &Servers, change: &Change<'_>) -> Result<Outcome, RequestError> {
     let mut route = servers.route(&change.key);
@@ -64,13 +66,12 @@ struct Present {
 }
 
 /// The sessions that a change names.
-fn named<'a>(operation: &'a Operation<'_>) -> &'a [Entry] {
+fn named(operation: &Operation<'_>) -> Vec<Handle> {
     match operation {
-        Operation::Enter { entry, .. }
-        | Operation::Confirm { entry, .. }
-        | Operation::Extend(entry) => std::slice::from_ref(entry),
-        Operation::BeginGeneration { .. } => &[],
-        Operation::Leave(entries) => entries,
+        Operation::Enter { entry, .. } | Operation::Extend(entry) => vec![entry.handle],
+        Operation::Confirm { handle, .. } => vec![*handle],
+        Operation::BeginGeneration { .. } => Vec::new(),
+        Operation::Leave(entries) => entries.iter().map(|entry| entry.handle).collect(),
     }
 }
 
@@ -97,15 +98,9 @@ async fn watch_and_read(
         false => all.arg(key).arg(0).arg(0),
     };
     pipeline.add_command(all);
-    for entry in named(&change.operation) {
-        pipeline
-            .cmd("ZSCORE")
-            .arg(key)
-            .arg(entry.handle.to_string());
-        pipeline
-            .cmd("ZSCORE")
-            .arg(key)
-            .arg(reservation(&entry.handle));
+    for handle in named(&change.operation) {
+        pipeline.cmd("ZSCORE").arg(key).arg(handle.to_string());
+        pipeline.cmd("ZSCORE").arg(key).arg(reservation(&handle));
     }
     pipeline.cmd("MULTI");
     let answers = connection.send_pipeline(&mut pipeline).await?;
@@ -157,7 +152,9 @@ fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
             Entered::Ended => (Outcome::Ended, Vec::new()),
             Entered::Full => (Outcome::Full, Vec::new()),
             Entered::Done(_) => {
-                let (until, reserved_until) = (micros(entry.until), change.reserved_until());
+                let raised = lives(first[0]).map_or(0, |until| until + RAISE);
+                let until = micros(entry.until).max(raised);
+                let reserved_until = change.reserved_until();
                 let ended = ["-inf".to_owned(), change.now.to_string()];
                 let commands = vec![
                     command("ZREMRANGEBYSCORE", key, ended),
@@ -168,13 +165,13 @@ fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
                 (done, commands)
             }
         },
-        Operation::Confirm { entry, entered_in } => match snapshot.confirm(*entered_in) {
+        Operation::Confirm { handle, entered_in } => match snapshot.confirm(*entered_in) {
             Confirmed::Ended => (Outcome::Ended, Vec::new()),
             Confirmed::Done => {
-                let until = micros(entry.until);
+                let until = first[0].unwrap_or_default() + RAISE;
                 let commands = vec![
-                    add(until, entry.handle.to_string()),
-                    remove(reservation(&entry.handle)),
+                    add(until, handle.to_string()),
+                    remove(reservation(handle)),
                     keep(until),
                 ];
                 (done, commands)
@@ -197,7 +194,8 @@ fn decide(change: &Change<'_>, present: &Present) -> (Outcome, Vec<Cmd>) {
         }
         Operation::Leave(entries) => {
             let leaves = |(entry, [until, reserved]): &(&Entry, &[Option<u64>; 2])| {
-                *until == Some(micros(entry.until)) && lives(*reserved).is_none()
+                let is_later = until.is_none_or(|until| until > micros(entry.until));
+                !is_later && lives(*reserved).is_none()
             };
             let leaving = entries.iter().zip(&present.sessions).filter(leaves);
             let commands = leaving.map(|(entry, _)| remove(entry.handle.to_string()));

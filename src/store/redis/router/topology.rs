@@ -98,8 +98,8 @@ impl Router {
     }
 
     /// How far the time may be from that of another node's clock.
-    pub(crate) fn clock_error(&self) -> Duration {
-        self.inner.clock.error() + BETWEEN_SERVERS
+    pub(crate) fn clock_error(&self) -> Option<Duration> {
+        Some(self.inner.clock.error()? + BETWEEN_SERVERS)
     }
 
     /// When the last connection to any node was opened.
