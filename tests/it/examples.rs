@@ -1,11 +1,13 @@
 //! The examples, used as a reader would use them.
 
+use crate::support::customer::Customer;
 use crate::support::{Ground, Node};
 
 /// An example on the memory store, and on Redis.
 fn both(example: &str) -> [(Option<Ground>, Node); 2] {
     let ground = Ground::new();
-    let on_redis = Node::example(example, &[("REDIS_URL", &ground.url())]);
+    let environment = [("REDIS_URL", &*ground.url()), ("REDIS_TIMEOUT", "60")];
+    let on_redis = Node::example(example, &environment);
     [
         (None, Node::example(example, &[])),
         (Some(ground), on_redis),
@@ -102,36 +104,10 @@ async fn two_websockets_count_together_until_the_session_ends() {
     }
 }
 
-/// The cookie of one browser at the shop, which may listen on several ports.
-struct Customer<'a> {
-    shops: Vec<&'a Node>,
-    cookie: Option<String>,
-}
-
-impl Customer<'_> {
-    async fn post(&mut self, shop: usize, path: &str, form: &str) {
-        let answer = self.shops[shop]
-            .post(path, form, self.cookie.as_deref())
-            .await;
-        assert_eq!(answer.status, 303, "{path}: {}", answer.text);
-        self.cookie = answer.cookie.or(self.cookie.take());
-    }
-
-    async fn page(&mut self, shop: usize, path: &str) -> String {
-        let answer = self.shops[shop].get(path, self.cookie.as_deref()).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
-        self.cookie = answer.cookie.or(self.cookie.take());
-        answer.text
-    }
-}
-
 #[tokio::test]
 async fn a_customer_shops_signs_in_orders_and_signs_out() {
     for (_ground, node) in both("shop") {
-        let mut customer = Customer {
-            shops: vec![&node],
-            cookie: None,
-        };
+        let mut customer = Customer::of([&node]);
         let page = customer.page(0, "/").await;
         assert!(
             page.contains("visit 1") && page.contains("Cart (0)"),
@@ -149,10 +125,11 @@ async fn a_customer_shops_signs_in_orders_and_signs_out() {
         assert!(!customer.page(0, "/").await.contains("is in your cart"));
         assert!(customer.page(0, "/cart").await.contains("13.80 €"));
 
-        customer.post(0, "/order", "").await;
+        let to = customer.post(0, "/order", "").await;
+        assert_eq!(to, "/sign-in?next=/cart");
         assert!(
             customer
-                .page(0, "/sign-in")
+                .page(0, &to)
                 .await
                 .contains("your cart waits for you")
         );
@@ -197,20 +174,15 @@ async fn a_customer_shops_signs_in_orders_and_signs_out() {
 #[tokio::test]
 async fn two_shops_on_one_redis_share_the_cart() {
     let ground = Ground::new();
-    let shops = [(); 2].map(|()| Node::example("shop", &[("REDIS_URL", &ground.url())]));
-    let mut customer = Customer {
-        shops: shops.iter().collect(),
-        cookie: None,
-    };
+    let environment = [("REDIS_URL", &*ground.url()), ("REDIS_TIMEOUT", "60")];
+    let shops = [(); 2].map(|()| Node::example("shop", &environment));
+    let mut customer = Customer::of(&shops);
     customer.page(0, "/").await;
-    let cookie = customer.cookie.clone();
     let add = |number: usize| {
-        let (shop, cookie) = (&shops[number % 2], cookie.clone());
+        let mut tab = customer.clone();
         async move {
             let form = format!("article={}", number % 3);
-            shop.post("/cart/add", &form, cookie.as_deref())
-                .await
-                .status
+            tab.send_form(number % 2, "/cart/add", &form).await.status
         }
     };
     let statuses = futures_util::future::join_all((0..30).map(add)).await;

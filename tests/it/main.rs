@@ -2,6 +2,7 @@
 //! servers, the proxy and the application under test.
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod accounts;
 mod advice;
 mod bad_input;
 mod bodies;

@@ -1,7 +1,8 @@
 //! Support for all tests: real servers, real processes, and a proxy that breaks connections.
 //!
 //! - The application: `app.rs`, and `ledger.rs` for the histories. `visit.rs` runs handlers that are closures in a test.
-//! - Clients: `browser.rs` and `window.rs` in this process, `node.rs` for an application in another one, `load.rs` for constant load.
+//! - Clients: `browser.rs` and `window.rs` in this process, `node.rs` for an application in another one, `customer.rs` for one
+//!   at the shop, `load.rs` for constant load.
 //! - Servers: `server.rs`, `cluster.rs`, `sentinel.rs`, with certificates by `authority.rs`.
 //! - Faults: `proxy.rs` between a store and Redis, `late.rs` in front of a memory store, `paused.rs` that holds one call, `faulty.rs` that loses some. `forward.rs` passes calls on. `spy.rs` counts the calls of a store.
 //! - Waiting: `patience.rs` for events, `gate.rs` to hold handlers.
@@ -10,6 +11,7 @@ pub mod app;
 pub mod authority;
 pub mod browser;
 pub mod cluster;
+pub mod customer;
 pub mod faulty;
 pub mod forward;
 pub mod gate;
