@@ -36,7 +36,8 @@
 //! To end all sessions of a principal, sessile begins a new generation
 //! ([`begin_generation`](crate::SessionStore::begin_generation)), and then lists and ends the sessions. A sign-in that had entered
 //! before is either listed, or fails to confirm. So an index may list sessions that have ended, and never misses one that a
-//! browser can use. Whoever lists it removes the former ([`leave`](crate::SessionStore::leave)).
+//! browser can use. Whoever lists it removes the former ([`leave`](crate::SessionStore::leave)), by their `until`, which becomes
+//! later whenever a session enters again or is confirmed: what has happened since the list is not undone.
 //!
 //! Index and session may be on different servers. A store need not have an index; [`Capabilities::index`] says whether it does.
 
