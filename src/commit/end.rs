@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
-use crate::error::store::StoreError;
+use crate::error::store::{StoreError, StoreErrorKind};
 use crate::event::Event;
 use crate::record::Record;
 use crate::record::format::Unreadable;
@@ -41,7 +41,7 @@ pub(crate) async fn end(
         let loaded = within(deadline, store.load(&handle, Freshness::Latest)).await?;
         let stored = match loaded.bytes() {
             Ok(Some(stored)) => stored,
-            Ok(None) => return Ok(Ended::Missing),
+            Ok(None) => return missing(context, handle, deadline).await,
             Err(_) => return Ok(Ended::NotTheirs),
         };
         let record = match Record::decode(stored.value()) {
@@ -54,7 +54,7 @@ pub(crate) async fn end(
         }
         match replace(context, handle, &stored, &record, deadline).await? {
             Replaced::Done => return Ok(Ended::Done),
-            Replaced::Gone => return Ok(Ended::Missing),
+            Replaced::Gone => return missing(context, handle, deadline).await,
             Replaced::Unreadable => return Ok(Ended::NotTheirs),
             // A request has changed it meanwhile.
             Replaced::Conflict(_) => {}
@@ -62,6 +62,20 @@ pub(crate) async fn end(
     }
     let message = "the session changed again and again while sessile tried to end it: try again";
     Err(StoreError::refused(message))
+}
+
+/// The session is not stored. An earlier attempt may have ended it on the primary only, so the replicas must acknowledge that.
+async fn missing(
+    context: &CommitContext,
+    handle: Handle,
+    deadline: Instant,
+) -> Result<Ended, StoreError> {
+    let durability = context.policy.config.durability.revocations();
+    if durability != Durability::Primary {
+        let deleted = context.backend.store.delete(&handle, durability);
+        let _ = within(deadline, deleted).await?;
+    }
+    Ok(Ended::Missing)
 }
 
 /// Ends a session if nobody has written it since. True if it has ended.
@@ -92,12 +106,16 @@ async fn replace(
     let ttl = Duration::from_millis(1);
     let durability = context.policy.config.durability.revocations();
     let write = Write::new(&value, ttl).with_durability(durability);
-    let replaced = within(deadline, store.replace(&handle, stored, write)).await?;
-    if replaced == Replaced::Done {
+    let replaced = within(deadline, store.replace(&handle, stored, write)).await;
+    let is_on_primary = match &replaced {
+        Ok(replaced) => *replaced == Replaced::Done,
+        Err(error) => error.kind() == StoreErrorKind::NotDurable,
+    };
+    if is_on_primary {
         context.emit(&Event::Destroyed { handle });
         // It expires at once, unless a renewal that was under way extends it.
         let deleted = store.delete(&handle, Durability::Primary);
         let _ = within(deadline, deleted).await;
     }
-    Ok(replaced)
+    replaced
 }

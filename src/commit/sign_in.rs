@@ -17,7 +17,7 @@ use crate::commit::index::{Live, earliest_begin, sessions_of};
 use crate::commit::work::Work;
 use crate::config::max_sessions::{MaxSessions, WhenFull};
 use crate::error::session::{SessionError, SignInRefused};
-use crate::error::store::StoreError;
+use crate::error::store::{StoreError, StoreErrorKind};
 use crate::record::Record;
 use crate::record::change::Guard;
 use crate::store::deadline::within;
@@ -33,6 +33,9 @@ const MARGIN: Duration = Duration::from_secs(5 * 60);
 
 /// The longest wait until a sign-in under way, which takes the place of another session, has taken it.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+/// How often a call that got no answer is sent again.
+const RESENDS: usize = 2;
 
 /// What a commit has to do to an index.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +75,7 @@ pub(crate) struct Reservation {
     index: IndexKey,
     handle: Handle,
     entered_in: Generation,
+    entered_at: Millis,
     origin: Origin,
 }
 
@@ -158,7 +162,7 @@ impl SignIn {
         deadline: Instant,
         calls: &mut u32,
     ) -> Result<Reservation, SessionError> {
-        let (store, index) = (&context.backend.store, IndexKey::of(&self.principal));
+        let index = IndexKey::of(&self.principal);
         let (at, since) = match self.guard {
             Some(Guard {
                 generation,
@@ -181,14 +185,16 @@ impl SignIn {
             limit: max.map(|max| max.n),
         };
         loop {
-            *calls += 1;
-            let entered = within(deadline, store.enter(&index, self.entry, admission)).await?;
+            let entered = self
+                .send(context, &index, admission, deadline, calls)
+                .await?;
             match (entered, max) {
                 (Entered::Done(entered_in), _) => {
                     return Ok(Reservation {
                         index,
                         handle: self.entry.handle,
                         entered_in,
+                        entered_at: context.backend.now(),
                         origin: self.origin,
                     });
                 }
@@ -198,6 +204,27 @@ impl SignIn {
                 (Entered::Ended, _) => return Err(SignInRefused::SignedOutEverywhere.into()),
             }
         }
+    }
+
+    /// Enters, and again if there is no answer: the entry of a session that is not stored would keep its place for a while.
+    async fn send(
+        &self,
+        context: &CommitContext,
+        index: &IndexKey,
+        admission: Admission,
+        deadline: Instant,
+        calls: &mut u32,
+    ) -> Result<Entered, StoreError> {
+        let store = &context.backend.store;
+        for _ in 0..RESENDS {
+            *calls += 1;
+            match within(deadline, store.enter(index, self.entry, admission)).await {
+                Err(error) if error.kind() == StoreErrorKind::Unknown => {}
+                entered => return entered,
+            }
+        }
+        *calls += 1;
+        within(deadline, store.enter(index, self.entry, admission)).await
     }
 
     /// Removes what is dead from a full index, or ends the oldest session. False if the index stays full.
@@ -269,12 +296,9 @@ fn next_step(has_healed: bool, max: MaxSessions, live: &[Live]) -> Room {
 pub(crate) enum NotConfirmed {
     /// The sign-in is refused, and the session has ended.
     Refused(SessionError),
-    /// The store has not said whether it is.
+    /// It may be, or its changes may be in a session that goes on.
     Unknown,
 }
-
-/// How often a confirmation is sent again that got no answer.
-const RESENDS: usize = 2;
 
 /// Confirms a sign-in once its session is written. If it is too late, ends the session, whose token no browser has.
 pub(crate) async fn confirm(
@@ -288,6 +312,7 @@ pub(crate) async fn confirm(
         index,
         handle,
         entered_in,
+        entered_at,
         origin,
     } = reservation;
     let store = &context.backend.store;
@@ -300,20 +325,28 @@ pub(crate) async fn confirm(
             break;
         }
     }
+    // The index may have forgotten a generation that began since.
+    let is_remembered = is_remembered(*entered_at, context.backend.now());
     match confirmed {
-        Some(Confirmed::Done) => Ok(()),
-        Some(Confirmed::Ended) => {
+        Some(Confirmed::Done) if is_remembered => Ok(()),
+        Some(_) if *origin == Origin::Joined => {
+            // The token of the login that this one has joined may be in the browser. Whoever ended the sessions has ended that one
+            // too, unless it was to be kept; then it has the changes of this request.
+            Err(NotConfirmed::Unknown)
+        }
+        Some(_) => {
             *calls += 1;
-            // The token of the login that this one has joined may be in the browser, and whoever ended the sessions has ended that one
-            // too, unless it was to be kept.
-            if *origin != Origin::Joined
-                && end_unchanged(context, written, deadline).await.is_err()
-                && *origin == Origin::New
-            {
-                delete_unclaimed(context, *handle);
+            match end_unchanged(context, written, deadline).await {
+                Ok(true) => Err(NotConfirmed::Refused(
+                    SignInRefused::SignedOutEverywhere.into(),
+                )),
+                _ => {
+                    if *origin == Origin::New {
+                        delete_unclaimed(context, *handle);
+                    }
+                    Err(NotConfirmed::Unknown)
+                }
             }
-            let refused = SignInRefused::SignedOutEverywhere;
-            Err(NotConfirmed::Refused(refused.into()))
         }
         None => {
             // A session that was stored before keeps its handle, so that a retry joins this login.

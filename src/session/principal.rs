@@ -86,8 +86,8 @@ impl Session {
     /// The store lists the sessions of each principal; [`Sessions`](crate::Sessions) shows and ends them. If all of them are ended
     /// while this request runs, by [`destroy_all`](crate::Sessions::destroy_all) or
     /// [`destroy_others`](crate::Sessions::destroy_others), the login is refused: it may have checked the password that was
-    /// changed. So is one that begins within the uncertainty of the clocks after that: milliseconds on one server, some seconds
-    /// on a cluster. To decide it exactly, and to sign in within a request that has ended all sessions, pass the
+    /// changed. So is one that begins within the uncertainty of the clocks after that: less than a second on one server, some
+    /// seconds on a cluster or with sentinels. To decide it exactly, and to sign in within a request that has ended all sessions, pass the
     /// [`SignIn`](crate::SignIn) that [`Sessions::sign_in`](crate::Sessions::sign_in) returns instead of a name.
     ///
     /// The call is async so that it may talk to the store in a later version; today it does not.

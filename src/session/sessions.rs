@@ -260,10 +260,14 @@ impl Sessions {
 
     /// If the session of the request itself has ended, its later changes go into a new one.
     fn note_end(&self, handle: Handle, ended: Ended) {
-        if let (Some(current), Ended::Done) = (&self.current, ended)
+        let is_over = matches!(ended, Ended::Done | Ended::Missing);
+        if let Some(current) = &self.current
+            && is_over
             && current.handle() == Some(handle)
         {
-            current.destroy();
+            let shared = current.shared();
+            let apply_context = shared.context.apply_context();
+            shared.state().note_ended(&apply_context);
         }
     }
 

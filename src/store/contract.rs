@@ -190,7 +190,7 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Err(no_index()))
     }
 
-    /// Begins a new generation: from now on the index refuses sign-ins that began before `at`. It remembers the generation for
+    /// Begins a new generation: from now on the index refuses sign-ins that began at `at` or before. It remembers the generation for
     /// [`GENERATION_KEPT_FOR`](crate::store::GENERATION_KEPT_FOR), also if it holds no session. It keeps its sessions.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ impl Generation {
 pub struct Admission {
     /// The sessions of the principal must not have been ended since.
     pub since: Since,
-    /// How many sessions the index may hold; any number if `None`.
+    /// How many sessions the index may hold, at least one; any number if `None`.
     pub limit: Option<u32>,
 }
 
@@ -180,7 +180,7 @@ impl Snapshot {
             // A generation that was forgotten is no newer one: whoever compares is younger than that takes.
             Began::In(generation) => self.generation != 0 && generation != self.generation,
         };
-        let is_full = limit.is_some_and(|limit| self.count >= limit as usize);
+        let is_full = limit.is_some_and(|limit| self.count >= limit.max(1) as usize);
         match (is_ended, is_full && !self.holds) {
             (true, _) => Entered::Ended,
             (false, true) => Entered::Full,

@@ -30,8 +30,8 @@
 //! 1. [`SessionStore::enter`](crate::SessionStore::enter) puts the session into the index, *reserved*: it is listed, but need not
 //!    belong to the principal yet.
 //! 2. [`SessionStore::replace`](crate::SessionStore::replace) or [`create`](crate::SessionStore::create) signs in the principal.
-//! 3. [`SessionStore::confirm`](crate::SessionStore::confirm) ends the reservation, if the session is still listed, and its
-//!    *generation* is still the one in which it entered.
+//! 3. [`SessionStore::confirm`](crate::SessionStore::confirm) ends the reservation, if the session is still listed, and no new
+//!    *generation* has begun since it entered.
 //!
 //! To end all sessions of a principal, sessile begins a new generation
 //! ([`begin_generation`](crate::SessionStore::begin_generation)), and then lists and ends the sessions. A sign-in that had entered

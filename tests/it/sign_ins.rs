@@ -95,7 +95,7 @@ async fn a_sign_out_everywhere_as_the_first_call_of_a_store_shuts_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_creation_without_an_answer_takes_no_place() {
+async fn an_entry_or_a_creation_without_an_answer_takes_no_place() {
     for (limit, kept) in [
         (MaxSessions::evict_oldest(1), 0),
         (MaxSessions::refuse(1), 0),
@@ -107,6 +107,7 @@ async fn a_creation_without_an_answer_takes_no_place() {
         for _ in 0..kept {
             others.push(signed_in(&app).await);
         }
+        store.lose(Lost::Enter, 1);
         store.lose(Lost::Create, 1);
         let browser = signed_in(&app).await;
         for browser in others.iter().chain([&browser]) {
@@ -203,7 +204,9 @@ async fn a_double_click_under_way_does_not_end_the_session_that_is_kept() {
     assert_eq!(sessions.destroy_others("mia", kept).await.unwrap(), 0);
     hold.release();
     let page = second.await.unwrap();
-    assert_eq!(page.status, StatusCode::CONFLICT);
+    // What it has changed is in the session that is kept.
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!page.headers.contains_key("retry-after"));
     assert!(page.set_cookies().is_empty());
     assert_eq!(whoami(&browser, &app).await, "mia");
 }

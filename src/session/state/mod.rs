@@ -259,6 +259,17 @@ impl State {
         };
         let own = own.map(Revocation::Verified);
         self.ending.begin(own.into_iter().chain(others));
+        self.start_over(apply_context);
+    }
+
+    /// Somebody else has ended the session of the request on behalf of its user. What follows goes into a new one.
+    pub(crate) fn note_ended(&mut self, apply_context: &ApplyContext) {
+        self.backing = Backing::New;
+        self.ending.begin([]);
+        self.start_over(apply_context);
+    }
+
+    fn start_over(&mut self, apply_context: &ApplyContext) {
         self.refuses_join = true;
         self.has_rotated = false;
         self.generation += 1;

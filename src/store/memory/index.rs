@@ -143,7 +143,8 @@ impl Indexes {
         });
     }
 
-    /// Whether dead entries should be swept out: signing in and out leaves an entry behind until its session's absolute timeout.
+    /// Whether dead entries should be swept out: a session that expires or is evicted leaves its entry behind until its absolute
+    /// timeout.
     pub(crate) fn needs_sweep(&self) -> bool {
         self.entries > FEW && self.entries > self.swept * 2
     }

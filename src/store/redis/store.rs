@@ -346,8 +346,8 @@ impl SessionStore for RedisStore {
     }
 
     async fn list(&self, index: &IndexKey) -> Result<Indexed, StoreError> {
-        let (indexes, (servers, _)) = self.indexes();
-        indexes.list(servers, index).await
+        let (indexes, server) = self.indexes();
+        indexes.list(server, index).await
     }
 
     async fn begin_generation(

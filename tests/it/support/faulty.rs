@@ -9,9 +9,10 @@ use sessile::store::{
 };
 use sessile::{Handle, MemoryStore, SessionStore, StoreError};
 
-/// A call that fails, without an answer and without an effect.
+/// A call that gets no answer. `Enter` is carried out, the others are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
+    Enter,
     Create,
     Confirm,
 }
@@ -93,7 +94,8 @@ impl SessionStore for Faulty {
         entry: Entry,
         admission: Admission,
     ) -> Result<Entered, StoreError> {
-        self.store.enter(index, entry, admission).await
+        let entered = self.store.enter(index, entry, admission).await;
+        self.pass(Lost::Enter).and(entered)
     }
 
     async fn confirm(

@@ -135,9 +135,10 @@ impl Indexes {
 
     pub(crate) async fn list(
         &self,
-        servers: &Servers,
+        (servers, cas): (&Servers, &Cas),
         index: &IndexKey,
     ) -> Result<Indexed, StoreError> {
+        ready(servers, cas, &self.key(&index.to_string())).await?;
         self.read(servers, &self.key(&index.to_string())).await
     }
 
@@ -174,8 +175,7 @@ impl Indexes {
         operation: Operation<'_>,
     ) -> Result<Outcome, StoreError> {
         let key = self.key(&index.to_string());
-        let detected = cas.detect(servers, &key).await;
-        detected.map_err(RequestError::into_unavailable)?;
+        ready(servers, cas, &key).await?;
         let change = Change {
             key,
             operation,
@@ -231,12 +231,20 @@ impl Indexes {
         run(Operation::Confirm { handle, entered_in }).await?;
         run(Operation::Extend(entry)).await?;
         let until = UNIX_EPOCH + Duration::from_micros(LATEST);
-        let entry = Entry { until, ..entry };
-        run(Operation::Leave(&[entry])).await?;
+        let leaving = [Entry { until, ..entry }];
+        run(Operation::Leave(&leaving)).await?;
+        // By WATCH, nothing to do is a command of its own.
+        run(Operation::Leave(&[])).await?;
         self.read(servers, &key).await?;
         let mut unlink = cmd("UNLINK");
         unlink.arg(&key);
         let request = Request::Command(&unlink);
         servers.send_idempotent(&key, &request).await.map(drop)
     }
+}
+
+/// Waits until the strategy is detected, and with it the server's clock read.
+async fn ready(servers: &Servers, cas: &Cas, key: &str) -> Result<(), StoreError> {
+    let detected = cas.detect(servers, key).await;
+    Ok(detected.map_err(RequestError::into_unavailable)?)
 }
