@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use crate::forward::forward_index;
-use axum::http::StatusCode;
+use axum::extract::Request;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Map, Value};
 use sessile::store::{
-    Capabilities, Created, Deleted, Durability, Freshness, Leased, Loaded, Owner, Renewal,
-    Replaced, StoreErrorKind, Stored, Touched, Write,
+    Admission, Capabilities, Confirmed, Created, Deleted, Durability, Entered, Entry, Freshness,
+    Generation, IndexKey, Indexed, Leased, Loaded, Owner, Renewal, Replaced, StoreErrorKind,
+    Stored, Touched, Write,
 };
 use sessile::{Handle, SessionStore, StoreError};
 
@@ -32,6 +33,16 @@ pub enum Control {
     KeepsLogins,
     /// It never retries a failed deletion, although it claims to.
     ForgetsDeletions,
+    /// No session ever enters an index, although the store claims so.
+    ForgetsEntries,
+    /// A sign-out everywhere begins no generation.
+    KeepsGenerations,
+    /// It confirms every sign-in, after a time in which it can be overtaken.
+    ConfirmsAll,
+    /// Not a fault of the store: the route that signs out all others signs out its own session, too.
+    KeepsNone,
+    /// Not a fault of the store: the list of one user is that of another one.
+    ConfusesUsers,
     /// Not a fault of the store: the response to a partial commit claims that nothing was committed.
     HidesHalves,
 }
@@ -46,9 +57,26 @@ impl Control {
             "halves" => Self::Halves,
             "keeps_logins" => Self::KeepsLogins,
             "forgets_deletions" => Self::ForgetsDeletions,
+            "forgets_entries" => Self::ForgetsEntries,
+            "keeps_generations" => Self::KeepsGenerations,
+            "confirms_all" => Self::ConfirmsAll,
+            "keeps_none" => Self::KeepsNone,
+            "confuses_users" => Self::ConfusesUsers,
             "hides_halves" => Self::HidesHalves,
             _ => panic!("NODE_CONTROL = {name}: see tests/node/controls.rs"),
         }
+    }
+
+    /// Applies the fault of the application to a request.
+    pub fn redirect(self, mut request: Request) -> Request {
+        let uri = request.uri().to_string();
+        let new = match self {
+            Self::KeepsNone => uri.replace("/others?", "/everywhere?"),
+            Self::ConfusesUsers => uri.replace("/list?value=u0", "/list?value=u1"),
+            _ => return request,
+        };
+        *request.uri_mut() = new.parse::<Uri>().expect("an address");
+        request
     }
 
     /// Applies the fault of the layer to a response.
@@ -162,7 +190,65 @@ impl<S: SessionStore> Broken<S> {
 }
 
 impl<S: SessionStore> SessionStore for Broken<S> {
-    forward_index!();
+    fn clock_error(&self) -> Duration {
+        self.store.clock_error()
+    }
+
+    async fn enter(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        admission: Admission,
+    ) -> Result<Entered, StoreError> {
+        match self.control {
+            Control::ForgetsEntries => {
+                let indexed = self.store.list(index).await?;
+                Ok(Entered::Done(indexed.generation))
+            }
+            Control::ConfirmsAll => {
+                let entered = self.store.enter(index, entry, admission).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                entered
+            }
+            _ => self.store.enter(index, entry, admission).await,
+        }
+    }
+
+    async fn confirm(
+        &self,
+        index: &IndexKey,
+        entry: Entry,
+        entered_in: Generation,
+    ) -> Result<Confirmed, StoreError> {
+        let confirmed = self.store.confirm(index, entry, entered_in).await?;
+        Ok(match self.control {
+            Control::ForgetsEntries | Control::ConfirmsAll => Confirmed::Done,
+            _ => confirmed,
+        })
+    }
+
+    async fn extend(&self, index: &IndexKey, entry: Entry) -> Result<(), StoreError> {
+        self.store.extend(index, entry).await
+    }
+
+    async fn list(&self, index: &IndexKey) -> Result<Indexed, StoreError> {
+        self.store.list(index).await
+    }
+
+    async fn begin_generation(
+        &self,
+        index: &IndexKey,
+        at: SystemTime,
+    ) -> Result<Generation, StoreError> {
+        match self.control {
+            Control::KeepsGenerations => Ok(self.store.list(index).await?.generation),
+            _ => self.store.begin_generation(index, at).await,
+        }
+    }
+
+    async fn leave(&self, index: &IndexKey, entries: &[Entry]) -> Result<(), StoreError> {
+        self.store.leave(index, entries).await
+    }
 
     fn namespace(&self) -> &str {
         self.store.namespace()

@@ -14,8 +14,6 @@ use tokio::signal::unix::{SignalKind, signal};
 #[path = "../it/support/app.rs"]
 mod app;
 mod controls;
-#[path = "../it/support/forward.rs"]
-mod forward;
 #[path = "../it/support/gate.rs"]
 mod gate;
 #[path = "../it/support/ledger.rs"]
@@ -54,7 +52,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     };
     let app = app::app(layer).layer(axum::middleware::map_response(distort));
-    let server = axum::serve(listener, app);
+    let redirect = move |request| match control {
+        Some(control) => control.redirect(request),
+        None => request,
+    };
+    let app = tower::util::MapRequest::new(app, redirect);
+    let server = axum::serve(
+        listener,
+        axum::ServiceExt::<axum::extract::Request>::into_make_service(app),
+    );
     let mut sigterm = signal(SignalKind::terminate())?;
     let end = async move {
         sigterm.recv().await;

@@ -16,7 +16,13 @@ pub type Moment = u64;
 pub struct Life {
     /// The owner's tag. Every value that a request of this session writes equals the tag or starts with it.
     pub tag: String,
+    /// The principal of its logins. Several sessions have the same.
+    pub user: String,
+    /// The start of the session's handle. `None` if the browser never got a token.
+    pub handle: Option<String>,
     pub ops: Vec<Op>,
+    /// The requests of all browsers that list or end sessions of this user, and lists of others with this session.
+    pub of_user: Vec<Op>,
 }
 
 /// One request, or one inspection of the store.
@@ -108,6 +114,20 @@ pub enum What {
     Logout {
         route: &'static str,
     },
+    /// Ends all sessions of the user.
+    Everywhere,
+    /// Ends all sessions of the user but the one with this tag.
+    Others {
+        by: String,
+    },
+    /// Ends one session of the user.
+    End {
+        handle: String,
+    },
+    /// Lists the sessions of a user.
+    List {
+        user: String,
+    },
 }
 
 /// The fields of a form that a request changes.
@@ -149,6 +169,12 @@ pub enum Seen {
     Moved(Bank, Bank),
     /// The accounts, whose balance did not suffice.
     Aborted(Bank),
+    /// A login, whose request the node had at this moment.
+    Begun(Moment),
+    /// The number of sessions that a request has ended.
+    Ended(u64),
+    /// The handles of a user's sessions.
+    Handles(Vec<String>),
     /// The store has no such session.
     Absent,
 }
@@ -186,12 +212,24 @@ impl What {
             Self::Login => "login",
             Self::Rival => "rival",
             Self::Logout { route } => route,
+            Self::Everywhere => "everywhere",
+            Self::Others { .. } => "others",
+            Self::End { .. } => "end",
+            Self::List { .. } => "list",
         }
     }
 
     /// Whether the session gets a new token on success.
     pub fn rotates(&self) -> bool {
         matches!(self, Self::Rotate | Self::Login)
+    }
+
+    /// Whether it lists or ends sessions of a user, which need not be that of the request.
+    pub fn is_of_user(&self) -> bool {
+        matches!(
+            self,
+            Self::Everywhere | Self::Others { .. } | Self::End { .. } | Self::List { .. }
+        )
     }
 
     pub fn is_logout(&self) -> bool {
@@ -280,6 +318,7 @@ impl Op {
     pub fn has_changed(&self, tag: &str) -> bool {
         let changes = match (&self.what, self.seen()) {
             (What::Look | What::Inspect | What::Rival | What::Logout { .. }, _) => false,
+            (what, _) if what.is_of_user() => false,
             (_, Some(Seen::Aborted(_) | Seen::Taken(None))) => false,
             (What::Show, Some(Seen::Texts(texts))) => !texts.is_empty(),
             _ => true,
@@ -310,6 +349,12 @@ impl Op {
 }
 
 impl Life {
+    /// Whether this is the handle of the session.
+    pub fn is_named(&self, handle: &str) -> bool {
+        let start = self.handle.as_ref();
+        start.is_some_and(|start| handle.starts_with(start))
+    }
+
     /// Every read of the whole session. The first write is one, too: it sees only the owner.
     pub fn pages(&self) -> impl Iterator<Item = (&Op, &Page)> {
         self.ops.iter().filter_map(|op| match op.seen() {

@@ -110,6 +110,8 @@ fn many() -> Load {
         tabs,
         requests: 15..70,
         rest: 0..150,
+        users: 5,
+        of_users: 20,
     }
 }
 
@@ -186,7 +188,10 @@ fn keep(violations: &[(&Life, Violation)], seed: u64) -> String {
         .collect();
     for (tag, life) in lives {
         lines.push(format!("\n{tag}"));
-        lines.extend(life.ops.iter().map(ToString::to_string));
+        let mut ops: Vec<_> = life.ops.iter().chain(&life.of_user).collect();
+        ops.sort_by_key(|op| (op.began, op.number));
+        ops.dedup_by_key(|op| op.number);
+        lines.extend(ops.iter().map(ToString::to_string));
     }
     let path = std::env::temp_dir().join(format!("sessile-history-{seed}.txt"));
     std::fs::write(&path, lines.join("\n")).expect("a writable temporary folder");
@@ -215,6 +220,10 @@ fn missing(past: &Past, tally: &Tally, seconds: u64) -> Vec<String> {
     );
     for what in ["open", "rotate", "login"] {
         want(what, tally.count(what, "ok"), seconds / 2);
+    }
+    want("list", tally.count("list", "ok"), seconds);
+    for what in ["everywhere", "others", "end"] {
+        want(what, tally.count(what, "ok"), seconds / 4);
     }
     for what in ["logout", "sign-out"] {
         want(what, tally.count(what, "ok"), seconds / 4);
@@ -259,11 +268,26 @@ fn crowd() -> Load {
         tabs: vec![4; 8],
         requests: 8..20,
         rest: 0..20,
+        users: 4,
+        of_users: 12,
+    }
+}
+
+/// The same, with many sign-ins and sign-outs of few users.
+fn users() -> Load {
+    Load {
+        users: 2,
+        of_users: 200,
+        ..crowd()
     }
 }
 
 /// Runs with a faulty store or layer until each of these rules was broken.
 async fn assert_detects(control: &str, failures: &[Failure], rules: &[Rule]) {
+    assert_detects_with(crowd(), control, failures, rules).await;
+}
+
+async fn assert_detects_with(load: Load, control: &str, failures: &[Failure], rules: &[Rule]) {
     let began = Instant::now();
     let mut unbroken: BTreeSet<Rule> = rules.iter().copied().collect();
     for seed in 1.. {
@@ -271,7 +295,7 @@ async fn assert_detects(control: &str, failures: &[Failure], rules: &[Rule]) {
             seed,
             Some(control),
             failures,
-            crowd(),
+            load.clone(),
             Duration::from_secs(4),
         )
         .await;
@@ -331,4 +355,37 @@ async fn the_checker_detects_a_store_that_forgets_deletions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checker_detects_a_layer_that_denies_a_partial_commit() {
     assert_detects("hides_halves", &[], &[Rule::RefusedButDone]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_detects_an_index_that_forgets_sessions() {
+    let rules = [Rule::Unlisted, Rule::OutlivesSignOut];
+    assert_detects_with(users(), "forgets_entries", &[], &rules).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_detects_an_index_that_admits_sign_ins_from_before_a_sign_out_everywhere() {
+    let rules = [Rule::OutlivesSignOut];
+    assert_detects_with(users(), "keeps_generations", &[], &rules).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_detects_an_index_that_confirms_what_it_does_not_hold() {
+    let rules = [Rule::OutlivesSignOut];
+    assert_detects_with(users(), "confirms_all", &[], &rules).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_detects_a_sign_out_of_others_that_ends_its_own_session() {
+    // So that few other sign-outs could have been the reason.
+    let load = Load {
+        users: 8,
+        ..users()
+    };
+    assert_detects_with(load, "keeps_none", &[], &[Rule::NotKept]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_detects_a_list_with_the_sessions_of_another_user() {
+    assert_detects_with(users(), "confuses_users", &[], &[Rule::WronglyListed]).await;
 }

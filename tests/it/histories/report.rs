@@ -110,6 +110,13 @@ pub fn violations(lives: &[Life]) -> Vec<(&Life, Violation)> {
         .collect()
 }
 
+/// Whether the violation names this request.
+fn names(violation: &Violation, op: &Op) -> bool {
+    let text = violation.to_string();
+    let mut words = text.split(|it: char| it != '#' && !it.is_ascii_digit());
+    words.any(|word| word == format!("#{}", op.number))
+}
+
 /// The smallest invalid history, and the number of violations of each rule.
 pub fn explain(violations: &[(&Life, Violation)]) -> String {
     let mut text = String::new();
@@ -131,7 +138,9 @@ pub fn explain(violations: &[(&Life, Violation)]) -> String {
         // The violation as the minimized history shows it.
         let found = check(&small).into_iter().find(same);
         let _ = writeln!(text, "{}", found.as_ref().unwrap_or(violation));
-        for op in &projected(small, violation).ops {
+        let of_user = small.of_user.clone();
+        let of_user = of_user.iter().filter(|op| names(violation, op));
+        for op in projected(small, violation).ops.iter().chain(of_user) {
             let _ = writeln!(text, "  {op}");
         }
     }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{StreamExt as _, stream};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -19,6 +21,7 @@ use super::history::{Ending, Life, Moment, Op, Seen, What};
 use super::nemesis::Outages;
 use super::site::Remains;
 use super::workload::{Reply, Workload, classify, logout, path, stored};
+use crate::support::ledger::monotonic;
 
 /// The time that a browser waits for an answer, which is longer than any freeze of a node.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,6 +50,9 @@ const LOGINS_AGAIN: usize = 2;
 /// The number of sessions that are read concurrently at the end.
 const CONCURRENT_READS: usize = 16;
 
+/// The bytes of a token that name the session.
+const HANDLE_BYTES: usize = 16;
+
 /// The characters of a token that name the session. The handle is 16 of 32 bytes: 21 characters and a part of the next.
 const HANDLE: usize = 21;
 
@@ -59,6 +65,10 @@ pub struct Load {
     pub requests: Range<usize>,
     /// The pause of a tab between requests, in milliseconds.
     pub rest: Range<u64>,
+    /// The number of users, who share the sessions.
+    pub users: u64,
+    /// The rate per thousand of requests that list or end the sessions of a user.
+    pub of_users: u32,
 }
 
 pub struct Run {
@@ -72,6 +82,12 @@ pub struct Run {
     requests: AtomicU64,
     opened: AtomicU64,
     lives: Mutex<Vec<Arc<ActiveSession>>>,
+    /// The latest session of each browser.
+    latest: Mutex<BTreeMap<usize, Arc<ActiveSession>>>,
+    /// Requests that list or end sessions, with the user.
+    of_users: Mutex<Vec<(String, Op)>>,
+    /// The start of the run, by the clock that the nodes report.
+    origin: Moment,
     /// Requests to sessions whose browsers no longer use them.
     revisits: Mutex<JoinSet<()>>,
 }
@@ -79,6 +95,7 @@ pub struct Run {
 /// A session in use.
 struct ActiveSession {
     tag: String,
+    user: String,
     jar: Jar,
     /// All tokens of the session, in the order in which the browser got them.
     tokens: Mutex<Vec<String>>,
@@ -133,6 +150,10 @@ impl Run {
             requests: AtomicU64::new(1),
             opened: AtomicU64::new(1),
             lives: Mutex::default(),
+            latest: Mutex::default(),
+            of_users: Mutex::default(),
+            // At the begin or a little earlier. So a login seems to have begun later than it has, and the checker demands less.
+            origin: monotonic() - micros(began.elapsed()),
             revisits: Mutex::default(),
         }
     }
@@ -172,6 +193,23 @@ impl Run {
                 }
             })
             .await;
+        for user in 0..self.load.users {
+            let list = What::List {
+                user: format!("u{user}"),
+            };
+            let operator = ActiveSession::of("operator".to_owned(), format!("u{user}"));
+            let (sender, mut rng) = (Sender { browser: 0, tab: 0 }, self.rng(user));
+            self.ask(
+                &operator,
+                sender,
+                list,
+                TokenChoice::Jar,
+                PATIENCE,
+                &mut rng,
+            )
+            .await;
+        }
+        let of_users = std::mem::take(&mut *self.of_users.lock().unwrap());
         let at = self.now();
         let remains = remains();
         let ended = |session: &Arc<ActiveSession>| {
@@ -182,10 +220,21 @@ impl Run {
                     .map(|handle| self.inspect(&remains, &handle, at)),
             );
             ops.sort_by_key(|op| op.began);
-            Life {
+            let mut life = Life {
                 tag: session.tag.clone(),
+                user: session.user.clone(),
+                handle: session.handle(),
                 ops,
-            }
+                of_user: Vec::new(),
+            };
+            let concerns = |(user, op): &&(String, Op)| match op.seen() {
+                _ if *user == life.user => true,
+                Some(Seen::Handles(handles)) => handles.iter().any(|it| life.is_named(it)),
+                _ => false,
+            };
+            let of_user = of_users.iter().filter(concerns);
+            life.of_user = of_user.map(|(_, op)| op.clone()).collect();
+            life
         };
         lives.iter().map(ended).collect()
     }
@@ -223,24 +272,17 @@ impl Run {
     }
 
     fn now(&self) -> Moment {
-        self.began
-            .elapsed()
-            .as_micros()
-            .try_into()
-            .expect("a short run")
+        micros(self.began.elapsed())
     }
 
     /// The life of one session, from its first request to after its last.
     async fn run_session(self: &Arc<Self>, browser: usize, tabs: usize, rng: &mut StdRng) {
+        let tag = format!("s{}", self.opened.fetch_add(1, Ordering::Relaxed));
+        let user = format!("u{}", rng.random_range(0..self.load.users));
         let session = Arc::new(ActiveSession {
-            tag: format!("s{}", self.opened.fetch_add(1, Ordering::Relaxed)),
-            jar: Jar::default(),
-            tokens: Mutex::default(),
-            ops: Mutex::default(),
-            workload: Workload::default(),
             left: AtomicUsize::new(rng.random_range(self.load.requests.clone()) * tabs),
             logs_out: rng.random_bool(0.75),
-            is_over: AtomicBool::new(false),
+            ..ActiveSession::of(tag, user)
         });
         let sender = move |tab| Sender { browser, tab };
         self.ask(
@@ -258,6 +300,10 @@ impl Run {
             sleep(Duration::from_millis(50)).await;
             return;
         }
+        self.latest
+            .lock()
+            .unwrap()
+            .insert(browser, Arc::clone(&session));
         let mut work = JoinSet::new();
         for tab in 0..tabs {
             let (run, session) = (Arc::clone(self), Arc::clone(&session));
@@ -309,6 +355,9 @@ impl Run {
             // A unique name: no other request of the session has this number left.
             let name = format!("{}.{left}", session.tag);
             let mut what = session.workload.choose(rng, name);
+            if rng.random_range(0..1000) < self.load.of_users {
+                what = self.of_user(session, rng);
+            }
             if left == AFTER_LOGOUT && session.logs_out {
                 what = logout(rng);
             }
@@ -341,6 +390,30 @@ impl Run {
             }
             let rest = rng.random_range(self.load.rest.clone());
             sleep(Duration::from_millis(rest)).await;
+        }
+    }
+
+    /// A login, or a request that lists or ends sessions of the session's user.
+    fn of_user(&self, session: &ActiveSession, rng: &mut StdRng) -> What {
+        let user = session.user.clone();
+        match rng.random_range(0..12) {
+            0 => What::Everywhere,
+            1 => What::Others {
+                by: session.tag.clone(),
+            },
+            2..4 => {
+                let latest = self.latest.lock().unwrap();
+                let others = latest.values().filter(|it| it.user == user);
+                let others: Vec<_> = others.filter(|it| it.tag != session.tag).collect();
+                match others.is_empty() {
+                    true => What::List { user },
+                    false => What::End {
+                        handle: others[rng.random_range(0..others.len())].whole_handle(),
+                    },
+                }
+            }
+            4..7 => What::Login,
+            _ => What::List { user },
         }
     }
 
@@ -412,7 +485,12 @@ impl Run {
             true => rng.random_range(1..60),
             false => 0,
         };
-        let url: Url = format!("{}{}", self.bases[node], path(&what, &session.tag, slow))
+        let exactly = match what {
+            What::Login if rng.random_bool(0.3) => "&key=exact",
+            _ => "",
+        };
+        let path = path(&what, &session.tag, &session.user, slow);
+        let url: Url = format!("{}{path}{exactly}", self.bases[node])
             .parse()
             .expect("an address");
         let cookie = match choice {
@@ -446,7 +524,7 @@ impl Run {
             Ok::<_, reqwest::Error>(classify(&what, &reply))
         };
         let ending = match timeout(patience, exchange).await {
-            Ok(Ok(ending)) => ending,
+            Ok(Ok(ending)) => self.with_moment(ending),
             Ok(Err(error)) if error.is_connect() => Ending::NotDone("no connection"),
             Ok(Err(_)) => Ending::Unknown("the connection broke"),
             Err(_) if patience < PATIENCE => Ending::Unknown("hung up"),
@@ -470,12 +548,49 @@ impl Run {
             unknown: op.is_unknown(),
             token,
         };
+        if op.what.is_of_user() {
+            let mut of_users = self.of_users.lock().unwrap();
+            of_users.push((session.user.clone(), op.clone()));
+        }
         session.ops.lock().unwrap().push(op);
         asked
+    }
+
+    /// The same, with a moment of this run instead of the time that the node reports.
+    fn with_moment(&self, mut ending: Ending) -> Ending {
+        if let Ending::Done {
+            seen: Seen::Begun(at),
+            ..
+        } = &mut ending
+        {
+            *at = at.saturating_sub(self.origin);
+        }
+        ending
     }
 }
 
 impl ActiveSession {
+    fn of(tag: String, user: String) -> Self {
+        Self {
+            tag,
+            user,
+            jar: Jar::default(),
+            tokens: Mutex::default(),
+            ops: Mutex::default(),
+            workload: Workload::default(),
+            left: AtomicUsize::new(0),
+            logs_out: false,
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// The handle of a session whose token the browser has.
+    fn whole_handle(&self) -> String {
+        let tokens = self.tokens.lock().unwrap();
+        let token = URL_SAFE_NO_PAD.decode(&tokens[0]).expect("a token");
+        URL_SAFE_NO_PAD.encode(&token[..HANDLE_BYTES])
+    }
+
     /// The handle of the session. `None` if the browser never got its token.
     fn handle(&self) -> Option<String> {
         let tokens = self.tokens.lock().unwrap();
@@ -537,6 +652,10 @@ impl ActiveSession {
         tokens.push(ours?);
         Some(tokens.len() - 1)
     }
+}
+
+fn micros(time: Duration) -> Moment {
+    time.as_micros().try_into().expect("a short run")
 }
 
 /// The value of the one cookie of a header.

@@ -102,9 +102,13 @@ pub fn logout(rng: &mut StdRng) -> What {
 
 /// The path and query of a request. `tag` is the session's owner. The handler waits for `slow` milliseconds with the
 /// session loaded.
-pub fn path(what: &What, tag: &str, slow: u64) -> String {
+pub fn path(what: &What, tag: &str, user: &str, slow: u64) -> String {
     let (route, query) = match what {
-        What::Open | What::Login => (what.kind(), format!("value={tag}")),
+        What::Open => ("open", format!("value={tag}")),
+        What::Login => ("login", format!("value={user}")),
+        What::Everywhere | What::Others { .. } => (what.kind(), format!("value={user}")),
+        What::End { handle } => ("end", format!("value={user}&key={handle}")),
+        What::List { user } => ("list", format!("value={user}")),
         What::Write { key, value } => ("write", format!("key={key}&value={value}")),
         What::Add { item } => ("write", format!("key={SET}{item}&value={item}")),
         What::Offer { key, token } => ("write", format!("key={key}&value={token}")),
@@ -160,7 +164,10 @@ pub fn classify(what: &What, reply: &Reply<'_>) -> Ending {
         },
         StatusCode::CONFLICT => Ending::NotDone("409"),
         // No other change is applied then, but the deletion may be, or is retried.
-        StatusCode::SERVICE_UNAVAILABLE if reply.retry_after && !what.is_logout() => {
+        // Some sessions may have ended then, too.
+        StatusCode::SERVICE_UNAVAILABLE
+            if reply.retry_after && !what.is_logout() && !what.is_of_user() =>
+        {
             Ending::NotDone("503 with Retry-After")
         }
         StatusCode::SERVICE_UNAVAILABLE if reply.removes && what.is_logout() => Ending::Later,
@@ -194,6 +201,10 @@ fn read(what: &What, text: &str) -> Option<Ending> {
         }),
         What::Form { .. } => Seen::Form(serde_json::from_value(seen).ok()?),
         What::Move { .. } => moved(&seen)?,
+        What::Login => Seen::Begun(seen.as_u64()?),
+        What::Everywhere | What::End { .. } => Seen::Ended(seen.as_u64()?),
+        What::Others { .. } => seen.as_u64().map_or(Seen::Nothing, Seen::Ended),
+        What::List { .. } => Seen::Handles(serde_json::from_value(seen).ok()?),
         _ => Seen::Nothing,
     };
     Some(Ending::Done { owner, seen })
@@ -260,6 +271,13 @@ mod tests {
             (What::Count, down(true, false), refused()),
             (What::Login, down(true, false), refused()),
             (early(), down(true, false), refused()),
+            (What::Everywhere, down(true, false), maybe()),
+            (
+                What::Everywhere,
+                reply(200, seven),
+                ok("s1", Seen::Ended(7)),
+            ),
+            (What::Login, reply(200, seven), ok("s1", Seen::Begun(7))),
             (What::Count, down(false, false), maybe()),
             // Without and with the handler's own error.
             (logout(), down(true, false), maybe()),

@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, Request};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sessile::{Logout, Session, SessionError, TransactionError};
+use sessile::{Handle, Logout, Session, SessionError, Sessions, TransactionError};
 
 type Answer = Result<Json<Value>, SessionError>;
 
@@ -107,12 +109,28 @@ pub fn routes() -> Router {
         .route("/rotate", get(rotate))
         .route("/login", get(login))
         .route("/logout", get(logout))
-        .route("/sign-out", get(sign_out));
+        .route("/sign-out", get(sign_out))
+        .route("/everywhere", get(everywhere))
+        .route("/others", get(others))
+        .route("/end", get(end))
+        .route("/list", get(list));
     Router::new().nest("/ledger", routes.layer(from_fn(delay)))
 }
 
+/// Microseconds by a clock that all processes of the machine share, and that nobody sets.
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
+    let micros = Duration::from(now).as_micros();
+    micros.try_into().expect("less than an eternity")
+}
+
+/// A moment at which the layer had the request, by [`monotonic`].
+#[derive(Clone, Copy)]
+struct Begun(u64);
+
 /// Waits for `slow` milliseconds with the session loaded, so that others can be faster.
-async fn delay(request: Request, next: Next) -> Response {
+async fn delay(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Begun(monotonic()));
     let query = request.uri().query().unwrap_or_default();
     let slow = query.split('&').find_map(|part| part.strip_prefix("slow="));
     if let Some(millis) = slow.and_then(|millis| millis.parse().ok()) {
@@ -288,10 +306,53 @@ async fn rotate(session: Session) -> Answer {
     answer(owner, Value::Null)
 }
 
-async fn login(session: Session, Query(entry): Query<Entry>) -> Answer {
+/// Signs in; with the key `exact`, by what [`Sessions::sign_in`] returned.
+async fn login(
+    session: Session,
+    sessions: Sessions,
+    Extension(Begun(begun)): Extension<Begun>,
+    Query(entry): Query<Entry>,
+) -> Answer {
     let owner = owner(&session)?;
-    session.set_principal(entry.value).await?;
-    answer(owner, Value::Null)
+    let sign_in = match entry.key.as_str() {
+        "exact" => sessions.sign_in(&entry.value).await?,
+        _ => entry.value.into(),
+    };
+    session.set_principal(sign_in).await?;
+    answer(owner, begun)
+}
+
+/// Ends all sessions of a user.
+async fn everywhere(session: Session, sessions: Sessions, Query(entry): Query<Entry>) -> Answer {
+    let owner = owner(&session)?;
+    let ended = sessions.destroy_all(&entry.value).await?;
+    answer(owner, ended)
+}
+
+/// Ends all other sessions of the user who is signed in, if one is.
+async fn others(session: Session, sessions: Sessions) -> Answer {
+    let owner = owner(&session)?;
+    let (Some(user), Some(here)) = (session.principal(), session.handle()) else {
+        return answer(owner, Value::Null);
+    };
+    let ended = sessions.destroy_others(&user, here).await?;
+    answer(owner, ended)
+}
+
+/// Ends one session of a user.
+async fn end(session: Session, sessions: Sessions, Query(entry): Query<Entry>) -> Answer {
+    let owner = owner(&session)?;
+    let handle: Handle = entry.key.parse().expect("a handle");
+    let has_ended = sessions.destroy(&entry.value, handle).await?;
+    answer(owner, u64::from(has_ended))
+}
+
+/// The handles of a user's sessions.
+async fn list(session: Session, sessions: Sessions, Query(entry): Query<Entry>) -> Answer {
+    let owner = owner(&session)?;
+    let list = sessions.of(&entry.value).await?;
+    let handles: Vec<String> = list.iter().map(|it| it.handle().to_string()).collect();
+    answer(owner, handles)
 }
 
 async fn sign_out(logout: Logout) -> Answer {

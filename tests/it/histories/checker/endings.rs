@@ -1,5 +1,6 @@
 //! Logouts, rotations and logins: a session or token that has ended stays ended, and none ends by itself.
 
+use super::users::{Explained, sign_out_before};
 use super::{Rule, Violation};
 use crate::histories::history::{Ending, Life, Moment, Op, Seen, What};
 
@@ -148,17 +149,19 @@ fn forgotten(life: &Life) -> Vec<Violation> {
                 ..
             }
         );
-        if absent && !logged_out_by(op) {
-            violations.push(Violation::of(
-                Rule::Forgotten,
-                op,
-                "the session is missing, and no request logged out",
-            ));
-        }
-        if op.is_shut_out() && !logged_out_by(op) && !replaced_by(op) {
-            let text = "rejected, and no request logged out or rotated";
-            violations.push(Violation::of(Rule::Forgotten, op, text));
-        }
+        let text = match (absent, op.is_shut_out()) {
+            (true, _) if !logged_out_by(op) => "the session is missing, and no request logged out",
+            (_, true) if !logged_out_by(op) && !replaced_by(op) => {
+                "rejected, and no request logged out or rotated"
+            }
+            _ => continue,
+        };
+        let rule = match sign_out_before(life, op) {
+            Explained::Yes => continue,
+            Explained::ByItsOwn => Rule::NotKept,
+            Explained::No => Rule::Forgotten,
+        };
+        violations.push(Violation::of(rule, op, text));
     }
     violations
 }

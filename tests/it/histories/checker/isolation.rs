@@ -14,7 +14,13 @@ pub fn check(life: &Life) -> Vec<Violation> {
             continue;
         };
         let mut tagged: Vec<&str> = match seen {
-            Seen::Nothing | Seen::Number(_) | Seen::Absent | Seen::Taken(None) => Vec::new(),
+            Seen::Nothing
+            | Seen::Number(_)
+            | Seen::Begun(_)
+            | Seen::Ended(_)
+            | Seen::Handles(_)
+            | Seen::Absent
+            | Seen::Taken(None) => Vec::new(),
             Seen::Form(fields) => fields.iter().flatten().map(String::as_str).collect(),
             Seen::Moved(one, other) => [&one.last, &other.last]
                 .into_iter()
@@ -34,6 +40,12 @@ pub fn check(life: &Life) -> Vec<Violation> {
         if let Some(word) = tagged.into_iter().find(|word| !is_ours(word)) {
             violations.push(Violation::of(Rule::Isolation, op, format!("sees {word:?}")));
         }
+        if let Seen::Page(page) = seen
+            && let Some(stranger) = page.principal.as_ref().filter(|it| **it != life.user)
+        {
+            let text = format!("is signed in as {stranger:?}");
+            violations.push(Violation::of(Rule::Isolation, op, text));
+        }
     }
     violations
 }
@@ -41,7 +53,6 @@ pub fn check(life: &Life) -> Vec<Violation> {
 /// Every value and key of a page that has a tag.
 pub fn words(page: &Page) -> Vec<&str> {
     let mut words: Vec<&str> = page.flashes.iter().map(String::as_str).collect();
-    words.extend(page.principal.as_deref());
     for begins in [SET, EARLY, LATE] {
         words.extend(page.data.keys().filter_map(|key| key.strip_prefix(begins)));
     }

@@ -279,7 +279,7 @@ fn principals(life: &Life) -> Option<Violation> {
         .min_by_key(|op| op.ended)?;
     let (page, _) = life
         .pages()
-        .find(|(op, page)| login.precedes(op) && page.principal.as_ref() != Some(&life.tag))?;
+        .find(|(op, page)| login.precedes(op) && page.principal.as_ref() != Some(&life.user))?;
     let text = format!("signed in in #{} and not in #{}", login.number, page.number);
     Some(Violation::new(Rule::LostUpdate, "principal", text))
 }

@@ -17,6 +17,7 @@ mod smallest;
 #[cfg(test)]
 mod tables;
 mod tokens;
+mod users;
 
 use std::fmt;
 
@@ -77,6 +78,14 @@ pub enum Rule {
     TokenNotGiven,
     /// No session shows data of another one.
     Isolation,
+    /// A sign-out everywhere ends every session whose sign-in had begun, and a sign-out of one session ends that.
+    OutlivesSignOut,
+    /// A sign-out of all other sessions keeps its own.
+    NotKept,
+    /// A list has every session that its user is signed in to.
+    Unlisted,
+    /// A list has no session of another user, and none that has ended.
+    WronglyListed,
     /// Every response is documented.
     UndocumentedAnswer,
 }
@@ -110,7 +119,7 @@ impl fmt::Display for Violation {
 }
 
 pub fn check(life: &Life) -> Vec<Violation> {
-    let rules: [fn(&Life) -> Vec<Violation>; 11] = [
+    let rules: [fn(&Life) -> Vec<Violation>; 12] = [
         undocumented_answers,
         accounts::check,
         counters::check,
@@ -122,6 +131,7 @@ pub fn check(life: &Life) -> Vec<Violation> {
         moment::check,
         registers::check,
         tokens::check,
+        users::check,
     ];
     rules.iter().flat_map(|rule| rule(life)).collect()
 }

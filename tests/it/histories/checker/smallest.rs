@@ -16,8 +16,8 @@ pub fn smallest(life: &Life, violation: &Violation) -> Life {
         while from < life.ops.len() {
             let to = (from + chunk).min(life.ops.len());
             let without = Life {
-                tag: life.tag.clone(),
                 ops: left_over(&life.ops, from, to, violation),
+                ..life.clone()
             };
             let fewer = without.ops.len() < life.ops.len();
             let wrong = || {
@@ -64,7 +64,9 @@ fn is_needed(op: &Op, ops: &[Op], violation: &Violation) -> bool {
     );
     match (&op.what, violation.rule) {
         (What::Count | What::Number, Rule::CountedTwice) => happened && !is_counted_by_all(op, ops),
-        (What::Rotate | What::Login | What::Logout { .. }, Rule::Forgotten) => happened,
+        // A login that was refused may have ended the session, if a sign-out everywhere overtook it.
+        (What::Login, Rule::Forgotten | Rule::NotKept | Rule::WronglyListed) => true,
+        (What::Rotate | What::Logout { .. }, Rule::Forgotten | Rule::NotKept) => happened,
         (What::Show, Rule::MessageLost) => {
             op.is_unknown() || shown(op).contains(&violation.subject)
         }

@@ -10,6 +10,9 @@ use crate::support::ledger::Bank;
 
 const TAG: &str = "s1";
 
+/// The user of its logins.
+const USER: &str = "u1";
+
 const LOGOUT: What = What::Logout { route: "logout" };
 /// A logout route whose answer does not name the owner.
 const SIGN_OUT: What = What::Logout { route: "sign-out" };
@@ -244,11 +247,20 @@ fn open() -> Op {
     }
 }
 
+fn life() -> Life {
+    Life {
+        tag: TAG.into(),
+        user: USER.into(),
+        handle: Some("handle".into()),
+        ..Life::default()
+    }
+}
+
 /// The broken rules, each once.
 fn broken(ops: &[Op]) -> Vec<Rule> {
     let life = Life {
-        tag: TAG.into(),
         ops: ops.to_vec(),
+        ..life()
     };
     let mut rules: Vec<Rule> = check(&life)
         .iter()
@@ -1107,7 +1119,7 @@ fn logins() {
         with_token(1, op(30, 40, What::Look, done(Seen::Page(page))))
     };
     assert_rules(&[
-        ("signed in", &[login(), page(Some(TAG))], &[]),
+        ("signed in", &[login(), page(Some(USER))], &[]),
         (
             "signed out without a logout",
             &[login(), page(None)],
@@ -1115,8 +1127,307 @@ fn logins() {
         ),
         (
             "signed in as another principal",
-            &[login(), page(Some("s2"))],
+            &[login(), page(Some("u2"))],
             &[Rule::LostUpdate, Rule::Isolation],
+        ),
+    ]);
+}
+
+fn login_begun(began: Moment, ended: Moment, begun: Moment) -> Op {
+    Op {
+        given: Some(1),
+        ..op(began, ended, What::Login, done(Seen::Begun(begun)))
+    }
+}
+
+/// An acknowledged request that lists or ends sessions, by another browser.
+fn of_user(began: Moment, ended: Moment, what: What, seen: Seen) -> Op {
+    let ending = Ending::Done {
+        owner: Some("s2".into()),
+        seen,
+    };
+    op(began, ended, what, ending)
+}
+
+fn others(by: &str) -> What {
+    What::Others { by: by.into() }
+}
+
+fn end(handle: &str) -> What {
+    What::End {
+        handle: handle.into(),
+    }
+}
+
+fn list(user: &str, handles: &[&str]) -> Op {
+    let handles = handles.iter().map(ToString::to_string).collect();
+    let what = What::List { user: user.into() };
+    of_user(30, 40, what, Seen::Handles(handles))
+}
+
+/// A name, the requests of a session, those that list or end the sessions of its user, and the broken rules.
+type RowOfUser<'a> = (&'a str, &'a [Op], &'a [Op], &'a [Rule]);
+
+fn assert_rules_of_users(table: &[RowOfUser<'_>]) {
+    for (name, ops, of_user, expected) in table {
+        let life = Life {
+            ops: ops.to_vec(),
+            of_user: of_user.to_vec(),
+            ..life()
+        };
+        let mut rules: Vec<Rule> = check(&life).iter().map(|it| it.rule).collect();
+        rules.dedup();
+        assert_eq!(rules, *expected, "{name}");
+    }
+}
+
+#[test]
+fn sign_outs_everywhere() {
+    let login = || login_begun(10, 20, 12);
+    let alive = |began| with_token(1, ok(began, began + 5, What::Count));
+    let gone = |began| with_token(1, shut_out(began, began + 5, What::Count));
+    let everywhere = |began| of_user(began, began + 10, What::Everywhere, Seen::Ended(1));
+    let unknown = unknown(30, 40, What::Everywhere);
+    let outlives = &[Rule::OutlivesSignOut][..];
+    assert_rules_of_users(&[
+        ("ended", &[login(), gone(50)], &[everywhere(30)], &[]),
+        (
+            "alive before",
+            &[login(), alive(22)],
+            &[everywhere(30)],
+            &[],
+        ),
+        (
+            "alive meanwhile",
+            &[login(), alive(35)],
+            &[everywhere(30)],
+            &[],
+        ),
+        (
+            "alive after",
+            &[login(), alive(50)],
+            &[everywhere(30)],
+            outlives,
+        ),
+        (
+            "stored after",
+            &[
+                login(),
+                without_token(op(50, 50, What::Inspect, done(Seen::Nothing))),
+            ],
+            &[everywhere(30)],
+            outlives,
+        ),
+        (
+            "begun before",
+            &[login_begun(10, 50, 12), alive(60)],
+            &[everywhere(30)],
+            outlives,
+        ),
+        (
+            "begun later",
+            &[login_begun(10, 50, 31), alive(60)],
+            &[everywhere(30)],
+            &[],
+        ),
+        (
+            "refused",
+            &[
+                refused(10, 50, What::Login),
+                with_token(0, ok(60, 65, What::Count)),
+            ],
+            &[everywhere(30)],
+            &[],
+        ),
+        (
+            "refused, and ended",
+            &[
+                refused(10, 50, What::Login),
+                with_token(0, shut_out(60, 65, What::Count)),
+            ],
+            &[everywhere(30)],
+            &[],
+        ),
+        (
+            "never signed in",
+            &[with_token(0, ok(60, 65, What::Count))],
+            &[everywhere(30)],
+            &[],
+        ),
+        (
+            "never signed in, but gone",
+            &[shut_out(60, 65, What::Count)],
+            &[everywhere(30)],
+            &[Rule::Forgotten],
+        ),
+        (
+            "gone before",
+            &[login(), gone(22)],
+            &[everywhere(30)],
+            &[Rule::Forgotten],
+        ),
+        ("unknown", &[login(), alive(50), gone(60)], &[unknown], &[]),
+        (
+            "gone after it was survived",
+            &[login(), alive(50), gone(60)],
+            &[of_user(3, 8, What::Everywhere, Seen::Ended(0))],
+            &[Rule::Forgotten],
+        ),
+    ]);
+}
+
+#[test]
+fn sign_outs_of_some_sessions() {
+    let login = || login_begun(10, 20, 12);
+    let alive = || with_token(1, ok(50, 55, What::Count));
+    let gone = || with_token(1, shut_out(50, 55, What::Count));
+    let ended = |what, count| of_user(30, 40, what, Seen::Ended(count));
+    let twice = || with_token(0, refused(25, 45, What::Login));
+    let outlives = &[Rule::OutlivesSignOut][..];
+    assert_rules_of_users(&[
+        (
+            "its own",
+            &[login(), alive()],
+            &[ended(others(TAG), 1)],
+            &[],
+        ),
+        (
+            "its own is gone",
+            &[login(), gone()],
+            &[ended(others(TAG), 1)],
+            &[Rule::NotKept],
+        ),
+        (
+            "its own, with a login under way",
+            &[login(), twice(), gone()],
+            &[ended(others(TAG), 1)],
+            &[],
+        ),
+        (
+            "another",
+            &[login(), gone()],
+            &[ended(others("s2"), 1)],
+            &[],
+        ),
+        (
+            "another, alive",
+            &[login(), alive()],
+            &[ended(others("s2"), 1)],
+            outlives,
+        ),
+        (
+            "nobody was signed in",
+            &[login(), alive()],
+            &[of_user(30, 40, others("s2"), Seen::Nothing)],
+            &[],
+        ),
+        (
+            "nobody was signed in, but gone",
+            &[login(), gone()],
+            &[of_user(30, 40, others("s2"), Seen::Nothing)],
+            &[Rule::Forgotten],
+        ),
+        ("one", &[login(), gone()], &[ended(end("handle0"), 1)], &[]),
+        (
+            "one, alive",
+            &[login(), alive()],
+            &[ended(end("handle0"), 1)],
+            outlives,
+        ),
+        (
+            "one that was not found",
+            &[login(), alive()],
+            &[ended(end("handle0"), 0)],
+            &[Rule::Unlisted],
+        ),
+        (
+            "one that was not found, but gone",
+            &[login(), gone()],
+            &[ended(end("handle0"), 0)],
+            &[Rule::Forgotten],
+        ),
+        (
+            "another one",
+            &[login(), gone()],
+            &[ended(end("other"), 1)],
+            &[Rule::Forgotten],
+        ),
+    ]);
+}
+
+#[test]
+fn lists() {
+    let login = || login_begun(10, 20, 12);
+    let alive = || with_token(1, ok(50, 55, What::Count));
+    let everywhere = || of_user(22, 25, What::Everywhere, Seen::Ended(1));
+    let logout = || with_token(1, ok(22, 25, LOGOUT));
+    let wrongly = &[Rule::WronglyListed][..];
+    assert_rules_of_users(&[
+        (
+            "listed",
+            &[login(), alive()],
+            &[list(USER, &["a", "handle0"])],
+            &[],
+        ),
+        (
+            "missing",
+            &[login(), alive()],
+            &[list(USER, &["a"])],
+            &[Rule::Unlisted],
+        ),
+        (
+            "missing, and never seen again",
+            &[login()],
+            &[list(USER, &[])],
+            &[],
+        ),
+        (
+            "missing, signed in meanwhile",
+            &[login_begun(10, 35, 12), alive()],
+            &[list(USER, &[])],
+            &[],
+        ),
+        (
+            "of somebody else",
+            &[login(), alive()],
+            &[list("u2", &["handle0"])],
+            wrongly,
+        ),
+        (
+            "of somebody else, without it",
+            &[login(), alive()],
+            &[list("u2", &["a"])],
+            &[],
+        ),
+        (
+            "never signed in",
+            &[open()],
+            &[list(USER, &["handle0"])],
+            wrongly,
+        ),
+        (
+            "being signed in",
+            &[login_begun(10, 60, 12)],
+            &[list(USER, &["handle0"])],
+            &[],
+        ),
+        (
+            "ended",
+            &[login()],
+            &[everywhere(), list(USER, &["handle0"])],
+            wrongly,
+        ),
+        (
+            "logged out",
+            &[login(), logout()],
+            &[list(USER, &["handle0"])],
+            wrongly,
+        ),
+        (
+            "logged out, and missing",
+            &[login(), logout()],
+            &[list(USER, &[])],
+            &[],
         ),
     ]);
 }
@@ -1125,7 +1436,7 @@ fn logins() {
 fn logins_that_join_the_same_login() {
     let sight = |token, began| {
         let page = Page {
-            principal: Some(TAG.into()),
+            principal: Some(USER.into()),
             ..Page::default()
         };
         with_token(
@@ -1726,10 +2037,7 @@ fn an_invalid_history_is_minimized() {
         }
         ops.push(look(at + 20, at + 30, data));
     }
-    let life = Life {
-        tag: TAG.into(),
-        ops,
-    };
+    let life = Life { ops, ..life() };
     let violations = check(&life);
     let lost = violations
         .iter()
@@ -1758,10 +2066,7 @@ fn minimizing_keeps_operations_that_explain_others() {
         ok(30, 40, What::Count),
         look(50, 60, json!({ "count": 5 })),
     ];
-    let life = Life {
-        tag: TAG.into(),
-        ops,
-    };
+    let life = Life { ops, ..life() };
     let twice = &check(&life)[0];
     assert_eq!(twice.rule, Rule::CountedTwice);
     assert_eq!(smallest(&life, twice).ops.len(), 5);
