@@ -32,6 +32,7 @@ mod interleavings;
 mod joins;
 mod layers;
 mod lifetimes;
+mod limits;
 mod logout;
 mod metrics;
 mod outages;

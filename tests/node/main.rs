@@ -1,6 +1,6 @@
 //! The application under test as a separate process: `REDIS_URL=… node` prints its address, and then the name of every
 //! event, with `Merged` for a commit with a conflict and `Together` for one of several requests. On SIGTERM it finishes
-//! the requests in flight. With `NODE_HURRIES` it has the default timeouts.
+//! the requests in flight. With `NODE_HURRIES` it has the default timeouts, and with `NODE_MAX_SESSIONS` a limit of each user's sessions.
 
 #![allow(unreachable_pub, reason = "a program exports nothing")]
 #![allow(
@@ -8,7 +8,7 @@
     reason = "the tests' support code has more than a node needs"
 )]
 
-use sessile::{Event, RedisConfig, RedisStore, SessionLayer};
+use sessile::{Event, MaxSessions, RedisConfig, RedisStore, SessionLayer};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[path = "../it/support/app.rs"]
@@ -40,7 +40,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(control) => SessionLayer::new(controls::Broken::new(store, control)),
         None => SessionLayer::new(store),
     };
-    let layer = layer.insecure_for_localhost().with_observer(print_event);
+    let mut layer = layer.insecure_for_localhost().with_observer(print_event);
+    if let Ok(most) = std::env::var("NODE_MAX_SESSIONS") {
+        layer = layer.with_max_sessions(MaxSessions::evict_oldest(most.parse()?));
+    }
     let background = layer.clone();
     let port: u16 = std::env::var("PORT").map_or(Ok(0), |port| port.parse())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

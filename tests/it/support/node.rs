@@ -98,8 +98,8 @@ impl Node {
     }
 
     /// Kills the process by SIGKILL.
-    pub fn kill(&mut self) {
-        let process = self.process.get_mut().expect("no panic while waiting");
+    pub fn kill(&self) {
+        let mut process = self.process();
         process.kill().expect("the child can be killed");
         process.wait().expect("the node's end");
     }
@@ -152,29 +152,38 @@ impl Node {
     pub async fn post(&self, path: &str, form: &str, cookie: Option<&str>) -> Answer {
         let request = self.client.post(format!("{}{path}", self.base));
         let request = request.header("content-type", "application/x-www-form-urlencoded");
-        answer(request.body(form.to_owned()), cookie).await
+        let answer = answer(request.body(form.to_owned()), cookie).await;
+        answer.expect("an answer")
     }
 
     pub async fn get(&self, path: &str, cookie: Option<&str>) -> Answer {
+        self.try_get(path, cookie).await.expect("an answer")
+    }
+
+    /// Sends a request to a node that may be killed before it answers.
+    pub async fn try_get(&self, path: &str, cookie: Option<&str>) -> reqwest::Result<Answer> {
         answer(self.client.get(format!("{}{path}", self.base)), cookie).await
     }
 }
 
-async fn answer(mut request: reqwest::RequestBuilder, cookie: Option<&str>) -> Answer {
+async fn answer(
+    mut request: reqwest::RequestBuilder,
+    cookie: Option<&str>,
+) -> reqwest::Result<Answer> {
     if let Some(cookie) = cookie {
         request = request.header("cookie", cookie);
     }
-    let response = request.send().await.expect("an answer");
+    let response = request.send().await?;
     let set = response
         .headers()
         .get("set-cookie")
         .map(|set| set.to_str().unwrap().to_owned());
     let cookie = set.map(|set| set.split(';').next().unwrap().to_owned());
-    Answer {
+    Ok(Answer {
         status: response.status(),
         cookie,
-        text: response.text().await.unwrap(),
-    }
+        text: response.text().await?,
+    })
 }
 
 impl Drop for Node {
