@@ -190,7 +190,7 @@ impl<S: SessionStore> Broken<S> {
 }
 
 impl<S: SessionStore> SessionStore for Broken<S> {
-    fn clock_error(&self) -> Duration {
+    fn clock_error(&self) -> Option<Duration> {
         self.store.clock_error()
     }
 
@@ -217,10 +217,10 @@ impl<S: SessionStore> SessionStore for Broken<S> {
     async fn confirm(
         &self,
         index: &IndexKey,
-        entry: Entry,
+        handle: &Handle,
         entered_in: Generation,
     ) -> Result<Confirmed, StoreError> {
-        let confirmed = self.store.confirm(index, entry, entered_in).await?;
+        let confirmed = self.store.confirm(index, handle, entered_in).await?;
         Ok(match self.control {
             Control::ForgetsEntries | Control::ConfirmsAll => Confirmed::Done,
             _ => confirmed,

@@ -38,7 +38,7 @@ pub fn sign_out_before(life: &Life, seen: &Op) -> Explained {
     let mut explained = Explained::No;
     for op in life.of_user.iter().filter(before) {
         match aim(life, op) {
-            Aim::Here | Aim::Elsewhere if refuses(op) => return Explained::Yes,
+            Aim::Here if refuses(op) => return Explained::Yes,
             Aim::Here if is_survived(op) => {}
             Aim::Here => return Explained::Yes,
             Aim::Elsewhere => explained = Explained::ByItsOwn,
