@@ -1298,10 +1298,10 @@ fn sign_outs_of_some_sessions() {
             &[Rule::NotKept],
         ),
         (
-            "its own, with a login under way",
+            "its own is gone, with a login under way",
             &[login(), twice(), gone()],
             &[ended(others(TAG), 1)],
-            &[],
+            &[Rule::NotKept],
         ),
         (
             "another",
