@@ -1,5 +1,6 @@
 //! Sign-ins and the index of their user's sessions: lost answers, clocks that are not known yet, double clicks, odd contents.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,10 +8,10 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::get;
 use bytes::Bytes;
-use sessile::store::{Freshness, IndexKey, Loaded, ManualClock, Write};
+use sessile::store::{Durability, Freshness, IndexKey, Loaded, ManualClock, Write};
 use sessile::{
-    Concurrency, CookieConfig, Handle, MaxSessions, MemoryStore, RedisConfig, RedisStore, Session,
-    SessionConfig, SessionError, SessionLayer, SessionStore as _, Sessions,
+    Concurrency, CookieConfig, DurabilityConfig, Handle, MaxSessions, MemoryStore, RedisConfig,
+    RedisStore, Session, SessionConfig, SessionError, SessionLayer, SessionStore as _, Sessions,
 };
 
 use crate::support::app::routes;
@@ -18,7 +19,7 @@ use crate::support::faulty::{Faulty, Lost, Wrapper};
 use crate::support::patience::unhurried;
 use crate::support::paused::{Call, Paused};
 use crate::support::server::strategies;
-use crate::support::{Browser, Server, by_protocol, fresh_prefix, store_with, until};
+use crate::support::{Browser, Server, Spy, by_protocol, fresh_prefix, store_with, until};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -276,6 +277,34 @@ async fn sign_ins_work_on_a_store_that_wraps_one_with_an_index_unless_they_must_
     assert_eq!(whoami(&signed_in(&app).await, &app).await, "mia");
     let page = Browser::default().get(&counted, "/login?u=mia").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// The first attempt may have reached the primary alone, and a failover would bring the session back.
+#[tokio::test]
+async fn a_session_that_is_ended_again_waits_for_the_replicas_again() {
+    let store = MemoryStore::new();
+    let capabilities = store.capabilities().with_durability(true);
+    let spy = Spy::on(store).with_capabilities(capabilities);
+    let calls = Arc::clone(&spy.calls);
+    let replicas = Durability::Replicas {
+        n: 1,
+        timeout: Duration::from_millis(100),
+    };
+    let durability = DurabilityConfig::default().with_revocations(replicas);
+    let config = SessionConfig::default().with_durability(durability);
+    let layer = SessionLayer::try_new(spy, config).unwrap();
+    let (app, sessions) = (app(layer.clone()), layer.sessions());
+    signed_in(&app).await;
+    let handle = sessions.of("mia").await.unwrap()[0].handle();
+    assert!(sessions.destroy("mia", handle).await.unwrap());
+    let [.., before] = calls.so_far();
+    assert!(!sessions.destroy("mia", handle).await.unwrap());
+    let [.., after] = calls.so_far();
+    assert_eq!(
+        after,
+        before + 1,
+        "a deletion that the replicas acknowledge"
+    );
 }
 
 #[tokio::test]
