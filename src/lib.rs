@@ -81,6 +81,7 @@ pub use record::transaction::{Data, TransactionError};
 pub use session::Session;
 pub use session::read_only::ReadSession;
 pub use session::sessions::{SessionInfo, Sessions, SignIn};
+pub use session::stored::{StoredSession, TokenState};
 pub use store::contract::SessionStore;
 pub use store::memory::MemoryStore;
 #[cfg(feature = "redis")]

@@ -1,4 +1,4 @@
-//! Ends a session on behalf of its principal, who has not shown its token: only while it is theirs.
+//! Ends a session without its token: on behalf of its principal, only while it is theirs; or of an operator.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub(crate) enum Ended {
     Done,
     /// It is not stored.
     Missing,
-    /// It is not signed in to by this principal, or is no session.
+    /// It is not signed in to by this principal, or is not a session.
     NotTheirs,
     /// A later version of sessile has written it.
     Unreadable,
 }
 
-/// Ends a session that the principal is signed in to. It has ended once its record is replaced, whatever its requests do.
+/// Ends a session, if a principal is given only while they are signed in to it. It has ended once its record is replaced, whatever its requests do.
 pub(crate) async fn end(
     context: &CommitContext,
     handle: Handle,
-    principal: &str,
+    principal: Option<&str>,
     deadline: Instant,
 ) -> Result<Ended, StoreError> {
     let store = &context.backend.store;
@@ -49,7 +49,7 @@ pub(crate) async fn end(
             Err(Unreadable::Newer(_)) => return Ok(Ended::Unreadable),
             Err(_) => return Ok(Ended::NotTheirs),
         };
-        if record.principal.as_deref() != Some(principal) {
+        if principal.is_some() && record.principal.as_deref() != principal {
             return Ok(Ended::NotTheirs);
         }
         match replace(context, handle, &stored, &record, deadline).await? {

@@ -253,7 +253,7 @@ impl SignIn {
             Room::Refuse => Ok(false),
             Room::Evict(oldest) => {
                 *calls += 3;
-                let ended = end(context, oldest.handle, &self.principal, deadline).await?;
+                let ended = end(context, oldest.handle, Some(&self.principal), deadline).await?;
                 if ended != Ended::Unreadable {
                     let index = IndexKey::of(&self.principal);
                     within(deadline, store.leave(&index, &[oldest])).await?;

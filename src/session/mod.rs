@@ -9,7 +9,7 @@
 //!    `State` (`state/mod.rs`) behind a lock.
 //! 2. A call of the handler notes what it reads (`state/reads.rs`), applies its change to the view, and appends it to the
 //!    change log (`state/mod.rs: State::change`). The calls for values are in `values.rs` and `update.rs`, those of logins in `principal.rs`, of
-//!    timeouts in `lifetime.rs`, of messages in `flash.rs`, of CSRF tokens in `csrf.rs`; `transaction.rs` has transactions, and `read_only.rs` a session
+//!    timeouts in `lifetime.rs`, of messages in `flash.rs`, of CSRF tokens in `csrf.rs`; `transaction.rs` has transactions, `stored.rs` a session as operators and tests see it, and `read_only.rs` a session
 //!    without calls that change it. A closure of the application runs without the lock, for it may use the session.
 //! 3. `save.rs: commit_pending` runs at the end of the request, in its task unless the request is dropped, or when a call commits at once,
 //!    in a task of its own (`running.rs`):
@@ -31,6 +31,7 @@ pub(crate) mod save;
 pub(crate) mod sessions;
 pub(crate) mod shared;
 pub(crate) mod state;
+pub(crate) mod stored;
 pub(crate) mod transaction;
 pub(crate) mod update;
 pub(crate) mod values;

@@ -11,15 +11,17 @@ use crate::commit::context::{Began, CommitContext, Policy};
 use crate::commit::end::{Ended, end};
 use crate::commit::index::{AT_ONCE, Live, latest_now, sessions_of};
 use crate::config::SessionConfig;
+use crate::error::config::ConfigError;
 use crate::error::session::{Gone, SessionError};
 use crate::record::change::Guard;
 use crate::record::lifetime::last_accessed;
 use crate::session::Session;
+use crate::session::stored::StoredSession;
 use crate::store::contract::SessionStore;
 use crate::store::deadline::within;
-use crate::store::{Entry, IndexKey};
+use crate::store::{Entry, Freshness, IndexKey};
 use crate::time::to_time;
-use crate::token::Handle;
+use crate::token::{Handle, Token};
 
 /// The sessions of a user, on all nodes: for a page that lists their devices, to sign out everywhere, and for operators.
 ///
@@ -159,9 +161,23 @@ impl Sessions {
     /// [`last_accessed`](SessionInfo::last_accessed) is right for sessions with an idle timeout of 30 minutes, the default, or of
     /// their own.
     pub fn new(store: impl SessionStore) -> Self {
+        Self::build(store, SessionConfig::default())
+    }
+
+    /// The sessions in a store whose layer has these settings: as [`new`](Self::new), with the layer's idle timeout, cookie name and
+    /// fingerprinting.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if a setting is invalid.
+    pub fn try_new(store: impl SessionStore, config: SessionConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self::build(store, config))
+    }
+
+    fn build(store: impl SessionStore, config: SessionConfig) -> Self {
         let backend = Arc::new(Backend::new(Box::new(store)));
-        let policy = Arc::new(Policy::new(SessionConfig::default()));
-        Self::within(backend, policy, None)
+        Self::within(backend, Arc::new(Policy::new(config)), None)
     }
 
     pub(crate) fn within(
@@ -230,6 +246,47 @@ impl Sessions {
         }
     }
 
+    /// Looks a session up, whoever it belongs to; `None` if it is not stored: it never was, or has ended. It does not prolong it.
+    ///
+    /// For operators, jobs and tests: an application shows a user no sessions but their own ([`of`](Self::of)).
+    ///
+    /// # Redis
+    ///
+    /// `PTTL` and `GET`, in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// - [`SessionError::Store`].
+    /// - [`SessionError::Gone`] with [`Gone::Unreadable`](crate::Gone::Unreadable): a later version of sessile has written the
+    ///   session, or something else the key.
+    #[doc(alias("load", "inspect"))]
+    pub async fn find(&self, handle: Handle) -> Result<Option<StoredSession>, SessionError> {
+        let context = &self.context;
+        let load = context.backend.store.load(&handle, Freshness::Latest);
+        match within(context.deadline(), load).await?.bytes() {
+            Ok(None) => Ok(None),
+            Ok(Some(stored)) => StoredSession::read(context, handle, &stored).map(Some),
+            Err(_) => Err(SessionError::Gone(Gone::Unreadable)),
+        }
+    }
+
+    /// Looks up the session that a token names: the value of a session cookie, or of a header. `None` also if it is malformed.
+    /// [`StoredSession::check_token`] tells whether it opens the session.
+    ///
+    /// # Redis
+    ///
+    /// As [`find`](Self::find).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`find`](Self::find).
+    pub async fn find_by_token(&self, token: &str) -> Result<Option<StoredSession>, SessionError> {
+        match Token::decode(token.as_bytes()) {
+            Some(token) => self.find(token.handle).await,
+            None => Ok(None),
+        }
+    }
+
     /// Ends one session of a principal. False if it is not theirs, or has ended.
     ///
     /// Its requests under way get 409 if they change the session, and its browser is signed out. To end the session of the request
@@ -250,12 +307,31 @@ impl Sessions {
     #[doc(alias("revoke", "kick"))]
     pub async fn destroy(&self, principal: &str, handle: Handle) -> Result<bool, SessionError> {
         let deadline = self.context.deadline();
-        let ended = end(&self.context, handle, principal, deadline).await?;
+        let ended = end(&self.context, handle, Some(principal), deadline).await?;
         self.note_end(handle, ended);
-        match ended {
-            Ended::Unreadable => Err(SessionError::Gone(Gone::Unreadable)),
-            ended => Ok(ended == Ended::Done),
-        }
+        is_done(ended)
+    }
+
+    /// Ends a session, whoever it belongs to, also one of an anonymous visitor. False if it is not stored.
+    ///
+    /// For operators and jobs: an application that lets users end their sessions calls [`destroy`](Self::destroy), which checks
+    /// whose they are. Otherwise the same.
+    ///
+    /// # Redis
+    ///
+    /// The commands of [`destroy`](Self::destroy).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`destroy`](Self::destroy).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the session may have ended or not.
+    pub async fn destroy_of_anyone(&self, handle: Handle) -> Result<bool, SessionError> {
+        let ended = end(&self.context, handle, None, self.context.deadline()).await?;
+        self.note_end(handle, ended);
+        is_done(ended)
     }
 
     /// If the session of the request itself has ended, its later changes go into a new one.
@@ -345,7 +421,7 @@ impl Sessions {
             let deadline = context.deadline();
             let ends = entries
                 .iter()
-                .map(|entry| end(context, entry.handle, principal, deadline));
+                .map(|entry| end(context, entry.handle, Some(principal), deadline));
             let mut gone = Vec::new();
             for (entry, ended) in entries.iter().zip(join_all(ends).await) {
                 match ended {
@@ -393,6 +469,13 @@ impl Sessions {
                 read_at,
             }),
         })
+    }
+}
+
+fn is_done(ended: Ended) -> Result<bool, SessionError> {
+    match ended {
+        Ended::Unreadable => Err(SessionError::Gone(Gone::Unreadable)),
+        ended => Ok(ended == Ended::Done),
     }
 }
 

@@ -75,4 +75,6 @@ pub use index::{
 };
 pub use lease::{Leased, Owner};
 pub use memory::ManualClock;
+#[cfg(feature = "redis")]
+pub use redis::scan::HandleScan;
 pub use stats::{Evicted, Health, PoolStats, Progress, StatsOptions, StoreStats, TimeLeft};

@@ -52,6 +52,7 @@ mod shutdown;
 mod sign_ins;
 mod spans;
 mod stats;
+mod stored;
 mod support;
 mod tls;
 mod together;

@@ -238,6 +238,12 @@ impl MemoryStore {
         }
     }
 
+    /// The handles of all sessions, in no particular order.
+    pub fn handles(&self) -> Vec<Handle> {
+        let now = self.now_millis();
+        self.read().handles(now).collect()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Sessions> {
         let sessions = self.inner.sessions.read();
         sessions.unwrap_or_else(PoisonError::into_inner)

@@ -93,6 +93,15 @@ impl Sessions {
             .filter(move |session| session.expires > now)
     }
 
+    /// The handles of the sessions that have not expired.
+    pub(crate) fn handles(&self, now: Millis) -> impl Iterator<Item = Handle> {
+        let live = self
+            .by_handle
+            .iter()
+            .filter(move |(_, it)| it.expires > now);
+        live.map(|(handle, _)| *handle)
+    }
+
     /// The number of sessions, and the bytes that they take.
     pub(crate) fn usage(&self) -> Limits {
         Limits {

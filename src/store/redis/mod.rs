@@ -25,7 +25,7 @@
 //! 7. `manager.rs: Manager` opens connections (`link.rs: Link`) through `connector.rs: Connector`, with the credentials of `login.rs:
 //!    Login`, reads the server's time (`clock.rs: Clock`), and asks sentinels for the primary (`sentinel.rs: Sentinels::open`).
 //!
-//! Beside the requests: `stats.rs` counts sessions and checks the store's health, `throttle.rs` limits how often something
+//! Beside the requests: `scan.rs` goes through all sessions, `stats.rs` counts them and checks the store's health, `throttle.rs` limits how often something
 //! happens, `address.rs` formats and replaces addresses.
 
 mod address;
@@ -57,6 +57,7 @@ mod reply;
 mod request;
 #[cfg(feature = "cluster")]
 mod router;
+pub(crate) mod scan;
 pub(crate) mod sentinel;
 mod servers;
 mod stats;

@@ -8,10 +8,10 @@ use crate::error::store::StoreError;
 use crate::store::redis::connections::Connections;
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
+use crate::store::redis::scan::KeyScan;
 use crate::store::redis::servers::Servers;
 use crate::store::redis::store::RedisStore;
 use crate::store::stats::{Health, PoolStats, Progress, StatsOptions, StoreStats};
-use crate::token::Handle;
 
 impl RedisStore {
     /// Counts the sessions of this store, among all keys of the database. For an administrator's page or command, not for every
@@ -50,34 +50,12 @@ impl RedisStore {
         options: StatsOptions,
         mut progress: impl FnMut(Progress),
     ) -> Result<StoreStats, StoreError> {
-        let servers = &self.inner.servers;
-        let primaries = servers.refreshed_primaries().await?;
+        let mut scan = KeyScan::begin(self, options).await?;
         let mut stats = StoreStats::default();
-        let mut so_far = Progress::default();
-        for primary in &primaries {
-            so_far.of += database_size(primary).await?;
-        }
-        let mut left = primaries.len();
-        for primary in &primaries {
-            left -= 1;
-            let mut cursor = b"0".to_vec();
-            loop {
-                let (next, keys) = self.scan(primary, &cursor, options.count).await?;
-                so_far.keys = so_far.of.min(so_far.keys + u64::from(options.count));
-                let names = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
-                let ours: Vec<_> = names.filter(|key| self.is_session(key)).collect();
-                measure(servers, primary, &ours, &mut stats).await?;
-                so_far.sessions = stats.sessions;
-                if next == b"0" {
-                    break;
-                }
-                progress(so_far);
-                cursor = next;
-            }
-            if left == 0 {
-                so_far.keys = so_far.of;
-            }
-            progress(so_far);
+        while let Some((primary, keys)) = scan.next().await? {
+            let sessions: Vec<_> = keys.iter().filter(|key| self.is_session(key)).collect();
+            measure(&self.inner.servers, &primary, &sessions, &mut stats).await?;
+            progress(scan.progress(stats.sessions));
         }
         Ok(stats)
     }
@@ -111,50 +89,8 @@ impl RedisStore {
         self.inner.servers.stats()
     }
 
-    /// One step of the scan: the next cursor, and the keys found that begin with the prefix.
-    async fn scan(
-        &self,
-        primary: &Connections,
-        cursor: &[u8],
-        count: u32,
-    ) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
-        let mut scan = redis::cmd("SCAN");
-        // No character that a prefix may contain is special in a pattern.
-        let pattern = format!("{}*", self.inner.config.key_prefix);
-        scan.arg(cursor)
-            .arg("MATCH")
-            .arg(pattern)
-            .arg("COUNT")
-            .arg(count);
-        let request = Request::Command(&scan);
-        let Value::Array(answer) = primary.send_idempotent(&request).await? else {
-            return Err(unexpected_reply("SCAN"));
-        };
-        let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer)
-        else {
-            return Err(unexpected_reply("SCAN"));
-        };
-        let names = keys.into_iter().filter_map(|key| match key {
-            Value::BulkString(name) => Some(name),
-            _ => None,
-        });
-        Ok((next, names.collect()))
-    }
-
-    /// Whether a key, by its name, holds a session of this store.
     fn is_session(&self, key: &str) -> bool {
-        key.strip_prefix(&*self.inner.config.key_prefix)
-            .is_some_and(|handle| handle.parse::<Handle>().is_ok())
-    }
-}
-
-async fn database_size(connections: &Connections) -> Result<u64, StoreError> {
-    match connections
-        .send_idempotent(&Request::Command(&redis::cmd("DBSIZE")))
-        .await?
-    {
-        Value::Int(size) => Ok(u64::try_from(size).unwrap_or_default()),
-        _ => Err(unexpected_reply("DBSIZE")),
+        self.handle_in(key).is_some()
     }
 }
 
@@ -162,14 +98,15 @@ async fn database_size(connections: &Connections) -> Result<u64, StoreError> {
 async fn measure(
     servers: &Servers,
     primary: &Connections,
-    keys: &[&str],
+    keys: &[&String],
     stats: &mut StoreStats,
 ) -> Result<(), StoreError> {
     if keys.is_empty() {
         return Ok(());
     }
+    let names: Vec<_> = keys.iter().map(|key| key.as_str()).collect();
     let answer = primary
-        .send_idempotent(&Request::Pipeline(&measures(keys)))
+        .send_idempotent(&Request::Pipeline(&measures(&names)))
         .await?;
     let Value::Array(answers) = answer else {
         return Err(unexpected_reply("STRLEN"));
@@ -183,7 +120,7 @@ async fn measure(
             add(stats, pair)?;
             continue;
         }
-        let measure = measures(&[key]);
+        let measure = measures(&[key.as_str()]);
         let answer = servers
             .send_idempotent(key, &Request::Pipeline(&measure))
             .await?;
