@@ -41,6 +41,7 @@ mod partly;
 mod policies;
 mod races;
 mod reauthentication;
+mod record_format;
 mod renewals;
 mod require_principal;
 mod round_trips;
