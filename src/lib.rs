@@ -28,6 +28,8 @@ mod documents {
     mod failures {}
     #[doc = include_str!("../docs/handlers.md")]
     mod handlers {}
+    #[doc = include_str!("../docs/start.md")]
+    mod start {}
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
 }

@@ -86,6 +86,11 @@ fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
         let text = read(&document);
         for link in text.split("](").skip(1) {
             let link = link.split(')').next().unwrap();
+            if let Some(path) =
+                link.strip_prefix(concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/"))
+            {
+                assert!(root().join(path).exists(), "{}: {link}", document.display());
+            }
             if link.starts_with("https://") {
                 continue;
             }
@@ -94,6 +99,14 @@ fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
                 "" => document.clone(),
                 path => document.parent().unwrap().join(path),
             };
+            let target = target
+                .canonicalize()
+                .unwrap_or_else(|error| panic!("{}: {link}: {error}", document.display()));
+            assert!(
+                document.parent() == Some(root()) || target.starts_with(root().join("docs")),
+                "{}: {link}: the book does not have this file, so link it in the repository",
+                document.display()
+            );
             let headings = read(&target);
             let mut headings = headings.lines().filter(|line| line.starts_with('#'));
             assert!(
@@ -115,11 +128,35 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn the_readme_and_the_guide_for_contributors_link_every_document() {
-    let entrances = read("README.md") + &read("CONTRIBUTING.md");
+fn the_book_has_every_document() {
+    let summary = read("docs/SUMMARY.md");
     for document in texts() {
-        let name = document.strip_prefix(root()).unwrap().display();
-        assert!(entrances.contains(&format!("]({name}")), "{name}");
+        let name = document.strip_prefix(root().join("docs")).unwrap();
+        let is_linked = summary.contains(&format!("]({})", name.display()));
+        assert!(
+            is_linked || name.ends_with("SUMMARY.md"),
+            "{}",
+            name.display()
+        );
+    }
+}
+
+/// The blocks of Rust in documents are compiled where a crate of the workspace includes the document.
+#[test]
+fn every_document_with_rust_is_tested() {
+    let crates = ["src", "sessile-tower-sessions/src"].map(|folder| root().join(folder));
+    let crates = crates.iter().filter(|folder| folder.exists());
+    let sources: Vec<_> = crates
+        .flat_map(|folder| files(folder.to_str().expect("a path")))
+        .map(read)
+        .collect();
+    for document in texts() {
+        let name = document.strip_prefix(root()).unwrap().display().to_string();
+        let has_rust = read(&document).contains("```rust");
+        let is_included = sources
+            .iter()
+            .any(|source| source.contains(&format!("/{name}\")")));
+        assert!(!has_rust || is_included, "{name}");
     }
 }
 
