@@ -242,7 +242,7 @@ pub enum AddressProblem {
     /// [`Fingerprinting::Strict`](crate::Fingerprinting::Strict), where nobody can use a session now, and with
     /// [`ClientAddress::trusted_proxies`](crate::ClientAddress::trusted_proxies).
     #[error(
-        "the address of the peer is unknown: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`, or, behind a proxy on a Unix socket, write client_address = {{ hops = 1 }}"
+        "the address of the peer is unknown: serve the router with `into_make_service_with_connect_info::<SocketAddr>()`, put a `sessile::PeerAddress` into the extensions of each request on a server without axum, or, behind a proxy on a Unix socket, write client_address = {{ hops = 1 }}"
     )]
     UnknownPeer,
     /// The function of [`SessionLayer::with_client_ip`](crate::SessionLayer::with_client_ip) has returned `None`. Reported under

@@ -66,6 +66,7 @@ pub use error::session::{CsrfFailure, Denied, Gone, LimitedPart, SessionError, S
 pub use error::store::StoreError;
 pub use event::{AddressProblem, Event, Observer};
 pub use middleware::body::ResponseBody;
+pub use middleware::client_ip::PeerAddress;
 pub use middleware::csrf::{CsrfLayer, CsrfService};
 #[cfg(feature = "axum")]
 pub use middleware::csrf_form::{CsrfForm, CsrfFormRejection};

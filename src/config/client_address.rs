@@ -37,7 +37,8 @@ static FORWARDED: HeaderName = header::FORWARDED;
 /// # Which address is the client's
 ///
 /// The *peer* is the other end of the connection: axum's `ConnectInfo<SocketAddr>`, or in tests `MockConnectInfo`. To provide it,
-/// serve the router with `into_make_service_with_connect_info::<SocketAddr>()`.
+/// serve the router with `into_make_service_with_connect_info::<SocketAddr>()`. A server without axum puts a
+/// [`PeerAddress`](crate::PeerAddress) into the extensions of each request.
 ///
 /// | | the client is |
 /// |---|---|

@@ -11,9 +11,35 @@ use crate::event::AddressProblem;
 use crate::middleware::forwarded::addresses;
 use crate::record::fingerprint::{Fingerprinting, Network};
 
-/// The address of the connection's peer, from axum's `ConnectInfo` or, in tests, `MockConnectInfo`.
-#[cfg(feature = "axum")]
+/// The address of the connection's peer, which a server without axum puts into the extensions of each request.
+///
+/// A layer that uses the address, as by default for the fingerprint, reads this one first, and then axum's `ConnectInfo`. Without
+/// either, it knows no peer, and [`ClientAddress::trusted_proxies`] finds nobody to trust.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use http::Request;
+/// use sessile::PeerAddress;
+///
+/// # let peer = SocketAddr::from(([127, 0, 0, 1], 8080));
+/// # let mut request = Request::new(());
+/// // `peer` comes from `TcpListener::accept`.
+/// request.extensions_mut().insert(PeerAddress(peer.ip()));
+/// ```
+#[allow(clippy::exhaustive_structs, reason = "complete: an address")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "ConnectInfo")]
+pub struct PeerAddress(pub IpAddr);
+
+/// The address of the connection's peer, if the server supplies it.
 pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    let supplied = extensions.get().map(|PeerAddress(peer)| *peer);
+    supplied.or_else(|| axum_peer(extensions))
+}
+
+/// From axum's `ConnectInfo` or, in tests, `MockConnectInfo`.
+#[cfg(feature = "axum")]
+fn axum_peer(extensions: &Extensions) -> Option<IpAddr> {
     use std::net::SocketAddr;
 
     use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
@@ -29,9 +55,8 @@ pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     connected.or_else(mocked).map(SocketAddr::ip)
 }
 
-/// Without axum, the address comes only from a header, or from the function that `with_client_ip` sets.
 #[cfg(not(feature = "axum"))]
-pub(crate) fn peer(_: &Extensions) -> Option<IpAddr> {
+fn axum_peer(_: &Extensions) -> Option<IpAddr> {
     None
 }
 
@@ -241,6 +266,22 @@ mod tests {
                 "{problem:?} {mode:?} {setting:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_server_without_axum_supplies_the_peer_too() {
+        let mut extensions = Extensions::new();
+        assert_eq!(peer(&extensions), None);
+        let address = IpAddr::from([192, 0, 2, 1]);
+        #[cfg(feature = "axum")]
+        {
+            use axum::extract::ConnectInfo;
+            let of_axum = std::net::SocketAddr::from(([203, 0, 113, 7], 80));
+            extensions.insert(ConnectInfo(of_axum));
+            assert_eq!(peer(&extensions), Some(of_axum.ip()));
+        }
+        extensions.insert(PeerAddress(address));
+        assert_eq!(peer(&extensions), Some(address));
     }
 
     #[test]
