@@ -40,17 +40,44 @@ impl SessionError {
         }
     }
 
-    /// The default response of a service of this crate for this error. Its extensions hold the error, so that the session layer
-    /// around it calls the hook.
+    /// The default [`response`](Self::response) with a body of any type, and with this error in its extensions, so that the session
+    /// layer calls the hook of [`SessionLayer::with_on_error`](crate::SessionLayer::with_on_error) and drops the changes of the
+    /// request. For tower services; axum handlers return the error itself.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Extensions, Response};
+    /// use http_body_util::Full;
+    /// use sessile::{Session, SessionError};
+    ///
+    /// async fn whoami(extensions: &Extensions) -> Result<Response<Full<Bytes>>, SessionError> {
+    ///     let session = Session::from_extensions(extensions).await?;
+    ///     Ok(Response::new(Full::from(session.require_principal()?)))
+    /// }
+    ///
+    /// async fn handle(extensions: &Extensions) -> Response<Full<Bytes>> {
+    ///     whoami(extensions).await.unwrap_or_else(SessionError::into_http)
+    /// }
+    /// ```
+    #[doc(alias = "into_response")]
+    pub fn into_http<B: From<Bytes>>(self) -> Response<B> {
+        self.into_response_of(B::from)
+    }
+
+    /// The same response, for a service of this crate.
     pub(crate) fn into_own_response<R>(self) -> Response<ResponseBody<R>> {
+        self.into_response_of(ResponseBody::own)
+    }
+
+    fn into_response_of<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
         self.log_fault();
-        let mut response = self.response().map(ResponseBody::own);
+        let mut response = self.response().map(body);
         response.extensions_mut().insert(self);
         response
     }
 
     /// Logs an error that only a change of the application can fix.
-    pub(crate) fn log_fault(&self) {
+    fn log_fault(&self) {
         // These errors have their own events, and while the store is down every request returns one.
         let has_event = matches!(
             self,

@@ -123,9 +123,6 @@ impl<E: IntoResponse> IntoResponse for TransactionError<E> {
 
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        self.log_fault();
-        let mut response = self.response().map(Body::from);
-        response.extensions_mut().insert(self);
-        response
+        self.into_http::<Body>()
     }
 }
