@@ -1,7 +1,19 @@
 //! The examples, used as a reader would use them.
 
+use tonic::Code;
+
+use self::counter::counter_client::CounterClient;
+use self::counter::{AddRequest, SignInRequest, SignOutRequest};
 use crate::support::customer::Customer;
 use crate::support::{Ground, Node};
+
+#[allow(
+    unreachable_pub,
+    clippy::use_self,
+    reason = "generated from counter.proto"
+)]
+#[path = "../../examples/tonic/counter.rs"]
+mod counter;
 
 /// An example on the memory store, and on Redis.
 fn both(example: &str) -> [(Option<Ground>, Node); 2] {
@@ -63,6 +75,89 @@ async fn users_sign_in_and_out() {
         assert_eq!(node.get("/whoami", Some(&mia)).await.status, 401);
         let page = node.get("/", None).await.text;
         assert!(page.contains("Sign in"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_hyper_service_has_sessions_and_knows_its_clients() {
+    for (_ground, node) in both("hyper") {
+        let first = node.get("/", None).await;
+        assert_eq!(first.text, "visit 1, network: Unbound\n");
+        let visitor = first.cookie.expect("a cookie");
+        let second = node.get("/", Some(&visitor)).await;
+        assert_eq!(second.text, "visit 2, network: Match\n");
+        assert_eq!(second.cookie, None);
+        assert_eq!(node.get("/whoami", Some(&visitor)).await.status, 401);
+        assert_eq!(node.get("/nowhere", None).await.status, 404);
+
+        let login = node.post("/sign-in", "", Some(&visitor)).await;
+        let mia = login.cookie.expect("a new cookie");
+        assert_eq!(node.get("/whoami", Some(&mia)).await.text, "mia");
+        // The token from before the login still names the session, and may not use it.
+        assert_eq!(node.get("/", Some(&visitor)).await.status, 409);
+        let third = node.get("/", Some(&mia)).await;
+        assert_eq!(third.text, "visit 3, network: Match\n");
+        let logout = node.post("/sign-out", "", Some(&mia)).await;
+        assert_eq!(logout.cookie.as_deref(), Some("id="));
+        assert_eq!(node.get("/whoami", Some(&mia)).await.status, 401);
+    }
+}
+
+/// A request with the token, if there is one.
+fn with_token<T>(message: T, token: Option<&str>) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Some(token) = token {
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+    }
+    request
+}
+
+#[tokio::test]
+async fn a_grpc_client_keeps_its_session_by_the_token_in_the_metadata() {
+    for (_ground, node) in both("tonic") {
+        let mut client = CounterClient::connect(node.base().to_owned())
+            .await
+            .unwrap();
+        let amount = |amount| AddRequest { amount };
+        let refused = client.add(amount(1)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert_eq!(refused.message(), "Sign in first.");
+
+        let name = "mia".to_owned();
+        let signed_in = client.sign_in(SignInRequest { name }).await.unwrap();
+        let token = signed_in.metadata().get("x-session-token");
+        let token = token.expect("a token").to_str().unwrap().to_owned();
+        let token = Some(token.as_str());
+        for count in [2, 4] {
+            let added = client.add(with_token(amount(2), token)).await.unwrap();
+            assert_eq!(added.metadata().get("x-session-token"), None);
+            assert_eq!(added.into_inner().count, count);
+        }
+        let negative = client.add(with_token(amount(-1), token)).await;
+        assert_eq!(negative.unwrap_err().code(), Code::InvalidArgument);
+
+        // Calls during the stream change the same session.
+        let (amounts, messages) = tokio::sync::mpsc::channel(1);
+        let messages = futures_util::stream::unfold(messages, |mut messages| async move {
+            Some((messages.recv().await?, messages))
+        });
+        let stream = client.add_many(with_token(messages, token)).await.unwrap();
+        let mut counts = stream.into_inner();
+        amounts.send(amount(1)).await.unwrap();
+        assert_eq!(counts.message().await.unwrap().unwrap().count, 5);
+        let added = client.add(with_token(amount(10), token)).await.unwrap();
+        assert_eq!(added.into_inner().count, 15);
+        amounts.send(amount(1)).await.unwrap();
+        assert_eq!(counts.message().await.unwrap().unwrap().count, 16);
+
+        let sign_out = with_token(SignOutRequest {}, token);
+        client.sign_out(sign_out).await.unwrap();
+        amounts.send(amount(1)).await.unwrap();
+        let ended = counts.message().await.unwrap_err();
+        assert_eq!(ended.code(), Code::Aborted, "{ended}");
+        let refused = client.add(with_token(amount(1), token)).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
     }
 }
 
