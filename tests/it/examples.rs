@@ -79,6 +79,157 @@ async fn users_sign_in_and_out() {
 }
 
 #[tokio::test]
+async fn a_password_opens_the_page_that_the_visitor_wanted() {
+    for (_ground, node) in both("password") {
+        let mut mia = Customer::of([&node]);
+        let wanted = mia.visit(0, "/account").await;
+        let sign_in = wanted.location.expect("the sign-in page");
+        assert_eq!(sign_in, "/sign-in?next=%2Faccount");
+        let page = mia.page(0, &sign_in).await;
+        assert!(
+            page.contains("action=\"/sign-in?next=%2Faccount\""),
+            "{page}"
+        );
+
+        let mut answers = Vec::new();
+        for form in ["name=mia&password=rose", "name=leo&password=tulip"] {
+            let refused = mia.send_form(0, &sign_in, form).await;
+            assert_eq!(refused.status, 403);
+            assert_eq!(mia.cookie, None, "a failed sign-in needs no session");
+            answers.push(refused.text);
+        }
+        assert_eq!(answers[0], answers[1], "nobody learns who has an account");
+
+        let right = "name=mia&password=tulip";
+        assert_eq!(mia.post(0, &sign_in, right).await, "/account");
+        let page = mia.page(0, "/account").await;
+        assert!(page.contains("Hello, mia"), "{page}");
+        assert!(
+            page.contains("argon2id") && !page.contains("m=4096,"),
+            "the sign-in has renewed the old hash: {page}"
+        );
+        let elsewhere = "/sign-in?next=%2F%2Fevil.example";
+        assert_eq!(mia.post(0, elsewhere, right).await, "/account");
+        assert_eq!(mia.post(0, "/sign-out", "").await, "/");
+        assert_eq!(mia.visit(0, "/account").await.status, 303);
+    }
+}
+
+/// A browser that signs in by the other site of the OAuth example.
+struct Client<'a> {
+    app: &'a Node,
+    browser: reqwest::Client,
+}
+
+impl<'a> Client<'a> {
+    fn of(app: &'a Node) -> Self {
+        let accept = (reqwest::header::ACCEPT, "text/html".parse().unwrap());
+        let browser = reqwest::Client::builder()
+            .cookie_store(true)
+            .default_headers([accept].into_iter().collect())
+            .redirect(reqwest::redirect::Policy::none());
+        let browser = browser.build().expect("a client");
+        Self { app, browser }
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.app.base())
+    }
+
+    async fn get(&self, url: &str) -> (u16, String) {
+        let answer = self.browser.get(url).send().await.expect("an answer");
+        outcome(answer).await
+    }
+
+    /// Begins to sign in, and returns the address of the other site.
+    async fn begin(&self) -> String {
+        let (status, address) = self.get(&self.at("/sign-in?next=/account")).await;
+        assert_eq!(status, 303, "{address}");
+        address
+    }
+
+    /// Answers the question of the other site, and returns the address of the callback.
+    async fn answer(&self, address: &str, user: &str) -> String {
+        let (status, page) = self.get(address).await;
+        assert_eq!(status, 200, "{page}");
+        let form = self.browser.post(address).body(format!("user={user}"));
+        let form = form.header("content-type", "application/x-www-form-urlencoded");
+        let (status, callback) = outcome(form.send().await.expect("an answer")).await;
+        assert_eq!(status, 303, "{callback}");
+        callback
+    }
+
+    async fn user(&self) -> String {
+        self.get(&self.at("/account")).await.1
+    }
+}
+
+/// The status, and the address of a redirect or the text.
+async fn outcome(answer: reqwest::Response) -> (u16, String) {
+    let status = answer.status().as_u16();
+    let location = answer.headers().get("location");
+    let text = match location.map(|it| it.to_str().unwrap().to_owned()) {
+        Some(location) => location,
+        None => answer.text().await.unwrap(),
+    };
+    (status, text)
+}
+
+#[tokio::test]
+async fn a_callback_signs_in_the_browser_that_began_and_only_once() {
+    let to_account = (303, "/account".to_owned());
+    for (_ground, node) in both("oauth") {
+        let mia = Client::of(&node);
+        assert_eq!(mia.user().await, "/sign-in?next=%2Faccount");
+        // Two tabs begin before either of them ends.
+        let [first, second] = [mia.begin().await, mia.begin().await];
+        assert!(first.contains("code_challenge_method=S256"), "{first}");
+        let [first, second] = [
+            mia.answer(&first, "1").await,
+            mia.answer(&second, "1").await,
+        ];
+        let forged = first.replace("state=", "state=x");
+        let other = Client::of(&node);
+        other.begin().await;
+        for (browser, callback) in [(&mia, &forged), (&other, &first)] {
+            let (status, page) = browser.get(callback).await;
+            assert_eq!(status, 403, "{page}");
+            assert!(page.contains("did not begin in this browser"), "{page}");
+        }
+        assert_eq!(mia.get(&first).await, to_account);
+        assert!(mia.user().await.contains("user 1"));
+        assert_eq!(mia.get(&first).await.0, 403, "a callback counts once");
+        assert_eq!(mia.get(&second).await, to_account);
+        assert!(mia.user().await.contains("user 1"));
+
+        let refused = mia.answer(&mia.begin().await, "").await;
+        assert_eq!(mia.get(&refused).await.0, 403);
+        // A code that the other site does not know.
+        let mut callback = other.answer(&other.begin().await, "2").await;
+        callback.push('x');
+        assert_eq!(other.get(&callback).await.0, 502);
+        assert_eq!(other.user().await, "/sign-in?next=%2Faccount");
+    }
+}
+
+#[tokio::test]
+async fn two_processes_share_the_sessions_of_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("sessions.sqlite");
+    let environment = [("DATABASE", database.to_str().unwrap())];
+    let nodes = [(); 2].map(|()| Node::example("own_store", &environment));
+    let cookie = nodes[0].get("/", None).await.cookie.expect("a cookie");
+    let visits = (0..20).map(|n| nodes[n % 2].get("/", Some(&cookie)));
+    for visit in futures_util::future::join_all(visits).await {
+        assert_eq!(visit.status, 200, "{}", visit.text);
+    }
+    let [one, _] = &nodes;
+    one.kill();
+    let last = nodes[1].get("/", Some(&cookie)).await;
+    assert_eq!(last.text, "visit 22\n");
+}
+
+#[tokio::test]
 async fn a_hyper_service_has_sessions_and_knows_its_clients() {
     for (_ground, node) in both("hyper") {
         let first = node.get("/", None).await;
