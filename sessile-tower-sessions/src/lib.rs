@@ -10,21 +10,24 @@
 // 3. `stored.rs: StoredSession` is a session as bytes, and `key.rs` is where it is stored.
 // 4. `store.rs: SessileStore` loads and saves, in the types that every version of tower-sessions has; `versions.rs` implements
 //    the trait of each.
+// 5. `moving.rs: Moving` takes sessions over from another store.
 
 /// The examples of the guide are tested here, since they need both crates.
 #[cfg(all(doctest, feature = "v0_15"))]
 mod documents {
-    //#[doc = include_str!("../../docs/migration/tower-sessions.md")]
+    #[doc = include_str!("../../docs/migration/tower-sessions.md")]
     mod tower_sessions {}
 }
 
 mod hidden;
 mod key;
 mod merge;
+mod moving;
 mod saves;
 mod store;
 mod stored;
 mod versions;
 
 pub use hidden::HIDDEN_KEY;
+pub use moving::Moving;
 pub use store::SessileStore;

@@ -17,11 +17,15 @@ use tokio::sync::Mutex;
 use crate::hidden::{Loaded, split};
 use crate::key::{handle, random_id};
 use crate::merge::{Data, merge};
+use crate::moving::Moving;
 use crate::saves::Saves;
 use crate::stored::{StoredSession, Unreadable};
 
 /// How many groups of sessions have a lock of their own, for saves that have met a conflict.
 const LOCKS: usize = 64;
+
+/// How long the mark of an ended session stays: longer than any request takes between its two reads.
+const MARKED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// A store for tower-sessions' `SessionManagerLayer`, on any store of sessile.
 ///
@@ -166,6 +170,24 @@ impl<S: SessionStore> SessileStore<S> {
         &self.inner.store
     }
 
+    /// Takes sessions over from the store that the application had before, such as tower-sessions' own for Redis or a database:
+    /// see [`Moving`].
+    ///
+    /// ```
+    /// use sessile_tower_sessions::SessileStore;
+    /// use tower_sessions::{MemoryStore, SessionManagerLayer};
+    ///
+    /// let former = MemoryStore::default(); // the store that you had
+    /// let store = SessileStore::new(sessile::MemoryStore::new()).taking_over_from(former);
+    /// let layer = SessionManagerLayer::new(store);
+    /// ```
+    pub fn taking_over_from<F>(self, former: F) -> Moving<S, F> {
+        Moving {
+            store: self,
+            former,
+        }
+    }
+
     /// Stores a new session under a new id, and returns it. The id of the record is never used: after a `flush`, tower-sessions
     /// would create its next session under the id that has just been deleted, and so revive the old cookie.
     pub(crate) async fn create(
@@ -213,12 +235,16 @@ impl<S: SessionStore> SessileStore<S> {
                 Present::Missing => Ok(None),
                 Present::Unreadable => Err(Failure::not_bytes()),
                 Present::Found(stored) => {
-                    let StoredSession {
+                    let session = StoredSession::decode(stored.value())?;
+                    let Some(StoredSession {
                         version,
                         expires,
                         mut data,
                         ..
-                    } = StoredSession::decode(stored.value())?;
+                    }) = session.unless_ended()
+                    else {
+                        return Ok(None);
+                    };
                     Loaded::of(&data, version).put_into(&mut data);
                     let expires = i128::from(expires) * 1_000_000;
                     let expires = OffsetDateTime::from_unix_timestamp_nanos(expires)
@@ -308,6 +334,56 @@ impl<S: SessionStore> SessileStore<S> {
         .await
     }
 
+    /// Stores a session of another store under the id that it has there, unless there is one with this id already, or was.
+    pub(crate) async fn take_over(
+        &self,
+        id: i128,
+        data: Data,
+        expires: OffsetDateTime,
+    ) -> Result<(), Failure> {
+        self.within(async {
+            let Some(ttl) = time_left(expires) else {
+                return Ok(());
+            };
+            let bytes = encode(&StoredSession::new(data, millis(expires)))?;
+            match self
+                .inner
+                .store
+                .create(&self.handle(id), Write::new(&bytes, ttl))
+                .await?
+            {
+                Created::Done | Created::Exists => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Puts a mark in the place of a session, so that nobody takes it over again.
+    pub(crate) async fn mark_ended(&self, id: i128) -> Result<(), Failure> {
+        self.within(async {
+            let handle = self.handle(id);
+            let bytes = encode(&StoredSession::ended())?;
+            let mark = Write::new(&bytes, MARKED_FOR);
+            loop {
+                match self.inner.store.load(&handle, Freshness::Latest).await? {
+                    Present::Found(present) => {
+                        match self.inner.store.replace(&handle, &present, mark).await? {
+                            Replaced::Done => return Ok(()),
+                            Replaced::Conflict(_) | Replaced::Gone => {}
+                            Replaced::Unreadable => return Err(Failure::not_bytes()),
+                        }
+                    }
+                    Present::Missing => match self.inner.store.create(&handle, mark).await? {
+                        Created::Done => return Ok(()),
+                        Created::Exists => {}
+                    },
+                    Present::Unreadable => return Err(Failure::not_bytes()),
+                }
+            }
+        })
+        .await
+    }
+
     async fn present(&self, handle: &Handle) -> Result<Stored, Failure> {
         match self.inner.store.load(handle, Freshness::Latest).await? {
             Present::Found(stored) => Ok(stored),
@@ -322,7 +398,9 @@ impl<S: SessionStore> SessileStore<S> {
         present: &Stored,
         ours: &Data,
     ) -> Result<Data, Failure> {
-        let stored = StoredSession::decode(present.value())?;
+        let stored = StoredSession::decode(present.value())?
+            .unless_ended()
+            .ok_or_else(Failure::ended)?;
         Ok(merge(known.map(|known| &known.digests), stored.data, ours))
     }
 

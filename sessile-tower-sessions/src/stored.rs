@@ -16,6 +16,9 @@ use crate::merge::Data;
 /// The format that this version writes, and the highest one that it reads.
 const FORMAT: u32 = 1;
 
+/// The expiry of a session that has ended. None expires then: the adapter stores no session whose expiry is past.
+const ENDED: i64 = 0;
+
 /// Drawn anew for each write, so that two values of one version are the same value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version(u64);
@@ -91,6 +94,16 @@ impl StoredSession {
             expires,
             data,
         }
+    }
+
+    /// The mark of a session that has ended, and must not be created again under its id.
+    pub(crate) fn ended() -> Self {
+        Self::new(Data::new(), ENDED)
+    }
+
+    /// Whether this is a session, and not the mark of one that has ended.
+    pub(crate) fn unless_ended(self) -> Option<Self> {
+        (self.expires != ENDED).then_some(self)
     }
 
     pub(crate) fn encode(&self) -> Result<Bytes, serde_json::Error> {

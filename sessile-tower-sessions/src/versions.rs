@@ -10,6 +10,7 @@ macro_rules! implement {
             use $core::session::{Id, Record};
             use $core::session_store::{Error, Result};
 
+            use crate::moving::Moving;
             use crate::store::{Failure, SessileStore};
 
             impl From<Failure> for Error {
@@ -50,6 +51,39 @@ macro_rules! implement {
 
                 async fn delete(&self, id: &Id) -> Result<()> {
                     Ok(self.delete(id.0).await?)
+                }
+            }
+
+            #[async_trait]
+            impl<S: Store, F: SessionStore> SessionStore for Moving<S, F> {
+                async fn create(&self, record: &mut Record) -> Result<()> {
+                    SessionStore::create(&self.store, record).await
+                }
+
+                async fn save(&self, record: &Record) -> Result<()> {
+                    SessionStore::save(&self.store, record).await
+                }
+
+                async fn load(&self, id: &Id) -> Result<Option<Record>> {
+                    if let Some(record) = SessionStore::load(&self.store, id).await? {
+                        return Ok(Some(record));
+                    }
+                    let Some(former) = self.former.load(id).await? else {
+                        return Ok(None);
+                    };
+                    // Another request may have taken it over first, and may even have ended it: then there is nothing to load.
+                    self.store
+                        .take_over(id.0, former.data, former.expiry_date)
+                        .await?;
+                    // Otherwise it could be taken over again once it has expired here.
+                    self.former.delete(id).await?;
+                    SessionStore::load(&self.store, id).await
+                }
+
+                async fn delete(&self, id: &Id) -> Result<()> {
+                    // In this order: a request that has read it in the former store meets the mark.
+                    self.former.delete(id).await?;
+                    Ok(self.store.mark_ended(id.0).await?)
                 }
             }
         }

@@ -7,6 +7,7 @@
 
 mod axum_login;
 mod contract;
+mod moving;
 mod requests;
 mod sessions;
 mod support;
