@@ -50,6 +50,8 @@ mod middleware;
 mod record;
 mod session;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 mod token;
 

@@ -127,6 +127,21 @@ impl SessionLayer {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn parts(&self) -> &LayerParts {
+        &self.parts
+    }
+
+    /// This layer on another node, before a store of the same sessions: with its settings and hooks, and queues of its own. It takes
+    /// no leases, so that its requests can overtake those of this node.
+    #[cfg(feature = "testing")]
+    pub(crate) fn on_another_node(&self, store: impl SessionStore) -> Self {
+        let mut parts = self.parts.clone();
+        parts.engine = LayerParts::new(store, SessionConfig::default()).engine;
+        parts.config_mut().concurrency = Concurrency::Merge;
+        Self { parts }
+    }
+
     /// Sets when the session is loaded; [`Load::Inbound`] by default.
     #[must_use]
     pub fn with_load(mut self, load: Load) -> Self {

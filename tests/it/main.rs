@@ -55,6 +55,7 @@ mod spans;
 mod stats;
 mod stored;
 mod support;
+mod testing;
 mod tls;
 mod together;
 mod transactions;
