@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
+use smallvec::SmallVec;
 use tower_service::Service;
 
 use crate::config::SessionConfig;
@@ -20,12 +21,13 @@ use crate::middleware::layer::SessionLayer;
 use crate::record::key::SessionKey;
 use crate::session::Session;
 use crate::session::sessions::SignIn;
+use crate::session::stored::{StoredSession, TokenState};
 use crate::testing::jar::Jar;
 use crate::testing::open::{open, with_causes};
 use crate::testing::outcome::Outcome;
 use crate::testing::request::TestRequest;
 use crate::testing::store::TestStore;
-use crate::token::Handle;
+use crate::token::{Handle, Token};
 
 type App = dyn Fn(Request<String>) -> Answer + Send + Sync;
 type Answer = Pin<Box<dyn Future<Output = Response<String>> + Send>>;
@@ -222,9 +224,44 @@ impl TestClient {
 
     /// The handle of this client's session, if it has one. The session may have ended.
     pub fn handle(&self) -> Option<Handle> {
-        let mut headers = self.credentials(&self.config().cookie.path);
-        let presented = present(&self.layer.parts().policy, &mut headers);
-        presented.tokens.first().map(|token| token.handle)
+        self.tokens().first().map(|token| token.handle)
+    }
+
+    /// The session that this client's token opens, as it is stored, also while a [`TestStore`] fails; `None` if the client has no session,
+    /// or it has ended. It does not prolong the session.
+    ///
+    /// ```
+    /// # use sessile::testing::TestClient;
+    /// # async fn test(mia: TestClient) {
+    /// let stored = mia.stored().await.expect("a session");
+    /// assert_eq!(stored.principal(), Some("mia"));
+    /// assert_eq!(stored.get("orders").unwrap(), Some(1));
+    /// assert_eq!(stored.flashes()[0].text, "Saved.");
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the session cannot be read.
+    #[doc(alias("session", "assert_session_has"))]
+    pub async fn stored(&self) -> Option<StoredSession> {
+        let layer = match self.test_store() {
+            Some(store) => self.layer.on_another_node(store.direct()),
+            None => self.layer.clone(),
+        };
+        let sessions = layer.sessions();
+        for token in self.tokens() {
+            let token = token.encode();
+            let found = sessions.find_by_token(&token).await;
+            let found = found.unwrap_or_else(|error| {
+                panic!("the session cannot be read: {}", with_causes(&error))
+            });
+            let opens = |it: &StoredSession| it.check_token(&token) == TokenState::Valid;
+            if let Some(session) = found.filter(opens) {
+                return Some(session);
+            }
+        }
+        None
     }
 
     /// Waits until nothing of the application runs in the background: renewals, deletions, and commits of requests that were dropped.
@@ -258,6 +295,11 @@ impl TestClient {
         let mut headers = HeaderMap::new();
         self.jar.lock().write(self.transport(), path, &mut headers);
         headers
+    }
+
+    fn tokens(&self) -> SmallVec<[Token; 1]> {
+        let mut headers = self.credentials(&self.config().cookie.path);
+        present(&self.layer.parts().policy, &mut headers).tokens
     }
 
     fn transport(&self) -> &Transport {

@@ -41,7 +41,8 @@ pub enum Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The store cannot be reached, and the call fails at once:
-    /// [`StoreErrorKind::Unavailable`](crate::store::StoreErrorKind::Unavailable). Nothing happens.
+    /// [`StoreErrorKind::Unavailable`](crate::store::StoreErrorKind::Unavailable). Nothing happens. A single write that fails so goes
+    /// unnoticed, since sessile sends it twice more.
     Unavailable,
     /// The store rejects the call at once, as Redis does without memory left:
     /// [`StoreErrorKind::Refused`](crate::store::StoreErrorKind::Refused). Nothing happens.
@@ -50,10 +51,10 @@ pub enum Fault {
     /// [budget](crate::testing::TestStore::with_request_budget) is spent; pause the time, so that this takes no time.
     Hang,
     /// The request to the store is lost: nothing happens, but sessile cannot know that
-    /// ([`StoreErrorKind::Unknown`](crate::store::StoreErrorKind::Unknown)).
+    /// ([`StoreErrorKind::Unknown`](crate::store::StoreErrorKind::Unknown)). As with a lost answer, a single one goes unnoticed.
     LoseRequest,
     /// The answer of the store is lost: the call is carried out, but sessile cannot know that. A single one goes unnoticed, since
-    /// sessile asks again; two more in a row make the response a 503 without `Retry-After`.
+    /// sessile asks again; three in a row make the response a 503 without `Retry-After`.
     LoseAnswer,
 }
 

@@ -92,7 +92,8 @@ impl TestRequest {
     }
 
     /// Sends the request, and lets another request of the same browser, on another node, change the session meanwhile: a conflict
-    /// that is real. The other request begins once this one is about to write, and ends before it does.
+    /// that is real. The other request begins once this one is about to write, and ends before it does. It waits for no lease: under
+    /// [`Concurrency::Exclusive`](crate::Concurrency::Exclusive) this is what happens after a lease has lapsed.
     ///
     /// ```
     /// # use sessile::testing::TestClient;

@@ -7,6 +7,7 @@ use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::routing::get;
 use sessile::store::{Capabilities, IndexKey};
+use sessile::testing::{Call, TestStore};
 use sessile::{
     Handle, MaxSessions, MemoryStore, Session, SessionConfig, SessionError, SessionLayer,
     SessionStore, Sessions,
@@ -14,7 +15,6 @@ use sessile::{
 
 use crate::support::app::routes;
 use crate::support::browser::Page;
-use crate::support::paused::{Call, Paused};
 use crate::support::{Browser, Ground, Server, Spy, store_with, until};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -163,14 +163,14 @@ async fn a_new_password_ends_all_other_sessions() {
 
 /// A request that signs in while all sessions of its user are ended, and the store that it is under way to.
 struct UnderWay {
-    store: Paused,
+    store: TestStore,
     app: Router,
     sessions: Sessions,
 }
 
 impl UnderWay {
     fn new() -> Self {
-        let store = Paused::before(MemoryStore::new());
+        let store = TestStore::new();
         let layer = SessionLayer::new(store.clone());
         Self {
             store,
@@ -181,7 +181,7 @@ impl UnderWay {
 
     /// Signs in, ends all sessions before this call of the store, and returns the response.
     async fn overtaken(&self, call: Call, browser: &Browser) -> Page {
-        let hold = self.store.hold(call);
+        let mut hold = self.store.hold(call);
         let (app, browser) = (self.app.clone(), browser.clone());
         let request = tokio::spawn(async move { browser.peek(&app, "/login?u=mia").await });
         hold.arrived().await;

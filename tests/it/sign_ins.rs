@@ -8,17 +8,17 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::get;
 use bytes::Bytes;
-use sessile::store::{Durability, Freshness, IndexKey, Loaded, ManualClock, Write};
+use sessile::store::{Durability, Freshness, IndexKey, Loaded, Write};
+use sessile::testing::{Call, Fault, TestStore};
 use sessile::{
     Concurrency, CookieConfig, DurabilityConfig, Handle, MaxSessions, MemoryStore, RedisConfig,
     RedisStore, Session, SessionConfig, SessionError, SessionLayer, SessionStore as _, Sessions,
 };
 
 use crate::support::app::routes;
-use crate::support::faulty::{Faulty, Lost, Wrapper};
 use crate::support::patience::unhurried;
-use crate::support::paused::{Call, Paused};
 use crate::support::server::strategies;
+use crate::support::wrapper::Wrapper;
 use crate::support::{Browser, Server, Spy, by_protocol, fresh_prefix, store_with, until};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -51,6 +51,17 @@ async fn check(session: Session, Path(token): Path<String>) -> Result<(), Sessio
 
 async fn whoami(browser: &Browser, app: &Router) -> String {
     browser.peek(app, "/whoami").await.ok()
+}
+
+/// The next calls of this kind get no answer, this many of them. `Enter` is carried out, the others are not.
+fn lose(store: &TestStore, call: Call, times: usize) {
+    let fault = match call {
+        Call::Enter => Fault::LoseAnswer,
+        _ => Fault::LoseRequest,
+    };
+    for _ in 0..times {
+        store.fail_next(call, fault);
+    }
 }
 
 async fn signed_in(app: &Router) -> Browser {
@@ -102,14 +113,14 @@ async fn an_entry_or_a_creation_without_an_answer_takes_no_place() {
         (MaxSessions::refuse(1), 0),
         (MaxSessions::evict_oldest(2), 1),
     ] {
-        let store = Faulty::before(MemoryStore::new());
+        let store = TestStore::new();
         let app = app(SessionLayer::new(store.clone()).with_max_sessions(limit));
         let mut others = Vec::new();
         for _ in 0..kept {
             others.push(signed_in(&app).await);
         }
-        store.lose(Lost::Enter, 1);
-        store.lose(Lost::Create, 1);
+        lose(&store, Call::Enter, 1);
+        lose(&store, Call::Create, 1);
         let browser = signed_in(&app).await;
         for browser in others.iter().chain([&browser]) {
             assert_eq!(whoami(browser, &app).await, "mia", "{limit:?}");
@@ -119,18 +130,18 @@ async fn an_entry_or_a_creation_without_an_answer_takes_no_place() {
 
 #[tokio::test]
 async fn a_confirmation_without_an_answer_is_sent_again() {
-    let store = Faulty::before(MemoryStore::new());
+    let store = TestStore::new();
     let app = app(SessionLayer::new(store.clone()));
-    store.lose(Lost::Confirm, 2);
+    lose(&store, Call::Confirm, 2);
     assert_eq!(whoami(&signed_in(&app).await, &app).await, "mia");
 }
 
 #[tokio::test]
 async fn a_new_session_that_was_not_confirmed_is_deleted_and_takes_no_place() {
-    let store = Faulty::before(MemoryStore::new());
+    let store = TestStore::new();
     let layer = SessionLayer::new(store.clone()).with_max_sessions(MaxSessions::refuse(1));
     let app = app(layer.clone());
-    store.lose(Lost::Confirm, 3);
+    lose(&store, Call::Confirm, 3);
     let page = Browser::default().get(&app, "/login?u=mia").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(page.set_cookies().is_empty());
@@ -148,10 +159,10 @@ async fn a_new_session_that_was_not_confirmed_is_deleted_and_takes_no_place() {
 
 #[tokio::test]
 async fn a_visitor_whose_sign_in_was_not_confirmed_signs_in_again_and_keeps_the_cart() {
-    let store = Faulty::before(MemoryStore::new());
+    let store = TestStore::new();
     let app = app(SessionLayer::new(store.clone()));
     let mut browser = visitor(&app).await;
-    store.lose(Lost::Confirm, 3);
+    lose(&store, Call::Confirm, 3);
     let page = browser.get(&app, "/login?u=mia").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     browser.get(&app, "/login?u=mia").await.ok();
@@ -161,8 +172,7 @@ async fn a_visitor_whose_sign_in_was_not_confirmed_signs_in_again_and_keeps_the_
 
 #[tokio::test]
 async fn a_sign_in_that_fails_does_not_shorten_the_entry_of_the_one_before() {
-    let clock = ManualClock::new();
-    let store = Paused::before(MemoryStore::new().with_clock(clock.clone()));
+    let store = TestStore::new();
     let layer = || {
         let config = SessionConfig::default()
             .with_idle_timeout(200 * HOUR)
@@ -175,14 +185,14 @@ async fn a_sign_in_that_fails_does_not_shorten_the_entry_of_the_one_before() {
     let (app, other) = (app(one), app(other));
     let mut browser = visitor(&app).await;
     // The second click is held before it enters; the first, with "remember me", signs in meanwhile.
-    let hold = store.hold(Call::Enter);
+    let mut hold = store.hold(Call::Enter);
     let (second_app, second) = (app.clone(), browser.clone());
     let second = tokio::spawn(async move { second.peek(&second_app, "/login?u=mia").await });
     hold.arrived().await;
     browser.get(&other, "/login-for-long").await.ok();
     hold.release();
     assert_eq!(second.await.unwrap().status, StatusCode::CONFLICT);
-    clock.advance(25 * HOUR);
+    store.advance(25 * HOUR);
     assert_eq!(whoami(&browser, &app).await, "mia");
     assert_eq!(sessions.of("mia").await.unwrap().len(), 1);
     assert_eq!(sessions.destroy_all("mia").await.unwrap(), 1);
@@ -191,13 +201,13 @@ async fn a_sign_in_that_fails_does_not_shorten_the_entry_of_the_one_before() {
 
 #[tokio::test]
 async fn a_double_click_under_way_does_not_end_the_session_that_is_kept() {
-    let store = Paused::before(MemoryStore::new());
+    let store = TestStore::new();
     let layer = SessionLayer::new(store.clone());
     let (app, sessions) = (app(layer.clone()), layer.sessions());
     let mut browser = visitor(&app).await;
     let before = browser.clone();
     browser.get(&app, "/login?u=mia").await.ok();
-    let hold = store.hold(Call::Confirm);
+    let mut hold = store.hold(Call::Confirm);
     let second = app.clone();
     let second = tokio::spawn(async move { before.peek(&second, "/login?u=mia").await });
     hold.arrived().await;
@@ -224,16 +234,15 @@ async fn whoever_ends_their_own_session_with_all_others_can_sign_in_within_the_r
 
 #[tokio::test]
 async fn a_generation_that_is_forgotten_meanwhile_refuses_no_sign_in() {
-    let clock = ManualClock::new();
-    let store = Paused::before(MemoryStore::new().with_clock(clock.clone()));
+    let store = TestStore::new();
     let layer = SessionLayer::new(store.clone());
     let (app, sessions) = (app(layer.clone()), layer.sessions());
     sessions.destroy_all("mia").await.unwrap();
-    clock.advance(HOUR - Duration::from_millis(5));
-    let hold = store.hold(Call::Confirm);
+    store.advance(HOUR - Duration::from_millis(5));
+    let mut hold = store.hold(Call::Confirm);
     let sign_in = tokio::spawn(async move { Browser::default().get(&app, "/login?u=mia").await });
     hold.arrived().await;
-    clock.advance(Duration::from_millis(10));
+    store.advance(Duration::from_millis(10));
     hold.release();
     sign_in.await.unwrap().ok();
 }

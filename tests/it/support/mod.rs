@@ -4,7 +4,8 @@
 //! - Clients: `browser.rs` and `window.rs` in this process, `node.rs` for an application in another one, `customer.rs` for one
 //!   at the shop, `load.rs` for constant load.
 //! - Servers: `server.rs`, `cluster.rs`, `sentinel.rs`, with certificates by `authority.rs`.
-//! - Faults: `proxy.rs` between a store and Redis, `late.rs` in front of a memory store, `paused.rs` that holds one call, `faulty.rs` that loses some. `forward.rs` passes calls on. `spy.rs` counts the calls of a store.
+//! - Faults: `proxy.rs` between a store and Redis, `late.rs` in front of a memory store, and `sessile::testing::TestStore`, which fails
+//!   or holds calls. `spy.rs` counts the calls of a store; `forward.rs` passes them on, `wrapper.rs` all but the newest.
 //! - Waiting: `patience.rs` for events, `gate.rs` to hold handlers.
 
 pub mod app;
@@ -12,7 +13,6 @@ pub mod authority;
 pub mod browser;
 pub mod cluster;
 pub mod customer;
-pub mod faulty;
 pub mod forward;
 pub mod gate;
 pub mod late;
@@ -20,13 +20,13 @@ pub mod ledger;
 pub mod load;
 pub mod node;
 pub mod patience;
-pub mod paused;
 pub mod proxy;
 pub mod sentinel;
 pub mod server;
 pub mod spy;
 pub mod visit;
 pub mod window;
+pub mod wrapper;
 
 use std::io::Write as _;
 
