@@ -1,0 +1,98 @@
+//! The `sessile` command: looks at the sessions that [sessile](https://docs.rs/sessile) keeps in Redis or Valkey, and at that server.
+//!
+//! One file or folder for each command. What they judge is in pure functions, tested as tables; what they ask and print is apart.
+//!
+//! 1. `args.rs: Args` is the command line, `settings.rs: Settings` what it, the environment and a file say together.
+//! 2. `doctor/mod.rs`, `stats.rs`, `list.rs`, `show.rs`, `destroy.rs`, `explain/mod.rs` and `watch/mod.rs` are the commands. Sessions
+//!    come from the library (`store.rs`); what it does not ask comes from `node.rs: Node`, of the servers that `servers.rs` finds at
+//!    the `place.rs: Place` of the URL.
+//! 3. `output.rs`, `human.rs`, `view.rs` and `progress.rs` print. `failure.rs` has the exit codes.
+
+mod args;
+mod destroy;
+mod doctor;
+mod explain;
+mod failure;
+mod human;
+mod list;
+mod node;
+mod output;
+mod place;
+mod progress;
+mod scan;
+mod servers;
+mod settings;
+mod show;
+mod stats;
+mod store;
+mod view;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Args, Command};
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::progress::Shown;
+use crate::settings::Settings;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let interrupted = on_ctrl_c();
+    let mut output = Output::new(args.common.json, args.common.no_color);
+    let result = run(&args, &mut output, &interrupted).await;
+    let flushed = output.flush().map_err(Failure::from);
+    let (code, message) = failure::exit(result.and_then(|outcome| flushed.map(|()| outcome)));
+    if let Some(message) = message {
+        anstream::eprintln!("{}: {message}", output::styled(output::RED, "error"));
+    }
+    failure::code(code)
+}
+
+async fn run(
+    args: &Args,
+    output: &mut Output,
+    interrupted: &CancellationToken,
+) -> Result<Outcome, Failure> {
+    let settings = Settings::read(args)?;
+    let shown = Shown::new(args.common.progress);
+    let beside_results = Shown::beside_results(args.common.progress);
+    let command = async {
+        match &args.command {
+            Command::Doctor(it) => doctor::run(it, &settings, output, shown).await,
+            Command::Stats(it) => stats::run(it, &settings, output, shown).await,
+            Command::List(it) => list::run(it, &settings, output, beside_results).await,
+            Command::Show(it) => show::run(it, &settings, output).await,
+            Command::Explain(it) => explain::run(it, &settings, output).await,
+            // These two have something to say, or to tidy up, when they are interrupted.
+            Command::Destroy(it) => destroy::run(it, &settings, output, shown, interrupted).await,
+            Command::Watch(it) => watch::run(it, &settings, output, interrupted).await,
+        }
+    };
+    match args.command {
+        Command::Destroy(_) | Command::Watch(_) => command.await,
+        _ => tokio::select! {
+            result = command => result,
+            () = interrupted.cancelled() => Ok(Outcome::Interrupted),
+        },
+    }
+}
+
+/// Cancelled by the first Ctrl-C. The second ends the process at once.
+fn on_ctrl_c() -> CancellationToken {
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if cancelled.is_cancelled() {
+                std::process::exit(130);
+            }
+            cancelled.cancel();
+        }
+    });
+    token
+}
