@@ -20,11 +20,130 @@ use crate::token::Handle;
 
 /// Keeps sessions as bytes with a version and a time to live.
 ///
+/// [`store`](crate::store) has the terms. `docs/own-store.md` in the repository has the rules in brief, what each capability costs, and
+/// hints for SQL databases; `examples/own_store` is a store in SQLite. The suite in `sessile::conformance` (feature `conformance`) checks a
+/// store against the rules.
+///
 /// Any future may be dropped at any point; its operation may happen all the same.
 ///
 /// Each call must reach the store at most once: no client or proxy in between may resend an unanswered `create` or `replace` on
 /// its own, and an acknowledged `create` must not arrive a second time. Otherwise changes are applied twice, and a session
 /// comes back after its logout.
+///
+/// # Examples
+///
+/// A store on a map, whose lock makes each call atomic. It has neither leases nor an index:
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::{Mutex, PoisonError};
+/// use std::time::SystemTime;
+///
+/// use bytes::Bytes;
+/// use sessile::store::{
+///     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Renewal, Replaced, Stored, Touched, Write,
+/// };
+/// use sessile::{Handle, SessionStore, StoreError};
+///
+/// /// Each value, and when it expires.
+/// #[derive(Default)]
+/// struct MapStore(Mutex<HashMap<Handle, (Bytes, SystemTime)>>);
+///
+/// impl MapStore {
+///     fn with<T>(&self, work: impl FnOnce(&mut HashMap<Handle, (Bytes, SystemTime)>, SystemTime) -> T) -> T {
+///         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+///         let now = SystemTime::now();
+///         sessions.retain(|_, (_, expires)| *expires > now); // slow; a real store sweeps them out now and then
+///         work(&mut sessions, now)
+///     }
+/// }
+///
+/// fn stored((value, expires): &(Bytes, SystemTime), now: SystemTime) -> Stored {
+///     Stored::new(value.clone(), expires.duration_since(now).ok())
+/// }
+///
+/// fn primary_only(durability: Durability) -> Result<(), StoreError> {
+///     match durability {
+///         Durability::Primary => Ok(()),
+///         _ => Err(StoreError::refused("a map has no replicas: write \"primary\" for `durability`")),
+///     }
+/// }
+///
+/// impl SessionStore for MapStore {
+///     fn namespace(&self) -> &str {
+///         "map:"
+///     }
+///
+///     fn now(&self) -> SystemTime {
+///         SystemTime::now()
+///     }
+///
+///     fn capabilities(&self) -> Capabilities {
+///         Capabilities::new()
+///     }
+///
+///     async fn load(&self, key: &Handle, _: Freshness) -> Result<Loaded, StoreError> {
+///         Ok(self.with(|sessions, now| match sessions.get(key) {
+///             Some(session) => Loaded::Found(stored(session, now)),
+///             None => Loaded::Missing,
+///         }))
+///     }
+///
+///     async fn create(&self, key: &Handle, write: Write<'_>) -> Result<Created, StoreError> {
+///         primary_only(write.durability)?;
+///         Ok(self.with(|sessions, now| {
+///             if sessions.contains_key(key) {
+///                 return Created::Exists;
+///             }
+///             sessions.insert(*key, (write.value.clone(), now + write.ttl));
+///             Created::Done
+///         }))
+///     }
+///
+///     async fn replace(&self, key: &Handle, expected: &Stored, write: Write<'_>) -> Result<Replaced, StoreError> {
+///         primary_only(write.durability)?;
+///         Ok(self.with(|sessions, now| {
+///             let Some(session) = sessions.get_mut(key) else {
+///                 return Replaced::Gone;
+///             };
+///             let present = stored(session, now);
+///             if present.version() != expected.version() {
+///                 return Replaced::Conflict(present);
+///             }
+///             session.0 = write.value.clone();
+///             if !write.keep_ttl {
+///                 session.1 = now + write.ttl;
+///             }
+///             Replaced::Done
+///         }))
+///     }
+///
+///     async fn touch(&self, key: &Handle, renewal: Renewal) -> Result<Touched, StoreError> {
+///         Ok(self.with(|sessions, now| match (sessions.get_mut(key), renewal) {
+///             (Some((_, expires)), Renewal::Extend(ttl)) if now + ttl > *expires => {
+///                 *expires = now + ttl;
+///                 Touched::Done
+///             }
+///             (Some((_, expires)), Renewal::Set(ttl)) => {
+///                 *expires = now + ttl;
+///                 Touched::Done
+///             }
+///             _ => Touched::Unchanged,
+///         }))
+///     }
+///
+///     async fn delete(&self, key: &Handle, durability: Durability) -> Result<Deleted, StoreError> {
+///         primary_only(durability)?;
+///         Ok(self.with(|sessions, _| match sessions.remove(key) {
+///             Some(_) => Deleted::Done,
+///             None => Deleted::Missing,
+///         }))
+///     }
+/// }
+/// # #[cfg(feature = "conformance")]
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+/// #     .block_on(sessile::conformance::check(MapStore::default()));
+/// ```
 pub trait SessionStore: Send + Sync + 'static {
     /// The prefix of every key. It is part of the hash of a session's secret, so a token that was issued for one namespace is
     /// invalid in every other.
