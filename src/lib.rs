@@ -30,6 +30,10 @@ mod documents {
     mod handlers {}
     #[doc = include_str!("../docs/start.md")]
     mod start {}
+    #[doc = include_str!("../docs/own-store.md")]
+    mod own_store {}
+    #[doc = include_str!("../docs/recipes.md")]
+    mod recipes {}
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
 }
