@@ -333,6 +333,16 @@ impl Event {
 ///
 /// sessile calls it on a task of the runtime, which is not always the task of the request: do not block, pass long work on to
 /// another task, and do not rely on task-locals. The observer may use a session that it holds.
+///
+/// ```
+/// use sessile::{Event, MemoryStore, SessionLayer};
+///
+/// let layer = SessionLayer::new(MemoryStore::new()).with_observer(|event: &Event| match event {
+///     Event::FingerprintMismatch { handle, .. } => println!("session {handle} is used from another network"),
+///     Event::DestroyFailed { handle, .. } => println!("session {handle} could not be ended"),
+///     event => println!("{}", event.name()),
+/// });
+/// ```
 pub trait Observer: Send + Sync + 'static {
     /// Called once for every event.
     fn on_event(&self, event: &Event);

@@ -10,6 +10,21 @@ use crate::error::store::StoreError;
 /// It implements axum's `IntoResponse`, so that a handler may return it with `?`; [`status`](Self::status) returns the status of
 /// the response. The message is for the log; the body of the response does not show internals. The extensions of the response
 /// hold the error itself.
+///
+/// ```
+/// use axum::response::{IntoResponse, Redirect, Response};
+/// use sessile::{Session, SessionError};
+///
+/// async fn buy(session: Session) -> Result<Response, SessionError> {
+///     // Refuses once the stock is 0, whatever other requests have taken from it.
+///     let taken = session.try_update("stock", |stock: Option<u32>| stock?.checked_sub(1));
+///     match taken {
+///         Err(SessionError::Refused { .. }) => return Ok(Redirect::to("/sold-out").into_response()),
+///         taken => taken?,
+///     };
+///     Ok(Redirect::to("/thanks").into_response())
+/// }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {

@@ -62,6 +62,19 @@ const MAX_LABEL: usize = 256;
 ///
 /// A visitor without a session gets an empty one. Nothing is stored and no cookie is set before the first change.
 ///
+/// ```
+/// use sessile::{Key, Session, SessionError};
+///
+/// const CART: Key<Vec<String>> = Key::new("cart");
+///
+/// async fn add(session: Session) -> Result<String, SessionError> {
+///     session.push(CART, "tulip".to_owned())?;
+///     let visits = session.increment("visits", 1)?;
+///     let cart = session.get(CART)?.unwrap_or_default();
+///     Ok(format!("{} items, visit {visits}", cart.len()))
+/// }
+/// ```
+///
 /// # Terms
 ///
 /// - The *handle* names the session, as its key in the store and in lists and logs. It stays the same until the session

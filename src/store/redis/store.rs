@@ -35,6 +35,19 @@ use crate::token::Handle;
 ///
 /// A session is one string under `<key_prefix><handle>`, readable JSON, with a time to live. Clones share the connections.
 ///
+/// ```no_run
+/// # use std::time::Duration;
+/// use sessile::{RedisConfig, RedisStore, SessionLayer};
+///
+/// # async fn layer() -> Result<SessionLayer, Box<dyn std::error::Error>> {
+/// let store = RedisStore::from_url("redis://127.0.0.1/").await?;
+/// // The same, with settings:
+/// let config = RedisConfig::new("redis://127.0.0.1/").with_command_timeout(Duration::from_millis(500));
+/// let store = RedisStore::from_config(config).await?;
+/// # Ok(SessionLayer::new(store))
+/// # }
+/// ```
+///
 /// Redis does not know which sessions have a user ([`Write::signed_in`]), so set `maxmemory-policy noeviction`: any other
 /// policy logs users out to make room for anonymous visitors.
 ///
