@@ -34,6 +34,10 @@ mod documents {
     mod own_store {}
     #[doc = include_str!("../docs/recipes.md")]
     mod recipes {}
+    #[doc = include_str!("../docs/migration/actix-session.md")]
+    mod migration_actix_session {}
+    #[doc = include_str!("../docs/migration/axum_session.md")]
+    mod migration_axum_session {}
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
 }

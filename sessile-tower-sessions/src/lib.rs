@@ -17,6 +17,8 @@
 mod documents {
     #[doc = include_str!("../../docs/migration/tower-sessions.md")]
     mod tower_sessions {}
+    #[doc = include_str!("../../docs/migration/axum-login.md")]
+    mod axum_login {}
 }
 
 mod hidden;

@@ -182,6 +182,7 @@ impl SessionConfig {
 
     /// Sets the [`idle_timeout`](Self::idle_timeout); 30 min by default.
     #[must_use]
+    #[doc(alias("with_expiry", "OnInactivity", "with_lifetime", "state_ttl"))]
     pub fn with_idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = idle_timeout;
         self
@@ -196,6 +197,7 @@ impl SessionConfig {
 
     /// Sets the [`absolute_timeout`](Self::absolute_timeout); 24 h by default.
     #[must_use]
+    #[doc(alias("AtDateTime", "with_max_lifetime", "login_deadline"))]
     pub fn with_absolute_timeout(mut self, absolute_timeout: Duration) -> Self {
         self.absolute_timeout = absolute_timeout;
         self
@@ -203,6 +205,7 @@ impl SessionConfig {
 
     /// Sets whether a request [prolongs its session](Self::renewal); `true` by default.
     #[must_use]
+    #[doc(alias("with_always_save", "TtlExtensionPolicy"))]
     pub fn with_renewal(mut self, renewal: bool) -> Self {
         self.renewal = renewal;
         self
@@ -210,7 +213,13 @@ impl SessionConfig {
 
     /// Sets whether the cookies of new sessions [outlive the browser](Self::persistent); `false` by default.
     #[must_use]
-    #[doc(alias("remember_me", "expire_on_close"))]
+    #[doc(alias(
+        "remember_me",
+        "expire_on_close",
+        "PersistentSession",
+        "session_ttl",
+        "OnSessionEnd"
+    ))]
     pub fn with_persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self

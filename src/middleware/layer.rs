@@ -86,6 +86,7 @@ use crate::store::contract::SessionStore;
 /// `round_trips` counts calls of the store that follow one another. Each is one round trip to Redis, unless the table at
 /// [`RedisStore`](crate::RedisStore) says otherwise; the wait for a lease is not among them.
 #[derive(Clone, Debug)]
+#[doc(alias("SessionManagerLayer", "SessionMiddleware"))]
 pub struct SessionLayer {
     parts: LayerParts,
 }

@@ -52,7 +52,13 @@ const LONGEST_NEXT: usize = 1024;
 /// The commands of [`Session::from_parts`](crate::Session::from_parts); this layer loads the session if nobody has.
 #[derive(Clone, Debug, Default)]
 #[must_use]
-#[doc(alias("login_required", "LoginRequired", "authenticated", "require_auth"))]
+#[doc(alias(
+    "login_required",
+    "LoginRequired",
+    "permission_required",
+    "authenticated",
+    "require_auth"
+))]
 pub struct RequirePrincipal {
     sign_in: Option<Arc<str>>,
 }

@@ -39,6 +39,7 @@ impl Session {
 
     /// When the session ends if it is not used again, by the store's clock: at its idle timeout, counted from the last renewal,
     /// or at its absolute timeout, whichever comes first. A renewal by another node in the last minute may be missing.
+    #[doc(alias("expiry_date", "expiry_age", "expiry"))]
     pub fn expires_at(&self) -> SystemTime {
         let now = self.shared().context.backend.now();
         let state = self.shared().state();
@@ -74,7 +75,7 @@ impl Session {
     ///
     /// One `GET` and one `PTTL`, in one round trip, and then one `PEXPIRE`, all in the background. None if the session is not
     /// stored.
-    #[doc(alias("keep_alive", "extend"))]
+    #[doc(alias("keep_alive", "extend", "update_database_expires"))]
     pub fn touch(&self) {
         let shared = self.shared();
         let base = match &shared.state().backing {
@@ -92,6 +93,7 @@ impl Session {
     /// # Errors
     ///
     /// [`SessionError::InvalidTimeout`] below one second or above ten years.
+    #[doc(alias = "set_expiry")]
     pub fn set_idle_timeout(&self, timeout: Duration) -> Result<(), SessionError> {
         check_timeout(timeout)?;
         self.change(Change::Lifetimes(Lifetimes {

@@ -175,7 +175,7 @@ impl Session {
     /// # Cancel safety
     ///
     /// If the future is dropped, the session is still read.
-    #[doc(alias = "refresh")]
+    #[doc(alias("refresh", "load"))]
     pub async fn reload(&self) -> Result<(), SessionError> {
         reload(&self.shared).await
     }
@@ -188,7 +188,7 @@ impl Session {
 
     /// The name of the session, for lists and logs; `None` until the session is stored. It gives no access to the session,
     /// and stays the same when the token is rotated.
-    #[doc(alias("id", "session_id"))]
+    #[doc(alias("id", "session_id", "get_session_id"))]
     pub fn handle(&self) -> Option<Handle> {
         match &self.shared.state().backing {
             Backing::Loaded(base) => Some(base.token.handle),
@@ -197,6 +197,7 @@ impl Session {
     }
 
     /// Whether the session is not stored yet.
+    #[doc(alias("is_empty", "data_exists"))]
     pub fn is_new(&self) -> bool {
         !matches!(self.shared.state().backing, Backing::Loaded(_))
     }

@@ -146,7 +146,7 @@ impl Session {
     /// - [`SessionError::TooLarge`]: as for [`insert`](Self::insert).
     /// - [`SessionError::Conflict`]: the closure ran 100 times, and each time a clone of this session changed the value
     ///   meanwhile.
-    #[doc(alias("modify", "upsert"))]
+    #[doc(alias("modify", "upsert", "update_or"))]
     pub fn update<T, F>(&self, key: impl SessionKey<T>, f: F) -> Result<T, SessionError>
     where
         T: Serialize + DeserializeOwned + Default,
@@ -321,7 +321,7 @@ impl Session {
     /// # Cancel safety
     ///
     /// If the future is dropped, the value may be removed although no caller gets it.
-    #[doc(alias = "pull")]
+    #[doc(alias("pull", "get_remove"))]
     pub async fn take<T: DeserializeOwned>(
         &self,
         key: impl SessionKey<T>,

@@ -24,7 +24,7 @@ impl Session {
     /// # Errors
     ///
     /// [`SessionError::Decode`] if the value has another type; it stays.
-    #[doc(alias = "session_get")]
+    #[doc(alias("session_get", "get_value"))]
     pub fn get<T: DeserializeOwned>(
         &self,
         key: impl SessionKey<T>,
@@ -51,7 +51,7 @@ impl Session {
     ///   that is NaN or infinite, or with more than 127 levels of lists, maps and structs.
     /// - [`SessionError::TooLarge`]: the value is larger than `max_size` and than the value it replaces, or the key is longer
     ///   than 1 KiB.
-    #[doc(alias("set", "put", "session_set"))]
+    #[doc(alias("set", "put", "session_set", "insert_value"))]
     pub fn insert<T: Serialize>(
         &self,
         key: impl SessionKey<T>,
@@ -73,7 +73,7 @@ impl Session {
     /// # Errors
     ///
     /// [`SessionError::Decode`] if the value has another type; it stays, and [`discard`](Self::discard) removes it.
-    #[doc(alias = "delete")]
+    #[doc(alias("delete", "remove_value", "remove_as"))]
     pub fn remove<T: DeserializeOwned>(
         &self,
         key: impl SessionKey<T>,

@@ -160,6 +160,7 @@ impl RedisConfig {
 
     /// Sets [`key_prefix`](Self::key_prefix).
     #[must_use]
+    #[doc(alias("cache_keygen", "with_table_name"))]
     pub fn with_key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
         self.key_prefix = key_prefix.into();
         self
