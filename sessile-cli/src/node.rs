@@ -129,7 +129,7 @@ pub(crate) struct Fields(pub(crate) BTreeMap<String, String>);
 impl Fields {
     pub(crate) fn parse(text: &str, separator: char) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let fields = lines.filter_map(|line| line.trim_end().split_once(separator));
+        let fields = lines.filter_map(|line| line.trim_end_matches('\r').split_once(separator));
         Self(
             fields
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -7,7 +7,7 @@ use sessile::{ConfigError, RedisStore};
 
 use crate::doctor::facts::{Answers, Facts, NodeFacts, Skew};
 use crate::failure::Failure;
-use crate::node::Node;
+use crate::node::{Fields, Node, Refusal};
 use crate::place::Place;
 use crate::servers::Servers;
 use crate::settings::Settings;
@@ -36,7 +36,9 @@ const ROUND_TRIPS: usize = 21;
 
 /// Starts the store as an application does: the strategy that it has chosen, or its advice.
 pub(crate) async fn store(settings: &Settings) -> Result<Result<String, String>, Failure> {
-    match RedisStore::from_config(settings.redis.clone()).await {
+    // Not as many connections as an application: the server may be short of them.
+    let config = settings.redis.clone().with_pool_size(1);
+    match RedisStore::from_config(config).await {
         Ok(store) => Ok(Ok(match store.compare_and_set() {
             Some(strategy) => format!("{strategy:?}").to_lowercase(),
             None => "not detected yet".to_owned(),
@@ -56,7 +58,7 @@ pub(crate) async fn gather(
         address: found.address.clone(),
         is_replica: found.is_replica,
         answers: match &found.node {
-            Ok(node) => Ok(gather_node(node).await),
+            Ok(node) => heard(gather_node(node).await),
             Err(why) => Err(why.clone()),
         },
     });
@@ -76,6 +78,14 @@ pub(crate) async fn gather(
     }
 }
 
+/// A server that closes the connection, or does not answer, has said nothing about itself.
+fn heard(answers: Answers) -> Result<Answers, String> {
+    match &answers.info {
+        Err(Refusal::Silent(why)) => Err(format!("{why}; has it as many clients as `maxclients`?")),
+        _ => Ok(answers),
+    }
+}
+
 /// Everything that one server says about itself.
 pub(crate) async fn gather_node(node: &Node) -> Answers {
     let info = node.info().await;
@@ -85,7 +95,7 @@ pub(crate) async fn gather_node(node: &Node) -> Answers {
     let cluster = match in_cluster {
         true => {
             let text = node.ask::<String>(&["CLUSTER", "INFO"]).await;
-            Some(text.map(|text| crate::node::Fields::parse(&text, ':')))
+            Some(text.map(|text| Fields::parse(&text, ':')))
         }
         false => None,
     };

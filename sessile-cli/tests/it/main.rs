@@ -1,0 +1,11 @@
+//! Runs the command against real servers, with sessions that the library has made.
+
+#![allow(unreachable_pub, reason = "a test binary has no API")]
+
+mod conduct;
+mod doctor;
+mod explain;
+mod sessions;
+mod support;
+mod topologies;
+mod watch;

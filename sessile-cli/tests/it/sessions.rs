@@ -1,0 +1,202 @@
+//! `stats`, `list`, `show` and `destroy`.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::conduct::copy;
+use crate::support::{App, Server, run};
+
+fn handles(out: &str) -> BTreeSet<String> {
+    let handle = |line: &str| {
+        let session: Value = serde_json::from_str(line).unwrap();
+        session["handle"].as_str().unwrap().to_owned()
+    };
+    out.lines().map(handle).collect()
+}
+
+#[tokio::test]
+async fn sessions_are_counted_listed_and_shown() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let mia = app.signed_in("mia").await;
+    let mut tab = app.signed_in("mia").await;
+    tab.go("/set/theme/dark").await;
+    tab.go("/flash/saved").await;
+    let ben = app.signed_in("ben").await;
+    let mut guest = app.visitor();
+    guest.go("/set/cart/tulip").await;
+    let url = server.url();
+
+    assert_eq!(run(&["stats", &url, "--json"]).json()["sessions"], 4);
+    let all = run(&["list", &url, "--json"]);
+    let expected = [&mia, &tab, &ben, &guest].map(|it| it.handle.clone());
+    assert_eq!(handles(&all.out), BTreeSet::from(expected));
+    let of_mia = run(&["list", &url, "--json", "--principal", "mia"]);
+    assert_eq!(
+        handles(&of_mia.out),
+        BTreeSet::from([mia.handle.clone(), tab.handle.clone()])
+    );
+    assert_eq!(run(&["list", &url, "--principal", "zoe"]).code, 1);
+    assert_eq!(
+        run(&["list", &url, "--limit", "2", "--json"])
+            .out
+            .lines()
+            .count(),
+        2
+    );
+
+    let shown = run(&["show", &tab.handle, "--url", &url, "--json"]);
+    let session = shown.json();
+    assert_eq!(
+        (
+            &session["principal"],
+            &session["keys"][0],
+            &session["flashes"]
+        ),
+        (&"mia".into(), &"theme".into(), &1.into())
+    );
+    assert_eq!(session["network"], "203.0.113.0/24");
+    for json in [&["--json"][..], &[]] {
+        let words = [&["show", &tab.handle, "--url", &url], json].concat();
+        let out = run(&words).out;
+        assert!(
+            !out.contains("dark") && !out.contains("saved"),
+            "values are not asked for: {out}"
+        );
+        let out = run(&[&words[..], &["--values"]].concat()).out;
+        assert!(out.contains("dark") && out.contains("saved"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_read_is_listed_as_such() {
+    let server = Server::start();
+    let handle = "AAAAAAAAAAAAAAAAAAAAAA";
+    server.ask::<()>(&["SET", &format!("sessile:{handle}"), "{}", "PX", "1800000"]);
+    let listed = run(&["list", &server.url(), "--json"]);
+    assert!(
+        listed.out.contains(handle) && listed.out.contains("unreadable"),
+        "{listed:?}"
+    );
+    assert_eq!(run(&["show", handle, "--url", &server.url()]).code, 1);
+    assert_eq!(
+        run(&["destroy", handle, "--yes", "--url", &server.url()]).code,
+        3
+    );
+    assert_eq!(server.ask::<u64>(&["DBSIZE"]), 1);
+}
+
+#[tokio::test]
+async fn one_session_or_those_of_a_user_end_and_no_others() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let url = server.url();
+    let one = app.signed_in("mia").await;
+    let two = app.signed_in("mia").await;
+    let three = app.signed_in("mia").await;
+    let ben = app.signed_in("ben").await;
+    let left = || handles(&run(&["list", &url, "--json"]).out);
+
+    let unasked = run(&["destroy", &one.handle, "--url", &url]);
+    assert_eq!((unasked.code, left().len()), (2, 4), "{unasked:?}");
+    let dry = run(&[
+        "destroy",
+        "--principal",
+        "mia",
+        "--dry-run",
+        "--url",
+        &url,
+        "--json",
+    ]);
+    assert_eq!((&dry.json()["found"], left().len()), (&3.into(), 4));
+
+    let ended = run(&["destroy", &one.handle, "--yes", "--url", &url, "--json"]);
+    assert_eq!((ended.code, &ended.json()["ended"]), (0, &1.into()));
+    assert_eq!(
+        run(&["destroy", &one.handle, "--yes", "--url", &url]).code,
+        1
+    );
+
+    let words = [
+        "destroy",
+        "--principal",
+        "mia",
+        "--except",
+        &two.handle,
+        "--yes",
+        "--url",
+        &url,
+    ];
+    assert_eq!(run(&words).out, "1 session ended\n");
+    assert_eq!(
+        left(),
+        BTreeSet::from([two.handle.clone(), ben.handle.clone()])
+    );
+    assert!(!left().contains(&three.handle));
+    assert_eq!(
+        run(&["destroy", "--principal", "mia", "--yes", "--url", &url]).code,
+        0
+    );
+    assert_eq!(left(), BTreeSet::from([ben.handle.clone()]));
+}
+
+#[tokio::test]
+async fn all_sessions_end_only_if_their_number_is_known() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let mia = app.signed_in("mia").await;
+    copy(&server, &mia.handle, 2_999);
+    server.ask::<()>(&["SET", "other:key", "1"]);
+    let url = server.url();
+    let all = |more: &[&str]| run(&[&["destroy", "--all", "--yes", "--url", &url], more].concat());
+
+    let unknown = all(&[]);
+    assert!(
+        unknown.code == 2 && unknown.err.contains("--expect 3000"),
+        "{unknown:?}"
+    );
+    assert_eq!(all(&["--expect", "100"]).code, 2);
+    assert_eq!(run(&["stats", &url, "--json"]).json()["sessions"], 3000);
+
+    let ended = all(&["--expect", "3000", "--progress", "--json"]);
+    assert_eq!(
+        (ended.code, &ended.json()["ended"]),
+        (0, &3000.into()),
+        "{ended:?}"
+    );
+    assert!(
+        ended.err.contains("sessions ended 3000/3000"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(run(&["stats", &url, "--json"]).json()["sessions"], 0);
+    assert_eq!(server.ask::<u64>(&["EXISTS", "other:key"]), 1);
+}
+
+#[tokio::test]
+async fn a_user_who_may_only_read_can_look() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let mia = app.signed_in("mia").await;
+    let rules =
+        "ACL SETUSER auditor on >pw ~sessile:* +get +pttl +time +scan +dbsize +strlen +zrange";
+    server.ask::<()>(&rules.split(' ').collect::<Vec<_>>());
+    let url = format!("redis://auditor:pw@127.0.0.1:{}/", server.port);
+    for words in [
+        vec!["stats", &url],
+        vec!["list", &url],
+        vec!["list", &url, "--principal", "mia"],
+        vec!["show", &mia.handle, "--url", &url],
+        vec!["explain", &mia.handle, "--url", &url],
+        vec!["destroy", &mia.handle, "--dry-run", "--url", &url],
+    ] {
+        let ran = run(&words);
+        assert_eq!(ran.code, 0, "{words:?}: {ran:?}");
+    }
+    let denied = run(&["destroy", &mia.handle, "--yes", "--url", &url]);
+    assert!(
+        denied.code == 3 && denied.err.contains("grant the user"),
+        "{denied:?}"
+    );
+}
