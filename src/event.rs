@@ -1,7 +1,7 @@
 //! Events of sessions, for logs, alarms and metrics.
 //!
 //! Every event goes to [`tracing`] under the target `sessile`, to the layer's [`Observer`] if it has one, and, with the feature
-//! `metrics`, to counters (`metrics.rs`). `Policy::emit` sends it to all of them. Events do not hold tokens; a [`Handle`], which
+//! `metrics`, to counters (`metrics/requests.rs`). `Policy::emit` sends it to all of them. Events do not hold tokens; a [`Handle`], which
 //! names a session, is safe to log.
 
 use std::net::IpAddr;
@@ -37,6 +37,8 @@ pub enum Event {
     Destroyed {
         /// The session.
         handle: Handle,
+        /// Why.
+        why: EndReason,
     },
     /// A session could not be deleted: retries failed for minutes, too many deletions are pending, or the tokio runtime has
     /// shut down. The session lives until its idle timeout. If the store was down all the time, the session may not exist.
@@ -234,6 +236,32 @@ pub enum Event {
     },
 }
 
+/// Why a session has ended before it expired.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// A request of the session ended it: by [`Session::destroy`](crate::Session::destroy) or [`Logout`](crate::Logout).
+    Logout,
+    /// [`Sessions`](crate::Sessions) ended it: a user or an administrator has signed out another device, or all of them.
+    Revoked,
+    /// A new sign-in took its place: the user had as many sessions as [`MaxSessions`](crate::MaxSessions) allows.
+    MaxSessions,
+    /// All sessions of the user were ended while this one was being signed in to. No browser has its token.
+    SignInRefused,
+}
+
+impl EndReason {
+    /// The variant's name in snake case, such as `max_sessions`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Logout => "logout",
+            Self::Revoked => "revoked",
+            Self::MaxSessions => "max_sessions",
+            Self::SignInRefused => "sign_in_refused",
+        }
+    }
+}
+
 /// Why the client's address, which the fingerprint compares, is unknown or that of a proxy. `Display` says what to write.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -409,8 +437,8 @@ fn trace(event: &Event) {
     match event {
         Event::Created { handle } => tracing::debug!(target: "sessile", %handle, "session created"),
         Event::Rotated { handle } => tracing::debug!(target: "sessile", %handle, "session rotated"),
-        Event::Destroyed { handle } => {
-            tracing::debug!(target: "sessile", %handle, "session destroyed");
+        Event::Destroyed { handle, why } => {
+            tracing::debug!(target: "sessile", %handle, why = why.as_str(), "session destroyed");
         }
         Event::DestroyFailed { handle, error } => {
             tracing::error!(target: "sessile", %handle, %error, cause = cause(error), "session could not be deleted");

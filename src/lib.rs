@@ -38,6 +38,9 @@ mod documents {
     mod migration_actix_session {}
     #[doc = include_str!("../docs/migration/axum_session.md")]
     mod migration_axum_session {}
+    #[cfg(feature = "metrics")]
+    #[doc = include_str!("../docs/operations.md")]
+    mod operations {}
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
 }
@@ -52,8 +55,10 @@ mod event;
 #[doc(hidden)]
 pub mod internals;
 mod lock;
-#[cfg(feature = "metrics")]
+#[cfg(not(feature = "metrics"))]
 mod metrics;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod middleware;
 mod record;
 mod session;
@@ -74,7 +79,7 @@ pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
 pub use error::session::{CsrfFailure, Denied, Gone, LimitedPart, SessionError, SignInRefused};
 pub use error::store::StoreError;
-pub use event::{AddressProblem, Event, Observer};
+pub use event::{AddressProblem, EndReason, Event, Observer};
 pub use middleware::body::ResponseBody;
 pub use middleware::client_ip::PeerAddress;
 pub use middleware::csrf::{CsrfLayer, CsrfService};

@@ -17,6 +17,7 @@ use crate::commit::span::Cost;
 use crate::commit::work::{ReadSet, Work};
 use crate::error::store::{StoreError, StoreErrorKind};
 use crate::event;
+use crate::metrics::requests::written;
 use crate::record::Record;
 use crate::record::version::{CommitId, Epoch};
 use crate::store::deadline::within;
@@ -368,6 +369,7 @@ impl Attempt {
 
     /// Returns the session as this commit has left it, and emits the event of the commit.
     pub(crate) fn committed(&mut self) -> Base {
+        written(self.prepared.value.len());
         let base = self.in_primary();
         self.context.emit(&event::Event::Committed {
             handle: base.token.handle,

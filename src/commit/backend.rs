@@ -7,8 +7,7 @@ use std::mem::{self, Discriminant};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tokio_util::task::TaskTracker;
-
+use crate::commit::background::Background;
 use crate::commit::logouts::Logouts;
 use crate::event::AddressProblem;
 use crate::lock::Lock;
@@ -33,7 +32,7 @@ const MAX_REMEMBERED: usize = 4096;
 pub(crate) struct Backend {
     pub(crate) store: Box<dyn AnyStore>,
     /// Background work, for which no request waits.
-    pub(crate) background: TaskTracker,
+    pub(crate) background: Background,
     writer: Writer,
     sequence: AtomicU64,
     /// Sessions whose deletion is pending in the background.
@@ -98,7 +97,7 @@ impl Backend {
     pub(crate) fn new(store: Box<dyn AnyStore>) -> Self {
         Self {
             store,
-            background: TaskTracker::new(),
+            background: Background::default(),
             writer: Writer::random(),
             sequence: AtomicU64::new(0),
             pending_deletions: Lock::default(),

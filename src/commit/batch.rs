@@ -376,6 +376,7 @@ impl Batch {
                 base: work.own(&base),
                 created,
                 rotated: !created && work.log.new_secret().is_some(),
+                signed_in: work.has_signed_in(&base),
                 changes_cookie,
             };
             member.reply(self.cost, CommitOutcome::Committed(Box::new(committed)));

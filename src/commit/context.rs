@@ -13,6 +13,7 @@ use crate::commit::join::Joining;
 use crate::config::SessionConfig;
 use crate::event::{Event, Log, Observer};
 use crate::lock::assert_none_held;
+use crate::metrics::requests::happened;
 use crate::record::Record;
 use crate::record::context::ApplyContext;
 use crate::record::fingerprint::{Fingerprinting, Network};
@@ -43,8 +44,7 @@ impl Policy {
     pub(crate) fn emit(&self, event: &Event) {
         assert_none_held();
         self.log.write(event);
-        #[cfg(feature = "metrics")]
-        crate::metrics::count(event);
+        happened(event);
         self.notify(event);
     }
 

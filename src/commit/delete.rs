@@ -13,7 +13,8 @@ use crate::commit::decide::{Action, Event as StepEvent, Goal, State, Verdict, st
 use crate::commit::span;
 use crate::error::session::{Gone, SessionError};
 use crate::error::store::StoreError;
-use crate::event::Event;
+use crate::event::{EndReason, Event};
+use crate::metrics::gauge::Present;
 use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::store::deadline::within;
@@ -141,7 +142,8 @@ async fn revoke(
     }
     let durability = context.policy.config.durability.revocations();
     delete(store, handle, durability, deadline, calls).await?;
-    context.emit(&Event::Destroyed { handle });
+    let why = EndReason::Logout;
+    context.emit(&Event::Destroyed { handle, why });
     Ok(Revoked::Deleted)
 }
 
@@ -223,6 +225,7 @@ pub(crate) fn revoke_later(
     let background = backend.background.clone();
     let pending = PendingDeletion {
         context: context.clone(),
+        _counted: Present::pending_deletion(matches!(entry, Entry::Logout(_))),
         entry,
         failure_event: Some(failed(StoreError::unavailable(
             "the tokio runtime shut down before the store was back: await `SessionLayer::drained` before it does",
@@ -260,6 +263,7 @@ pub(crate) fn delete_unclaimed(context: &CommitContext, handle: Handle) {
         context: context.clone(),
         entry: Entry::Deletion(handle),
         failure_event: None,
+        _counted: Present::pending_deletion(false),
     };
     let task = async move {
         // There is no need to wait for replicas: they get the creation and the deletion in the same stream.
@@ -308,6 +312,7 @@ struct PendingDeletion {
     context: CommitContext,
     entry: Entry,
     failure_event: Option<Event>,
+    _counted: Present,
 }
 
 /// The place of a pending revocation.

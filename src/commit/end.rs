@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::commit::base::Base;
 use crate::commit::context::CommitContext;
 use crate::error::store::{StoreError, StoreErrorKind};
-use crate::event::Event;
+use crate::event::{EndReason, Event};
 use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::store::deadline::within;
@@ -34,6 +34,7 @@ pub(crate) async fn end(
     context: &CommitContext,
     handle: Handle,
     principal: Option<&str>,
+    why: EndReason,
     deadline: Instant,
 ) -> Result<Ended, StoreError> {
     let store = &context.backend.store;
@@ -52,7 +53,7 @@ pub(crate) async fn end(
         if principal.is_some() && record.principal.as_deref() != principal {
             return Ok(Ended::NotTheirs);
         }
-        match replace(context, handle, &stored, &record, deadline).await? {
+        match replace(context, handle, (&stored, &record), why, deadline).await? {
             Replaced::Done => return Ok(Ended::Done),
             Replaced::Gone => return missing(context, handle, deadline).await,
             Replaced::Unreadable => return Ok(Ended::NotTheirs),
@@ -84,8 +85,9 @@ pub(crate) async fn end_unchanged(
     written: &Base,
     deadline: Instant,
 ) -> Result<bool, StoreError> {
-    let (handle, record) = (written.token.handle, &written.record);
-    let replaced = replace(context, handle, &written.stored, record, deadline).await?;
+    let (handle, session) = (written.token.handle, (&written.stored, &*written.record));
+    let why = EndReason::SignInRefused;
+    let replaced = replace(context, handle, session, why, deadline).await?;
     Ok(matches!(replaced, Replaced::Done | Replaced::Gone))
 }
 
@@ -94,8 +96,8 @@ pub(crate) async fn end_unchanged(
 async fn replace(
     context: &CommitContext,
     handle: Handle,
-    stored: &Stored,
-    record: &Record,
+    (stored, record): (&Stored, &Record),
+    why: EndReason,
     deadline: Instant,
 ) -> Result<Replaced, StoreError> {
     let store = &context.backend.store;
@@ -112,7 +114,7 @@ async fn replace(
         Err(error) => error.kind() == StoreErrorKind::NotDurable,
     };
     if is_on_primary {
-        context.emit(&Event::Destroyed { handle });
+        context.emit(&Event::Destroyed { handle, why });
         // It expires at once, unless a renewal that was under way extends it.
         let deleted = store.delete(&handle, Durability::Primary);
         let _ = within(deadline, deleted).await;

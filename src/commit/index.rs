@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::commit::context::CommitContext;
 use crate::error::store::StoreError;
+use crate::metrics::requests::index_healed;
 use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::store::deadline::within;
@@ -228,7 +229,9 @@ impl Found {
             return Ok(());
         }
         let leave = context.backend.store.leave(&self.index, &self.dead);
-        within(deadline, leave).await
+        within(deadline, leave).await?;
+        index_healed(self.dead.len());
+        Ok(())
     }
 }
 

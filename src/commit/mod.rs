@@ -53,6 +53,7 @@ mod requests_model;
 
 pub(crate) mod attempt;
 pub(crate) mod backend;
+pub(crate) mod background;
 pub(crate) mod base;
 pub(crate) mod batch;
 pub(crate) mod context;

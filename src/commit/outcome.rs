@@ -59,6 +59,8 @@ pub(crate) struct Committed {
     pub(crate) base: Base,
     pub(crate) created: bool,
     pub(crate) rotated: bool,
+    /// The request has signed a user in.
+    pub(crate) signed_in: bool,
     /// The replaced record has a cookie with another end, which the request that wrote it may have sent to the browser.
     pub(crate) changes_cookie: bool,
 }
@@ -127,10 +129,11 @@ impl Unresolved {
 
     fn done(&self, base: Base) -> Committed {
         Committed {
-            base,
             created: false,
             // Reported once.
             rotated: !self.in_primary && self.work.log.new_secret().is_some(),
+            signed_in: !self.in_primary && self.work.has_signed_in(&base),
+            base,
             changes_cookie: false,
         }
     }

@@ -18,6 +18,7 @@ use crate::commit::work::Work;
 use crate::config::max_sessions::{MaxSessions, WhenFull};
 use crate::error::session::{SessionError, SignInRefused};
 use crate::error::store::{StoreError, StoreErrorKind};
+use crate::event::EndReason;
 use crate::record::Record;
 use crate::record::change::Guard;
 use crate::store::deadline::within;
@@ -253,7 +254,9 @@ impl SignIn {
             Room::Refuse => Ok(false),
             Room::Evict(oldest) => {
                 *calls += 3;
-                let ended = end(context, oldest.handle, Some(&self.principal), deadline).await?;
+                let why = EndReason::MaxSessions;
+                let ended =
+                    end(context, oldest.handle, Some(&self.principal), why, deadline).await?;
                 if ended != Ended::Unreadable {
                     let index = IndexKey::of(&self.principal);
                     within(deadline, store.leave(&index, &[oldest])).await?;

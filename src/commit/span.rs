@@ -37,6 +37,8 @@ pub(crate) fn commit() -> Span {
         outcome = Empty,
         attempts = Empty,
         round_trips = Empty,
+        "error.type" = Empty,
+        otel.status_code = Empty,
     );
     match span.is_disabled() {
         true => Span::current(),
@@ -57,7 +59,12 @@ pub(crate) fn background(handle: Handle) -> Span {
 }
 
 /// Records how the commit that runs here has ended. The caller holds no lock, since the subscriber is code of the application.
-pub(crate) fn record_end(handle: Option<Handle>, cost: Cost, outcome: &'static str) {
+pub(crate) fn record_end(
+    handle: Option<Handle>,
+    cost: Cost,
+    outcome: &'static str,
+    failure: Option<&'static str>,
+) {
     let span = Span::current();
     if !is_commit(&span) {
         return;
@@ -67,6 +74,25 @@ pub(crate) fn record_end(handle: Option<Handle>, cost: Cost, outcome: &'static s
     span.record("attempts", cost.attempts);
     span.record("round_trips", cost.round_trips);
     span.record("outcome", outcome);
+    record_failure(&span, failure);
+}
+
+/// Marks a span as failed, with the field names of the semantic conventions of OpenTelemetry.
+pub(crate) fn record_failure(span: &Span, failure: Option<&'static str>) {
+    if let Some(failure) = failure {
+        span.record("error.type", failure);
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The name of an error, if something is broken or overloaded. What one request does to another, such as a conflict, is none:
+/// the span has it as its outcome.
+pub(crate) fn failure(error: &SessionError) -> Option<&'static str> {
+    let is_failure = matches!(
+        error,
+        SessionError::Store(_) | SessionError::OutcomeUnknown | SessionError::Busy { .. }
+    );
+    is_failure.then(|| error.name())
 }
 
 fn is_commit(span: &Span) -> bool {

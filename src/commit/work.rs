@@ -99,6 +99,11 @@ impl Work {
         base
     }
 
+    /// Whether its changes, committed as `base`, have signed a user in.
+    pub(crate) fn has_signed_in(&self, base: &Base) -> bool {
+        self.log.has_login() && base.record.principal.is_some()
+    }
+
     /// Whether it must be committed alone: it creates a session, gives it a new secret, or depends on what it has read.
     pub(crate) fn is_alone(&self) -> bool {
         self.base.is_none() || self.log.new_secret().is_some() || self.reads != ReadSet::Nothing

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::json::JsonError;
-use crate::error::store::StoreError;
+use crate::error::store::{StoreError, StoreErrorKind};
 
 /// Why a session call, or the commit after the handler, failed.
 ///
@@ -345,6 +345,52 @@ impl std::fmt::Display for CsrfFailure {
 }
 
 impl SessionError {
+    /// The variant's name in snake case, with its reason if it has one, such as `conflict`, `gone_rotated` or
+    /// `store_unavailable`: for metrics, traces and answers that programs read. It says nothing about the session's content.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::MissingLayer => "missing_layer",
+            Self::Encode { .. } => "encode",
+            Self::Decode { .. } => "decode",
+            Self::DecodeAll { .. } => "decode_all",
+            Self::NotANumber { .. } => "not_a_number",
+            Self::Overflow { .. } => "overflow",
+            Self::TooLarge { .. } => "too_large",
+            Self::InvalidTimeout { .. } => "invalid_timeout",
+            Self::ResponseSent => "response_sent",
+            Self::Discarded => "discarded",
+            Self::Refused { .. } => "refused",
+            Self::Conflict { .. } => "conflict",
+            Self::Busy { .. } => "busy",
+            Self::Gone(Gone::Ended) => "gone_ended",
+            Self::Gone(Gone::Rotated) => "gone_rotated",
+            Self::Gone(Gone::Unreadable) => "gone_unreadable",
+            Self::Denied(Denied::OtherNetwork) => "denied_other_network",
+            Self::SignInRefused(SignInRefused::SignedOutEverywhere) => {
+                "sign_in_refused_signed_out_everywhere"
+            }
+            Self::SignInRefused(SignInRefused::TooManySessions) => {
+                "sign_in_refused_too_many_sessions"
+            }
+            Self::Csrf(CsrfFailure::CrossOrigin) => "csrf_cross_origin",
+            Self::Csrf(CsrfFailure::OtherOrigin) => "csrf_other_origin",
+            Self::Csrf(CsrfFailure::OpaqueOrigin) => "csrf_opaque_origin",
+            Self::Csrf(CsrfFailure::MissingToken) => "csrf_missing_token",
+            Self::Csrf(CsrfFailure::WrongToken) => "csrf_wrong_token",
+            Self::NotSignedIn => "not_signed_in",
+            Self::Aborted => "aborted",
+            Self::PartlyCommitted { .. } => "partly_committed",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::StaleLogin { .. } => "stale_login",
+            Self::Store(error) => match error.kind() {
+                StoreErrorKind::Unavailable => "store_unavailable",
+                StoreErrorKind::Refused => "store_refused",
+                StoreErrorKind::Unknown => "store_unknown",
+                StoreErrorKind::NotDurable => "store_not_durable",
+            },
+        }
+    }
+
     /// Converts the error for a request that has already committed a part of its changes. `will_end` says whether a deletion of
     /// the session is still pending.
     pub(crate) fn after_partial_commit(self, will_end: bool) -> Self {

@@ -21,6 +21,18 @@ pub enum StoreErrorKind {
     NotDurable,
 }
 
+impl StoreErrorKind {
+    /// The variant's name in snake case, such as `not_durable`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+            Self::NotDurable => "not_durable",
+        }
+    }
+}
+
 /// A failure of the store.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]

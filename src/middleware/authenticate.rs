@@ -4,6 +4,7 @@ use crate::commit::backend::Once;
 use crate::commit::base::Base;
 use crate::error::session::{Denied, Gone, SessionError};
 use crate::event::Event;
+use crate::metrics::requests::{TokenRefused, token_refused};
 use crate::middleware::client_ip::is_reported;
 use crate::middleware::slot::SessionSlot;
 use crate::record::fingerprint::{Fingerprint, admits, compare};
@@ -27,6 +28,7 @@ impl SessionSlot {
         let record = match self.context.backend.records.decode(handle, stored.value()) {
             Ok(record) => record,
             Err(error) => {
+                token_refused(TokenRefused::Unreadable);
                 self.context.emit(&Event::unreadable(handle, &error));
                 // A newer version of sessile may accept the token. A value that is not a record accepts none.
                 let backing = match error {
@@ -43,8 +45,15 @@ impl SessionSlot {
             }
         };
         match self.context.check_secret(&record, &token.secret, now) {
-            TokenCheck::Invalid => (Backing::New, self.compare(None)),
+            TokenCheck::Invalid => {
+                token_refused(match record.deadline <= now {
+                    true => TokenRefused::Expired,
+                    false => TokenRefused::WrongSecret,
+                });
+                (Backing::New, self.compare(None))
+            }
             TokenCheck::Retired => {
+                token_refused(TokenRefused::Replaced);
                 let base = Base {
                     token: token.clone(),
                     stored,
@@ -61,6 +70,7 @@ impl SessionSlot {
                 let fingerprint = self.compare(record.fingerprint.as_deref());
                 self.report(token, &fingerprint);
                 if !admits(config.fingerprinting, &fingerprint) {
+                    token_refused(TokenRefused::OtherNetwork);
                     let backing = Backing::Denied {
                         handle: Some(handle),
                         retired_by: None,

@@ -10,6 +10,7 @@ use crate::config::policies::SignedInCaching;
 use crate::config::transport::Transport;
 use crate::error::session::SessionError;
 use crate::event::Event;
+use crate::metrics;
 use crate::middleware::body::ResponseBody;
 use crate::middleware::cache_control::{Outcome, Private, keep_private};
 use crate::middleware::carrier::{keep_cookies, remove_foreign, vary};
@@ -64,12 +65,30 @@ pub(crate) async fn finish<B>(
     if slot.is_accessed() {
         vary(&policy.config, response.headers_mut());
     }
+    count_error(&mut response);
     response
+}
+
+/// A layer around this one sees the error of the response too, and must not count it again.
+#[derive(Clone)]
+struct Counted;
+
+fn count_error<B>(response: &mut Response<ResponseBody<B>>) {
+    let extensions = response.extensions_mut();
+    if metrics::ENABLED
+        && extensions.get::<Counted>().is_none()
+        && let Some(error) = extensions.get::<SessionError>()
+    {
+        metrics::requests::error_response(error);
+        extensions.insert(Counted);
+    }
 }
 
 /// The response for a session that could not be loaded. It does not touch the cookie: an outage must not log anyone out.
 pub(crate) fn reject<B>(slot: &SessionSlot, error: &SessionError) -> Response<ResponseBody<B>> {
-    error_response(slot, error, &HeaderMap::new())
+    let mut response = error_response(slot, error, &HeaderMap::new());
+    count_error(&mut response);
+    response
 }
 
 /// Replaces a response for a session error that the handler returned: by that of the layer's hook, or by that of another error

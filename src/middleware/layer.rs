@@ -17,6 +17,7 @@ use crate::config::transport::Transport;
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
 use crate::event::Observer;
+use crate::metrics::describe;
 use crate::middleware::parts::LayerParts;
 use crate::middleware::service::SessionService;
 use crate::record::fingerprint::Fingerprinting;
@@ -82,6 +83,12 @@ use crate::store::contract::SessionStore;
 /// | `session.load` | the load of a session | `handle`, `round_trips`, `outcome`: `new`, `loaded`, `denied`, `busy` or `failed` |
 /// | `session.commit` | a commit of changes, or a logout; a request that only reads has none | `handle`, `attempts` (compare-and-sets), `round_trips`, `outcome`: `committed`, `destroyed`, `conflict`, `gone`, `denied`, `busy`, `unknown`, `store_failed`, `refused` or `panicked` |
 /// | `session.revoke` | a deletion that is retried in the background, after the commit that failed to do it | `handle` |
+/// | `redis`, target `sessile::redis` | one round trip of a [`RedisStore`](crate::RedisStore) | `otel.name`, `otel.kind`, `db.system.name`, `db.operation.name` (the command), `db.operation.batch.size`, `db.namespace` (the database of the URL), `server.address`, `server.port`, `db.response.status_code` |
+///
+/// If the store fails or is overloaded, spans also have `error.type` and `otel.status_code`. These and the fields of Redis are
+/// those of OpenTelemetry's [semantic conventions](https://opentelemetry.io/docs/specs/semconv/db/redis/) 1.45.0 for Redis clients;
+/// `error.type` is the server's error, such as `OOM`, else `timeout`, `connection_closed` or `_OTHER`, and for the other spans
+/// [`SessionError::name`].
 ///
 /// `round_trips` counts calls of the store that follow one another. Each is one round trip to Redis, unless the table at
 /// [`RedisStore`](crate::RedisStore) says otherwise; the wait for a lease is not among them.
@@ -121,8 +128,7 @@ impl SessionLayer {
     }
 
     fn build(store: impl SessionStore, config: SessionConfig) -> Self {
-        #[cfg(feature = "metrics")]
-        crate::metrics::describe();
+        describe();
         Self {
             parts: LayerParts::new(store, config),
         }
@@ -425,8 +431,8 @@ impl SessionLayer {
     /// Dropping the future does not cancel the work.
     #[doc(alias("shutdown", "flush", "close"))]
     pub async fn drained(&self) {
-        self.parts.engine.backend.background.close();
-        self.parts.engine.backend.background.wait().await;
+        self.parts.engine.backend.background.tracker.close();
+        self.parts.engine.backend.background.tracker.wait().await;
     }
 }
 

@@ -12,12 +12,18 @@ use tracing::{Instrument as _, Span};
 use crate::commit::delete::Revocation;
 use crate::commit::lease::Lease;
 use crate::commit::renew::renew_if_due;
+use crate::commit::span::{failure, record_failure};
 use crate::commit::work::{ReadSet, Seen};
 use crate::config::policies::{Concurrency, OnStoreError};
 use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::lock::assert_none_held;
+use crate::metrics;
+use crate::metrics::requests::{
+    TokenRefused, loaded as loaded_in, token_refused, waited_for_lease,
+};
+use crate::metrics::timer::Timer;
 use crate::middleware::choose::{Choice, candidate, choose, verified_handles};
 use crate::middleware::slot::{LoadFailure, SessionSlot};
 use crate::record::fingerprint::Fingerprint;
@@ -41,21 +47,28 @@ type Fetched<'a> = SmallVec<[(&'a Token, Loaded); 1]>;
 impl SessionSlot {
     /// Loads the session, in the span `session.load`.
     pub(crate) async fn load(&self) -> Result<Session, LoadFailure> {
-        let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, round_trips = Empty, outcome = Empty);
+        let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, round_trips = Empty, outcome = Empty, "error.type" = Empty, otel.status_code = Empty);
+        let timer = Timer::start();
         let loaded = self.load_in(&span).await;
-        if !span.is_disabled() {
-            let (outcome, handle, has_lease) = match &loaded {
+        if metrics::ENABLED || !span.is_disabled() {
+            let (outcome, handle, has_lease, failure) = match &loaded {
                 Ok(session) => {
                     let state = session.shared().state();
-                    let (outcome, handle) = outcome(&state.backing);
-                    (outcome, handle, state.lease.is_some())
+                    let (outcome, handle, failure) = outcome(&state.backing);
+                    (outcome, handle, state.lease.is_some(), failure)
                 }
-                Err(failure) => (failure_outcome(&failure.error), None, false),
+                Err(LoadFailure { error, .. }) => {
+                    (failure_outcome(error), None, false, failure(error))
+                }
             };
             assert_none_held();
+            if !self.presented.tokens.is_empty() {
+                loaded_in(outcome, timer);
+            }
             span.record("handle", handle.map(tracing::field::display));
             span.record("round_trips", self.round_trips(has_lease));
             span.record("outcome", outcome);
+            record_failure(&span, failure);
         }
         loaded
     }
@@ -164,11 +177,15 @@ impl SessionSlot {
         match loaded {
             Loaded::Found(stored) => self.authenticate(token, stored, now),
             Loaded::Unreadable => {
+                token_refused(TokenRefused::Unreadable);
                 let event = Event::unreadable(token.handle, &Unreadable::NotBytes);
                 self.context.emit(&event);
                 (Backing::New, self.compare(None))
             }
-            Loaded::Missing => (Backing::New, self.compare(None)),
+            Loaded::Missing => {
+                token_refused(TokenRefused::Unknown);
+                (Backing::New, self.compare(None))
+            }
         }
     }
 
@@ -274,7 +291,9 @@ impl SessionSlot {
             exclusive.wait(),
             exclusive.lease(),
         );
+        let timer = Timer::start();
         let acquired = Lease::take(&self.context, queues, leased, wait, lease).await;
+        waited_for_lease(&acquired, timer);
         match &acquired {
             Err(SessionError::Store(error)) => {
                 let error = error.clone();
@@ -287,20 +306,20 @@ impl SessionSlot {
     }
 }
 
-/// The fields of a load's span: the outcome, and the handle if the session is stored.
-fn outcome(backing: &Backing) -> (&'static str, Option<Handle>) {
+/// The fields of a load's span: the outcome, the handle if the session is stored, and the name of the error if the store failed.
+fn outcome(backing: &Backing) -> (&'static str, Option<Handle>, Option<&'static str>) {
     match backing {
-        Backing::New => ("new", None),
-        Backing::Loaded(base) => ("loaded", Some(base.token.handle)),
+        Backing::New => ("new", None, None),
+        Backing::Loaded(base) => ("loaded", Some(base.token.handle), None),
         Backing::Denied {
-            why: SessionError::Store(_),
+            why: why @ SessionError::Store(_),
             ..
-        } => ("failed", None),
+        } => ("failed", None, failure(why)),
         Backing::Denied {
             handle, retired_by, ..
         } => {
             let retired = || retired_by.as_ref().map(|base| base.token.handle);
-            ("denied", handle.or_else(retired))
+            ("denied", handle.or_else(retired), None)
         }
     }
 }

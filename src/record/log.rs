@@ -238,6 +238,12 @@ impl ChangeLog {
         rotations.all(same).then_some(who)
     }
 
+    /// Whether any change is a login.
+    pub(crate) fn has_login(&self) -> bool {
+        let is_login = |change: &Change| matches!(change, Change::SetPrincipal { .. });
+        self.affects.secret && self.changes().iter().any(is_login)
+    }
+
     /// What the index said before the last login, if that compares it.
     pub(crate) fn guard(&self) -> Option<Guard> {
         let logins = self.changes().iter().rev();

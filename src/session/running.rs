@@ -21,7 +21,7 @@ pub(super) async fn run_to_its_end(
 ) -> Result<(), SessionError> {
     let here = Runtime::try_current();
     let runtime = here.or_else(|_| shared.runtime())?;
-    let background = &shared.context.backend.background;
+    let background = &shared.context.backend.background.tracker;
     match background.spawn_on(task, &runtime).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -43,7 +43,7 @@ pub(super) struct OutlivesCaller {
 
 impl OutlivesCaller {
     pub(super) fn new(shared: &Arc<Shared>, task: Task, span: Span) -> Self {
-        let background = &shared.context.backend.background;
+        let background = &shared.context.backend.background.tracker;
         Self {
             shared: Arc::clone(shared),
             task: Some(background.track_future(task.instrument(span))),

@@ -13,6 +13,8 @@ use crate::commit::queue::Ticket;
 use crate::commit::span::{self, Cost};
 use crate::error::session::{Gone, SessionError};
 use crate::event::Event;
+use crate::metrics::requests::{commit_ended, signed_in};
+use crate::metrics::timer::Timer;
 use crate::record::deferred::DeferredId;
 use crate::session::running::{OutlivesCaller, RunningCommit, Task, run_to_its_end};
 use crate::session::shared::Shared;
@@ -101,21 +103,23 @@ fn rest(state: &mut State, trigger: &Trigger) -> Rest {
 }
 
 /// Marks the commit as lost if a closure of the application panics during a replay: the response must not claim its changes.
-struct LoseOnPanic<'a>(&'a Shared);
+struct LoseOnPanic<'a>(&'a Shared, Timer);
 
 impl Drop for LoseOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.state().lose_in_flight();
             let handle = self.0.state().backing.stored_handle();
-            span::record_end(handle, Cost::default(), "panicked");
+            span::record_end(handle, Cost::default(), "panicked", Some("panic"));
+            commit_ended("panicked", self.1);
         }
     }
 }
 
 async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), SessionError> {
     let _gate = shared.gate.lock().await;
-    let _lose_on_panic = LoseOnPanic(shared);
+    let timer = Timer::start();
+    let _lose_on_panic = LoseOnPanic(shared, timer);
     let began = Instant::now();
     let deadline = deadline(began, shared.time_left());
     let (handle, ends) = {
@@ -148,7 +152,9 @@ async fn commit_in_turn(shared: &Shared, trigger: Trigger) -> Result<(), Session
         Ok(()) if ends && cost.attempts == 0 => "destroyed",
         result => span::outcome(result),
     };
-    span::record_end(handle, cost, outcome);
+    let failure = result.as_ref().err().and_then(span::failure);
+    span::record_end(handle, cost, outcome, failure);
+    commit_ended(outcome, timer);
     if let Err(error) = &result {
         shared.report(error);
     }
@@ -362,6 +368,9 @@ fn apply_outcome(
             if committed.rotated {
                 shared.emit(&Event::Rotated { handle });
             }
+            if committed.signed_in {
+                signed_in();
+            }
             shared.state().cookie.is_old |= committed.changes_cookie;
             Ok(())
         }
@@ -371,6 +380,9 @@ fn apply_outcome(
             if done.rotated {
                 let handle = done.base.token.handle;
                 shared.emit(&Event::Rotated { handle });
+            }
+            if done.signed_in {
+                signed_in();
             }
             Err(SessionError::OutcomeUnknown)
         }

@@ -13,6 +13,7 @@ use crate::commit::index::{AT_ONCE, Live, latest_now, sessions_of};
 use crate::config::SessionConfig;
 use crate::error::config::ConfigError;
 use crate::error::session::{Gone, SessionError};
+use crate::event::EndReason;
 use crate::record::change::Guard;
 use crate::record::lifetime::last_accessed;
 use crate::session::Session;
@@ -307,7 +308,14 @@ impl Sessions {
     #[doc(alias("revoke", "kick"))]
     pub async fn destroy(&self, principal: &str, handle: Handle) -> Result<bool, SessionError> {
         let deadline = self.context.deadline();
-        let ended = end(&self.context, handle, Some(principal), deadline).await?;
+        let ended = end(
+            &self.context,
+            handle,
+            Some(principal),
+            EndReason::Revoked,
+            deadline,
+        )
+        .await?;
         self.note_end(handle, ended);
         is_done(ended)
     }
@@ -329,7 +337,14 @@ impl Sessions {
     ///
     /// If the future is dropped, the session may have ended or not.
     pub async fn destroy_of_anyone(&self, handle: Handle) -> Result<bool, SessionError> {
-        let ended = end(&self.context, handle, None, self.context.deadline()).await?;
+        let ended = end(
+            &self.context,
+            handle,
+            None,
+            EndReason::Revoked,
+            self.context.deadline(),
+        )
+        .await?;
         self.note_end(handle, ended);
         is_done(ended)
     }
@@ -419,9 +434,15 @@ impl Sessions {
         let (mut count, mut failed) = (0, None);
         for entries in entries.chunks(AT_ONCE) {
             let deadline = context.deadline();
-            let ends = entries
-                .iter()
-                .map(|entry| end(context, entry.handle, Some(principal), deadline));
+            let ends = entries.iter().map(|entry| {
+                end(
+                    context,
+                    entry.handle,
+                    Some(principal),
+                    EndReason::Revoked,
+                    deadline,
+                )
+            });
             let mut gone = Vec::new();
             for (entry, ended) in entries.iter().zip(join_all(ends).await) {
                 match ended {

@@ -15,6 +15,7 @@ use crate::error::session::SessionError;
 use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::lock::{Guard, Lock};
+use crate::metrics::requests::conflict_rejected;
 use crate::record::Record;
 use crate::record::log::ChangeLog;
 use crate::session::state::backing::Backing;
@@ -143,6 +144,7 @@ impl Shared {
                     error: error.clone(),
                 });
             }
+            SessionError::Conflict { .. } => conflict_rejected(),
             _ => {}
         }
     }

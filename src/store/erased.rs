@@ -1,4 +1,4 @@
-//! The store without its type.
+//! The store without its type. All calls of the commit protocol go through here, so here they are measured.
 
 use std::any::Any;
 use std::future::Future;
@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use crate::error::store::StoreError;
+use crate::metrics::store::measured;
 use crate::record::lifetime::Renewal;
 use crate::store::contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
@@ -101,11 +102,11 @@ impl<S: SessionStore> AnyStore for S {
     }
 
     fn load<'a>(&'a self, key: &'a Handle, want: Freshness) -> StoreFuture<'a, Loaded> {
-        Box::pin(SessionStore::load(self, key, want))
+        Box::pin(measured("load", SessionStore::load(self, key, want)))
     }
 
     fn create<'a>(&'a self, key: &'a Handle, write: Write<'a>) -> StoreFuture<'a, Created> {
-        Box::pin(SessionStore::create(self, key, write))
+        Box::pin(measured("create", SessionStore::create(self, key, write)))
     }
 
     fn replace<'a>(
@@ -114,15 +115,21 @@ impl<S: SessionStore> AnyStore for S {
         expected: &'a Stored,
         write: Write<'a>,
     ) -> StoreFuture<'a, Replaced> {
-        Box::pin(SessionStore::replace(self, key, expected, write))
+        Box::pin(measured(
+            "replace",
+            SessionStore::replace(self, key, expected, write),
+        ))
     }
 
     fn touch<'a>(&'a self, key: &'a Handle, renewal: Renewal) -> StoreFuture<'a, Touched> {
-        Box::pin(SessionStore::touch(self, key, renewal))
+        Box::pin(measured("touch", SessionStore::touch(self, key, renewal)))
     }
 
     fn delete<'a>(&'a self, key: &'a Handle, durability: Durability) -> StoreFuture<'a, Deleted> {
-        Box::pin(SessionStore::delete(self, key, durability))
+        Box::pin(measured(
+            "delete",
+            SessionStore::delete(self, key, durability),
+        ))
     }
 
     fn acquire<'a>(
@@ -131,11 +138,14 @@ impl<S: SessionStore> AnyStore for S {
         owner: Owner,
         lease: Duration,
     ) -> StoreFuture<'a, Leased> {
-        Box::pin(SessionStore::acquire(self, key, owner, lease))
+        Box::pin(measured(
+            "acquire",
+            SessionStore::acquire(self, key, owner, lease),
+        ))
     }
 
     fn release<'a>(&'a self, key: &'a Handle, owner: Owner) -> StoreFuture<'a, ()> {
-        Box::pin(SessionStore::release(self, key, owner))
+        Box::pin(measured("release", SessionStore::release(self, key, owner)))
     }
 
     fn enter<'a>(
@@ -144,7 +154,10 @@ impl<S: SessionStore> AnyStore for S {
         entry: Entry,
         admission: Admission,
     ) -> StoreFuture<'a, Entered> {
-        Box::pin(SessionStore::enter(self, index, entry, admission))
+        Box::pin(measured(
+            "enter",
+            SessionStore::enter(self, index, entry, admission),
+        ))
     }
 
     fn confirm<'a>(
@@ -153,15 +166,18 @@ impl<S: SessionStore> AnyStore for S {
         handle: &'a Handle,
         entered_in: Generation,
     ) -> StoreFuture<'a, Confirmed> {
-        Box::pin(SessionStore::confirm(self, index, handle, entered_in))
+        Box::pin(measured(
+            "confirm",
+            SessionStore::confirm(self, index, handle, entered_in),
+        ))
     }
 
     fn extend<'a>(&'a self, index: &'a IndexKey, entry: Entry) -> StoreFuture<'a, ()> {
-        Box::pin(SessionStore::extend(self, index, entry))
+        Box::pin(measured("extend", SessionStore::extend(self, index, entry)))
     }
 
     fn list<'a>(&'a self, index: &'a IndexKey) -> StoreFuture<'a, Indexed> {
-        Box::pin(SessionStore::list(self, index))
+        Box::pin(measured("list", SessionStore::list(self, index)))
     }
 
     fn begin_generation<'a>(
@@ -169,10 +185,13 @@ impl<S: SessionStore> AnyStore for S {
         index: &'a IndexKey,
         at: SystemTime,
     ) -> StoreFuture<'a, Generation> {
-        Box::pin(SessionStore::begin_generation(self, index, at))
+        Box::pin(measured(
+            "begin_generation",
+            SessionStore::begin_generation(self, index, at),
+        ))
     }
 
     fn leave<'a>(&'a self, index: &'a IndexKey, entries: &'a [Entry]) -> StoreFuture<'a, ()> {
-        Box::pin(SessionStore::leave(self, index, entries))
+        Box::pin(measured("leave", SessionStore::leave(self, index, entries)))
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use crate::error::store::StoreError;
+use crate::metrics::store::evicted as count_evicted;
 use crate::record::lifetime::Renewal;
 use crate::store::contract::{
     Capabilities, Created, Deleted, Durability, Freshness, Loaded, Replaced, SessionStore, Stored,
@@ -268,6 +269,7 @@ impl MemoryStore {
         let used = sessions.usage();
         // A log subscriber may use this store.
         drop(sessions);
+        count_evicted(evicted.anonymous, evicted.signed_in);
         let to_log = self.evictions().add(evicted, now);
         if let Some(evicted) = to_log {
             tracing::warn!(target: "sessile", anonymous = evicted.anonymous, signed_in = evicted.signed_in, sessions = used.sessions, bytes = used.bytes, "the memory store is full and has evicted sessions: raise `MemoryStore::with_capacity` or `MemoryStore::with_max_bytes`");

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::metrics::gauge::Present;
+
 /// The window of the failure rate: long enough to measure it, short enough to notice that it changes.
 const WINDOW: Duration = Duration::from_millis(500);
 
@@ -45,6 +47,8 @@ pub(crate) enum Call {
 pub(crate) struct Breaker {
     state: Mutex<State>,
     rejected: AtomicU64,
+    /// Counts the breaker among those that are open. Changed only while `state` is locked.
+    counted: Mutex<Option<Present>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +90,14 @@ impl Breaker {
         state.open && state.openings == opening
     }
 
+    /// Keeps the count of this opening until the breaker closes.
+    pub(crate) fn count_opening(&self, opening: u64, counted: Present) {
+        let state = self.state();
+        if state.open && state.openings == opening {
+            *self.counted() = Some(counted);
+        }
+    }
+
     /// Closes the breaker, and returns how many calls it has rejected.
     pub(crate) fn close(&self) -> u64 {
         let mut state = self.state();
@@ -93,7 +105,12 @@ impl Breaker {
             openings: state.openings,
             ..State::default()
         };
+        *self.counted() = None;
         self.rejected.swap(0, Ordering::Relaxed)
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Option<Present>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -8,14 +8,17 @@ use redis::{ErrorKind, RedisError, ServerError, Value};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
+use tracing::Instrument as _;
 
 use crate::error::store::StoreError;
+use crate::metrics::server::ServerMetrics;
 use crate::store::redis::breaker::{Breaker, Call, waits};
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::error::{ConnectionFault, RequestError, Retries};
 use crate::store::redis::manager::{Connection, Manager, is_persistent};
 use crate::store::redis::pool::{Guard, Pools};
 use crate::store::redis::request::Request;
+use crate::store::redis::span::record;
 use crate::store::stats::PoolStats;
 use crate::time::deadline::deadline;
 
@@ -93,9 +96,9 @@ impl Connections {
             connections: self,
             since: Some(began),
         };
-        let answer = connection.link.send(request);
-        let answer = tokio::time::timeout_at(deadline(began, self.command_timeout), answer).await;
-        let answer = self.read_answer(connection, answer, self.command_timeout);
+        let until = deadline(began, self.command_timeout);
+        let answer = self.exchange(connection, request, until, self.command_timeout);
+        let answer = answer.await;
         waiting.since = None;
         let call = answer
             .as_ref()
@@ -112,9 +115,27 @@ impl Connections {
         request: &Request<'_>,
         limit: Duration,
     ) -> Result<Value, RequestError> {
-        let answer = connection.link.send(request);
-        let answer = tokio::time::timeout(limit, answer).await;
-        self.read_answer(connection, answer, limit)
+        let until = deadline(Instant::now(), limit);
+        self.exchange(connection, request, until, limit).await
+    }
+
+    /// One round trip, in its span.
+    async fn exchange(
+        &self,
+        connection: &mut Connection,
+        request: &Request<'_>,
+        until: Instant,
+        limit: Duration,
+    ) -> Result<Value, RequestError> {
+        let span = self.pools.peer().span(request);
+        let answer = {
+            let _counted = self.pools.metrics().in_flight();
+            let answer = connection.link.send(request).instrument(span.clone());
+            tokio::time::timeout_at(until, answer).await
+        };
+        let answer = self.read_answer(connection, answer, limit);
+        record(&span, &answer);
+        answer
     }
 
     fn read_answer(
@@ -176,6 +197,7 @@ impl Connections {
         if self.breaker.admits() {
             return Ok(());
         }
+        self.pools.metrics().breaker_rejected();
         let message = format!(
             "the circuit breaker of Redis at {} is open, since too many calls have failed: it closes when Redis answers a probe",
             self.address
@@ -200,6 +222,8 @@ impl Connections {
         let Some(opening) = self.breaker.record(call, made) else {
             return;
         };
+        let counted = self.pools.metrics().breaker_opened();
+        self.breaker.count_opening(opening, counted);
         tracing::warn!(target: "sessile", address = &*self.address, "the circuit breaker opens, since too many calls to Redis have failed: it closes when Redis answers a probe");
         let prober = Prober::new(self.clone(), opening);
         if let Some(runtime) = runtime {
@@ -214,6 +238,10 @@ impl Connections {
     #[cfg(feature = "cluster")]
     pub(crate) fn is_breaker_open(&self) -> bool {
         self.breaker.is_open()
+    }
+
+    pub(crate) fn metrics(&self) -> &ServerMetrics {
+        self.pools.metrics()
     }
 
     pub(crate) fn is_usable(&self, connection: &Connection) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::metrics::gauge::Present;
 use crate::store::redis::connections::Connections;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::pool::Guard;
@@ -23,6 +24,7 @@ pub(crate) struct Exclusive {
     /// Set if the slot is migrating to this node of a cluster.
     #[cfg(feature = "cluster")]
     asking: Option<Asking>,
+    _counted: Present,
 }
 
 #[cfg(feature = "cluster")]
@@ -49,6 +51,7 @@ impl Connections {
             _auth_lock: auth_lock,
             #[cfg(feature = "cluster")]
             asking: None,
+            _counted: self.metrics().exclusive(),
         })
     }
 }

@@ -16,6 +16,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::metrics::gauge::Present;
+use crate::metrics::server::ServerMetrics;
 use crate::store::redis::clock::{BETWEEN_SERVERS, Clock};
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::connector::{Connector, Target};
@@ -24,6 +26,7 @@ use crate::store::redis::error::without_arguments;
 use crate::store::redis::link::Link;
 use crate::store::redis::login::{Login, is_provider_error, is_refusal, name_provider};
 use crate::store::redis::request::Request;
+use crate::store::redis::span::Peer;
 use crate::store::redis::throttle::{SECOND, Throttle};
 use crate::store::redis::tls::handshake_advice;
 
@@ -47,6 +50,7 @@ pub(crate) struct Health {
     auth_lock: Arc<AsyncMutex<()>>,
     /// The task that logs the connection in again; it ends with the connection.
     _login: Option<AbortOnDropHandle<()>>,
+    _counted: Present,
 }
 
 /// Opens connections, for bb8.
@@ -56,6 +60,8 @@ pub(crate) struct Manager {
     /// Supplies user and password, if the URL does not.
     login: Option<Arc<Login>>,
     pub(crate) timeout: Duration,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -81,6 +87,7 @@ pub(crate) struct Failure {
 
 impl Manager {
     pub(crate) fn new(to: Target, config: &RedisConfig, clock: Arc<Clock>) -> Self {
+        let peer = Peer::of(&to);
         let shared = Shared {
             clock,
             ..Shared::default()
@@ -89,6 +96,8 @@ impl Manager {
             connector: Arc::new(Connector::new(to, config.connection_timeout)),
             login: None,
             timeout: config.connection_timeout,
+            metrics: Arc::new(ServerMetrics::new(&peer.to_string())),
+            peer: Arc::new(peer),
             shared: Arc::new(shared),
         }
     }
@@ -160,6 +169,7 @@ impl Manager {
             dirty: AtomicBool::new(false),
             silent_at: Mutex::default(),
             auth_lock,
+            _counted: self.metrics.connected(),
         };
         Ok(Connection {
             link,
@@ -217,7 +227,10 @@ impl ManageConnection for Manager {
             None => within(self.timeout, self.open(None, self.timeout)).await,
             Some(login) => self.log_in(login).await,
         };
-        connection.map_err(without_arguments)
+        connection.map_err(|error| {
+            self.metrics.connect_failed();
+            without_arguments(error)
+        })
     }
 
     async fn is_valid(&self, _: &mut Connection) -> Result<(), RedisError> {

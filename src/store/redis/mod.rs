@@ -60,6 +60,7 @@ mod router;
 pub(crate) mod scan;
 pub(crate) mod sentinel;
 mod servers;
+mod span;
 mod stats;
 pub(crate) mod store;
 mod throttle;

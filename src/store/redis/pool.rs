@@ -15,11 +15,13 @@ use redis::{RedisError, ServerErrorKind, Value};
 use tokio::time::Instant;
 
 use crate::error::store::StoreError;
+use crate::metrics::server::ServerMetrics;
 use crate::store::redis::config::RedisConfig;
 use crate::store::redis::error::RequestError;
 use crate::store::redis::manager::{Connection, FailureSink, Manager, persistent_failure};
 use crate::store::redis::recent::Recent;
 use crate::store::redis::request::Request;
+use crate::store::redis::span::Peer;
 use crate::store::redis::throttle::SECOND;
 use crate::store::stats::PoolStats;
 
@@ -110,6 +112,14 @@ impl Pools {
         }
     }
 
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.manager.peer
+    }
+
+    pub(crate) fn metrics(&self) -> &ServerMetrics {
+        &self.manager.metrics
+    }
+
     pub(crate) fn is_usable(&self, connection: &Connection) -> bool {
         self.manager.shared.is_usable(connection)
     }
@@ -167,6 +177,7 @@ impl Pools {
 
     async fn wait_for(&self, pool: &Pool<Manager>) -> Result<Guard, RunError<RedisError>> {
         let mut failures = self.manager.shared.failure.subscribe();
+        let _counted = self.manager.metrics.waiting();
         loop {
             let guard = tokio::select! {
                 biased;
@@ -177,7 +188,7 @@ impl Pools {
                     Err(RunError::TimedOut)
                 }
             };
-            let guard = guard?;
+            let guard = guard.inspect_err(|_| self.manager.metrics.timed_out())?;
             if self.manager.shared.is_usable(&guard) {
                 return Ok(guard);
             }

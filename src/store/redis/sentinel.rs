@@ -169,6 +169,11 @@ impl Sentinels {
         self.primary.redis_settings().password().is_some()
     }
 
+    /// The number of the primary's database.
+    pub(crate) fn database(&self) -> i64 {
+        self.primary.redis_settings().db()
+    }
+
     pub(crate) fn new(nodes: Vec<ConnectionInfo>, name: String, primary: ConnectionInfo) -> Self {
         Self {
             nodes,
