@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use opentelemetry::trace::{SpanKind, Status, TracerProvider as _};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use sessile::store::ManualClock;
 use sessile::{
-    Concurrency, Exclusive, Fingerprinting, Load, MemoryStore, OnStoreError, RedisConfig,
-    RedisStore, Session, SessionError, SessionLayer,
+    CompareAndSet, Concurrency, Exclusive, Fingerprinting, Load, MemoryStore, OnStoreError,
+    RedisConfig, RedisStore, Session, SessionError, SessionLayer,
 };
 use tracing::field::{Field, Visit as FieldVisit};
 use tracing::span::{Attributes, Id, Record};
@@ -18,9 +20,9 @@ use tracing::{Dispatch, Level, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::support::Browser;
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
+use crate::support::{Browser, Server, store_with};
 
 /// The closed spans of sessile, each with its fields in the order in which they were recorded.
 #[derive(Clone, Default)]
@@ -89,6 +91,11 @@ fn loaded(round_trips: u32, outcome: &str, handle: Option<&str>) -> Vec<String> 
     )]
 }
 
+/// What the span of a load or a commit that has failed ends with.
+fn failed(error: &str) -> String {
+    format!(" error.type={error} otel.status_code=ERROR")
+}
+
 fn unreachable_store() -> RedisStore {
     RedisStore::lazy(RedisConfig::new("redis://127.0.0.1:1/")).unwrap()
 }
@@ -142,7 +149,11 @@ async fn a_load_has_a_span_with_its_outcome_and_the_handle_but_no_token() {
     ] {
         browser.peek(app, "/read").await;
         let spans = spans.take();
-        assert_eq!(spans, loaded(round_trips, outcome, handle));
+        let mut expected = loaded(round_trips, outcome, handle);
+        if outcome == "failed" {
+            expected[0] += &failed("store_unavailable");
+        }
+        assert_eq!(spans, expected);
         for token in &tokens {
             // The first half of a token is the handle.
             assert!(!spans[0].contains(&token[23..]));
@@ -173,7 +184,8 @@ async fn a_load_that_waits_too_long_for_the_lease_is_recorded_as_busy() {
     );
     assert_eq!((slow.status.as_u16(), late.status.as_u16()), (200, 503));
     let spans = spans.take();
-    assert!(spans.contains(&loaded(1, "busy", None)[0]), "{spans:?}");
+    let busy = loaded(1, "busy", None).remove(0) + &failed("busy");
+    assert!(spans.contains(&busy), "{spans:?}");
     assert_eq!(spans.len(), 2);
 }
 
@@ -281,7 +293,8 @@ async fn the_span_of_a_commit_closes_although_its_deletion_is_retried_in_the_bac
     let response = browser.peek(&app, "/sign-out").await;
     assert_eq!(response.status.as_u16(), 503);
     let spans = spans.take();
-    let ended = |it: &String| it.starts_with("session.commit") && it.ends_with("store_failed");
+    let end = format!("outcome=store_failed{}", failed("store_unavailable"));
+    let ended = |it: &String| it.starts_with("session.commit") && it.ends_with(&end);
     assert!(spans.iter().any(ended), "{spans:?}");
 }
 
@@ -305,10 +318,11 @@ async fn the_commit_that_resolves_an_earlier_one_has_a_span_of_its_own() {
     let commits: Vec<_> = commits
         .filter(|it| it.starts_with("session.commit"))
         .collect();
-    let expected = [
-        "attempts=1 round_trips=3 outcome=unknown",
-        "attempts=0 round_trips=1 outcome=committed",
-    ];
+    let unknown = format!(
+        "attempts=1 round_trips=3 outcome=unknown{}",
+        failed("outcome_unknown")
+    );
+    let expected = [&*unknown, "attempts=0 round_trips=1 outcome=committed"];
     let expected = expected.map(|it| format!("session.commit handle={handle} {it}"));
     assert_eq!(commits, expected);
 }
@@ -336,4 +350,116 @@ async fn each_request_of_a_batch_has_a_span_with_the_cost_of_the_batch() {
         commits.len() == 3 && commits.iter().all(cost),
         "{commits:?}"
     );
+}
+
+/// What OpenTelemetry gets of an application's requests, one line for each span.
+struct Exported(InMemorySpanExporter, SdkTracerProvider);
+
+impl Exported {
+    fn record() -> (Self, DefaultGuard, Dispatch) {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        let recording = tracing::subscriber::set_default(subscriber);
+        let second = Dispatch::new(tracing_subscriber::registry());
+        (Self(exporter, provider), recording, second)
+    }
+
+    fn take(&self) -> Vec<SpanData> {
+        self.1.force_flush().unwrap();
+        let spans = self.0.get_finished_spans().unwrap();
+        self.0.reset();
+        spans
+    }
+}
+
+fn attribute(span: &SpanData, name: &str) -> Option<String> {
+    let mut attributes = span.attributes.iter();
+    let found = attributes.find(|it| it.key.as_str() == name)?;
+    Some(found.value.as_str().into_owned())
+}
+
+/// The operation of each request to Redis, the span around it, and its error.
+fn to_redis(spans: &[SpanData]) -> Vec<(String, String, Option<String>)> {
+    let requests = spans.iter().filter(|it| it.span_kind == SpanKind::Client);
+    requests
+        .map(|request| {
+            let mut around = spans.iter();
+            let around = around.find(|it| it.span_context.span_id() == request.parent_span_id);
+            let around = around.map_or_else(String::new, |it| it.name.to_string());
+            let error = attribute(request, "error.type");
+            assert_eq!(
+                error.is_some(),
+                matches!(request.status, Status::Error { .. })
+            );
+            (request.name.to_string(), around, error)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn opentelemetry_gets_a_client_span_of_each_round_trip_to_redis() {
+    let server = Server::start();
+    let store = store_with(&server.url(), |config| {
+        config.compare_and_set = CompareAndSet::Script;
+    })
+    .await;
+    let app = app(SessionLayer::new(store));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let handle = handle(&app, &browser).await;
+    let (exported, _recording, _second) = Exported::record();
+    browser.get(&app, "/incr?k=n").await.ok();
+    let spans = exported.take();
+    let owned = |name: &str, around: &str, error: Option<&str>| {
+        (name.to_owned(), around.to_owned(), error.map(str::to_owned))
+    };
+    let expected = [
+        owned("GET", "session.load", None),
+        owned("EVALSHA", "session.commit", None),
+    ];
+    assert_eq!(to_redis(&spans), expected);
+    let get = spans.iter().find(|it| it.name == "GET").unwrap();
+    for (name, value) in [
+        ("db.system.name", "redis".to_owned()),
+        ("db.operation.name", "GET".to_owned()),
+        ("db.namespace", "0".to_owned()),
+        ("server.address", "127.0.0.1".to_owned()),
+        ("server.port", server.port().to_string()),
+    ] {
+        assert_eq!(attribute(get, name), Some(value), "{name}");
+    }
+    assert_eq!(attribute(get, "db.operation.batch.size"), None);
+    let commit = spans.iter().find(|it| it.name == "session.commit").unwrap();
+    assert_eq!(commit.status, Status::Unset);
+
+    // Neither a key nor a value is in them.
+    for request in spans.iter().filter(|it| it.span_kind == SpanKind::Client) {
+        let text = format!("{request:?}");
+        for secret in [&*handle, &browser.token()[23..], "mia"] {
+            assert!(!text.contains(secret), "{secret}: {text}");
+        }
+    }
+
+    let config = |key: &str, value: &str| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg(&["SET", key, value]);
+        set.exec(&mut server.connection()).unwrap();
+    };
+    config("maxmemory-policy", "noeviction");
+    config("maxmemory", "1");
+    assert_eq!(browser.peek(&app, "/incr?k=n").await.status, 503);
+    let spans = exported.take();
+    let refused = to_redis(&spans).pop();
+    assert_eq!(
+        refused,
+        Some(owned("EVALSHA", "session.commit", Some("OOM")))
+    );
+    let commit = spans.iter().find(|it| it.name == "session.commit").unwrap();
+    assert!(matches!(commit.status, Status::Error { .. }), "{commit:?}");
+    let error = attribute(commit, "error.type");
+    assert_eq!(error.as_deref(), Some("store_refused"));
 }
