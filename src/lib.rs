@@ -74,6 +74,7 @@ pub use config::cookie::{CookieConfig, SameSite};
 pub use config::durability::DurabilityConfig;
 pub use config::max_sessions::{MaxSessions, WhenFull};
 pub use config::policies::{Concurrency, Exclusive, Load, OnStoreError, SignedInCaching};
+pub use config::store::StoreConfig;
 pub use config::transport::{TokenHeader, Transport};
 pub use error::config::ConfigError;
 pub use error::json::{JsonError, JsonErrorKind};
@@ -85,7 +86,7 @@ pub use middleware::client_ip::PeerAddress;
 pub use middleware::csrf::{CsrfLayer, CsrfService};
 #[cfg(feature = "axum")]
 pub use middleware::csrf_form::{CsrfForm, CsrfFormRejection};
-pub use middleware::from_config::{Config, StoreConfig};
+pub use middleware::from_config::Config;
 pub use middleware::layer::SessionLayer;
 pub use middleware::local_path::LocalPath;
 pub use middleware::logout::Logout;
@@ -100,8 +101,10 @@ pub use session::Session;
 pub use session::read_only::ReadSession;
 pub use session::sessions::{SessionInfo, Sessions, SignIn};
 pub use session::stored::{StoredSession, TokenState};
+pub use store::any::AnyStore;
 pub use store::contract::SessionStore;
 pub use store::memory::MemoryStore;
+pub use store::memory::config::MemoryConfig;
 #[cfg(feature = "redis")]
 pub use store::redis::{
     config::{CompareAndSet, RedisConfig},

@@ -14,7 +14,7 @@ use crate::lock::Lock;
 use crate::record::cache::RecordCache;
 use crate::record::lifetime::Renewal;
 use crate::record::version::{CommitId, Writer};
-use crate::store::erased::AnyStore;
+use crate::store::erased::ErasedStore;
 use crate::time::{Millis, duration_millis, to_millis};
 use crate::token::Handle;
 
@@ -30,7 +30,7 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// The store behind a layer and its clones, and what this process remembers of its sessions.
 pub(crate) struct Backend {
-    pub(crate) store: Box<dyn AnyStore>,
+    pub(crate) store: Box<dyn ErasedStore>,
     /// Background work, for which no request waits.
     pub(crate) background: Background,
     writer: Writer,
@@ -94,7 +94,7 @@ pub(crate) enum Deletion {
 }
 
 impl Backend {
-    pub(crate) fn new(store: Box<dyn AnyStore>) -> Self {
+    pub(crate) fn new(store: Box<dyn ErasedStore>) -> Self {
         Self {
             store,
             background: Background::default(),

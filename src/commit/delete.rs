@@ -18,7 +18,7 @@ use crate::metrics::gauge::Present;
 use crate::record::Record;
 use crate::record::format::Unreadable;
 use crate::store::deadline::within;
-use crate::store::erased::AnyStore;
+use crate::store::erased::ErasedStore;
 use crate::store::{Deleted, Durability, Freshness};
 use crate::time::Millis;
 use crate::token::{Handle, Token};
@@ -41,7 +41,7 @@ const MAX_UNCLAIMED: usize = MAX_PENDING_DELETIONS / 2;
 
 /// Deletes a session, and counts the calls of the store. The deletion may be sent any number of times.
 async fn delete(
-    store: &dyn AnyStore,
+    store: &dyn ErasedStore,
     handle: Handle,
     durability: Durability,
     deadline: Instant,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::commit::backend::Backend;
 use crate::commit::queue::CommitQueues;
-use crate::store::erased::AnyStore;
+use crate::store::erased::ErasedStore;
 
 /// The state that all clones of a layer share.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(store: Box<dyn AnyStore>) -> Self {
+    pub(crate) fn new(store: Box<dyn ErasedStore>) -> Self {
         Self {
             backend: Arc::new(Backend::new(store)),
             queues: Arc::default(),

@@ -164,13 +164,8 @@ impl CookieConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let invalid = |setting, value: &str, advice: &str| {
-            Err(ConfigError::Invalid {
-                setting,
-                value: format!("{value:?}"),
-                advice: advice.to_owned(),
-            })
-        };
+        let invalid =
+            |setting, value: &str, advice: &str| Err(ConfigError::invalid(setting, value, advice));
         if !is_name(&self.name) {
             // The example must work with the cookie's other attributes.
             let example = if self.is_host_only() {

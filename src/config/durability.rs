@@ -37,7 +37,7 @@ use crate::time::duration;
 ///   received, and for a logout, which sessile retries in the background and the visitor may repeat.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "{ commits = \"primary\" }")]
 pub struct DurabilityConfig {
     /// How far every change must have spread; [`Durability::Primary`] by default.
     pub commits: Durability,
@@ -84,7 +84,7 @@ impl DurabilityConfig {
             if let Durability::Replicas { n, timeout } = durability {
                 if !(1..=1024).contains(&n) {
                     let advice = "write a number of replicas from 1 to 1024, or \"primary\"";
-                    return Err(ConfigError::invalid(setting, durability, advice));
+                    return Err(invalid(setting, n, timeout, advice));
                 }
                 // `WAIT` takes whole milliseconds, and 0 would wait without a limit.
                 let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(60));
@@ -97,12 +97,12 @@ impl DurabilityConfig {
     /// Rejects durability that this store does not support.
     pub(crate) fn check_for(&self, store: Capabilities) -> Result<(), ConfigError> {
         for (setting, durability) in self.settings() {
-            let Durability::Replicas { timeout, .. } = durability else {
+            let Durability::Replicas { n, timeout } = durability else {
                 continue;
             };
             if !store.durability {
                 let advice = "this store has no replicas to wait for: use another store, or write \"primary\"";
-                return Err(ConfigError::invalid(setting, durability, advice));
+                return Err(invalid(setting, n, timeout, advice));
             }
             if timeout > store.request_budget {
                 let advice = format!(
@@ -110,11 +110,18 @@ impl DurabilityConfig {
                      raise the budget",
                     duration::text(store.request_budget)
                 );
-                return Err(ConfigError::invalid(setting, durability, advice));
+                return Err(invalid(setting, n, timeout, &advice));
             }
         }
         Ok(())
     }
+}
+
+/// The error for this value of a durability, which is shown as a configuration file has it.
+fn invalid(setting: &'static str, n: u32, timeout: Duration, advice: &str) -> ConfigError {
+    let timeout = duration::text(timeout);
+    let value = format_args!("{{ replicas = {{ n = {n}, timeout = \"{timeout}\" }} }}");
+    ConfigError::invalid(setting, value, advice)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::store::Capabilities;
 /// In a configuration file: `{ n = 3, when_full = "evict_oldest" }`.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "{ n = 3 }")]
 #[doc(alias("maximumSessions", "maximum_sessions"))]
 pub struct MaxSessions {
     /// How many sessions; from 1 to 1000.
@@ -68,7 +68,8 @@ impl MaxSessions {
             return Ok(());
         }
         let advice = "this store has no index of a user's sessions: use another store, or leave the setting out";
-        Err(ConfigError::invalid("max_sessions", self, advice))
+        let value = format_args!("{{ n = {} }}", self.n);
+        Err(ConfigError::invalid("max_sessions", value, advice))
     }
 }
 
@@ -104,6 +105,9 @@ mod tests {
         let limit = MaxSessions::refuse(3);
         assert!(limit.check_for(with).is_ok());
         let text = limit.check_for(without).unwrap_err().to_string();
-        assert!(text.contains("n: 3") && text.contains("no index"), "{text}");
+        assert!(
+            text.contains("{ n = 3 }") && text.contains("no index"),
+            "{text}"
+        );
     }
 }

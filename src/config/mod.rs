@@ -13,15 +13,23 @@
 //! 6. `client_address.rs`: which proxies may say where a request comes from (`ClientAddress`). Its constructors reject what cannot
 //!    work, so there is nothing left to check.
 //!
-//! `middleware/layer.rs` sets single settings; `middleware/from_config.rs` reads them all from a file or the environment.
+//! 7. `store.rs`: which store to use (`StoreConfig`).
+//! 8. `tree.rs: Tree` reads all settings from a file or the environment, in whatever format. `tree_error.rs: TreeError` says where
+//!    something is wrong, and `nearest.rs: advice` which setting was meant.
+//!
+//! `middleware/layer.rs` sets single settings; `middleware/from_config.rs` makes a layer of them all.
 
 pub(crate) mod client_address;
 pub(crate) mod cookie;
 pub(crate) mod domain;
 pub(crate) mod durability;
 pub(crate) mod max_sessions;
+pub(crate) mod nearest;
 pub(crate) mod policies;
+pub(crate) mod store;
 pub(crate) mod transport;
+pub(crate) mod tree;
+pub(crate) mod tree_error;
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -176,7 +176,7 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 
 /// An [`Exclusive`] as read from a configuration file, before its limits are checked.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "{ wait = \"5s\" }")]
 struct Unchecked {
     #[serde(with = "duration")]
     wait: Duration,
@@ -228,7 +228,7 @@ impl Concurrency {
     pub(crate) fn check_for(self, store: Capabilities) -> Result<(), ConfigError> {
         if matches!(self, Self::Exclusive(_)) && !store.lease {
             return Err(ConfigError::Invalid {
-                setting: "concurrency",
+                setting: "concurrency".into(),
                 value: "exclusive".to_owned(),
                 advice: "this store has no leases: use another store, or write \"merge\""
                     .to_owned(),

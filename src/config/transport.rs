@@ -61,7 +61,11 @@ pub enum Transport {
 /// request with it cannot be forged by another site.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "{ request = \"authorization\" }"
+)]
 pub struct TokenHeader {
     /// The header in which a request carries the token; `authorization` by default, whose value is `Bearer <token>`. The value of
     /// any other header is the token alone. Layers with different headers have different sessions.

@@ -1,5 +1,6 @@
 //! Errors in settings, and errors of the store that they name.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::iter;
@@ -19,7 +20,7 @@ pub enum ConfigError {
     #[non_exhaustive]
     Invalid {
         /// The setting, as a configuration file names it.
-        setting: &'static str,
+        setting: Cow<'static, str>,
         /// Its value, without passwords.
         value: String,
         /// How to fix it.
@@ -62,9 +63,25 @@ impl ConfigError {
         advice: impl Into<String>,
     ) -> Self {
         Self::Invalid {
-            setting,
+            setting: setting.into(),
             value: format!("{value:?}"),
             advice: advice.into(),
+        }
+    }
+
+    /// The same error for a setting of this table.
+    pub(crate) fn under(self, table: &str) -> Self {
+        match self {
+            Self::Invalid {
+                setting,
+                value,
+                advice,
+            } => Self::Invalid {
+                setting: format!("{table}.{setting}").into(),
+                value,
+                advice,
+            },
+            other => other,
         }
     }
 }
@@ -89,7 +106,7 @@ pub(crate) fn bad_duration(
     longest: Duration,
 ) -> ConfigError {
     ConfigError::Invalid {
-        setting,
+        setting: setting.into(),
         value: duration::text(value),
         advice: duration::advice(shortest, longest),
     }

@@ -1,106 +1,15 @@
 //! Builds a layer and its store from a configuration file or the environment.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::config::SessionConfig;
+use crate::config::store::StoreConfig;
+use crate::config::tree::Tree;
+use crate::config::tree_error::TreeError;
 use crate::error::config::ConfigError;
 use crate::middleware::layer::SessionLayer;
-use crate::store::memory::MemoryStore;
-#[cfg(feature = "redis")]
-use crate::store::redis::{config::RedisConfig, store::RedisStore};
-
-/// The store, selected by its URL.
-///
-/// In a configuration file it is a table with a `url`: `memory:` alone, or the settings of a [`RedisConfig`].
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-#[doc(alias = "StorageType")]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "an application has one, and a `Box` would complicate its use"
-)]
-pub enum StoreConfig {
-    /// `memory:` — a [`MemoryStore`]. The default.
-    #[default]
-    Memory,
-    /// `redis://…`, `rediss://…`, `redis+cluster://…`, `redis+sentinel://…` or `unix://…` — a [`RedisStore`].
-    #[cfg(feature = "redis")]
-    Redis(RedisConfig),
-    /// Any other URL if the feature `redis` is off. [`SessionLayer::from_config`] rejects it with [`ConfigError::Invalid`].
-    #[non_exhaustive]
-    Unsupported {
-        /// The scheme of the URL, such as `redis`; the rest is not kept, since it may hold a password.
-        scheme: String,
-    },
-}
-
-impl StoreConfig {
-    /// The store at this URL, with its default settings: `memory:`, or any of [`RedisConfig::url`].
-    ///
-    /// The URL is checked when the layer is created.
-    pub fn from_url(url: impl Into<String>) -> Self {
-        let url = url.into();
-        match is_memory(&url) {
-            true => Self::Memory,
-            false => Self::not_in_memory(&url),
-        }
-    }
-
-    #[cfg(feature = "redis")]
-    fn not_in_memory(url: &str) -> Self {
-        Self::Redis(RedisConfig::new(url))
-    }
-
-    #[cfg(not(feature = "redis"))]
-    fn not_in_memory(url: &str) -> Self {
-        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+';
-        // Any other text may be a misplaced password.
-        let scheme = scheme.filter(|scheme| scheme.bytes().all(is_plain));
-        Self::Unsupported {
-            scheme: scheme.unwrap_or("…").to_owned(),
-        }
-    }
-}
-
-fn is_memory(url: &str) -> bool {
-    url.trim_end_matches('/') == "memory:"
-}
-
-#[cfg(feature = "redis")]
-impl<'de> Deserialize<'de> for StoreConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let config = RedisConfig::deserialize(deserializer)?;
-        Ok(match is_memory(&config.url) {
-            true => Self::Memory,
-            false => Self::Redis(config),
-        })
-    }
-}
-
-#[cfg(not(feature = "redis"))]
-impl<'de> Deserialize<'de> for StoreConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use std::collections::BTreeMap;
-
-        use serde::de::{Error as _, IgnoredAny};
-
-        #[derive(Deserialize)]
-        struct Settings {
-            url: Option<String>,
-            #[serde(flatten)]
-            others: BTreeMap<String, IgnoredAny>,
-        }
-
-        let Settings { url, others } = Settings::deserialize(deserializer)?;
-        let store = url.map_or_else(|| Self::not_in_memory("redis://"), Self::from_url);
-        // With another URL these may be Redis settings, and the error about the missing feature is more helpful.
-        match others.keys().next() {
-            Some(name) if store == Self::Memory => Err(D::Error::unknown_field(name, &["url"])),
-            _ => Ok(store),
-        }
-    }
-}
+use crate::store::any::AnyStore;
 
 /// All settings of a layer and its store, for [`SessionLayer::from_config`].
 ///
@@ -116,9 +25,20 @@ impl<'de> Deserialize<'de> for StoreConfig {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// The file `sessile.toml` in the repository has every setting with its default and the reason for it.
+///
+/// # Errors
+///
+/// An unknown name is an error with the setting that was meant: ``unknown setting `session.idle_timout`: did you mean
+/// `idle_timeout`?`` A value of the wrong kind is an error that says which one to write. Each begins with the path of the setting.
+///
+/// # Environment variables
+///
+/// They are texts, so every setting may be one: numbers, `true` and `false` in quotes are what they look like, and a list is
+/// `"10.0.0.0/8, ::1"`.
 #[non_exhaustive]
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The store; memory by default.
     pub store: StoreConfig,
@@ -126,35 +46,71 @@ pub struct Config {
     pub session: SessionConfig,
 }
 
-impl SessionLayer {
-    /// Creates a layer and its store. The log names the store, since a missing `store` means memory. To use
-    /// [`RedisStore::stats`] and [`RedisStore::health`], create the store yourself and keep a clone.
+impl Config {
+    fn read(tree: Tree) -> Result<Self, TreeError> {
+        let mut table = tree.into_table()?;
+        let store = table.take("store", StoreConfig::read)?;
+        let session = table.take("session", SessionConfig::deserialize)?;
+        match table.any_name() {
+            Some(name) => Err(TreeError::unknown_field(name, &["store", "session"])),
+            None => Ok(Self { store, session }),
+        }
+    }
+
+    /// Creates the store and a layer that uses it. Keep the store for [`Sessions::new`](crate::Sessions::new) in a job, for its
+    /// [`stats`](AnyStore::stats) and [`health`](AnyStore::health), or for a second layer.
+    ///
+    /// ```
+    /// # async fn app(config: sessile::Config) -> Result<(), sessile::ConfigError> {
+    /// let (layer, store) = config.build().await?;
+    /// println!("the store answers: {}", store.health().await.read.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`try_new`](Self::try_new) and [`RedisStore::from_config`], and [`ConfigError::Connect`] if `durability` waits
-    /// for replicas and the Redis user may not call `WAIT`.
+    /// Those of [`SessionLayer::from_config`].
+    pub async fn build(self) -> Result<(SessionLayer, AnyStore), ConfigError> {
+        let Self { store, session } = self;
+        let of_session = |error: ConfigError| error.under("session");
+        // Invalid session settings are reported even if Redis is unavailable.
+        session.check().map_err(of_session)?;
+        if let StoreConfig::Memory(memory) = &store {
+            memory
+                .check_for(session.max_size)
+                .map_err(|error| error.under("store"))?;
+        }
+        let store = store.connect().await?;
+        #[cfg(feature = "redis")]
+        if let AnyStore::Redis(redis) = &store
+            && session.durability.waits()
+        {
+            redis.probe_replicas().await?;
+        }
+        let layer = SessionLayer::try_new(store.clone(), session).map_err(of_session)?;
+        Ok((layer, store))
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(Tree::read(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl SessionLayer {
+    /// Creates a layer and its store. The log names the store, since a missing `store` means memory. [`Config::build`] returns the
+    /// store, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_new`](Self::try_new) and [`StoreConfig::connect`], with the whole path of the setting, such as
+    /// `session.cookie.name`; and [`ConfigError::Connect`] if `durability` waits for replicas and the Redis user may not call `WAIT`.
     #[doc(alias = "factory")]
     pub async fn from_config(config: Config) -> Result<Self, ConfigError> {
-        tracing::info!(target: "sessile", store = ?config.store, "session store configured");
-        match config.store {
-            StoreConfig::Memory => Self::try_new(MemoryStore::new(), config.session),
-            #[cfg(feature = "redis")]
-            StoreConfig::Redis(redis) => {
-                // Invalid session settings are reported even if Redis is unavailable.
-                config.session.check()?;
-                let store = RedisStore::from_config(redis).await?;
-                if config.session.durability.waits() {
-                    store.probe_replicas().await?;
-                }
-                Self::try_new(store, config.session)
-            }
-            StoreConfig::Unsupported { scheme } => Err(ConfigError::invalid(
-                "store.url",
-                format!("{scheme}://…"),
-                "sessions in Redis need the feature `redis`: write `cargo add sessile --features redis`, or \"memory:\" as the URL",
-            )),
-        }
+        let (layer, _) = config.build().await?;
+        Ok(layer)
     }
 }
 
@@ -182,10 +138,7 @@ mod tests {
                 "{json}"
             );
         }
-        assert_eq!(StoreConfig::from_url("memory:"), StoreConfig::Memory);
-        for bad in [r#"{"stroe": {}}"#, r#"{"store": {"uri": "memory:"}}"#] {
-            assert!(serde_json::from_str::<Config>(bad).is_err(), "{bad}");
-        }
+        assert_eq!(StoreConfig::from_url("memory:"), StoreConfig::default());
     }
 
     #[cfg(not(feature = "redis"))]
@@ -216,7 +169,7 @@ mod tests {
         }
         for json in [r#"{}"#, r#"{"store": {"url": "memory:"}}"#] {
             let config: Config = serde_json::from_str(json).unwrap();
-            assert_eq!(config.store, StoreConfig::Memory, "{json}");
+            assert_eq!(config.store, StoreConfig::default(), "{json}");
             assert!(SessionLayer::from_config(config).await.is_ok(), "{json}");
         }
         for bad in [

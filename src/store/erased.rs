@@ -22,7 +22,7 @@ use crate::token::Handle;
 type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// [`SessionStore`] as a trait object, so that the layer, the service and the session need no type parameter.
-pub(crate) trait AnyStore: Send + Sync {
+pub(crate) trait ErasedStore: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn namespace(&self) -> &str;
     fn now(&self) -> SystemTime;
@@ -68,7 +68,7 @@ pub(crate) trait AnyStore: Send + Sync {
 }
 
 /// Whether both keep the same sessions. Two stores of the application are the same if type and namespace are.
-pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
+pub(crate) fn is_same_store(one: &dyn ErasedStore, other: &dyn ErasedStore) -> bool {
     let (a, b) = (one.as_any(), other.as_any());
     if let (Some(a), Some(b)) = (a.downcast_ref(), b.downcast_ref()) {
         return MemoryStore::is_same(a, b);
@@ -80,7 +80,7 @@ pub(crate) fn is_same_store(one: &dyn AnyStore, other: &dyn AnyStore) -> bool {
     a.type_id() == b.type_id() && one.namespace() == other.namespace()
 }
 
-impl<S: SessionStore> AnyStore for S {
+impl<S: SessionStore> ErasedStore for S {
     fn as_any(&self) -> &dyn Any {
         SessionStore::as_any(self)
     }

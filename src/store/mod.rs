@@ -46,13 +46,14 @@
 // 1. `contract.rs: SessionStore` is the trait, with its arguments (`Write`, `Freshness`, `Durability`) and outcomes (`Loaded`,
 //    `Created`, `Replaced`, `Touched`, `Deleted`). `lease.rs: Owner` and `Leased` belong to it, and
 //    `index.rs: IndexKey`, `Entry` and `Generation`, with the decisions of an index (`Snapshot`).
-// 2. `erased.rs: AnyStore` is the trait as the rest of the crate uses it, without a type parameter; `is_same_store` compares
-//    two stores. `arc.rs` implements the trait for `Arc`.
+// 2. `erased.rs: ErasedStore` is the trait as the rest of the crate uses it, without a type parameter; `is_same_store` compares
+//    two stores. `arc.rs` implements the trait for `Arc`, and `any.rs` for `AnyStore`, a store that the configuration chose.
 // 3. `deadline.rs: within` bounds the time of one call by the request's budget.
 // 4. `stats.rs` holds the types that stores report: `StoreStats`, `Health`, `PoolStats`.
 // 5. `memory/mod.rs: MemoryStore` keeps sessions in this process; it shows the contract without a network.
 // 6. `redis/mod.rs` describes how `RedisStore` keeps them in Redis or Valkey.
 
+pub(crate) mod any;
 mod arc;
 pub(crate) mod contract;
 pub(crate) mod deadline;

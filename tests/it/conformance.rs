@@ -9,7 +9,7 @@ use sessile::store::{
     Capabilities, Created, Deleted, Durability, Freshness, Leased, Loaded, Owner, Renewal,
     Replaced, Stored, Touched, Write,
 };
-use sessile::{Handle, MemoryStore, SessionStore, StoreError};
+use sessile::{AnyStore, Handle, MemoryStore, SessionStore, StoreError};
 
 use crate::support::Ground;
 use crate::support::forward::forward_index;
@@ -28,6 +28,13 @@ async fn a_pointer_to_a_store_passes_the_suite() {
 async fn the_redis_store_passes_the_suite() {
     let ground = Ground::new();
     check(ground.store().await).await;
+}
+
+#[tokio::test]
+async fn the_store_of_a_configuration_passes_the_suite() {
+    let ground = Ground::new();
+    check(AnyStore::from(MemoryStore::new())).await;
+    check(AnyStore::from(ground.store().await)).await;
 }
 
 #[tokio::test]

@@ -149,13 +149,7 @@ async fn a_layer_that_cannot_have_a_domain_says_what_to_change() {
     let config = SessionConfig::default().with_cookie(cookie);
     let error = SessionLayer::try_new(MemoryStore::new(), config).unwrap_err();
     assert!(
-        matches!(
-            error,
-            ConfigError::Invalid {
-                setting: "cookie.domains",
-                ..
-            }
-        ),
+        matches!(&error, ConfigError::Invalid { setting, .. } if setting == "cookie.domains"),
         "{error}"
     );
     // On localhost, the cookie has no domain, whatever the function says.

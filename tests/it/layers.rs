@@ -698,5 +698,8 @@ async fn a_configuration_builds_a_layer() {
     )
     .unwrap();
     let error = SessionLayer::from_config(config).await.unwrap_err();
-    assert!(error.to_string().starts_with("idle_timeout"), "{error}");
+    assert!(
+        error.to_string().starts_with("session.idle_timeout"),
+        "{error}"
+    );
 }

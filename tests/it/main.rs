@@ -9,6 +9,7 @@ mod bodies;
 mod browsers;
 mod cluster;
 mod compare_and_set;
+mod configuration;
 mod conformance;
 mod connecting;
 mod cookie_domain;

@@ -30,10 +30,10 @@ async fn refused(config: RedisConfig) -> String {
 }
 
 /// The invalid setting, and the whole error.
-fn invalid(config: RedisConfig) -> (&'static str, String) {
+fn invalid(config: RedisConfig) -> (String, String) {
     match RedisStore::lazy(config) {
         Err(error) => match error {
-            ConfigError::Invalid { setting, .. } => (setting, error.to_string()),
+            ConfigError::Invalid { ref setting, .. } => (setting.to_string(), error.to_string()),
             _ => panic!("{error}"),
         },
         Ok(store) => panic!("{store:?}"),

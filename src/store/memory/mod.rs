@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use crate::error::config::ConfigError;
 use crate::error::store::StoreError;
 use crate::metrics::store::evicted as count_evicted;
 use crate::record::lifetime::Renewal;
@@ -28,20 +29,17 @@ use crate::store::stats::{Health, PoolStats, StoreStats};
 use crate::time::{Millis, after, to_millis, to_time};
 use crate::token::Handle;
 
+pub(crate) mod config;
 mod evictions;
 mod index;
 mod leases;
 mod sessions;
 
+use crate::store::memory::config::MemoryConfig;
 use crate::store::memory::evictions::Evictions;
 use crate::store::memory::index::Indexes;
 use crate::store::memory::leases::Leases;
 use crate::store::memory::sessions::{Limits, Session, Sessions};
-
-const LIMITS: Limits = Limits {
-    sessions: 100_000,
-    bytes: 256 << 20,
-};
 
 /// Keeps sessions in this process, with the semantics of [`RedisStore`](crate::RedisStore): sessions have versions and expire,
 /// and a deleted session never comes back.
@@ -156,16 +154,30 @@ impl Default for ManualClock {
 impl MemoryStore {
     /// An empty store for 100 000 sessions and 256 MiB in all.
     pub fn new() -> Self {
-        Self::build(LIMITS, Clock::monotonic())
+        Self::of(MemoryConfig::default())
+    }
+
+    /// An empty store with these limits.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] if the capacity is 0.
+    pub fn from_config(config: MemoryConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self::of(config))
+    }
+
+    fn of(config: MemoryConfig) -> Self {
+        let limits = Limits {
+            sessions: config.capacity,
+            bytes: config.max_bytes,
+        };
+        Self::build(limits, Clock::monotonic())
     }
 
     /// An empty store for this many sessions, at least one, and 256 MiB in all.
     pub fn with_capacity(sessions: usize) -> Self {
-        let limits = Limits {
-            sessions: sessions.max(1),
-            ..LIMITS
-        };
-        Self::build(limits, Clock::monotonic())
+        Self::of(MemoryConfig::default().with_capacity(sessions.max(1)))
     }
 
     /// Returns an empty store with the same settings and this limit in bytes; 256 MiB by default, which is 2.6 KiB for each of

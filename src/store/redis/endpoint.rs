@@ -94,7 +94,7 @@ impl RedisConfig {
                 duration::text(self.request_budget)
             );
             return Err(ConfigError::Invalid {
-                setting: "command_timeout",
+                setting: "command_timeout".into(),
                 value: duration::text(self.command_timeout),
                 advice,
             });
@@ -136,7 +136,11 @@ impl RedisConfig {
         }
         if !encrypted && self.tls != TlsConfig::default() {
             let advice = "without TLS it would be ignored: write `rediss://host:6379/0` into `url`";
-            return Err(ConfigError::invalid("tls", &self.tls, advice));
+            return Err(ConfigError::invalid(
+                "tls",
+                format_args!("{}", self.tls.text()),
+                advice,
+            ));
         }
         if self.url.contains('#') {
             return Err(invalid(
@@ -213,7 +217,11 @@ impl RedisConfig {
         let has_sentinels = url.as_ref().is_some_and(|url| url.kind == Kind::Sentinel);
         if !has_sentinels && self.sentinel != SentinelConfig::default() {
             let advice = "without sentinels it would be ignored: write `redis+sentinel://sentinel:26379/mymaster` into `url`";
-            return Err(ConfigError::invalid("sentinel", &self.sentinel, advice));
+            return Err(ConfigError::invalid(
+                "sentinel",
+                format_args!("{{ … }}"),
+                advice,
+            ));
         }
         let Some(url) = url else {
             return Ok(Endpoint::Server(Box::new(self.connection_info()?)));
@@ -254,7 +262,11 @@ impl RedisConfig {
         if url.scheme == "redis" && self.tls != TlsConfig::default() {
             let advice = "without TLS it would be ignored: write `rediss+sentinel://` into `url`, or write the settings for the sentinels into \
                           `sentinel.tls`";
-            return Err(ConfigError::invalid("tls", &self.tls, advice));
+            return Err(ConfigError::invalid(
+                "tls",
+                format_args!("{}", self.tls.text()),
+                advice,
+            ));
         }
         let sentinel = |host: &&str| self.sentinel_info(url, host);
         let nodes: Result<Vec<_>, _> = url.hosts.iter().map(sentinel).collect();

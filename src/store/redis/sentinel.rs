@@ -42,7 +42,7 @@ pub struct SentinelConfig {
 /// Serde would repeat a password that is written as a number.
 fn hide_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::deserialize(deserializer)
-        .map_err(|_| D::Error::custom("`sentinel.password` is not a string: write it in quotes"))
+        .map_err(|_| D::Error::custom("sentinel.password is not a string: write it in quotes"))
 }
 
 /// Shows neither user nor password.
@@ -98,7 +98,8 @@ impl SentinelConfig {
         match &self.tls {
             Some(tls) if !encrypted => {
                 let advice = "it would be ignored: write `sentinel.encrypted = true`";
-                Err(ConfigError::invalid("sentinel.tls", tls, advice))
+                let value = format_args!("{}", tls.text());
+                Err(ConfigError::invalid("sentinel.tls", value, advice))
             }
             _ => Ok(()),
         }
@@ -123,20 +124,11 @@ impl SentinelConfig {
                 setting,
                 value,
                 advice,
-            } if self.tls.is_some() => {
-                let setting = match setting {
-                    "tls" => "sentinel.tls",
-                    "tls.ca" => "sentinel.tls.ca",
-                    "tls.client_cert" => "sentinel.tls.client_cert",
-                    "tls.client_key" => "sentinel.tls.client_key",
-                    other => other,
-                };
-                ConfigError::Invalid {
-                    setting,
-                    value,
-                    advice: advice.replace("`tls.", "`sentinel.tls."),
-                }
-            }
+            } if self.tls.is_some() && setting.starts_with("tls") => ConfigError::Invalid {
+                setting: format!("sentinel.{setting}").into(),
+                value,
+                advice: advice.replace("`tls.", "`sentinel.tls."),
+            },
             error => error,
         }
     }

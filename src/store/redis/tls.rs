@@ -37,6 +37,19 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
+    /// As a configuration file has it.
+    pub(crate) fn text(&self) -> String {
+        let settings = [
+            ("ca", &self.ca),
+            ("client_cert", &self.client_cert),
+            ("client_key", &self.client_key),
+        ];
+        let set = settings
+            .iter()
+            .filter_map(|(name, path)| Some(format!("{name} = {:?}", path.as_ref()?)));
+        format!("{{ {} }}", set.collect::<Vec<_>>().join(", "))
+    }
+
     /// Sets [`ca`](Self::ca).
     #[must_use]
     pub fn with_ca(mut self, ca: impl Into<PathBuf>) -> Self {

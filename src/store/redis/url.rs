@@ -61,6 +61,9 @@ pub(crate) fn port_of(host: &str) -> Option<u16> {
 /// The URL without user and password, whether it is valid or not: it leaves out everything that may be part of them. URLs of
 /// Unix sockets have the password in the query.
 pub(crate) fn without_login(url: &str) -> String {
+    if url.is_empty() {
+        return String::new();
+    }
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':']) => (format!("{scheme}://"), rest),
         _ => (String::new(), url),
@@ -129,6 +132,7 @@ mod tests {
             ),
             ("unix:///run/redis.sock?pass=x", "unix:///run/redis.sock"),
             ("localhost:6379", "localhost:6379"),
+            ("", ""),
         ] {
             assert_eq!(without_login(url), shown);
         }
