@@ -39,6 +39,50 @@ async fn the_counter_counts() {
 }
 
 #[tokio::test]
+async fn a_file_and_the_environment_configure_an_application() {
+    let ground = Ground::new();
+    let on_redis = [
+        ("SESSILE__STORE__URL", &*ground.url()),
+        ("SESSILE__STORE__COMMAND_TIMEOUT", "60s"),
+        ("SESSILE__STORE__REQUEST_BUDGET", "60s"),
+        ("SESSILE__SESSION__COOKIE__NAME", "__Host-shop"),
+    ];
+    for (environment, cookie_name) in [(&[][..], "__Host-id="), (&on_redis, "__Host-shop=")] {
+        let node = Node::example("configured", environment);
+        assert_eq!(node.get("/health", None).await.text, "healthy\n");
+        let first = node.get("/", None).await;
+        let cookie = first.cookie.expect("a cookie");
+        assert!(cookie.starts_with(cookie_name), "{cookie}");
+        assert_eq!(node.get("/", Some(&cookie)).await.text, "visit 2\n");
+    }
+}
+
+#[tokio::test]
+async fn an_application_ends_with_what_to_write_instead_of_a_misspelt_setting() {
+    for (variable, value, expected) in [
+        (
+            "SESSILE__SESSION__IDLE_TIMOUT",
+            "15m",
+            "Error: unknown setting `session.idle_timout`: did you mean `idle_timeout`?",
+        ),
+        (
+            "SESSILE__SESSION__IDLE_TIMEOUT",
+            "0s",
+            "Error: session.idle_timeout = 0s: write a duration from \"1s\" to \"3650d\"",
+        ),
+    ] {
+        let ended = tokio::process::Command::new(crate::support::node::binary("configured"))
+            .env(variable, value)
+            .env("PORT", "0")
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success() && text.contains(expected), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn users_sign_in_and_out() {
     for (_ground, node) in both("login") {
         assert_eq!(node.get("/whoami", None).await.status, 401);
