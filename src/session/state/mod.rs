@@ -506,6 +506,7 @@ pub(crate) mod tests {
         Committed {
             base,
             created: false,
+            signed_in: false,
             rotated: false,
             changes_cookie: false,
         }
