@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use sessile::Handle;
+use sessile::{Handle, InvalidHandle};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -135,6 +136,7 @@ pub(crate) struct List {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
     /// The session's handle: 22 characters
+    #[arg(value_parser = handle)]
     pub(crate) handle: Handle,
     /// Show the values and flash messages too, which may be personal data
     #[arg(long)]
@@ -145,12 +147,13 @@ pub(crate) struct Show {
 #[command(group = clap::ArgGroup::new("which").required(true).args(["handle", "principal", "all"]))]
 pub(crate) struct Destroy {
     /// The session's handle: 22 characters
+    #[arg(value_parser = handle)]
     pub(crate) handle: Option<Handle>,
     /// All sessions that this user is signed in to; sign-ins under way are refused
     #[arg(long, value_name = "NAME")]
     pub(crate) principal: Option<String>,
     /// The session that goes on
-    #[arg(long, value_name = "HANDLE", requires = "principal")]
+    #[arg(long, value_name = "HANDLE", requires = "principal", value_parser = handle)]
     pub(crate) except: Option<Handle>,
     /// Every session of the store; asks for their number on a terminal, which --yes does not answer: give it as --expect
     #[arg(long)]
@@ -169,7 +172,7 @@ pub(crate) struct Destroy {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// The session's handle: 22 characters. Not needed with --token-stdin
-    #[arg(required_unless_present = "token_stdin")]
+    #[arg(required_unless_present = "token_stdin", value_parser = handle)]
     pub(crate) handle: Option<Handle>,
     /// Read the value of the session's cookie from stdin, and say which secret it has. It is never printed
     #[arg(long)]
@@ -199,7 +202,7 @@ pub(crate) struct Watch {
     /// The store, as --url
     pub(crate) server: Option<String>,
     /// Only this session
-    #[arg(long, value_name = "HANDLE")]
+    #[arg(long, value_name = "HANDLE", value_parser = handle)]
     pub(crate) handle: Option<Handle>,
     /// Turn the server's notifications on for as long as this command runs; needs +config|set
     #[arg(long)]
@@ -210,6 +213,30 @@ pub(crate) struct Watch {
     /// Stop after this many events
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+}
+
+/// Marks an argument as a handle.
+const MARK: &str = "handle:";
+
+impl Args {
+    /// The arguments of this process.
+    pub(crate) fn read() -> Self {
+        Self::parse_from(std::env::args_os().map(marked))
+    }
+}
+
+/// One handle in 64 begins with `-`, and would be taken for an option.
+fn marked(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some(text) if text.starts_with('-') && text.parse::<Handle>().is_ok() => {
+            format!("{MARK}{text}").into()
+        }
+        _ => argument,
+    }
+}
+
+fn handle(text: &str) -> Result<Handle, InvalidHandle> {
+    text.strip_prefix(MARK).unwrap_or(text).parse()
 }
 
 impl Command {
@@ -234,6 +261,39 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_handle_may_begin_with_a_hyphen_and_no_option_looks_like_one() {
+        let dashed = "-hAAAAAAAAAAAAAAAAAAAA";
+        for words in [
+            vec!["show", dashed],
+            vec!["explain", dashed, "--json"],
+            vec!["watch", "--handle", dashed],
+            vec!["destroy", "--principal", "mia", "--except", dashed],
+        ] {
+            let words = std::iter::once("sessile")
+                .chain(words)
+                .map(OsString::from)
+                .map(marked);
+            let args = Args::try_parse_from(words).unwrap();
+            let given = match args.command {
+                Command::Show(it) => Some(it.handle),
+                Command::Explain(it) => it.handle,
+                Command::Watch(it) => it.handle,
+                Command::Destroy(it) => it.except,
+                _ => None,
+            };
+            assert_eq!(given, dashed.parse().ok());
+        }
+        let mut command = Args::command();
+        command.build();
+        let options = command
+            .get_subcommands()
+            .flat_map(clap::Command::get_arguments);
+        for option in options.filter_map(clap::Arg::get_long) {
+            assert!(format!("--{option}").parse::<Handle>().is_err(), "{option}");
+        }
     }
 
     #[test]

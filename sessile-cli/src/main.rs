@@ -30,7 +30,6 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, Command};
@@ -41,14 +40,14 @@ use crate::settings::Settings;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     let interrupted = on_ctrl_c();
-    let mut output = Output::new(args.common.json, args.common.no_color);
+    let mut output = Output::new(&args.common);
     let result = run(&args, &mut output, &interrupted).await;
     let flushed = output.flush().map_err(Failure::from);
     let (code, message) = failure::exit(result.and_then(|outcome| flushed.map(|()| outcome)));
     if let Some(message) = message {
-        anstream::eprintln!("{}: {message}", output::styled(output::RED, "error"));
+        anstream::eprintln!("error: {message}");
     }
     failure::code(code)
 }

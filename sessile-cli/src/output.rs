@@ -6,6 +6,8 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::args::Common;
+
 /// Styles that the terminal shows, and anything else does not get.
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
@@ -21,8 +23,8 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(is_json: bool, no_color: bool) -> Self {
-        let choice = match no_color {
+    pub(crate) fn new(common: &Common) -> Self {
+        let choice = match common.no_color {
             true => ColorChoice::Never,
             // By NO_COLOR, CLICOLOR, TERM, and whether it is a terminal.
             false => AutoStream::choice(&io::stdout()),
@@ -30,7 +32,7 @@ impl Output {
         let stdout = AutoStream::new(io::stdout(), choice);
         Self {
             stdout: BufWriter::new(stdout),
-            is_json,
+            is_json: common.json,
         }
     }
 

@@ -42,7 +42,7 @@ impl Progress {
             false => ProgressBar::hidden(),
         };
         let style = ProgressStyle::with_template(
-            "{prefix} {bar:30} {human_pos}/{human_len} {per_sec} eta {eta}  {msg}",
+            "{prefix} {bar:30} {human_pos}/{human_len}  {msg}  {eta} left",
         );
         if let Ok(style) = style {
             bar.set_style(style);

@@ -81,18 +81,19 @@ fn print(output: &mut Output, report: &Report) -> std::io::Result<()> {
         ("largest", bytes(report.largest)),
     ];
     let names = [
-        "end within 1m",
-        "… 10m",
-        "… 30m",
-        "… 1h",
-        "… 1d",
-        "… 30d",
+        "within 1m",
+        "within 10m",
+        "within 30m",
+        "within 1h",
+        "within 1d",
+        "within 30d",
         "later",
         "never",
     ];
+    // How many end, unless they are used.
     for (name, step) in names.into_iter().zip(&report.time_left) {
         if step.sessions > 0 {
-            lines.push((name, count(step.sessions)));
+            lines.push((name, format!("{} end", count(step.sessions))));
         }
     }
     pairs(output, &lines)

@@ -19,6 +19,22 @@ pub(crate) struct Missing {
     pub(crate) servers: Vec<Server>,
 }
 
+impl Missing {
+    /// How long ago the user signed in, as the index tells if the session has the layer's absolute timeout.
+    fn age(&self) -> Option<Duration> {
+        let signed_in = self.listed_until??.checked_sub(self.absolute_timeout)?;
+        self.now.duration_since(signed_in).ok()
+    }
+
+    /// The least time without a request after which a session ends.
+    fn shortest_idle(&self) -> Duration {
+        match self.is_full_idle {
+            true => self.idle_timeout,
+            false => self.idle_timeout / 2,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) address: String,
@@ -65,10 +81,20 @@ pub(crate) fn causes(missing: &Missing) -> Vec<Cause> {
         missing
             .servers
             .iter()
-            .filter_map(|server| restart(server, missing.now)),
+            .filter_map(|server| restart(server, missing)),
     );
     causes.extend(missing.servers.iter().filter_map(eviction));
     causes.extend(missing.servers.iter().filter_map(failover));
+    causes.push(Cause {
+        cause: "deleted",
+        likelihood: match missing.age() {
+            Some(age) if age < missing.shortest_idle() => Likelihood::Likely,
+            _ => Likelihood::Possible,
+        },
+        text: "something other than a visitor has deleted its key: `sessile destroy`, Sessions::destroy, DEL, FLUSHDB, or a restored copy of \
+               the data"
+            .to_owned(),
+    });
     causes.push(Cause {
         cause: "elsewhere",
         likelihood: match missing.listed_until {
@@ -95,7 +121,18 @@ fn timeouts(missing: &Missing) -> Cause {
         };
     }
     let idle = missing.idle_timeout;
-    let shortest = if missing.is_full_idle { idle } else { idle / 2 };
+    let shortest = missing.shortest_idle();
+    if let Some(age) = missing.age().filter(|age| *age < shortest) {
+        return Cause {
+            cause: "idle_timeout",
+            likelihood: Likelihood::Unlikely,
+            text: format!(
+                "its user signed in {} ago, and it takes {} without a request, unless the session has timeouts of its own",
+                duration(age),
+                duration(shortest)
+            ),
+        };
+    }
     let longest = if missing.is_full_idle {
         idle + idle / 2
     } else {
@@ -145,7 +182,8 @@ fn logout(missing: &Missing) -> Cause {
 }
 
 /// A restart that lost it.
-fn restart(server: &Server, now: SystemTime) -> Option<Cause> {
+fn restart(server: &Server, missing: &Missing) -> Option<Cause> {
+    let now = missing.now;
     let on = time_and_distance(server.up_since, now);
     let (likelihood, what) = match server.keeps {
         Keeps::EachWrite => return None,
@@ -158,12 +196,12 @@ fn restart(server: &Server, now: SystemTime) -> Option<Cause> {
             "sessions since the last snapshot before are gone",
         ),
     };
-    let is_recent = now
-        .duration_since(server.up_since)
-        .is_ok_and(|up| up < Duration::from_secs(86_400));
+    let up = now.duration_since(server.up_since).unwrap_or_default();
+    let is_later = missing.age().is_none_or(|age| up <= age);
+    let is_recent = up < Duration::from_secs(86_400);
     Some(Cause {
         cause: "restart",
-        likelihood: if is_recent {
+        likelihood: if is_recent && is_later {
             likelihood
         } else {
             Likelihood::Unlikely
@@ -244,33 +282,47 @@ mod tests {
         for (missing, expected) in [
             (
                 missing(),
-                [
+                vec![
                     ("idle_timeout", Likely),
                     ("logout", Possible),
+                    ("deleted", Possible),
                     ("elsewhere", Possible),
                 ],
             ),
             (
                 listed(Some(later)),
-                [
+                vec![
                     ("idle_timeout", Likely),
+                    ("deleted", Possible),
+                    ("logout", Unlikely),
+                    ("elsewhere", Unlikely),
+                ],
+            ),
+            (
+                // Its user signed in a minute ago.
+                listed(Some(now() + Duration::from_secs(86_400 - 60))),
+                vec![
+                    ("deleted", Likely),
+                    ("idle_timeout", Unlikely),
                     ("logout", Unlikely),
                     ("elsewhere", Unlikely),
                 ],
             ),
             (
                 listed(Some(now())),
-                [
+                vec![
                     ("absolute_timeout", Likely),
+                    ("deleted", Possible),
                     ("logout", Unlikely),
                     ("elsewhere", Unlikely),
                 ],
             ),
             (
                 listed(None),
-                [
+                vec![
                     ("idle_timeout", Likely),
                     ("logout", Likely),
+                    ("deleted", Possible),
                     ("elsewhere", Possible),
                 ],
             ),
@@ -333,8 +385,26 @@ mod tests {
                 ..missing()
             };
             let mut found = found(&missing);
-            found.retain(|(cause, _)| !["idle_timeout", "logout", "elsewhere"].contains(cause));
+            found.retain(|(cause, _)| {
+                !["idle_timeout", "logout", "deleted", "elsewhere"].contains(cause)
+            });
             assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_restart_before_the_sign_in_has_lost_nothing_of_it() {
+        for (up, likelihood) in [(30, Likelihood::Possible), (90, Likelihood::Unlikely)] {
+            let missing = Missing {
+                listed_until: Some(Some(now() + Duration::from_secs(86_400 - 60))),
+                servers: vec![Server {
+                    keeps: Keeps::Nothing,
+                    up_since: now() - Duration::from_secs(up),
+                    ..server()
+                }],
+                ..missing()
+            };
+            assert!(found(&missing).contains(&("restart", likelihood)), "{up}");
         }
     }
 }

@@ -56,11 +56,11 @@ pub(crate) async fn run(
         let verdict = verdict::not_a_token();
         return report(output, None, verdict, Vec::new(), None, now);
     };
-    if let (Some(given), Some(named)) = (args.handle, named) {
-        if named != Some(given) {
-            let verdict = verdict::another_session(named);
-            return report(output, Some(given), verdict, Vec::new(), None, now);
-        }
+    if let (Some(given), Some(named)) = (args.handle, named)
+        && named != Some(given)
+    {
+        let verdict = verdict::another_session(named);
+        return report(output, Some(given), verdict, Vec::new(), None, now);
     }
     match store.sessions.find(handle).await {
         Ok(Some(session)) => {

@@ -112,7 +112,7 @@ pub(crate) fn judge(session: &Stored, request: &Circumstances) -> Verdict {
         Verdict::new(Reason::NotCreatedYet, text)
     } else if session.deadline <= at {
         let text = format!(
-            "its absolute timeout ended it at {}, however much it was used",
+            "its absolute timeout ends it at {}, however much it is used",
             on(session.deadline)
         );
         Verdict::new(Reason::AbsoluteTimeout, text)
