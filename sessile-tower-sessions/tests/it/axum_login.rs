@@ -18,7 +18,7 @@ use tower_sessions_0_14::{Session, SessionManagerLayer};
 use crate::support::{Browser, on_both_stores};
 
 #[derive(Clone, Debug)]
-struct User(String);
+pub struct User(String);
 
 impl AuthUser for User {
     type Id = String;
@@ -34,7 +34,7 @@ impl AuthUser for User {
 
 /// Users who are called as they say.
 #[derive(Clone)]
-struct Backend;
+pub struct Backend;
 
 impl AuthnBackend for Backend {
     type User = User;

@@ -11,3 +11,4 @@ mod moving;
 mod requests;
 mod sessions;
 mod support;
+mod take_over;
