@@ -41,6 +41,7 @@ mod documents {
     #[cfg(feature = "metrics")]
     #[doc = include_str!("../docs/operations.md")]
     mod operations {}
+    #[cfg(feature = "testing")]
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
 }

@@ -1,11 +1,6 @@
 //! For tests of an application that uses sessile: clients with sessions, what they store, and a store that fails on demand.
 //!
-//! Enable it for tests only:
-//!
-//! ```toml
-//! [dev-dependencies]
-//! sessile = { version = "0.1", features = ["testing"] }
-//! ```
+//! It needs the feature `testing`, which belongs into `[dev-dependencies]`.
 //!
 //! Three types do the work: a [`TestStore`] in memory, [`TestClient`]s, and the [`TestRequest`]s that they send. A handler in the
 //! cases that matter:
