@@ -49,8 +49,8 @@ pub(crate) async fn run(
         (None, None) => all(args, &store, shown, interrupted).await?,
     };
     let Some(report) = report else {
-        eprintln!("nothing was ended");
-        return Ok(Outcome::Interrupted);
+        anstream::eprintln!("nothing was ended");
+        return Ok(Outcome::Found);
     };
     match output.is_json {
         true => output.json(&report)?,
@@ -188,7 +188,11 @@ async fn all(
             &format!("{} sessions", so_far.sessions),
         );
         if interrupted.is_cancelled() {
-            return Ok(None);
+            return Ok(Some(Report {
+                found: so_far.sessions,
+                interrupted: true,
+                ..Report::default()
+            }));
         }
     }
     let found = scan.progress().sessions;

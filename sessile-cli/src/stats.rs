@@ -81,19 +81,19 @@ fn print(output: &mut Output, report: &Report) -> std::io::Result<()> {
         ("largest", bytes(report.largest)),
     ];
     let names = [
-        "within 1m",
-        "within 10m",
-        "within 30m",
-        "within 1h",
-        "within 1d",
-        "within 30d",
-        "later",
-        "never",
+        "end within 1m",
+        "end within 10m",
+        "end within 30m",
+        "end within 1h",
+        "end within 1d",
+        "end within 30d",
+        "end later",
+        "never end",
     ];
     // How many end, unless they are used.
     for (name, step) in names.into_iter().zip(&report.time_left) {
         if step.sessions > 0 {
-            lines.push((name, format!("{} end", count(step.sessions))));
+            lines.push((name, count(step.sessions)));
         }
     }
     pairs(output, &lines)

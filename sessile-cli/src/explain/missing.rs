@@ -69,6 +69,16 @@ pub(crate) enum Likelihood {
     Likely,
 }
 
+impl Likelihood {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Unlikely => "unlikely",
+            Self::Possible => "possible",
+            Self::Likely => "likely",
+        }
+    }
+}
+
 pub(crate) fn verdict() -> Verdict {
     Verdict::new(Reason::Missing, "it is not stored: the visitor is anonymous, and changes go into a new session")
         .detail("Redis keeps no trace of a session that has ended. The application's log has its logout (target sessile, `destroyed`)")

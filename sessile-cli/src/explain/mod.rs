@@ -218,7 +218,8 @@ fn print(
         output.line("")?;
         output.line("What may have ended it, the likeliest first:")?;
         for cause in &report.causes {
-            item(output, cause.cause, &cause.text)?;
+            let name = format!("{} ({})", cause.cause, cause.likelihood.name());
+            item(output, &name, &cause.text)?;
         }
     }
     if let Some(session) = session {

@@ -99,14 +99,12 @@ impl Subscriptions {
     async fn subscribe(&self, node: &Node) -> redis::RedisResult<PubSub> {
         let mut connection = node.target.client()?.get_async_pubsub().await?;
         let database = node.target.database();
-        // No character that a prefix or a handle may contain is special in a pattern.
-        let keys = match self.only {
-            Some(handle) => format!("{}{handle}", self.prefix),
-            None => format!("{}*", self.prefix),
-        };
-        connection
-            .psubscribe(format!("__keyspace@{database}__:{keys}"))
-            .await?;
+        let channel = format!("__keyspace@{database}__:{}", self.prefix);
+        match self.only {
+            Some(handle) => connection.subscribe(format!("{channel}{handle}")).await?,
+            // No character that a prefix may contain is special in a pattern.
+            None => connection.psubscribe(format!("{channel}*")).await?,
+        }
         Ok(connection)
     }
 

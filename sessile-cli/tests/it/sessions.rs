@@ -174,29 +174,90 @@ async fn all_sessions_end_only_if_their_number_is_known() {
     assert_eq!(server.ask::<u64>(&["EXISTS", "other:key"]), 1);
 }
 
+/// As docs/command.md lists them.
 #[tokio::test]
-async fn a_user_who_may_only_read_can_look() {
+async fn the_permissions_of_the_documentation_suffice() {
+    let server = Server::start_with(&["--notify-keyspace-events", "KA"]);
+    let app = App::new(&server.url()).await;
+    let mia = app.signed_in("mia").await;
+    let missing = "AAAAAAAAAAAAAAAAAAAAAA";
+    let application = "+get +pttl +set +pexpire +unlink +time +zadd +zrange +zrem +zremrangebyscore +zscore +getrange +evalsha +eval";
+    let doctor = format!("{application} +info +scan +dbsize +config|get");
+    let all = format!("{application} +scan +dbsize");
+    for (rules, words, code) in [
+        ("+get +pttl +time", &["show", &mia.handle][..], 0),
+        ("+get +pttl +time", &["explain", &mia.handle], 0),
+        (
+            "+get +pttl +time +info +zrange",
+            &["explain", missing, "--principal", "mia"],
+            1,
+        ),
+        ("+get +pttl +time +scan +dbsize", &["list"], 0),
+        (
+            "+get +pttl +time +zrange",
+            &["list", "--principal", "mia"],
+            0,
+        ),
+        ("+get +pttl +time +scan +dbsize +strlen", &["stats"], 0),
+        (
+            "+get +pttl +time +scan +dbsize",
+            &["destroy", "--all", "--dry-run"],
+            0,
+        ),
+        (&doctor, &["doctor"], 0),
+        (
+            "+acl|dryrun +time +info",
+            &["doctor", "--acl-user", "default"],
+            0,
+        ),
+        (
+            application,
+            &["destroy", &app.signed_in("ben").await.handle, "--yes"],
+            0,
+        ),
+        (
+            application,
+            &[
+                "destroy",
+                "--principal",
+                "mia",
+                "--except",
+                &mia.handle,
+                "--yes",
+            ],
+            1,
+        ),
+        (&all, &["destroy", "--all", "--yes", "--expect", "5"], 0),
+    ] {
+        let user = format!("ACL SETUSER someone reset on >pw ~sessile:* {rules}");
+        server.ask::<()>(&user.split(' ').collect::<Vec<_>>());
+        let url = format!("redis://someone:pw@127.0.0.1:{}/", server.port);
+        let ran = run(&[words, &["--url", &url]].concat());
+        assert_eq!(ran.code, code, "{words:?}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_ends_by_a_user_who_may_only_read() {
     let server = Server::start();
     let app = App::new(&server.url()).await;
     let mia = app.signed_in("mia").await;
-    let rules =
-        "ACL SETUSER auditor on >pw ~sessile:* +get +pttl +time +scan +dbsize +strlen +zrange";
-    server.ask::<()>(&rules.split(' ').collect::<Vec<_>>());
+    server.ask::<()>(&[
+        "ACL",
+        "SETUSER",
+        "auditor",
+        "on",
+        ">pw",
+        "~sessile:*",
+        "+get",
+        "+pttl",
+        "+time",
+    ]);
     let url = format!("redis://auditor:pw@127.0.0.1:{}/", server.port);
-    for words in [
-        vec!["stats", &url],
-        vec!["list", &url],
-        vec!["list", &url, "--principal", "mia"],
-        vec!["show", &mia.handle, "--url", &url],
-        vec!["explain", &mia.handle, "--url", &url],
-        vec!["destroy", &mia.handle, "--dry-run", "--url", &url],
-    ] {
-        let ran = run(&words);
-        assert_eq!(ran.code, 0, "{words:?}: {ran:?}");
-    }
     let denied = run(&["destroy", &mia.handle, "--yes", "--url", &url]);
     assert!(
         denied.code == 3 && denied.err.contains("grant the user"),
         "{denied:?}"
     );
+    assert_eq!(run(&["show", &mia.handle, "--url", &server.url()]).code, 0);
 }

@@ -16,8 +16,11 @@ struct Watch {
 impl Watch {
     /// Returns once it listens.
     fn start(server: &Server, more: &[&str]) -> Self {
-        let url = server.url();
-        let words = [&["watch", &url, "--json"], more].concat();
+        Self::start_as(server, &server.url(), more)
+    }
+
+    fn start_as(server: &Server, url: &str, more: &[&str]) -> Self {
+        let words = [&["watch", url, "--json"], more].concat();
         let mut process = command(&words)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -40,9 +43,9 @@ impl Watch {
 
 fn listens(server: &Server) {
     until("it listens", || {
-        server
-            .try_ask::<u64>(&["PUBSUB", "NUMPAT"])
-            .is_ok_and(|n| n > 0)
+        let patterns = server.try_ask::<usize>(&["PUBSUB", "NUMPAT"]).unwrap_or(0);
+        let channels: Vec<String> = server.try_ask(&["PUBSUB", "CHANNELS"]).unwrap_or_default();
+        patterns + channels.len() > 0
     });
 }
 
@@ -125,12 +128,16 @@ async fn it_subscribes_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn one_session_can_be_watched_alone() {
+async fn one_session_can_be_watched_alone_by_a_user_who_may_do_little_else() {
     let server = Server::start_with(&["--notify-keyspace-events", "KA"]);
     let app = App::new(&server.url()).await;
     let mut one = app.visitor();
     one.go("/set/a/b").await;
-    let mut watch = Watch::start(&server, &["--handle", &one.handle, "--limit", "1"]);
+    // As docs/command.md lists them.
+    let rules = "ACL SETUSER eye on >pw ~sessile:* resetchannels &__keyspace@0__:sessile:* +subscribe +get +pttl +time +config|get";
+    server.ask::<()>(&rules.split(' ').collect::<Vec<_>>());
+    let url = format!("redis://eye:pw@127.0.0.1:{}/", server.port);
+    let mut watch = Watch::start_as(&server, &url, &["--handle", &one.handle, "--limit", "1"]);
     app.visitor().go("/set/a/b").await;
     one.go("/set/a/c").await;
     // The server reports no new keys.

@@ -29,6 +29,11 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     match &facts.store {
         Ok(strategy) => findings.push(Finding::ok("store", format!("starts; compare-and-set by {strategy}"))),
+        // It has said which permissions the user of the URL lacks, which is not the application's.
+        Err(advice) if is_about_another(facts) && advice.contains("grant the user") => {
+            let seen = "not started: the user of the URL may not write sessions, and --acl-user names the application's";
+            findings.push(Finding::note("store", seen));
+        }
         Err(advice) => findings.push(
             Finding::problem("store", format!("cannot start: {advice}"))
                 .because("an application with these settings stops at startup; one that connects lazily answers 503"),
@@ -173,6 +178,13 @@ fn judge_checked(
     findings
 }
 
+fn is_about_another(facts: &Facts) -> bool {
+    facts
+        .permissions
+        .as_ref()
+        .is_some_and(|it| it.user.is_some())
+}
+
 fn user(permissions: &Permissions) -> String {
     match &permissions.user {
         Some(name) => format!("the user {name}"),
@@ -271,6 +283,9 @@ mod tests {
             checked: Err("User 'nobody' not found".to_owned()),
         });
         assert_eq!(found(&facts, "store")[0].0, Problem);
+        facts.store =
+            Err("NOPERM: grant the user `+get` on keys that begin with `key_prefix`".to_owned());
+        assert_eq!(found(&facts, "store")[0].0, Note);
         assert_eq!(found(&facts, "permissions")[0].0, Warning);
     }
 }
