@@ -145,3 +145,51 @@ async fn colors_go_to_terminals_only_and_a_label_cannot_bring_its_own() {
         "{out}"
     );
 }
+
+/// The word after each of these in a source file, such as the name in `Finding::note("name", …)`.
+fn words_after(path: &str, starts: &[&str]) -> Vec<String> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let text = std::fs::read_to_string(format!("{root}/{path}")).unwrap();
+    let text: String = text
+        .split("#[cfg(test)]")
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let word = |rest: &str| rest.split('"').next().unwrap().to_owned();
+    starts
+        .iter()
+        .flat_map(|start| text.split(start).skip(1).map(word).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn the_documentation_names_every_check_and_every_cause() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let text = std::fs::read_to_string(format!("{root}/../docs/command.md")).unwrap();
+    let finding = ["ok", "note", "warning", "problem"].map(|it| format!("Finding::{it}(\""));
+    let finding = finding.each_ref().map(String::as_str);
+    let mut names = Vec::new();
+    for part in [
+        "access",
+        "keys",
+        "mod",
+        "network",
+        "persistence",
+        "server",
+        "topology",
+    ] {
+        names.extend(words_after(
+            &format!("src/doctor/judge/{part}.rs"),
+            &finding,
+        ));
+    }
+    names.extend(words_after("src/explain/missing.rs", &["cause:\""]));
+    assert!(names.len() > 60, "{names:?}");
+    for name in names {
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/command.md does not name {name}"
+        );
+    }
+}

@@ -1,4 +1,6 @@
-//! A cluster, and a primary with sentinels.
+//! A cluster, a primary with sentinels, and encrypted connections.
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::support::{App, Server, command, finish, free_port, run, until};
 
@@ -181,5 +183,70 @@ async fn sentinels_lead_to_the_primary_and_are_checked() {
             && ran.out.contains("does not know the primary's name"),
         "{}",
         ran.out
+    );
+}
+
+/// A server with a TLS port, and a folder with its certificate and `ca.pem`, the authority's.
+fn encrypted() -> (Server, u16, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(file("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = certificate.signed_by(&key, &issuer).unwrap();
+    std::fs::write(file("server.pem"), certificate.pem()).unwrap();
+    std::fs::write(file("server.key"), key.serialize_pem()).unwrap();
+    let mut port = 0;
+    let server = Server::start_by(None, || {
+        port = free_port();
+        let arguments = [
+            ["--tls-port", &port.to_string()],
+            ["--tls-cert-file", &file("server.pem")],
+            ["--tls-key-file", &file("server.key")],
+            ["--tls-ca-cert-file", &file("ca.pem")],
+            ["--tls-auth-clients", "no"],
+        ];
+        arguments
+            .as_flattened()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    });
+    (server, port, folder)
+}
+
+#[test]
+fn all_connections_are_encrypted_if_the_url_says_so() {
+    let (server, port, folder) = encrypted();
+    let ca = folder.path().join("ca.pem").display().to_string();
+    let url = format!("rediss://127.0.0.1:{port}/");
+    let ran = run(&["doctor", &url, "--ca", &ca, "--json"]);
+    assert_eq!(
+        (
+            ran.code,
+            ran.found("connect").len(),
+            ran.found("store").len()
+        ),
+        (0, 0, 0),
+        "{ran:?}"
+    );
+    assert!(ran.out.contains("\"TLS\""), "{}", ran.out);
+    assert_eq!(run(&["stats", &url, "--ca", &ca]).code, 0);
+    let mut watch = command(&["watch", &url, "--ca", &ca, "--enable"])
+        .spawn()
+        .unwrap();
+    until("it listens", || {
+        server.ask::<u64>(&["PUBSUB", "NUMPAT"]) == 1
+    });
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let untrusted = run(&["stats", &url]);
+    assert!(
+        untrusted.code == 3 && untrusted.err.contains("tls.ca"),
+        "{untrusted:?}"
     );
 }
