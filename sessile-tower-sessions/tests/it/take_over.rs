@@ -69,9 +69,11 @@ async fn take_over(
     request: Request,
     next: Next,
 ) -> Result<Response, SessionError> {
-    if session.is_new()
-        && let Ok(Some(user)) = former.get::<String>("user").await
-    {
+    let user = match session.is_new() {
+        true => former.get::<String>("user").await.unwrap_or_default(),
+        false => None,
+    };
+    if let Some(user) = user {
         session.set_principal(user).await?;
         if let Ok(Some(cart)) = former.get_value("cart").await {
             session.insert("cart", cart)?;
@@ -131,9 +133,8 @@ where
     B: AuthnBackend + Send + Sync + 'static,
     B::User: 'static,
 {
-    if session.is_new()
-        && let Some(user) = former.user.clone()
-    {
+    let user = former.user.clone().filter(|_| session.is_new());
+    if let Some(user) = user {
         session.set_principal(user.id().to_string()).await?;
         session.save().await?;
         let _ = former.logout().await;
