@@ -55,7 +55,7 @@ const TIME: Duration = Duration::from_secs(10 * 60);
 /// With OpenID Connect, the `nonce` belongs here as well.
 #[derive(Clone, Deserialize, Serialize)]
 struct Attempt {
-    /// The secret of PKCE: the provider got its hash, and gets itself with the code. It never leaves the server, as the session.
+    /// The secret of PKCE. The provider has its hash, and gets the secret itself with the code. The browser never sees it.
     verifier: String,
     next: Option<String>,
     begun: SystemTime,

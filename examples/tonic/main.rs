@@ -33,6 +33,7 @@ use crate::counter::{AddRequest, Count, SignInReply, SignInRequest, SignOutReply
 
 #[allow(
     unreachable_pub,
+    clippy::allow_attributes_without_reason,
     clippy::use_self,
     reason = "generated from counter.proto"
 )]

@@ -153,6 +153,16 @@ mod tests {
     use crate::error::session::{Gone, LimitedPart};
     use crate::error::store::StoreError;
 
+    /// The layer finds it there, and drops the changes of the request.
+    #[test]
+    fn a_response_without_axum_holds_its_error() {
+        let response: Response<Vec<u8>> = SessionError::NotSignedIn.into_http();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.body(), b"Sign in first.\n");
+        let error = response.extensions().get();
+        assert!(matches!(error, Some(SessionError::NotSignedIn)));
+    }
+
     #[test]
     fn only_an_unavailable_or_busy_session_invites_a_retry() {
         let store = SessionError::Store(StoreError::unavailable("down"));

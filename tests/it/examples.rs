@@ -9,6 +9,7 @@ use crate::support::{Ground, Node};
 
 #[allow(
     unreachable_pub,
+    clippy::allow_attributes_without_reason,
     clippy::use_self,
     reason = "generated from counter.proto"
 )]
