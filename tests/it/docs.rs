@@ -36,7 +36,7 @@ fn texts() -> impl Iterator<Item = PathBuf> {
 /// The documents, by their paths.
 fn documents() -> Vec<PathBuf> {
     let mut documents: Vec<_> = texts().collect();
-    documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
+    documents.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name)));
     documents
 }
 
