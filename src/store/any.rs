@@ -208,3 +208,19 @@ impl SessionStore for AnyStore {
         inside!(self, store => store.as_any())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::erased::is_same_store;
+
+    #[test]
+    fn it_is_the_same_store_as_the_one_inside() {
+        let store = MemoryStore::new();
+        let any = AnyStore::from(store.clone());
+        assert!(is_same_store(&any, &store));
+        assert!(is_same_store(&any, &any.clone()));
+        let other = AnyStore::from(MemoryStore::new());
+        assert!(!is_same_store(&any, &other));
+    }
+}
