@@ -508,6 +508,7 @@ pub(crate) mod tests {
             created: false,
             signed_in: false,
             rotated: false,
+            signed_in: false,
             changes_cookie: false,
         }
     }
