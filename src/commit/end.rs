@@ -25,7 +25,7 @@ pub(crate) enum Ended {
     Missing,
     /// It is not signed in to by this principal, or is not a session.
     NotTheirs,
-    /// A later version of sessile has written it.
+    /// A later version of sessile has written it; or it is not a session, and nobody asked on behalf of a principal.
     Unreadable,
 }
 
@@ -38,17 +38,22 @@ pub(crate) async fn end(
     deadline: Instant,
 ) -> Result<Ended, StoreError> {
     let store = &context.backend.store;
+    // Something else that nobody may end on behalf of a user, while an operator has to know that it stays.
+    let not_a_session = match principal {
+        Some(_) => Ended::NotTheirs,
+        None => Ended::Unreadable,
+    };
     for _ in 0..MAX_ROUNDS {
         let loaded = within(deadline, store.load(&handle, Freshness::Latest)).await?;
         let stored = match loaded.bytes() {
             Ok(Some(stored)) => stored,
             Ok(None) => return missing(context, handle, deadline).await,
-            Err(_) => return Ok(Ended::NotTheirs),
+            Err(_) => return Ok(not_a_session),
         };
         let record = match Record::decode(stored.value()) {
             Ok(record) => record,
             Err(Unreadable::Newer(_)) => return Ok(Ended::Unreadable),
-            Err(_) => return Ok(Ended::NotTheirs),
+            Err(_) => return Ok(not_a_session),
         };
         if principal.is_some() && record.principal.as_deref() != principal {
             return Ok(Ended::NotTheirs);
@@ -56,7 +61,7 @@ pub(crate) async fn end(
         match replace(context, handle, (&stored, &record), why, deadline).await? {
             Replaced::Done => return Ok(Ended::Done),
             Replaced::Gone => return missing(context, handle, deadline).await,
-            Replaced::Unreadable => return Ok(Ended::NotTheirs),
+            Replaced::Unreadable => return Ok(not_a_session),
             // A request has changed it meanwhile.
             Replaced::Conflict(_) => {}
         }

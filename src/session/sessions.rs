@@ -170,9 +170,10 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Invalid`] if a setting is invalid.
+    /// [`ConfigError::Invalid`] if a setting is invalid, or the store does not support it.
     pub fn try_new(store: impl SessionStore, config: SessionConfig) -> Result<Self, ConfigError> {
         config.check()?;
+        config.check_for(store.capabilities())?;
         Ok(Self::build(store, config))
     }
 
@@ -331,7 +332,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// Those of [`destroy`](Self::destroy).
+    /// Those of [`destroy`](Self::destroy); [`SessionError::Gone`] also if something other than sessile has written the value, which stays.
     ///
     /// # Cancel safety
     ///

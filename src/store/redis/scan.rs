@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::error::store::StoreError;
 use crate::store::redis::connections::Connections;
@@ -12,6 +13,12 @@ use crate::store::redis::request::Request;
 use crate::store::redis::store::RedisStore;
 use crate::store::stats::{Progress, StatsOptions};
 use crate::token::Handle;
+
+/// The cursor at the beginning of a scan, and at its end.
+const BEGIN: &[u8] = b"0";
+
+/// How often one server is scanned from its beginning because its connection was replaced.
+const MAX_ROUNDS: u32 = 8;
 
 /// The handles of all sessions of a [`RedisStore`], page by page: see [`RedisStore::scan`].
 #[derive(Debug)]
@@ -24,7 +31,9 @@ impl RedisStore {
     /// Goes through the handles of all sessions of this store, among all keys of the database. For an administrator's command or a
     /// job, not for requests: it examines every key.
     ///
-    /// A session that is created or ends meanwhile may be found or not, and one may be found twice, as in [`stats`](Self::stats).
+    /// A session that is created or ends meanwhile may be found or not, and one may be found twice, as in [`stats`](Self::stats). If
+    /// a server restarts or fails over meanwhile, its keys are scanned again. On a cluster, a session whose slot moves meanwhile may be
+    /// missed: repeat the scan after a reshard.
     ///
     /// ```no_run
     /// # async fn job(store: sessile::RedisStore) -> Result<(), Box<dyn std::error::Error>> {
@@ -97,6 +106,9 @@ pub(crate) struct KeyScan {
     count: u32,
     primaries: VecDeque<Arc<Connections>>,
     cursor: Vec<u8>,
+    /// When the connection of the first primary was opened, at the beginning of its scan.
+    connected: Option<Instant>,
+    rounds: u32,
     keys: u64,
     of: u64,
 }
@@ -121,7 +133,9 @@ impl KeyScan {
             store: store.clone(),
             count: options.with_count(options.count).count,
             primaries: primaries.into(),
-            cursor: b"0".to_vec(),
+            cursor: BEGIN.to_vec(),
+            connected: None,
+            rounds: 0,
             keys: 0,
             of,
         })
@@ -134,15 +148,30 @@ impl KeyScan {
         let Some(primary) = self.primaries.front().cloned() else {
             return Ok(None);
         };
+        if self.cursor == BEGIN {
+            self.connected = primary.connected();
+        }
         let (next, keys) = self.step(&primary).await?;
         self.keys = self.of.min(self.keys + u64::from(self.count));
-        if next == b"0" {
+        // A cursor is a position in the hash table of one process. In that of another, a server that was restarted or has taken
+        // over, it would skip keys.
+        if primary.connected() != self.connected {
+            self.rounds += 1;
+            if self.rounds > MAX_ROUNDS {
+                let message = "the connection was replaced again and again while sessile scanned the keys: try again once it is stable";
+                return Err(StoreError::unavailable(message));
+            }
+            self.cursor = BEGIN.to_vec();
+        } else if next == BEGIN {
             self.primaries.pop_front();
+            self.cursor = next;
+            self.rounds = 0;
+        } else {
+            self.cursor = next;
         }
         if self.primaries.is_empty() {
             self.keys = self.of;
         }
-        self.cursor = next;
         let names = keys
             .into_iter()
             .filter_map(|key| String::from_utf8(key).ok());
