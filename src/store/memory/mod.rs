@@ -3,7 +3,8 @@
 //! Read `sessions.rs: Sessions` first: it holds the sessions and decides which to evict, with neither locks nor a clock. This
 //! file adds both and implements the trait: `MemoryStore::write` removes expired sessions before each change, and
 //! `MemoryStore::put` stores a session and logs the evictions that `evictions.rs: Evictions` returns. `leases.rs: Leases` holds
-//! the leases: the right of one owner at a time to a session, for a limited time. `index.rs: Indexes` holds the sessions of each user. A session that a user is signed in to, one
+//! the leases: the right of one owner at a time to a session, for a limited time. `index.rs: Indexes` holds the sessions of each user.
+//! `config.rs: MemoryConfig` has the limits as settings. A session that a user is signed in to, one
 //! with a *principal*, is evicted last; a *handle* is the name of a session.
 
 use std::fmt;
@@ -284,7 +285,7 @@ impl MemoryStore {
         count_evicted(evicted.anonymous, evicted.signed_in);
         let to_log = self.evictions().add(evicted, now);
         if let Some(evicted) = to_log {
-            tracing::warn!(target: "sessile", anonymous = evicted.anonymous, signed_in = evicted.signed_in, sessions = used.sessions, bytes = used.bytes, "the memory store is full and has evicted sessions: raise `MemoryStore::with_capacity` or `MemoryStore::with_max_bytes`");
+            tracing::warn!(target: "sessile", anonymous = evicted.anonymous, signed_in = evicted.signed_in, sessions = used.sessions, bytes = used.bytes, "the memory store is full and has evicted sessions: raise `MemoryStore::with_capacity` or `MemoryStore::with_max_bytes`, in a file `store.capacity` or `store.max_bytes`");
         }
         Ok(())
     }
