@@ -39,7 +39,8 @@
 //! - `index.rs: sessions_of` lists the sessions of a principal, and `end.rs: end` ends one of them.
 //! - `renew.rs: renew_if_due` and `load_and_renew` extend the life of a session that is read and not written.
 //! - `lease.rs: Lease::take` makes requests of a session wait for each other, under `Concurrency::Exclusive`.
-//! - `engine.rs` and `backend.rs` have what the requests of a layer share, `span.rs` the tracing span.
+//! - `engine.rs` and `backend.rs` have what the requests of a layer share, `background.rs` the tasks beside them, `span.rs` the
+//!   tracing span.
 //!
 //! Read `decide.rs` first, then steps 1 to 7. `model.rs`, `requests_model.rs` and `index_model.rs` explore every order of steps.
 

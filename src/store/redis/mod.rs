@@ -25,6 +25,8 @@
 //! 7. `manager.rs: Manager` opens connections (`link.rs: Link`) through `connector.rs: Connector`, with the credentials of `login.rs:
 //!    Login`, reads the server's time (`clock.rs: Clock`), and asks sentinels for the primary (`sentinel.rs: Sentinels::open`).
 //!
+//! Each round trip has a span, `span.rs: Peer::span`.
+//!
 //! Beside the requests: `scan.rs` goes through all sessions, `stats.rs` counts them and checks the store's health, `throttle.rs` limits how often something
 //! happens, `address.rs` formats and replaces addresses.
 
