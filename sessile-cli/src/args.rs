@@ -40,7 +40,7 @@ pub(crate) struct Common {
         value_name = "URL"
     )]
     pub(crate) url: Option<String>,
-    /// The application's configuration, a TOML file with [store] and [session]
+    /// The application's configuration, a TOML file with the tables store and session
     #[arg(long, global = true, env = "SESSILE_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The start of the store's keys [default: sessile:]
