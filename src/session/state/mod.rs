@@ -506,7 +506,6 @@ pub(crate) mod tests {
         Committed {
             base,
             created: false,
-            signed_in: false,
             rotated: false,
             signed_in: false,
             changes_cookie: false,
