@@ -16,7 +16,22 @@ use crate::error::store::StoreError;
 use crate::record::format::Unreadable;
 use crate::token::Handle;
 
-/// Something that happened to a session.
+/// Something that happened to a session, for an [`Observer`].
+///
+/// Its [`name`](Self::name) is that in the log and in metrics. Later versions may add events and fields, so write `_` and `..`:
+///
+/// ```
+/// use sessile::{EndReason, Event};
+///
+/// /// What an application tells its users by mail.
+/// fn notice(event: &Event) -> Option<&'static str> {
+///     match event {
+///         Event::Destroyed { why: EndReason::MaxSessions, .. } => Some("A new sign-in has ended your oldest session."),
+///         Event::FingerprintMismatch { .. } => Some("Your session is used from another network."),
+///         _ => None,
+///     }
+/// }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum Event {
