@@ -306,7 +306,7 @@ async fn while_a_provider_fails_open_connections_stay_and_none_is_opened() {
             .await
             .unwrap();
         // Without scripts, the index of sign-ins needs one more connection: it uses `WATCH`.
-        let exclusive = usize::from(compare_and_set() != CompareAndSet::Script);
+        let exclusive = usize::from(store.compare_and_set() != Some(CompareAndSet::Script));
         until("all connections are open", async || {
             store.pool().open == 2 && clients(&server, "app").len() == 2 + exclusive
         })
