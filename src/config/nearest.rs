@@ -33,11 +33,66 @@ fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("store.tls", names::<TlsConfig>()),
         #[cfg(feature = "redis")]
         ("store.sentinel", names::<SentinelConfig>()),
+        #[cfg(feature = "redis")]
+        ("store.sentinel.tls", names::<TlsConfig>()),
     ]
 }
 
+const ENCRYPTED: &str = "write \"rediss://\" at the start of `store.url`";
+
+/// The names that mean something else in one table than in the others, with the table.
+const HERE: [(&str, &str, &str); 13] = [
+    (
+        "store",
+        "timeout",
+        "write `store.command_timeout`, or `store.connection_timeout` for connecting",
+    ),
+    ("store", "response_timeout", "write `store.command_timeout`"),
+    (
+        "store",
+        "max_size",
+        "write `store.pool_size` for connections to Redis, or `store.max_bytes` for sessions in memory",
+    ),
+    (
+        "store",
+        "path",
+        "write `store.url`, such as \"unix:///run/redis.sock\"",
+    ),
+    ("store", "secure", ENCRYPTED),
+    ("store", "encrypted", ENCRYPTED),
+    ("store.tls", "timeout", "write `store.connection_timeout`"),
+    (
+        "store.sentinel",
+        "timeout",
+        "write `store.connection_timeout`, which is for sentinels, too",
+    ),
+    ("store.sentinel", "user", "write `store.sentinel.username`"),
+    (
+        "store.sentinel",
+        "secure",
+        "write `store.sentinel.encrypted`",
+    ),
+    (
+        "session.durability",
+        "timeout",
+        "write it into `session.durability.commits`, as in `commits = { replicas = { n = 1, timeout = \"200ms\" } }`",
+    ),
+    (
+        "session.concurrency.exclusive",
+        "timeout",
+        "write `session.concurrency.exclusive.wait`",
+    ),
+    (
+        "session.concurrency.exclusive",
+        "ttl",
+        "write `session.concurrency.exclusive.lease`",
+    ),
+];
+
+const LOGIN: &str = "write it into `store.url`, as in \"redis://user:password@host:6379/0\"; that of sentinels is `store.sentinel.username` and `store.sentinel.password`";
+
 /// What other libraries call a setting, or what one may look for in vain.
-const ELSEWHERE: [(&str, &str); 19] = [
+const ELSEWHERE: [(&str, &str); 21] = [
     ("ttl", "write `session.idle_timeout`"),
     ("timeout", "write `session.idle_timeout`"),
     ("lifetime", "write `session.idle_timeout`"),
@@ -59,10 +114,9 @@ const ELSEWHERE: [(&str, &str); 19] = [
         "write `store.url`, such as \"redis://host:6379/0\"",
     ),
     ("db", "write `store.url`, such as \"redis://host:6379/0\""),
-    (
-        "password",
-        "write it into `store.url`, as in \"redis://user:password@host:6379/0\"; that of sentinels is `store.sentinel.password`",
-    ),
+    ("password", LOGIN),
+    ("username", LOGIN),
+    ("user", LOGIN),
     ("insecure", "leave it out: certificates are always verified"),
     ("verify", "leave it out: certificates are always verified"),
     (
@@ -71,21 +125,25 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ),
 ];
 
-/// What to write instead of an unknown name in a table with these settings.
-pub(crate) fn advice(name: &str, expected: &[&str]) -> String {
+/// What to write instead of an unknown name in the table at this path, which has these settings.
+pub(crate) fn advice(path: &str, name: &str, expected: &[&str]) -> String {
     let name = normal(name);
-    if let Some((_, advice)) = ELSEWHERE.iter().find(|(word, _)| *word == name) {
-        return (*advice).to_owned();
+    let here = HERE.iter().filter(|(table, ..)| *table == path);
+    let words = here
+        .map(|(_, word, advice)| (*word, *advice))
+        .chain(ELSEWHERE);
+    if let Some((_, advice)) = words.clone().find(|(word, _)| *word == name) {
+        return advice.to_owned();
     }
     if let Some(near) = of(&name, expected.iter().copied()) {
         return format!("did you mean `{near}`?");
     }
     let tables = tables();
-    let places: Vec<_> = tables
+    let settings = tables
         .iter()
-        .filter(|(_, names)| names.contains(&name.as_str()))
-        .map(|(table, _)| format!("`{table}.{name}`"))
-        .collect();
+        .flat_map(|(table, names)| names.iter().map(move |name| (*table, *name)));
+    let same = settings.clone().filter(|(_, setting)| *setting == name);
+    let places = nearest_tables(path, same.map(|(table, _)| table));
     let here = listed(expected.iter().map(|it| format!("`{it}`")), "or");
     if !places.is_empty() {
         let here = if expected.len() > 4 {
@@ -93,15 +151,29 @@ pub(crate) fn advice(name: &str, expected: &[&str]) -> String {
         } else {
             format!("; the settings here are {}", here.replace(" or ", " and "))
         };
+        let places = places.iter().map(|table| format!("`{table}.{name}`"));
         return format!("write {}{here}", listed(places, "or"));
     }
-    let all = tables
-        .iter()
-        .flat_map(|(table, names)| names.iter().map(move |name| (*table, *name)));
-    if let Some((table, near)) = closest(&name, 1, all, |(_, name)| name) {
+    if let Some((_, advice)) = closest(&name, 1, words, |(word, _)| word) {
+        return advice.to_owned();
+    }
+    if let Some((table, near)) = closest(&name, 1, settings, |(_, name)| name) {
         return format!("did you mean `{table}.{near}`?");
     }
     format!("leave it out, or write {here}")
+}
+
+/// Those of the tables that are below this path, if there are any; and of these, those with the shortest names.
+fn nearest_tables<'a>(path: &str, tables: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let is_elsewhere = |table: &str| {
+        let below = table.strip_prefix(path);
+        !below.is_some_and(|below| below.starts_with('.'))
+    };
+    let far = |table: &str| (is_elsewhere(table), table.split('.').count());
+    let mut tables: Vec<_> = tables.collect();
+    let nearest = tables.iter().map(|table| far(table)).min();
+    tables.retain(|table| Some(far(table)) == nearest);
+    tables
 }
 
 /// The nearest of these names, if one is near enough.
@@ -250,11 +322,7 @@ mod tests {
             "session.transport.header",
             "session.concurrency.exclusive",
         ];
-        missing.retain(|name| {
-            !known.contains(&name.as_str())
-                && !name.starts_with("store.sentinel.tls.")
-                && !name.contains(".replicas")
-        });
+        missing.retain(|name| !known.contains(&name.as_str()) && !name.contains(".replicas"));
         assert!(missing.is_empty(), "`tables` lacks {missing:?}");
     }
 
@@ -275,15 +343,16 @@ mod tests {
             ("m", "leave it out, or write `cookie`, `transport`"),
             ("xyz", "leave it out, or write `cookie`, `transport`"),
         ] {
-            let advice = advice(name, session);
+            let advice = advice("session", name, session);
             assert!(advice.starts_with(expected), "{name}: {advice}");
         }
-        let header = advice("name", names::<TokenHeader>());
+        let header = advice("session.transport.header", "name", names::<TokenHeader>());
         assert_eq!(
             header,
             "write `session.cookie.name`; the settings here are `request` and `response`"
         );
-        for (_, advice) in ELSEWHERE {
+        let here = HERE.iter().map(|(.., advice)| *advice);
+        for advice in ELSEWHERE.iter().map(|(_, advice)| *advice).chain(here) {
             for setting in advice
                 .split('`')
                 .filter(|it| it.starts_with("se") || it.starts_with("st"))
@@ -300,10 +369,62 @@ mod tests {
         for (name, expected) in [
             ("pool_size", "write `store.pool_size`"),
             ("ca", "write `store.tls.ca`"),
-            ("username", "write `store.sentinel.username`"),
+            ("tls", "write `store.tls`"),
+            ("username", LOGIN),
             ("pool_sise", "did you mean `store.pool_size`?"),
         ] {
-            assert_eq!(advice(name, names::<SessionConfig>()), expected);
+            assert_eq!(advice("session", name, names::<SessionConfig>()), expected);
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn the_advice_depends_on_the_table() {
+        let (store, sentinel) = (names::<RedisConfig>(), names::<SentinelConfig>());
+        let exclusive = names::<Exclusive>();
+        for (table, settings, name, expected) in [
+            ("store", store, "timeout", "write `store.command_timeout`, "),
+            (
+                "store",
+                store,
+                "time_out",
+                "write `store.command_timeout`, ",
+            ),
+            ("store", store, "ttl", "write `session.idle_timeout`"),
+            ("store", store, "max_size", "write `store.pool_size` "),
+            ("store", store, "username", LOGIN),
+            ("store", store, "user", LOGIN),
+            ("store", store, "pasword", LOGIN),
+            ("store", store, "encrypted", ENCRYPTED),
+            ("store", store, "secure", ENCRYPTED),
+            ("store", store, "ca", "write `store.tls.ca`"),
+            (
+                "store.sentinel",
+                sentinel,
+                "ca",
+                "write `store.sentinel.tls.ca`; the settings here ",
+            ),
+            (
+                "store.sentinel",
+                sentinel,
+                "user",
+                "write `store.sentinel.username`",
+            ),
+            (
+                "session.concurrency.exclusive",
+                exclusive,
+                "timeout",
+                "write `session.concurrency.exclusive.wait`",
+            ),
+            (
+                "session.durability",
+                names::<DurabilityConfig>(),
+                "timeout",
+                "write it into `session.durability.commits`, ",
+            ),
+        ] {
+            let advice = advice(table, name, settings);
+            assert!(advice.starts_with(expected), "{table}.{name}: {advice}");
         }
     }
 }

@@ -135,7 +135,7 @@ impl fmt::Display for TreeError {
         match &self.problem {
             Problem::UnknownName { name, expected } => {
                 let setting = below(&path, name);
-                let advice = nearest::advice(name, expected);
+                let advice = nearest::advice(&path, name, expected);
                 write!(f, "unknown setting `{setting}`: {advice}")
             }
             Problem::UnknownVariant { value, expected } => {

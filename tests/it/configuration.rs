@@ -387,6 +387,18 @@ const WRONG: &[(&str, &str)] = &[
         "unknown setting `store.idle_timeout`: write `session.idle_timeout`",
     ),
     (
+        "store.timeout = '1s'",
+        "unknown setting `store.timeout`: write `store.command_timeout`, or `store.connection_timeout` for connecting",
+    ),
+    (
+        "store.username = 'mia'",
+        r#"unknown setting `store.username`: write it into `store.url`, as in "redis://user:password@host:6379/0"; that of sentinels is `store.sentinel.username` and `store.sentinel.password`"#,
+    ),
+    (
+        "session.concurrency.exclusive = { timeout = '1s' }",
+        "unknown setting `session.concurrency.exclusive.timeout`: write `session.concurrency.exclusive.wait`",
+    ),
+    (
         "store.uri = 'memory:'",
         "unknown setting `store.uri`: did you mean `url`?",
     ),
@@ -860,7 +872,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "store.url='redis://h/'\nstore.password = 'x'",
-        r#"unknown setting `store.password`: write it into `store.url`, as in "redis://user:password@host:6379/0"; that of sentinels is `store.sentinel.password`"#,
+        r#"unknown setting `store.password`: write it into `store.url`, as in "redis://user:password@host:6379/0"; that of sentinels is `store.sentinel.username` and `store.sentinel.password`"#,
     ),
     (
         "store.tls = 'on'\nstore.url='redis://h/'",
