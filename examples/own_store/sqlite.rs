@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -12,6 +12,7 @@ use sessile::store::{
     Write,
 };
 use sessile::{Handle, SessionStore, StoreError};
+use tokio::sync::Mutex;
 
 use crate::index;
 
@@ -50,14 +51,15 @@ impl SqliteStore {
 
     /// Runs this as one transaction, on a thread that may block: SQLite waits for the disk, and for other processes.
     ///
-    /// If the future is dropped, the transaction goes on to its end all the same, which a store may do.
+    /// If the future is dropped while it waits for the connection, nothing happens. Later the transaction goes on to its end all the
+    /// same, which a store may do.
     async fn transaction<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>, Millis) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let connection = Arc::clone(&self.connection);
+        // Not on the other thread: there, each request that waits would occupy one of the few that the runtime has.
+        let mut connection = Arc::clone(&self.connection).lock_owned().await;
         let transaction = tokio::task::spawn_blocking(move || {
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
             // It locks the file at once. By default it would do so at the first write, which is too late for what was read before.
             let began = connection.transaction_with_behavior(TransactionBehavior::Immediate);
             let transaction = began.map_err(refused)?;
@@ -309,5 +311,38 @@ impl SessionStore for SqliteStore {
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_connection_occupies_no_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            // Calls that reach this thread run in their order.
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let store = SqliteStore::open(":memory:").unwrap();
+            let (key, value) = (Handle::random(), Bytes::from_static(&[b'v'; 40]));
+            let write = Write::new(&value, Duration::from_secs(60));
+            let created = store.create(&key, write).await.unwrap();
+            assert!(matches!(created, Created::Done));
+
+            let connection = Arc::clone(&store.connection).lock_owned().await;
+            let waits = store.delete(&key, Durability::Primary).now_or_never();
+            assert!(waits.is_none());
+            drop(connection);
+
+            // The call that was dropped while it waited never got to a thread.
+            let loaded = store.load(&key, Freshness::Latest).await.unwrap();
+            assert!(matches!(loaded, Loaded::Found(_)));
+        });
     }
 }
