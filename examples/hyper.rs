@@ -4,6 +4,7 @@
 //! `REDIS_URL` is set. `PORT` sets the port; 3000 by default.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Extensions, Method, Request, Response, StatusCode};
@@ -77,7 +78,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("open http://{}", listener.local_addr()?);
     loop {
-        let (connection, peer) = listener.accept().await?;
+        let (connection, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // The client has left, or too many files are open: other connections may end meanwhile.
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         let service = ServiceBuilder::new()
             // Before the session layer, which compares the client's network. With axum, `ConnectInfo` does this.
             .map_request(move |mut request: Request<Incoming>| {

@@ -5,6 +5,8 @@ use tonic::Code;
 use self::counter::counter_client::CounterClient;
 use self::counter::{AddRequest, SignInRequest, SignOutRequest};
 use crate::support::customer::Customer;
+#[cfg(target_os = "linux")]
+use crate::support::until;
 use crate::support::{Ground, Node};
 
 #[allow(
@@ -297,6 +299,19 @@ async fn a_hyper_service_has_sessions_and_knows_its_clients() {
         assert_eq!(logout.cookie.as_deref(), Some("id="));
         assert_eq!(node.get("/whoami", Some(&mia)).await.status, 401);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_hyper_server_outlives_a_lack_of_files() {
+    let node = Node::example("hyper", &[]);
+    node.limit_open_files(64);
+    let address = node.base().trim_start_matches("http://");
+    let connections = [(); 80].map(|()| std::net::TcpStream::connect(address).unwrap());
+    until("it has no file left", async || node.has_open_files(64)).await;
+    drop(connections);
+    let first = node.get("/", None).await;
+    assert_eq!(first.text, "visit 1, network: Unbound\n");
 }
 
 /// A request with the token, if there is one.

@@ -109,6 +109,26 @@ impl Node {
         self.signal(Signal::SIGTERM);
     }
 
+    /// Whether it has as many files and sockets open as this limit allows.
+    #[cfg(target_os = "linux")]
+    pub fn has_open_files(&self, limit: usize) -> bool {
+        let files = format!("/proc/{}/fd", self.process().id());
+        let names = std::fs::read_dir(files).into_iter().flatten().flatten();
+        let numbers = names.filter_map(|file| file.file_name().to_str()?.parse::<usize>().ok());
+        // Those above were inherited from whoever runs the tests.
+        numbers.filter(|number| *number < limit).count() == limit
+    }
+
+    /// Sets how many files and sockets it may have open.
+    #[cfg(target_os = "linux")]
+    pub fn limit_open_files(&self, limit: usize) {
+        let set = Command::new("prlimit")
+            .arg(format!("--pid={}", self.process().id()))
+            .arg(format!("--nofile={limit}:{limit}"))
+            .status();
+        assert!(set.expect("prlimit of util-linux").success());
+    }
+
     /// Waits until the process has exited by itself, and returns its status.
     pub async fn end(&self) -> ExitStatus {
         let mut ended = None;
