@@ -36,7 +36,14 @@ fn texts() -> impl Iterator<Item = PathBuf> {
 /// The documents, by their paths.
 fn documents() -> Vec<PathBuf> {
     let mut documents: Vec<_> = texts().collect();
-    documents.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name)));
+    let names = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "sessile-cli/README.md",
+        "sessile-tower-sessions/README.md",
+    ];
+    documents.extend(names.map(|name| root().join(name)));
     documents
 }
 
@@ -82,38 +89,69 @@ fn every_guarantee_names_tests_that_exist() {
 fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
     for document in documents() {
         let text = read(&document);
-        for link in text.split("](").skip(1) {
-            let link = link.split(')').next().unwrap();
-            if let Some(path) =
-                link.strip_prefix(concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/"))
-            {
-                assert!(root().join(path).exists(), "{}: {link}", document.display());
-            }
-            if link.starts_with("https://") {
+        for link in links(&text) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let in_repository = in_repository(path);
+            if in_repository.is_none() && path.starts_with("https://") {
                 continue;
             }
-            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = match path {
-                "" => document.clone(),
-                path => document.parent().unwrap().join(path),
+            let target = match (path, &in_repository) {
+                ("", _) => document.clone(),
+                (_, Some(path)) => root().join(path),
+                (path, None) => document.parent().unwrap().join(path),
             };
             let target = target
                 .canonicalize()
                 .unwrap_or_else(|error| panic!("{}: {link}: {error}", document.display()));
             assert!(
-                document.parent() == Some(root()) || target.starts_with(root().join("docs")),
+                in_repository.is_some() || path.is_empty() || !document.ends_with("README.md"),
+                "{}: {link}: docs.rs shows this text, and does not have the file: link it in the repository",
+                document.display()
+            );
+            let is_in_book = document.starts_with(root().join("docs"));
+            assert!(
+                in_repository.is_some() || !is_in_book || target.starts_with(root().join("docs")),
                 "{}: {link}: the book does not have this file, so link it in the repository",
                 document.display()
             );
+            if heading.is_empty() {
+                continue;
+            }
             let headings = read(&target);
             let mut headings = headings.lines().filter(|line| line.starts_with('#'));
             assert!(
-                heading.is_empty() || headings.any(|line| anchor(line) == heading),
+                headings.any(|line| anchor(line) == heading),
                 "{}: {link}",
                 document.display()
             );
         }
     }
+}
+
+/// Where the links of this text lead: `[text](link)`, or `[text][label]` with a line `[label]: link`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let parts = |mark: &'static str, end: char| {
+        let parts = text.split(mark).skip(1);
+        parts.map(move |part| part.split(end).next().unwrap())
+    };
+    let labelled = parts("][", ']').map(move |label| {
+        let defined = text.split_once(&format!("\n[{label}]: "));
+        let (_, link) = defined.unwrap_or_else(|| panic!("no line for the label {label}"));
+        link.lines().next().unwrap()
+    });
+    parts("](", ')').chain(labelled)
+}
+
+/// The path of a file that the web site of the repository shows, or sends as it is.
+fn in_repository(link: &str) -> Option<&str> {
+    let repository = env!("CARGO_PKG_REPOSITORY");
+    let shown = link.strip_prefix(repository);
+    let sent = link.strip_prefix("https://raw.githubusercontent.com/");
+    let name = repository.strip_prefix("https://github.com/");
+    let sent = sent.and_then(|link| link.strip_prefix(name.expect("a repository at GitHub")));
+    shown
+        .and_then(|path| path.strip_prefix("/blob/main/"))
+        .or_else(|| sent?.strip_prefix("/main/"))
 }
 
 /// The anchor of a heading.
