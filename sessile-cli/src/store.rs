@@ -9,6 +9,8 @@ use crate::settings::Settings;
 pub(crate) struct Store {
     pub(crate) redis: RedisStore,
     pub(crate) sessions: Sessions,
+    /// The start of its keys.
+    pub(crate) prefix: String,
 }
 
 /// For commands that only read: their user need not have the permissions of an application.
@@ -30,5 +32,10 @@ pub(crate) async fn open_to_write(settings: &Settings) -> Result<Store, Failure>
 
 fn with_sessions(redis: RedisStore, settings: &Settings) -> Result<Store, Failure> {
     let sessions = Sessions::try_new(redis.clone(), settings.session.clone())?;
-    Ok(Store { redis, sessions })
+    let prefix = settings.redis.key_prefix.clone();
+    Ok(Store {
+        redis,
+        sessions,
+        prefix,
+    })
 }

@@ -3,8 +3,10 @@
 #![allow(unreachable_pub, reason = "a test binary has no API")]
 
 mod conduct;
+mod destroy_all;
 mod doctor;
 mod explain;
+mod proxy;
 mod sessions;
 mod support;
 mod topologies;

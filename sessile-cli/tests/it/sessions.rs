@@ -1,15 +1,10 @@
 //! `stats`, `list`, `show` and `destroy`.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::conduct::copy;
-use crate::support::{App, Server, command, run};
+use crate::support::{App, Server, run};
 
 fn handles(out: &str) -> BTreeSet<String> {
     let handle = |line: &str| {
@@ -145,39 +140,6 @@ async fn one_session_or_those_of_a_user_end_and_no_others() {
     assert_eq!(left(), BTreeSet::from([ben.handle.clone()]));
 }
 
-#[tokio::test]
-async fn all_sessions_end_only_if_their_number_is_known() {
-    let server = Server::start();
-    let app = App::new(&server.url()).await;
-    let mia = app.signed_in("mia").await;
-    copy(&server, &mia.handle, 2_999);
-    server.ask::<()>(&["SET", "other:key", "1"]);
-    let url = server.url();
-    let all = |more: &[&str]| run(&[&["destroy", "--all", "--yes", "--url", &url], more].concat());
-
-    let unknown = all(&[]);
-    assert!(
-        unknown.code == 2 && unknown.err.contains("--expect 3000"),
-        "{unknown:?}"
-    );
-    assert_eq!(all(&["--expect", "100"]).code, 2);
-    assert_eq!(run(&["stats", &url, "--json"]).json()["sessions"], 3000);
-
-    let ended = all(&["--expect", "3000", "--progress", "--json"]);
-    assert_eq!(
-        (ended.code, &ended.json()["ended"]),
-        (0, &3000.into()),
-        "{ended:?}"
-    );
-    assert!(
-        ended.err.contains("sessions ended 3000/3000"),
-        "{}",
-        ended.err
-    );
-    assert_eq!(run(&["stats", &url, "--json"]).json()["sessions"], 0);
-    assert_eq!(server.ask::<u64>(&["EXISTS", "other:key"]), 1);
-}
-
 /// As docs/command.md lists them.
 #[tokio::test]
 async fn the_permissions_of_the_documentation_suffice() {
@@ -264,50 +226,4 @@ async fn nothing_ends_by_a_user_who_may_only_read() {
         "{denied:?}"
     );
     assert_eq!(run(&["show", &mia.handle, "--url", &server.url()]).code, 0);
-}
-
-#[tokio::test]
-async fn ctrl_c_ends_it_between_two_sessions_and_it_says_how_many_are_left() {
-    let server = Server::start();
-    let app = App::new(&server.url()).await;
-    let mia = app.signed_in("mia").await;
-    copy(&server, &mia.handle, 19_999);
-    let url = server.url();
-    let words = [
-        "destroy",
-        "--all",
-        "--yes",
-        "--expect",
-        "20000",
-        "--url",
-        &url,
-        "--json",
-        "--progress",
-    ];
-    let mut destroy = command(&words)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(destroy.stderr.take().unwrap()).lines();
-    // It has begun.
-    assert!(lines.any(|line| line.unwrap().starts_with("sessions ended")));
-    kill(Pid::from_raw(destroy.id().cast_signed()), Signal::SIGINT).unwrap();
-    lines.for_each(drop);
-    let output = destroy.wait_with_output().unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let left = run(&["stats", &url, "--json"]).json()["sessions"]
-        .as_u64()
-        .unwrap();
-    assert_eq!(report["ended"].as_u64().unwrap() + left, 20_000, "{report}");
-    let is_interrupted = report["interrupted"] == true;
-    // It may have been faster than the signal.
-    assert_eq!(
-        (output.status.code(), left > 0),
-        if is_interrupted {
-            (Some(130), left > 0)
-        } else {
-            (Some(0), false)
-        }
-    );
 }

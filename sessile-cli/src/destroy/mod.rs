@@ -1,0 +1,167 @@
+//! `destroy`: ends one session, those of a user, or all.
+
+mod all;
+mod report;
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use sessile::{Handle, SessionError};
+use tokio_util::sync::CancellationToken;
+
+use crate::args;
+use crate::destroy::report::{Report, end, summary};
+use crate::failure::{Failure, Outcome};
+use crate::human::{counted, printable};
+use crate::output::Output;
+use crate::progress::Shown;
+use crate::settings::Settings;
+use crate::store::{Store, open_to_read, open_to_write};
+
+pub(crate) async fn run(
+    args: &args::Destroy,
+    settings: &Settings,
+    output: &mut Output,
+    shown: Shown,
+    interrupted: &CancellationToken,
+) -> Result<Outcome, Failure> {
+    // A look needs no more permissions than a look.
+    let store = match args.dry_run {
+        true => open_to_read(settings).await?,
+        false => open_to_write(settings).await?,
+    };
+    let ended = match (&args.handle, &args.principal) {
+        (Some(handle), _) => one(*handle, args, &store).await?.map(|it| (it, None)),
+        (None, Some(principal)) => of_user(principal, args, &store).await?.map(|it| (it, None)),
+        (None, None) => all::all(args, &store, shown, interrupted).await?,
+    };
+    let Some((report, error)) = ended else {
+        anstream::eprintln!("nothing was ended");
+        return Ok(Outcome::Found);
+    };
+    match output.is_json {
+        true => output.json(&report)?,
+        false => output.line(summary(&report))?,
+    }
+    // After the report, since what has ended has ended.
+    output.flush()?;
+    end(&report, error)
+}
+
+async fn one(
+    handle: Handle,
+    args: &args::Destroy,
+    store: &Store,
+) -> Result<Option<Report>, Failure> {
+    let who = match store.sessions.find(handle).await {
+        Ok(None) => return Ok(Some(Report::default())),
+        Ok(Some(session)) => match session.principal() {
+            Some(principal) => format!("{handle}, to which {} is signed in", printable(principal)),
+            None => format!("{handle} of an anonymous visitor"),
+        },
+        Err(SessionError::Gone(_)) => {
+            return Err(Failure::Store(format!(
+                "the session {handle} is unreadable: a later version of sessile has written it, or something else. Use the command of that \
+                 version, or UNLINK its key"
+            )));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let found = Report {
+        found: 1,
+        dry_run: args.dry_run,
+        ..Report::default()
+    };
+    if args.dry_run {
+        return Ok(Some(found));
+    }
+    if !confirmed(args.yes, &format!("End the session {who}?"), "y")? {
+        return Ok(None);
+    }
+    let ended = store.sessions.destroy_of_anyone(handle).await?;
+    Ok(Some(Report {
+        ended: u64::from(ended),
+        gone: u64::from(!ended),
+        ..found
+    }))
+}
+
+async fn of_user(
+    principal: &str,
+    args: &args::Destroy,
+    store: &Store,
+) -> Result<Option<Report>, Failure> {
+    let sessions = store.sessions.of(principal).await?;
+    let sessions = sessions
+        .iter()
+        .filter(|it| Some(it.handle()) != args.except);
+    let found = sessions.count() as u64;
+    let report = Report {
+        found,
+        dry_run: args.dry_run,
+        ..Report::default()
+    };
+    if args.dry_run {
+        return Ok(Some(report));
+    }
+    let who = printable(principal);
+    let question = format!(
+        "End {} of {who}, and refuse sign-ins under way?",
+        counted(found, "session", "sessions")
+    );
+    // Also without a session: a sign-in may be under way.
+    if !confirmed(args.yes, &question, "y")? {
+        return Ok(None);
+    }
+    let ended = match args.except {
+        Some(keep) => store.sessions.destroy_others(principal, keep).await?,
+        None => store.sessions.destroy_all(principal).await?,
+    } as u64;
+    Ok(Some(Report {
+        found: found.max(ended),
+        ended,
+        gone: found.saturating_sub(ended),
+        ..report
+    }))
+}
+
+/// Asks on the terminal, where a pipe must not answer.
+fn confirmed(yes: bool, question: &str, wanted: &str) -> Result<bool, Failure> {
+    if yes {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() {
+        let advice = "nobody can be asked, since stdin is not a terminal: give --yes";
+        return Err(Failure::Usage(advice.to_owned()));
+    }
+    let choices = if wanted == "y" { " [y/N]" } else { "" };
+    eprint!("{question}{choices} ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(is_yes(&answer, wanted))
+}
+
+fn is_yes(answer: &str, wanted: &str) -> bool {
+    let answer = answer.trim().to_lowercase().replace(' ', "");
+    answer == wanted || (wanted == "y" && answer == "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_wanted_answer_is_yes() {
+        for (answer, wanted, expected) in [
+            ("y\n", "y", true),
+            ("YES\n", "y", true),
+            ("\n", "y", false),
+            ("no\n", "y", false),
+            ("200 000\n", "200000", true),
+            ("y\n", "200000", false),
+            ("20000\n", "200000", false),
+        ] {
+            assert_eq!(is_yes(answer, wanted), expected, "{answer:?}");
+        }
+    }
+}
