@@ -14,7 +14,7 @@ Exit codes:
   1    doctor found problems; explain: a request would not get the session; list, show and destroy found nothing
   2    the command line or the configuration is wrong
   3    the store cannot be reached, or failed
-  130  interrupted by Ctrl-C
+  130  interrupted by Ctrl-C, SIGTERM or SIGHUP
 
 The store is that of the argument or --url, else of SESSILE_URL, else of --config, else of REDIS_URL. A URL with a password in the
 arguments is visible to other users of this machine: prefer the environment or a file.";

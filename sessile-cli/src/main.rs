@@ -6,7 +6,7 @@
 //! 2. `doctor/mod.rs`, `stats.rs`, `list.rs`, `show.rs`, `destroy.rs`, `explain/mod.rs` and `watch/mod.rs` are the commands. Sessions
 //!    come from the library (`store.rs`); what it does not ask comes from `node.rs: Node`, of the servers that `servers.rs` finds at
 //!    the `place.rs: Place` of the URL.
-//! 3. `output.rs`, `human.rs`, `view.rs` and `progress.rs` print. `failure.rs` has the exit codes.
+//! 3. `output.rs`, `human.rs`, `view.rs` and `progress.rs` print. `interrupt.rs` listens for signals, `failure.rs` has the exit codes.
 
 mod args;
 mod destroy;
@@ -14,6 +14,7 @@ mod doctor;
 mod explain;
 mod failure;
 mod human;
+mod interrupt;
 mod list;
 mod node;
 mod output;
@@ -30,10 +31,9 @@ mod watch;
 
 use std::process::ExitCode;
 
-use tokio_util::sync::CancellationToken;
-
 use crate::args::{Args, Command};
 use crate::failure::{Failure, Outcome};
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::Shown;
 use crate::settings::Settings;
@@ -41,9 +41,13 @@ use crate::settings::Settings;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::read();
-    let interrupted = on_ctrl_c();
     let mut output = Output::new(&args.common);
-    let result = run(&args, &mut output, &interrupted).await;
+    let result = match Interrupt::listen() {
+        Ok(interrupted) => run(&args, &mut output, &interrupted).await,
+        Err(error) => Err(Failure::Store(format!(
+            "cannot listen for signals: {error}"
+        ))),
+    };
     let flushed = output.flush().map_err(Failure::from);
     let (code, message) = failure::exit(result.and_then(|outcome| flushed.map(|()| outcome)));
     if let Some(message) = message {
@@ -55,7 +59,7 @@ async fn main() -> ExitCode {
 async fn run(
     args: &Args,
     output: &mut Output,
-    interrupted: &CancellationToken,
+    interrupted: &Interrupt,
 ) -> Result<Outcome, Failure> {
     let settings = Settings::read(args)?;
     let shown = Shown::new(args.common.progress);
@@ -79,19 +83,4 @@ async fn run(
             () = interrupted.cancelled() => Ok(Outcome::Interrupted),
         },
     }
-}
-
-/// Cancelled by the first Ctrl-C. The second ends the process at once.
-fn on_ctrl_c() -> CancellationToken {
-    let token = CancellationToken::new();
-    let cancelled = token.clone();
-    tokio::spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            if cancelled.is_cancelled() {
-                std::process::exit(130);
-            }
-            cancelled.cancel();
-        }
-    });
-    token
 }

@@ -3,13 +3,13 @@
 use futures_util::future::join_all;
 use sessile::SessionError;
 use sessile::store::StatsOptions;
-use tokio_util::sync::CancellationToken;
 
 use crate::args;
 use crate::destroy::confirmed;
 use crate::destroy::report::Report;
 use crate::failure::Failure;
 use crate::human::counted;
+use crate::interrupt::Interrupt;
 use crate::progress::{Progress, Shown};
 use crate::store::Store;
 
@@ -25,7 +25,7 @@ pub(super) async fn all(
     args: &args::Destroy,
     store: &Store,
     shown: Shown,
-    interrupted: &CancellationToken,
+    interrupted: &Interrupt,
 ) -> Result<Option<(Report, Option<Failure>)>, Failure> {
     let mut progress = Progress::new(shown, "keys counted");
     let mut scan = store.redis.scan(StatsOptions::new()).await?;
@@ -85,7 +85,7 @@ pub(super) async fn all(
 async fn end_all(
     store: &Store,
     shown: Shown,
-    interrupted: &CancellationToken,
+    interrupted: &Interrupt,
     report: &mut Report,
 ) -> Option<Failure> {
     let mut progress = Progress::new(shown, "sessions ended");
@@ -124,7 +124,7 @@ async fn end_all(
 async fn end_once(
     store: &Store,
     progress: &mut Progress,
-    interrupted: &CancellationToken,
+    interrupted: &Interrupt,
     report: &mut Report,
     error: &mut Option<Failure>,
 ) -> Result<(), Failure> {

@@ -6,12 +6,12 @@ mod report;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use sessile::{Handle, SessionError};
-use tokio_util::sync::CancellationToken;
 
 use crate::args;
 use crate::destroy::report::{Report, end, summary};
 use crate::failure::{Failure, Outcome};
 use crate::human::{counted, printable};
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::Shown;
 use crate::settings::Settings;
@@ -22,7 +22,7 @@ pub(crate) async fn run(
     settings: &Settings,
     output: &mut Output,
     shown: Shown,
-    interrupted: &CancellationToken,
+    interrupted: &Interrupt,
 ) -> Result<Outcome, Failure> {
     // A look needs no more permissions than a look.
     let store = match args.dry_run {

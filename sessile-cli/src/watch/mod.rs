@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use sessile::Handle;
-use tokio_util::sync::CancellationToken;
 
 use crate::args;
 use crate::failure::{Failure, Outcome};
 use crate::human::{printable, time};
+use crate::interrupt::Interrupt;
 use crate::node::Node;
 use crate::output::{CYAN, DIM, GREEN, Output, RED, YELLOW, styled};
 use crate::place::Place;
@@ -43,17 +43,18 @@ pub(crate) async fn run(
     args: &args::Watch,
     settings: &Settings,
     output: &mut Output,
-    interrupted: &CancellationToken,
+    interrupted: &Interrupt,
 ) -> Result<Outcome, Failure> {
     let store = open_to_read(settings).await?;
     let place = Place::of(&settings.redis)?;
     let mut enabled = Vec::new();
     let watched = tokio::select! {
-        watched = watch(args, settings, &store, &place, &mut enabled, output) => watched,
+        watched = watch(args, settings, &store, &place, &mut enabled, output, interrupted) => watched,
         () = interrupted.cancelled() => Ok(()),
     };
     // Also after a failure, such as a closed pipe.
     restore(&enabled).await;
+    interrupted.all_done();
     watched.map(|()| Outcome::Fine)
 }
 
@@ -67,6 +68,7 @@ async fn watch(
     place: &Place,
     enabled: &mut Vec<Enabled>,
     output: &mut Output,
+    interrupted: &Interrupt,
 ) -> Result<(), Failure> {
     let prefix = &settings.redis.key_prefix;
     let mut subscriptions = Subscriptions::new(prefix, args.handle);
@@ -76,13 +78,16 @@ async fn watch(
     while left > 0 {
         tokio::select! {
             _ = refresh.tick() => {
+                for node in subscriptions.nodes() {
+                    keep_enabled(&node, args.enable, enabled, interrupted).await?;
+                }
                 let servers = match subscriptions.is_settled(place) {
                     true => continue,
                     false => Servers::find(place, &settings.redis).await,
                 };
                 let nodes: Vec<Node> = servers.primaries().cloned().collect();
                 for node in subscriptions.missing(&nodes) {
-                    let flags = prepare(&node, args.enable, enabled).await?;
+                    let flags = prepare(&node, args.enable, enabled, interrupted).await?;
                     subscriptions.add(&node, flags.as_deref(), settings.redis.connection_timeout).await;
                 }
                 subscriptions.keep(&nodes);
@@ -109,6 +114,7 @@ async fn prepare(
     node: &Node,
     may_enable: bool,
     enabled: &mut Vec<Enabled>,
+    interrupted: &Interrupt,
 ) -> Result<Option<String>, Failure> {
     let present = match node.settings(&[SETTING]).await {
         Ok(settings) => settings.text(SETTING).unwrap_or_default().to_owned(),
@@ -133,6 +139,10 @@ async fn prepare(
             node.address()
         )));
     }
+    // Before it is sent: a signal may come before the answer.
+    interrupted.leave_undone(node.address(), by_hand(node, &present));
+    enabled.retain(|(node_before, _)| node_before.address() != node.address());
+    enabled.push((node.clone(), present));
     let set = node.ask::<()>(&["CONFIG", "SET", SETTING, &wanted]).await;
     set.map_err(|refusal| {
         let address = node.address();
@@ -141,21 +151,45 @@ async fn prepare(
             refusal.reason()
         ))
     })?;
-    enabled.retain(|(node_before, _)| node_before.address() != node.address());
-    enabled.push((node.clone(), present));
     Ok(Some(wanted))
+}
+
+/// Sees to a server whose setting has changed since: another `watch --enable` puts back what it found, and ends this one's view.
+async fn keep_enabled(
+    node: &Node,
+    may_enable: bool,
+    enabled: &mut Vec<Enabled>,
+    interrupted: &Interrupt,
+) -> Result<(), Failure> {
+    // What it may not see, or a connection that is lost, was reported.
+    let Ok(settings) = node.settings(&[SETTING]).await else {
+        return Ok(());
+    };
+    if wanted_flags(settings.text(SETTING).unwrap_or_default()).is_none() {
+        return Ok(());
+    }
+    anstream::eprintln!(
+        "{} has stopped its notifications, as another `sessile watch --enable` does at its end; what has happened in the last {} seconds may \
+         be missing",
+        node.address(),
+        REFRESH.as_secs()
+    );
+    prepare(node, may_enable, enabled, interrupted).await?;
+    Ok(())
 }
 
 async fn restore(enabled: &[Enabled]) {
     for (node, before) in enabled {
         if let Err(refusal) = node.ask::<()>(&["CONFIG", "SET", SETTING, before]).await {
-            anstream::eprintln!(
-                "could not reset {} ({}): send CONFIG SET {SETTING} \"{before}\"",
-                node.address(),
-                refusal.reason()
-            );
+            let by_hand = by_hand(node, before);
+            anstream::eprintln!("{by_hand} ({})", refusal.reason());
         }
     }
+}
+
+fn by_hand(node: &Node, before: &str) -> String {
+    let address = node.address();
+    format!("{address} still sends notifications: send it CONFIG SET {SETTING} \"{before}\"")
 }
 
 async fn line(args: &args::Watch, store: &Store, handle: Handle, event: Event) -> Line {

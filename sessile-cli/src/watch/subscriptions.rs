@@ -18,7 +18,7 @@ pub(crate) struct Subscriptions {
     prefix: String,
     only: Option<Handle>,
     /// By address.
-    running: BTreeMap<String, AbortHandle>,
+    running: BTreeMap<String, (Node, AbortHandle)>,
     sender: mpsc::Sender<Update>,
     updates: mpsc::Receiver<Update>,
 }
@@ -47,6 +47,14 @@ impl Subscriptions {
         matches!(place, Place::Server(_)) && !self.running.is_empty()
     }
 
+    /// The servers with a subscription.
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        self.running
+            .values()
+            .map(|(node, _)| node.clone())
+            .collect()
+    }
+
     /// The servers without a subscription.
     pub(crate) fn missing(&self, nodes: &[Node]) -> Vec<Node> {
         let is_missing = |node: &&Node| !self.running.contains_key(&node.address());
@@ -59,7 +67,7 @@ impl Subscriptions {
         if nodes.is_empty() {
             return;
         }
-        self.running.retain(|address, task| {
+        self.running.retain(|address, (_, task)| {
             let is_known = nodes.iter().any(|node| node.address() == *address);
             if !is_known {
                 task.abort();
@@ -93,7 +101,8 @@ impl Subscriptions {
             address.clone(),
             sender,
         ));
-        self.running.insert(address, task.abort_handle());
+        self.running
+            .insert(address, (node.clone(), task.abort_handle()));
     }
 
     async fn subscribe(&self, node: &Node) -> redis::RedisResult<PubSub> {

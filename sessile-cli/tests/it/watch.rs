@@ -32,6 +32,10 @@ impl Watch {
         watch
     }
 
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
+    }
+
     /// The event and the handle of the next line.
     fn next(&mut self) -> (String, String) {
         let line = self.lines.next().expect("another event").unwrap();
@@ -87,6 +91,17 @@ async fn each_write_is_one_event_and_the_setting_is_put_back() {
 
 #[tokio::test]
 async fn ctrl_c_ends_it_cleanly_and_puts_the_setting_back() {
+    ends_cleanly_by(Signal::SIGINT).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_service_or_a_terminal_ends_it_cleanly_too() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        ends_cleanly_by(signal).await;
+    }
+}
+
+async fn ends_cleanly_by(signal: Signal) {
     let server = Server::start();
     let app = App::new(&server.url()).await;
     let mut watch = Watch::start(&server, &["--enable", "--details"]);
@@ -96,11 +111,7 @@ async fn ctrl_c_ends_it_cleanly_and_puts_the_setting_back() {
         line.contains(&mia.handle) && line.contains("\"mia\""),
         "{line}"
     );
-    kill(
-        Pid::from_raw(watch.process.id().cast_signed()),
-        Signal::SIGINT,
-    )
-    .unwrap();
+    watch.signal(signal);
     let ended = watch.process.wait_with_output().unwrap();
     assert_eq!(
         (
@@ -109,6 +120,52 @@ async fn ctrl_c_ends_it_cleanly_and_puts_the_setting_back() {
         ),
         (Some(0), "")
     );
+    assert_eq!(flags(&server), "");
+}
+
+#[tokio::test]
+async fn whoever_ends_it_at_once_is_told_how_to_put_the_setting_back() {
+    let server = Server::start_with(&["--notify-keyspace-events", "Ex"]);
+    let mut watch = Watch::start(&server, &["--enable"]);
+    // So that it cannot put it back itself.
+    server.ask::<()>(&["CLIENT", "PAUSE", "600000", "ALL"]);
+    until("it has ended", || {
+        watch.signal(Signal::SIGINT);
+        watch.process.try_wait().unwrap().is_some()
+    });
+    let ended = watch.process.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert!(
+        err.contains("CONFIG SET notify-keyspace-events \"xE\""),
+        "{err}"
+    );
+}
+
+#[tokio::test]
+async fn a_watcher_goes_on_after_another_that_had_turned_notifications_on() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let first = Watch::start(&server, &["--enable"]);
+    let mut second = Watch::start(&server, &["--enable", "--limit", "1"]);
+    until("both listen", || {
+        let clients: String = server.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        clients.lines().filter(|it| it.contains(" psub=1 ")).count() == 2
+    });
+    first.signal(Signal::SIGINT);
+    assert!(first.process.wait_with_output().unwrap().status.success());
+    until("the other has turned them on again", || {
+        flags(&server).contains('K')
+    });
+    let mut visitor = app.visitor();
+    visitor.go("/set/a/b").await;
+    assert_eq!(
+        second.next(),
+        ("created".to_owned(), visitor.handle.clone())
+    );
+    let ended = second.process.wait_with_output().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert!(err.contains("may be missing"), "{err}");
     assert_eq!(flags(&server), "");
 }
 
