@@ -174,7 +174,7 @@ pub(crate) struct Explain {
     /// The session's handle: 22 characters. Not needed with --token-stdin
     #[arg(required_unless_present = "token_stdin", value_parser = handle)]
     pub(crate) handle: Option<Handle>,
-    /// Read the value of the session's cookie from stdin, and say which secret it has. It is never printed
+    /// Read the value of the session's cookie, or a whole Cookie header, from stdin, and say which secret it has. It is never printed
     #[arg(long)]
     pub(crate) token_stdin: bool,
     /// The client's address: compare its network with the session's

@@ -22,6 +22,9 @@ pub(crate) enum Failure {
     Usage(String),
     #[error("{0}")]
     Store(String),
+    /// Ctrl-C at a question.
+    #[error("interrupted")]
+    Interrupted,
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -72,12 +75,12 @@ pub(crate) fn exit(result: Result<Outcome, Failure>) -> (u8, Option<String>) {
     match result {
         Ok(Outcome::Fine) => (0, None),
         Ok(Outcome::Found) => (1, None),
-        Ok(Outcome::Interrupted) => (130, None),
+        Ok(Outcome::Interrupted) | Err(Failure::Interrupted) => (130, None),
         Err(failure) if failure.is_closed_pipe() => (0, None),
         Err(failure) => {
             let code = match failure {
                 Failure::Usage(_) => 2,
-                Failure::Store(_) | Failure::Output(_) => 3,
+                Failure::Interrupted | Failure::Store(_) | Failure::Output(_) => 3,
             };
             (code, Some(failure.to_string()))
         }
@@ -103,6 +106,7 @@ mod tests {
             (Ok(Outcome::Interrupted), (130, false)),
             (Err(Failure::Usage("wrong".to_owned())), (2, true)),
             (Err(Failure::Store("away".to_owned())), (3, true)),
+            (Err(Failure::Interrupted), (130, false)),
             (Err(closed.into()), (0, false)),
             (Err(full.into()), (3, true)),
         ] {

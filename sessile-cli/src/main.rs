@@ -6,7 +6,7 @@
 //! 2. `doctor/mod.rs`, `stats.rs`, `list.rs`, `show.rs`, `destroy.rs`, `explain/mod.rs` and `watch/mod.rs` are the commands. Sessions
 //!    come from the library (`store.rs`); what it does not ask comes from `node.rs: Node`, of the servers that `servers.rs` finds at
 //!    the `place.rs: Place` of the URL.
-//! 3. `output.rs`, `human.rs`, `view.rs` and `progress.rs` print. `interrupt.rs` listens for signals, `failure.rs` has the exit codes.
+//! 3. `output.rs`, `human.rs`, `view.rs` and `progress.rs` print. `prompt.rs` asks, `interrupt.rs` listens for signals, `failure.rs` has the exit codes.
 
 mod args;
 mod destroy;
@@ -20,6 +20,7 @@ mod node;
 mod output;
 mod place;
 mod progress;
+mod prompt;
 mod scan;
 mod servers;
 mod settings;

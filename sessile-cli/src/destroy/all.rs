@@ -5,12 +5,12 @@ use sessile::SessionError;
 use sessile::store::StatsOptions;
 
 use crate::args;
-use crate::destroy::confirmed;
 use crate::destroy::report::Report;
 use crate::failure::Failure;
 use crate::human::counted;
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, Shown};
+use crate::prompt::confirmed;
 use crate::store::Store;
 
 /// How many sessions end at once: three round trips each.
@@ -72,7 +72,7 @@ pub(super) async fn all(
                 "This signs everybody out: {}. Type their number to go on:",
                 counted(found, "session", "sessions")
             );
-            if !confirmed(false, &question, &found.to_string())? {
+            if !confirmed(false, &question, &found.to_string(), interrupted).await? {
                 return Ok(None);
             }
         }

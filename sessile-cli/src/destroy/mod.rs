@@ -3,8 +3,6 @@
 mod all;
 mod report;
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use sessile::{Handle, SessionError};
 
 use crate::args;
@@ -14,6 +12,7 @@ use crate::human::{counted, printable};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::progress::Shown;
+use crate::prompt::confirmed;
 use crate::settings::Settings;
 use crate::store::{Store, open_to_read, open_to_write};
 
@@ -30,8 +29,12 @@ pub(crate) async fn run(
         false => open_to_write(settings).await?,
     };
     let ended = match (&args.handle, &args.principal) {
-        (Some(handle), _) => one(*handle, args, &store).await?.map(|it| (it, None)),
-        (None, Some(principal)) => of_user(principal, args, &store).await?.map(|it| (it, None)),
+        (Some(handle), _) => one(*handle, args, &store, interrupted)
+            .await?
+            .map(|it| (it, None)),
+        (None, Some(principal)) => of_user(principal, args, &store, interrupted)
+            .await?
+            .map(|it| (it, None)),
         (None, None) => all::all(args, &store, shown, interrupted).await?,
     };
     let Some((report, error)) = ended else {
@@ -51,6 +54,7 @@ async fn one(
     handle: Handle,
     args: &args::Destroy,
     store: &Store,
+    interrupted: &Interrupt,
 ) -> Result<Option<Report>, Failure> {
     let who = match store.sessions.find(handle).await {
         Ok(None) => return Ok(Some(Report::default())),
@@ -74,7 +78,14 @@ async fn one(
     if args.dry_run {
         return Ok(Some(found));
     }
-    if !confirmed(args.yes, &format!("End the session {who}?"), "y")? {
+    if !confirmed(
+        args.yes,
+        &format!("End the session {who}?"),
+        "y",
+        interrupted,
+    )
+    .await?
+    {
         return Ok(None);
     }
     let ended = store.sessions.destroy_of_anyone(handle).await?;
@@ -89,6 +100,7 @@ async fn of_user(
     principal: &str,
     args: &args::Destroy,
     store: &Store,
+    interrupted: &Interrupt,
 ) -> Result<Option<Report>, Failure> {
     let sessions = store.sessions.of(principal).await?;
     let sessions = sessions
@@ -109,7 +121,7 @@ async fn of_user(
         counted(found, "session", "sessions")
     );
     // Also without a session: a sign-in may be under way.
-    if !confirmed(args.yes, &question, "y")? {
+    if !confirmed(args.yes, &question, "y", interrupted).await? {
         return Ok(None);
     }
     let ended = match args.except {
@@ -122,46 +134,4 @@ async fn of_user(
         gone: found.saturating_sub(ended),
         ..report
     }))
-}
-
-/// Asks on the terminal, where a pipe must not answer.
-fn confirmed(yes: bool, question: &str, wanted: &str) -> Result<bool, Failure> {
-    if yes {
-        return Ok(true);
-    }
-    if !io::stdin().is_terminal() {
-        let advice = "nobody can be asked, since stdin is not a terminal: give --yes";
-        return Err(Failure::Usage(advice.to_owned()));
-    }
-    let choices = if wanted == "y" { " [y/N]" } else { "" };
-    eprint!("{question}{choices} ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(is_yes(&answer, wanted))
-}
-
-fn is_yes(answer: &str, wanted: &str) -> bool {
-    let answer = answer.trim().to_lowercase().replace(' ', "");
-    answer == wanted || (wanted == "y" && answer == "yes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_wanted_answer_is_yes() {
-        for (answer, wanted, expected) in [
-            ("y\n", "y", true),
-            ("YES\n", "y", true),
-            ("\n", "y", false),
-            ("no\n", "y", false),
-            ("200 000\n", "200000", true),
-            ("y\n", "200000", false),
-            ("20000\n", "200000", false),
-        ] {
-            assert_eq!(is_yes(answer, wanted), expected, "{answer:?}");
-        }
-    }
 }

@@ -6,7 +6,7 @@
 mod missing;
 mod verdict;
 
-use std::io::{self, Read as _};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use serde::Serialize;
 use sessile::store::IndexKey;
-use sessile::{Handle, SessionError, SessionStore as _, StoredSession};
+use sessile::{Handle, SessionConfig, SessionError, SessionStore as _, StoredSession};
 
 use crate::args;
 use crate::doctor::gather_node;
@@ -23,6 +23,7 @@ use crate::explain::verdict::{Circumstances, Network, Stored, Verdict};
 use crate::failure::{Failure, Outcome};
 use crate::output::{BOLD, DIM, GREEN, Output, RED, pairs, styled, wrapped};
 use crate::place::Place;
+use crate::prompt;
 use crate::servers::Servers;
 use crate::settings::Settings;
 use crate::store::{Store, open_to_read};
@@ -46,7 +47,10 @@ pub(crate) async fn run(
     settings: &Settings,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
-    let token = args.token_stdin.then(read_token).transpose()?;
+    let token = match args.token_stdin {
+        true => Some(read_token(&settings.session).await?),
+        false => None,
+    };
     let named = token.as_deref().map(handle_of);
     let store = open_to_read(settings).await?;
     let now = store.redis.now();
@@ -242,23 +246,42 @@ fn item(output: &mut Output, name: &str, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The value of the cookie, alone or as `name=value`. It must come neither from the arguments, which `ps` and the shell's history
-/// show, nor into any output.
-fn read_token() -> Result<String, Failure> {
-    let mut text = String::new();
-    // A cookie is shorter; whatever follows is not read.
-    io::stdin()
-        .lock()
-        .take(4096)
-        .read_to_string(&mut text)
-        .map_err(|error| Failure::Usage(format!("cannot read the token from stdin: {error}")))?;
-    Ok(cookie_value(&text).to_owned())
+/// The value of the cookie, alone or as `name=value`, or a whole Cookie header. It must come neither from the arguments, which `ps`
+/// and the shell's history show, nor into any output.
+async fn read_token(layer: &SessionConfig) -> Result<String, Failure> {
+    let text = match io::stdin().is_terminal() {
+        true => prompt::secret("The value of the session's cookie, which is not shown:").await?,
+        false => {
+            let read = prompt::apart(|| {
+                let mut text = String::new();
+                // Browsers send no more; whatever follows is not read.
+                let mut stdin = io::stdin().lock().take(16 * 1024);
+                stdin.read_to_string(&mut text).map(|_| text)
+            });
+            read.await.map_err(|error| {
+                Failure::Usage(format!("cannot read the token from stdin: {error}"))
+            })?
+        }
+    };
+    let former = layer.cookie.former_names.iter().map(String::as_str);
+    let names = std::iter::once(layer.cookie.name.as_str()).chain(former);
+    Ok(cookie_value(&text, names).to_owned())
 }
 
-fn cookie_value(text: &str) -> &str {
+/// The value of the cookie with the first of these names that is there, or else of the first cookie.
+fn cookie_value<'a, 'n>(text: &'a str, names: impl IntoIterator<Item = &'n str>) -> &'a str {
     let text = text.trim();
-    let cookie = text.split(';').next().unwrap_or(text);
-    cookie.rsplit('=').next().unwrap_or(cookie).trim()
+    let is_header = |name: &str| ["cookie", "set-cookie"].contains(&name.to_lowercase().as_str());
+    let text = match text.split_once(':') {
+        Some((name, rest)) if is_header(name) => rest,
+        _ => text,
+    };
+    let pairs = || text.split(';').filter_map(|pair| pair.split_once('='));
+    let named = |name| pairs().find(|(found, _)| found.trim() == name);
+    let named = names.into_iter().find_map(named);
+    let first = text.split(';').next().unwrap_or(text);
+    let first = first.split_once('=').map_or(first, |(_, value)| value);
+    named.map_or(first, |(_, value)| value).trim()
 }
 
 /// The public half of a token; `None` if it is not one.
@@ -280,9 +303,15 @@ mod tests {
             ("abc\n", "abc"),
             ("__Host-id=abc", "abc"),
             ("__Host-id=abc; Path=/; Secure\n", "abc"),
+            ("other=abc", "abc"),
+            ("theme=dark; __Host-id=abc; lang=en", "abc"),
+            ("Cookie: theme=dark; __Host-id=abc", "abc"),
+            ("old=def; __Host-id=abc", "abc"),
+            ("theme=dark; old=def", "def"),
+            ("set-cookie: __Host-id=abc; Path=/", "abc"),
             ("", ""),
         ] {
-            assert_eq!(cookie_value(text), expected);
+            assert_eq!(cookie_value(text, ["__Host-id", "old"]), expected, "{text}");
         }
     }
 

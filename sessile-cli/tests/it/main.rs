@@ -6,6 +6,7 @@ mod conduct;
 mod destroy_all;
 mod doctor;
 mod explain;
+mod prompts;
 mod proxy;
 mod sessions;
 mod support;
