@@ -1,21 +1,18 @@
 //! `list`: all sessions, or those of one user.
 
+use std::io;
 use std::time::SystemTime;
 
-use futures_util::future::join_all;
+use sessile::SessionStore as _;
 use sessile::store::StatsOptions;
-use sessile::{Handle, SessionError, SessionStore as _, Sessions};
 
 use crate::args;
 use crate::failure::{Failure, Outcome};
 use crate::output::{DIM, Output, styled};
 use crate::progress::{Progress, Shown};
 use crate::settings::Settings;
-use crate::store::{Store, open_to_read};
+use crate::store::{AT_ONCE, Listed, Store, open_to_read};
 use crate::view::{COLUMNS, Unreadable, View, row};
-
-/// How many sessions are read at once.
-const AT_ONCE: usize = 128;
 
 pub(crate) async fn run(
     args: &args::List,
@@ -31,9 +28,8 @@ pub(crate) async fn run(
     };
     match &args.principal {
         Some(principal) => {
-            let sessions = store.sessions.of(principal).await?;
-            let handles: Vec<_> = sessions.iter().map(|it| it.handle()).collect();
-            list.print(&store.sessions, &handles, output).await?;
+            let sessions = store.of_user(principal).await?;
+            list.print(&sessions, output)?;
         }
         None => all(&store, &mut list, output, shown).await?,
     }
@@ -52,7 +48,9 @@ async fn all(
     let mut progress = Progress::new(shown, "keys");
     let mut scan = store.redis.scan(StatsOptions::new()).await?;
     while let Some(handles) = scan.next().await? {
-        list.print(&store.sessions, &handles, output).await?;
+        for handles in handles.chunks(AT_ONCE) {
+            list.print(&store.find_each(handles).await?, output)?;
+        }
         let so_far = scan.progress();
         progress.set(
             so_far.keys,
@@ -75,40 +73,24 @@ struct List {
 }
 
 impl List {
-    async fn print(
-        &mut self,
-        sessions: &Sessions,
-        handles: &[Handle],
-        output: &mut Output,
-    ) -> Result<(), Failure> {
-        for handles in handles.chunks(AT_ONCE) {
-            let finds = handles.iter().map(|handle| sessions.find(*handle));
-            for (handle, found) in handles.iter().zip(join_all(finds).await) {
-                if self.left == 0 {
-                    return Ok(());
-                }
-                if self.printed == 0 && !output.is_json {
-                    output.line(styled(DIM, COLUMNS))?;
-                }
-                match found {
-                    Ok(None) => continue,
-                    Ok(Some(session)) if output.is_json => output.json_line(&View::of(&session))?,
-                    Ok(Some(session)) => output.line(row(&session, self.now))?,
-                    Err(SessionError::Gone(_)) => {
-                        let unreadable = Unreadable::new(*handle);
-                        match output.is_json {
-                            true => output.json_line(&unreadable)?,
-                            false => output.line(format!("{handle}  {}", unreadable.error))?,
-                        }
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-                self.left -= 1;
-                self.printed += 1;
+    fn print(&mut self, sessions: &[Listed], output: &mut Output) -> io::Result<()> {
+        for (handle, session) in sessions {
+            if self.left == 0 {
+                break;
             }
+            if self.printed == 0 && !output.is_json {
+                output.line(styled(DIM, COLUMNS))?;
+            }
+            match (session, Unreadable::new(*handle)) {
+                (Some(session), _) if output.is_json => output.json_line(&View::of(session))?,
+                (Some(session), _) => output.line(row(session, self.now))?,
+                (None, unreadable) if output.is_json => output.json_line(&unreadable)?,
+                (None, unreadable) => output.line(format!("{handle}  {}", unreadable.error))?,
+            }
+            self.left -= 1;
+            self.printed += 1;
         }
         // Whoever reads along sees each page, and a closed pipe ends the scan.
-        output.flush()?;
-        Ok(())
+        output.flush()
     }
 }

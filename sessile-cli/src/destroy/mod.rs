@@ -102,11 +102,11 @@ async fn of_user(
     store: &Store,
     interrupted: &Interrupt,
 ) -> Result<Option<Report>, Failure> {
-    let sessions = store.sessions.of(principal).await?;
-    let sessions = sessions
-        .iter()
-        .filter(|it| Some(it.handle()) != args.except);
-    let found = sessions.count() as u64;
+    let mut sessions = store.of_user(principal).await?;
+    if let Some(keep) = args.except {
+        sessions.retain(|(handle, _)| *handle != keep);
+    }
+    let found = sessions.len() as u64;
     let report = Report {
         found,
         dry_run: args.dry_run,

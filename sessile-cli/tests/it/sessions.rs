@@ -227,3 +227,39 @@ async fn nothing_ends_by_a_user_who_may_only_read() {
     );
     assert_eq!(run(&["show", &mia.handle, "--url", &server.url()]).code, 0);
 }
+
+/// `explain` tells by them how a session has ended.
+#[tokio::test]
+async fn a_look_at_the_sessions_of_a_user_leaves_the_entries_of_those_that_have_ended() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let url = server.url();
+    let mia = app.signed_in("mia").await;
+    let unused = app.signed_in("mia").await;
+    server.ask::<()>(&["DEL", &format!("sessile:{}", unused.handle)]);
+    let listed = run(&["list", "--principal", "mia", "--json", "--url", &url]);
+    assert_eq!(handles(&listed.out), BTreeSet::from([mia.handle.clone()]));
+    let dry = [
+        "destroy",
+        "--principal",
+        "mia",
+        "--dry-run",
+        "--json",
+        "--url",
+        &url,
+    ];
+    assert_eq!(run(&dry).json()["found"], 1);
+    let explained = run(&[
+        "explain",
+        &unused.handle,
+        "--principal",
+        "mia",
+        "--json",
+        "--url",
+        &url,
+    ]);
+    let report = explained.json();
+    let mut causes = report["causes"].as_array().unwrap().iter();
+    let logout = causes.find(|it| it["cause"] == "logout").unwrap();
+    assert_eq!(logout["likelihood"], "unlikely", "{explained:?}");
+}
