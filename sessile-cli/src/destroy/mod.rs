@@ -104,7 +104,14 @@ async fn of_user(
 ) -> Result<Option<Report>, Failure> {
     let mut sessions = store.of_user(principal).await?;
     if let Some(keep) = args.except {
+        let before = sessions.len();
         sessions.retain(|(handle, _)| *handle != keep);
+        if sessions.len() == before {
+            return Err(Failure::Usage(format!(
+                "--except {keep} is no session of {}, so nothing was ended: `sessile list --principal` shows their sessions",
+                printable(principal)
+            )));
+        }
     }
     let found = sessions.len() as u64;
     let report = Report {

@@ -228,6 +228,29 @@ async fn nothing_ends_by_a_user_who_may_only_read() {
     assert_eq!(run(&["show", &mia.handle, "--url", &server.url()]).code, 0);
 }
 
+#[tokio::test]
+async fn the_session_to_spare_is_one_of_the_user_or_nothing_ends() {
+    let server = Server::start();
+    let app = App::new(&server.url()).await;
+    let url = server.url();
+    let mia = app.signed_in("mia").await;
+    let ben = app.signed_in("ben").await;
+    let missing = "AAAAAAAAAAAAAAAAAAAAAA";
+    for (except, more) in [
+        (ben.handle.as_str(), "--yes"),
+        (missing, "--yes"),
+        (missing, "--dry-run"),
+    ] {
+        let words = ["destroy", "--principal", "mia", "--except", except];
+        let ran = run(&[&words[..], &[more, "--url", &url]].concat());
+        assert!(
+            ran.code == 2 && ran.err.contains("is no session of mia"),
+            "{ran:?}"
+        );
+        assert_eq!(run(&["show", &mia.handle, "--url", &url]).code, 0);
+    }
+}
+
 /// `explain` tells by them how a session has ended.
 #[tokio::test]
 async fn a_look_at_the_sessions_of_a_user_leaves_the_entries_of_those_that_have_ended() {
