@@ -29,6 +29,27 @@ pub(crate) enum Place {
     },
 }
 
+/// Without the login.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = |targets: &[Target]| {
+            let addresses: Vec<_> = targets.iter().map(Target::address).collect();
+            addresses.join(",")
+        };
+        match self {
+            Self::Server(target) => f.write_str(&target.address())?,
+            Self::Cluster(nodes) => write!(f, "the cluster of {}", addresses(nodes))?,
+            Self::Sentinels {
+                sentinels, name, ..
+            } => write!(f, "{name} of the sentinels {}", addresses(sentinels))?,
+        }
+        match self.login().database() {
+            0 => Ok(()),
+            database => write!(f, ", database {database}"),
+        }
+    }
+}
+
 /// One server, and how to log in to it.
 #[derive(Clone)]
 pub(crate) struct Target {
@@ -324,6 +345,22 @@ mod tests {
         assert_eq!((primary.database(), primary.has_password()), (3, true));
         assert_eq!(primary.at("p", 9).address(), "p:9");
         assert!(!format!("{primary:?}").contains(":primary"));
+    }
+
+    #[test]
+    fn a_place_is_named_without_its_login() {
+        for (url, expected) in [
+            ("redis://mia:s3cret@h:1/", "h:1"),
+            ("redis://:s3cret@h/5", "h:6379, database 5"),
+            ("unix:///run/redis.sock", "/run/redis.sock"),
+            ("redis+cluster://:s3cret@h:1,i:2/", "the cluster of h:1,i:2"),
+            (
+                "redis+sentinel://:s3cret@s,t:5/mymaster/3",
+                "mymaster of the sentinels s:26379,t:5, database 3",
+            ),
+        ] {
+            assert_eq!(place(url).to_string(), expected);
+        }
     }
 
     #[test]

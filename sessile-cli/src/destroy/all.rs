@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use sessile::SessionError;
 use sessile::store::StatsOptions;
 
-use crate::args;
+use crate::destroy::Task;
 use crate::destroy::report::Report;
 use crate::failure::Failure;
 use crate::human::counted;
@@ -22,11 +22,15 @@ const MAX_PASSES: u32 = 5;
 
 /// The report, if anything was to end, and the first error.
 pub(super) async fn all(
-    args: &args::Destroy,
-    store: &Store,
+    task: &Task<'_>,
     shown: Shown,
-    interrupted: &Interrupt,
 ) -> Result<Option<(Report, Option<Failure>)>, Failure> {
+    let Task {
+        args,
+        store,
+        place,
+        interrupted,
+    } = task;
     let mut progress = Progress::new(shown, "keys counted");
     let mut scan = store.redis.scan(StatsOptions::new()).await?;
     while scan.next().await?.is_some() {
@@ -40,7 +44,7 @@ pub(super) async fn all(
             let report = Report {
                 found: so_far.sessions,
                 interrupted: true,
-                ..Report::default()
+                ..Report::on(place)
             };
             return Ok(Some((report, None)));
         }
@@ -50,7 +54,7 @@ pub(super) async fn all(
     let mut report = Report {
         found,
         dry_run: args.dry_run,
-        ..Report::default()
+        ..Report::on(place)
     };
     if args.dry_run || found == 0 {
         return Ok(Some((report, None)));
@@ -58,18 +62,18 @@ pub(super) async fn all(
     match args.expect {
         Some(expected) if !is_expected(found, expected) => {
             return Err(Failure::Usage(format!(
-                "there are {found} sessions, and --expect says {expected}: is it the right store?"
+                "on {place} there are {found} sessions, and --expect says {expected}: is it the right store?"
             )));
         }
         Some(_) if args.yes => {}
         None if args.yes => {
             return Err(Failure::Usage(format!(
-                "--all with --yes needs --expect {found}, the number of sessions that `sessile stats` counts"
+                "on {place}, --all with --yes needs --expect {found}, the number of sessions that `sessile stats` counts"
             )));
         }
         _ => {
             let question = format!(
-                "This signs everybody out: {}. Type their number to go on:",
+                "On {place}: this signs everybody out: {}. Type their number to go on:",
                 counted(found, "session", "sessions")
             );
             if !confirmed(false, &question, &found.to_string(), interrupted).await? {
@@ -97,7 +101,7 @@ async fn end_all(
             ended: report.ended,
             gone: report.gone,
             found: report.found,
-            ..Report::default()
+            ..Report::on(&report.store)
         };
         // As is its error.
         error = None;

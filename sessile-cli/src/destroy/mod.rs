@@ -11,10 +11,21 @@ use crate::failure::{Failure, Outcome};
 use crate::human::{counted, printable};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::place::Place;
 use crate::progress::Shown;
 use crate::prompt::confirmed;
 use crate::settings::Settings;
 use crate::store::{Store, open_to_read, open_to_write};
+
+/// What was asked for, and where.
+#[derive(Debug)]
+struct Task<'a> {
+    args: &'a args::Destroy,
+    store: Store,
+    /// The server and the keys, which every question and summary names: it may be another store than the application's.
+    place: String,
+    interrupted: &'a Interrupt,
+}
 
 pub(crate) async fn run(
     args: &args::Destroy,
@@ -28,17 +39,20 @@ pub(crate) async fn run(
         true => open_to_read(settings).await?,
         false => open_to_write(settings).await?,
     };
+    let place = Place::of(&settings.redis)?;
+    let task = Task {
+        args,
+        store,
+        place: format!("{place}, keys {}*", settings.redis.key_prefix),
+        interrupted,
+    };
     let ended = match (&args.handle, &args.principal) {
-        (Some(handle), _) => one(*handle, args, &store, interrupted)
-            .await?
-            .map(|it| (it, None)),
-        (None, Some(principal)) => of_user(principal, args, &store, interrupted)
-            .await?
-            .map(|it| (it, None)),
-        (None, None) => all::all(args, &store, shown, interrupted).await?,
+        (Some(handle), _) => one(*handle, &task).await?.map(|it| (it, None)),
+        (None, Some(principal)) => of_user(principal, &task).await?.map(|it| (it, None)),
+        (None, None) => all::all(&task, shown).await?,
     };
     let Some((report, error)) = ended else {
-        anstream::eprintln!("nothing was ended");
+        anstream::eprintln!("on {}: nothing was ended", task.place);
         return Ok(Outcome::Found);
     };
     match output.is_json {
@@ -50,21 +64,22 @@ pub(crate) async fn run(
     end(&report, error)
 }
 
-async fn one(
-    handle: Handle,
-    args: &args::Destroy,
-    store: &Store,
-    interrupted: &Interrupt,
-) -> Result<Option<Report>, Failure> {
+async fn one(handle: Handle, task: &Task<'_>) -> Result<Option<Report>, Failure> {
+    let Task {
+        args,
+        store,
+        place,
+        interrupted,
+    } = task;
     let who = match store.sessions.find(handle).await {
-        Ok(None) => return Ok(Some(Report::default())),
+        Ok(None) => return Ok(Some(Report::on(place))),
         Ok(Some(session)) => match session.principal() {
             Some(principal) => format!("{handle}, to which {} is signed in", printable(principal)),
             None => format!("{handle} of an anonymous visitor"),
         },
         Err(SessionError::Gone(_)) => {
             return Err(Failure::Store(format!(
-                "the session {handle} is unreadable: a later version of sessile has written it, or something else. Use the command of that \
+                "on {place}, the session {handle} is unreadable: a later version of sessile has written it, or something else. Use the command of that \
                  version, or UNLINK its key"
             )));
         }
@@ -73,14 +88,14 @@ async fn one(
     let found = Report {
         found: 1,
         dry_run: args.dry_run,
-        ..Report::default()
+        ..Report::on(place)
     };
     if args.dry_run {
         return Ok(Some(found));
     }
     if !confirmed(
         args.yes,
-        &format!("End the session {who}?"),
+        &format!("On {place}: end the session {who}?"),
         "y",
         interrupted,
     )
@@ -96,19 +111,20 @@ async fn one(
     }))
 }
 
-async fn of_user(
-    principal: &str,
-    args: &args::Destroy,
-    store: &Store,
-    interrupted: &Interrupt,
-) -> Result<Option<Report>, Failure> {
+async fn of_user(principal: &str, task: &Task<'_>) -> Result<Option<Report>, Failure> {
+    let Task {
+        args,
+        store,
+        place,
+        interrupted,
+    } = task;
     let mut sessions = store.of_user(principal).await?;
     if let Some(keep) = args.except {
         let before = sessions.len();
         sessions.retain(|(handle, _)| *handle != keep);
         if sessions.len() == before {
             return Err(Failure::Usage(format!(
-                "--except {keep} is no session of {}, so nothing was ended: `sessile list --principal` shows their sessions",
+                "on {place}, --except {keep} is no session of {}, so nothing was ended: `sessile list --principal` shows their sessions",
                 printable(principal)
             )));
         }
@@ -117,14 +133,14 @@ async fn of_user(
     let report = Report {
         found,
         dry_run: args.dry_run,
-        ..Report::default()
+        ..Report::on(place)
     };
     if args.dry_run {
         return Ok(Some(report));
     }
     let who = printable(principal);
     let question = format!(
-        "End {} of {who}, and refuse sign-ins under way?",
+        "On {place}: end {} of {who}, and refuse sign-ins under way?",
         counted(found, "session", "sessions")
     );
     // Also without a session: a sign-in may be under way.

@@ -11,6 +11,8 @@ const NAMED: usize = 10;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Report {
+    /// The server and the keys.
+    pub(super) store: String,
     /// The sessions that there were.
     pub(super) found: u64,
     pub(super) ended: u64,
@@ -26,6 +28,13 @@ pub(super) struct Report {
 }
 
 impl Report {
+    pub(super) fn on(store: &str) -> Self {
+        Self {
+            store: store.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// A session that goes on because this version cannot read it.
     pub(super) fn add_unreadable(&mut self, prefix: &str, handle: Handle) {
         self.unreadable += 1;
@@ -59,9 +68,9 @@ impl Report {
 pub(super) fn summary(report: &Report) -> String {
     let sessions = |n| counted(n, "session", "sessions");
     if report.dry_run {
-        return format!("{} would end", sessions(report.found));
+        return format!("on {}: {} would end", report.store, sessions(report.found));
     }
-    let mut text = format!("{} ended", sessions(report.ended));
+    let mut text = format!("on {}: {} ended", report.store, sessions(report.ended));
     if report.gone > 0 {
         text = format!("{text}, {} had ended meanwhile", sessions(report.gone));
     }
@@ -111,10 +120,10 @@ mod tests {
             gone: 1,
             failed: 1,
             interrupted: true,
-            ..Report::default()
+            ..Report::on("h:1, keys shop:*")
         };
         report.add_unreadable("shop:", "AAAAAAAAAAAAAAAAAAAAAA".parse().unwrap());
-        let expected = "4 sessions ended, 1 session had ended meanwhile, 1 session may go on: run it again; interrupted, about 3 sessions go on\n\
+        let expected = "on h:1, keys shop:*: 4 sessions ended, 1 session had ended meanwhile, 1 session may go on: run it again; interrupted, about 3 sessions go on\n\
                         1 session was written by a later version of sessile or by something else: use the `sessile` of that version, or UNLINK it: \
                         shop:AAAAAAAAAAAAAAAAAAAAAA";
         assert_eq!(summary(&report), expected);

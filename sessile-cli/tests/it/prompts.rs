@@ -76,7 +76,9 @@ async fn ctrl_c_at_a_question_ends_the_command_and_no_session() {
         } else {
             "[y/N]"
         };
-        let (mut asked, _) = Asked::start(&words, end);
+        let (mut asked, said) = Asked::start(&words, end);
+        let on = format!("On 127.0.0.1:{}, keys sessile:*: ", server.port);
+        assert!(said.starts_with(&on), "{said}");
         kill(
             Pid::from_raw(asked.process.id().cast_signed()),
             Signal::SIGINT,

@@ -31,6 +31,11 @@ impl Proxy {
         Self { port }
     }
 
+    /// A summary of `destroy`.
+    pub fn on(&self, text: &str) -> String {
+        format!("on 127.0.0.1:{}, keys sessile:*: {text}\n", self.port)
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }

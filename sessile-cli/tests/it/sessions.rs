@@ -127,7 +127,8 @@ async fn one_session_or_those_of_a_user_end_and_no_others() {
         "--url",
         &url,
     ];
-    assert_eq!(run(&words).out, "1 session ended\n");
+    let on = format!("on 127.0.0.1:{}, keys sessile:*: ", server.port);
+    assert_eq!(run(&words).out, format!("{on}1 session ended\n"));
     assert_eq!(
         left(),
         BTreeSet::from([two.handle.clone(), ben.handle.clone()])
