@@ -16,8 +16,9 @@ Exit codes:
   3    the store cannot be reached, or failed
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP
 
-The store is that of the argument or --url, else of SESSILE_URL, else of --config, else of REDIS_URL. A URL with a password in the
-arguments is visible to other users of this machine: prefer the environment or a file.";
+The store is that of the argument or --url, else of --config, else of SESSILE_URL, else of the application's variables or the file of
+SESSILE_CONFIG, else of REDIS_URL. Variables such as SESSILE__STORE__KEY_PREFIX replace settings of the file. A URL with a password in
+the arguments is visible to other users of this machine: prefer the environment or a file.";
 
 /// Looks at the sessions that sessile keeps in Redis or Valkey, and at that server.
 #[derive(Debug, Parser)]
@@ -31,17 +32,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The store: redis://, rediss://, redis+cluster://, redis+sentinel:// or unix://
-    #[arg(
-        long,
-        global = true,
-        env = "SESSILE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    /// The store: redis://, rediss://, redis+cluster://, redis+sentinel:// or unix:// [env: SESSILE_URL]
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// The application's configuration, a TOML file with the tables store and session
-    #[arg(long, global = true, env = "SESSILE_CONFIG", value_name = "FILE")]
+    /// The application's configuration, a TOML file with the tables store and session [env: SESSILE_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The start of the store's keys [default: sessile:]
     #[arg(long, global = true, value_name = "PREFIX")]

@@ -2,7 +2,8 @@
 //!
 //! One file or folder for each command. What they judge is in pure functions, tested as tables; what they ask and print is apart.
 //!
-//! 1. `args.rs: Args` is the command line, `settings.rs: Settings` what it, the environment and a file say together.
+//! 1. `args.rs: Args` is the command line, `environment.rs: Environment` the variables, `settings.rs: Settings` what they and a file say
+//!    together.
 //! 2. `doctor/mod.rs`, `stats.rs`, `list.rs`, `show.rs`, `destroy.rs`, `explain/mod.rs` and `watch/mod.rs` are the commands. Sessions
 //!    come from the library (`store.rs`); what it does not ask comes from `node.rs: Node`, of the servers that `servers.rs` finds at
 //!    the `place.rs: Place` of the URL.
@@ -11,6 +12,7 @@
 mod args;
 mod destroy;
 mod doctor;
+mod environment;
 mod explain;
 mod failure;
 mod human;

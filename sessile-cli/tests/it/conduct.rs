@@ -38,7 +38,7 @@ fn exit_codes_say_how_a_command_ended() {
 #[test]
 fn the_store_comes_from_the_environment_or_the_file_of_the_application() {
     let server = Server::start();
-    for variable in ["SESSILE_URL", "REDIS_URL"] {
+    for variable in ["SESSILE_URL", "SESSILE__STORE__URL", "REDIS_URL"] {
         let mut stats = command(&["stats"]);
         stats.env(variable, server.url());
         let ran = finish(stats);
@@ -52,6 +52,12 @@ fn the_store_comes_from_the_environment_or_the_file_of_the_application() {
     std::fs::write(&path, text).unwrap();
     let path = path.display().to_string();
     assert_eq!(run(&["--config", &path, "stats"]).code, 0);
+    // The file that is named, and not the environment.
+    let mut named = command(&["--config", &path, "destroy", "--all", "--dry-run", "--json"]);
+    named.env("SESSILE_URL", format!("redis://127.0.0.1:{}/", free_port()));
+    let ran = finish(named);
+    let on = format!("127.0.0.1:{}, keys shop:*", server.port);
+    assert_eq!(ran.json()["store"], on.as_str(), "{ran:?}");
     let ran = run(&["--config", &path, "explain", "AAAAAAAAAAAAAAAAAAAAAA"]);
     assert!(ran.out.contains("idle_timeout = 5m"), "{ran:?}");
 }

@@ -316,6 +316,11 @@ pub fn command(words: &[&str]) -> Command {
     ] {
         command.env_remove(variable);
     }
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SESSILE__") {
+            command.env_remove(name);
+        }
+    }
     command
         .args(["--timeout", "60s", "--connect-timeout", "60s"])
         .args(words);
