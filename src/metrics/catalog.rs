@@ -191,12 +191,72 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
     ),
 ];
 
+/// Counters of rare things, by the values of their label. A counter that first appears as 1 has not increased as far as Prometheus
+/// knows, so the first of these events after a start would fire no alert.
+const ZEROS: &[(&str, &str, &[&str])] = &[
+    (
+        "sessile_tokens_refused_total",
+        "reason",
+        &[
+            "unknown",
+            "expired",
+            "wrong_secret",
+            "replaced",
+            "other_network",
+            "unreadable",
+            "malformed",
+            "ambiguous",
+        ],
+    ),
+    (
+        "sessile_commit_conflicts_total",
+        "result",
+        &["merged", "rejected"],
+    ),
+    (
+        "sessile_error_responses_total",
+        "reason",
+        &[
+            "store_unavailable",
+            "store_refused",
+            "store_unknown",
+            "store_not_durable",
+            "busy",
+            "outcome_unknown",
+            "partly_committed",
+        ],
+    ),
+    (
+        "sessile_sessions_ended_total",
+        "reason",
+        &["logout", "revoked", "max_sessions", "sign_in_refused"],
+    ),
+    (
+        "sessile_events_total",
+        "event",
+        &["destroy_failed", "unreadable_record"],
+    ),
+    (
+        "sessile_memory_evictions_total",
+        "session",
+        &["anonymous", "signed_in"],
+    ),
+];
+
 pub(super) fn describe() {
     for (name, kind, unit, help) in METRICS {
         match kind {
             Counter => metrics::describe_counter!(*name, *unit, *help),
             Gauge => metrics::describe_gauge!(*name, *unit, *help),
             Histogram => metrics::describe_histogram!(*name, *unit, *help),
+        }
+    }
+}
+
+pub(super) fn begin_at_zero() {
+    for (name, label, values) in ZEROS {
+        for value in *values {
+            metrics::counter!(*name, *label => *value).increment(0);
         }
     }
 }

@@ -12,7 +12,7 @@
 
 // The files, in reading order:
 //
-// 1. `catalog.rs` lists all metrics, and describes them to the recorder.
+// 1. `catalog.rs` lists all metrics, describes them to the recorder, and begins those that alerts watch at 0.
 // 2. `timer.rs: Timer` measures all durations; `gauge.rs: Present` counts what exists now.
 // 3. `requests.rs` records what requests, commits and events do; the store's part of it is in `store.rs`, and `server.rs` has the
 //    connections to one Redis server.
@@ -40,10 +40,13 @@ pub const LATENCY_BUCKETS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0,
 ];
 
-/// Describes all metrics to the recorder that is installed now.
-pub(crate) fn describe() {
+/// Describes all metrics to the recorder that is installed now, and begins the counters that alerts watch.
+pub(crate) fn introduce() {
     #[cfg(feature = "metrics")]
-    catalog::describe();
+    {
+        catalog::describe();
+        catalog::begin_at_zero();
+    }
 }
 
 /// A metric with one label, whose value is one of those in the list. Each has a static key, so that recording allocates nothing;

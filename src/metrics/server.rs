@@ -38,9 +38,13 @@ impl ServerMetrics {
             let metrics = Self {
                 keys: keys(address),
             };
-            // A gauge that nobody has raised yet would be missing instead of 0.
-            for key in &metrics.keys[..Metric::Connected as usize] {
+            // What nobody has raised yet would be missing instead of 0.
+            let (gauges, counters) = metrics.keys.split_at(Metric::Connected as usize);
+            for key in gauges {
                 gauge(key).increment(0.0);
+            }
+            for key in counters {
+                counter(key).increment(0);
             }
             metrics
         }

@@ -17,7 +17,7 @@ use crate::config::transport::Transport;
 use crate::error::config::ConfigError;
 use crate::error::session::SessionError;
 use crate::event::Observer;
-use crate::metrics::describe;
+use crate::metrics::introduce;
 use crate::middleware::parts::LayerParts;
 use crate::middleware::service::SessionService;
 use crate::record::fingerprint::Fingerprinting;
@@ -128,7 +128,7 @@ impl SessionLayer {
     }
 
     fn build(store: impl SessionStore, config: SessionConfig) -> Self {
-        describe();
+        introduce();
         Self {
             parts: LayerParts::new(store, config),
         }

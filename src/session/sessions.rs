@@ -14,6 +14,7 @@ use crate::config::SessionConfig;
 use crate::error::config::ConfigError;
 use crate::error::session::{Gone, SessionError};
 use crate::event::EndReason;
+use crate::metrics::introduce;
 use crate::record::change::Guard;
 use crate::record::lifetime::last_accessed;
 use crate::session::Session;
@@ -178,6 +179,7 @@ impl Sessions {
     }
 
     fn build(store: impl SessionStore, config: SessionConfig) -> Self {
+        introduce();
         let backend = Arc::new(Backend::new(Box::new(store)));
         Self::within(backend, Arc::new(Policy::new(config)), None)
     }
