@@ -13,13 +13,15 @@
 // The files, in reading order:
 //
 // 1. `catalog.rs` lists all metrics, describes them to the recorder, and begins those that alerts watch at 0.
-// 2. `timer.rs: Timer` measures all durations; `gauge.rs: Present` counts what exists now.
+// 2. `timer.rs: Timer` measures all durations, and `abandoned.rs: IfAbandoned` records those that end since nobody waits any more;
+//    `gauge.rs: Present` counts what exists now.
 // 3. `requests.rs` records what requests, commits and events do; the store's part of it is in `store.rs`, and `server.rs` has the
 //    connections to one Redis server.
 //
 // Callers need no `cfg`: without the feature `metrics` the types are empty and the functions do nothing. Labels are static, so
 // recording allocates nothing; `by_label!` says how.
 
+pub(crate) mod abandoned;
 #[cfg(feature = "metrics")]
 mod catalog;
 pub(crate) mod gauge;

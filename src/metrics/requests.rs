@@ -31,7 +31,7 @@ pub(crate) fn loaded(outcome: &'static str, timer: Timer) {
         histogram,
         "sessile_load_duration_seconds",
         "outcome" => outcome,
-        ["loaded", "new", "denied", "busy", "failed"]
+        ["loaded", "new", "denied", "busy", "failed", "abandoned"]
     )
     .record(timer.elapsed());
 }
@@ -101,15 +101,14 @@ pub(crate) fn index_healed(entries: usize) {
 }
 
 /// An exclusive request has waited for its turn.
-pub(crate) fn waited_for_lease<T>(outcome: &Result<T, SessionError>, timer: Timer) {
+pub(crate) fn waited_for_lease(outcome: &'static str, timer: Timer) {
     #[cfg(feature = "metrics")]
-    match outcome {
-        Ok(_) => metrics::histogram!("sessile_lease_wait_seconds", "outcome" => "acquired"),
-        Err(SessionError::Store(_)) => {
-            metrics::histogram!("sessile_lease_wait_seconds", "outcome" => "failed")
-        }
-        Err(_) => metrics::histogram!("sessile_lease_wait_seconds", "outcome" => "busy"),
-    }
+    by_label!(
+        histogram,
+        "sessile_lease_wait_seconds",
+        "outcome" => outcome,
+        ["acquired", "busy", "failed", "abandoned"]
+    )
     .record(timer.elapsed());
 }
 

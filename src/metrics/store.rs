@@ -1,17 +1,26 @@
 //! Calls of the store, and what it evicts.
 
 use crate::error::store::StoreError;
+use crate::metrics::abandoned::IfAbandoned;
 #[cfg(feature = "metrics")]
 use crate::metrics::by_label;
 use crate::metrics::timer::Timer;
 
-/// Measures a call of the store.
+/// Measures a call of the store, also one that is dropped before its answer.
 pub(crate) async fn measured<T>(
     operation: &'static str,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let timer = Timer::start();
+    let if_abandoned = IfAbandoned::new(|| called(operation, Some("abandoned"), timer));
     let result = call.await;
+    if_abandoned.disarm();
+    let failure = result.as_ref().err().map(|error| error.kind().as_str());
+    called(operation, failure, timer);
+    result
+}
+
+fn called(operation: &'static str, failure: Option<&'static str>, timer: Timer) {
     #[cfg(feature = "metrics")]
     {
         by_label!(
@@ -24,12 +33,11 @@ pub(crate) async fn measured<T>(
             ]
         )
         .record(timer.elapsed());
-        if let Err(error) = &result {
-            metrics::counter!("sessile_store_errors_total", "operation" => operation, "kind" => error.kind().as_str())
+        if let Some(kind) = failure {
+            metrics::counter!("sessile_store_errors_total", "operation" => operation, "kind" => kind)
                 .increment(1);
         }
     }
-    result
 }
 
 /// A memory store has evicted so many sessions of anonymous visitors and of users.

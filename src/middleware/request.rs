@@ -20,6 +20,7 @@ use crate::error::store::StoreError;
 use crate::event::Event;
 use crate::lock::assert_none_held;
 use crate::metrics;
+use crate::metrics::abandoned::IfAbandoned;
 use crate::metrics::requests::{
     TokenRefused, loaded as loaded_in, token_refused, waited_for_lease,
 };
@@ -49,7 +50,12 @@ impl SessionSlot {
     pub(crate) async fn load(&self) -> Result<Session, LoadFailure> {
         let span = tracing::debug_span!(target: "sessile", "session.load", handle = Empty, round_trips = Empty, outcome = Empty, "error.type" = Empty, otel.status_code = Empty);
         let timer = Timer::start();
+        let if_abandoned = IfAbandoned::new(|| {
+            loaded_in("abandoned", timer);
+            span.record("outcome", "abandoned");
+        });
         let loaded = self.load_in(&span).await;
+        if_abandoned.disarm();
         if metrics::ENABLED || !span.is_disabled() {
             let (outcome, handle, has_lease, failure) = match &loaded {
                 Ok(session) => {
@@ -292,8 +298,11 @@ impl SessionSlot {
             exclusive.lease(),
         );
         let timer = Timer::start();
+        let if_abandoned = IfAbandoned::new(|| waited_for_lease("abandoned", timer));
         let acquired = Lease::take(&self.context, queues, leased, wait, lease).await;
-        waited_for_lease(&acquired, timer);
+        if_abandoned.disarm();
+        let outcome = acquired.as_ref().err().map(failure_outcome);
+        waited_for_lease(outcome.unwrap_or("acquired"), timer);
         match &acquired {
             Err(SessionError::Store(error)) => {
                 let error = error.clone();

@@ -5,21 +5,23 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::Request;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sessile::metrics::LATENCY_BUCKETS;
-use sessile::store::{Deleted, Durability, ManualClock};
+use sessile::store::{Deleted, Durability, ManualClock, Renewal, Touched};
+use sessile::testing::{Call, TestStore};
 use sessile::{
-    Concurrency, CsrfLayer, Exclusive, Fingerprinting, MaxSessions, MemoryStore, RedisConfig,
-    RedisStore, Session, SessionLayer, SessionStore as _, Sessions,
+    Concurrency, CookieConfig, CsrfLayer, Exclusive, Fingerprinting, Handle, MaxSessions,
+    MemoryStore, RedisConfig, RedisStore, Session, SessionConfig, SessionError, SessionLayer,
+    SessionStore as _, Sessions,
 };
 use tower::ServiceExt as _;
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
-use crate::support::patience::by_default;
+use crate::support::patience::{budget_before_timeout, by_default, poll_at_most};
 use crate::support::{Browser, Server, store_with, until};
 
 /// What Prometheus gets.
@@ -245,6 +247,16 @@ async fn refused_tokens(_: PrometheusHandle) {
     retired.peek(&app, "/read").await;
     clock.advance(Duration::from_secs(20));
     retired.peek(&app, "/read").await;
+
+    // The store still has it when its absolute timeout has passed, as one whose clock runs slow does.
+    let facts = two.peek(&app, "/facts").await.ok();
+    let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+    let handle: Handle = facts["handle"].as_str().unwrap().parse().unwrap();
+    let month = Duration::from_secs(30 * 24 * 60 * 60);
+    let touched = store.touch(&handle, Renewal::Set(2 * month)).await.unwrap();
+    assert_eq!(touched, Touched::Done);
+    clock.advance(month);
+    two.peek(&app, "/read").await;
 }
 
 #[test]
@@ -258,15 +270,16 @@ fn tokens_that_open_no_session_are_counted_by_the_reason() {
         "ambiguous",
         "replaced",
         "wrong_secret",
+        "expired",
     ] {
         assert_eq!(scrape.of(&refused(reason)), 1.0, "{reason}\n{}", scrape.0);
     }
     assert_counts(
         &scrape,
         &[
-            ("sessile_tokens_refused_total", 6),
+            ("sessile_tokens_refused_total", 7),
             ("sessile_load_duration_seconds{outcome=\"denied\"}", 2),
-            ("sessile_load_duration_seconds{outcome=\"new\"}", 3),
+            ("sessile_load_duration_seconds{outcome=\"new\"}", 4),
         ],
     );
 }
@@ -307,6 +320,41 @@ fn ended_sessions_are_counted_by_the_reason() {
     );
 }
 
+/// A sign-in that is written only after all sessions of the user were ended.
+async fn a_refused_sign_in(_: PrometheusHandle) {
+    let store = TestStore::new();
+    let layer = SessionLayer::new(store.clone());
+    let (app, sessions) = (app(layer.clone()), layer.sessions());
+    let mut hold = store.hold(Call::Create);
+    let sign_in = async { Browser::default().peek(&app, "/login?u=mia").await };
+    let sign_out = async {
+        hold.arrived().await;
+        sessions.destroy_all("mia").await.unwrap();
+        hold.release();
+    };
+    let (page, ()) = tokio::join!(sign_in, sign_out);
+    assert!(page.set_cookies().is_empty());
+}
+
+#[test]
+fn a_session_that_ends_with_its_refused_sign_in_is_counted() {
+    let scrape = measure(false, a_refused_sign_in);
+    assert_counts(
+        &scrape,
+        &[
+            (
+                "sessile_sessions_ended_total{reason=\"sign_in_refused\"}",
+                1,
+            ),
+            ("sessile_sessions_ended_total", 1),
+            (
+                "sessile_error_responses_total{reason=\"sign_in_refused_signed_out_everywhere\"}",
+                1,
+            ),
+        ],
+    );
+}
+
 /// A store with room for one session: of a visitor, then of three users.
 async fn evictions(_: PrometheusHandle) {
     let app = app(SessionLayer::new(MemoryStore::with_capacity(1)));
@@ -335,6 +383,13 @@ async fn leases(_: PrometheusHandle) {
         browser.peek(&app, "/read")
     );
     assert_eq!((slow.status.as_u16(), late.status.as_u16()), (200, 503));
+
+    let leaves = async {
+        let late = browser.peek(&app, "/read");
+        tokio::time::timeout(Duration::from_millis(10), late).await
+    };
+    let (slow, left) = tokio::join!(browser.peek(&app, "/slow?ms=1000"), leaves);
+    assert!(slow.status == 200 && left.is_err());
 }
 
 #[test]
@@ -343,8 +398,10 @@ fn waits_for_a_lease_are_measured() {
     assert_counts(
         &scrape,
         &[
-            ("sessile_lease_wait_seconds{outcome=\"acquired\"}", 1),
+            ("sessile_lease_wait_seconds{outcome=\"acquired\"}", 2),
             ("sessile_lease_wait_seconds{outcome=\"busy\"}", 1),
+            ("sessile_lease_wait_seconds{outcome=\"abandoned\"}", 1),
+            ("sessile_load_duration_seconds{outcome=\"abandoned\"}", 1),
             ("sessile_load_duration_seconds{outcome=\"busy\"}", 1),
             ("sessile_error_responses_total{reason=\"busy\"}", 1),
         ],
@@ -389,6 +446,37 @@ fn responses_for_a_session_error_are_counted_by_its_name() {
         ],
     );
     assert!(scrape.of("sessile_store_errors_total{operation=\"replace\",kind=\"unknown\"}") > 1.0);
+}
+
+/// A layer with a hook around another one, of whose session the handler returns an error.
+async fn an_error_within_two_layers(_: PrometheusHandle) {
+    let outer = SessionConfig::default().with_cookie(CookieConfig::default().with_name("outer"));
+    let outer = SessionLayer::try_new(MemoryStore::new(), outer)
+        .unwrap()
+        .with_on_error(|_, _| Response::new(Bytes::new()));
+    let handler = |session: Session| async move {
+        session.insert("k", "no number")?;
+        let n = session.increment("k", 1)?;
+        Ok::<_, SessionError>(n.to_string())
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(SessionLayer::new(MemoryStore::new()))
+        .layer(outer);
+    // The page is that of the hook.
+    assert_eq!(Browser::default().peek(&app, "/").await.status, 200);
+}
+
+#[test]
+fn an_error_is_counted_once_although_the_hook_of_an_outer_layer_replaces_its_response() {
+    let scrape = measure(false, an_error_within_two_layers);
+    assert_counts(
+        &scrape,
+        &[
+            ("sessile_error_responses_total{reason=\"not_a_number\"}", 1),
+            ("sessile_error_responses_total", 1),
+        ],
+    );
 }
 
 /// A Redis that works.
@@ -518,6 +606,56 @@ async fn dropped_while_open(metrics: PrometheusHandle) {
 #[test]
 fn an_open_breaker_does_not_count_once_its_store_is_dropped() {
     measure(false, dropped_while_open);
+}
+
+/// A Redis that answers nothing: until the request's budget is up, and until the client has left.
+async fn silence(metrics: PrometheusHandle) {
+    let server = Server::start();
+    let impatient = store_with(&server.url(), budget_before_timeout).await;
+    let impatient = app(SessionLayer::new(impatient));
+    let patient = app(SessionLayer::new(store_with(&server.url(), |_| ()).await));
+    let (mut waiting, mut leaving) = (Browser::default(), Browser::default());
+    waiting.get(&impatient, "/incr?k=n").await.ok();
+    leaving.get(&patient, "/incr?k=n").await.ok();
+    server.freeze();
+
+    assert_eq!(waiting.peek(&impatient, "/read").await.status, 503);
+    assert_counts(
+        &Scrape(metrics.render()),
+        &[
+            ("sessile_store_duration_seconds{operation=\"load\"}", 1),
+            (
+                "sessile_store_errors_total{operation=\"load\",kind=\"abandoned\"}",
+                1,
+            ),
+            ("sessile_load_duration_seconds{outcome=\"failed\"}", 1),
+            ("sessile_load_duration_seconds{outcome=\"abandoned\"}", 0),
+        ],
+    );
+    assert!(
+        poll_at_most(1, leaving.peek(&patient, "/read"))
+            .await
+            .is_none()
+    );
+}
+
+#[test]
+fn a_load_that_a_silent_redis_does_not_answer_is_measured() {
+    let scrape = measure(false, silence);
+    assert_counts(
+        &scrape,
+        &[
+            ("sessile_store_duration_seconds{operation=\"load\"}", 2),
+            (
+                "sessile_store_errors_total{operation=\"load\",kind=\"abandoned\"}",
+                2,
+            ),
+            ("sessile_store_errors_total", 2),
+            ("sessile_load_duration_seconds{outcome=\"failed\"}", 1),
+            ("sessile_load_duration_seconds{outcome=\"abandoned\"}", 1),
+            ("sessile_load_duration_seconds", 2),
+        ],
+    );
 }
 
 /// The rows of the tables in docs/metrics.md: name and kind, and the label names and values in backticks.

@@ -22,6 +22,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::support::app::app;
 use crate::support::late::{Late, Post};
+use crate::support::patience::poll_at_most;
 use crate::support::{Browser, Server, store_with};
 
 /// The closed spans of sessile, each with its fields in the order in which they were recorded.
@@ -187,6 +188,19 @@ async fn a_load_that_waits_too_long_for_the_lease_is_recorded_as_busy() {
     let busy = loaded(1, "busy", None).remove(0) + &failed("busy");
     assert!(spans.contains(&busy), "{spans:?}");
     assert_eq!(spans.len(), 2);
+}
+
+#[tokio::test]
+async fn a_load_that_nobody_waits_for_any_more_is_recorded_as_abandoned() {
+    let late = Late::before(MemoryStore::new());
+    let app = app(SessionLayer::new(late.clone()));
+    let mut browser = Browser::default();
+    browser.get(&app, "/set?k=name&v=mia").await.ok();
+    let (spans, _recording, _second) = Spans::record();
+    late.freeze();
+    let left = poll_at_most(1, browser.peek(&app, "/read")).await;
+    assert!(left.is_none());
+    assert_eq!(spans.take(), ["session.load outcome=abandoned"]);
 }
 
 /// The span excludes the renewal of the lease and of the session during the request.

@@ -55,6 +55,14 @@ pub fn by_default(config: &mut RedisConfig) {
     config.request_budget = default.request_budget;
 }
 
+/// A budget that is up before a load fails by itself: a load that gets no answer in time is sent once more.
+pub fn budget_before_timeout(config: &mut RedisConfig) {
+    let both = Duration::from_millis(200);
+    config.connection_timeout = both;
+    config.command_timeout = both;
+    config.request_budget = both;
+}
+
 /// Polls a future at most this many times, and then drops it, as when a client disconnects. Returns `None` if the
 /// future was not ready by then.
 ///
