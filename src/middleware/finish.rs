@@ -105,10 +105,14 @@ fn replace_session_error<B>(
         None => error.clone(),
     };
     let differs = std::mem::discriminant(&session_error) != std::mem::discriminant(error);
-    match differs || slot.error_hook.is_some() {
-        true => error_response(slot, &session_error, response.headers()),
-        false => response,
+    if !differs && slot.error_hook.is_none() {
+        return response;
     }
+    let mut replacement = error_response(slot, &session_error, response.headers());
+    if let (false, Some(counted)) = (differs, response.extensions().get::<Counted>()) {
+        replacement.extensions_mut().insert(counted.clone());
+    }
+    replacement
 }
 
 /// Whether the response says that the request failed.
