@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Import `dashboard.json`, beside this file, into Grafana. Sessions are in memory; `REDIS_URL=redis://127.0.0.1/` keeps them in
-//! Redis, and `docker compose pause redis` shows what an outage looks like.
+//! Redis, and `docker compose pause redis` shows what an outage looks like. `PORT` sets the port; 9464 by default.
 
 use std::time::Duration;
 
@@ -26,9 +26,6 @@ mod visitors;
 
 #[derive(Parser)]
 struct Arguments {
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1:9464")]
-    listen: String,
     /// How many visitors use the application meanwhile, each with about three requests a second.
     #[arg(long, default_value_t = 0)]
     visitors: usize,
@@ -83,9 +80,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let metrics = Router::new().route("/metrics", get(scrape).with_state(prometheus));
     let app = shop.merge(payments).merge(metrics);
 
-    let listener = TcpListener::bind(&arguments.listen).await?;
-    println!("http://{}/metrics", listener.local_addr()?);
-    visitors::begin(listener.local_addr()?, arguments.visitors);
+    let port = std::env::var("PORT").unwrap_or_else(|_| "9464".to_owned());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let address = listener.local_addr()?;
+    println!("/metrics of http://{address}");
+    visitors::begin(address, arguments.visitors);
     Ok(axum::serve(listener, app).await?)
 }
 

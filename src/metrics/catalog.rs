@@ -259,4 +259,8 @@ pub(super) fn begin_at_zero() {
             metrics::counter!(*name, *label => *value).increment(0);
         }
     }
+    metrics::gauge!("sessile_background_tasks").increment(0.0);
+    for kind in ["logout", "session"] {
+        metrics::gauge!("sessile_pending_deletions", "kind" => kind).increment(0.0);
+    }
 }

@@ -1,5 +1,7 @@
 //! The examples, used as a reader would use them.
 
+use std::collections::BTreeSet;
+
 use tonic::Code;
 
 use self::counter::counter_client::CounterClient;
@@ -82,6 +84,43 @@ async fn an_application_ends_with_what_to_write_instead_of_a_misspelt_setting() 
             .unwrap();
         let text = String::from_utf8_lossy(&ended.stderr);
         assert!(!ended.status.success() && text.contains(expected), "{text}");
+    }
+}
+
+/// The metrics of the first row of the dashboard.
+fn at_a_glance() -> BTreeSet<String> {
+    let dashboard = include_str!("../../examples/metrics/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let row = panels.iter().skip(1).take_while(|it| it["type"] != "row");
+    let text: String = row.map(|panel| panel["targets"].to_string()).collect();
+    let words = text.split(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+    let ours = words.filter(|word| word.starts_with("sessile_"));
+    ours.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_dashboard_has_a_value_for_each_question_from_the_first_visitor_on() {
+    let metrics = at_a_glance();
+    assert!(metrics.len() >= 4, "{metrics:?}");
+    for (ground, node) in both("metrics") {
+        let first = node.post("/cart", "", None).await;
+        let cookie = first.cookie.expect("a cookie");
+        let page = node.get("/", Some(&cookie)).await.text;
+        assert_eq!(page, "1 in the cart\n");
+        let scrape = node.get("/metrics", None).await.text;
+        for name in &metrics {
+            // A memory store has no server.
+            let is_there = ground.is_some() || !name.starts_with("sessile_redis_");
+            let mut lines = scrape.lines();
+            let has_value = lines.any(|line| {
+                line.starts_with(&format!("{name}{{"))
+                    && line.rsplit(' ').next().unwrap().parse::<f64>().is_ok()
+            });
+            assert_eq!(has_value, is_there, "{name}\n{scrape}");
+        }
+        let loads = "sessile_load_duration_seconds_count{outcome=\"loaded\"} 1\n";
+        assert!(scrape.contains(loads), "{scrape}");
     }
 }
 
