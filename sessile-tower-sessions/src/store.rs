@@ -46,7 +46,8 @@ const MARKED_FOR: Duration = Duration::from_secs(10 * 60);
 /// All are `session_store::Error`; tower-sessions has no finer ones. `Encode` and `Decode` are values that are not JSON, or not of this
 /// crate; `Backend` says what has happened and what to do:
 ///
-/// - the session has ended while the request ran: nothing was written;
+/// - the session has ended while the request ran, or was cleared and filled again after it had ended: nothing was written. It is no
+///   error to clear a session that has ended;
 /// - sessile's store failed or has not answered within its request budget
 ///   ([`Capabilities::request_budget`](sessile::store::Capabilities::request_budget), 1 s by default). A save may have been written.
 ///
@@ -122,6 +123,14 @@ impl Failure {
         Self::Backend(
             "the session has ended while this request ran, by a logout, a `cycle_id` or its expiry, and stays ended: nothing \
              was saved; load it again, or let the visitor start anew"
+                .to_owned(),
+        )
+    }
+
+    fn cleared_without_session() -> Self {
+        Self::Backend(
+            "the session has ended, and `clear` did not notice, since it does not load it: nothing was saved; at a login or a \
+             logout call `flush` or `cycle_id`, not `clear` alone, so that what follows is saved as a new session"
                 .to_owned(),
         )
     }
@@ -285,8 +294,12 @@ impl<S: SessionStore> SessileStore<S> {
         let (mut expected, mut merged) = match known.as_ref().and_then(|known| known.version) {
             Some(version) => (version.stored(), ours.clone()),
             None => {
-                let present = self.present(&handle).await?;
-                let merged = self.merged(known.as_ref(), &present, &ours)?;
+                let Some(present) = self.present(&handle).await? else {
+                    return without_session(known.as_ref(), &ours);
+                };
+                let Some(merged) = self.merged(known.as_ref(), &present, &ours)? else {
+                    return without_session(known.as_ref(), &ours);
+                };
                 (present, merged)
             }
         };
@@ -307,13 +320,15 @@ impl<S: SessionStore> SessileStore<S> {
                     return Ok(());
                 }
                 Replaced::Conflict(present) => {
-                    merged = self.merged(known.as_ref(), &present, &ours)?;
-                    expected = present;
+                    let Some(again) = self.merged(known.as_ref(), &present, &ours)? else {
+                        return without_session(known.as_ref(), &ours);
+                    };
+                    (expected, merged) = (present, again);
                     if turn.is_none() {
                         turn = Some(self.lock(id).lock().await);
                     }
                 }
-                Replaced::Gone => return Err(Failure::ended()),
+                Replaced::Gone => return without_session(known.as_ref(), &ours),
                 Replaced::Unreadable => return Err(Failure::not_bytes()),
             }
         }
@@ -384,24 +399,24 @@ impl<S: SessionStore> SessileStore<S> {
         .await
     }
 
-    async fn present(&self, handle: &Handle) -> Result<Stored, Failure> {
+    async fn present(&self, handle: &Handle) -> Result<Option<Stored>, Failure> {
         match self.inner.store.load(handle, Freshness::Latest).await? {
-            Present::Found(stored) => Ok(stored),
-            Present::Missing => Err(Failure::ended()),
+            Present::Found(stored) => Ok(Some(stored)),
+            Present::Missing => Ok(None),
             Present::Unreadable => Err(Failure::not_bytes()),
         }
     }
 
+    /// `None` if what is stored is the mark of a session that has ended.
     fn merged(
         &self,
         known: Option<&Loaded>,
         present: &Stored,
         ours: &Data,
-    ) -> Result<Data, Failure> {
-        let stored = StoredSession::decode(present.value())?
-            .unless_ended()
-            .ok_or_else(Failure::ended)?;
-        Ok(merge(known.map(|known| &known.digests), stored.data, ours))
+    ) -> Result<Option<Data>, Failure> {
+        let stored = StoredSession::decode(present.value())?.unless_ended();
+        let digests = known.map(|known| &known.digests);
+        Ok(stored.map(|stored| merge(digests, stored.data, ours)))
     }
 
     fn handle(&self, id: i128) -> Handle {
@@ -422,6 +437,18 @@ impl<S: SessionStore> SessileStore<S> {
             Ok(result) => result,
             Err(_) => Err(Failure::late(budget)),
         }
+    }
+}
+
+/// The result of a save that finds no session.
+///
+/// `Session::clear` does not load, so with the cookie of a session that has ended, it leaves an empty record under that id. Nothing is
+/// what its save wants stored, and nothing is stored. Values may not be stored then: they would revive the id.
+fn without_session(known: Option<&Loaded>, ours: &Data) -> Result<(), Failure> {
+    match known {
+        Some(_) => Err(Failure::ended()),
+        None if ours.is_empty() => Ok(()),
+        None => Err(Failure::cleared_without_session()),
     }
 }
 

@@ -112,13 +112,17 @@ async fn a_deleted_session_is_missing_and_stays_deleted<S: sessile::SessionStore
     // With what was loaded, and without.
     let mut cleared = session.clone();
     cleared.data.clear();
-    for record in [session, cleared] {
+    let mut filled_again = cleared.clone();
+    filled_again.data.insert("a".to_owned(), json!(2));
+    for record in [session, filled_again] {
         match store.save(&record).await {
             Err(Error::Backend(text)) => assert!(text.contains("has ended"), "{text}"),
             other => panic!("{other:?}"),
         }
         assert_eq!(store.load(&record.id).await.unwrap(), None);
     }
+    store.save(&cleared).await.unwrap();
+    assert_eq!(store.load(&cleared.id).await.unwrap(), None);
 }
 
 async fn an_expired_session_is_missing<S: sessile::SessionStore>(store: SessileStore<S>) {

@@ -75,6 +75,12 @@ async fn a_logout_is_final_whether_the_session_has_moved_or_not<S: sessile::Sess
             }
             other => panic!("{other:?}"),
         }
+        let session = Session::new(Some(old.id), Arc::new(moving.clone()), None);
+        session.clear().await;
+        session.save().await.unwrap();
+        session.insert("a", 2).await.unwrap();
+        let error = session.save().await.unwrap_err().to_string();
+        assert!(error.contains("`flush` or `cycle_id`"), "{error}");
         assert_eq!(moving.load(&old.id).await.unwrap(), None);
     }
 }
