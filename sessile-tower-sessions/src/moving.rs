@@ -12,7 +12,8 @@ use crate::store::SessileStore;
 /// [`SessileStore`] alone.
 ///
 /// A logout is final here, too: it deletes the session in both stores, and leaves a mark in the new one for ten minutes, which a
-/// request meets that has read the session in the former store before.
+/// request meets that has read the session in the former store before. If the former store fails, the session ends in the new one all
+/// the same, and the call returns the error: a session that had not moved yet may come back after those ten minutes, so delete it again.
 ///
 /// All nodes have to change at once. A node that still uses the former store alone does not find a session that was moved.
 ///
@@ -20,11 +21,11 @@ use crate::store::SessileStore;
 ///
 /// A session that is in the new store costs what it does there. A visitor with the cookie of a session that is in neither costs a load of
 /// both. A session that is moved costs a load and a deletion in the former store, two loads here, and one `SET … NX PX`. A `delete` is
-/// one of the former store, a load and an `EVALSHA` here.
+/// a load and an `EVALSHA` here, and one of the former store.
 ///
 /// # Errors
 ///
-/// Those of both stores.
+/// Those of both stores. A failure of one does not keep `delete` from the other.
 pub struct Moving<S, F> {
     pub(crate) store: SessileStore<S>,
     pub(crate) former: F,

@@ -81,9 +81,16 @@ macro_rules! implement {
                 }
 
                 async fn delete(&self, id: &Id) -> Result<()> {
-                    // In this order: a request that has read it in the former store meets the mark.
-                    self.former.delete(id).await?;
-                    Ok(self.store.mark_ended(id.0).await?)
+                    // The mark first: a request that has read the former store meets it, however long that store takes to fail.
+                    let ended = self.store.mark_ended(id.0).await;
+                    let deleted = self.former.delete(id).await;
+                    ended?;
+                    deleted.map_err(|error| {
+                        Error::Backend(format!(
+                            "the session has ended, but the former store failed to delete it, so it may come back from there in \
+                             ten minutes: delete it again once that store answers: {error}"
+                        ))
+                    })
                 }
             }
         }

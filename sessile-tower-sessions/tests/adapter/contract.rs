@@ -244,7 +244,7 @@ async fn a_value_that_the_adapter_did_not_write_is_an_error_and_stays() {
 }
 
 /// A store that never answers.
-struct Silent;
+pub struct Silent;
 
 impl sessile::SessionStore for Silent {
     fn namespace(&self) -> &str {
