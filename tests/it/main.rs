@@ -56,6 +56,7 @@ mod spans;
 mod stats;
 mod stored;
 mod support;
+mod take_over;
 mod testing;
 mod tls;
 mod together;

@@ -52,7 +52,7 @@ impl Browser {
         fetch(app, request.body(Body::empty()).unwrap()).await
     }
 
-    fn keep(&mut self, cookie: &str) {
+    pub fn keep(&mut self, cookie: &str) {
         let mut parts = cookie.split("; ");
         let pair = parts.next().unwrap();
         let removed = parts.any(|part| part == "Max-Age=0");
