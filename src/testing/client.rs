@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::ORIGIN;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::config::SessionConfig;
 use crate::config::transport::Transport;
 use crate::lock::Lock;
 use crate::middleware::carrier::present;
+use crate::middleware::client_ip::{PeerAddress, peer};
 use crate::middleware::layer::SessionLayer;
 use crate::record::key::SessionKey;
 use crate::session::Session;
@@ -64,6 +66,7 @@ pub struct TestClient {
     layer: SessionLayer,
     app: Arc<App>,
     jar: Arc<Lock<Jar>>,
+    address: Option<IpAddr>,
 }
 
 impl TestClient {
@@ -94,7 +97,31 @@ impl TestClient {
             layer: layer.clone(),
             app: Arc::new(app),
             jar: Arc::default(),
+            address: None,
         }
+    }
+
+    /// Lets all requests of this client come from this address, by a [`PeerAddress`] in their extensions; by default none has an
+    /// address. [`Fingerprinting::Strict`](crate::Fingerprinting::Strict) needs one from the first request on, so begin with
+    /// [`new`](Self::new). A request that has a `PeerAddress`, or axum's `ConnectInfo`, keeps it.
+    ///
+    /// ```
+    /// # use axum::Router;
+    /// # use sessile::SessionLayer;
+    /// use sessile::testing::TestClient;
+    ///
+    /// # async fn test(app: Router, layer: SessionLayer) {
+    /// let mia = TestClient::new(app, &layer).with_address([203, 0, 113, 7].into());
+    /// mia.sign_in("mia").await;
+    /// let thief = mia.clone().with_address([198, 51, 100, 7].into()); // the same cookies, on another network
+    /// assert_eq!(thief.get("/account").await.status(), 401);
+    /// # }
+    /// ```
+    #[doc(alias("ip", "peer", "ConnectInfo"))]
+    #[must_use]
+    pub fn with_address(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
     }
 
     /// A client with the session of this principal: [`new`](Self::new), then [`sign_in`](Self::sign_in).
@@ -160,6 +187,7 @@ impl TestClient {
     pub async fn with_session<O: Outcome>(&self, run: impl AsyncFnOnce(Session) -> O) -> O::Value {
         let mut request = Request::new(());
         *request.headers_mut() = self.credentials(&self.config().cookie.path);
+        self.add_address(request.extensions_mut());
         match open(&self.layer, request, run).await {
             Ok((value, headers)) => {
                 self.keep(&headers);
@@ -188,8 +216,8 @@ impl TestClient {
     }
 
     /// Adds to a request what this client sends with it: its cookies, and `Sec-Fetch-Site: same-origin`, by which it passes
-    /// [`CsrfLayer`](crate::CsrfLayer); or its token. A header that is there already stays, and so does the origin of a request that
-    /// has an `Origin`. For requests that the test sends by itself; [`keep`](Self::keep) takes their responses.
+    /// [`CsrfLayer`](crate::CsrfLayer); or its token; and its [address](Self::with_address). A header that is there already stays, and so
+    /// does the origin of a request that has an `Origin`. For requests that the test sends by itself; [`keep`](Self::keep) takes their responses.
     ///
     /// ```
     /// # use axum::{Router, http::Request};
@@ -213,6 +241,7 @@ impl TestClient {
                 request.headers_mut().entry(name).or_insert(value);
             }
         }
+        self.add_address(request.extensions_mut());
         request
     }
 
@@ -288,6 +317,14 @@ impl TestClient {
         Self {
             layer: self.layer.on_another_node(store),
             ..self.clone()
+        }
+    }
+
+    fn add_address(&self, extensions: &mut Extensions) {
+        if let Some(address) = self.address
+            && peer(extensions).is_none()
+        {
+            extensions.insert(PeerAddress(address));
         }
     }
 

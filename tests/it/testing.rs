@@ -1,7 +1,7 @@
 //! The kit for tests of applications, `sessile::testing`: its clients use real sessions, and its faults and conflicts are real.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use axum::{Form, Json};
 use futures_util::FutureExt as _;
 use sessile::testing::{Call, Fault, TestClient, TestRequest, TestStore};
 use sessile::{
-    Concurrency, CsrfForm, CsrfLayer, Event, Exclusive, Gone, Handle, Key, MemoryStore, Session,
-    SessionError, SessionLayer, TokenHeader, Transport,
+    Concurrency, CsrfForm, CsrfLayer, Event, Exclusive, Fingerprinting, Gone, Handle, Key,
+    MemoryStore, Session, SessionError, SessionLayer, TokenHeader, Transport,
 };
 use tokio::time::Instant;
 use tower::{ServiceExt as _, service_fn};
@@ -532,6 +532,28 @@ async fn a_request_carries_a_body_headers_and_extensions() {
     let page = client.get("/address").extension(ConnectInfo(peer));
     assert_eq!(page.await.body(), "192.0.2.7:80");
     assert_eq!(client.get("/nowhere").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_client_with_an_address_passes_a_strict_fingerprint_and_another_address_does_not() {
+    let store = TestStore::new();
+    let layer = SessionLayer::new(store.clone()).with_fingerprinting(Fingerprinting::Strict);
+    let [home, away] = [[203, 0, 113, 7], [198, 51, 100, 7]].map(IpAddr::from);
+    let mia = TestClient::new(app(&layer), &layer).with_address(home);
+    mia.sign_in("mia").await;
+    mia.set("n", 1).await;
+    assert_eq!(mia.get("/whoami").await.body(), "mia");
+    let page = mia
+        .get("/incr?k=n")
+        .meanwhile(async |other| other.increment("n", 10));
+    assert_eq!(page.await.body(), "2");
+    assert_eq!(number(&mia, "n").await, "12");
+
+    let thief = mia.clone().with_address(away);
+    assert_eq!(thief.get("/whoami").await.body(), "");
+    let elsewhere = ConnectInfo(SocketAddr::new(away, 80));
+    assert_eq!(mia.get("/whoami").extension(elsewhere).await.body(), "");
+    assert_eq!(mia.get("/whoami").await.body(), "mia");
 }
 
 #[tokio::test]
