@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::header::ORIGIN;
+use http::header::{COOKIE, ORIGIN};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -24,7 +24,7 @@ use crate::record::key::SessionKey;
 use crate::session::Session;
 use crate::session::sessions::SignIn;
 use crate::session::stored::{StoredSession, TokenState};
-use crate::testing::jar::Jar;
+use crate::testing::jar::{Jar, joined};
 use crate::testing::open::{open, with_causes};
 use crate::testing::outcome::Outcome;
 use crate::testing::request::TestRequest;
@@ -217,7 +217,7 @@ impl TestClient {
 
     /// Adds to a request what this client sends with it: its cookies, and `Sec-Fetch-Site: same-origin`, by which it passes
     /// [`CsrfLayer`](crate::CsrfLayer); or its token; and its [address](Self::with_address). A header that is there already stays, and so
-    /// does the origin of a request that has an `Origin`. For requests that the test sends by itself; [`keep`](Self::keep) takes their responses.
+    /// does the origin of a request that has an `Origin`; its cookies join those of this client of other names. For requests that the test sends by itself; [`keep`](Self::keep) takes their responses.
     ///
     /// ```
     /// # use axum::{Router, http::Request};
@@ -235,6 +235,10 @@ impl TestClient {
         let mut headers = self.credentials(request.uri().path());
         if *self.transport() == Transport::Cookie && !request.headers().contains_key(ORIGIN) {
             headers.insert(SEC_FETCH_SITE, HeaderValue::from_static("same-origin"));
+        }
+        if let Some(cookies) = headers.get(COOKIE) {
+            let sent = joined(request.headers().get_all(COOKIE), cookies);
+            request.headers_mut().insert(COOKIE, sent);
         }
         for (name, value) in headers {
             if let Some(name) = name {

@@ -2,7 +2,7 @@
 
 use cookie::Cookie;
 use cookie::time::{Duration, OffsetDateTime};
-use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{COOKIE, GetAll, HeaderMap, HeaderValue, SET_COOKIE};
 
 use crate::config::transport::{TokenHeader, Transport};
 
@@ -53,6 +53,27 @@ impl Jar {
             .collect();
         (!pairs.is_empty()).then(|| pairs.join("; "))
     }
+}
+
+/// The cookies that a request has already, and those of `ours` that have another name: as one header (RFC 6265 §5.4).
+pub(crate) fn joined(theirs: GetAll<'_, HeaderValue>, ours: &HeaderValue) -> HeaderValue {
+    fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+        let pairs = value.as_bytes().split(|byte| *byte == b';');
+        pairs.map(<[u8]>::trim_ascii)
+    }
+    fn name(pair: &[u8]) -> &[u8] {
+        let end = pair.iter().position(|byte| *byte == b'=');
+        &pair[..end.unwrap_or(pair.len())]
+    }
+    let theirs: Vec<&[u8]> = theirs.iter().flat_map(pairs).collect();
+    let is_new = |pair: &&[u8]| theirs.iter().all(|their| name(their) != name(pair));
+    let all: Vec<&[u8]> = theirs
+        .iter()
+        .copied()
+        .chain(pairs(ours).filter(is_new))
+        .collect();
+    HeaderValue::from_bytes(&all.join(&b"; "[..]))
+        .expect("cookies that came in headers fit into one")
 }
 
 fn credentials(header: &TokenHeader, token: &HeaderValue) -> HeaderValue {
@@ -124,6 +145,24 @@ mod tests {
                 let sent = headers.get(COOKIE).map_or("", |it| it.to_str().unwrap());
                 assert_eq!(sent, expected, "{set} {path}");
             }
+        }
+    }
+
+    #[test]
+    fn cookies_of_a_request_join_those_of_the_client_that_have_another_name() {
+        for (theirs, ours, expected) in [
+            (&[][..], "id=1", "id=1"),
+            (&["theme=dark"], "id=1", "theme=dark; id=1"),
+            (&["a=1;b=2", "c"], "id=1; b=3; c=4", "a=1; b=2; c; id=1"),
+            (&["id=forged"], "id=1", "id=forged"),
+            (&["xid=2; ID=3"], "id=1", "xid=2; ID=3; id=1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in theirs {
+                headers.append(COOKIE, HeaderValue::from_static(value));
+            }
+            let sent = joined(headers.get_all(COOKIE), &HeaderValue::from_static(ours));
+            assert_eq!(sent, expected, "{theirs:?} {ours}");
         }
     }
 

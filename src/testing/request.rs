@@ -43,7 +43,7 @@ impl TestRequest {
         Self { client, request }
     }
 
-    /// Sets a header, and replaces it if it is there.
+    /// Sets a header, and replaces it if it is there. A `cookie` is sent beside those of the client, and instead of one of the same name.
     ///
     /// # Panics
     ///

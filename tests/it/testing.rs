@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::http::{Method, Request, Response};
+use axum::http::{HeaderMap, Method, Request, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json};
 use futures_util::FutureExt as _;
@@ -554,6 +554,33 @@ async fn a_client_with_an_address_passes_a_strict_fingerprint_and_another_addres
     let elsewhere = ConnectInfo(SocketAddr::new(away, 80));
     assert_eq!(mia.get("/whoami").extension(elsewhere).await.body(), "");
     assert_eq!(mia.get("/whoami").await.body(), "mia");
+}
+
+async fn echo_cookies(headers: HeaderMap, session: Session) -> String {
+    let cookies = headers.get_all("cookie").iter();
+    let cookies: Vec<&str> = cookies.map(|it| it.to_str().unwrap()).collect();
+    let names = cookies.join("|");
+    let names = names
+        .split("; ")
+        .map(|pair| pair.split('=').next().unwrap());
+    format!(
+        "{} {:?}",
+        names.collect::<Vec<_>>().join(" "),
+        session.principal()
+    )
+}
+
+#[tokio::test]
+async fn a_cookie_of_a_request_is_sent_beside_that_of_the_session() {
+    let layer = SessionLayer::new(TestStore::new());
+    let app = Router::new()
+        .route("/", get(echo_cookies))
+        .layer(layer.clone());
+    let mia = TestClient::signed_in(app, &layer, "mia").await;
+    let page = mia.get("/").header("cookie", "theme=dark");
+    assert_eq!(page.await.body(), r#"theme __Host-id Some("mia")"#);
+    let page = mia.get("/").header("cookie", "a=1; __Host-id=forged");
+    assert_eq!(page.await.body(), "a __Host-id None");
 }
 
 #[tokio::test]
