@@ -141,6 +141,16 @@ impl TestRequest {
     /// Sends the request, waits until it does nothing in the background either ([`TestClient::settled`]), and asserts that no session
     /// was created, changed or deleted. A renewal of the time to live is allowed, since a read may cause one.
     ///
+    /// Check the status as well: a path that does not exist writes nothing either.
+    ///
+    /// ```
+    /// # use sessile::testing::TestClient;
+    /// # async fn test(mia: TestClient) {
+    /// let page = mia.get("/orders").assert_writes_nothing().await;
+    /// assert_eq!(page.status(), 200);
+    /// # }
+    /// ```
+    ///
     /// # Panics
     ///
     /// If something was written, which the message names by key; and if the layer's store is not a [`TestStore`].

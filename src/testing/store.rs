@@ -103,13 +103,14 @@ impl TestStore {
             .add_once(Calls::Of(call), Step::Fail(fault));
     }
 
-    /// How many faults of [`fail_next`](Self::fail_next) have not happened yet. Assert that it is 0, so that the test does not pass
-    /// without the fault.
+    /// How many faults of [`fail_next`](Self::fail_next) have not happened, those included that [`recover`](Self::recover) has taken back.
+    /// Assert that it is 0, so that the test does not pass without the fault.
     pub fn faults_left(&self) -> usize {
         self.plan.lock().pending()
     }
 
-    /// From now on no call fails. A call that hangs already never answers.
+    /// From now on no call fails, and a fault of [`fail_next`](Self::fail_next) that has not happened never does. A call that hangs
+    /// already never answers.
     pub fn recover(&self) {
         self.plan.lock().recover();
     }
