@@ -8,8 +8,8 @@
 // 2. `hidden.rs: Loaded` is what the request loaded; it travels with the record, under a key of its own. `saves.rs: Saves`
 //    corrects it for requests that save more than once.
 // 3. `stored.rs: StoredSession` is a session as bytes, and `key.rs` is where it is stored.
-// 4. `store.rs: SessileStore` loads and saves, in the types that every version of tower-sessions has; `versions.rs` implements
-//    the trait of each.
+// 4. `store.rs: SessileStore` loads and saves, in the types that every version of tower-sessions has, and fails by `failure.rs: Failure`;
+//    `versions.rs` implements the trait of each.
 // 5. `moving.rs: Moving` takes sessions over from another store.
 
 /// The examples of the guide are tested here, since they need both crates.
@@ -21,6 +21,7 @@ mod documents {
     mod axum_login {}
 }
 
+mod failure;
 mod hidden;
 mod key;
 mod merge;

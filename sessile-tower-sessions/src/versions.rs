@@ -10,8 +10,9 @@ macro_rules! implement {
             use $core::session::{Id, Record};
             use $core::session_store::{Error, Result};
 
+            use crate::failure::Failure;
             use crate::moving::Moving;
-            use crate::store::{Failure, SessileStore};
+            use crate::store::SessileStore;
 
             impl From<Failure> for Error {
                 fn from(failure: Failure) -> Self {
