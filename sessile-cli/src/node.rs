@@ -36,6 +36,8 @@ impl Refusal {
         match error.code() {
             Some("NOPERM") if text.contains(" key") || text.contains("keys") => Self::KeyDenied,
             Some("NOPERM") => Self::Denied,
+            // An EXEC that is denied ends the transaction.
+            Some("EXECABORT") if text.contains("NOPERM") => Self::Denied,
             Some("ERR") if text.contains("unknown command") => Self::Unknown,
             Some(_) => Self::Other(text),
             None => Self::Silent(text),

@@ -52,6 +52,17 @@ pub(crate) async fn check(
     settings: &Settings,
 ) -> Option<Permissions> {
     let node = nodes.first()?;
+    // Of its own: whether a refused EXEC ends the transaction is up to the server.
+    let own = Node::connect(node.target.clone(), &settings.redis).await;
+    let node = match own {
+        Ok(node) => node,
+        Err(error) => {
+            return Some(Permissions {
+                user: user.map(str::to_owned),
+                checked: Err(error.to_string()),
+            });
+        }
+    };
     let key = format!("{}probe", settings.redis.key_prefix);
     let is_needed = |name: &str| match name {
         "wait" => settings.waits_for_replicas(),
@@ -77,7 +88,7 @@ pub(crate) async fn check(
             .collect();
         let access = match user {
             None => sent(&node.ask::<redis::Value>(&words).await),
-            Some(user) => match dry_run(node, user, &words).await {
+            Some(user) => match dry_run(&node, user, &words).await {
                 Ok(access) => access,
                 Err(why) => {
                     return Some(Permissions {

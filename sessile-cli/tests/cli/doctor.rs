@@ -215,6 +215,11 @@ fn the_permissions_that_a_user_lacks_are_named_exactly() {
         "~sessile:*",
         &all.replace(" +evalsha +eval", " +watch +multi +exec +discard"),
     );
+    user(
+        "noexec",
+        "~sessile:*",
+        &all.replace(" +evalsha +eval", " +watch +multi +discard"),
+    );
     user("lost", "~other:*", all);
     for (name, check, severity, part) in [
         (
@@ -224,6 +229,13 @@ fn the_permissions_that_a_user_lacks_are_named_exactly() {
             "ACL SETUSER short +unlink +zadd",
         ),
         ("noscript", "compare-and-set", "note", "+evalsha +eval"),
+        // The server calls its refusal of EXEC an aborted transaction.
+        (
+            "noexec",
+            "permissions",
+            "problem",
+            "ACL SETUSER noexec +evalsha +eval",
+        ),
         (
             "lost",
             "permissions",

@@ -145,7 +145,10 @@ fn memory(answers: &Answers) -> Finding {
         return match percent(system) {
             80.. => Finding::warning("memory", format!("{seen}, {} in the machine", bytes(system)))
                 .because("the system kills the server when memory runs out, and without persistence all sessions end")
-                .change("CONFIG SET maxmemory <three quarters of the memory>", "beyond it, changes get 503"),
+                .change(
+                    "a larger machine or a shorter idle_timeout, then CONFIG SET maxmemory <three quarters of the memory>",
+                    "beyond maxmemory, changes get 503: at once, if it is less than what is used",
+                ),
             _ => Finding::ok("memory", seen),
         };
     }
@@ -155,8 +158,7 @@ fn memory(answers: &Answers) -> Finding {
         bytes(limit),
         percent(limit)
     );
-    let fix = format!("CONFIG SET maxmemory {}", limit.saturating_mul(2));
-    let price = "memory of the machine";
+    let (fix, price) = more_memory(limit, system);
     let why = "when memory is full, new sessions and changes get 503, or sessions are evicted, by maxmemory-policy";
     match percent(limit) {
         98.. => Finding::problem("memory", seen)
@@ -167,6 +169,24 @@ fn memory(answers: &Answers) -> Finding {
             .change(fix, price),
         _ => Finding::ok("memory", seen),
     }
+}
+
+/// What to change if `maxmemory` is too small, and the price. A quarter of the memory is for the system and for buffers: a server that
+/// takes more is killed, with all sessions.
+fn more_memory(limit: u64, system: u64) -> (String, &'static str) {
+    let twice = limit.saturating_mul(2);
+    if system == 0 || twice <= system / 4 * 3 {
+        let fix = format!("CONFIG SET maxmemory {twice}");
+        return (fix, "memory of the machine");
+    }
+    let fix = format!(
+        "a larger machine than this one of {}, or a shorter idle_timeout",
+        bytes(system)
+    );
+    (
+        fix,
+        "another machine; with a shorter idle_timeout, users sign in more often",
+    )
 }
 
 fn clients(answers: &Answers) -> Vec<Finding> {
@@ -240,6 +260,8 @@ fn connections(answers: &Answers) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use crate::doctor::finding::Severity::{Note, Ok, Problem, Warning};
+    use crate::doctor::judge::judge;
+    use crate::doctor::judge::server::more_memory;
     use crate::doctor::judge::tests::{facts, found, holds, node};
 
     #[test]
@@ -329,6 +351,33 @@ mod tests {
             ],
         );
         holds("loading", &[("loading:1", "", Problem, "loading")]);
+    }
+
+    #[test]
+    fn more_memory_is_advised_only_if_the_machine_has_it() {
+        const GIB: u64 = 1 << 30;
+        for (limit, system, expected) in [
+            (2 * GIB, 8 * GIB, "CONFIG SET maxmemory 4294967296"),
+            (3 * GIB, 8 * GIB, "CONFIG SET maxmemory 6442450944"),
+            (
+                3 * GIB + 1,
+                8 * GIB,
+                "a larger machine than this one of 8.0 GiB",
+            ),
+            (6 * GIB, 8 * GIB, "a larger machine"),
+            // The server does not say.
+            (6 * GIB, 0, "CONFIG SET maxmemory 12884901888"),
+        ] {
+            let (fix, _) = more_memory(limit, system);
+            assert!(fix.starts_with(expected), "{limit} of {system}: {fix}");
+        }
+        let full = "maxmemory:6\nused_memory:6\ntotal_system_memory:8";
+        let mut facts = facts();
+        facts.nodes = vec![node("h:6379", full, "")];
+        let findings = judge(&facts);
+        let memory = findings.iter().find(|it| it.check == "memory").unwrap();
+        let text = format!("{memory:?}");
+        assert!(text.contains("a larger machine"), "{text}");
     }
 
     #[test]
