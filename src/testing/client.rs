@@ -237,7 +237,7 @@ impl TestClient {
             headers.insert(SEC_FETCH_SITE, HeaderValue::from_static("same-origin"));
         }
         if let Some(cookies) = headers.get(COOKIE) {
-            let sent = joined(request.headers().get_all(COOKIE), cookies);
+            let sent = joined(&request.headers().get_all(COOKIE), cookies);
             request.headers_mut().insert(COOKIE, sent);
         }
         for (name, value) in headers {

@@ -56,7 +56,7 @@ impl Jar {
 }
 
 /// The cookies that a request has already, and those of `ours` that have another name: as one header (RFC 6265 §5.4).
-pub(crate) fn joined(theirs: GetAll<'_, HeaderValue>, ours: &HeaderValue) -> HeaderValue {
+pub(crate) fn joined(theirs: &GetAll<'_, HeaderValue>, ours: &HeaderValue) -> HeaderValue {
     fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
         let pairs = value.as_bytes().split(|byte| *byte == b';');
         pairs.map(<[u8]>::trim_ascii)
@@ -161,7 +161,7 @@ mod tests {
             for value in theirs {
                 headers.append(COOKIE, HeaderValue::from_static(value));
             }
-            let sent = joined(headers.get_all(COOKIE), &HeaderValue::from_static(ours));
+            let sent = joined(&headers.get_all(COOKIE), &HeaderValue::from_static(ours));
             assert_eq!(sent, expected, "{theirs:?} {ours}");
         }
     }
