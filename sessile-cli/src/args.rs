@@ -13,7 +13,7 @@ Exit codes:
   0    fine
   1    doctor found problems; explain: a request would not get the session; list, show and destroy found nothing
   2    the command line or the configuration is wrong
-  3    the store cannot be reached, or failed
+  3    the store cannot be reached, or failed, or destroy left sessions that it could not end
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP
 
 The store is that of the argument or --url, else of --config, else of SESSILE_URL, else of the application's variables or the file of
