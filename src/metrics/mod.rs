@@ -3,6 +3,10 @@
     doc = include_str!("../../docs/metrics.md")
 )]
 #![cfg_attr(
+    not(all(feature = "metrics", feature = "redis", feature = "axum")),
+    doc = "Metrics for the `metrics` facade."
+)]
+#![cfg_attr(
     not(feature = "metrics"),
     allow(
         unused_variables,
