@@ -251,13 +251,13 @@ pub struct Counts(Vec<Count>);
 struct Count {
     command: String,
     calls: u64,
-    mean: Duration,
 }
 
 impl Counts {
     /// The calls of one command, such as `get`.
     pub fn of(&self, command: &str) -> u64 {
-        self.find(command).map_or(0, |count| count.calls)
+        let count = self.0.iter().find(|count| count.command == command);
+        count.map_or(0, |count| count.calls)
     }
 
     /// Removes a command, and returns how often it was called.
@@ -267,18 +267,9 @@ impl Counts {
         calls
     }
 
-    /// The mean time that Redis spent on one call of a command.
-    pub fn mean(&self, command: &str) -> Duration {
-        self.find(command).expect("the command was called").mean
-    }
-
     /// The calls of all commands.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|count| count.calls).sum()
-    }
-
-    fn find(&self, command: &str) -> Option<&Count> {
-        self.0.iter().find(|count| count.command == command)
     }
 
     /// Every command that was called, except those of this measurement.
@@ -315,7 +306,6 @@ pub fn counts(connection: &mut redis::Connection) -> Counts {
         Some(Count {
             command: name.to_owned(),
             calls: figure("calls")?.parse().ok()?,
-            mean: Duration::from_secs_f64(figure("usec_per_call")?.parse::<f64>().ok()? / 1e6),
         })
     };
     Counts(info.lines().filter_map(parse).collect())
