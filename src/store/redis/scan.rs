@@ -100,6 +100,16 @@ impl HandleScan {
     }
 }
 
+/// Where a scan goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextStep {
+    /// At the cursor.
+    Further,
+    /// At the beginning of the same server, whose keys come again.
+    Again,
+    NextServer,
+}
+
 /// The keys that begin with the store's prefix.
 pub(crate) struct KeyScan {
     store: RedisStore,
@@ -109,6 +119,8 @@ pub(crate) struct KeyScan {
     /// When the connection of the first primary was opened, at the beginning of its scan.
     connected: Option<Instant>,
     rounds: u32,
+    /// Where the next step begins.
+    pub(crate) next_step: NextStep,
     keys: u64,
     of: u64,
 }
@@ -136,6 +148,7 @@ impl KeyScan {
             cursor: BEGIN.to_vec(),
             connected: None,
             rounds: 0,
+            next_step: NextStep::NextServer,
             keys: 0,
             of,
         })
@@ -162,12 +175,15 @@ impl KeyScan {
                 return Err(StoreError::unavailable(message));
             }
             self.cursor = BEGIN.to_vec();
+            self.next_step = NextStep::Again;
         } else if next == BEGIN {
             self.primaries.pop_front();
             self.cursor = next;
             self.rounds = 0;
+            self.next_step = NextStep::NextServer;
         } else {
             self.cursor = next;
+            self.next_step = NextStep::Further;
         }
         if self.primaries.is_empty() {
             self.keys = self.of;

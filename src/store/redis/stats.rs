@@ -8,7 +8,7 @@ use crate::error::store::StoreError;
 use crate::store::redis::connections::Connections;
 use crate::store::redis::reply::unexpected_reply;
 use crate::store::redis::request::Request;
-use crate::store::redis::scan::KeyScan;
+use crate::store::redis::scan::{KeyScan, NextStep};
 use crate::store::redis::servers::Servers;
 use crate::store::redis::store::RedisStore;
 use crate::store::stats::{Health, PoolStats, Progress, StatsOptions, StoreStats};
@@ -52,9 +52,16 @@ impl RedisStore {
     ) -> Result<StoreStats, StoreError> {
         let mut scan = KeyScan::begin(self, options).await?;
         let mut stats = StoreStats::default();
+        let mut of_servers_before = stats.clone();
         while let Some((primary, keys)) = scan.next().await? {
             let sessions: Vec<_> = keys.iter().filter(|key| self.is_session(key)).collect();
             measure(&self.inner.servers, &primary, &sessions, &mut stats).await?;
+            match scan.next_step {
+                NextStep::Further => {}
+                // Otherwise its sessions would count twice.
+                NextStep::Again => stats = of_servers_before.clone(),
+                NextStep::NextServer => of_servers_before = stats.clone(),
+            }
             progress(scan.progress(stats.sessions));
         }
         Ok(stats)
